@@ -1,0 +1,205 @@
+"""Every error that jsonckpt raises on purpose, in one tree::
+
+    JsonckptError
+    ├── FormatError(ValueError)                   the file is not what the specification says
+    │   ├── UnsupportedVersionError               written by a newer release, or asks for an unknown feature
+    │   └── UnsafePathError                       a shard name that leads out of the checkpoint
+    ├── LimitError(ValueError)                    larger than the limits allow
+    ├── IntegrityError                            the bytes are not the bytes that were saved
+    ├── IncompleteCheckpointError                 a part is missing, or the file ends too early
+    ├── CheckpointNotFoundError(FileNotFoundError)
+    ├── CheckpointExistsError(FileExistsError)
+    ├── StateMismatchError                        .missing, .unexpected, .mismatched
+    ├── UnsupportedTypeError(TypeError)           a value that no rule can write
+    └── WriteError(OSError)                       the system refused a write; .errno says why
+        └── DurabilityUncertainError              written and visible, but the last fsync failed
+
+A message reads "file: tensor: chunk: what is wrong. The way out.". Text that comes from a file
+is escaped and shortened by :func:`quote` before it goes into a message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+__all__ = [
+    "CheckpointExistsError",
+    "CheckpointNotFoundError",
+    "DurabilityUncertainError",
+    "FormatError",
+    "IncompleteCheckpointError",
+    "IntegrityError",
+    "JsonckptError",
+    "LimitError",
+    "StateMismatchError",
+    "UnsafePathError",
+    "UnsupportedTypeError",
+    "UnsupportedVersionError",
+    "WriteError",
+]
+
+#: Longest piece of foreign text that a message repeats.
+_QUOTE_LIMIT = 80
+
+
+def quote(text: object, limit: int = _QUOTE_LIMIT) -> str:
+    """Foreign text as it may stand in a message: escaped, in quotes, at most ``limit`` characters.
+
+    >>> quote("a\\x1b[31m")
+    "'a\\\\x1b[31m'"
+    """
+    if isinstance(text, bytes):
+        text = text[: limit + 1].decode("utf-8", "backslashreplace")
+    plain = text if isinstance(text, str) else repr(text)[: limit + 1]
+    shown = ascii(plain[: limit + 1])
+    if len(shown) <= limit:
+        return shown
+    return shown[: limit - 4] + "..." + shown[0]
+
+
+class JsonckptError(Exception):
+    """The base of all errors of this package.
+
+    Args:
+        message: what is wrong, what was expected.
+        file, tensor, chunk: where; each may be filled in later by :meth:`at`.
+        hint: the way out, as a sentence.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        file: object = None,
+        tensor: str | None = None,
+        chunk: int | None = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.file = None if file is None else str(file)
+        self.tensor = tensor
+        self.chunk = chunk
+        self.hint = hint
+
+    def at(
+        self, *, file: object = None, tensor: str | None = None, chunk: int | None = None
+    ) -> JsonckptError:
+        """Say where, unless a deeper place has said so already. Returns itself."""
+        if self.file is None and file is not None:
+            self.file = str(file)
+        if self.tensor is None:
+            self.tensor = tensor
+        if self.chunk is None:
+            self.chunk = chunk
+        return self
+
+    def __str__(self) -> str:
+        place = []
+        if self.file is not None:
+            place.append(_printable(self.file))
+        if self.tensor is not None:
+            place.append(f"tensor {quote(self.tensor)}")
+        if self.chunk is not None:
+            place.append(f"chunk {self.chunk}")
+        text = ": ".join([*place, self.message])
+        if self.hint:
+            text = f"{text.rstrip('.')}. {self.hint}"
+        return text
+
+
+def _printable(path: str) -> str:
+    """A path for a message: as it is where it can be printed, escaped where not."""
+    return path if path.isprintable() and len(path) <= 300 else quote(path, 300)
+
+
+class FormatError(JsonckptError, ValueError):
+    """The file does not follow ``docs/format.md``."""
+
+
+class UnsupportedVersionError(FormatError):
+    """The file has a format version, or requires a feature, that this release does not know."""
+
+
+class UnsafePathError(FormatError):
+    """A shard's file name is not a plain name inside the checkpoint's directory."""
+
+
+class LimitError(JsonckptError, ValueError):
+    """Something is larger than :class:`jsonckpt.Limits` allows."""
+
+
+class IntegrityError(JsonckptError):
+    """A checksum does not match: these are not the bytes that were saved."""
+
+
+class IncompleteCheckpointError(JsonckptError):
+    """A file of the checkpoint is missing or ends too early."""
+
+
+class CheckpointNotFoundError(JsonckptError, FileNotFoundError):
+    """There is no checkpoint at this path."""
+
+
+class CheckpointExistsError(JsonckptError, FileExistsError):
+    """Something that must not be overwritten lies at this path."""
+
+
+class StateMismatchError(JsonckptError):
+    """The checkpoint and the target do not have the same tensors.
+
+    Attributes:
+        missing: names that the target has and the checkpoint lacks.
+        unexpected: names that the checkpoint has and the target lacks.
+        mismatched: ``"name: what differs"`` for names that both have.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        missing: Sequence[str] = (),
+        unexpected: Sequence[str] = (),
+        mismatched: Sequence[str] = (),
+        file: object = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message, file=file, hint=hint)
+        self.missing = list(missing)
+        self.unexpected = list(unexpected)
+        self.mismatched = list(mismatched)
+
+    def __str__(self) -> str:
+        lines = [super().__str__()]
+        for label in ("missing", "unexpected", "mismatched"):
+            names: list[str] = getattr(self, label)
+            if names:
+                shown = ", ".join(quote(name, 120) for name in names[:20])
+                more = f" and {len(names) - 20} more" if len(names) > 20 else ""
+                lines.append(f"  {label}: {shown}{more}")
+        return "\n".join(lines)
+
+
+class UnsupportedTypeError(JsonckptError, TypeError):
+    """The state holds a value of a type that no rule covers."""
+
+
+class WriteError(JsonckptError, OSError):
+    """The system refused a write. ``errno`` is the system's number, or ``None``."""
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        errno: int | None = None,
+        file: object = None,
+        tensor: str | None = None,
+        chunk: int | None = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message, file=file, tensor=tensor, chunk=chunk, hint=hint)
+        self.errno = errno
+
+
+class DurabilityUncertainError(WriteError):
+    """The new checkpoint is complete and visible, but the last fsync of its directory failed."""
