@@ -1,0 +1,133 @@
+"""Names of tensors (JSON Pointers, RFC 6901), how they are chosen, and names of shard files.
+
+Pure text: nothing here opens a file.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Callable, Iterable, Sequence
+
+from jsonckpt.errors import UnsafePathError, quote
+
+__all__ = ["Selector", "check_shard_name", "escape", "join", "selector", "shard_name", "unescape"]
+
+Selector = str | Sequence[str] | Callable[[str], bool]
+
+_SHARD = re.compile(r"shard-[0-9a-z-]{1,100}\.json(\.zst)?")
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
+
+
+def escape(key: str) -> str:
+    """A key as one segment of a JSON Pointer.
+
+    ``~`` and ``/`` are escaped as RFC 6901 says; control characters and lone surrogates, which a
+    name may not hold, are spelled ``\\uXXXX``.
+
+    >>> escape("a/b~c")
+    'a~1b~0c'
+    """
+    text = key.replace("~", "~0").replace("/", "~1")
+    return _UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def unescape(segment: str) -> str:
+    """The inverse of :func:`escape` for ``~0`` and ``~1``.
+
+    >>> unescape("a~1b~0c")
+    'a/b~c'
+    """
+    return segment.replace("~1", "/").replace("~0", "~")
+
+
+def join(pointer: str, key: str) -> str:
+    """The pointer of the member ``key`` below ``pointer``.
+
+    >>> join("/model", "a/b")
+    '/model/a~1b'
+    """
+    return f"{pointer}/{escape(key)}"
+
+
+def shard_name(save_id: str, number: int, *, compressed: bool) -> str:
+    """The file name of a shard: unique to the save, so that no save writes over another's file.
+
+    >>> shard_name("3f9c2a7e61b04d5c8a7f00c1d2e3f405", 1, compressed=False)
+    'shard-3f9c2a7e61b0-00001.json'
+    """
+    return f"shard-{save_id[:12]}-{number:05d}.json{'.zst' if compressed else ''}"
+
+
+def check_shard_name(name: str) -> str:
+    """``name`` itself, when it is safe to open beside the manifest.
+
+    Raises:
+        UnsafePathError: it could lead elsewhere (``../x``, an absolute path, a device, …).
+    """
+    if not _SHARD.fullmatch(name):
+        raise UnsafePathError(
+            f"unsafe shard file name {quote(name)}",
+            hint="Shards are plain files shard-*.json beside manifest.json; do not trust this file.",
+        )
+    return name
+
+
+def selector(
+    include: Selector | None, exclude: Selector | None
+) -> tuple[Callable[[str], bool], Callable[[Iterable[str]], list[str]]]:
+    """What ``include=`` and ``exclude=`` mean, as two functions.
+
+    A selector is a name, a glob (``*``, ``?``, ``[…]``; ``*`` crosses ``/``), a sequence of these, or
+    a callable on names. A plain name also selects everything below it.
+
+    Returns:
+        ``chosen(name)``, and ``unmatched(names)``: the plain names in ``include`` that select
+        nothing of ``names``, which is nearly always a slip of the pen.
+
+    >>> chosen, unmatched = selector(["/model/*", "/epoch"], "*.bias")
+    >>> chosen("/model/w"), chosen("/model/w.bias"), chosen("/optimizer/0")
+    (True, False, False)
+    >>> unmatched(["/model/w"])
+    ['/epoch']
+    """
+    included = _matcher(include) if include is not None else None
+    excluded = _matcher(exclude) if exclude is not None else None
+
+    def chosen(name: str) -> bool:
+        if included is not None and not included(name):
+            return False
+        return excluded is None or not excluded(name)
+
+    def unmatched(names: Iterable[str]) -> list[str]:
+        if include is None or callable(include):
+            return []
+        patterns = [include] if isinstance(include, str) else list(include)
+        plain = [pattern for pattern in patterns if not _is_glob(pattern)]
+        known = set(names) if plain else set()
+        missing = [pattern for pattern in plain if pattern not in known]
+        return [p for p in missing if not any(name.startswith(f"{p}/") for name in known)]
+
+    return chosen, unmatched
+
+
+def _is_glob(pattern: str) -> bool:
+    return any(character in pattern for character in "*?[")
+
+
+def _matcher(select: Selector) -> Callable[[str], bool]:
+    if callable(select):
+        return select
+    patterns = [select] if isinstance(select, str) else list(select)
+    exact = set(patterns)
+    below = tuple(f"{p.rstrip('/')}/" for p in patterns if not _is_glob(p))
+    globs = [re.compile(fnmatch.translate(p)).match for p in patterns if _is_glob(p)]
+
+    def matches(name: str) -> bool:
+        return (
+            name in exact
+            or (bool(below) and name.startswith(below))
+            or any(glob(name) is not None for glob in globs)
+        )
+
+    return matches
