@@ -1,0 +1,242 @@
+"""The indexed reader: byte ranges from the manifest, several threads, any part of a checkpoint.
+
+Where the ranges of a shard's payloads are known, its text is read in pieces that tile it: each piece
+is a stretch of file with some payloads in it. The payloads are decoded straight into their tensors in
+parallel; what lies between them goes, in order, through the same
+:class:`~jsonckpt.skeleton.SkeletonReader` as in the streaming reader, and must say exactly what
+the manifest says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from jsonckpt.checksums import hexdigest
+from jsonckpt.codecs import Coder
+from jsonckpt.errors import FormatError, JsonckptError, quote
+from jsonckpt.limits import Limits
+from jsonckpt.manifest import Entry
+from jsonckpt.pipeline import run_ordered
+from jsonckpt.skeleton import Record, SkeletonReader
+from jsonckpt.streaming import Sink, checksum_error
+
+__all__ = ["Piece", "RangeReader", "read_shard"]
+
+#: A piece ends when it has this many bytes of text; small records share one.
+_PIECE_BYTES = 1 << 20
+_PIECE_CHUNKS = 1_024
+
+
+class RangeReader(Protocol):
+    """A file that can be read anywhere, from several threads."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+
+    def read_range(self, offset: int, buffer: memoryview) -> None:
+        """Fill ``buffer`` with the bytes from ``offset`` on; raises when there are not so many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A stretch of file.
+
+    ``payloads`` are ``(offset, length, entry, chunk)``, ``entry`` the position in the list of entries
+    that are read. ``begins`` and ``ends``: whether a run of records begins and ends with it.
+    """
+
+    start: int
+    stop: int
+    payloads: tuple[tuple[int, int, int, int], ...]
+    begins: bool
+    ends: bool
+
+
+def tile(entries: Sequence[Entry], whole: int | None) -> Iterator[Piece]:
+    """The pieces that hold the records of ``entries``, in order.
+
+    Args:
+        entries: records of one shard, in the order of their offsets.
+        whole: the size of the file, when all of it is read; ``None`` reads the records only,
+            neighbours together.
+    """
+    first, begins = 0, True
+    position = 0 if whole is not None else (entries[0].offset if entries else 0)
+    payloads: list[tuple[int, int, int, int]] = []
+    for number, entry in enumerate(entries):
+        if whole is None and number > first:
+            previous = entries[number - 1]
+            if entry.offset != previous.offset + previous.length + 2:  # a comma and a line feed
+                stop = previous.offset + previous.length
+                yield Piece(position, stop, tuple(payloads), begins, True)
+                payloads, position, begins, first = [], entry.offset, True, number
+        for chunk, (offset, length, _) in enumerate(entry.chunks):
+            payloads.append((offset, length, number, chunk))
+            stop = offset + length
+            if stop - position >= _PIECE_BYTES or len(payloads) >= _PIECE_CHUNKS:
+                yield Piece(position, stop, tuple(payloads), begins, False)
+                payloads, position, begins = [], stop, False
+    if whole is not None:
+        yield Piece(position, whole, tuple(payloads), begins, True)
+    elif entries:
+        stop = entries[-1].offset + entries[-1].length
+        yield Piece(position, stop, tuple(payloads), begins, True)
+
+
+class _Hands:
+    """What one thread owns."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.coder = Coder(zstd_window=limits.zstd_window)
+        self._text = bytearray(0)
+        self._raw = bytearray(0)
+
+    def text(self, nbytes: int) -> memoryview:
+        if len(self._text) < nbytes:
+            self._text = bytearray(nbytes)
+        return memoryview(self._text)[:nbytes]
+
+    def raw(self, nbytes: int) -> memoryview:
+        if len(self._raw) < nbytes:
+            self._raw = bytearray(nbytes)
+        return memoryview(self._raw)[:nbytes]
+
+
+def read_shard(
+    file: RangeReader,
+    entries: Sequence[Entry],
+    sinks: Sequence[Sink | None],
+    *,
+    algorithm: str,
+    limits: Limits,
+    threads: int,
+    whole: bool,
+    verify: bool = True,
+    on_head: Callable[[SkeletonReader], None] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> str:
+    """Read records of one shard into their sinks.
+
+    Args:
+        entries: what the manifest says of the records to read, by offset.
+        sinks: for each entry where its bytes go; ``None`` checks its text but decodes nothing.
+        whole: ``entries`` are all records of the file, which is read and checked from end to end.
+        verify: compare the checksums of the chunks.
+        progress: called with the raw bytes of each piece that is done.
+
+    Returns:
+        the seal of the file, ``""`` unless ``whole``.
+
+    Raises:
+        JsonckptError: the file is not what the manifest says; the message says where.
+    """
+    expected = iter(entries)
+
+    def compare(record: Record) -> None:
+        _must_agree(record, next(expected, None))
+
+    reader = SkeletonReader(limits, whole=whole, algorithm=algorithm, on_record=compare)
+    headed = False
+
+    def work(hands: _Hands, piece: Piece) -> list[bytes]:
+        text = hands.text(piece.stop - piece.start)
+        file.read_range(piece.start, text)
+        between = []
+        position = piece.start
+        for offset, length, number, chunk in piece.payloads:
+            between.append(bytes(text[position - piece.start : offset - piece.start]))
+            position = offset + length
+            sink, entry = sinks[number], entries[number]
+            if sink is None:
+                continue
+            payload = text[offset - piece.start : position - piece.start]
+            try:
+                _decode(hands, payload, entry, chunk, sink, algorithm if verify else None)
+            except JsonckptError as error:
+                raise error.at(tensor=entry.name, chunk=chunk)
+        between.append(bytes(text[position - piece.start :]))
+        return between
+
+    def turn(piece: Piece, between: list[bytes]) -> None:
+        nonlocal headed
+        if piece.begins and not whole:
+            reader.begin_run(piece.start)
+        for text, payload in zip(between, piece.payloads):
+            reader.text(text)
+            reader.payload(payload[1])
+        reader.text(between[-1])
+        if piece.ends and not whole:
+            reader.end_run()
+        if whole and not headed and not reader.in_head:
+            headed = True
+            if on_head is not None:
+                on_head(reader)
+
+    def done(piece: Piece) -> None:
+        if progress is not None:
+            progress(sum(_raw_bytes(entries, payload) for payload in piece.payloads))
+
+    run_ordered(
+        tile(entries, file.size if whole else None),
+        threads=threads,
+        worker=lambda: _Hands(limits),
+        work=work,
+        turn=turn,
+        done=done,
+    )
+    reader.close()
+    missing = next(expected, None)
+    if missing is not None:
+        raise FormatError("the manifest names a tensor that the shard lacks", tensor=missing.name)
+    return reader.seal
+
+
+def _raw_bytes(entries: Sequence[Entry], payload: tuple[int, int, int, int]) -> int:
+    start, stop = entries[payload[2]].raw_range(payload[3])
+    return stop - start
+
+
+def _decode(
+    hands: _Hands, payload: memoryview, entry: Entry, chunk: int, sink: Sink, algorithm: str | None
+) -> None:
+    start, stop = entry.raw_range(chunk)
+    window = sink.window(start, stop)
+    out = window if window is not None else hands.raw(stop - start)
+    hands.coder.decode_into(payload, entry.codec, entry.dtype, out)
+    if algorithm is not None:
+        found = hexdigest(algorithm, out)
+        if found != entry.chunks[chunk][2]:
+            raise checksum_error(entry.name, chunk, entry.chunks[chunk][2], found)
+    if window is None:
+        sink.write(start, out)
+
+
+def must_agree(records: Iterable[Record], entries: Iterable[Entry]) -> None:
+    """Whether a shard's records are what the manifest says of them, one by one."""
+    expected = iter(entries)
+    for record in records:
+        _must_agree(record, next(expected, None))
+
+
+def _must_agree(record: Record, entry: Entry | None) -> None:
+    header = record.header
+    if entry is None:
+        raise FormatError("the shard holds a tensor that the manifest lacks", tensor=header.name)
+    for what, said, found in (
+        ("name", entry.name, header.name),
+        ("dtype", entry.dtype, header.dtype),
+        ("shape", entry.shape, header.shape),
+        ("device", entry.device, header.device),
+        ("codec", entry.codec, header.codec),
+        ("range", (entry.offset, entry.length), (record.offset, record.length)),
+        ("chunks", entry.chunks, record.chunks),
+    ):
+        if said != found:
+            raise FormatError(
+                f"the manifest says {what} {quote(said)}, the shard says {quote(found)}",
+                tensor=entry.name,
+                hint="Manifest and shard do not belong together, or one was changed.",
+            )

@@ -1,0 +1,48 @@
+"""How large a checkpoint may be before a reader refuses it, in one frozen object."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["DEFAULT_LIMITS", "Limits"]
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Bounds that a reader applies before it allocates; the writer obeys the defaults, too.
+
+    ``None`` lifts a limit. Sizes are in bytes. The defaults are those of ``docs/format.md``
+    section 8; they allow a checkpoint of several terabytes.
+
+    >>> Limits(tensors=10).tensors
+    10
+    """
+
+    manifest_bytes: int | None = 64 * MIB
+    tensors: int | None = 500_000
+    chunks: int | None = 4_000_000
+    shards: int | None = 100_000
+    name_bytes: int | None = 1_024
+    rank: int | None = 64
+    chunk_bytes: int | None = 64 * MIB
+    depth: int | None = 200
+    number_chars: int | None = 1_000
+    total_floor: int | None = 1 << 30
+    expansion: int | None = 1_000
+    zstd_window: int | None = 64 * MIB
+
+    def total_bytes(self, on_disk: int) -> int | None:
+        """The most raw bytes that a checkpoint of ``on_disk`` bytes may claim to hold."""
+        if self.total_floor is None or self.expansion is None:
+            return None
+        return max(self.total_floor, self.expansion * on_disk)
+
+
+DEFAULT_LIMITS = Limits()
+
+
+def exceeds(value: int, limit: int | None) -> bool:
+    """Whether ``value`` is over a limit that may have been lifted."""
+    return limit is not None and value > limit

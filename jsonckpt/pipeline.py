@@ -1,0 +1,155 @@
+"""Runs jobs on several threads in a fixed order. The only room with threads.
+
+Each job is *worked* (in parallel), then has its *turn* (one at a time, in the order of the jobs),
+then may be *landed* (in parallel again). A save encodes, then learns where its bytes go, then writes
+them; a load reads and decodes, then checks the text around the payloads. At most one job per thread
+is in flight, so memory is bounded by the number of threads times the size of a job.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import Generic, TypeVar
+
+__all__ = ["default_threads", "run_ordered"]
+
+Job = TypeVar("Job")
+Worker = TypeVar("Worker")
+Worked = TypeVar("Worked")
+Placed = TypeVar("Placed")
+
+_MOST_THREADS = 8
+
+
+def default_threads() -> int:
+    """As many threads as processors may be used, up to 8.
+
+    >>> default_threads() >= 1
+    True
+    """
+    if hasattr(os, "sched_getaffinity"):
+        return min(_MOST_THREADS, len(os.sched_getaffinity(0)))
+    return min(_MOST_THREADS, os.cpu_count() or 1)
+
+
+def run_ordered(
+    jobs: Iterable[Job],
+    *,
+    threads: int,
+    worker: Callable[[], Worker],
+    work: Callable[[Worker, Job], Worked],
+    turn: Callable[[Job, Worked], Placed],
+    land: Callable[[Worker, Placed], None] | None = None,
+    done: Callable[[Job], None] | None = None,
+) -> None:
+    """Run all jobs; the first error stops them all and is raised.
+
+    Args:
+        worker: makes what one thread owns (buffers, codecs).
+        work: in parallel; must not depend on other jobs.
+        turn: one at a time, in the order of ``jobs``.
+        land: in parallel, after the turn.
+        done: one at a time, after landing, in any order (progress).
+    """
+    if threads <= 1:
+        own = worker()
+        for job in jobs:
+            placed = turn(job, work(own, job))
+            if land is not None:
+                land(own, placed)
+            if done is not None:
+                done(job)
+        return
+    _Run(iter(jobs), worker, work, turn, land, done).run(threads)
+
+
+class _Run(Generic[Job, Worker, Worked, Placed]):
+    """One call of :func:`run_ordered` on several threads."""
+
+    def __init__(
+        self,
+        jobs: Iterator[Job],
+        worker: Callable[[], Worker],
+        work: Callable[[Worker, Job], Worked],
+        turn: Callable[[Job, Worked], Placed],
+        land: Callable[[Worker, Placed], None] | None,
+        done: Callable[[Job], None] | None,
+    ) -> None:
+        self._jobs = jobs
+        self._worker = worker
+        self._work = work
+        self._turn = turn
+        self._land = land
+        self._done = done
+        self._take = threading.Lock()
+        self._turns = threading.Condition()
+        self._taken = 0
+        self._next_turn = 0
+        self._error: BaseException | None = None
+        self._stopped = False
+
+    def run(self, threads: int) -> None:
+        pool = [
+            threading.Thread(target=self._loop, name=f"jsonckpt-{number}", daemon=True)
+            for number in range(threads)
+        ]
+        try:
+            for thread in pool:
+                thread.start()
+            for thread in pool:
+                # A bare join() cannot be interrupted on every platform.
+                while thread.is_alive():
+                    thread.join(timeout=1.0)
+        except BaseException:
+            self._stop(None)
+            for thread in pool:
+                if thread.ident is not None:
+                    thread.join()
+            raise
+        if self._error is not None:
+            try:
+                raise self._error
+            finally:
+                self._error = None
+
+    def _loop(self) -> None:
+        try:
+            own = self._worker()
+            while (taken := self._next_job()) is not None:
+                number, job = taken
+                worked = self._work(own, job)
+                with self._turns:
+                    while self._next_turn != number and not self._stopped:
+                        self._turns.wait()
+                    if self._stopped:
+                        return
+                    placed = self._turn(job, worked)
+                    self._next_turn += 1
+                    self._turns.notify_all()
+                if self._land is not None:
+                    self._land(own, placed)
+                if self._done is not None:
+                    with self._take:
+                        self._done(job)
+        except BaseException as error:
+            # Carried to the caller's thread, which raises it.
+            self._stop(error)
+
+    def _next_job(self) -> tuple[int, Job] | None:
+        with self._take:
+            if self._stopped:
+                return None
+            for job in self._jobs:
+                number = self._taken
+                self._taken += 1
+                return number, job
+            return None
+
+    def _stop(self, error: BaseException | None) -> None:
+        with self._turns:
+            if self._error is None:
+                self._error = error
+            self._stopped = True
+            self._turns.notify_all()

@@ -1,0 +1,26 @@
+"""The progress bar: tqdm where one is asked for, nothing elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+__all__ = ["progress_bar"]
+
+
+@contextmanager
+def progress_bar(
+    label: str, total: int | None, *, show: bool
+) -> Iterator[Callable[[int], None] | None]:
+    """A function to call with the bytes just done, or ``None`` when nothing is to be shown."""
+    if not show:
+        yield None
+        return
+    from tqdm.auto import tqdm
+
+    with tqdm(total=total, desc=label, unit="B", unit_scale=True, unit_divisor=1000) as bar:
+
+        def advance(count: int) -> None:
+            bar.update(count)
+
+        yield advance

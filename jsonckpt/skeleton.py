@@ -1,0 +1,510 @@
+"""What a shard's text says once its payloads are lifted out of it (format section 3).
+
+Both readers push the skeleton through one :class:`SkeletonReader`, so they cannot differ in what they
+accept: the streaming reader as the text passes, the indexed one from the gaps between the byte ranges of the
+index. ijson reads it; what is pushed into ijson has been guarded first, since its C backend crashes
+on integers of over 4,300 digits and replaces lone surrogates.
+
+Pure: bytes in, facts out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import ijson
+
+from jsonckpt import jsontext
+from jsonckpt.checksums import ALGORITHMS, Hasher, hasher, hexdigest
+from jsonckpt.dtypes import DTYPES
+from jsonckpt.errors import FormatError, IncompleteCheckpointError, IntegrityError, LimitError, quote
+from jsonckpt.grammar import index_row, trailer
+from jsonckpt.limits import Limits, exceeds
+from jsonckpt.manifest import (
+    SHARD_FORMAT,
+    Codec,
+    check_chunking,
+    check_header,
+    check_requires,
+    checksum_name,
+    chunk_count,
+    element_count,
+    identity_lines,
+    is_hex,
+    parse_codec,
+    parse_identity,
+)
+
+__all__ = ["Header", "Record", "SkeletonReader"]
+
+TENSORS_LINE: Final = b'"tensors":[\n'
+_CHUNKS_END: Final = b'"chunks":[\n'
+#: Longer than any number or name that the format allows, shorter than what crashes ijson.
+_DIGIT_RUN = 1_100
+_STRIDE = 1_000
+_DIGITS = re.compile(rb"[0-9]*")
+_DIGITS_BEFORE = re.compile(rb"[0-9]*\Z")
+_ESCAPE = re.compile(rb"\\(?:u([0-9a-fA-F]{4})|.)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a record says before its data."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    device: str
+    codec: Codec
+    nbytes: int
+
+    @property
+    def chunks(self) -> int:
+        """How many chunks follow."""
+        return chunk_count(self.nbytes, self.codec.chunk_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A whole record: its header, its range in the text, its payloads' ranges and checksums."""
+
+    header: Header
+    offset: int
+    length: int
+    chunks: tuple[tuple[int, int, str], ...]
+
+
+def guard(text: bytes) -> None:
+    """Refuse what ijson must not see. ``text`` is whole lines.
+
+    Raises:
+        FormatError: invalid UTF-8, an endless run of digits, a lone surrogate.
+    """
+    try:
+        text.decode("utf-8", "strict")
+    except UnicodeDecodeError as error:
+        raise FormatError(f"invalid UTF-8: {error.reason} at byte {error.start} of a line") from error
+    # A run of that many digits covers a multiple of the stride: look only there.
+    for place in range(_STRIDE - 1, len(text), _STRIDE):
+        if 48 <= text[place] <= 57:
+            after = _DIGITS.match(text, place)
+            before = _DIGITS_BEFORE.search(text[max(0, place - _DIGIT_RUN) : place])
+            assert after is not None
+            assert before is not None
+            if len(after[0]) + len(before[0]) >= _DIGIT_RUN:
+                raise FormatError(f"a run of over {_DIGIT_RUN} digits")
+    if b"\\u" in text:
+        _check_escapes(text)
+
+
+def _check_escapes(text: bytes) -> None:
+    high_end = -1
+    for match in _ESCAPE.finditer(text):
+        unit = int(match[1], 16) if match[1] else 0
+        if high_end >= 0:
+            if not (match.start() == high_end and 0xDC00 <= unit <= 0xDFFF):
+                break
+            high_end = -1
+        elif 0xD800 <= unit <= 0xDBFF:
+            high_end = match.end()
+        elif 0xDC00 <= unit <= 0xDFFF:
+            high_end = 0
+            break
+    if high_end >= 0:
+        raise FormatError("a lone surrogate escape")
+
+
+class SkeletonReader:
+    """Reads one shard's skeleton, pushed in as it comes.
+
+    Args:
+        limits: what is too large.
+        whole: the text is a whole file; else it is runs of records.
+        algorithm: the checksum in use; must be given unless ``whole``.
+        on_header: called when a record's head has been read, before its payloads.
+        on_record: called when a record has been read and its digest checked.
+
+    :meth:`text` takes the text around payloads, :meth:`payload` says that one was lifted out here.
+    """
+
+    def __init__(
+        self,
+        limits: Limits,
+        *,
+        whole: bool,
+        algorithm: str | None = None,
+        on_header: Callable[[Header], None] | None = None,
+        on_record: Callable[[Record], None] | None = None,
+    ) -> None:
+        self.head: dict[str, Any] = {}
+        self.header: Header | None = None
+        self.algorithm = algorithm
+        self.position = 0
+        self.records = 0
+        self.seal = ""
+        self._whole = whole
+        self._limits = limits
+        self._on_header = on_header
+        self._on_record = on_record
+        self._handle = self._head_line if whole else self._record_line
+        self._skeleton: Hasher | None = None
+        self._kept: list[bytes] = []
+        self._kept_bytes = 0
+        self._line = b""
+        self._line_start = 0
+        self._line_end = 0
+        self._record_start = 0
+        self._more = True
+        self._left = 0
+        self._payload_noted = False
+        self._ranges: list[tuple[int, int]] = []
+        self._index = bytearray()
+        self._parser = ijson.basic_parse_coro(self._assemble())
+        self._send(b"[")
+
+    # --- what the readers call --------------------------------------------------------------
+
+    @property
+    def awaits_payload(self) -> bool:
+        """Whether the next line is a chunk's."""
+        return self._left > 0
+
+    @property
+    def in_head(self) -> bool:
+        """Whether the first record has not been reached."""
+        return self._handle == self._head_line
+
+    def text(self, text: bytes) -> None:
+        """Push the next piece of text that is not a payload.
+
+        Raises:
+            FormatError, LimitError, IntegrityError: what the text breaks.
+        """
+        at = self.position
+        self.position += len(text)
+        begin = 0
+        while (stop := text.find(b"\n", begin) + 1) > 0:
+            line = text[begin:stop]
+            if self._line:
+                line, self._line = self._line + line, b""
+            else:
+                self._line_start = at + begin
+            self._line_end = at + stop
+            self._handle(line)
+            begin = stop
+        if begin < len(text):
+            if not self._line:
+                self._line_start = at + begin
+            self._line += text[begin:]
+            self._check_kept(len(self._line))
+
+    def payload(self, length: int) -> None:
+        """Say that a payload of ``length`` bytes stands here.
+
+        Raises:
+            FormatError: no payload may stand here.
+        """
+        header = self.header
+        if header is None or not self._left or self._payload_noted:
+            raise FormatError("the index names a payload where the text has none")
+        opening = b"[" if header.codec.encoding == "list" else b'"'
+        if self._line != opening:
+            raise self._misplaced(header)
+        self._ranges.append((self.position, length))
+        self.position += length
+        self._payload_noted = True
+
+    def begin_run(self, position: int) -> None:
+        """A run of records begins at ``position`` of the file."""
+        self.position = position
+        self._more = True
+
+    def end_run(self) -> None:
+        """The end of a run of records: nothing may be open."""
+        self.position -= 1
+        self.text(b"\n")
+        if self.header is not None:
+            raise FormatError("the record does not end where its range ends", tensor=self.header.name)
+
+    def close(self) -> None:
+        """The end of the text: everything must be there and agree.
+
+        Raises:
+            IncompleteCheckpointError: the text ends too early.
+            FormatError, IntegrityError: the index, the seal or the last member is wrong.
+        """
+        if self._whole:
+            if self._handle != self._trailer_line:
+                where = f" in tensor {quote(self.header.name)}" if self.header is not None else ""
+                raise IncompleteCheckpointError(
+                    f"the text ends after {self.position} bytes{where}",
+                    hint="The file was cut off; take another copy.",
+                )
+            self._check_trailer(b"".join(self._kept) + self._line)
+        self._send(b"]")
+        self._send(None)
+
+    # --- lines ------------------------------------------------------------------------------
+
+    def _check_kept(self, more: int) -> None:
+        if exceeds(self._kept_bytes + more, self._limits.manifest_bytes):
+            raise LimitError(
+                f"over {self._limits.manifest_bytes} bytes of text beside the tensors",
+                hint="Pass limits=jsonckpt.Limits(manifest_bytes=...) if it is meant.",
+            )
+
+    def _keep(self, line: bytes) -> None:
+        self._kept.append(line)
+        self._kept_bytes += len(line)
+        self._check_kept(0)
+
+    def _head_line(self, line: bytes) -> None:
+        self._keep(line)
+        if line != TENSORS_LINE:
+            return
+        self._kept[-1] = b'"tensors":null}'
+        value = jsontext.parse(
+            b"".join(self._kept),
+            what="the head of the shard",
+            max_depth=self._limits.depth or 1_000,
+            max_number=self._limits.number_chars or 1 << 20,
+        )
+        head = check_header(value, SHARD_FORMAT)
+        algorithm = checksum_name(head.get("checksum"))
+        if self.algorithm not in (None, algorithm):
+            raise FormatError(f"checksum is {algorithm!r}, the manifest says {self.algorithm!r}")
+        self.head = head
+        self.algorithm = algorithm
+        self._skeleton = hasher(algorithm)
+        self._skeleton.update(b"".join([*self._kept[:-1], line]))
+        self._kept, self._kept_bytes = [], 0
+        self._handle = self._record_line
+
+    def _record_line(self, line: bytes) -> None:
+        if line[:1] == b"]" and self._whole:
+            if self._more and self.records:
+                raise FormatError("a comma after the last record")
+            self._handle = self._trailer_line
+            self._trailer_line(line)
+            return
+        if line[:1] != b"{" or not line.endswith(_CHUNKS_END):
+            raise FormatError(
+                'expected the head of a record, a line from { to "chunks":[, '
+                f"found {quote(line[:40])}"
+            )
+        if not self._more:
+            raise FormatError("no comma between two records")
+        if exceeds(self.records + 1, self._limits.tensors):
+            raise LimitError(f"over {self._limits.tensors} tensors")
+        guard(line)
+        self._record_start, self._ranges = self._line_start, []
+        count = self.records
+        self._send(b"," + line if count else line)
+        if self.header is None or self.records != count:
+            raise FormatError('the head of a record must end in its member "chunks"')
+        self._left = self.header.chunks
+        self._next(line, self._chunk_line if self._left else self._tail_line)
+
+    def _chunk_line(self, line: bytes) -> None:
+        header = self.header
+        assert header is not None
+        marks = b"[]" if header.codec.encoding == "list" else b'""'
+        if not self._payload_noted or line != marks + (b",\n" if self._left > 1 else b"\n"):
+            raise self._misplaced(header)
+        self._payload_noted = False
+        self._left -= 1
+        self._send(line)
+        self._next(line, self._chunk_line if self._left else self._tail_line)
+
+    def _tail_line(self, line: bytes) -> None:
+        header = self.header
+        assert header is not None
+        body = line[:-2] if line.endswith(b"},\n") else line[:-1]
+        if not body.endswith(b"}"):
+            raise FormatError("the end of a record must stand on one line", tensor=header.name)
+        self._more = len(body) == len(line) - 2
+        self._line_end -= len(line) - len(body)
+        guard(body)
+        count = self.records
+        self._send(body)
+        if self.header is not None or self.records != count + 1:
+            raise FormatError("the end of a record must stand on one line", tensor=header.name)
+        self._next(line, self._record_line)
+
+    def _trailer_line(self, line: bytes) -> None:
+        self._keep(line)
+
+    def _next(self, line: bytes, handle: Callable[[bytes], None]) -> None:
+        if self._skeleton is not None:
+            self._skeleton.update(line)
+        self._handle = handle
+
+    def _misplaced(self, header: Header) -> FormatError:
+        return FormatError(
+            "each chunk must stand on a line of its own, and the lines must be as many as "
+            f"the shape asks for ({header.chunks})",
+            tensor=header.name,
+            chunk=header.chunks - self._left,
+        )
+
+    def _check_trailer(self, found: bytes) -> None:
+        assert self._skeleton is not None
+        assert self.algorithm is not None
+        self._skeleton.update(b'],"index":[' + self._index + b"]")
+        self.seal = f"{self.algorithm}:{self._skeleton.hexdigest()}"
+        start = self.position - len(found)
+        expected = trailer(self._index, self.seal, start)
+        if found == expected:
+            return
+        if len(found) < len(expected) and expected.startswith(found):
+            raise IncompleteCheckpointError(
+                f"the text ends after {self.position} bytes, {len(expected) - len(found)} too early",
+                hint="The file was cut off; take another copy.",
+            )
+        if len(found) > len(expected) and found.startswith(expected):
+            raise FormatError(f"{len(found) - len(expected)} bytes after the end of the JSON")
+        seal_at = len(expected) - len(trailer(b"", self.seal, start)) + len(b'],"index":[]')
+        if found[:seal_at] != expected[:seal_at]:
+            raise FormatError(
+                "index does not say where the records lie",
+                hint="The file was changed after it was written; take another copy.",
+            )
+        raise IntegrityError(
+            f"the text around the payloads does not match its seal (found {self.seal})",
+            hint="The file was changed after it was written; take another copy.",
+        )
+
+    # --- ijson ------------------------------------------------------------------------------
+
+    def _send(self, text: bytes | None) -> None:
+        try:
+            if text is None:
+                self._parser.close()
+            else:
+                self._parser.send(text)
+        except (ijson.JSONError, UnicodeDecodeError, ArithmeticError, SystemError) as error:
+            tensor = self.header.name if self.header is not None else None
+            raise FormatError(f"broken JSON: {quote(str(error))}", tensor=tensor) from error
+
+    def _assemble(self) -> Generator[None, tuple[str, Any], None]:
+        """What ijson's events mean: a coroutine that they are pushed into."""
+        yield  # the array that the records are read in
+        while True:
+            event, _ = yield
+            if event != "start_map":
+                break
+            yield from self._record()
+        while True:
+            yield
+
+    def _record(self) -> Generator[None, tuple[str, Any], None]:
+        found: dict[str, Any] = {}
+        header: Header | None = None
+        while True:
+            event, key = yield
+            if event == "end_map":
+                break
+            if key in found:
+                raise FormatError(f"the member {quote(key)} stands twice")
+            event, value = yield
+            if key == "chunks" and event == "start_array":
+                header = self._open(found)
+                found[key] = None
+                yield from _lifted(header)
+            elif event in ("start_map", "start_array"):
+                found[key] = yield from _shallow(event)
+            else:
+                found[key] = value
+        if header is None:
+            raise FormatError("a record without chunks")
+        self._close_record(header, found)
+
+    def _open(self, found: dict[str, Any]) -> Header:
+        check_requires(found.get("requires", []))
+        name, dtype, shape, device = parse_identity(found, self._limits)
+        codec = parse_codec(found, self._limits)
+        if isinstance(codec, str):
+            kind = LimitError if "over the limit" in codec else FormatError
+            raise kind(codec, tensor=name)
+        nbytes = element_count(shape) * DTYPES[dtype].itemsize
+        check_chunking(dtype, shape, codec, chunk_count(nbytes, codec.chunk_bytes))
+        self.header = header = Header(name, dtype, shape, device, codec, nbytes)
+        if exceeds(header.chunks, self._limits.chunks):
+            raise LimitError(f"{header.chunks} chunks, the limit is {self._limits.chunks}", tensor=name)
+        if self._on_header is not None:
+            self._on_header(header)
+        return header
+
+    def _close_record(self, header: Header, found: dict[str, Any]) -> None:
+        algorithm = self.algorithm
+        present = [name for name in ALGORITHMS if name in found]
+        if algorithm is None or present != [algorithm]:
+            raise FormatError(
+                f"expected the checksums {quote(algorithm)}, found {quote(present)}",
+                tensor=header.name,
+            )
+        sums, digits = found[algorithm], ALGORITHMS[algorithm].digits
+        if (
+            not isinstance(sums, list)
+            or len(sums) != len(self._ranges)
+            or not all(is_hex(item, digits) for item in sums)
+        ):
+            raise FormatError(
+                f"{algorithm} must be an array of {header.chunks} checksums", tensor=header.name
+            )
+        lines = identity_lines(
+            header.name, header.dtype, header.shape, header.device, header.codec, sums
+        )
+        digest = hexdigest(algorithm, lines)
+        if found.get("digest") != digest:
+            raise IntegrityError(
+                f"the record does not match its digest (expected {quote(found.get('digest'))}, "
+                f"found {digest!r})",
+                tensor=header.name,
+                hint="Its name, dtype, shape or checksums were changed; take another copy.",
+            )
+        chunks = tuple((*place, item) for place, item in zip(self._ranges, sums))
+        record = Record(header, self._record_start, self._line_end - self._record_start, chunks)
+        self.records += 1
+        self.header = None
+        if self._whole:
+            self._index += (b"," if self._index else b"") + index_row(
+                record.offset, record.length, chunks
+            )
+        if self._on_record is not None:
+            self._on_record(record)
+
+
+def _lifted(header: Header) -> Generator[None, tuple[str, Any], None]:
+    """The chunks of a record, from which the payloads were lifted out."""
+    for _ in range(header.chunks):
+        event, value = yield
+        if header.codec.encoding == "list":
+            closing, _ = yield
+            if (event, closing) != ("start_array", "end_array"):
+                raise FormatError("expected an array for each chunk", tensor=header.name)
+        elif (event, value) != ("string", ""):
+            raise FormatError("expected a string for each chunk", tensor=header.name)
+    event, _ = yield
+    if event != "end_array":
+        raise FormatError(f"over {header.chunks} chunks", tensor=header.name)
+
+
+def _shallow(opening: str) -> Generator[None, tuple[str, Any], Any]:
+    """An array of scalars as a list; anything deeper (an unknown member) is passed over."""
+    items: list[Any] = []
+    depth = 1
+    deep = opening == "start_map"
+    while depth:
+        event, value = yield
+        if event in ("start_map", "start_array"):
+            depth += 1
+            deep = True
+        elif event in ("end_map", "end_array"):
+            depth -= 1
+        elif not deep:
+            items.append(value)
+    return None if deep else items

@@ -1,0 +1,382 @@
+"""Files on the local file system: ranged reads, streamed writes, and the commit protocol.
+
+The only room that opens local files of a checkpoint. What happens in which order on a save, and why, is
+``docs/format.md`` section 7: a reader finds the old checkpoint or the new one at every moment.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import zstandard
+
+from jsonckpt import names
+from jsonckpt.errors import (
+    CheckpointNotFoundError,
+    DurabilityUncertainError,
+    FormatError,
+    IncompleteCheckpointError,
+    JsonckptError,
+    UnsafePathError,
+    WriteError,
+)
+from jsonckpt.frames import FrameWatch
+from jsonckpt.manifest import MANIFEST_NAME
+
+__all__ = ["LocalFile", "LocalStream", "NewFile", "fsync_directory", "reading", "replace", "unlink"]
+
+#: What a file system answers that cannot fsync a directory.
+_NO_DIRECTORY_FSYNC = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EACCES}
+#: Buffers for one writev; IOV_MAX is 1024 on Linux.
+_MOST_BUFFERS = 512
+
+
+# --- reading --------------------------------------------------------------------------------
+
+
+class LocalFile:
+    """A regular file, open for reading at any offset from several threads."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.fspath(path)
+        self._fd = _open_regular(self.path)
+        self.size = os.fstat(self._fd).st_size
+
+    def read_range(self, offset: int, buffer: memoryview) -> None:
+        """Fill ``buffer`` from ``offset`` on.
+
+        Raises:
+            IncompleteCheckpointError: the file ends before that.
+        """
+        done = 0
+        while done < len(buffer):
+            try:
+                count = os.preadv(self._fd, [buffer[done:]], offset + done)
+            except OSError as error:
+                raise JsonckptError(f"cannot read: {error.strerror}", file=self.path) from error
+            if count == 0:
+                raise IncompleteCheckpointError(
+                    f"the file ends after {offset + done} bytes, expected "
+                    f"{offset + len(buffer)} or more",
+                    file=self.path,
+                    hint="It was cut off; take another copy.",
+                )
+            done += count
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._fd)
+
+    def __enter__(self) -> LocalFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class LocalStream:
+    """A local file read forward, decompressed where its name ends in ``.zst``."""
+
+    def __init__(self, path: str | os.PathLike[str], *, zstd_window: int | None = None) -> None:
+        self.path = os.fspath(path)
+        self._file = open(_open_regular(self.path), "rb", buffering=0)  # noqa: SIM115
+        self._source: Any = self._file
+        if self.path.endswith(".zst"):
+            self._source = ZstdStream(self._file, zstd_window=zstd_window)
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        """The next bytes of the text."""
+        return self._source.readinto(buffer) or 0
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def __enter__(self) -> LocalStream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class ZstdStream:
+    """A compressed source, decompressed as it is read; any number of frames."""
+
+    def __init__(self, source: Any, *, zstd_window: int | None) -> None:
+        self._watch = FrameWatch(source, window_limit=zstd_window)
+        # The watch has refused larger windows before the decompressor sees the frame.
+        self._reader = zstandard.ZstdDecompressor(max_window_size=1 << 31).stream_reader(
+            self._watch, read_across_frames=True, read_size=1 << 17
+        )
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        """The next bytes of the text.
+
+        Raises:
+            FormatError: damaged frames.
+            IncompleteCheckpointError: the last frame is cut off.
+        """
+        try:
+            count: int = self._reader.readinto(buffer)
+        except zstandard.ZstdError as error:
+            raise FormatError(f"damaged zstd frame: {error}") from error
+        if not count:
+            self._watch.check_end()
+        return count
+
+
+def _open_regular(path: str) -> int:
+    # Opening a FIFO or a device for reading can block or have effects: O_NONBLOCK, then fstat.
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
+    except FileNotFoundError as error:
+        raise IncompleteCheckpointError(
+            "the file is missing", file=path, hint="Copy it beside the others, or take another copy."
+        ) from error
+    except OSError as error:
+        raise JsonckptError(f"cannot open: {error.strerror}", file=path) from error
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise UnsafePathError("not a regular file", file=path, hint="Do not trust this checkpoint.")
+    return fd
+
+
+def read_manifest(directory: Path, limit: int | None) -> bytes:
+    """The bytes of a directory's manifest.
+
+    Raises:
+        CheckpointNotFoundError: no such directory, or nothing of a checkpoint in it.
+        IncompleteCheckpointError: there are shards, but no manifest.
+    """
+    path = directory / MANIFEST_NAME
+    if not path.exists():
+        if not directory.is_dir():
+            raise CheckpointNotFoundError("there is no such directory", file=directory)
+        if any(_is_shard(name) for name in os.listdir(directory)):
+            raise IncompleteCheckpointError(
+                f"there are shards but no {MANIFEST_NAME}: a first save that did not finish",
+                file=directory,
+                hint="Save again, or load an earlier checkpoint.",
+            )
+        raise CheckpointNotFoundError(
+            f"there is no {MANIFEST_NAME} in this directory", file=directory
+        )
+    with LocalFile(path) as file:
+        size = file.size if limit is None else min(file.size, limit + 1)
+        text = bytearray(size)
+        file.read_range(0, memoryview(text))
+        return bytes(text)
+
+
+def _is_shard(name: str) -> bool:
+    try:
+        names.check_shard_name(name)
+    except UnsafePathError:
+        return False
+    return True
+
+
+# --- writing --------------------------------------------------------------------------------
+
+
+@contextmanager
+def writing(path: object) -> Iterator[None]:
+    """Map the system's errors to :class:`WriteError`, once, at the border."""
+    try:
+        yield
+    except WriteError:
+        raise
+    except OSError as error:
+        raise write_error(error, path) from error
+
+
+def write_error(error: OSError, path: object) -> WriteError:
+    """The system's error with the way out."""
+    hints = {
+        errno.ENOSPC: "Free some space or save elsewhere; the previous checkpoint is untouched.",
+        errno.EDQUOT: "Your quota is used up; the previous checkpoint is untouched.",
+        errno.EFBIG: "The file may not grow so large here; pass a smaller max_shard_size.",
+        errno.EROFS: "Save to a directory that can be written.",
+        errno.EACCES: "Save to a directory that can be written.",
+    }
+    return WriteError(
+        f"cannot write: {error.strerror or error}",
+        errno=error.errno,
+        file=path,
+        hint=hints.get(error.errno or 0, "The previous checkpoint, if any, is untouched."),
+    )
+
+
+class NewFile:
+    """A file that did not exist before, written front to back or at offsets.
+
+    Raises :class:`WriteError` from every method. :meth:`abandon` removes it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with writing(path):
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            self._fd = os.open(path, flags, 0o666)
+        self._open = True
+
+    def write_at(self, offset: int, buffers: Sequence[Any]) -> None:
+        """Write the buffers one behind the other, from ``offset`` on."""
+        with writing(self.path):
+            for first in range(0, len(buffers), _MOST_BUFFERS):
+                group = [memoryview(b).cast("B") for b in buffers[first : first + _MOST_BUFFERS]]
+                total = sum(len(buffer) for buffer in group)
+                written = os.pwritev(self._fd, group, offset)
+                while written < total:
+                    rest = _rest_of(group, written)
+                    written += os.pwritev(self._fd, rest, offset + written)
+                offset += total
+
+    def finish(self, *, sync: bool) -> None:
+        """Make it durable and close it; a failed fsync is never tried again."""
+        with writing(self.path):
+            try:
+                if sync:
+                    os.fsync(self._fd)
+            finally:
+                self._close()
+
+    def abandon(self) -> None:
+        """Remove it, whatever state it is in."""
+        with suppress(OSError):
+            self._close()
+        with suppress(OSError):
+            os.unlink(self.path)
+
+    def _close(self) -> None:
+        if self._open:
+            self._open = False
+            os.close(self._fd)
+
+
+def _rest_of(buffers: Sequence[memoryview], written: int) -> list[memoryview]:
+    rest = []
+    for buffer in buffers:
+        if written >= len(buffer):
+            written -= len(buffer)
+        else:
+            rest.append(buffer[written:])
+            written = 0
+    return rest
+
+
+def make_directory(path: Path, *, sync: bool) -> None:
+    """Make a directory and what leads to it, durably."""
+    missing = []
+    at = path
+    while not at.exists():
+        missing.append(at)
+        at = at.parent
+    for directory in reversed(missing):
+        with writing(directory):
+            directory.mkdir(exist_ok=True)
+        if sync:
+            fsync_directory(directory.parent)
+
+
+def fsync_directory(path: Path) -> bool:
+    """Make the names in a directory durable; ``False`` where the file system cannot.
+
+    Raises:
+        WriteError: it can, and failed.
+    """
+    with writing(path):
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_DIRECTORY", 0))
+        try:
+            os.fsync(fd)
+        except OSError as error:
+            if error.errno in _NO_DIRECTORY_FSYNC:
+                return False
+            raise
+        finally:
+            os.close(fd)
+    return True
+
+
+def replace(source: Path, target: Path, *, is_ours: Any) -> None:
+    """Rename ``source`` over ``target``: the commit.
+
+    Args:
+        is_ours: called without arguments when the rename reports an error, which network file systems do
+            although it happened: ``True`` when the target is what was to be put there.
+    """
+    try:
+        os.replace(source, target)
+    except OSError as error:
+        if not is_ours():
+            raise write_error(error, target) from error
+
+
+def commit(
+    temporary: Path, target: Path, content: bytes | None, *, sync: bool
+) -> bool:
+    """Put ``temporary`` in the place of ``target``; with ``content``, write it first.
+
+    Returns:
+        whether the change is durable (``False`` without ``sync`` or where a directory cannot be fsynced).
+
+    Raises:
+        WriteError: nothing changed.
+        DurabilityUncertainError: the new file is in place, but fsync of its directory failed.
+    """
+    if content is not None:
+        file = NewFile(temporary)
+        try:
+            file.write_at(0, [content])
+            file.finish(sync=sync)
+        except BaseException:
+            file.abandon()
+            raise
+    inode = os.stat(temporary).st_ino
+    try:
+        replace(temporary, target, is_ours=lambda: _has_inode(target, inode))
+    except BaseException:
+        unlink(temporary)
+        raise
+    if not sync:
+        return False
+    try:
+        return fsync_directory(target.parent)
+    except WriteError as error:
+        raise DurabilityUncertainError(
+            "the new checkpoint is complete and visible, but its directory could not be fsynced: "
+            f"{error.message}",
+            errno=error.errno,
+            file=target,
+            hint="A power failure now may bring the previous one back. Save again.",
+        ) from error
+
+
+def is_committed(error: WriteError) -> bool:
+    """Whether the new checkpoint is in place in spite of the error."""
+    return isinstance(error, DurabilityUncertainError)
+
+
+def _has_inode(path: Path, inode: int) -> bool:
+    try:
+        return os.stat(path).st_ino == inode
+    except OSError:
+        return False
+
+
+def unlink(path: Path) -> None:
+    """Remove a file of ours; one that cannot be removed is an orphan, which harms nobody."""
+    with suppress(OSError):
+        os.unlink(path)
+
+
+def new_save_id() -> str:
+    """128 random bits."""
+    return secrets.token_hex(16)

@@ -1,0 +1,223 @@
+"""The forward-only reader: pipes, URLs, compressed files, shards without a manifest.
+
+Reads a shard's text once, from beginning to end, through one buffer: payloads are decoded where
+they lie in the buffer, everything else goes to the :class:`~jsonckpt.skeleton.SkeletonReader`. Memory is
+the buffer (a few chunks), whatever the size of the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+from jsonckpt.checksums import hexdigest
+from jsonckpt.codecs import Coder, payload_bound
+from jsonckpt.errors import (
+    FormatError,
+    IncompleteCheckpointError,
+    IntegrityError,
+    JsonckptError,
+    LimitError,
+)
+from jsonckpt.limits import Limits
+from jsonckpt.skeleton import Header, Record, SkeletonReader
+
+__all__ = ["ByteSource", "Sink", "read_records"]
+
+_BUFFER = 4 << 20
+#: Decoding scratch of this size is kept between chunks; larger chunks make their own.
+_SCRATCH = 1 << 20
+
+
+class ByteSource(Protocol):
+    """Bytes that come in order."""
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        """Fill the front of ``buffer``; the number of bytes, 0 at the end."""
+
+
+class Sink(Protocol):
+    """Where one tensor's raw bytes go."""
+
+    def window(self, start: int, stop: int) -> memoryview | None:
+        """Memory for the raw bytes ``[start, stop)``, or ``None`` when they must be handed over."""
+
+    def write(self, start: int, data: memoryview) -> None:
+        """Take raw bytes, where there is no window."""
+
+
+class Window:
+    """A buffer over a source, read line by line."""
+
+    def __init__(self, source: ByteSource, capacity: int = _BUFFER) -> None:
+        self._source = source
+        self._buffer = bytearray(capacity)
+        self._start = 0
+        self._end = 0
+        self._finished = False
+
+    def line(self, limit: int) -> memoryview:
+        """The next line with its line feed; without one at the end of the source; empty after it.
+
+        The view is valid until the next call.
+
+        Raises:
+            LimitError: the line is longer than ``limit`` bytes.
+        """
+        scanned = self._start
+        while True:
+            stop = self._buffer.find(b"\n", scanned, self._end) + 1
+            if stop > 0:
+                break
+            scanned_bytes = self._end - self._start
+            if scanned_bytes > limit:
+                raise LimitError(f"a line of over {limit} bytes where none may be so long")
+            if self._finished:
+                stop = self._end
+                break
+            self._fill()
+            scanned = self._start + scanned_bytes
+        view = memoryview(self._buffer)[self._start : stop]
+        self._start = stop
+        if len(view) > limit:
+            raise LimitError(f"a line of {len(view)} bytes, at most {limit} are allowed here")
+        return view
+
+    def _fill(self) -> None:
+        used = self._end - self._start
+        if self._end == len(self._buffer):
+            if used > len(self._buffer) // 2:
+                # The line is longer than the buffer: grow, up to what the caller's limit lets by.
+                grown = bytearray(2 * len(self._buffer))
+                grown[:used] = memoryview(self._buffer)[self._start : self._end]
+                self._buffer = grown
+            else:
+                self._buffer[:used] = self._buffer[self._start : self._end]
+            self._start, self._end = 0, used
+        count = self._source.readinto(memoryview(self._buffer)[self._end :])
+        if count:
+            self._end += count
+        else:
+            self._finished = True
+
+
+def read_records(
+    source: ByteSource,
+    *,
+    limits: Limits,
+    open_sink: Callable[[Header], Sink | None],
+    on_head: Callable[[SkeletonReader], None] | None = None,
+    algorithm: str | None = None,
+    verify: bool = True,
+) -> Iterator[tuple[Record, Sink | None]]:
+    """Read a whole shard forward, yielding each record when all of it has been checked.
+
+    Args:
+        open_sink: called with each record's header before its data; ``None`` passes it over
+            without decoding.
+        on_head: called once when everything before the first record has been read.
+        algorithm: the checksum that the manifest names, where there is one.
+        verify: compare the checksums of the chunks (everything else is always checked).
+
+    Raises:
+        JsonckptError: the text breaks a rule; the message says in which tensor and chunk.
+    """
+    window = Window(source)
+    coder = Coder(zstd_window=limits.zstd_window)
+    skeleton_limit = limits.manifest_bytes or 1 << 62
+    scratch = bytearray(_SCRATCH)
+    finished: list[Record] = []
+    reader = SkeletonReader(limits, whole=True, algorithm=algorithm, on_record=finished.append)
+    sink: Sink | None = None
+    opened: Header | None = None
+    sums: list[str] = []
+    headed = False
+    while True:
+        if reader.awaits_payload:
+            header = reader.header
+            assert header is not None
+            if header is not opened:
+                opened, sums = header, []
+                sink = open_sink(header)
+            chunk = len(sums)
+            start = chunk * header.codec.chunk_bytes
+            nbytes = min(header.codec.chunk_bytes, header.nbytes - start)
+            try:
+                line = window.line(payload_bound(nbytes, header.codec, header.dtype) + 4)
+                payload, after = _payload_of(line)
+                if sink is None:
+                    sums.append("")
+                else:
+                    target = sink.window(start, start + nbytes)
+                    if target is None:
+                        if len(scratch) < nbytes:
+                            scratch = bytearray(nbytes)
+                        out = memoryview(scratch)[:nbytes]
+                    else:
+                        out = target
+                    coder.decode_into(payload, header.codec, header.dtype, out)
+                    sums.append(hexdigest(reader.algorithm or "", out) if verify else "")
+                    if target is None:
+                        sink.write(start, out)
+            except JsonckptError as error:
+                raise error.at(tensor=header.name, chunk=chunk)
+            reader.text(bytes(line[:1]))
+            reader.payload(len(payload))
+            reader.text(bytes(after))
+            continue
+        line = window.line(skeleton_limit)
+        if not line:
+            break
+        reader.text(bytes(line))
+        if not headed and not reader.in_head:
+            headed = True
+            if on_head is not None:
+                on_head(reader)
+        if finished:
+            record = finished.pop()
+            if record.header is not opened:  # a tensor of no bytes
+                sink, sums = open_sink(record.header), []
+            if sink is not None and verify:
+                compare_checksums(record, sums)
+            yield record, sink
+            sink, opened = None, None
+    reader.close()
+    if reader.in_head:
+        raise IncompleteCheckpointError("the text ends before its first tensor")
+
+
+def compare_checksums(record: Record, found: list[str]) -> None:
+    """Whether the chunks are the chunks that were saved.
+
+    Raises:
+        IntegrityError: one is not.
+    """
+    for number, (chunk, actual) in enumerate(zip(record.chunks, found)):
+        if chunk[2] != actual:
+            raise checksum_error(record.header.name, number, chunk[2], actual)
+
+
+def checksum_error(tensor: str, chunk: int, expected: str, found: str) -> IntegrityError:
+    """The error for a chunk whose bytes are not those that were saved."""
+    return IntegrityError(
+        f"the checksum is {found}, expected {expected}",
+        tensor=tensor,
+        chunk=chunk,
+        hint="The data was damaged; take another copy (verify=False loads it all the same).",
+    )
+
+
+def _payload_of(line: memoryview) -> tuple[memoryview, memoryview]:
+    """A chunk's line as its payload and what follows it; the skeleton reader checks the rest."""
+    if not len(line):
+        raise IncompleteCheckpointError(
+            "the text ends here", hint="The file was cut off; take another copy."
+        )
+    if line[-1] != 10:
+        raise IncompleteCheckpointError(
+            "the text ends inside the chunk", hint="The file was cut off; take another copy."
+        )
+    stop = len(line) - (3 if len(line) > 3 and line[-2] == 44 else 2)
+    if stop < 1 or line[0] not in b'"[' or line[stop] not in b'"]':
+        raise FormatError("expected the line of a chunk")
+    return line[1:stop], line[stop:]

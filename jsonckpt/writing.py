@@ -1,0 +1,234 @@
+"""Writes one shard: encodes chunks on several threads and lays them one behind the other.
+
+Knows outputs (where text goes) and the grammar, not the commit protocol.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import zstandard
+
+from jsonckpt.checksums import hexdigest
+from jsonckpt.codecs import Coder, check_bool
+from jsonckpt.errors import JsonckptError
+from jsonckpt.grammar import ShardText
+from jsonckpt.pipeline import run_ordered
+from jsonckpt.plan import Part, RecordPlan, jobs
+
+__all__ = ["FileOutput", "Output", "StreamOutput", "ZstdOutput", "write_shard"]
+
+_FRAME_TEXT = 4 << 20
+
+
+class RawSource(Protocol):
+    """A tensor to be written."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def dtype(self) -> str: ...  # noqa: D102
+    @property
+    def shape(self) -> tuple[int, ...]: ...  # noqa: D102
+    @property
+    def device(self) -> str: ...  # noqa: D102
+    @property
+    def nbytes(self) -> int: ...  # noqa: D102
+
+    def read(self, start: int, stop: int) -> memoryview:
+        """The raw bytes ``[start, stop)``."""
+
+
+class Positioned(Protocol):
+    """A file that takes bytes at offsets."""
+
+    def write_at(self, offset: int, buffers: Sequence[Any]) -> None:
+        """Write the buffers one behind the other from ``offset`` on."""
+
+
+class Output(Protocol):
+    """Where the text of a shard goes. ``ordered``: it must come in order, from one thread at a time."""
+
+    ordered: bool
+    written: int
+
+    def put(self, offset: int, buffers: Sequence[Any]) -> None:
+        """Take text that belongs at ``offset`` of the text."""
+
+    def end(self) -> None:
+        """There is no more."""
+
+
+class FileOutput:
+    """A plain file: pieces may be written in any order."""
+
+    ordered = False
+
+    def __init__(self, file: Positioned) -> None:
+        self._file = file
+        self.written = 0
+
+    def put(self, offset: int, buffers: Sequence[Any]) -> None:
+        """Write at the offset."""
+        self._file.write_at(offset, buffers)
+        # Pieces land in any order; the file ends where the farthest ends.
+        self.written = max(self.written, offset + sum(len(buffer) for buffer in buffers))
+
+    def end(self) -> None:
+        """Nothing is held back."""
+
+
+class StreamOutput:
+    """A binary file object that is written forward only: a pipe, a socket, a remote file."""
+
+    ordered = True
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self.written = 0
+
+    def put(self, offset: int, buffers: Sequence[Any]) -> None:
+        """Write next; raw streams may take less than they are given."""
+        assert offset == self.written
+        for buffer in buffers:
+            view = memoryview(buffer).cast("B")
+            self.written += len(view)
+            while len(view):
+                count = self._stream.write(view)
+                view = view[len(view) if count is None else count :]
+
+    def end(self) -> None:
+        """Flush what the stream holds."""
+        flush = getattr(self._stream, "flush", None)
+        if flush is not None:
+            flush()
+
+
+class ZstdOutput:
+    """Compresses the text frame by frame into another output."""
+
+    ordered = True
+
+    def __init__(self, output: Output, *, level: int | None) -> None:
+        self._output = output
+        self._compressor = zstandard.ZstdCompressor(level=3 if level is None else level)
+        self._held = bytearray()
+        self.written = 0
+
+    def put(self, offset: int, buffers: Sequence[Any]) -> None:
+        """Collect text; compress whole frames of it."""
+        del offset
+        for buffer in buffers:
+            self._held += buffer
+        if len(self._held) >= _FRAME_TEXT:
+            self._compress()
+
+    def end(self) -> None:
+        """Compress the rest."""
+        if self._held:
+            self._compress()
+        self._output.end()
+
+    def _compress(self) -> None:
+        frame = self._compressor.compress(self._held)
+        self._output.put(self.written, [frame])
+        self.written += len(frame)
+        self._held = bytearray()
+
+
+def write_shard(
+    output: Output,
+    sources: Sequence[RawSource],
+    plans: Sequence[RecordPlan],
+    *,
+    head: bytes,
+    shard: int,
+    algorithm: str,
+    level: int | None,
+    threads: int,
+    progress: Callable[[int], None] | None = None,
+) -> ShardText:
+    """Write a whole shard; the returned text knows its entries, its seal and its length.
+
+    Args:
+        plans: the records in order; each names the position of its source in ``sources``.
+        head: what stands before the first record.
+    """
+    text = ShardText(algorithm, shard)
+    output.put(0, [text.begin(head)])
+
+    def work(coder: Coder, job: list[Part]) -> list[tuple[bytes, str] | None]:
+        encoded: list[tuple[bytes, str] | None] = []
+        for part in job:
+            plan = plans[part.record]
+            source = sources[plan.source]
+            start = part.chunk * plan.codec.chunk_bytes
+            stop = min(plan.nbytes, start + plan.codec.chunk_bytes)
+            if start == stop:
+                encoded.append(None)
+                continue
+            try:
+                raw = source.read(start, stop)
+                if source.dtype == "bool":
+                    check_bool(raw)
+                payload = coder.encode(raw, plan.codec, source.dtype)
+                encoded.append((payload, hexdigest(algorithm, raw)))
+            except JsonckptError as error:
+                raise error.at(tensor=source.name, chunk=part.chunk)
+        return encoded
+
+    def turn(
+        job: list[Part], encoded: list[tuple[bytes, str] | None]
+    ) -> tuple[int, list[bytes]] | None:
+        start = text.position
+        buffers: list[bytes] = []
+        for part, chunk in zip(job, encoded):
+            plan = plans[part.record]
+            if part.first:
+                source = sources[plan.source]
+                buffers.append(
+                    text.open_record(
+                        source.name, source.dtype, source.shape, source.device, plan.codec,
+                        plan.nbytes,
+                    )  # fmt: skip
+                )
+            if chunk is not None:
+                before, after = text.add_chunk(len(chunk[0]), chunk[1])
+                buffers += [before, chunk[0], after]
+            if part.last:
+                buffers.append(text.close_record())
+        if len(job) > 1:
+            # Many small pieces: one copy is cheaper than that many entries of a writev.
+            buffers = [b"".join(buffers)]
+        if output.ordered:
+            output.put(start, buffers)
+            return None
+        return start, buffers
+
+    def land(_: Coder, placed: tuple[int, list[bytes]] | None) -> None:
+        if placed is not None:
+            output.put(*placed)
+
+    def done(job: list[Part]) -> None:
+        if progress is not None:
+            progress(sum(_raw_bytes(plans[part.record], part.chunk) for part in job))
+
+    run_ordered(
+        jobs(plans),
+        threads=threads,
+        worker=lambda: Coder(level=level),
+        work=work,
+        turn=turn,
+        land=land,
+        done=done,
+    )
+    start = text.position
+    output.put(start, [text.finish()])
+    output.end()
+    return text
+
+
+def _raw_bytes(plan: RecordPlan, chunk: int) -> int:
+    start = chunk * plan.codec.chunk_bytes
+    return min(plan.codec.chunk_bytes, plan.nbytes - start)
