@@ -9,7 +9,7 @@ the manifest says.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -22,7 +22,7 @@ from jsonckpt.pipeline import run_ordered
 from jsonckpt.skeleton import Record, SkeletonReader
 from jsonckpt.streaming import Sink, checksum_error
 
-__all__ = ["Piece", "RangeReader", "read_shard"]
+__all__ = ["Piece", "RangeReader", "must_agree", "read_shard"]
 
 #: A piece ends when it has this many bytes of text; small records share one.
 _PIECE_BYTES = 1 << 20
@@ -136,7 +136,7 @@ def read_shard(
     expected = iter(entries)
 
     def compare(record: Record) -> None:
-        _must_agree(record, next(expected, None))
+        must_agree(record, next(expected, None))
 
     reader = SkeletonReader(limits, whole=whole, algorithm=algorithm, on_record=compare)
     headed = False
@@ -194,6 +194,84 @@ def read_shard(
     return reader.seal
 
 
+@dataclass(frozen=True, slots=True)
+class PartSink:
+    """Passes on the raw bytes ``[start, stop)`` of a tensor as a tensor of their own."""
+
+    sink: Sink
+    start: int
+    stop: int
+
+    def window(self, start: int, stop: int) -> memoryview | None:
+        """The sink's own memory where the bytes lie inside the part."""
+        if self.start <= start and stop <= self.stop:
+            return self.sink.window(start - self.start, stop - self.start)
+        return None
+
+    def write(self, start: int, data: memoryview) -> None:
+        """Hand over what lies inside the part."""
+        low, high = max(start, self.start), min(start + len(data), self.stop)
+        if low >= high:
+            return
+        part = data[low - start : high - start]
+        window = self.sink.window(low - self.start, high - self.start)
+        if window is None:
+            self.sink.write(low - self.start, part)
+        else:
+            window[:] = part
+
+
+def read_part(
+    file: RangeReader,
+    entry: Entry,
+    start: int,
+    stop: int,
+    sink: Sink,
+    *,
+    algorithm: str,
+    limits: Limits,
+    verify: bool = True,
+) -> None:
+    """Read the raw bytes ``[start, stop)`` of one tensor: the chunks that hold them, and the record's text.
+
+    The cost grows with the part, not with the tensor (but for some 40 bytes of checksum a chunk).
+
+    Raises:
+        JsonckptError: the record is not what the manifest says.
+    """
+    hands = _Hands(limits)
+    part = PartSink(sink, start, stop)
+    size = entry.codec.chunk_bytes
+    wanted = range(start // size, -(-stop // size))
+    records: list[Record] = []
+    reader = SkeletonReader(limits, whole=False, algorithm=algorithm, on_record=records.append)
+    reader.begin_run(entry.offset)
+
+    def text_between(begin: int, end: int) -> bytes:
+        text = bytearray(end - begin)
+        file.read_range(begin, memoryview(text))
+        return bytes(text)
+
+    between = b"],\n[" if entry.codec.encoding == "list" else b'",\n"'
+    position = entry.offset
+    for chunk, (offset, length, _) in enumerate(entry.chunks):
+        near = chunk in wanted or (chunk - 1) in wanted or chunk == 0
+        reader.text(text_between(position, offset) if near else between)
+        reader.payload(length)
+        position = offset + length
+        if chunk in wanted:
+            payload = hands.text(length)
+            file.read_range(offset, payload)
+            try:
+                _decode(hands, payload, entry, chunk, part, algorithm if verify else None)
+            except JsonckptError as error:
+                raise error.at(tensor=entry.name, chunk=chunk)
+    reader.text(text_between(position, entry.offset + entry.length))
+    reader.end_run()
+    reader.close()
+    must_agree(records[0], entry)
+
+
 def _raw_bytes(entries: Sequence[Entry], payload: tuple[int, int, int, int]) -> int:
     start, stop = entries[payload[2]].raw_range(payload[3])
     return stop - start
@@ -214,14 +292,12 @@ def _decode(
         sink.write(start, out)
 
 
-def must_agree(records: Iterable[Record], entries: Iterable[Entry]) -> None:
-    """Whether a shard's records are what the manifest says of them, one by one."""
-    expected = iter(entries)
-    for record in records:
-        _must_agree(record, next(expected, None))
+def must_agree(record: Record, entry: Entry | None) -> None:
+    """Whether a shard's record is what the manifest says of it.
 
-
-def _must_agree(record: Record, entry: Entry | None) -> None:
+    Raises:
+        FormatError: it is not.
+    """
     header = record.header
     if entry is None:
         raise FormatError("the shard holds a tensor that the manifest lacks", tensor=header.name)

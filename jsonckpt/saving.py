@@ -15,12 +15,12 @@ from jsonckpt import jsontext, names, plan, storage
 from jsonckpt._version import __version__
 from jsonckpt.checksums import ALGORITHMS, hasher
 from jsonckpt.codecs import Coder
+from jsonckpt.dtypes import DTYPES
 from jsonckpt.errors import (
     CheckpointExistsError,
     FormatError,
     JsonckptError,
     LimitError,
-    WriteError,
 )
 from jsonckpt.grammar import ShardText, shard_head
 from jsonckpt.limits import DEFAULT_LIMITS, exceeds
@@ -375,14 +375,8 @@ def _sample_compresses(coder: Coder, source: Source, codec: Any) -> bool:
     size = min(source.nbytes, _SAMPLE_BYTES)
     unit = 16  # a multiple of every item size
     start = (source.nbytes - size) // 2 // unit * unit
-    size -= size % _itemsize(source)
+    size -= size % DTYPES[source.dtype].itemsize
     return coder.compresses(source.read(start, start + size), codec, source.dtype)
-
-
-def _itemsize(source: Source) -> int:
-    from jsonckpt.dtypes import DTYPES
-
-    return DTYPES[source.dtype].itemsize
 
 
 def _plain(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -500,6 +494,7 @@ def _save_file(contents: _Contents, target: Path, options: _Options) -> dict[str
 def _save_directory(contents: _Contents, target: Path, options: _Options) -> dict[str, Any]:
     storage.make_directory(target, sync=options.sync)
     files: list[storage.NewFile] = []
+    text = b""
     try:
         with progress_bar("save", contents.nbytes, show=options.progress) as advance:
             manifest = _write_shards(contents, target, options, files, advance)
@@ -518,12 +513,12 @@ def _save_directory(contents: _Contents, target: Path, options: _Options) -> dic
             text,
             sync=options.sync,
         )
-    except WriteError as error:
-        if not storage.is_committed(error):
-            _abandon(files)
-        raise
     except BaseException:
-        _abandon(files)
+        # The commit may have happened before the error (a failed last fsync, a Ctrl-C): then the
+        # shards belong to the checkpoint that everybody sees.
+        if not storage.holds(target / MANIFEST_NAME, text):
+            for file in files:
+                file.abandon()
         raise
     for name in replaced:
         storage.unlink(target / name)
@@ -576,11 +571,6 @@ def _write_shards(
         tuple(shards),
         tuple(entries),
     )
-
-
-def _abandon(files: Sequence[storage.NewFile]) -> None:
-    for file in files:
-        file.abandon()
 
 
 def _durability(options: _Options, durable: bool) -> str:

@@ -359,9 +359,12 @@ def commit(
         ) from error
 
 
-def is_committed(error: WriteError) -> bool:
-    """Whether the new checkpoint is in place in spite of the error."""
-    return isinstance(error, DurabilityUncertainError)
+def holds(path: Path, content: bytes) -> bool:
+    """Whether the file at ``path`` is exactly ``content``: whether a commit has happened."""
+    try:
+        return path.stat().st_size == len(content) and path.read_bytes() == content
+    except OSError:
+        return False
 
 
 def _has_inode(path: Path, inode: int) -> bool:
@@ -380,3 +383,26 @@ def unlink(path: Path) -> None:
 def new_save_id() -> str:
     """128 random bits."""
     return secrets.token_hex(16)
+
+
+class LocalPlace:
+    """A directory of files, local."""
+
+    def __init__(self, directory: str | os.PathLike[str]) -> None:
+        self.directory = Path(directory)
+
+    def manifest(self, limit: int | None) -> bytes:
+        """The bytes of ``manifest.json``."""
+        return read_manifest(self.directory, limit)
+
+    def where(self, name: str) -> str:
+        """How messages call a file."""
+        return str(self.directory / name)
+
+    def file(self, name: str) -> LocalFile:
+        """A file for ranged reads."""
+        return LocalFile(self.directory / name)
+
+    def stream(self, name: str, *, zstd_window: int | None) -> LocalStream:
+        """A file for forward reading, decompressed."""
+        return LocalStream(self.directory / name, zstd_window=zstd_window)

@@ -1,0 +1,63 @@
+"""Checkpoints for PyTorch that are plain JSON: readable, exact, fast, small in memory, safe.
+
+>>> import tempfile, torch, jsonckpt
+>>> with tempfile.TemporaryDirectory() as directory:
+...     result = jsonckpt.save({"w": torch.ones(2), "epoch": 3}, directory + "/checkpoint")
+...     jsonckpt.load(directory + "/checkpoint")
+{'w': tensor([1., 1.]), 'epoch': 3}
+"""
+
+from jsonckpt._version import __version__
+from jsonckpt.checkpoint import Checkpoint, TensorEntry
+from jsonckpt.checkpoint import open_checkpoint as open
+from jsonckpt.errors import (
+    CheckpointExistsError,
+    CheckpointNotFoundError,
+    DurabilityUncertainError,
+    FormatError,
+    IncompleteCheckpointError,
+    IntegrityError,
+    JsonckptError,
+    LimitError,
+    StateMismatchError,
+    UnsafePathError,
+    UnsupportedTypeError,
+    UnsupportedVersionError,
+    WriteError,
+)
+from jsonckpt.inspection import VerifyReport, verify
+from jsonckpt.into import LoadResult, load_into
+from jsonckpt.limits import Limits
+from jsonckpt.loading import load, stream
+from jsonckpt.registry import register
+from jsonckpt.saving import SaveResult, save
+
+__all__ = [
+    "Checkpoint",
+    "CheckpointExistsError",
+    "CheckpointNotFoundError",
+    "DurabilityUncertainError",
+    "FormatError",
+    "IncompleteCheckpointError",
+    "IntegrityError",
+    "JsonckptError",
+    "LimitError",
+    "Limits",
+    "LoadResult",
+    "SaveResult",
+    "StateMismatchError",
+    "TensorEntry",
+    "UnsafePathError",
+    "UnsupportedTypeError",
+    "UnsupportedVersionError",
+    "VerifyReport",
+    "WriteError",
+    "__version__",
+    "load",
+    "load_into",
+    "open",
+    "register",
+    "save",
+    "stream",
+    "verify",
+]

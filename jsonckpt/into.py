@@ -1,0 +1,476 @@
+"""``load_into``: copy a checkpoint into tensors that exist, chunk by chunk, without a second copy."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+
+from jsonckpt.errors import JsonckptError, StateMismatchError
+from jsonckpt.limits import DEFAULT_LIMITS, Limits
+from jsonckpt.loading import Loading, Wishes, thread_count
+from jsonckpt.memory import dtype_name
+from jsonckpt.names import Selector, join
+from jsonckpt.opening import Container, open_container
+from jsonckpt.progress import progress_bar
+from jsonckpt.sharing import StateReader
+from jsonckpt.tensors import Target
+from jsonckpt.torch_rules import default_rules
+from jsonckpt.tree import OMIT, decode_state, tensor_names
+
+__all__ = ["LoadResult", "load_into"]
+
+Assign = Callable[[Any], None]
+
+
+@dataclass(frozen=True)
+class LoadResult:
+    """What :func:`load_into` did.
+
+    Attributes:
+        loaded: names of the tensors that were filled.
+        missing: names that the target has and the checkpoint lacks.
+        unexpected: names that the checkpoint has and the target lacks.
+        mismatched: ``"name: what differs"``; these were left as they were.
+    """
+
+    loaded: tuple[str, ...]
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    mismatched: tuple[str, ...] = ()
+
+
+class Slot:
+    """Stands for a tensor of the checkpoint while the state is matched against the target."""
+
+    def __init__(self, name: str, record: str, dtype: str, shape: tuple[int, ...], view: Any) -> None:
+        self.name = name
+        self.record = record
+        self.dtype = dtype
+        self.shape = shape
+        self.view = view
+
+
+@dataclass
+class Match:
+    """What goes where, found before anything is changed."""
+
+    cast: bool
+    fills: list[tuple[Slot, torch.Tensor]] = field(default_factory=list)
+    fresh: dict[str, tuple[Slot, torch.device]] = field(default_factory=dict)
+    actions: list[Callable[[Mapping[str, torch.Tensor]], None]] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    mismatched: list[str] = field(default_factory=list)
+
+    def fill(self, slot: Slot, tensor: torch.Tensor) -> None:
+        """Fill an existing tensor, if it fits."""
+        if tuple(tensor.shape) != slot.shape:
+            self.mismatched.append(
+                f"{slot.name}: shape {list(slot.shape)} in the checkpoint, "
+                f"{list(tensor.shape)} in the target"
+            )
+        elif dtype_name(tensor) != slot.dtype and not self.cast:
+            self.mismatched.append(
+                f"{slot.name}: {slot.dtype} in the checkpoint, {dtype_name(tensor)} in the target"
+            )
+        else:
+            self.fills.append((slot, tensor))
+
+    def want(self, value: Any, device: torch.device | None = None) -> None:
+        """Read the tensors in ``value`` into memory of their own."""
+        for slot in slots_in(value):
+            self.fresh[slot.name] = (slot, device or torch.device("cpu"))
+
+    def then(self, action: Callable[[Mapping[str, torch.Tensor]], None]) -> None:
+        """Do something when all tensors have been read; it gets those of :meth:`want` by name."""
+        self.actions.append(action)
+
+
+def slots_in(value: Any) -> Iterator[Slot]:
+    """The tensors in a state."""
+    if isinstance(value, Slot):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from slots_in(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from slots_in(item)
+
+
+def filled(value: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
+    """A state with its slots replaced by tensors."""
+    if isinstance(value, Slot):
+        return tensors[value.name]
+    if isinstance(value, dict):
+        copy = value.copy()
+        for key, item in value.items():
+            copy[key] = filled(item, tensors)
+        return copy
+    if type(value) is list:
+        return [filled(item, tensors) for item in value]
+    if type(value) is tuple:
+        return tuple(filled(item, tensors) for item in value)
+    return value
+
+
+def match(value: Any, target: Any, place: str, plan: Match, assign: Assign | None) -> None:
+    """Find out what of ``value`` goes where in ``target``.
+
+    Args:
+        assign: puts another object into the target's place, where that can be done.
+    """
+    if isinstance(target, torch.nn.Module):
+        _match_module(value, target, place, plan)
+    elif isinstance(target, torch.optim.Optimizer):
+        _match_optimizer(value, target, place, plan)
+    elif isinstance(target, torch.Tensor):
+        if isinstance(value, Slot):
+            plan.fill(value, target)
+        else:
+            plan.mismatched.append(f"{place}: no tensor in the checkpoint, a tensor in the target")
+    elif isinstance(target, MutableMapping):
+        _match_mapping(value, target, place, plan)
+    elif isinstance(target, (list, tuple)):
+        _match_sequence(value, target, place, plan, assign)
+    elif hasattr(target, "load_state_dict"):
+        plan.want(value)
+        plan.then(lambda tensors: target.load_state_dict(filled(value, tensors)))
+    elif assign is not None:
+        put = assign
+        plan.want(value)
+        plan.then(lambda tensors: put(filled(value, tensors)))
+
+
+def _match_mapping(value: Any, target: Any, place: str, plan: Match) -> None:
+    if not isinstance(value, Mapping):
+        plan.mismatched.append(f"{place}: {type(value).__name__} in the checkpoint, a dict expected")
+        return
+    for key, item in target.items():
+        below = join(place, str(key))
+        if key in value:
+            match(value[key], item, below, plan, partial(target.__setitem__, key))
+        else:
+            plan.missing += tensors_below(item, below)
+    for key, item in value.items():
+        if key not in target:
+            plan.unexpected += [slot.name for slot in slots_in(item)]
+
+
+def _match_sequence(
+    value: Any, target: Any, place: str, plan: Match, assign: Assign | None
+) -> None:
+    if not isinstance(value, (list, tuple)) or len(value) != len(target):
+        plan.mismatched.append(
+            f"{place}: the checkpoint does not have a sequence of {len(target)} here"
+        )
+        return
+    for position, (item, old) in enumerate(zip(value, target)):
+        put = partial(target.__setitem__, position) if isinstance(target, list) else None
+        match(item, old, join(place, str(position)), plan, put)
+    if isinstance(target, tuple) and assign is not None and not any(slots_in(value)):
+        plain = assign
+        plan.then(lambda _: plain(value))
+
+
+def tensors_below(target: Any, place: str) -> list[str]:
+    """Names of the tensors in a target."""
+    if isinstance(target, torch.Tensor):
+        return [place]
+    if isinstance(target, torch.nn.Module):
+        target = target.state_dict()
+    if isinstance(target, torch.optim.Optimizer):
+        return [place]
+    if isinstance(target, Mapping):
+        pairs: Any = target.items()
+    elif isinstance(target, (list, tuple)):
+        pairs = enumerate(target)
+    else:
+        return []
+    return [name for key, item in pairs for name in tensors_below(item, join(place, str(key)))]
+
+
+def _match_module(value: Any, module: torch.nn.Module, place: str, plan: Match) -> None:
+    if not isinstance(value, Mapping):
+        plan.mismatched.append(f"{place}: no state dict in the checkpoint, a module in the target")
+        return
+    own = module.state_dict()
+    for key, item in own.items():
+        below = join(place, key)
+        if key.endswith("_extra_state"):
+            if key in value:
+                owner = module.get_submodule(key.removesuffix("_extra_state").rstrip("."))
+                plan.want(value[key])
+                plan.then(partial(_set_extra_state, owner, value[key]))
+        elif key in value:
+            match(value[key], item, below, plan, None)
+        else:
+            plan.missing.append(below)
+    for key, item in value.items():
+        if key not in own:
+            plan.unexpected += [slot.name for slot in slots_in(item)]
+
+
+def _set_extra_state(
+    owner: torch.nn.Module, value: Any, tensors: Mapping[str, torch.Tensor]
+) -> None:
+    owner.set_extra_state(filled(value, tensors))
+
+
+def _match_optimizer(
+    value: Any, optimizer: torch.optim.Optimizer, place: str, plan: Match
+) -> None:
+    groups = value.get("param_groups") if isinstance(value, Mapping) else None
+    states = value.get("state") if isinstance(value, Mapping) else None
+    sizes = [len(group["params"]) for group in optimizer.param_groups]
+    if (
+        not isinstance(states, Mapping)
+        or not isinstance(groups, list)
+        or [len(group.get("params", ())) for group in groups] != sizes
+    ):
+        plan.mismatched.append(
+            f"{place}: the checkpoint has no optimizer state with groups of {sizes} parameters"
+        )
+        return
+    parameter: dict[Any, tuple[torch.Tensor, dict[str, Any]]] = {}
+    for saved, group in zip(groups, optimizer.param_groups):
+        for number, tensor in zip(saved["params"], group["params"]):
+            parameter[number] = tensor, group
+        hyper = {key: item for key, item in saved.items() if key != "params"}
+        plan.want(hyper)
+        plan.then(partial(_update, group, hyper))
+    for number, saved in states.items():
+        below = join(join(place, "state"), str(number))
+        if number not in parameter or not isinstance(saved, Mapping):
+            plan.unexpected += [slot.name for slot in slots_in(saved)]
+            continue
+        tensor, group = parameter[number]
+        own = optimizer.state.get(tensor, {})
+        fresh = {}
+        for key, item in saved.items():
+            if isinstance(item, Slot) and isinstance(own.get(key), torch.Tensor):
+                plan.fill(item, own[key])
+                continue
+            fresh[key] = item
+            # As torch does: a step counter stays on the host unless the kernel reads it there.
+            on_host = key == "step" and not (group.get("capturable") or group.get("fused"))
+            plan.want(item, None if on_host else tensor.device)
+        plan.then(partial(_update_state, optimizer, tensor, fresh))
+        plan.missing += [
+            join(below, key)
+            for key, item in own.items()
+            if isinstance(item, torch.Tensor) and key not in saved
+        ]
+
+
+def _update(group: dict[str, Any], hyper: Any, tensors: Mapping[str, torch.Tensor]) -> None:
+    group.update(filled(hyper, tensors))
+
+
+def _update_state(
+    optimizer: torch.optim.Optimizer,
+    parameter: torch.Tensor,
+    fresh: Any,
+    tensors: Mapping[str, torch.Tensor],
+) -> None:
+    optimizer.state[parameter].update(filled(fresh, tensors))
+
+
+class SlotDoor:
+    """Reads a state with slots in the place of tensors; what is no plain tensor is read at once."""
+
+    def __init__(
+        self, container: Container, wishes: Wishes, read: Callable[[Iterable[str]], Any]
+    ) -> None:
+        self._by_name = container.manifest.by_name
+        self._chosen = wishes.chosen
+        self._read = read
+
+    def is_tensor(self, value: object) -> bool:
+        return isinstance(value, Slot)
+
+    def put(self, value: Any, name: str) -> Any:
+        raise NotImplementedError
+
+    put_array = put
+
+    def get(self, tag: str, body: Any, place: str) -> Any:
+        found = list(tensor_names({tag: body}))
+        if not all(self._chosen(name) for name, _, _ in found):
+            return OMIT
+        if tag in ("$tensor", "$view") or (len(found) == 1 and tag in _WRAPPERS):
+            name, kind, inner = found[0]
+            if kind == "$tensor":
+                entry = self._by_name[name]
+                return Slot(name, name, entry.dtype, entry.shape, None)
+            return Slot(name, inner["of"], inner["dtype"], tuple(inner["shape"]), inner)
+        return self._door(found).get(tag, body, place)
+
+    def get_array(self, body: Any, place: str) -> Any:
+        found = list(tensor_names(body))
+        if not all(self._chosen(name) for name, _, _ in found):
+            return OMIT
+        return self._door(found).get_array(body, place)
+
+    def _door(self, found: list[tuple[str, str, Any]]) -> StateReader:
+        records = [name if tag == "$tensor" else body["of"] for name, tag, body in found]
+        return StateReader(self._read(records), {name for name, _, _ in found})
+
+
+_WRAPPERS = ("$parameter", "$requires_grad")
+
+
+class _Fan:
+    """One record that goes into several tensors."""
+
+    def __init__(self, targets: list[Target]) -> None:
+        self._targets = targets
+
+    def window(self, start: int, stop: int) -> memoryview | None:
+        """Memory only when there is but one."""
+        return self._targets[0].window(start, stop) if len(self._targets) == 1 else None
+
+    def write(self, start: int, data: memoryview) -> None:
+        """Copy into each."""
+        for target in self._targets:
+            window = target.window(start, start + len(data))
+            if window is None:
+                target.write(start, data)
+            else:
+                window[:] = data
+
+
+def load_into(
+    target: Any,
+    path: str | os.PathLike[str],
+    *,
+    strict: bool = True,
+    include: Selector | None = None,
+    exclude: Selector | None = None,
+    cast: bool = False,
+    verify: bool = True,
+    threads: int | None = None,
+    progress: bool = False,
+    limits: Limits | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+) -> LoadResult:
+    """Copy a checkpoint into ``target`` in place, chunk by chunk, without a second copy of the state.
+
+    Args:
+        target: a nesting of dicts and lists shaped as the saved state, with tensors, modules,
+            optimizers and objects with ``load_state_dict`` in it; or one of these alone. Values that are
+            not tensors are replaced by the saved ones. Optimizer state keeps its saved dtype, and is created where the
+            optimizer has none yet.
+        strict: raise when the tensors of target and checkpoint differ; ``False`` copies what fits.
+        include, exclude: as for :func:`jsonckpt.load`; what is left out is not missed.
+        cast: allow another dtype in the target; values are converted.
+        verify, threads, progress, limits, storage_options: as for :func:`jsonckpt.load`.
+
+    Returns:
+        a :class:`LoadResult`.
+
+    Raises:
+        StateMismatchError: with all names; nothing has been changed.
+        JsonckptError: damage found while copying: the target is then partly overwritten.
+
+    >>> import tempfile, torch, jsonckpt
+    >>> model = torch.nn.Linear(2, 1)
+    >>> with tempfile.TemporaryDirectory() as directory:
+    ...     _ = jsonckpt.save({"model": model.state_dict(), "epoch": 3}, directory)
+    ...     state = {"model": torch.nn.Linear(2, 1), "epoch": 0}
+    ...     jsonckpt.load_into(state, directory).loaded, state["epoch"]
+    (('/model/weight', '/model/bias'), 3)
+    """
+    limits = limits or DEFAULT_LIMITS
+    count = thread_count(threads)
+    container = open_container(path, limits=limits, storage_options=storage_options)
+    wishes = Wishes.of(include, exclude)
+
+    def read_tensors(records: Iterable[str]) -> dict[str, torch.Tensor]:
+        made = {}
+        for record in records:
+            entry = container.manifest.by_name[record]
+            made[record] = Target.allocate(entry.dtype, entry.shape, device=torch.device("cpu"))
+        read(made)
+        return {record: target.finish() for record, target in made.items()}
+
+    def read(sinks: Mapping[str, Any], advance: Callable[[int], None] | None = None) -> None:
+        for shard, entries in container.shards():
+            container.read(
+                shard, entries, sinks, limits=limits, threads=count, verify=verify,
+                progress=advance,
+            )  # fmt: skip
+
+    try:
+        Loading(container.manifest.state, wishes).check(container.manifest.by_name)
+        door = SlotDoor(container, wishes, read_tensors)
+        value = decode_state(container.manifest.state, door, rules=default_rules())
+    except JsonckptError as error:
+        raise error.at(file=container.path)
+    plan = Match(cast)
+    match(value, target, "", plan, None)
+    plan.missing = [name for name in plan.missing if wishes.chosen(name)]
+    if strict and (plan.missing or plan.unexpected or plan.mismatched):
+        raise StateMismatchError(
+            "the checkpoint and the target differ; nothing has been changed",
+            missing=plan.missing,
+            unexpected=plan.unexpected,
+            mismatched=plan.mismatched,
+            file=container.path,
+            hint="Pass strict=False to copy what fits, include= or exclude= to choose, "
+            "cast=True to convert dtypes.",
+        )
+    sinks: dict[str, list[Target]] = {}
+    views: list[tuple[Slot, torch.Tensor | None]] = []
+    made: dict[str, tuple[Slot, Target]] = {}
+    bases: set[str] = set()
+    for slot, tensor in plan.fills:
+        if slot.view is None:
+            into = Target.into(tensor, slot.dtype, slot.shape, cast=cast)
+            sinks.setdefault(slot.record, []).append(into)
+        else:
+            views.append((slot, tensor))
+            bases.add(slot.record)
+    for name, (slot, device) in plan.fresh.items():
+        if slot.view is None:
+            fresh = Target.allocate(slot.dtype, slot.shape, device=device)
+            made[name] = slot, fresh
+            sinks.setdefault(slot.record, []).append(fresh)
+        else:
+            views.append((slot, None))
+            bases.add(slot.record)
+    base_targets = {}
+    for record in bases:
+        entry = container.manifest.by_name[record]
+        base_targets[record] = Target.allocate(
+            entry.dtype, entry.shape, device=torch.device("cpu")
+        )
+        sinks.setdefault(record, []).append(base_targets[record])
+    total = sum(container.manifest.by_name[record].nbytes for record in sinks)
+    with progress_bar("load", total, show=progress) as advance:
+        read({record: _Fan(targets) for record, targets in sinks.items()}, advance)
+    tensors = {name: target_.finish() for name, (_, target_) in made.items()}
+    for targets in sinks.values():
+        for target_ in targets:
+            target_.finish()
+    loaded_bases = {record: target_.finish() for record, target_ in base_targets.items()}
+    for slot, tensor_ in views:
+        viewed = StateReader(loaded_bases, {slot.name}).get("$view", slot.view, slot.name)
+        if tensor_ is None:
+            tensors[slot.name] = viewed.to(plan.fresh[slot.name][1])
+        else:
+            with torch.no_grad():
+                tensor_.copy_(viewed)
+    for action in plan.actions:
+        action(tensors)
+    return LoadResult(
+        tuple(dict.fromkeys([*(slot.name for slot, _ in plan.fills), *plan.fresh])),
+        tuple(plan.missing),
+        tuple(plan.unexpected),
+        tuple(plan.mismatched),
+    )
