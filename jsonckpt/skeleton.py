@@ -162,7 +162,9 @@ class SkeletonReader:
         self._payload_noted = False
         self._ranges: list[tuple[int, int]] = []
         self._index = bytearray()
-        self._parser = ijson.basic_parse_coro(self._assemble())
+        events = self._assemble()
+        next(events)
+        self._parser = ijson.basic_parse_coro(events)
         self._send(b"[")
 
     # --- what the readers call --------------------------------------------------------------
@@ -224,8 +226,8 @@ class SkeletonReader:
 
     def end_run(self) -> None:
         """The end of a run of records: nothing may be open."""
+        self.text(b"\n")  # not in the file: it completes the last line
         self.position -= 1
-        self.text(b"\n")
         if self.header is not None:
             raise FormatError("the record does not end where its range ends", tensor=self.header.name)
 
