@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -18,6 +18,7 @@ from jsonckpt.codecs import Coder
 from jsonckpt.dtypes import DTYPES
 from jsonckpt.errors import (
     CheckpointExistsError,
+    CheckpointNotFoundError,
     FormatError,
     JsonckptError,
     LimitError,
@@ -27,12 +28,14 @@ from jsonckpt.limits import DEFAULT_LIMITS, exceeds
 from jsonckpt.manifest import (
     MANIFEST_FORMAT,
     MANIFEST_NAME,
+    Entry,
     Manifest,
     ShardFile,
     dump_manifest,
     parse_identity,
     parse_manifest,
 )
+from jsonckpt.opening import Place
 from jsonckpt.pipeline import default_threads
 from jsonckpt.progress import progress_bar
 from jsonckpt.sharing import StateWriter
@@ -195,11 +198,7 @@ def save(
             _check_target(target, overwrite=overwrite)
     contents = _encode(state, metadata, options)
     if remote:
-        from jsonckpt.remote import save_remote
-
-        result = save_remote(
-            contents, text_path, options, overwrite=overwrite, storage_options=storage_options
-        )
+        result = _save_remote(contents, text_path, options, overwrite, storage_options)
     elif target is None:
         result = _save_stream(contents, path, options)
     elif is_single(target.name):
@@ -282,7 +281,7 @@ def _check_target(target: Path, *, overwrite: bool) -> None:
             raise CheckpointExistsError(
                 "there is a checkpoint", file=target, hint="Pass overwrite=True to replace it."
             )
-        _old_shards(target)
+        _replaced(storage.LocalPlace(target))
     elif foreign := sorted(name for name in inside if not _may_be_ours(name)):
         raise CheckpointExistsError(
             f"the directory is not empty and holds no checkpoint (there is {foreign[0]!r})",
@@ -302,20 +301,23 @@ def _may_be_ours(name: str) -> bool:
     return True
 
 
-def _old_shards(directory: Path) -> list[str]:
+def _replaced(place: Place) -> list[str]:
     """The shards that the present manifest names: what an overwrite removes at its very end.
 
     Raises:
         CheckpointExistsError: the manifest is some other program's.
     """
+    text = b""
     try:
-        text = storage.read_manifest(directory, DEFAULT_LIMITS.manifest_bytes)
+        text = place.manifest(DEFAULT_LIMITS.manifest_bytes)
         return [shard.file for shard in parse_manifest(text, DEFAULT_LIMITS).shards]
+    except CheckpointNotFoundError:
+        return []
     except JsonckptError as error:
         if isinstance(error, FormatError) and MANIFEST_FORMAT.encode() not in text[:4096]:
             raise CheckpointExistsError(
                 f"the {MANIFEST_NAME} in this directory is another program's",
-                file=directory,
+                file=place.where(MANIFEST_NAME),
                 hint="Choose another directory.",
             ) from error
         # A damaged manifest of ours: its checkpoint is lost already, its shards stay for a rescue.
@@ -462,6 +464,59 @@ def _save_stream(contents: _Contents, stream: Any, options: _Options) -> dict[st
     }
 
 
+def _save_remote(
+    contents: _Contents,
+    url: str,
+    options: _Options,
+    overwrite: bool,
+    storage_options: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    from jsonckpt.remote import RemoteTarget
+
+    target = RemoteTarget(url, storage_options)
+    single = is_single(url)
+    target.check(single=single, overwrite=overwrite)
+    shards: list[ShardFile] = []
+    entries: list[Entry] = []
+    try:
+        with progress_bar("save", contents.nbytes, show=options.progress) as advance:
+            for number, name, plans in _shards(contents, options, single=single):
+                with target.open(None if single else name) as stream:
+                    output: Output = StreamOutput(stream)
+                    if name.endswith(".zst") or (single and url.endswith(".zst")):
+                        output = ZstdOutput(output, level=options.level)
+                    text = _write(
+                        output, contents, options, plans=plans, shard=number, single=single,
+                        progress=advance,
+                    )  # fmt: skip
+                shards.append(ShardFile(name, output.written, text.position, text.seal))
+                entries += text.entries
+        if not single:
+            manifest = _manifest(contents, options, shards, entries)
+            dumped = _dump(manifest)
+            replaced = _replaced(target.place())
+            target.commit(dumped)
+    except BaseException:
+        target.abandon()
+        raise
+    if single:
+        return {
+            "path": url,
+            "digest": text.seal,
+            "stored_bytes": output.written,
+            "files": (url.rpartition("/")[2],),
+            "durability": "best-effort",
+        }
+    target.remove(replaced)
+    return {
+        "path": url,
+        "digest": f"sha256:{hashlib.sha256(dumped).hexdigest()}",
+        "stored_bytes": len(dumped) + sum(shard.bytes for shard in shards),
+        "files": (*(shard.file for shard in shards), MANIFEST_NAME),
+        "durability": "best-effort",
+    }
+
+
 def _save_file(contents: _Contents, target: Path, options: _Options) -> dict[str, Any]:
     target = target.resolve()
     storage.make_directory(target.parent, sync=options.sync)
@@ -480,12 +535,11 @@ def _save_file(contents: _Contents, target: Path, options: _Options) -> dict[str
     except BaseException:
         file.abandon()
         raise
-    size = output.written if target.name.endswith(".zst") else text.position
     durable = storage.commit(temporary, target, None, sync=options.sync)
     return {
         "path": str(target),
         "digest": text.seal,
-        "stored_bytes": size,
+        "stored_bytes": output.written,
         "files": (target.name,),
         "durability": _durability(options, durable),
     }
@@ -498,15 +552,10 @@ def _save_directory(contents: _Contents, target: Path, options: _Options) -> dic
     try:
         with progress_bar("save", contents.nbytes, show=options.progress) as advance:
             manifest = _write_shards(contents, target, options, files, advance)
-        text = dump_manifest(manifest)
-        if exceeds(len(text), DEFAULT_LIMITS.manifest_bytes):
-            raise LimitError(
-                f"the manifest takes {len(text)} bytes; readers accept at most "
-                f"{DEFAULT_LIMITS.manifest_bytes}",
-                hint="Pass a larger chunk_size, or put large data into tensors.",
-            )
+        text = _dump(manifest)
         durable = not options.sync or storage.fsync_directory(target)
-        replaced = _old_shards(target) if (target / MANIFEST_NAME).exists() else []
+        has_old = (target / MANIFEST_NAME).exists()
+        replaced = _replaced(storage.LocalPlace(target)) if has_old else []
         committed = storage.commit(
             target / f".manifest-{contents.save_id[:12]}.tmp",
             target / MANIFEST_NAME,
@@ -538,29 +587,40 @@ def _write_shards(
     files: list[storage.NewFile],
     advance: Callable[[int], None] | None,
 ) -> Manifest:
-    compressed = options.encoding == "list" and options.compression == "zstd"
-    shards, entries = [], []
-    estimates = [plan.text_estimate(p, contents.sources[p.source].dtype) for p in contents.plans]
-    for number, members in enumerate(plan.assign_shards(estimates, options.max_shard_size)):
-        name = names.shard_name(contents.save_id, number + 1, compressed=compressed)
+    shards: list[ShardFile] = []
+    entries: list[Entry] = []
+    for number, name, plans in _shards(contents, options, single=False):
         file = storage.NewFile(target / name)
         files.append(file)
         output: Output = FileOutput(file)
-        if compressed:
+        if name.endswith(".zst"):
             output = ZstdOutput(output, level=options.level)
         text = _write(
-            output,
-            contents,
-            options,
-            plans=[contents.plans[member] for member in members],
-            shard=number,
-            single=False,
-            progress=advance,
+            output, contents, options, plans=plans, shard=number, single=False, progress=advance
         )
         file.finish(sync=options.sync)
-        size = output.written if compressed else text.position
-        shards.append(ShardFile(name, size, text.position, text.seal))
+        shards.append(ShardFile(name, output.written, text.position, text.seal))
         entries += text.entries
+    return _manifest(contents, options, shards, entries)
+
+
+def _shards(
+    contents: _Contents, options: _Options, *, single: bool
+) -> Iterator[tuple[int, str, Sequence[plan.RecordPlan]]]:
+    """Number, file name and records of each shard."""
+    if single:
+        yield 0, "", contents.plans
+        return
+    compressed = options.encoding == "list" and options.compression == "zstd"
+    estimates = [plan.text_estimate(p, contents.sources[p.source].dtype) for p in contents.plans]
+    for number, members in enumerate(plan.assign_shards(estimates, options.max_shard_size)):
+        name = names.shard_name(contents.save_id, number + 1, compressed=compressed)
+        yield number, name, [contents.plans[member] for member in members]
+
+
+def _manifest(
+    contents: _Contents, options: _Options, shards: Sequence[ShardFile], entries: Sequence[Entry]
+) -> Manifest:
     return Manifest(
         contents.save_id,
         contents.created_at,
@@ -571,6 +631,17 @@ def _write_shards(
         tuple(shards),
         tuple(entries),
     )
+
+
+def _dump(manifest: Manifest) -> bytes:
+    text = dump_manifest(manifest)
+    if exceeds(len(text), DEFAULT_LIMITS.manifest_bytes):
+        raise LimitError(
+            f"the manifest takes {len(text)} bytes; readers accept at most "
+            f"{DEFAULT_LIMITS.manifest_bytes}",
+            hint="Pass a larger chunk_size, or put large data into tensors.",
+        )
+    return text
 
 
 def _durability(options: _Options, durable: bool) -> str:

@@ -56,8 +56,8 @@ class Output(Protocol):
     def put(self, offset: int, buffers: Sequence[Any]) -> None:
         """Take text that belongs at ``offset`` of the text."""
 
-    def end(self) -> None:
-        """There is no more."""
+    def end(self, length: int) -> None:
+        """There is no more; the text had ``length`` bytes."""
 
 
 class FileOutput:
@@ -72,11 +72,10 @@ class FileOutput:
     def put(self, offset: int, buffers: Sequence[Any]) -> None:
         """Write at the offset."""
         self._file.write_at(offset, buffers)
-        # Pieces land in any order; the file ends where the farthest ends.
-        self.written = max(self.written, offset + sum(len(buffer) for buffer in buffers))
 
-    def end(self) -> None:
+    def end(self, length: int) -> None:
         """Nothing is held back."""
+        self.written = length
 
 
 class StreamOutput:
@@ -98,8 +97,9 @@ class StreamOutput:
                 count = self._stream.write(view)
                 view = view[len(view) if count is None else count :]
 
-    def end(self) -> None:
+    def end(self, length: int) -> None:
         """Flush what the stream holds."""
+        assert length == self.written
         flush = getattr(self._stream, "flush", None)
         if flush is not None:
             flush()
@@ -124,11 +124,12 @@ class ZstdOutput:
         if len(self._held) >= _FRAME_TEXT:
             self._compress()
 
-    def end(self) -> None:
+    def end(self, length: int) -> None:
         """Compress the rest."""
+        del length
         if self._held:
             self._compress()
-        self._output.end()
+        self._output.end(self.written)
 
     def _compress(self) -> None:
         frame = self._compressor.compress(self._held)
@@ -225,7 +226,7 @@ def write_shard(
     )
     start = text.position
     output.put(start, [text.finish()])
-    output.end()
+    output.end(text.position)
     return text
 
 
