@@ -5,7 +5,7 @@ from __future__ import annotations
 from jsonckpt.errors import LimitError, quote
 from jsonckpt.names import join
 
-__all__ = ["Siblings", "check_name", "child", "shown"]
+__all__ = ["Siblings", "check_name", "child", "label", "shown"]
 
 _MAX_NAME_BYTES = 1024
 
@@ -24,6 +24,22 @@ def child(place: str, key: str) -> str:
     if key.isprintable() and "/" not in key and "~" not in key:
         return f"{place}/{key}"
     return join(place, key)
+
+
+def label(key: object, *, is_tensor: bool) -> str:
+    """What stands for a dictionary's key in places. It need not say the key exactly."""
+    if type(key) is str:
+        return key
+    if type(key) is int and key.bit_length() > 2048:
+        return hex(key)
+    if is_tensor:
+        return type(key).__name__
+    try:
+        return str(key)
+    except Exception:
+        # A key whose text cannot be had (a tuple with an integer of very many digits, a faulty
+        # __str__) is still written by its rule, and that is what counts.
+        return type(key).__name__
 
 
 class Siblings:

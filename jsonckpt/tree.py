@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol, TypeAlias, cas
 
 from jsonckpt.checks import array, check_hashes, distinct, full_name, refuse
 from jsonckpt.errors import FormatError, LimitError, UnsupportedTypeError, quote
-from jsonckpt.jsontext import Json, collector_paused, is_text
-from jsonckpt.places import Siblings, check_name, child, shown
+from jsonckpt.jsontext import Json, collector_paused, dump, is_text
+from jsonckpt.places import Siblings, check_name, child, label, shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,7 +44,7 @@ TENSOR_TAGS: Final = frozenset(
 #: Integers of more decimal digits than this are tagged: sys.set_int_max_str_digits() may go as
 #: low as 640, and then Python itself neither prints nor reads longer ones.
 _MAX_DIGITS = 640
-_BIG: Final = 10**_MAX_DIGITS
+_BIG: Final[int] = 10**_MAX_DIGITS
 #: No single rule, and no door, adds more levels than this by itself.
 _RULE_LEVELS = 10
 
@@ -188,6 +188,11 @@ def tensor_names(value: Json) -> Iterator[tuple[str, str, Json]]:
             yield name, tag, body
 
 
+def has_tensors(value: Json) -> bool:
+    """Whether a state tree refers to any tensor."""
+    return next(tensor_names(value), None) is not None
+
+
 class Encoder:
     """One encoding under way. Rules get it to write what their values hold."""
 
@@ -214,7 +219,9 @@ class Encoder:
             self._too_deep(place)
         if (seen_at := self._open.get(id(value))) is not None:
             raise UnsupportedTypeError(
-                f"the state contains itself at {_quoted(place)} (first seen at {_quoted(seen_at)})"
+                f"the state contains itself at {quote(place, 200)} (first seen at"
+                f" {quote(seen_at, 200) if seen_at else 'its root'})",
+                hint="JSON has no references: break the cycle before saving.",
             )
         self._open[id(value)] = place
         result: Json
@@ -247,10 +254,6 @@ class Encoder:
         """Hand an array to the door, see :meth:`TensorDoor.put_array`."""
         check_name(place)
         return self._door.put_array(array, place)
-
-    def is_tensor(self, value: object) -> bool:
-        """Whether the door takes the value."""
-        return self._door.is_tensor(value)
 
     def sequence(self, values: Iterable[object], place: str, level: int) -> list[Json]:
         """The JSON array of values that stand at the positions below ``place``."""
@@ -289,14 +292,20 @@ class Encoder:
             self._too_deep(place)
         below = below or Siblings(place)
         result: list[Json] = []
+        tensor_keys: set[bytes] = set()
         for key, value in values.items():
-            at = below.child(self._label(key))
-            # A key has a place, too: a tuple may hold a tensor, and errors must say where.
-            written = (
-                cast(Json, key)
-                if _is_plain(key, type(key))
-                else self.write(key, below.beside(at, "key"), level + 2)
-            )
+            plain = _is_plain(key, type(key))
+            at = below.child(label(key, is_tensor=not plain and self._door.is_tensor(key)))
+            written = cast(Json, key)
+            if not plain:
+                # A key has a place, too: a tuple may hold a tensor, and errors must say where.
+                written = self.write(key, below.beside(at, "key"), level + 2)
+                if has_tensors(written):
+                    if (text := dump(written)) in tensor_keys:
+                        raise self.unsupported(
+                            key, at, "Another key is the same memory, and they would become one."
+                        )
+                    tensor_keys.add(text)
             result.append([written, self.write(value, at, level + 2)])
         return result
 
@@ -307,22 +316,6 @@ class Encoder:
         if has_object_keys(values):
             return self.members(values, place, level, below)
         return self.pairs(values, place, level, below)
-
-    def _label(self, key: object) -> str:
-        """What stands for a key in places. Only a label: it need not say the key exactly."""
-        kind = type(key)
-        if kind is str:
-            return cast(str, key)
-        if kind is int and not -_BIG < cast(int, key) < _BIG:
-            return hex(cast(int, key))
-        if self._door.is_tensor(key):
-            return kind.__name__
-        try:
-            return str(key)
-        except Exception:
-            # A key whose text cannot be had (a tuple with an integer of many digits, a faulty
-            # __str__) is still written by its rule, and that is what counts.
-            return kind.__name__
 
     def unsupported(
         self, value: object, place: str, hint: str | None = None
@@ -353,14 +346,12 @@ def _is_plain(value: object, kind: type) -> bool:
         return math.isfinite(cast(float, value))
     if kind is int:
         return -_BIG < cast(int, value) < _BIG
-    return kind is bool or value is None
+    return value is None or kind is bool
 
 
 def has_object_keys(values: Mapping[Any, object]) -> bool:
     """Whether all keys are strings that the members of a plain JSON object may have."""
-    if not all(type(key) is str for key in values):
-        return False
-    return not any(key.startswith("$") or not is_text(key) for key in values)
+    return all(type(key) is str and key[:1] != "$" and is_text(key) for key in values)
 
 
 def _height(value: Json) -> int:
@@ -474,7 +465,3 @@ class Decoder:
             if key[:1] == "$":
                 refuse(place, "[key, value] pairs where a key begins with '$'", body)
         return self.members(body, place)
-
-
-def _quoted(place: str) -> str:
-    return place if place.isprintable() and 0 < len(place) < 200 else quote(place, 200)
