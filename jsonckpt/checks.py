@@ -1,0 +1,184 @@
+"""Checks on the JSON of a state tree, and the words of its errors. Pure.
+
+Every function takes the ``place`` of what it looks at, a JSON Pointer into the state, and raises
+:class:`FormatError` that gives the place, what was expected and what was found. ``bool`` is never
+an integer here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn, TypeVar
+
+import pybase64
+
+from jsonckpt.errors import FormatError, LimitError, quote
+from jsonckpt.jsontext import Json
+from jsonckpt.places import shown
+
+__all__ = [
+    "array",
+    "binary",
+    "check_hashes",
+    "distinct",
+    "full_name",
+    "integer",
+    "integers",
+    "member",
+    "members",
+    "refuse",
+    "text",
+]
+
+_T = TypeVar("_T")
+_HEXADECIMAL = re.compile(r"-?0x[0-9a-f]+", re.ASCII)
+#: Longest integer that takes part in arithmetic while reading (the greatest common divisor of a
+#: fraction, the length of a range): the time for it grows with the square of the length.
+MAX_BITS = 16_384
+_MAX_WITH_ONE_HASH = 1000
+
+
+def full_name(kind: type) -> str:
+    """A type's name with its module.
+
+    >>> import collections
+    >>> full_name(collections.OrderedDict), full_name(int)
+    ('collections.OrderedDict', 'int')
+    """
+    if kind.__module__ == "builtins":
+        return kind.__qualname__
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def refuse(place: str, expected: str, found: Json, cause: BaseException | None = None) -> NoReturn:
+    """Raise the error for JSON that is not what its tag asks for."""
+    raise FormatError(f"{shown(place)}: expected {expected}, found {_described(found)}") from cause
+
+
+def _described(value: Json) -> str:
+    if type(value) is dict:
+        return f"an object with {len(value)} members, {quote(list(value)[:3])}"
+    if type(value) is list:
+        return f"an array of {len(value)} elements"
+    if type(value) is int and value.bit_length() > 256:
+        return f"an integer of {value.bit_length()} bits"
+    return quote(value)
+
+
+def array(body: Json, place: str, length: int | None = None) -> list[Json]:
+    """A JSON array, of so many elements if ``length`` is given."""
+    if type(body) is not list or (length is not None and len(body) != length):
+        refuse(place, "an array" if length is None else f"an array of {length} elements", body)
+    return body
+
+
+def members(body: Json, place: str, *required: str) -> dict[str, Json]:
+    """A JSON object that has the required members; others are allowed."""
+    if type(body) is not dict or not all(name in body for name in required):
+        refuse(place, f"an object with the members {', '.join(required)}", body)
+    return body
+
+
+def member(body: dict[str, Json], name: str, place: str, kind: type[_T]) -> _T:
+    """A member of an object, of exactly this type."""
+    value = body[name]
+    if type(value) is not kind:
+        refuse(f"{place}/{name}", {str: "a string", bool: "true or false"}[kind], value)
+    return value
+
+
+def text(body: Json, place: str, expected: str = "a string") -> str:
+    """A string. One with lone surrogates stands there as ``{"$str": base64}``."""
+    if type(body) is dict and list(body) == ["$str"]:
+        raw = binary(body["$str"], f"{place}/$str")
+        try:
+            return raw.decode("utf-8", "surrogatepass")
+        except UnicodeDecodeError as error:
+            refuse(f"{place}/$str", "base64 of UTF-8, surrogates allowed", body["$str"], error)
+    if type(body) is not str:
+        refuse(place, expected, body)
+    return body
+
+
+def binary(body: Json, place: str) -> bytes:
+    """The bytes of a base64 string in its one canonical spelling."""
+    if type(body) is not str:
+        refuse(place, "a base64 string", body)
+    try:
+        raw = pybase64.b64decode(body, validate=True)
+    except ValueError as error:
+        refuse(place, "base64 with padding", body, error)
+    if pybase64.b64encode(raw) != body.encode():
+        refuse(place, "base64 without bits beyond its last byte", body)
+    return raw
+
+
+def integer(body: Json, place: str, max_bits: int = MAX_BITS) -> int:
+    """An integer: a JSON number, or ``{"$int": "0x…"}`` where it has very many digits.
+
+    Raises:
+        LimitError: longer than ``max_bits``.
+    """
+    if type(body) is dict and list(body) == ["$int"]:
+        value = hexadecimal(body["$int"], f"{place}/$int")
+    elif type(body) is int:
+        value = body
+    else:
+        refuse(place, "an integer", body)
+    if value.bit_length() > max_bits:
+        raise LimitError(
+            f"{shown(place)}: an integer of {value.bit_length()} bits; the limit here is {max_bits}"
+        )
+    return value
+
+
+def integers(body: Json, place: str, length: int | None = None) -> list[int]:
+    """An array of integers."""
+    return [
+        integer(element, f"{place}/{position}")
+        for position, element in enumerate(array(body, place, length))
+    ]
+
+
+def hexadecimal(body: Json, place: str) -> int:
+    """The integer of ``"0x…"`` or ``"-0x…"``, however long."""
+    if type(body) is not str or not _HEXADECIMAL.fullmatch(body):
+        refuse(place, "an integer as '0x' and lower-case hexadecimal digits", body)
+    # Unlike decimal digits, hexadecimal ones are read in linear time and without Python's limit.
+    return int(body, 16)
+
+
+def distinct(make: Callable[[list[Any]], Any], values: list[Any], place: str, what: str) -> Any:
+    """``make(values)``, when none of the values is lost as a duplicate of another."""
+    try:
+        result = make(values)
+    except RecursionError:
+        raise
+    except Exception as error:  # whatever a foreign __eq__ raises
+        raise FormatError(f"{shown(place)}: {what} that cannot be compared: {error}") from error
+    if len(result) != len(values):
+        raise FormatError(f"{shown(place)}: duplicate {what}")
+    return result
+
+
+def check_hashes(keys: Sequence[object], place: str) -> None:
+    """Refuse keys that have no hash, or so many with the same that a table of them would hang."""
+    counts: dict[int, int] = {}
+    key: object = None
+    try:
+        for key in keys:
+            code = hash(key)
+            counts[code] = counts.get(code, 0) + 1
+    except RecursionError:
+        raise
+    except Exception as error:  # whatever a foreign __hash__ raises
+        raise FormatError(
+            f"{shown(place)}: a value of type {quote(full_name(type(key)), 120)} can be neither a"
+            " key nor an element of a set"
+        ) from error
+    if max(counts.values(), default=0) > _MAX_WITH_ONE_HASH:
+        raise FormatError(
+            f"{shown(place)}: more than {_MAX_WITH_ONE_HASH} keys have the same hash",
+            hint="They were chosen to make a program hang; do not trust this file.",
+        )
