@@ -13,7 +13,7 @@ from jsonckpt.memory import contiguous_stride, strided
 
 __all__ = ["MapLocation", "Placement", "placement"]
 
-Relocate = Callable[[torch.UntypedStorage, str], torch.UntypedStorage | None]
+Relocate = Callable[[torch.UntypedStorage, str], Any]
 MapLocation = str | torch.device | Mapping[Any, Any] | Relocate | None
 
 # torch keeps a device's number in one signed byte and lets larger ones wrap around.
