@@ -21,6 +21,7 @@ from jsonckpt.errors import FormatError, JsonckptError, UnsupportedTypeError, qu
 
 __all__ = [
     "borrow",
+    "borrow_range",
     "carrier",
     "collapse",
     "contiguous_stride",
@@ -28,6 +29,7 @@ __all__ = [
     "empty",
     "fresh_storage",
     "require_little_endian",
+    "require_memory",
     "slabs",
     "strided",
     "torch_dtype",
@@ -111,6 +113,25 @@ def require_little_endian() -> None:
     if sys.byteorder != "little":
         raise JsonckptError(
             "this machine is big-endian; jsonckpt reads and writes tensors on little-endian only"
+        )
+
+
+def require_memory(tensor: torch.Tensor) -> None:
+    """Nothing may read or write through a tensor whose storage was taken away or made smaller.
+
+    Raises:
+        UnsupportedTypeError: the tensor reaches beyond its storage, as the parameters of a model
+            do that an engine has sharded and freed.
+    """
+    if tensor.numel() == 0:
+        return
+    last = sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride()))
+    needed = (int(tensor.storage_offset()) + last + 1) * tensor.itemsize
+    found = tensor.untyped_storage().nbytes()
+    if found < needed:
+        raise UnsupportedTypeError(
+            f"the tensor needs {needed} bytes of memory, but its storage has {found}",
+            hint="Its memory was freed; gather the full tensor first.",
         )
 
 
@@ -203,6 +224,12 @@ def borrow(memory: np.ndarray[Any, Any]) -> torch.Tensor:
         interface["data"] = (interface["data"][0], False)
         memory = np.asarray(_Alias(interface, memory))
     return torch.from_numpy(memory)
+
+
+def borrow_range(address: int, nbytes: int, owner: object) -> torch.Tensor:
+    """Bytes of the CPU's memory as a ``uint8`` tensor that keeps their ``owner`` alive."""
+    interface = {"version": 3, "typestr": "|u1", "shape": (nbytes,), "data": (address, False)}
+    return torch.from_numpy(np.asarray(_Alias(interface, owner)))
 
 
 def collapse(shape: Sequence[int], stride: Sequence[int]) -> tuple[list[int], list[int]]:

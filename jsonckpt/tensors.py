@@ -31,6 +31,7 @@ from jsonckpt.memory import (
     empty,
     fresh_storage,
     require_little_endian,
+    require_memory,
     slabs,
     strided,
     torch_dtype,
@@ -87,9 +88,10 @@ class Source:
         """The record of a dense tensor, which is kept alive and must not change meanwhile.
 
         Raises:
-            UnsupportedTypeError: a dtype that the format lacks.
+            UnsupportedTypeError: a dtype that the format lacks, or memory that was freed.
         """
         require_little_endian()
+        require_memory(tensor)
         dtype = dtype_name(tensor)
         nbytes = byte_count(dtype, tensor.shape)
         flat = _flat_bytes(tensor, nbytes)
@@ -369,6 +371,7 @@ def _require_writable(tensor: torch.Tensor) -> None:
             "cannot fill an expanded tensor in place: several elements are one memory cell",
             hint="Give the target memory of its own with .clone().",
         )
+    require_memory(plain)
 
 
 def _require_cast(source: torch.dtype, target: torch.dtype) -> None:
