@@ -46,7 +46,7 @@ class _Leaf:
         self.name = name
         self.tensor = tensor  # also keeps its memory from being reused while the state is walked
         self.references: list[dict[str, Json]] = []
-        self.start = _address(tensor)
+        self.start = tensor.data_ptr()
         self.region: Region | None = None
         # Lazily conjugated or negated memory means other values than it holds, and a tensor
         # without elements has no memory: these are saved by themselves.
@@ -157,7 +157,7 @@ class StateWriter:
             raise UnsupportedTypeError(f"the tensor has {tensor.dim()} dimensions, at most 64 fit")
         key = (
             _space(tensor),
-            _address(tensor),
+            tensor.data_ptr(),
             tensor.dtype,
             tensor.shape,
             tuple(step for size, step in zip(tensor.shape, tensor.stride()) if size > 1),
@@ -361,11 +361,6 @@ def _space(tensor: torch.Tensor) -> object:
     if tensor.device.type == "cpu":
         return "cpu"
     return str(tensor.device), tensor.untyped_storage().data_ptr()
-
-
-def _address(tensor: torch.Tensor) -> int:
-    storage = tensor.untyped_storage()
-    return storage.data_ptr() + int(tensor.storage_offset()) * tensor.itemsize
 
 
 def _without_odd_bools(leaves: list[_Leaf]) -> list[_Leaf]:
