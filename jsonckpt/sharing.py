@@ -1,0 +1,426 @@
+"""All tensors of a state: what is one record, what is a view of one, and the way back.
+
+:class:`StateWriter` and :class:`StateReader` are the doors through which ``tree`` hands tensors
+over when it writes and when it reads (``docs/format.md`` sections 6.2 and 6.4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]
+
+from jsonckpt.bodies import Body, malformed, single_member
+from jsonckpt.composites import is_composite, join_quantized, join_sparse, split
+from jsonckpt.errors import JsonckptError, UnsupportedTypeError, quote
+from jsonckpt.memory import (
+    borrow,
+    borrow_range,
+    collapse,
+    dtype_name,
+    require_memory,
+    strided,
+)
+from jsonckpt.overlap import Region, sharing_groups
+from jsonckpt.tensors import Source
+from jsonckpt.tree import OMIT, Json
+from jsonckpt.views import View
+
+__all__ = ["StateReader", "StateWriter"]
+
+#: Records of shared memory begin at a multiple of this in their storage, so that every view in
+#: them is aligned after loading as it was before.
+_ALIGNMENT = 16
+
+
+class _Leaf:
+    """One way of seeing one piece of memory, and the JSON objects that refer to it."""
+
+    __slots__ = ("name", "references", "region", "start", "tensor")
+
+    def __init__(self, name: str, tensor: torch.Tensor) -> None:
+        self.name = name
+        self.tensor = tensor  # also keeps its memory from being reused while the state is walked
+        self.references: list[dict[str, Json]] = []
+        self.start = tensor.data_ptr()
+        self.region: Region | None = None
+        # Lazily conjugated or negated memory means other values than it holds, and a tensor
+        # without elements has no memory: these are saved by themselves.
+        if tensor.numel() and not tensor.is_conj() and not tensor.is_neg():
+            self.region = Region.of(self.start, tensor.itemsize, tensor.shape, tensor.stride())
+
+
+@dataclass(slots=True)
+class _Shared:
+    """A record that others are views of.
+
+    Attributes:
+        base: address of its first byte.
+        cover: the leaf that it is, or ``None`` for a record of its own.
+        record: otherwise the memory, one dimension.
+        name: of the record; empty until it has one.
+    """
+
+    base: int
+    cover: _Leaf | None
+    record: torch.Tensor | None
+    name: str
+
+
+class StateWriter:
+    """Takes the tensors of one state while ``tree`` writes it; then says what to save.
+
+    Nothing is copied: the tensors must not change before the last source has been read.
+
+    >>> writer, w = StateWriter(), torch.zeros(2, 3)
+    >>> first, again, row = writer.put(w, "/a"), writer.put(w, "/b"), writer.put(w[1], "/c")
+    >>> [(source.name, source.shape) for source in writer.sources()]
+    [('/a', (2, 3))]
+    >>> again
+    {'$tensor': '/a'}
+    >>> row["$view"]["of"], row["$view"]["offset"]
+    ('/a', 3)
+    """
+
+    def __init__(self) -> None:
+        self._leaves: list[_Leaf] = []
+        self._known: dict[tuple[object, ...], _Leaf] = {}
+        self._sources: list[Source] | None = None
+
+    def is_tensor(self, value: object) -> bool:
+        """Whether :meth:`put` takes the value."""
+        return isinstance(value, torch.Tensor)
+
+    def put(self, value: torch.Tensor, name: str) -> Json:
+        """Take a tensor of any kind; return its tagged JSON object.
+
+        :meth:`sources` may still change the object from ``$tensor`` to ``$view``.
+
+        Args:
+            value: a tensor or ``torch.nn.Parameter``.
+            name: its place, which becomes the record's name.
+
+        Raises:
+            UnsupportedTypeError: a tensor that the format cannot say.
+        """
+        try:
+            _require_plain(value)
+            plain = value.detach()
+            if type(value) is torch.nn.Parameter:
+                data = self._put_data(plain, name)
+                return {"$parameter": {"data": data, "requires_grad": value.requires_grad}}
+            if value.requires_grad:
+                return {"$requires_grad": self._put_data(plain, name)}
+            return self._put_data(plain, name)
+        except UnsupportedTypeError as error:
+            raise error.at(tensor=name)  # noqa: B904, the same error with its place
+
+    def put_array(self, array: np.ndarray[Any, Any], name: str) -> Json:
+        """Take a little-endian NumPy array; return a reference to its tensor. Nothing is copied.
+
+        Raises:
+            UnsupportedTypeError: a dtype or strides that torch does not have.
+        """
+        try:
+            tensor = borrow(array)
+        except (TypeError, ValueError) as error:
+            raise UnsupportedTypeError(
+                f"torch cannot take a NumPy array of dtype {array.dtype}: {quote(str(error), 200)}",
+                tensor=name,
+                hint="Convert the array.",
+            ) from error
+        return self._put_dense(tensor, name)
+
+    def sources(self) -> list[Source]:
+        """The records to be written, in order of first appearance in the state.
+
+        To be called when the whole state has been put: only now it is known who shares memory with
+        whom. Changes the JSON objects that were handed out accordingly.
+        """
+        if self._sources is None:
+            self._sources = self._plan()
+        return self._sources
+
+    def _put_data(self, tensor: torch.Tensor, name: str) -> dict[str, Json]:
+        if is_composite(tensor):
+            return split(tensor, lambda part, member: self._put_dense(part, f"{name}/{member}"))
+        return self._put_dense(tensor, name)
+
+    def _put_dense(self, tensor: torch.Tensor, name: str) -> dict[str, Json]:
+        dtype_name(tensor)
+        require_memory(tensor)
+        if tensor.dim() > 64:
+            raise UnsupportedTypeError(f"the tensor has {tensor.dim()} dimensions, at most 64 fit")
+        key = (
+            _space(tensor),
+            tensor.data_ptr(),
+            tensor.dtype,
+            tensor.shape,
+            tuple(step for size, step in zip(tensor.shape, tensor.stride()) if size > 1),
+            tensor.is_conj(),
+            tensor.is_neg(),
+        )
+        leaf = self._known.get(key)
+        if leaf is None:
+            leaf = _Leaf(name, tensor)
+            self._leaves.append(leaf)
+            if tensor.numel():
+                self._known[key] = leaf
+        reference: dict[str, Json] = {"$tensor": leaf.name}
+        leaf.references.append(reference)
+        return reference
+
+    def _plan(self) -> list[Source]:
+        spaces: dict[object, list[_Leaf]] = {}
+        for leaf in self._leaves:
+            if leaf.region is not None:
+                spaces.setdefault(_space(leaf.tensor), []).append(leaf)
+        shared_by: dict[_Leaf, _Shared] = {}
+        for leaves in spaces.values():
+            for group in sharing_groups([leaf.region for leaf in leaves if leaf.region]):
+                members = _without_odd_bools([leaves[i] for i in group])
+                if (shared := _share(members)) is not None:
+                    shared_by.update((leaf, shared) for leaf in members)
+        sources: list[Source] = []
+        storages = 0
+        for leaf in self._leaves:
+            found = shared_by.get(leaf)
+            if found is None or found.cover is leaf:
+                sources.append(Source.of(leaf.name, leaf.tensor))
+                continue
+            if found.record is not None and not found.name:
+                found.name = f"$storage/{storages}"
+                storages += 1
+                sources.append(Source.of(found.name, found.record))
+            for reference in leaf.references:
+                reference.clear()
+                reference["$view"] = _view(leaf, found).to_json()
+        return sources
+
+
+class StateReader:
+    """Gives ``tree`` the tensors of one state while it reads it.
+
+    References to one record, or to one view, give the same object. So do parameters and other
+    composite tensors that say the same of the same records.
+
+    Args:
+        loaded: the tensors of the records, row-major, by name.
+        chosen: names of the records and views that are wanted; others are OMIT.
+
+    >>> reader = StateReader({"/w": torch.arange(6)}, {"/w", "/v"})
+    >>> body = {"name": "/v", "of": "/w", "dtype": "int64", "offset": 1}
+    >>> body.update(shape=[2], stride=[3])
+    >>> reader.get("$view", body, "/v")
+    tensor([1, 4])
+    """
+
+    def __init__(self, loaded: Mapping[str, torch.Tensor], chosen: Collection[str]) -> None:
+        self._loaded = loaded
+        self._chosen = frozenset(chosen)
+        self._views: dict[str, tuple[View, torch.Tensor]] = {}
+        self._composites: dict[tuple[str, str], Any] = {}
+
+    def get(self, tag: str, body: Json, place: str) -> Any:
+        """The tensor that ``{tag: body}`` says, or :data:`jsonckpt.tree.OMIT`.
+
+        Raises:
+            FormatError: the body is not what its tag asks for.
+        """
+        if tag == "$tensor":
+            return self._tensor(body, place)
+        if tag == "$view":
+            return self._view(body, place)
+        key = (tag, repr(body))
+        if key not in self._composites:
+            self._composites[key] = self._composite(tag, body, place)
+        return self._composites[key]
+
+    def get_array(self, body: Json, place: str) -> Any:
+        """The NumPy array that ``{"$tensor": …}`` or ``{"$view": …}`` says, or OMIT.
+
+        It shares the tensor's memory, if that is on the CPU.
+        """
+        tensor = self._dense(body, place)
+        if tensor is OMIT:
+            return OMIT
+        if tensor.is_meta:
+            raise JsonckptError(
+                "a NumPy array cannot be on the meta device",
+                tensor=place,
+                hint="Load this tensor to the CPU, or exclude it.",
+            )
+        try:
+            return tensor.cpu().numpy()
+        except TypeError as error:
+            raise malformed(place, f"NumPy has no {tensor.dtype}") from error
+
+    def _composite(self, tag: str, body: Json, place: str) -> Any:
+        at = f"{place}/{tag}"
+
+        def part(value: Json, member: str) -> Any:
+            return self._dense(value, f"{at}/{member}")
+
+        if tag == "$sparse":
+            return join_sparse(body, part, at)
+        if tag == "$quantized":
+            return join_quantized(body, part, at)
+        if tag == "$parameter":
+            members = Body.of(body, at)
+            requires_grad = members.boolean("requires_grad")
+            data = self._data(members.value("data"), f"{at}/data")
+        elif tag == "$requires_grad":
+            requires_grad = True
+            data = self._data(body, at)
+        else:
+            raise malformed(place, f"{quote(tag)} is not a tensor")
+        if data is OMIT:
+            return OMIT
+        if requires_grad and not (data.is_floating_point() or data.is_complex()):
+            raise malformed(at, f"a tensor of {data.dtype} cannot require gradients")
+        if tag == "$parameter":
+            return torch.nn.Parameter(data, requires_grad=requires_grad)
+        # A new object: the same record may also be referred to without requires_grad.
+        return data.detach().requires_grad_()
+
+    def _data(self, value: Json, place: str) -> Any:
+        """Anything but a parameter and a tensor with requires_grad."""
+        tag, body = single_member(value, place)
+        if tag in ("$sparse", "$quantized"):
+            return self.get(tag, body, place)
+        return self._dense(value, place)
+
+    def _dense(self, value: Json, place: str) -> Any:
+        tag, body = single_member(value, place)
+        if tag == "$tensor":
+            return self._tensor(body, place)
+        if tag == "$view":
+            return self._view(body, place)
+        raise malformed(place, f"expected a dense tensor, found {quote(tag)}")
+
+    def _tensor(self, name: Json, place: str) -> Any:
+        if type(name) is not str:
+            raise malformed(f"{place}/$tensor", f"expected a name, found {quote(name)}")
+        return self._record(name, f"{place}/$tensor") if name in self._chosen else OMIT
+
+    def _view(self, body: Json, place: str) -> Any:
+        at = f"{place}/$view"
+        view = View.from_json(body, at)
+        if view.name not in self._chosen:
+            return OMIT
+        if view.name not in self._views:
+            self._views[view.name] = (view, view.on(self._record(view.of, at), at))
+        seen, tensor = self._views[view.name]
+        if seen != view:
+            raise malformed(at, f"another view is called {quote(view.name)}, too")
+        return tensor
+
+    def _record(self, name: str, place: str) -> torch.Tensor:
+        try:
+            return self._loaded[name]
+        except KeyError:
+            raise malformed(place, f"there is no record {quote(name)}") from None
+
+
+def _require_plain(value: torch.Tensor) -> None:
+    """Refuse what is a tensor to Python but not memory with a shape."""
+    kind = type(value)
+    if isinstance(value, UninitializedTensorMixin):
+        raise UnsupportedTypeError(
+            f"a {kind.__name__} has no shape yet",
+            hint="Run the module once, so that it learns its shapes, before saving.",
+        )
+    if kind is not torch.Tensor and kind is not torch.nn.Parameter:
+        raise UnsupportedTypeError(
+            f"cannot write the tensor subclass {kind.__module__}.{kind.__qualname__}",
+            hint=f"Call jsonckpt.register({kind.__name__}, ...) before saving, or save the plain"
+            " tensors in it.",
+        )
+    if value.is_nested or (value.layout != torch.strided and not is_composite(value)):
+        layout = "nested" if value.is_nested else str(value.layout).removeprefix("torch.")
+        raise UnsupportedTypeError(
+            f"cannot write a tensor of layout {layout}",
+            hint="Save the list of its parts." if value.is_nested else "Save value.to_dense().",
+        )
+    if value.is_meta:
+        raise UnsupportedTypeError(
+            "a tensor on the meta device has no data", hint="Load or initialize it before saving."
+        )
+
+
+def _space(tensor: torch.Tensor) -> object:
+    """Within what addresses can be compared.
+
+    On the CPU that is all memory: arrays and tensors made from one another share it under
+    storages of their own. On devices an address may be a handle, so there it is one storage.
+    """
+    if tensor.device.type == "cpu":
+        return "cpu"
+    return str(tensor.device), tensor.untyped_storage().data_ptr()
+
+
+def _without_odd_bools(leaves: list[_Leaf]) -> list[_Leaf]:
+    """Without the bools seen in memory of other dtypes that holds bytes which are no bool.
+
+    torch takes any byte but 0 for True and so keeps them, but no file may have them. Saved by
+    themselves they keep their values.
+    """
+    if len({leaf.tensor.dtype for leaf in leaves}) == 1:
+        return leaves
+    return [
+        leaf
+        for leaf in leaves
+        if leaf.tensor.dtype != torch.bool or int(leaf.tensor.view(torch.uint8).max()) <= 1
+    ]
+
+
+def _share(leaves: Sequence[_Leaf]) -> _Shared | None:
+    """One record for leaves that share memory, or ``None`` where no record can serve them all."""
+    if len(leaves) < 2:
+        return None
+    regions = [leaf.region for leaf in leaves if leaf.region]
+    start = min(region.start for region in regions)
+    stop = max(region.stop for region in regions)
+    uniform = len({leaf.tensor.dtype for leaf in leaves}) == 1
+    if _aligned(leaves, start):
+        for leaf, region in zip(leaves, regions):
+            contiguous = collapse(leaf.tensor.shape, leaf.tensor.stride())[1] == [1]
+            covers = (region.start, region.stop) == (start, stop)
+            # A bool record is written as 0 and 1 only, which other dtypes need not hold.
+            if contiguous and covers and (uniform or leaf.tensor.dtype != torch.bool):
+                return _Shared(start, leaf, None, leaf.name)
+    first = next(leaf for leaf, region in zip(leaves, regions) if region.start == start)
+    storage = first.tensor.untyped_storage()
+    offset = (start - storage.data_ptr()) // _ALIGNMENT * _ALIGNMENT
+    base = storage.data_ptr() + offset
+    if not _aligned(leaves, base):
+        # Arrays whose elements lie across each other: no view can start inside an element.
+        return None
+    dtype = first.tensor.dtype if uniform else torch.uint8
+    nbytes = stop - base
+    if offset + nbytes <= storage.nbytes():
+        count = nbytes // dtype.itemsize
+        record = strided(storage, dtype, offset // dtype.itemsize, (count,), (1,))
+    else:
+        # Arrays in a chain: each has a storage of its own, together they cover the memory.
+        record = borrow_range(base, nbytes, [leaf.tensor for leaf in leaves]).view(dtype)
+    return _Shared(base, None, record, "")
+
+
+def _aligned(leaves: Sequence[_Leaf], base: int) -> bool:
+    return all((leaf.start - base) % leaf.tensor.itemsize == 0 for leaf in leaves)
+
+
+def _view(leaf: _Leaf, shared: _Shared) -> View:
+    return View(
+        name=leaf.name,
+        of=shared.name,
+        dtype=dtype_name(leaf.tensor),
+        shape=tuple(leaf.tensor.shape),
+        stride=tuple(leaf.tensor.stride()),
+        offset=(leaf.start - shared.base) // leaf.tensor.itemsize,
+    )

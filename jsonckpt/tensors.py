@@ -1,0 +1,385 @@
+"""One tensor to little-endian bytes, and bytes into one tensor, on any device.
+
+Contiguous memory of the CPU is handed out as it is. Whatever lies elsewhere or otherwise
+is copied range by range, so that extra memory is a small multiple of the range, never the tensor.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+import torch
+
+from jsonckpt.dtypes import DTYPES
+from jsonckpt.errors import (
+    FormatError,
+    JsonckptError,
+    StateMismatchError,
+    UnsupportedTypeError,
+    quote,
+)
+from jsonckpt.memory import (
+    borrow,
+    carrier,
+    collapse,
+    contiguous_stride,
+    dtype_name,
+    empty,
+    fresh_storage,
+    require_little_endian,
+    require_memory,
+    slabs,
+    strided,
+    torch_dtype,
+)
+
+__all__ = ["Source", "Target", "byte_count", "dtype_name", "torch_dtype"]
+
+_CPU: Final = torch.device("cpu")
+
+
+def byte_count(dtype: str, shape: Sequence[int]) -> int:
+    """Raw bytes of a tensor.
+
+    Raises:
+        FormatError: an unknown dtype, or more bytes than a 64-bit machine can address.
+
+    >>> byte_count("float32", (2, 3))
+    24
+    """
+    if dtype not in DTYPES:
+        raise FormatError(f"unknown dtype {quote(dtype)}")
+    nbytes = math.prod(shape) * DTYPES[dtype].itemsize
+    if nbytes >= 2**63:
+        raise FormatError(f"a tensor of shape {quote(list(shape))} would have more than 2^63 bytes")
+    return nbytes
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One record to be written.
+
+    Attributes:
+        name: of the record.
+        dtype: its name in the format.
+        shape: sizes.
+        device: where the tensor lies, in torch's spelling (``cpu``, ``cuda:0``).
+        nbytes: raw bytes.
+
+    >>> source = Source.of("/w", torch.arange(3, dtype=torch.int16))
+    >>> bytes(source.read(2, 6))
+    b'\\x01\\x00\\x02\\x00'
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    device: str
+    nbytes: int
+    _flat: bool = field(repr=False, compare=False)
+    _view: torch.Tensor = field(repr=False, compare=False)  # of bytes if flat, else of elements
+
+    @classmethod
+    def of(cls, name: str, tensor: torch.Tensor) -> Source:
+        """The record of a dense tensor, which is kept alive and must not change meanwhile.
+
+        Raises:
+            UnsupportedTypeError: a dtype that the format lacks, or memory that was freed.
+        """
+        require_little_endian()
+        require_memory(tensor)
+        dtype = dtype_name(tensor)
+        nbytes = byte_count(dtype, tensor.shape)
+        flat = _flat_bytes(tensor, nbytes)
+        view = _few_dimensions(tensor) if flat is None else flat
+        device = str(tensor.device)
+        return cls(name, dtype, tuple(tensor.shape), device, nbytes, flat is not None, view)
+
+    def read(self, start: int, stop: int) -> memoryview:
+        """Raw row-major bytes ``[start, stop)``, read-only. Safe to call from several threads.
+
+        Contiguous memory of the CPU is not copied.
+
+        Args:
+            start, stop: byte offsets, multiples of the item size, inside the record.
+        """
+        first, last = _elements(self.dtype, self.nbytes, start, stop)
+        if self._flat:
+            piece = self._view[start:stop]
+        else:
+            piece = empty(last - first, self._view.dtype, self._view.device)
+            for part, memory in _parts(self._view, first, piece):
+                memory.copy_(part)
+        piece = piece.to(_CPU).view(torch.uint8)
+        if self.dtype == "bool" and piece.numel() and int(piece.max()) > 1:
+            # torch takes any byte but 0 for True; in the file True is 1.
+            piece = (piece != 0).view(torch.uint8)
+        return piece.numpy().data.toreadonly()
+
+
+class Target:
+    """One tensor being filled with the raw bytes of a record.
+
+    Made by :meth:`allocate` or :meth:`into`, filled through :meth:`window` or :meth:`write` in
+    any order and from any thread (ranges disjoint), and handed over by :meth:`finish`.
+
+    Attributes:
+        dtype: of the record, its name in the format.
+        shape: sizes.
+        nbytes: raw bytes of the record.
+        needs_data: false where there is nothing to fill (device ``meta``).
+
+    >>> target = Target.allocate("uint8", (2, 2), device=torch.device("cpu"))
+    >>> target.window(0, 4)[:] = b"\\x00\\x01\\x02\\x03"
+    >>> target.finish()
+    tensor([[0, 1],
+            [2, 3]], dtype=torch.uint8)
+    """
+
+    __slots__ = (
+        "_dtype",
+        "_flat",
+        "_memory",
+        "_tensor",
+        "_view",
+        "_windowed",
+        "dtype",
+        "nbytes",
+        "needs_data",
+        "shape",
+    )
+
+    def __init__(self, tensor: torch.Tensor, dtype: str, shape: Sequence[int]) -> None:
+        require_little_endian()
+        self.dtype = dtype
+        self.shape = tuple(shape)
+        self.nbytes = byte_count(dtype, shape)
+        self.needs_data = not tensor.is_meta
+        self._tensor = tensor
+        self._dtype = torch_dtype(dtype)
+        self._windowed = False
+        self._flat: torch.Tensor | None = None
+        self._view: torch.Tensor | None = None
+        self._memory: memoryview | None = None
+        if not self.needs_data:
+            return
+        same = tensor.dtype == self._dtype
+        self._flat = _flat_bytes(tensor, self.nbytes) if same else None
+        if self._flat is None:
+            self._view = _few_dimensions(tensor, carried=same)
+        elif self._flat.device.type == "cpu":
+            self._memory = self._flat.numpy().data
+
+    @classmethod
+    def allocate(
+        cls,
+        dtype: str,
+        shape: Sequence[int],
+        *,
+        device: torch.device,
+        allocate: Callable[[int], torch.UntypedStorage] | None = None,
+    ) -> Target:
+        """A new row-major tensor.
+
+        Args:
+            dtype, shape: of the record.
+            device: where it shall lie; ``meta`` gives a tensor without data.
+            allocate: where memory comes from (``nbytes`` to a storage of at least that size)
+                instead of torch's allocator.
+
+        Raises:
+            FormatError: an unknown dtype, or a shape that torch cannot have.
+            RuntimeError: torch's own, when the device or its memory is missing.
+        """
+        nbytes = byte_count(dtype, shape)
+        kind = torch_dtype(dtype)
+        if allocate is not None and device.type != "meta":
+            storage = allocate(nbytes)
+            if storage.nbytes() < nbytes:
+                raise JsonckptError(
+                    f"allocate({nbytes}) returned a storage of {storage.nbytes()} bytes"
+                )
+        else:
+            storage = fresh_storage(nbytes, device)
+        try:
+            tensor = strided(storage, kind, 0, shape, contiguous_stride(shape))
+        except (RuntimeError, TypeError, OverflowError) as error:
+            # An empty tensor may have sizes whose product, without the 0, is beyond 64 bits.
+            raise FormatError(f"torch has no tensor of shape {quote(list(shape))}") from error
+        return cls(tensor, dtype, shape)
+
+    @classmethod
+    def into(
+        cls, tensor: torch.Tensor, dtype: str, shape: Sequence[int], *, cast: bool = False
+    ) -> Target:
+        """An existing tensor, to be filled in place: any device, any strides, a parameter or not.
+
+        Args:
+            tensor: the tensor to fill.
+            dtype, shape: of the record; the shape must be the tensor's.
+            cast: allow a dtype that differs from the tensor's and convert the values.
+
+        Raises:
+            StateMismatchError: another shape, or another dtype without (possible) ``cast``.
+            UnsupportedTypeError: not a dense tensor, or one without memory of its own.
+        """
+        if tuple(shape) != tuple(tensor.shape):
+            raise StateMismatchError(
+                f"the checkpoint has shape {quote(list(shape))}, "
+                f"the target has {list(tensor.shape)}"
+            )
+        _require_writable(tensor)
+        kind = torch_dtype(dtype)
+        if kind != tensor.dtype:
+            if not cast:
+                raise StateMismatchError(
+                    f"the checkpoint has dtype {quote(dtype)}, the target has {tensor.dtype}",
+                    hint="Convert the target, or allow casting.",
+                )
+            _require_cast(kind, tensor.dtype)
+        return cls(tensor, dtype, shape)
+
+    def window(self, start: int, stop: int) -> memoryview | None:
+        """Writable memory of the raw bytes ``[start, stop)``, where the tensor has such memory.
+
+        ``None`` for tensors that are not contiguous, not on the CPU or of another dtype: these take
+        :meth:`write`.
+        """
+        _elements(self.dtype, self.nbytes, start, stop)
+        if self._memory is None:
+            return None
+        self._windowed = True
+        return self._memory[start:stop]
+
+    def write(self, start: int, data: memoryview | bytes | bytearray) -> None:
+        """Copy raw bytes into place. Safe to call from several threads for disjoint ranges.
+
+        Needs up to a few times ``len(data)`` of extra memory where the bytes cannot be copied flat.
+
+        Args:
+            start: byte offset in the record, a multiple of the item size.
+            data: whole elements.
+
+        Raises:
+            FormatError: a ``bool`` byte that is neither 0 nor 1.
+        """
+        stop = start + memoryview(data).nbytes
+        first, last = _elements(self.dtype, self.nbytes, start, stop)
+        if first == last or not self.needs_data:
+            return
+        raw = borrow(np.frombuffer(data, dtype=np.uint8))
+        if self.dtype == "bool":
+            _require_bool(raw)
+        if self._flat is not None:
+            self._flat[start:stop].copy_(raw)
+            return
+        assert self._view is not None
+        # Typed elements need aligned memory, which bytes from a file rarely are: hence a copy.
+        piece = empty(last - first, self._dtype, _CPU)
+        piece.view(torch.uint8).copy_(raw)
+        piece = piece.to(self._view.device)
+        if self._tensor.dtype == self._dtype:
+            piece = piece.view(self._view.dtype)
+        for part, memory in _parts(self._view, first, piece):
+            part.copy_(memory)
+
+    def finish(self) -> torch.Tensor:
+        """The filled tensor; for :meth:`into` the very object that was given.
+
+        Raises:
+            FormatError: a ``bool`` byte that is neither 0 nor 1.
+        """
+        if self.dtype == "bool" and self._windowed and self._flat is not None:
+            _require_bool(self._flat)
+        if self._windowed:
+            # Autograd must notice that saved values have changed behind its back.
+            torch.autograd.graph.increment_version(self._tensor)
+        return self._tensor
+
+
+def _elements(dtype: str, nbytes: int, start: int, stop: int) -> tuple[int, int]:
+    """A range of bytes as a range of elements."""
+    itemsize = DTYPES[dtype].itemsize
+    if not 0 <= start <= stop <= nbytes or start % itemsize or stop % itemsize:
+        raise JsonckptError(
+            f"bytes {start} to {stop} are not whole elements of {nbytes} bytes of {dtype}"
+        )
+    return start // itemsize, stop // itemsize
+
+
+def _flat_bytes(tensor: torch.Tensor, nbytes: int) -> torch.Tensor | None:
+    """All bytes of a row-major contiguous tensor, as ``uint8`` on its device, without a copy."""
+    if nbytes == 0:
+        return torch.empty(0, dtype=torch.uint8, device=tensor.device)
+    if tensor.is_conj() or tensor.is_neg() or collapse(tensor.shape, tensor.stride())[1] != [1]:
+        return None
+    start = int(tensor.storage_offset()) * tensor.itemsize
+    return strided(tensor.untyped_storage(), torch.uint8, start, (nbytes,), (1,))
+
+
+def _few_dimensions(tensor: torch.Tensor, *, carried: bool = True) -> torch.Tensor:
+    """The same memory in row-major order with as few dimensions as possible, outside autograd.
+
+    With ``carried`` as the carrier dtype. Lazily conjugated or negated memory keeps its dtype, as
+    only torch's own copy resolves it.
+    """
+    sizes, steps = collapse(tensor.shape, tensor.stride())
+    offset = int(tensor.storage_offset())
+    if tensor.is_conj() or tensor.is_neg():
+        return tensor.detach().as_strided(sizes, steps, offset)
+    dtype = carrier(tensor.dtype) if carried else tensor.dtype
+    return strided(tensor.untyped_storage(), dtype, offset, sizes, steps)
+
+
+def _parts(
+    view: torch.Tensor, first: int, flat: torch.Tensor
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Pairs of equal shape: pieces of ``view`` from element ``first`` on, their ``flat`` places."""
+    done = 0
+    for prefix, low, high in slabs(view.shape, first, first + flat.numel()):
+        part = view
+        for index in prefix:
+            part = part.select(0, index)
+        part = part.narrow(0, low, high - low)
+        yield part, flat[done : done + part.numel()].view(part.shape)
+        done += part.numel()
+
+
+def _require_bool(raw: torch.Tensor) -> None:
+    if raw.numel() and int(raw.max()) > 1:
+        raise FormatError("a bool is neither 0 nor 1")
+
+
+def _require_writable(tensor: torch.Tensor) -> None:
+    plain = tensor.detach()
+    if type(plain) is not torch.Tensor or plain.layout != torch.strided or plain.is_quantized:
+        raise UnsupportedTypeError(
+            f"cannot fill a {type(tensor).__name__} of layout {tensor.layout} in place",
+            hint="Load it instead of loading into it.",
+        )
+    if plain.is_meta:
+        raise UnsupportedTypeError(
+            "cannot fill a tensor on the meta device: it has no memory",
+            hint="Give it memory first, for instance with module.to_empty(device='cpu').",
+        )
+    if any(step == 0 and size > 1 for size, step in zip(plain.shape, plain.stride())):
+        raise UnsupportedTypeError(
+            "cannot fill an expanded tensor in place: several elements are one memory cell",
+            hint="Give the target memory of its own with .clone().",
+        )
+    require_memory(plain)
+
+
+def _require_cast(source: torch.dtype, target: torch.dtype) -> None:
+    possible = target.is_complex or not source.is_complex
+    if possible:
+        try:
+            empty(1, target, _CPU).copy_(empty(1, source, _CPU))
+        except RuntimeError:  # NotImplementedError is one
+            possible = False
+    if not possible:
+        raise StateMismatchError(f"{source} in the checkpoint cannot be cast to {target}")
