@@ -19,7 +19,7 @@ from jsonckpt.opening import Container, open_container
 from jsonckpt.placement import MapLocation
 from jsonckpt.sharing import StateReader
 from jsonckpt.tensors import Target
-from jsonckpt.torch_rules import default_rules
+from jsonckpt.registry import default_rules
 from jsonckpt.tree import decode_state, tensor_names
 
 __all__ = ["Checkpoint", "TensorEntry", "open_checkpoint"]
@@ -115,7 +115,8 @@ class Checkpoint(Mapping[str, TensorEntry]):
         try:
             loading.check(self.manifest.by_name)
         except JsonckptError as error:
-            raise error.at(file=container.path)
+            error.at(file=container.path)
+            raise
         self._entries: dict[str, tuple[Entry, Any]] = {}
         for name, tag, body in tensor_names(self.manifest.state):
             view = body if tag == "$view" else None
@@ -170,9 +171,7 @@ class Checkpoint(Mapping[str, TensorEntry]):
 
     # --- reading ----------------------------------------------------------------------------
 
-    def _load(
-        self, entry: Entry, name: str, view: Any, map_location: MapLocation
-    ) -> torch.Tensor:
+    def _load(self, entry: Entry, name: str, view: Any, map_location: MapLocation) -> torch.Tensor:
         wishes = Wishes.of(None, None, map_location)
         target = allocate_target(wishes, entry.name, entry.dtype, entry.shape, entry.device)
         if target.needs_data:

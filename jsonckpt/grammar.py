@@ -18,7 +18,9 @@ __all__ = ["ShardText", "record_head", "record_tail"]
 #: No seal and index offset take more bytes at the end of a file than this.
 TRAILER_MAX = 256
 _OFFSET_WIDTH = 20
-_OFFSET = re.compile(rb',"seal":"[a-z0-9_]{1,16}:[0-9a-f]{1,128}","index_offset":( *[0-9]{1,20})\}\n\Z')
+_OFFSET = re.compile(
+    rb',"seal":"[a-z0-9_]{1,16}:[0-9a-f]{1,128}","index_offset":( *[0-9]{1,20})\}\n\Z'
+)
 
 
 def index_row(offset: int, length: int, chunks: Sequence[tuple[int, int, str]]) -> bytes:
@@ -134,8 +136,16 @@ class ShardText:
         length = self.position - self._start
         self.entries.append(
             Entry(
-                name, dtype, shape, device, codec, self._shard, self._start, length,
-                tuple(self._chunks), nbytes,
+                name,
+                dtype,
+                shape,
+                device,
+                codec,
+                self._shard,
+                self._start,
+                length,
+                tuple(self._chunks),
+                nbytes,
             )  # fmt: skip
         )
         self._record = None

@@ -156,7 +156,8 @@ def read_shard(
             try:
                 _decode(hands, payload, entry, chunk, sink, algorithm if verify else None)
             except JsonckptError as error:
-                raise error.at(tensor=entry.name, chunk=chunk)
+                error.at(tensor=entry.name, chunk=chunk)
+                raise
         between.append(bytes(text[position - piece.start :]))
         return between
 
@@ -265,7 +266,8 @@ def read_part(
             try:
                 _decode(hands, payload, entry, chunk, part, algorithm if verify else None)
             except JsonckptError as error:
-                raise error.at(tensor=entry.name, chunk=chunk)
+                error.at(tensor=entry.name, chunk=chunk)
+                raise
     reader.text(text_between(position, entry.offset + entry.length))
     reader.end_run()
     reader.close()

@@ -19,7 +19,7 @@ from jsonckpt.opening import Container, open_container
 from jsonckpt.progress import progress_bar
 from jsonckpt.sharing import StateReader
 from jsonckpt.tensors import Target
-from jsonckpt.torch_rules import default_rules
+from jsonckpt.registry import default_rules
 from jsonckpt.tree import OMIT, decode_state, tensor_names
 
 __all__ = ["LoadResult", "load_into"]
@@ -47,7 +47,9 @@ class LoadResult:
 class Slot:
     """Stands for a tensor of the checkpoint while the state is matched against the target."""
 
-    def __init__(self, name: str, record: str, dtype: str, shape: tuple[int, ...], view: Any) -> None:
+    def __init__(
+        self, name: str, record: str, dtype: str, shape: tuple[int, ...], view: Any
+    ) -> None:
         self.name = name
         self.record = record
         self.dtype = dtype
@@ -149,7 +151,9 @@ def match(value: Any, target: Any, place: str, plan: Match, assign: Assign | Non
 
 def _match_mapping(value: Any, target: Any, place: str, plan: Match) -> None:
     if not isinstance(value, Mapping):
-        plan.mismatched.append(f"{place}: {type(value).__name__} in the checkpoint, a dict expected")
+        plan.mismatched.append(
+            f"{place}: {type(value).__name__} in the checkpoint, a dict expected"
+        )
         return
     for key, item in target.items():
         below = join(place, str(key))
@@ -222,9 +226,7 @@ def _set_extra_state(
     owner.set_extra_state(filled(value, tensors))
 
 
-def _match_optimizer(
-    value: Any, optimizer: torch.optim.Optimizer, place: str, plan: Match
-) -> None:
+def _match_optimizer(value: Any, optimizer: torch.optim.Optimizer, place: str, plan: Match) -> None:
     groups = value.get("param_groups") if isinstance(value, Mapping) else None
     states = value.get("state") if isinstance(value, Mapping) else None
     sizes = [len(group["params"]) for group in optimizer.param_groups]
@@ -411,7 +413,8 @@ def load_into(
         door = SlotDoor(container, wishes, read_tensors)
         value = decode_state(container.manifest.state, door, rules=default_rules())
     except JsonckptError as error:
-        raise error.at(file=container.path)
+        error.at(file=container.path)
+        raise
     plan = Match(cast)
     match(value, target, "", plan, None)
     plan.missing = [name for name in plan.missing if wishes.chosen(name)]
@@ -447,9 +450,7 @@ def load_into(
     base_targets = {}
     for record in bases:
         entry = container.manifest.by_name[record]
-        base_targets[record] = Target.allocate(
-            entry.dtype, entry.shape, device=torch.device("cpu")
-        )
+        base_targets[record] = Target.allocate(entry.dtype, entry.shape, device=torch.device("cpu"))
         sinks.setdefault(record, []).append(base_targets[record])
     total = sum(container.manifest.by_name[record].nbytes for record in sinks)
     with progress_bar("load", total, show=progress) as advance:

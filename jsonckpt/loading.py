@@ -27,7 +27,7 @@ from jsonckpt.sharing import StateReader
 from jsonckpt.skeleton import Header, Record, SkeletonReader
 from jsonckpt.streaming import ByteSource, Sink, read_records
 from jsonckpt.tensors import Target
-from jsonckpt.torch_rules import default_rules
+from jsonckpt.registry import default_rules
 from jsonckpt.tree import OMIT, decode_state, tensor_names
 
 __all__ = ["load", "stream"]
@@ -141,7 +141,8 @@ def load_container(
         loading = Loading(container.manifest.state, wishes)
         loading.check(by_name)
     except JsonckptError as error:
-        raise error.at(file=container.path)
+        error.at(file=container.path)
+        raise
     targets = {
         name: allocate_target(wishes, name, entry.dtype, entry.shape, entry.device)
         for name, entry in by_name.items()
@@ -163,7 +164,8 @@ def load_container(
     try:
         return loading.finish()
     except JsonckptError as error:
-        raise error.at(file=container.path)
+        error.at(file=container.path)
+        raise
 
 
 @dataclass(frozen=True)
@@ -220,13 +222,15 @@ class Loading:
         """
         for record in self._records:
             if record not in records:
-                raise FormatError(f"the state refers to the tensor {quote(record)}, which is not there")
+                raise FormatError(
+                    f"the state refers to the tensor {quote(record)}, which is not there"
+                )
         unmatched = self._wishes.unmatched(self._names)
         if unmatched:
             raise StateMismatchError(
                 "include names tensors that the checkpoint lacks",
                 missing=unmatched,
-                hint="List its names with: python -c \"import jsonckpt; "
+                hint='List its names with: python -c "import jsonckpt; '
                 "print(*jsonckpt.open(PATH), sep='\\n')\"",
             )
 
@@ -307,7 +311,8 @@ def stream(
             with place.stream(name, zstd_window=limits.zstd_window) as opened:
                 yield from forward.tensors(opened)
         except JsonckptError as error:
-            raise error.at(file=place.where(name))
+            error.at(file=place.where(name))
+            raise
         return
     container = open_container(source, limits=limits, storage_options=storage_options)
     forward.loading = Loading(container.manifest.state, forward.wishes)
@@ -369,7 +374,9 @@ class Forward:
             wanted = self.wishes.chosen(header.name)
         if not wanted:
             return None
-        target = allocate_target(self.wishes, header.name, header.dtype, header.shape, header.device)
+        target = allocate_target(
+            self.wishes, header.name, header.dtype, header.shape, header.device
+        )
         self._targets[header.name] = target
         return target if target.needs_data else None
 

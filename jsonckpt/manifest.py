@@ -333,7 +333,9 @@ def parse_manifest(text: bytes, limits: Limits) -> Manifest:
     header = check_header(value, MANIFEST_FORMAT)
     _check_seal(text, header)
     problems = Problems()
-    created_at, created_by = (text_member(header, key, problems) for key in ("created_at", "created_by"))
+    created_at, created_by = (
+        text_member(header, key, problems) for key in ("created_at", "created_by")
+    )
     checksum = checksum_name(header.get("checksum"))
     metadata = header.get("metadata", {})
     if not isinstance(metadata, dict):
@@ -475,7 +477,9 @@ def parse_identity(item: dict[str, Any], limits: Limits) -> tuple[str, str, tupl
     """
     name, dtype, shape = item.get("name"), item.get("dtype"), item.get("shape")
     device = item.get("device", "cpu")
-    if not isinstance(name, str) or not (not name or name[0] == "/" or name.startswith("$storage/")):
+    if not isinstance(name, str) or not (
+        not name or name[0] == "/" or name.startswith("$storage/")
+    ):
         raise FormatError(f"name is {quote(name)}, expected a JSON Pointer")
     if _BAD_NAME.search(name):
         raise FormatError(f"name {quote(name)} holds control characters or surrogates")

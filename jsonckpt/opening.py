@@ -41,7 +41,15 @@ from jsonckpt.skeleton import Header, Record, SkeletonReader
 from jsonckpt.storage import LocalPlace
 from jsonckpt.streaming import ByteSource, Sink, read_records
 
-__all__ = ["Container", "Place", "gather", "locate", "manifest_of_head", "open_container", "parse_head"]
+__all__ = [
+    "Container",
+    "Place",
+    "gather",
+    "locate",
+    "manifest_of_head",
+    "open_container",
+    "parse_head",
+]
 
 
 class _OpenFile(RangeReader, AbstractContextManager["RangeReader"], Protocol):
@@ -55,10 +63,10 @@ class _OpenStream(ByteSource, AbstractContextManager["ByteSource"], Protocol):
 class Place(Protocol):
     """Where the files of a checkpoint lie: a local directory, or a remote one."""
 
-    def manifest(self, limit: int | None) -> bytes: ...  # noqa: D102
-    def where(self, name: str) -> str: ...  # noqa: D102
-    def file(self, name: str) -> Any: ...  # noqa: D102
-    def stream(self, name: str, *, zstd_window: int | None) -> Any: ...  # noqa: D102
+    def manifest(self, limit: int | None) -> bytes: ...
+    def where(self, name: str) -> str: ...
+    def file(self, name: str) -> Any: ...
+    def stream(self, name: str, *, zstd_window: int | None) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -134,7 +142,8 @@ class Container:
             if whole:
                 self._check_seal(shard, seal)
         except JsonckptError as error:
-            raise error.at(file=self.place.where(name))
+            error.at(file=self.place.where(name))
+            raise
 
     def read_part(
         self,
@@ -165,7 +174,8 @@ class Container:
                     limits=limits, verify=verify,
                 )  # fmt: skip
         except JsonckptError as error:
-            raise error.at(file=self.place.where(name))
+            error.at(file=self.place.where(name))
+            raise
 
     def _check_seal(self, shard: int, found: str) -> None:
         if self.single is None and found != self.manifest.shards[shard].seal:
@@ -256,7 +266,8 @@ class Container:
             self._check_seal(shard, readers[0].seal)
             self._check_text(shard, readers[0].position)
         except JsonckptError as error:
-            raise error.at(file=self.place.where(name))
+            error.at(file=self.place.where(name))
+            raise
 
 
 def open_container(
@@ -282,7 +293,8 @@ def open_container(
         with place.file(name) as file:
             return Container(place, _from_index(file, limits), name, os.fspath(path))
     except JsonckptError as error:
-        raise error.at(file=place.where(name or MANIFEST_NAME))
+        error.at(file=place.where(name or MANIFEST_NAME))
+        raise
 
 
 def locate(
@@ -437,9 +449,7 @@ def _from_index(file: RangeReader, limits: Limits) -> Manifest:
     return manifest_of_head(reader.head, entries, file.size, limits)
 
 
-def _push(
-    reader: SkeletonReader, file: RangeReader, start: int, stop: int, limits: Limits
-) -> None:
+def _push(reader: SkeletonReader, file: RangeReader, start: int, stop: int, limits: Limits) -> None:
     if exceeds(stop - start, limits.manifest_bytes):
         raise LimitError(
             f"{stop - start} bytes of text between two tensors, "

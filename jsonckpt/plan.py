@@ -33,13 +33,13 @@ class Sized(Protocol):
     """What the plan needs to know of a tensor."""
 
     @property
-    def name(self) -> str: ...  # noqa: D102
+    def name(self) -> str: ...
     @property
-    def dtype(self) -> str: ...  # noqa: D102
+    def dtype(self) -> str: ...
     @property
-    def shape(self) -> tuple[int, ...]: ...  # noqa: D102
+    def shape(self) -> tuple[int, ...]: ...
     @property
-    def nbytes(self) -> int: ...  # noqa: D102
+    def nbytes(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,13 @@ def parse_size(value: int | str, what: str) -> int:
 
 
 def choose_codec(
-    source: Sized, *, encoding: str, compression: str, filter: str, chunk_bytes: int, worthwhile: bool
+    source: Sized,
+    *,
+    encoding: str,
+    compression: str,
+    filter: str,
+    chunk_bytes: int,
+    worthwhile: bool,
 ) -> Codec:
     """The codec of one record.
 
@@ -134,7 +140,9 @@ def check_options(
 
 def text_estimate(plan: RecordPlan, dtype: str) -> int:
     """An upper bound of the text of a record."""
-    payloads = plan.chunks * payload_bound(min(plan.nbytes, plan.codec.chunk_bytes), plan.codec, dtype)
+    payloads = plan.chunks * payload_bound(
+        min(plan.nbytes, plan.codec.chunk_bytes), plan.codec, dtype
+    )
     return payloads + _RECORD_OVERHEAD + plan.chunks * _CHUNK_OVERHEAD
 
 

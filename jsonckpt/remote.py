@@ -189,7 +189,9 @@ class RemoteTarget:
         with writing(self._url):
             if not overwrite and self._fs.exists(path):
                 raise CheckpointExistsError(
-                    "there is a checkpoint", file=self._url, hint="Pass overwrite=True to replace it."
+                    "there is a checkpoint",
+                    file=self._url,
+                    hint="Pass overwrite=True to replace it.",
                 )
 
     @contextmanager

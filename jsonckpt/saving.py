@@ -40,7 +40,7 @@ from jsonckpt.pipeline import default_threads
 from jsonckpt.progress import progress_bar
 from jsonckpt.sharing import StateWriter
 from jsonckpt.tensors import Source
-from jsonckpt.torch_rules import default_rules
+from jsonckpt.registry import default_rules
 from jsonckpt.tree import encode_state
 from jsonckpt.writing import FileOutput, Output, StreamOutput, ZstdOutput, write_shard
 
@@ -449,7 +449,9 @@ def _write(
 
 def _save_stream(contents: _Contents, stream: Any, options: _Options) -> dict[str, Any]:
     if options.encoding == "list" and options.compression == "zstd":
-        raise ValueError("a file object gets plain text: pass compression=None with encoding='list'")
+        raise ValueError(
+            "a file object gets plain text: pass compression=None with encoding='list'"
+        )
     output = StreamOutput(stream)
     with progress_bar("save", contents.nbytes, show=options.progress) as advance:
         text = _write(

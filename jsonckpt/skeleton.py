@@ -20,7 +20,13 @@ import ijson
 from jsonckpt import jsontext
 from jsonckpt.checksums import ALGORITHMS, Hasher, hasher, hexdigest
 from jsonckpt.dtypes import DTYPES
-from jsonckpt.errors import FormatError, IncompleteCheckpointError, IntegrityError, LimitError, quote
+from jsonckpt.errors import (
+    FormatError,
+    IncompleteCheckpointError,
+    IntegrityError,
+    LimitError,
+    quote,
+)
 from jsonckpt.grammar import index_row, trailer
 from jsonckpt.limits import Limits, exceeds
 from jsonckpt.manifest import (
@@ -86,7 +92,9 @@ def guard(text: bytes) -> None:
     try:
         text.decode("utf-8", "strict")
     except UnicodeDecodeError as error:
-        raise FormatError(f"invalid UTF-8: {error.reason} at byte {error.start} of a line") from error
+        raise FormatError(
+            f"invalid UTF-8: {error.reason} at byte {error.start} of a line"
+        ) from error
     # A run of that many digits covers a multiple of the stride: look only there.
     for place in range(_STRIDE - 1, len(text), _STRIDE):
         if 48 <= text[place] <= 57:
@@ -229,7 +237,9 @@ class SkeletonReader:
         self.text(b"\n")  # not in the file: it completes the last line
         self.position -= 1
         if self.header is not None:
-            raise FormatError("the record does not end where its range ends", tensor=self.header.name)
+            raise FormatError(
+                "the record does not end where its range ends", tensor=self.header.name
+            )
 
     def close(self) -> None:
         """The end of the text: everything must be there and agree.
@@ -435,7 +445,9 @@ class SkeletonReader:
         check_chunking(dtype, shape, codec, chunk_count(nbytes, codec.chunk_bytes))
         self.header = header = Header(name, dtype, shape, device, codec, nbytes)
         if exceeds(header.chunks, self._limits.chunks):
-            raise LimitError(f"{header.chunks} chunks, the limit is {self._limits.chunks}", tensor=name)
+            raise LimitError(
+                f"{header.chunks} chunks, the limit is {self._limits.chunks}", tensor=name
+            )
         if self._on_header is not None:
             self._on_header(header)
         return header

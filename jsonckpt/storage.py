@@ -138,7 +138,9 @@ def _open_regular(path: str) -> int:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
     except FileNotFoundError as error:
         raise IncompleteCheckpointError(
-            "the file is missing", file=path, hint="Copy it beside the others, or take another copy."
+            "the file is missing",
+            file=path,
+            hint="Copy it beside the others, or take another copy.",
         ) from error
     except OSError as error:
         raise JsonckptError(f"cannot open: {error.strerror}", file=path) from error
@@ -319,9 +321,7 @@ def replace(source: Path, target: Path, *, is_ours: Any) -> None:
             raise write_error(error, target) from error
 
 
-def commit(
-    temporary: Path, target: Path, content: bytes | None, *, sync: bool
-) -> bool:
+def commit(temporary: Path, target: Path, content: bytes | None, *, sync: bool) -> bool:
     """Put ``temporary`` in the place of ``target``; with ``content``, write it first.
 
     Returns:

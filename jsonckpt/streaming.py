@@ -160,7 +160,8 @@ def read_records(
                     if target is None:
                         sink.write(start, out)
             except JsonckptError as error:
-                raise error.at(tensor=header.name, chunk=chunk)
+                error.at(tensor=header.name, chunk=chunk)
+                raise
             reader.text(bytes(line[:1]))
             reader.payload(len(payload))
             reader.text(bytes(after))

@@ -26,15 +26,15 @@ class RawSource(Protocol):
     """A tensor to be written."""
 
     @property
-    def name(self) -> str: ...  # noqa: D102
+    def name(self) -> str: ...
     @property
-    def dtype(self) -> str: ...  # noqa: D102
+    def dtype(self) -> str: ...
     @property
-    def shape(self) -> tuple[int, ...]: ...  # noqa: D102
+    def shape(self) -> tuple[int, ...]: ...
     @property
-    def device(self) -> str: ...  # noqa: D102
+    def device(self) -> str: ...
     @property
-    def nbytes(self) -> int: ...  # noqa: D102
+    def nbytes(self) -> int: ...
 
     def read(self, start: int, stop: int) -> memoryview:
         """The raw bytes ``[start, stop)``."""
@@ -176,7 +176,8 @@ def write_shard(
                 payload = coder.encode(raw, plan.codec, source.dtype)
                 encoded.append((payload, hexdigest(algorithm, raw)))
             except JsonckptError as error:
-                raise error.at(tensor=source.name, chunk=part.chunk)
+                error.at(tensor=source.name, chunk=part.chunk)
+                raise
         return encoded
 
     def turn(
@@ -190,7 +191,11 @@ def write_shard(
                 source = sources[plan.source]
                 buffers.append(
                     text.open_record(
-                        source.name, source.dtype, source.shape, source.device, plan.codec,
+                        source.name,
+                        source.dtype,
+                        source.shape,
+                        source.device,
+                        plan.codec,
                         plan.nbytes,
                     )  # fmt: skip
                 )
