@@ -10,16 +10,16 @@ import torch
 
 from jsonckpt.dtypes import DTYPES
 from jsonckpt.errors import FormatError, JsonckptError
+from jsonckpt.facts import Codec, Entry, Manifest, element_count
 from jsonckpt.limits import DEFAULT_LIMITS, Limits
 from jsonckpt.loading import Loading, Wishes, allocate_target, load_container, thread_count
-from jsonckpt.manifest import Codec, Entry, Manifest, element_count
 from jsonckpt.memory import torch_dtype
 from jsonckpt.names import Selector
 from jsonckpt.opening import Container, open_container
 from jsonckpt.placement import MapLocation
+from jsonckpt.registry import default_rules
 from jsonckpt.sharing import StateReader
 from jsonckpt.tensors import Target
-from jsonckpt.registry import default_rules
 from jsonckpt.tree import decode_state, tensor_names
 
 __all__ = ["Checkpoint", "TensorEntry", "open_checkpoint"]
@@ -80,12 +80,14 @@ class TensorEntry:
                 raise IndexError(f"index {first} is out of bounds for dimension 0 with size {rows}")
             at = first % rows
             part = self._checkpoint._load_rows(self._entry, at, at + 1)
-            return part[(0, *rest)]
+            one = (0, *rest)
+            return part[one]
         start, stop, step = first.indices(rows)
         if step < 1:
             raise ValueError("step must be greater than zero")
         part = self._checkpoint._load_rows(self._entry, start, max(start, stop))
-        return part[(slice(None, None, step), *rest)]
+        every = (slice(None, None, step), *rest)
+        return part[every]
 
     def __len__(self) -> int:
         if not self.shape:

@@ -15,7 +15,7 @@ import zstandard
 from jsonckpt import lists
 from jsonckpt.dtypes import DTYPES
 from jsonckpt.errors import FormatError, LimitError
-from jsonckpt.manifest import Codec
+from jsonckpt.facts import Codec
 
 __all__ = ["Coder", "payload_bound"]
 

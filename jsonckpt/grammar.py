@@ -11,7 +11,7 @@ from typing import Any
 
 from jsonckpt import jsontext
 from jsonckpt.checksums import hasher, hexdigest
-from jsonckpt.manifest import FORMAT_VERSION, SHARD_FORMAT, Codec, Entry, identity_lines
+from jsonckpt.facts import FORMAT_VERSION, SHARD_FORMAT, Codec, Entry, identity_lines
 
 __all__ = ["ShardText", "record_head", "record_tail"]
 

@@ -16,8 +16,8 @@ from typing import Protocol
 from jsonckpt.checksums import hexdigest
 from jsonckpt.codecs import Coder
 from jsonckpt.errors import FormatError, JsonckptError, quote
+from jsonckpt.facts import Entry
 from jsonckpt.limits import Limits
-from jsonckpt.manifest import Entry
 from jsonckpt.pipeline import run_ordered
 from jsonckpt.skeleton import Record, SkeletonReader
 from jsonckpt.streaming import Sink, checksum_error

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from jsonckpt.errors import JsonckptError
+from jsonckpt.facts import Entry
 from jsonckpt.limits import DEFAULT_LIMITS, Limits
 from jsonckpt.loading import Loading, Wishes, thread_count
-from jsonckpt.manifest import Entry
 from jsonckpt.opening import Container, open_container
 from jsonckpt.progress import progress_bar
 

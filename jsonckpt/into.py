@@ -17,9 +17,9 @@ from jsonckpt.memory import dtype_name
 from jsonckpt.names import Selector, join
 from jsonckpt.opening import Container, open_container
 from jsonckpt.progress import progress_bar
+from jsonckpt.registry import default_rules
 from jsonckpt.sharing import StateReader
 from jsonckpt.tensors import Target
-from jsonckpt.registry import default_rules
 from jsonckpt.tree import OMIT, decode_state, tensor_names
 
 __all__ = ["LoadResult", "load_into"]

@@ -12,22 +12,16 @@ import torch
 from jsonckpt.errors import FormatError, JsonckptError, LimitError, StateMismatchError, quote
 from jsonckpt.limits import DEFAULT_LIMITS, Limits
 from jsonckpt.names import Selector, selector
-from jsonckpt.opening import (
-    Container,
-    entry_of,
-    locate,
-    manifest_of_head,
-    open_container,
-    parse_head,
-)
+from jsonckpt.opening import Container, locate, open_container
 from jsonckpt.pipeline import default_threads
 from jsonckpt.placement import MapLocation, Placement, placement
 from jsonckpt.progress import progress_bar
+from jsonckpt.registry import default_rules
 from jsonckpt.sharing import StateReader
+from jsonckpt.single import entry_of, manifest_of_head, parse_head
 from jsonckpt.skeleton import Header, Record, SkeletonReader
 from jsonckpt.streaming import ByteSource, Sink, read_records
 from jsonckpt.tensors import Target
-from jsonckpt.registry import default_rules
 from jsonckpt.tree import OMIT, decode_state, tensor_names
 
 __all__ = ["load", "stream"]

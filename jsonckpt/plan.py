@@ -12,8 +12,8 @@ from typing import Protocol
 
 from jsonckpt.codecs import payload_bound
 from jsonckpt.dtypes import DTYPES
+from jsonckpt.facts import COMPRESSIONS, ENCODINGS, Codec, chunk_count
 from jsonckpt.limits import Limits, exceeds
-from jsonckpt.manifest import COMPRESSIONS, ENCODINGS, Codec, chunk_count
 
 __all__ = ["Part", "RecordPlan", "assign_shards", "jobs", "parse_size"]
 

@@ -18,7 +18,7 @@ from jsonckpt.errors import (
     JsonckptError,
     WriteError,
 )
-from jsonckpt.manifest import MANIFEST_NAME
+from jsonckpt.facts import MANIFEST_NAME
 from jsonckpt.storage import ZstdStream
 
 __all__ = ["RemotePlace", "remote_place"]

@@ -5,48 +5,38 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from jsonckpt import jsontext, names, plan, storage
-from jsonckpt._version import __version__
-from jsonckpt.checksums import ALGORITHMS, hasher
-from jsonckpt.codecs import Coder
-from jsonckpt.dtypes import DTYPES
+from jsonckpt import names, plan, storage
+from jsonckpt.contents import (
+    Contents,
+    Options,
+    check_options,
+    dumped,
+    encode,
+    head_text,
+    manifest_of,
+    shards_of,
+)
 from jsonckpt.errors import (
     CheckpointExistsError,
     CheckpointNotFoundError,
     FormatError,
     JsonckptError,
-    LimitError,
 )
-from jsonckpt.grammar import ShardText, shard_head
-from jsonckpt.limits import DEFAULT_LIMITS, exceeds
-from jsonckpt.manifest import (
-    MANIFEST_FORMAT,
-    MANIFEST_NAME,
-    Entry,
-    Manifest,
-    ShardFile,
-    dump_manifest,
-    parse_identity,
-    parse_manifest,
-)
+from jsonckpt.facts import MANIFEST_FORMAT, MANIFEST_NAME, Entry, Manifest, ShardFile
+from jsonckpt.grammar import ShardText
+from jsonckpt.limits import DEFAULT_LIMITS
+from jsonckpt.manifest import parse_manifest
 from jsonckpt.opening import Place
 from jsonckpt.pipeline import default_threads
 from jsonckpt.progress import progress_bar
-from jsonckpt.sharing import StateWriter
-from jsonckpt.tensors import Source
-from jsonckpt.registry import default_rules
-from jsonckpt.tree import encode_state
 from jsonckpt.writing import FileOutput, Output, StreamOutput, ZstdOutput, write_shard
 
 __all__ = ["SaveResult", "save"]
-
-_SAMPLE_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,38 +66,6 @@ class SaveResult:
     files: tuple[str, ...]
     seconds: float
     durability: str
-
-
-@dataclass(frozen=True)
-class _Options:
-    """The options of a save, checked."""
-
-    encoding: str
-    compression: str
-    level: int | None
-    filter: str
-    chunk_bytes: int
-    max_shard_size: int
-    checksum: str
-    threads: int
-    sync: bool
-    progress: bool
-
-
-@dataclass(frozen=True)
-class _Contents:
-    """What is to be saved, encoded but for the payloads."""
-
-    save_id: str
-    created_at: str
-    state: Any
-    metadata: dict[str, Any]
-    sources: Sequence[Source]
-    plans: Sequence[plan.RecordPlan]
-
-    @property
-    def nbytes(self) -> int:
-        return sum(source.nbytes for source in self.sources)
 
 
 def save(
@@ -172,7 +130,7 @@ def save(
     >>> directory.cleanup()
     """
     began = time.perf_counter()
-    options = _Options(
+    options = Options(
         encoding=encoding,
         compression=compression or "none",
         level=compression_level,
@@ -184,7 +142,7 @@ def save(
         sync=sync,
         progress=progress,
     )
-    _check_options(options, compression_level)
+    check_options(options, compression_level)
     target: Path | None = None
     remote = False
     if not hasattr(path, "write"):
@@ -196,7 +154,7 @@ def save(
         _check_container(text_path, options)
         if target is not None:
             _check_target(target, overwrite=overwrite)
-    contents = _encode(state, metadata, options)
+    contents = encode(state, metadata, options)
     if remote:
         result = _save_remote(contents, text_path, options, overwrite, storage_options)
     elif target is None:
@@ -226,24 +184,7 @@ def is_single(path: str) -> bool:
 # --- before anything is written ---------------------------------------------------------------
 
 
-def _check_options(options: _Options, level: int | None) -> None:
-    plan.check_options(
-        encoding=options.encoding,
-        compression=options.compression,
-        filter=options.filter,
-        chunk_bytes=options.chunk_bytes,
-        limits=DEFAULT_LIMITS,
-    )
-    if options.checksum not in ALGORITHMS:
-        raise ValueError(f"checksum={options.checksum!r}; it may be {', '.join(ALGORITHMS)}")
-    hasher(options.checksum)  # says now when its package is missing
-    if options.threads < 1:
-        raise ValueError(f"threads must be at least 1, not {options.threads}")
-    if level is not None and not -100 <= level <= 22:
-        raise ValueError(f"compression_level must be a zstd level up to 22, not {level}")
-
-
-def _check_container(path: str, options: _Options) -> None:
+def _check_container(path: str, options: Options) -> None:
     if options.encoding == "list" and options.compression == "zstd" and path.endswith(".json"):
         raise ValueError(
             "encoding='list' with compression='zstd' compresses whole files: "
@@ -324,110 +265,13 @@ def _replaced(place: Place) -> list[str]:
         return []
 
 
-def _encode(state: object, metadata: Mapping[str, Any] | None, options: _Options) -> _Contents:
-    """Everything about the state that can fail, before anything is written."""
-    writer = StateWriter()
-    tree = encode_state(state, writer, rules=default_rules())
-    sources = writer.sources()
-    limits = DEFAULT_LIMITS
-    if exceeds(len(sources), limits.tensors):
-        raise LimitError(f"{len(sources)} tensors; readers accept at most {limits.tensors}")
-    coder = Coder(level=options.level)
-    plans = []
-    for position, source in enumerate(sources):
-        parse_identity(
-            {
-                "name": source.name,
-                "dtype": source.dtype,
-                "shape": list(source.shape),
-                "device": source.device,
-            },
-            limits,
-        )
-        codec = plan.choose_codec(
-            source,
-            encoding=options.encoding,
-            compression=options.compression,
-            filter=options.filter,
-            chunk_bytes=options.chunk_bytes,
-            worthwhile=True,
-        )
-        if codec.compression != "none" and not _sample_compresses(coder, source, codec):
-            codec = plan.choose_codec(
-                source,
-                encoding=options.encoding,
-                compression=options.compression,
-                filter=options.filter,
-                chunk_bytes=options.chunk_bytes,
-                worthwhile=False,
-            )
-        plans.append(plan.RecordPlan(position, codec, source.nbytes))
-    chunks = sum(record.chunks for record in plans)
-    if exceeds(chunks, limits.chunks):
-        raise LimitError(
-            f"{chunks} chunks; readers accept at most {limits.chunks}",
-            hint="Pass a larger chunk_size.",
-        )
-    now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-    return _Contents(storage.new_save_id(), now, tree, _plain(metadata), sources, plans)
-
-
-def _sample_compresses(coder: Coder, source: Source, codec: Any) -> bool:
-    # From the middle: the edges of a tensor (padding rows, zeros) say little of the rest.
-    size = min(source.nbytes, _SAMPLE_BYTES)
-    unit = 16  # a multiple of every item size
-    start = (source.nbytes - size) // 2 // unit * unit
-    size -= size % DTYPES[source.dtype].itemsize
-    return coder.compresses(source.read(start, start + size), codec, source.dtype)
-
-
-def _plain(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
-    value = dict(metadata or {})
-    try:
-        back = jsontext.parse(jsontext.dump(value), what="metadata")
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"metadata must be a plain JSON object: {error}") from error
-    if back != value:
-        raise TypeError("metadata must be a plain JSON object: its keys must be strings")
-    return value
-
-
-def _head(contents: _Contents, options: _Options, *, single: bool) -> bytes:
-    if not single:
-        return shard_head(contents.save_id, options.checksum)
-    text = jsontext.dump
-    head = shard_head(
-        contents.save_id,
-        options.checksum,
-        {
-            "created_at": text(contents.created_at),
-            "created_by": text(created_by()),
-            "totals": text({"tensors": len(contents.sources), "bytes": contents.nbytes}),
-            "metadata": jsontext.dump_pretty(contents.metadata),
-            "state": jsontext.dump_pretty(contents.state),
-        },
-    )
-    if exceeds(len(head), DEFAULT_LIMITS.manifest_bytes):
-        raise LimitError(
-            f"the state beside its tensors takes {len(head)} bytes; readers accept at most "
-            f"{DEFAULT_LIMITS.manifest_bytes}",
-            hint="Put large data into tensors or NumPy arrays.",
-        )
-    return head
-
-
-def created_by() -> str:
-    """This program and its version."""
-    return f"jsonckpt {__version__}"
-
-
 # --- writing ----------------------------------------------------------------------------------
 
 
 def _write(
     output: Output,
-    contents: _Contents,
-    options: _Options,
+    contents: Contents,
+    options: Options,
     *,
     plans: Sequence[plan.RecordPlan],
     shard: int,
@@ -438,7 +282,7 @@ def _write(
         output,
         contents.sources,
         plans,
-        head=_head(contents, options, single=single),
+        head=head_text(contents, options, single=single),
         shard=shard,
         algorithm=options.checksum,
         level=options.level,
@@ -447,7 +291,7 @@ def _write(
     )
 
 
-def _save_stream(contents: _Contents, stream: Any, options: _Options) -> dict[str, Any]:
+def _save_stream(contents: Contents, stream: Any, options: Options) -> dict[str, Any]:
     if options.encoding == "list" and options.compression == "zstd":
         raise ValueError(
             "a file object gets plain text: pass compression=None with encoding='list'"
@@ -467,9 +311,9 @@ def _save_stream(contents: _Contents, stream: Any, options: _Options) -> dict[st
 
 
 def _save_remote(
-    contents: _Contents,
+    contents: Contents,
     url: str,
-    options: _Options,
+    options: Options,
     overwrite: bool,
     storage_options: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
@@ -482,7 +326,7 @@ def _save_remote(
     entries: list[Entry] = []
     try:
         with progress_bar("save", contents.nbytes, show=options.progress) as advance:
-            for number, name, plans in _shards(contents, options, single=single):
+            for number, name, plans in shards_of(contents, options, single=single):
                 with target.open(None if single else name) as stream:
                     output: Output = StreamOutput(stream)
                     if name.endswith(".zst") or (single and url.endswith(".zst")):
@@ -494,10 +338,10 @@ def _save_remote(
                 shards.append(ShardFile(name, output.written, text.position, text.seal))
                 entries += text.entries
         if not single:
-            manifest = _manifest(contents, options, shards, entries)
-            dumped = _dump(manifest)
+            manifest = manifest_of(contents, options, shards, entries)
+            text_bytes = dumped(manifest)
             replaced = _replaced(target.place())
-            target.commit(dumped)
+            target.commit(text_bytes)
     except BaseException:
         target.abandon()
         raise
@@ -512,14 +356,14 @@ def _save_remote(
     target.remove(replaced)
     return {
         "path": url,
-        "digest": f"sha256:{hashlib.sha256(dumped).hexdigest()}",
-        "stored_bytes": len(dumped) + sum(shard.bytes for shard in shards),
+        "digest": f"sha256:{hashlib.sha256(text_bytes).hexdigest()}",
+        "stored_bytes": len(text_bytes) + sum(shard.bytes for shard in shards),
         "files": (*(shard.file for shard in shards), MANIFEST_NAME),
         "durability": "best-effort",
     }
 
 
-def _save_file(contents: _Contents, target: Path, options: _Options) -> dict[str, Any]:
+def _save_file(contents: Contents, target: Path, options: Options) -> dict[str, Any]:
     target = target.resolve()
     storage.make_directory(target.parent, sync=options.sync)
     temporary = target.with_name(f".{target.name}.{contents.save_id[:12]}.tmp")
@@ -547,14 +391,14 @@ def _save_file(contents: _Contents, target: Path, options: _Options) -> dict[str
     }
 
 
-def _save_directory(contents: _Contents, target: Path, options: _Options) -> dict[str, Any]:
+def _save_directory(contents: Contents, target: Path, options: Options) -> dict[str, Any]:
     storage.make_directory(target, sync=options.sync)
     files: list[storage.NewFile] = []
     text = b""
     try:
         with progress_bar("save", contents.nbytes, show=options.progress) as advance:
             manifest = _write_shards(contents, target, options, files, advance)
-        text = _dump(manifest)
+        text = dumped(manifest)
         durable = not options.sync or storage.fsync_directory(target)
         has_old = (target / MANIFEST_NAME).exists()
         replaced = _replaced(storage.LocalPlace(target)) if has_old else []
@@ -583,15 +427,15 @@ def _save_directory(contents: _Contents, target: Path, options: _Options) -> dic
 
 
 def _write_shards(
-    contents: _Contents,
+    contents: Contents,
     target: Path,
-    options: _Options,
+    options: Options,
     files: list[storage.NewFile],
     advance: Callable[[int], None] | None,
 ) -> Manifest:
     shards: list[ShardFile] = []
     entries: list[Entry] = []
-    for number, name, plans in _shards(contents, options, single=False):
+    for number, name, plans in shards_of(contents, options, single=False):
         file = storage.NewFile(target / name)
         files.append(file)
         output: Output = FileOutput(file)
@@ -603,50 +447,10 @@ def _write_shards(
         file.finish(sync=options.sync)
         shards.append(ShardFile(name, output.written, text.position, text.seal))
         entries += text.entries
-    return _manifest(contents, options, shards, entries)
+    return manifest_of(contents, options, shards, entries)
 
 
-def _shards(
-    contents: _Contents, options: _Options, *, single: bool
-) -> Iterator[tuple[int, str, Sequence[plan.RecordPlan]]]:
-    """Number, file name and records of each shard."""
-    if single:
-        yield 0, "", contents.plans
-        return
-    compressed = options.encoding == "list" and options.compression == "zstd"
-    estimates = [plan.text_estimate(p, contents.sources[p.source].dtype) for p in contents.plans]
-    for number, members in enumerate(plan.assign_shards(estimates, options.max_shard_size)):
-        name = names.shard_name(contents.save_id, number + 1, compressed=compressed)
-        yield number, name, [contents.plans[member] for member in members]
-
-
-def _manifest(
-    contents: _Contents, options: _Options, shards: Sequence[ShardFile], entries: Sequence[Entry]
-) -> Manifest:
-    return Manifest(
-        contents.save_id,
-        contents.created_at,
-        created_by(),
-        options.checksum,
-        contents.metadata,
-        contents.state,
-        tuple(shards),
-        tuple(entries),
-    )
-
-
-def _dump(manifest: Manifest) -> bytes:
-    text = dump_manifest(manifest)
-    if exceeds(len(text), DEFAULT_LIMITS.manifest_bytes):
-        raise LimitError(
-            f"the manifest takes {len(text)} bytes; readers accept at most "
-            f"{DEFAULT_LIMITS.manifest_bytes}",
-            hint="Pass a larger chunk_size, or put large data into tensors.",
-        )
-    return text
-
-
-def _durability(options: _Options, durable: bool) -> str:
+def _durability(options: Options, durable: bool) -> str:
     if not options.sync:
         return "none"
     return "synced" if durable else "best-effort"

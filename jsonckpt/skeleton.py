@@ -10,7 +10,6 @@ Pure: bytes in, facts out.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, Final
@@ -27,18 +26,15 @@ from jsonckpt.errors import (
     LimitError,
     quote,
 )
+from jsonckpt.facts import SHARD_FORMAT, Codec, chunk_count, element_count, identity_lines
 from jsonckpt.grammar import index_row, trailer
+from jsonckpt.guards import guard
 from jsonckpt.limits import Limits, exceeds
-from jsonckpt.manifest import (
-    SHARD_FORMAT,
-    Codec,
+from jsonckpt.validation import (
     check_chunking,
     check_header,
     check_requires,
     checksum_name,
-    chunk_count,
-    element_count,
-    identity_lines,
     is_hex,
     parse_codec,
     parse_identity,
@@ -48,12 +44,6 @@ __all__ = ["Header", "Record", "SkeletonReader"]
 
 TENSORS_LINE: Final = b'"tensors":[\n'
 _CHUNKS_END: Final = b'"chunks":[\n'
-#: Longer than any number or name that the format allows, shorter than what crashes ijson.
-_DIGIT_RUN = 1_100
-_STRIDE = 1_000
-_DIGITS = re.compile(rb"[0-9]*")
-_DIGITS_BEFORE = re.compile(rb"[0-9]*\Z")
-_ESCAPE = re.compile(rb"\\(?:u([0-9a-fA-F]{4})|.)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,48 +71,6 @@ class Record:
     offset: int
     length: int
     chunks: tuple[tuple[int, int, str], ...]
-
-
-def guard(text: bytes) -> None:
-    """Refuse what ijson must not see. ``text`` is whole lines.
-
-    Raises:
-        FormatError: invalid UTF-8, an endless run of digits, a lone surrogate.
-    """
-    try:
-        text.decode("utf-8", "strict")
-    except UnicodeDecodeError as error:
-        raise FormatError(
-            f"invalid UTF-8: {error.reason} at byte {error.start} of a line"
-        ) from error
-    # A run of that many digits covers a multiple of the stride: look only there.
-    for place in range(_STRIDE - 1, len(text), _STRIDE):
-        if 48 <= text[place] <= 57:
-            after = _DIGITS.match(text, place)
-            before = _DIGITS_BEFORE.search(text[max(0, place - _DIGIT_RUN) : place])
-            assert after is not None
-            assert before is not None
-            if len(after[0]) + len(before[0]) >= _DIGIT_RUN:
-                raise FormatError(f"a run of over {_DIGIT_RUN} digits")
-    if b"\\u" in text:
-        _check_escapes(text)
-
-
-def _check_escapes(text: bytes) -> None:
-    high_end = -1
-    for match in _ESCAPE.finditer(text):
-        unit = int(match[1], 16) if match[1] else 0
-        if high_end >= 0:
-            if not (match.start() == high_end and 0xDC00 <= unit <= 0xDFFF):
-                break
-            high_end = -1
-        elif 0xD800 <= unit <= 0xDBFF:
-            high_end = match.end()
-        elif 0xDC00 <= unit <= 0xDFFF:
-            high_end = 0
-            break
-    if high_end >= 0:
-        raise FormatError("a lone surrogate escape")
 
 
 class SkeletonReader:

@@ -27,10 +27,10 @@ from jsonckpt.errors import (
     UnsafePathError,
     WriteError,
 )
+from jsonckpt.facts import MANIFEST_NAME
 from jsonckpt.frames import FrameWatch
-from jsonckpt.manifest import MANIFEST_NAME
 
-__all__ = ["LocalFile", "LocalStream", "NewFile", "fsync_directory", "reading", "replace", "unlink"]
+__all__ = ["LocalFile", "LocalStream", "NewFile", "fsync_directory", "replace", "unlink"]
 
 #: What a file system answers that cannot fsync a directory.
 _NO_DIRECTORY_FSYNC = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EACCES}

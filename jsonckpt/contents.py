@@ -1,0 +1,215 @@
+"""What a save will write, but for the payloads: everything that can fail before a file is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+from jsonckpt import jsontext, names, plan
+from jsonckpt._version import __version__
+from jsonckpt.checksums import ALGORITHMS, hasher
+from jsonckpt.codecs import Coder
+from jsonckpt.dtypes import DTYPES
+from jsonckpt.errors import LimitError
+from jsonckpt.facts import Codec, Entry, Manifest, ShardFile
+from jsonckpt.grammar import shard_head
+from jsonckpt.limits import DEFAULT_LIMITS, exceeds
+from jsonckpt.manifest import dump_manifest
+from jsonckpt.registry import default_rules
+from jsonckpt.sharing import StateWriter
+from jsonckpt.storage import new_save_id
+from jsonckpt.tensors import Source
+from jsonckpt.tree import encode_state
+from jsonckpt.validation import parse_identity
+
+__all__ = ["Contents", "Options", "encode"]
+
+_SAMPLE_BYTES = 1 << 16
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of a save, checked."""
+
+    encoding: str
+    compression: str
+    level: int | None
+    filter: str
+    chunk_bytes: int
+    max_shard_size: int
+    checksum: str
+    threads: int
+    sync: bool
+    progress: bool
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What is to be saved, encoded but for the payloads."""
+
+    save_id: str
+    created_at: str
+    state: Any
+    metadata: dict[str, Any]
+    sources: Sequence[Source]
+    plans: Sequence[plan.RecordPlan]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(source.nbytes for source in self.sources)
+
+
+def check_options(options: Options, level: int | None) -> None:
+    plan.check_options(
+        encoding=options.encoding,
+        compression=options.compression,
+        filter=options.filter,
+        chunk_bytes=options.chunk_bytes,
+        limits=DEFAULT_LIMITS,
+    )
+    if options.checksum not in ALGORITHMS:
+        raise ValueError(f"checksum={options.checksum!r}; it may be {', '.join(ALGORITHMS)}")
+    hasher(options.checksum)  # says now when its package is missing
+    if options.threads < 1:
+        raise ValueError(f"threads must be at least 1, not {options.threads}")
+    if level is not None and not -100 <= level <= 22:
+        raise ValueError(f"compression_level must be a zstd level up to 22, not {level}")
+
+
+def encode(state: object, metadata: Mapping[str, Any] | None, options: Options) -> Contents:
+    """Everything about the state that can fail, before anything is written."""
+    writer = StateWriter()
+    tree = encode_state(state, writer, rules=default_rules())
+    sources = writer.sources()
+    limits = DEFAULT_LIMITS
+    if exceeds(len(sources), limits.tensors):
+        raise LimitError(f"{len(sources)} tensors; readers accept at most {limits.tensors}")
+    coder = Coder(level=options.level)
+    plans = []
+    for position, source in enumerate(sources):
+        parse_identity(
+            {
+                "name": source.name,
+                "dtype": source.dtype,
+                "shape": list(source.shape),
+                "device": source.device,
+            },
+            limits,
+        )
+        codec = plan.choose_codec(
+            source,
+            encoding=options.encoding,
+            compression=options.compression,
+            filter=options.filter,
+            chunk_bytes=options.chunk_bytes,
+            worthwhile=True,
+        )
+        if codec.compression != "none" and not _sample_compresses(coder, source, codec):
+            codec = plan.choose_codec(
+                source,
+                encoding=options.encoding,
+                compression=options.compression,
+                filter=options.filter,
+                chunk_bytes=options.chunk_bytes,
+                worthwhile=False,
+            )
+        plans.append(plan.RecordPlan(position, codec, source.nbytes))
+    chunks = sum(record.chunks for record in plans)
+    if exceeds(chunks, limits.chunks):
+        raise LimitError(
+            f"{chunks} chunks; readers accept at most {limits.chunks}",
+            hint="Pass a larger chunk_size.",
+        )
+    now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return Contents(new_save_id(), now, tree, _plain(metadata), sources, plans)
+
+
+def _sample_compresses(coder: Coder, source: Source, codec: Codec) -> bool:
+    # From the middle: the edges of a tensor (padding rows, zeros) say little of the rest.
+    size = min(source.nbytes, _SAMPLE_BYTES)
+    unit = 16  # a multiple of every item size
+    start = (source.nbytes - size) // 2 // unit * unit
+    size -= size % DTYPES[source.dtype].itemsize
+    return coder.compresses(source.read(start, start + size), codec, source.dtype)
+
+
+def _plain(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
+    value = dict(metadata or {})
+    try:
+        back = jsontext.parse(jsontext.dump(value), what="metadata")
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"metadata must be a plain JSON object: {error}") from error
+    if back != value:
+        raise TypeError("metadata must be a plain JSON object: its keys must be strings")
+    return value
+
+
+def head_text(contents: Contents, options: Options, *, single: bool) -> bytes:
+    if not single:
+        return shard_head(contents.save_id, options.checksum)
+    text = jsontext.dump
+    head = shard_head(
+        contents.save_id,
+        options.checksum,
+        {
+            "created_at": text(contents.created_at),
+            "created_by": text(created_by()),
+            "totals": text({"tensors": len(contents.sources), "bytes": contents.nbytes}),
+            "metadata": jsontext.dump_pretty(contents.metadata),
+            "state": jsontext.dump_pretty(contents.state),
+        },
+    )
+    if exceeds(len(head), DEFAULT_LIMITS.manifest_bytes):
+        raise LimitError(
+            f"the state beside its tensors takes {len(head)} bytes; readers accept at most "
+            f"{DEFAULT_LIMITS.manifest_bytes}",
+            hint="Put large data into tensors or NumPy arrays.",
+        )
+    return head
+
+
+def created_by() -> str:
+    """This program and its version."""
+    return f"jsonckpt {__version__}"
+
+
+def shards_of(
+    contents: Contents, options: Options, *, single: bool
+) -> Iterator[tuple[int, str, Sequence[plan.RecordPlan]]]:
+    """Number, file name and records of each shard."""
+    if single:
+        yield 0, "", contents.plans
+        return
+    compressed = options.encoding == "list" and options.compression == "zstd"
+    estimates = [plan.text_estimate(p, contents.sources[p.source].dtype) for p in contents.plans]
+    for number, members in enumerate(plan.assign_shards(estimates, options.max_shard_size)):
+        name = names.shard_name(contents.save_id, number + 1, compressed=compressed)
+        yield number, name, [contents.plans[member] for member in members]
+
+
+def manifest_of(
+    contents: Contents, options: Options, shards: Sequence[ShardFile], entries: Sequence[Entry]
+) -> Manifest:
+    return Manifest(
+        contents.save_id,
+        contents.created_at,
+        created_by(),
+        options.checksum,
+        contents.metadata,
+        contents.state,
+        tuple(shards),
+        tuple(entries),
+    )
+
+
+def dumped(manifest: Manifest) -> bytes:
+    text = dump_manifest(manifest)
+    if exceeds(len(text), DEFAULT_LIMITS.manifest_bytes):
+        raise LimitError(
+            f"the manifest takes {len(text)} bytes; readers accept at most "
+            f"{DEFAULT_LIMITS.manifest_bytes}",
+            hint="Pass a larger chunk_size, or put large data into tensors.",
+        )
+    return text

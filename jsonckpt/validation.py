@@ -1,0 +1,269 @@
+"""The rules that manifest and shards share, checked one by one (format sections 2, 3.2 and 8).
+
+Pure: values in, facts or errors out.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from jsonckpt.checksums import ALGORITHMS
+from jsonckpt.dtypes import DTYPES
+from jsonckpt.errors import FormatError, LimitError, UnsafePathError, UnsupportedVersionError, quote
+from jsonckpt.facts import (
+    COMPRESSIONS,
+    ENCODINGS,
+    FILTERS,
+    FORMAT_VERSION,
+    Codec,
+    Entry,
+    chunk_count,
+    element_count,
+)
+from jsonckpt.limits import Limits, exceeds
+
+#: Features that ``requires`` may name. Version 1 defines none.
+KNOWN_FEATURES: frozenset[str] = frozenset()
+_MAX_SIZE = (1 << 63) - 1
+_SAVE_ID = re.compile(r"[0-9a-f]{32}")
+_BAD_NAME = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
+_PROBLEMS_SHOWN = 5
+
+
+class Problems:
+    """Everything that is wrong, with its path; raised together."""
+
+    def __init__(self) -> None:
+        self.found: list[str] = []
+        self.unsafe = False
+        self.limit = False
+
+    def add(self, path: str, message: str) -> None:
+        """Note a problem; after the first few only their number matters."""
+        self.found.append(f"{path}: {message}")
+
+    def over(self, path: str, message: str) -> None:
+        """Note that a limit is exceeded."""
+        self.limit = True
+        self.add(path, message)
+
+    def raise_if_any(self) -> None:
+        """Raise what was found, as one error.
+
+        Raises:
+            UnsafePathError, LimitError, FormatError: in this order of precedence.
+        """
+        if not self.found:
+            return
+        shown = "; ".join(self.found[:_PROBLEMS_SHOWN])
+        more = len(self.found) - _PROBLEMS_SHOWN
+        if more > 0:
+            shown += f"; and {more} more problems"
+        if self.unsafe:
+            raise UnsafePathError(shown, hint="Do not trust this file.")
+        if self.limit:
+            raise LimitError(shown, hint="Pass limits=jsonckpt.Limits(...) if it is meant.")
+        raise FormatError(shown, hint="Run jsonckpt.verify on it, or take another copy.")
+
+
+def check_header(value: object, expected_format: str) -> dict[str, Any]:
+    """The members that every file begins with: format, version, requires, save_id.
+
+    Raises:
+        UnsupportedVersionError: a newer version, or a required feature this release lacks.
+        FormatError: anything else.
+    """
+    if not isinstance(value, dict):
+        raise FormatError(f"expected a JSON object, found {kind(value)}")
+    found = value.get("format")
+    if found != expected_format:
+        raise FormatError(
+            f"format is {quote(found)}, expected {expected_format!r}",
+            hint="This is not a jsonckpt file; python -m jsonckpt.convert reads other programs'.",
+        )
+    version = value.get("version")
+    if type(version) is not int or version < 1:
+        raise FormatError(f"version is {quote(version)}, expected a positive integer")
+    if version > FORMAT_VERSION:
+        raise UnsupportedVersionError(
+            f"format version {quote(version)} is newer than {FORMAT_VERSION}, "
+            "the newest that this release reads",
+            hint="Upgrade: pip install -U jsonckpt.",
+        )
+    check_requires(value.get("requires", []))
+    save_id = value.get("save_id")
+    if not isinstance(save_id, str) or not _SAVE_ID.fullmatch(save_id):
+        raise FormatError(f"save_id is {quote(save_id)}, expected 32 hexadecimal digits")
+    return value
+
+
+def check_requires(requires: object) -> None:
+    """Refuse features that this release does not know, by name.
+
+    Raises:
+        UnsupportedVersionError: one is unknown.
+        FormatError: not an array of strings.
+    """
+    if not isinstance(requires, list) or not all(isinstance(item, str) for item in requires):
+        raise FormatError(f"requires is {quote(requires)}, expected an array of strings")
+    unknown = [item for item in requires if item not in KNOWN_FEATURES]
+    if unknown:
+        shown = ", ".join(quote(item) for item in unknown[:5])
+        raise UnsupportedVersionError(
+            f"the file requires {shown}, which this release does not know",
+            hint="Upgrade: pip install -U jsonckpt.",
+        )
+
+
+def checksum_name(value: object) -> str:
+    """The checksum algorithm, checked."""
+    if not isinstance(value, str) or value not in ALGORITHMS:
+        raise FormatError(f"checksum is {quote(value)}, expected one of {', '.join(ALGORITHMS)}")
+    return value
+
+
+def text_member(header: dict[str, Any], key: str, problems: Problems) -> str:
+    """A required string member."""
+    value = header.get(key)
+    if isinstance(value, str) and len(value) <= 1_000:
+        return value
+    problems.add(key, f"expected a string, found {kind(value)}")
+    return ""
+
+
+def parse_codec(item: object, limits: Limits) -> Codec | str:
+    """A codec from its members, or what is wrong with them."""
+    if not isinstance(item, dict):
+        return f"expected an object, found {kind(item)}"
+    encoding, compression = item.get("encoding"), item.get("compression")
+    filter_, chunk_bytes = item.get("filter"), item.get("chunk_bytes")
+    for member, found, known in (
+        ("encoding", encoding, ENCODINGS),
+        ("compression", compression, COMPRESSIONS),
+        ("filter", filter_, FILTERS),
+    ):
+        if not isinstance(found, str) or found not in known:
+            return f"unknown {member} {quote(found)}, this release knows {', '.join(known)}"
+    if encoding == "list" and (compression != "none" or filter_ != "none"):
+        return "encoding list goes with compression none and filter none only"
+    if type(chunk_bytes) is not int or chunk_bytes < 1:
+        return f"chunk_bytes is {quote(chunk_bytes)}, expected a positive integer"
+    if exceeds(chunk_bytes, limits.chunk_bytes):
+        return f"chunk_bytes is {chunk_bytes}, over the limit of {limits.chunk_bytes}"
+    return Codec(str(encoding), str(compression), str(filter_), chunk_bytes)
+
+
+def parse_identity(item: dict[str, Any], limits: Limits) -> tuple[str, str, tuple[int, ...], str]:
+    """``(name, dtype, shape, device)`` of a record or a manifest entry, checked.
+
+    Raises:
+        FormatError, LimitError: with a message that names the member.
+    """
+    name, dtype, shape = item.get("name"), item.get("dtype"), item.get("shape")
+    device = item.get("device", "cpu")
+    if not isinstance(name, str) or not (
+        not name or name[0] == "/" or name.startswith("$storage/")
+    ):
+        raise FormatError(f"name is {quote(name)}, expected a JSON Pointer")
+    if _BAD_NAME.search(name):
+        raise FormatError(f"name {quote(name)} holds control characters or surrogates")
+    if exceeds(len(name.encode()), limits.name_bytes):
+        raise LimitError(f"name {quote(name)} is longer than {limits.name_bytes} bytes")
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise FormatError(f"unknown dtype {quote(dtype)}", tensor=name)
+    if type(shape) is not list or not all(map(is_size, shape)):
+        raise FormatError(
+            f"shape is {quote(shape)}, expected an array of integers from 0 to 2^63-1", tensor=name
+        )
+    if exceeds(len(shape), limits.rank):
+        raise LimitError(f"{len(shape)} dimensions, the limit is {limits.rank}", tensor=name)
+    # A zero hides the other sizes from the byte count, but torch still multiplies them.
+    if math.prod(size for size in shape if size) > _MAX_SIZE:
+        raise LimitError(f"shape {quote(shape)} has over 2^63-1 elements", tensor=name)
+    if not isinstance(device, str) or not re.fullmatch(r"[a-z]{1,20}(:[0-9]{1,5})?", device):
+        raise FormatError(f"device is {quote(device)}, expected e.g. cuda:0", tensor=name)
+    return name, dtype, tuple(shape), device
+
+
+def check_chunking(dtype: str, shape: Sequence[int], codec: Codec, chunks: int) -> int:
+    """The raw bytes of a record, after checking that the number of chunks fits them.
+
+    Raises:
+        FormatError: it does not.
+    """
+    itemsize = DTYPES[dtype].itemsize
+    if codec.chunk_bytes % itemsize:
+        raise FormatError(f"chunk_bytes {codec.chunk_bytes} is no multiple of {itemsize} ({dtype})")
+    nbytes = element_count(shape) * itemsize
+    expected = chunk_count(nbytes, codec.chunk_bytes)
+    if chunks != expected:
+        raise FormatError(
+            f"shape {quote(list(shape))} of {dtype} makes {nbytes} bytes in {expected} chunks, "
+            f"found {chunks} chunks"
+        )
+    return nbytes
+
+
+def check_layout(entries: Iterable[Entry], sizes: Sequence[int], problems: Problems) -> None:
+    """Records and payloads lie inside their file, in order, and none overlaps another."""
+    shard, end = 0, 0
+    for entry in entries:
+        if entry.shard < shard:
+            problems.add(quote(entry.name), "the tensors are not in the order of the shards")
+            return
+        if entry.shard > shard:
+            shard, end = entry.shard, 0
+        stop = entry.offset + entry.length
+        if entry.offset < end or stop > sizes[shard]:
+            problems.add(
+                quote(entry.name),
+                f"its range [{entry.offset}, {stop}) overlaps the tensor before it or "
+                f"leaves the file of {sizes[shard]} bytes",
+            )
+        at = entry.offset
+        for number, (offset, length, _) in enumerate(entry.chunks):
+            # Two quotes and a comma stand between payloads, so touching ranges overlap, too.
+            if offset <= at or offset + length >= stop:
+                problems.add(
+                    quote(entry.name), f"chunk {number}: its range overlaps or leaves the record"
+                )
+                break
+            at = offset + length
+        end = stop
+
+
+def check_totals(
+    entries: Sequence[Entry], on_disk: int, limits: Limits, problems: Problems
+) -> None:
+    """The limits on the whole checkpoint."""
+    chunks = sum(len(entry.chunks) for entry in entries)
+    if exceeds(chunks, limits.chunks):
+        problems.over("tensors", f"{chunks} chunks, the limit is {limits.chunks}")
+    total = sum(entry.nbytes for entry in entries)
+    if exceeds(total, limits.total_bytes(on_disk)):
+        problems.over(
+            "tensors", f"{total} bytes of tensors in {on_disk} bytes of files is over the limit"
+        )
+
+
+def is_size(value: object) -> bool:
+    return type(value) is int and 0 <= value <= _MAX_SIZE
+
+
+_HEX_DIGITS = frozenset("0123456789abcdef")
+
+
+def is_hex(value: object, digits: int) -> bool:
+    """Whether ``value`` is a string of that many lower-case hexadecimal digits."""
+    return isinstance(value, str) and len(value) == digits and _HEX_DIGITS.issuperset(value)
+
+
+def kind(value: object) -> str:
+    kinds: dict[type, str] = {
+        dict: "an object", list: "an array", str: "a string", bool: "a boolean",
+        int: "a number", float: "a number", type(None): "nothing",
+    }  # fmt: skip
+    return kinds.get(type(value), "something else")
