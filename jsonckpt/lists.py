@@ -41,6 +41,12 @@ _INTEGER = re.compile(rb"-?(?:0|[1-9][0-9]*)")
 _MINUS_ZERO_INTEGER = re.compile(rb"(?<![eE])-0(?=[, \t]|\Z)")
 _HEX = re.compile(rb"0x[0-9a-f]+")
 
+# The one magnitude of the 2**31 (tests/exhaustive_float32.py) whose shortest binary32 decimal means
+# another number here: as binary64 it lies just between two binary32 numbers, and the tie goes to
+# the other one. One digit more is the shortest decimal that reads back by way of binary64.
+_ROUNDED_TWICE = 0x15AE43FD
+_ROUNDED_TWICE_TEXT = b"7.038531e-26", b"7.0385307e-26"
+
 # Stands for a string while simdjson reads a block. The spaces keep it apart from digits beside it.
 _STAND_IN = b" 3e-297 "
 _STAND_IN_VALUE = float(_STAND_IN)
@@ -208,14 +214,17 @@ def _padded_texts(name: str) -> NDArray[np.bytes_]:
 
 def _bytes_text(name: str, block: NDArray[np.uint8]) -> bytes:
     """For dtypes of one byte a table of texts is faster than orjson."""
-    padded = _padded_texts(name)[block].view(np.uint8)
-    return padded[padded != 0].tobytes()[:-1]
+    padded: NDArray[np.uint8] = _padded_texts(name)[block].view(np.uint8)
+    text: bytes = padded[padded != 0].tobytes()
+    return text[:-1]
 
 
 def _float_text(real: str, block: NDArray[Any]) -> bytes:
     if real in ("float64", "float32"):
         numbers = block.view(real)
         text = _numbers_text(numbers)
+        if real == "float32" and (block & 0x7FFFFFFF == _ROUNDED_TWICE).any():
+            text = text.replace(*_ROUNDED_TWICE_TEXT)
     else:
         numbers = small_float(real).decimals[block]
         text = _bytes_text(real, block) if block.itemsize == 1 else _numbers_text(numbers)
