@@ -20,7 +20,7 @@ from jsonckpt.placement import MapLocation
 from jsonckpt.registry import default_rules
 from jsonckpt.sharing import StateReader
 from jsonckpt.tensors import Target
-from jsonckpt.tree import decode_state, tensor_names
+from jsonckpt.tree import decode_state, record_of, tensor_names
 
 __all__ = ["Checkpoint", "TensorEntry", "open_checkpoint"]
 
@@ -122,8 +122,8 @@ class Checkpoint(Mapping[str, TensorEntry]):
         self._entries: dict[str, tuple[Entry, Any]] = {}
         for name, tag, body in tensor_names(self.manifest.state):
             view = body if tag == "$view" else None
-            record = body["of"] if isinstance(view, dict) else name
-            self._entries.setdefault(name, (self.manifest.by_name[record], view))
+            entry = self.manifest.by_name[record_of(name, body)]
+            self._entries.setdefault(name, (entry, view))
 
     # --- the mapping ------------------------------------------------------------------------
 

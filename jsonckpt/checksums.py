@@ -28,7 +28,7 @@ class Hasher(Protocol):
 
 def _blake3() -> Hasher:
     try:
-        import blake3
+        import blake3  # type: ignore[import-not-found, unused-ignore]
     except ImportError as error:
         raise JsonckptError(
             "the checksum blake3 needs the package blake3", hint="pip install blake3."

@@ -19,7 +19,8 @@ from jsonckpt.facts import Codec
 
 __all__ = ["Coder", "payload_bound"]
 
-#: A frame has to save at least this share of a chunk for compression to be worth its time on loading.
+#: A frame has to save at least this share of a chunk for compression to be worth its time on
+#: loading.
 _WORTHWHILE = 0.98
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 

@@ -1,4 +1,4 @@
-"""What a save will write, but for the payloads: everything that can fail before a file is touched."""
+"""What a save will write, but for payloads: all that can fail before a file is touched."""
 
 from __future__ import annotations
 

@@ -21,7 +21,8 @@ class DType:
         name: torch's name without the prefix.
         itemsize: bytes of one element.
         kind: what an element is; ``uint`` also stands for raw bit patterns.
-        real: for ``complex`` and ``packed`` the name of the real dtype of a component, else ``name``.
+        real: for ``complex`` and ``packed`` the name of the real dtype of a component, else
+        ``name``.
         nan: the bit pattern that ``"NaN"`` stands for, where the dtype has NaNs.
         exponent, mantissa, bias: layout of a binary float of at most 16 bits, else 0.
     """

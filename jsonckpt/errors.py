@@ -2,7 +2,7 @@
 
     JsonckptError
     ├── FormatError(ValueError)                   the file is not what the specification says
-    │   ├── UnsupportedVersionError               written by a newer release, or asks for an unknown feature
+    │   ├── UnsupportedVersionError               of a newer release, or with an unknown feature
     │   └── UnsafePathError                       a shard name that leads out of the checkpoint
     ├── LimitError(ValueError)                    larger than the limits allow
     ├── IntegrityError                            the bytes are not the bytes that were saved

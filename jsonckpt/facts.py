@@ -20,7 +20,7 @@ FILTERS = ("none", "shuffle")
 
 @dataclass(frozen=True, slots=True)
 class Codec:
-    """How the chunks of a record are encoded. ``chunk_bytes`` is the raw size of all but the last."""
+    """How chunks are encoded. ``chunk_bytes`` is the raw size of all but the last of a record."""
 
     encoding: str
     compression: str

@@ -1,9 +1,9 @@
 """Watches the frames of a zstd stream as they pass (RFC 8878 section 3.1).
 
 The decompressor reads on without a word when the input ends inside a frame, and allocates the
-window that a frame asks for. So the headers and block sizes are read here on the way: a frame with a dictionary, a
-skippable frame or too large a window is refused before it is decompressed, and at the end it is known whether the
-last frame was whole.
+window that a frame asks for. So the headers and block sizes are read here on the way: a frame with
+a dictionary, a skippable frame or too large a window is refused before it is decompressed, and at
+the end it is known whether the last frame was whole.
 """
 
 from __future__ import annotations

@@ -86,8 +86,8 @@ class ShardText:
     """The text of one shard as it grows: hands out what to write and notes where it lies.
 
     Call :meth:`begin`, then for each record :meth:`open_record`, :meth:`add_chunk` and
-    :meth:`close_record`, then :meth:`finish`. Each returns the bytes to write next; a payload itself is
-    written by the caller between the two pieces that :meth:`add_chunk` returns.
+    :meth:`close_record`, then :meth:`finish`. Each returns the bytes to write next; a payload
+    itself is written by the caller between the two pieces that :meth:`add_chunk` returns.
     """
 
     def __init__(self, algorithm: str, shard: int) -> None:
@@ -134,20 +134,19 @@ class ShardText:
         tail = record_tail(self._algorithm, sums, hexdigest(self._algorithm, lines))
         text = self._skeletal((b"\n" if self._chunks else b"") + tail)
         length = self.position - self._start
-        self.entries.append(
-            Entry(
-                name,
-                dtype,
-                shape,
-                device,
-                codec,
-                self._shard,
-                self._start,
-                length,
-                tuple(self._chunks),
-                nbytes,
-            )  # fmt: skip
+        entry = Entry(
+            name,
+            dtype,
+            shape,
+            device,
+            codec,
+            self._shard,
+            self._start,
+            length,
+            tuple(self._chunks),
+            nbytes,
         )
+        self.entries.append(entry)
         self._record = None
         return text
 

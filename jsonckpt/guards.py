@@ -1,7 +1,7 @@
 """What ijson must not see, refused beforehand.
 
-Measured on ijson 3.6: its C backend crashes the process on an integer of over 4,300 digits, turns lone
-surrogates into question marks, and lets UnicodeDecodeError escape. Pure.
+Measured on ijson 3.6: its C backend crashes the process on an integer of over 4,300 digits, turns
+lone surrogates into question marks, and lets UnicodeDecodeError escape. Pure.
 """
 
 from __future__ import annotations

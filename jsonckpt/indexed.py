@@ -1,8 +1,8 @@
 """The indexed reader: byte ranges from the manifest, several threads, any part of a checkpoint.
 
-Where the ranges of a shard's payloads are known, its text is read in pieces that tile it: each piece
-is a stretch of file with some payloads in it. The payloads are decoded straight into their tensors in
-parallel; what lies between them goes, in order, through the same
+Where the ranges of a shard's payloads are known, its text is read in pieces that tile it: each
+piece is a stretch of file with some payloads in it. The payloads are decoded straight into their
+tensors in parallel; what lies between them goes, in order, through the same
 :class:`~jsonckpt.skeleton.SkeletonReader` as in the streaming reader, and must say exactly what
 the manifest says.
 """
@@ -44,8 +44,9 @@ class RangeReader(Protocol):
 class Piece:
     """A stretch of file.
 
-    ``payloads`` are ``(offset, length, entry, chunk)``, ``entry`` the position in the list of entries
-    that are read. ``begins`` and ``ends``: whether a run of records begins and ends with it.
+    ``payloads`` are ``(offset, length, entry, chunk)``, ``entry`` the position in the list of
+    entries that are read. ``begins`` and ``ends``: whether a run of records begins and ends with
+    it.
     """
 
     start: int
@@ -233,7 +234,7 @@ def read_part(
     limits: Limits,
     verify: bool = True,
 ) -> None:
-    """Read the raw bytes ``[start, stop)`` of one tensor: the chunks that hold them, and the record's text.
+    """Read the raw bytes ``[start, stop)`` of one tensor: its chunks that hold them.
 
     The cost grows with the part, not with the tensor (but for some 40 bytes of checksum a chunk).
 

@@ -1,4 +1,4 @@
-"""``load_into``: copy a checkpoint into tensors that exist, chunk by chunk, without a second copy."""
+"""``load_into``: copy a checkpoint into tensors that exist, without a second copy of the state."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from jsonckpt.progress import progress_bar
 from jsonckpt.registry import default_rules
 from jsonckpt.sharing import StateReader
 from jsonckpt.tensors import Target
-from jsonckpt.tree import OMIT, decode_state, tensor_names
+from jsonckpt.tree import OMIT, decode_state, record_of, tensor_names
+from jsonckpt.views import View
 
 __all__ = ["LoadResult", "load_into"]
 
@@ -305,12 +306,14 @@ class SlotDoor:
         found = list(tensor_names({tag: body}))
         if not all(self._chosen(name) for name, _, _ in found):
             return OMIT
-        if tag in ("$tensor", "$view") or (len(found) == 1 and tag in _WRAPPERS):
+        if tag in ("$tensor", "$tied", "$view") or (len(found) == 1 and tag in _WRAPPERS):
             name, kind, inner = found[0]
-            if kind == "$tensor":
-                entry = self._by_name[name]
-                return Slot(name, name, entry.dtype, entry.shape, None)
-            return Slot(name, inner["of"], inner["dtype"], tuple(inner["shape"]), inner)
+            record = record_of(name, inner)
+            if kind == "$view":
+                view = View.from_json(inner, place)
+                return Slot(name, record, view.dtype, view.shape, inner)
+            entry = self._by_name[record]
+            return Slot(name, record, entry.dtype, entry.shape, None)
         return self._door(found).get(tag, body, place)
 
     def get_array(self, body: Any, place: str) -> Any:
@@ -320,7 +323,7 @@ class SlotDoor:
         return self._door(found).get_array(body, place)
 
     def _door(self, found: list[tuple[str, str, Any]]) -> StateReader:
-        records = [name if tag == "$tensor" else body["of"] for name, tag, body in found]
+        records = [record_of(name, body) for name, _, body in found]
         return StateReader(self._read(records), {name for name, _, _ in found})
 
 
@@ -361,13 +364,13 @@ def load_into(
     limits: Limits | None = None,
     storage_options: Mapping[str, Any] | None = None,
 ) -> LoadResult:
-    """Copy a checkpoint into ``target`` in place, chunk by chunk, without a second copy of the state.
+    """Copy a checkpoint into ``target`` in place, without a second copy of the state.
 
     Args:
         target: a nesting of dicts and lists shaped as the saved state, with tensors, modules,
-            optimizers and objects with ``load_state_dict`` in it; or one of these alone. Values that are
-            not tensors are replaced by the saved ones. Optimizer state keeps its saved dtype, and is created where the
-            optimizer has none yet.
+            optimizers and objects with ``load_state_dict`` in it; or one of these alone. Values
+            that are not tensors are replaced by the saved ones. Optimizer state keeps its saved
+            dtype, and is created where the optimizer has none yet.
         strict: raise when the tensors of target and checkpoint differ; ``False`` copies what fits.
         include, exclude: as for :func:`jsonckpt.load`; what is left out is not missed.
         cast: allow another dtype in the target; values are converted.
@@ -404,9 +407,14 @@ def load_into(
     def read(sinks: Mapping[str, Any], advance: Callable[[int], None] | None = None) -> None:
         for shard, entries in container.shards():
             container.read(
-                shard, entries, sinks, limits=limits, threads=count, verify=verify,
+                shard,
+                entries,
+                sinks,
+                limits=limits,
+                threads=count,
+                verify=verify,
                 progress=advance,
-            )  # fmt: skip
+            )
 
     try:
         Loading(container.manifest.state, wishes).check(container.manifest.by_name)

@@ -22,7 +22,7 @@ from jsonckpt.single import entry_of, manifest_of_head, parse_head
 from jsonckpt.skeleton import Header, Record, SkeletonReader
 from jsonckpt.streaming import ByteSource, Sink, read_records
 from jsonckpt.tensors import Target
-from jsonckpt.tree import OMIT, decode_state, tensor_names
+from jsonckpt.tree import OMIT, decode_state, record_of, tensor_names
 
 __all__ = ["load", "stream"]
 
@@ -45,8 +45,8 @@ def load(
     """Read a checkpoint back: the state as it was given to :func:`jsonckpt.save`.
 
     Args:
-        path: a directory, a ``.json`` or ``.json.zst`` file, a URL (extra ``remote``), or a binary file object
-            (a pipe), which is read forward.
+        path: a directory, a ``.json`` or ``.json.zst`` file, a URL (extra ``remote``), or a binary
+            file object (a pipe), which is read forward.
         map_location: as in ``torch.load``: ``None`` (back to the device it was saved from), a
             device or its name, a dict of names, or a callable on ``(storage, location)``.
         include, exclude: names, globs (``"/model_state_dict/*"``), sequences of these, or a
@@ -59,8 +59,8 @@ def load(
         storage_options: passed to fsspec for URLs.
 
     Raises:
-        CheckpointNotFoundError, IncompleteCheckpointError, FormatError, IntegrityError, LimitError: see
-            :mod:`jsonckpt.errors`; no tensor is returned in any of these cases.
+        CheckpointNotFoundError, IncompleteCheckpointError, FormatError, IntegrityError, LimitError:
+            see :mod:`jsonckpt.errors`; no tensor is returned in any of these cases.
         StateMismatchError: ``include`` names what is not there.
         ValueError: ``weights_only=False``.
 
@@ -114,9 +114,14 @@ def _load(
             return _load_forward(path, wishes, limits, verify, advance)
     container = open_container(path, limits=limits, storage_options=storage_options)
     return load_container(
-        container, wishes, limits=limits, threads=threads, verify=verify, progress=progress,
+        container,
+        wishes,
+        limits=limits,
+        threads=threads,
+        verify=verify,
+        progress=progress,
         streaming=streaming,
-    )  # fmt: skip
+    )
 
 
 def load_container(
@@ -147,9 +152,15 @@ def load_container(
     with progress_bar("load", total, show=progress) as advance:
         for shard, entries in container.shards():
             container.read(
-                shard, entries, sinks, limits=limits, threads=thread_count(threads),
-                verify=verify, streaming=streaming, progress=advance,
-            )  # fmt: skip
+                shard,
+                entries,
+                sinks,
+                limits=limits,
+                threads=thread_count(threads),
+                verify=verify,
+                streaming=streaming,
+                progress=advance,
+            )
             for entry in entries:
                 target = targets.pop(entry.name, None)
                 if target is not None:
@@ -191,17 +202,17 @@ class Loading:
         self._wishes = wishes
         self._names: list[str] = []
         self._records: dict[str, None] = {}
-        self._views: dict[str, list[tuple[str, Any]]] = {}
+        self._views: dict[str, list[tuple[str, str, Any]]] = {}
         self._tensors: dict[str, torch.Tensor] = {}
         self._chosen: set[str] = set()
         for name, tag, body in tensor_names(state):
-            record = name if tag == "$tensor" else body["of"]
+            record = record_of(name, body)
             self._names.append(name)
             if wishes.chosen(name):
                 self._chosen.add(name)
                 self._records[record] = None
-                if tag == "$view":
-                    self._views.setdefault(record, []).append((name, body))
+                if tag != "$tensor":
+                    self._views.setdefault(record, []).append((name, tag, body))
 
     def wants(self, record: str) -> bool:
         """Whether a record is needed."""
@@ -241,8 +252,8 @@ class Loading:
         if record in self._chosen:
             yield record, tensor
         door = StateReader({record: tensor}, self._chosen)
-        for name, body in self._views.get(record, ()):
-            yield name, door.get("$view", body, name)
+        for name, tag, body in self._views.get(record, ()):
+            yield name, door.get(tag, body, name)
 
     def finish(self) -> Any:
         """The state."""
@@ -280,8 +291,8 @@ def stream(
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """Read forward only, tensor by tensor: ``(name, tensor)`` as they come.
 
-    Each tensor has been checked wholly when it is yielded; whether the file is whole is known at its end,
-    where an error is raised otherwise. Memory is one tensor and a few chunks.
+    Each tensor has been checked wholly when it is yielded; whether the file is whole is known at
+    its end, where an error is raised otherwise. Memory is one tensor and a few chunks.
 
     Args:
         source: a path or URL as for :func:`load`, or a binary file object, seekable or not
@@ -336,7 +347,8 @@ class Forward:
     def records(self, source: ByteSource, *, alone: bool = False) -> Iterator[Record]:
         """The records of a single file; of a lone shard, too, if ``alone``.
 
-        When it ends without an error, the file has passed every check that the indexed reader makes.
+        When it ends without an error, the file has passed every check that the indexed reader
+        makes.
         """
         readers: list[SkeletonReader] = []
 

@@ -150,9 +150,15 @@ def parse_manifest(text: bytes, limits: Limits) -> Manifest:
     on_disk = sum(shard.bytes for shard in shards)
     check_totals(entries, on_disk, limits, problems)
     manifest = Manifest(
-        header["save_id"], created_at, created_by, checksum, metadata, header.get("state"),
-        shards, entries,
-    )  # fmt: skip
+        header["save_id"],
+        created_at,
+        created_by,
+        checksum,
+        metadata,
+        header.get("state"),
+        shards,
+        entries,
+    )
     if len(manifest.by_name) != len(entries):
         problems.add("tensors", f"the name {quote(_first_double(entries))} stands twice")
     if header.get("totals") != manifest.totals():
@@ -284,9 +290,7 @@ def _parse_entry(
     except FormatError as error:
         error.at(tensor=name)
         raise
-    return Entry(
-        name, dtype, shape, device, codecs[codec], shard, offset, length, rows, nbytes
-    )  # fmt: skip
+    return Entry(name, dtype, shape, device, codecs[codec], shard, offset, length, rows, nbytes)
 
 
 def _parse_chunk(chunk: object, digits: int) -> tuple[int, int, str]:

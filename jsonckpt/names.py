@@ -68,7 +68,7 @@ def check_shard_name(name: str) -> str:
     if not _SHARD.fullmatch(name):
         raise UnsafePathError(
             f"unsafe shard file name {quote(name)}",
-            hint="Shards are plain files shard-*.json beside manifest.json; do not trust this file.",
+            hint="Shards are plain files shard-*.json beside the manifest; do not trust this.",
         )
     return name
 
@@ -78,8 +78,8 @@ def selector(
 ) -> tuple[Callable[[str], bool], Callable[[Iterable[str]], list[str]]]:
     """What ``include=`` and ``exclude=`` mean, as two functions.
 
-    A selector is a name, a glob (``*``, ``?``, ``[…]``; ``*`` crosses ``/``), a sequence of these, or
-    a callable on names. A plain name also selects everything below it.
+    A selector is a name, a glob (``*``, ``?``, ``[…]``; ``*`` crosses ``/``), a sequence of these,
+    or a callable on names. A plain name also selects everything below it.
 
     Returns:
         ``chosen(name)``, and ``unmatched(names)``: the plain names in ``include`` that select

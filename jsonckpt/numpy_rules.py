@@ -119,7 +119,7 @@ def _read_array(body: Json, decoder: Decoder, place: str) -> Any:
 def _number_array(
     dtype: np.dtype[Any], shape: list[int], body: Json, decoder: Decoder, place: str
 ) -> Any:
-    if type(body) is not dict or list(body) != ["$tensor"] or type(body["$tensor"]) is not str:
+    if type(body) is not dict or len(body) != 1:
         refuse(place, "the tensor of the array's elements, {'$tensor': name}", body)
     result = decoder.get_array(body, place)
     if result is OMIT:

@@ -1,7 +1,7 @@
 """Finds out what lies at a path and what it says about itself, before any payload is read.
 
-A checkpoint is opened as a :class:`Container`: its manifest (from ``manifest.json``, or gathered from a single
-file) and the means to read records from it, indexed or streaming.
+A checkpoint is opened as a :class:`Container`: its manifest (from ``manifest.json``, or gathered
+from a single file) and the means to read records from it, indexed or streaming.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ class Container:
         limits: Limits,
         verify: bool = True,
     ) -> None:
-        """Read the raw bytes ``[start, stop)`` of one tensor into ``sink``, which begins at ``start``.
+        """Read the raw bytes ``[start, stop)`` of one tensor into ``sink``, which begins there.
 
         Raises:
             JsonckptError: with file, tensor and chunk.
@@ -157,9 +157,15 @@ class Container:
             with self.place.file(name) as file:
                 self._check_text(entry.shard, file.size)
                 read_part(
-                    file, entry, start, stop, sink, algorithm=self.manifest.checksum,
-                    limits=limits, verify=verify,
-                )  # fmt: skip
+                    file,
+                    entry,
+                    start,
+                    stop,
+                    sink,
+                    algorithm=self.manifest.checksum,
+                    limits=limits,
+                    verify=verify,
+                )
         except JsonckptError as error:
             error.at(file=self.place.where(name))
             raise

@@ -1,9 +1,9 @@
 """Runs jobs on several threads in a fixed order. The only room with threads.
 
 Each job is *worked* (in parallel), then has its *turn* (one at a time, in the order of the jobs),
-then may be *landed* (in parallel again). A save encodes, then learns where its bytes go, then writes
-them; a load reads and decodes, then checks the text around the payloads. At most one job per thread
-is in flight, so memory is bounded by the number of threads times the size of a job.
+then may be *landed* (in parallel again). A save encodes, then learns where its bytes go, then
+writes them; a load reads and decodes, then checks the text around the payloads. At most one job per
+thread is in flight, so memory is bounded by the number of threads times the size of a job.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ class Part:
 
 
 def parse_size(value: int | str, what: str) -> int:
-    """A number of bytes from an ``int`` or a text such as ``"5GB"`` (decimal) or ``"1MiB"`` (binary).
+    """A number of bytes from an ``int`` or a text: ``"5GB"`` is decimal, ``"1MiB"`` binary.
 
     Raises:
         ValueError: it is neither, or not positive.

@@ -1,7 +1,7 @@
 """Checkpoints on remote file systems, through fsspec (extra ``remote``).
 
-Object stores have no rename: the manifest is written last, in one piece, and is the commit point as on a local
-disk. Reading is by ranges where the store can, forward elsewhere.
+Object stores have no rename: the manifest is written last, in one piece, and is the commit point as
+on a local disk. Reading is by ranges where the store can, forward elsewhere.
 """
 
 from __future__ import annotations

@@ -46,8 +46,8 @@ class SaveResult:
     Attributes:
         path: where the checkpoint lies (``""`` when it was written to a file object).
         save_id: 32 hexadecimal digits, in every file of this save.
-        digest: ``"sha256:…"`` of the manifest; of a single file its seal. It pins every byte when the
-            checkpoint was saved with ``checksum="sha256"``.
+        digest: ``"sha256:…"`` of the manifest; of a single file its seal. It pins every byte when
+            the checkpoint was saved with ``checksum="sha256"``.
         tensors: number of records.
         nbytes: raw bytes of all tensors.
         stored_bytes: bytes written.
@@ -89,8 +89,8 @@ def save(
     """Write ``state`` as a JSON checkpoint, atomically.
 
     Args:
-        state: any nesting of dicts, lists, tuples, … with tensors in it; ``docs/format.md`` section 6
-            lists the types. Values and types come back exactly.
+        state: any nesting of dicts, lists, tuples, … with tensors in it; ``docs/format.md`` section
+            6 lists the types. Values and types come back exactly.
         path: a path ending in ``.json`` or ``.json.zst`` is one file, any other a directory. A
             binary file object (a pipe, say) gets the text of a single file.
         encoding: ``"base64"``, or ``"list"`` for number lists that a person can read.
@@ -99,8 +99,10 @@ def save(
         compression_level: zstd level; ``None`` takes what measured best on weights.
         filter: ``"auto"`` (byte shuffle where it helps), ``"none"`` or ``"shuffle"``.
         chunk_size: raw bytes of a chunk, at most 64 MiB: the unit of memory and of partial reads.
-        max_shard_size: a new file begins before it is exceeded; one tensor is never split over files.
-        checksum: ``"xxh3_128"`` (fast), or ``"sha256"``/``"blake3"`` to pin every byte by the digest.
+        max_shard_size: a new file begins before it is exceeded; one tensor is never split over
+        files.
+        checksum: ``"xxh3_128"`` (fast), or ``"sha256"``/``"blake3"`` to pin every byte by the
+        digest.
         metadata: your own plain JSON object, read with ``jsonckpt.open(path).metadata``.
         overwrite: ``False`` refuses when a checkpoint is already there.
         threads: ``None`` takes the processors that may be used, up to 8.
@@ -332,9 +334,14 @@ def _save_remote(
                     if name.endswith(".zst") or (single and url.endswith(".zst")):
                         output = ZstdOutput(output, level=options.level)
                     text = _write(
-                        output, contents, options, plans=plans, shard=number, single=single,
+                        output,
+                        contents,
+                        options,
+                        plans=plans,
+                        shard=number,
+                        single=single,
                         progress=advance,
-                    )  # fmt: skip
+                    )
                 shards.append(ShardFile(name, output.written, text.position, text.seal))
                 entries += text.entries
         if not single:
@@ -374,9 +381,14 @@ def _save_file(contents: Contents, target: Path, options: Options) -> dict[str, 
             output = ZstdOutput(output, level=options.level)
         with progress_bar("save", contents.nbytes, show=options.progress) as advance:
             text = _write(
-                output, contents, options, plans=contents.plans, shard=0, single=True,
+                output,
+                contents,
+                options,
+                plans=contents.plans,
+                shard=0,
+                single=True,
                 progress=advance,
-            )  # fmt: skip
+            )
         file.finish(sync=options.sync)
     except BaseException:
         file.abandon()

@@ -45,7 +45,7 @@ class _Leaf:
     def __init__(self, name: str, tensor: torch.Tensor) -> None:
         self.name = name
         self.tensor = tensor  # also keeps its memory from being reused while the state is walked
-        self.references: list[dict[str, Json]] = []
+        self.references: list[tuple[str, dict[str, Json]]] = []
         self.start = tensor.data_ptr()
         self.region: Region | None = None
         # Lazily conjugated or negated memory means other values than it holds, and a tensor
@@ -81,7 +81,7 @@ class StateWriter:
     >>> [(source.name, source.shape) for source in writer.sources()]
     [('/a', (2, 3))]
     >>> again
-    {'$tensor': '/a'}
+    {'$tied': {'name': '/b', 'of': '/a'}}
     >>> row["$view"]["of"], row["$view"]["offset"]
     ('/a', 3)
     """
@@ -170,8 +170,10 @@ class StateWriter:
             self._leaves.append(leaf)
             if tensor.numel():
                 self._known[key] = leaf
-        reference: dict[str, Json] = {"$tensor": leaf.name}
-        leaf.references.append(reference)
+        reference: dict[str, Json] = {"$tensor": name}
+        if leaf.name != name:
+            reference = {"$tied": {"name": name, "of": leaf.name}}
+        leaf.references.append((name, reference))
         return reference
 
     def _plan(self) -> list[Source]:
@@ -196,9 +198,9 @@ class StateWriter:
                 found.name = f"$storage/{storages}"
                 storages += 1
                 sources.append(Source.of(found.name, found.record))
-            for reference in leaf.references:
+            for name, reference in leaf.references:
                 reference.clear()
-                reference["$view"] = _view(leaf, found).to_json()
+                reference["$view"] = _view(leaf, name, found).to_json()
         return sources
 
 
@@ -233,6 +235,8 @@ class StateReader:
         """
         if tag == "$tensor":
             return self._tensor(body, place)
+        if tag == "$tied":
+            return self._tied(body, place)
         if tag == "$view":
             return self._view(body, place)
         key = (tag, repr(body))
@@ -241,7 +245,7 @@ class StateReader:
         return self._composites[key]
 
     def get_array(self, body: Json, place: str) -> Any:
-        """The NumPy array that ``{"$tensor": …}`` or ``{"$view": …}`` says, or OMIT.
+        """The NumPy array that a ``$tensor``, ``$tied`` or ``$view`` says, or OMIT.
 
         It shares the tensor's memory, if that is on the CPU.
         """
@@ -298,6 +302,8 @@ class StateReader:
         tag, body = single_member(value, place)
         if tag == "$tensor":
             return self._tensor(body, place)
+        if tag == "$tied":
+            return self._tied(body, place)
         if tag == "$view":
             return self._view(body, place)
         raise malformed(place, f"expected a dense tensor, found {quote(tag)}")
@@ -306,6 +312,12 @@ class StateReader:
         if type(name) is not str:
             raise malformed(f"{place}/$tensor", f"expected a name, found {quote(name)}")
         return self._record(name, f"{place}/$tensor") if name in self._chosen else OMIT
+
+    def _tied(self, body: Json, place: str) -> Any:
+        at = f"{place}/$tied"
+        members = Body.of(body, at)
+        name, record = members.text("name"), members.text("of")
+        return self._record(record, at) if name in self._chosen else OMIT
 
     def _view(self, body: Json, place: str) -> Any:
         at = f"{place}/$view"
@@ -415,9 +427,9 @@ def _aligned(leaves: Sequence[_Leaf], base: int) -> bool:
     return all((leaf.start - base) % leaf.tensor.itemsize == 0 for leaf in leaves)
 
 
-def _view(leaf: _Leaf, shared: _Shared) -> View:
+def _view(leaf: _Leaf, name: str, shared: _Shared) -> View:
     return View(
-        name=leaf.name,
+        name=name,
         of=shared.name,
         dtype=dtype_name(leaf.tensor),
         shape=tuple(leaf.tensor.shape),

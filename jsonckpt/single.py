@@ -1,4 +1,4 @@
-"""Single-file checkpoints: what a manifest would say of them, gathered forward or by their index."""
+"""Single-file checkpoints: what a manifest would say of them, gathered from the file."""
 
 from __future__ import annotations
 
@@ -58,9 +58,15 @@ def manifest_of_head(
     check_layout(entries, [size], problems)
     check_totals(entries, size, limits, problems)
     manifest = Manifest(
-        head["save_id"], created_at, created_by, head["checksum"], metadata, state, (),
+        head["save_id"],
+        created_at,
+        created_by,
+        head["checksum"],
+        metadata,
+        state,
+        (),
         tuple(entries),
-    )  # fmt: skip
+    )
     if len(manifest.by_name) != len(entries):
         problems.add("tensors", "a name stands twice")
     totals = head.get("totals")
@@ -75,9 +81,17 @@ def entry_of(record: Record, shard: int = 0) -> Entry:
     """A record as a manifest would list it."""
     header = record.header
     return Entry(
-        header.name, header.dtype, header.shape, header.device, header.codec, shard,
-        record.offset, record.length, record.chunks, header.nbytes,
-    )  # fmt: skip
+        header.name,
+        header.dtype,
+        header.shape,
+        header.device,
+        header.codec,
+        shard,
+        record.offset,
+        record.length,
+        record.chunks,
+        header.nbytes,
+    )
 
 
 def gather(source: ByteSource, limits: Limits) -> Manifest:
@@ -154,7 +168,7 @@ def _index_rows(file: RangeReader, limits: Limits) -> list[tuple[int, int, list[
     text = bytearray(size - offset)
     file.read_range(offset, memoryview(text))
     stop = text.rfind(b',"seal":')
-    rows = jsontext.parse(bytes(text[:stop]), what="the index", max_depth=4)
+    rows: Any = jsontext.parse(bytes(text[:stop]), what="the index", max_depth=4)
     checked = []
     for row in rows if isinstance(rows, list) else [None]:
         if not _is_row(row):

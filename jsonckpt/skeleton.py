@@ -1,9 +1,10 @@
 """What a shard's text says once its payloads are lifted out of it (format section 3).
 
-Both readers push the skeleton through one :class:`SkeletonReader`, so they cannot differ in what they
-accept: the streaming reader as the text passes, the indexed one from the gaps between the byte ranges of the
-index. ijson reads it; what is pushed into ijson has been guarded first, since its C backend crashes
-on integers of over 4,300 digits and replaces lone surrogates.
+Both readers push the skeleton through one :class:`SkeletonReader`, so they cannot differ in what
+they
+accept: the streaming reader as the text passes, the indexed one from the gaps between the byte
+ranges of the index. ijson reads it; what is pushed into ijson has been guarded first, since its C
+backend crashes on integers of over 4,300 digits and replaces lone surrogates.
 
 Pure: bytes in, facts out.
 """
@@ -105,7 +106,7 @@ class SkeletonReader:
         self._limits = limits
         self._on_header = on_header
         self._on_record = on_record
-        self._handle = self._head_line if whole else self._record_line
+        self._handle: Callable[[bytes], None] = self._head_line if whole else self._record_line
         self._skeleton: Hasher | None = None
         self._kept: list[bytes] = []
         self._kept_bytes = 0
@@ -321,7 +322,8 @@ class SkeletonReader:
             return
         if len(found) < len(expected) and expected.startswith(found):
             raise IncompleteCheckpointError(
-                f"the text ends after {self.position} bytes, {len(expected) - len(found)} too early",
+                f"the text ends after {self.position} bytes, "
+                f"{len(expected) - len(found)} too early",
                 hint="The file was cut off; take another copy.",
             )
         if len(found) > len(expected) and found.startswith(expected):

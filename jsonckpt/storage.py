@@ -1,7 +1,8 @@
 """Files on the local file system: ranged reads, streamed writes, and the commit protocol.
 
-The only room that opens local files of a checkpoint. What happens in which order on a save, and why, is
-``docs/format.md`` section 7: a reader finds the old checkpoint or the new one at every moment.
+The only room that opens local files of a checkpoint. What happens in which order on a save, and
+why, is ``docs/format.md`` section 7: a reader finds the old checkpoint or the new one at every
+moment.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import zstandard
 
@@ -113,7 +114,7 @@ class ZstdStream:
         self._watch = FrameWatch(source, window_limit=zstd_window)
         # The watch has refused larger windows before the decompressor sees the frame.
         self._reader = zstandard.ZstdDecompressor(max_window_size=1 << 31).stream_reader(
-            self._watch, read_across_frames=True, read_size=1 << 17
+            cast("Any", self._watch), read_across_frames=True, read_size=1 << 17
         )
 
     def readinto(self, buffer: memoryview, /) -> int:
@@ -311,7 +312,8 @@ def replace(source: Path, target: Path, *, is_ours: Any) -> None:
     """Rename ``source`` over ``target``: the commit.
 
     Args:
-        is_ours: called without arguments when the rename reports an error, which network file systems do
+        is_ours: called without arguments when the rename reports an error, which network file
+            systems do
             although it happened: ``True`` when the target is what was to be put there.
     """
     try:
@@ -325,7 +327,8 @@ def commit(temporary: Path, target: Path, content: bytes | None, *, sync: bool) 
     """Put ``temporary`` in the place of ``target``; with ``content``, write it first.
 
     Returns:
-        whether the change is durable (``False`` without ``sync`` or where a directory cannot be fsynced).
+        whether the change is durable (``False`` without ``sync`` or where a directory cannot be
+        fsynced).
 
     Raises:
         WriteError: nothing changed.

@@ -1,8 +1,8 @@
 """The forward-only reader: pipes, URLs, compressed files, shards without a manifest.
 
 Reads a shard's text once, from beginning to end, through one buffer: payloads are decoded where
-they lie in the buffer, everything else goes to the :class:`~jsonckpt.skeleton.SkeletonReader`. Memory is
-the buffer (a few chunks), whatever the size of the file.
+they lie in the buffer, everything else goes to the :class:`~jsonckpt.skeleton.SkeletonReader`.
+Memory is the buffer (a few chunks), whatever the size of the file.
 """
 
 from __future__ import annotations

@@ -38,8 +38,10 @@ __all__ = [
 ]
 
 #: Tags whose values the door makes.
+#: Tags that name a tensor; all but ``$tensor`` name the record that it lies in, too.
+_REFERENCES: Final = frozenset({"$tensor", "$tied", "$view"})
 TENSOR_TAGS: Final = frozenset(
-    {"$tensor", "$view", "$parameter", "$requires_grad", "$sparse", "$quantized"}
+    {"$tensor", "$tied", "$view", "$parameter", "$requires_grad", "$sparse", "$quantized"}
 )
 #: Integers of more decimal digits than this are tagged: sys.set_int_max_str_digits() may go as
 #: low as 640, and then Python itself neither prints nor reads longer ones.
@@ -161,7 +163,7 @@ def decode_state(value: Json, door: TensorDoor, *, rules: Rules) -> Any:
 
 
 def tensor_names(value: Json) -> Iterator[tuple[str, str, Json]]:
-    """``(name, tag, body)`` of every ``$tensor`` and ``$view`` in a state tree, in order.
+    """``(name, tag, body)`` of every ``$tensor``, ``$tied`` and ``$view`` in a state, in order.
 
     Nothing is decoded, so that it also works where a registered type is missing.
 
@@ -177,14 +179,14 @@ def tensor_names(value: Json) -> Iterator[tuple[str, str, Json]]:
         if type(item) is list:
             pending.extend(reversed(item))
         elif type(item) is dict:
-            body = item.get("$tensor", item.get("$view", OMIT)) if len(item) == 1 else OMIT
-            if isinstance(body, _Omit):
+            tag, body = next(iter(item.items())) if len(item) == 1 else ("", None)
+            if tag not in _REFERENCES:
                 pending.extend(reversed(item.values()))
                 continue
-            tag = next(iter(item))
-            name = body.get("name") if type(body) is dict else body
-            if type(name) is not str or (type(body) is dict) != (tag == "$view"):
-                refuse("", "the name of a tensor", body)
+            name = body if tag == "$tensor" else body.get("name") if type(body) is dict else None
+            record = name if tag == "$tensor" or type(body) is not dict else body.get("of")
+            if type(name) is not str or type(record) is not str:
+                refuse("", "the name of a tensor, and the record that it lies in", body)
             yield name, tag, body
 
 
@@ -465,3 +467,12 @@ class Decoder:
             if key[:1] == "$":
                 refuse(place, "[key, value] pairs where a key begins with '$'", body)
         return self.members(body, place)
+
+
+def record_of(name: str, body: Json) -> str:
+    """The record that a reference of :func:`tensor_names` needs.
+
+    >>> record_of("/v", {"name": "/v", "of": "/w"})
+    '/w'
+    """
+    return str(body["of"]) if type(body) is dict else name

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from jsonckpt.checksums import ALGORITHMS
 from jsonckpt.dtypes import DTYPES
@@ -249,7 +249,7 @@ def check_totals(
         )
 
 
-def is_size(value: object) -> bool:
+def is_size(value: object) -> TypeGuard[int]:
     return type(value) is int and 0 <= value <= _MAX_SIZE
 
 
@@ -263,7 +263,12 @@ def is_hex(value: object, digits: int) -> bool:
 
 def kind(value: object) -> str:
     kinds: dict[type, str] = {
-        dict: "an object", list: "an array", str: "a string", bool: "a boolean",
-        int: "a number", float: "a number", type(None): "nothing",
-    }  # fmt: skip
+        dict: "an object",
+        list: "an array",
+        str: "a string",
+        bool: "a boolean",
+        int: "a number",
+        float: "a number",
+        type(None): "nothing",
+    }
     return kinds.get(type(value), "something else")

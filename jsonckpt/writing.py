@@ -48,7 +48,7 @@ class Positioned(Protocol):
 
 
 class Output(Protocol):
-    """Where the text of a shard goes. ``ordered``: it must come in order, from one thread at a time."""
+    """Where the text of a shard goes. ``ordered``: it must come in order, from one thread."""
 
     ordered: bool
     written: int
@@ -197,7 +197,7 @@ def write_shard(
                         source.device,
                         plan.codec,
                         plan.nbytes,
-                    )  # fmt: skip
+                    )
                 )
             if chunk is not None:
                 before, after = text.add_chunk(len(chunk[0]), chunk[1])
