@@ -70,7 +70,8 @@ def prove(
     newest = training.latest(interrupted)
     if newest is None:
         raise SystemExit(f"the killed run left no checkpoint in {interrupted}")
-    unfinished = [path.name for path in interrupted.iterdir() if ".tmp" in path.name]
+    names = [path.name for path in interrupted.iterdir()]
+    unfinished = [name for name in names if name.startswith(".") or ".tmp" in name]
 
     say(f"[3/3] resumed from {newest.name}")
     run(program, interrupted, ["--resume=latest", *arguments])

@@ -60,6 +60,8 @@ def get_samples(
     samples = ids[: len(ids) // length * length].view(-1, length)
     if limit:
         samples = samples[:limit]
+    if len(samples) < 10:
+        raise SystemExit(f"{len(samples)} samples are too few: one of ten is for validation.")
     # Every tenth, because the end of the text alone would be about other subjects.
     validation = torch.arange(len(samples)) % 10 == 9
     return samples[~validation], samples[validation]
