@@ -133,7 +133,7 @@ def test_the_exported_model_is_the_trained_one(straight: Path) -> None:
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
 
 
-@pytest.mark.parametrize("step", [1, 6, 14, 17, 27])
+@pytest.mark.parametrize("step", [1, 14, 17])
 def test_a_run_that_was_stopped_goes_on_exactly(
     example: Any,
     proof: Any,
