@@ -205,6 +205,7 @@ def unsupported() -> dict[str, tuple[object, str]]:
             MOMENT.replace(tzinfo=type("Zone", (datetime.tzinfo,), {})()),
             "convert to UTC",
         ),
+        "text beyond Unicode": (np.array([0x110000], "<u4").view("<U1"), "NumPy cannot read it"),
         "object array": (np.array([None]), "Its dtype is object"),
         "structured array": (np.zeros(1, [("a", "f4")]), "save its fields"),
         "longdouble array": (np.zeros(1, np.longdouble), "float (16 to 64 bits)"),
