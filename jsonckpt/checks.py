@@ -15,14 +15,13 @@ import pybase64
 
 from jsonckpt.errors import FormatError, LimitError, quote
 from jsonckpt.jsontext import Json
-from jsonckpt.places import shown
+from jsonckpt.places import full_name, shown
 
 __all__ = [
     "array",
     "binary",
     "check_hashes",
     "distinct",
-    "full_name",
     "integer",
     "integers",
     "member",
@@ -37,18 +36,6 @@ _HEXADECIMAL = re.compile(r"-?0x[0-9a-f]+", re.ASCII)
 #: fraction, the length of a range): the time for it grows with the square of the length.
 MAX_BITS = 16_384
 _MAX_WITH_ONE_HASH = 1000
-
-
-def full_name(kind: type) -> str:
-    """A type's name with its module.
-
-    >>> import collections
-    >>> full_name(collections.OrderedDict), full_name(int)
-    ('collections.OrderedDict', 'int')
-    """
-    if kind.__module__ == "builtins":
-        return kind.__qualname__
-    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def refuse(place: str, expected: str, found: Json, cause: BaseException | None = None) -> NoReturn:

@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from jsonckpt.errors import FormatError, LimitError, UnsupportedTypeError, quote
 from jsonckpt.names import join
+from jsonckpt.places import full_name
 
 __all__ = ["Json", "dump", "dump_pretty", "is_text", "parse", "require_json"]
 
@@ -374,8 +375,8 @@ def require_json(value: object, what: str) -> Json:
         elif type(item) is int and item.bit_length() > 2048:
             raise _not_plain(what, place, f"an integer of {item.bit_length()} bits")
         elif type(item) not in _SCALARS:
-            name = f"{type(item).__module__}.{type(item).__qualname__}"
-            raise _not_plain(what, place, f"a value of type {quote(name)}")
+            found = f"a value of type {quote(full_name(type(item)), 120)}"
+            raise _not_plain(what, place, found)
         if place.count("/") > 150:
             raise _not_plain(what, place, "nesting of more than 150 levels, or a cycle,")
     return cast(Json, value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from jsonckpt.errors import LimitError, quote
 from jsonckpt.names import join
 
-__all__ = ["Siblings", "check_name", "child", "label", "shown"]
+__all__ = ["Siblings", "check_name", "child", "full_name", "label", "shown"]
 
 _MAX_NAME_BYTES = 1024
 
@@ -17,6 +17,18 @@ def shown(place: str) -> str:
     ("state '/model'", 'the state')
     """
     return f"state {quote(place, 200)}" if place else "the state"
+
+
+def full_name(kind: type) -> str:
+    """A type's name with its module.
+
+    >>> import collections
+    >>> full_name(collections.OrderedDict), full_name(int)
+    ('collections.OrderedDict', 'int')
+    """
+    if kind.__module__ == "builtins":
+        return kind.__qualname__
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def child(place: str, key: str) -> str:

@@ -17,10 +17,9 @@ from typing import Any, TypeVar
 
 import torch
 
-from jsonckpt.checks import full_name
 from jsonckpt.errors import FormatError, JsonckptError, quote
 from jsonckpt.jsontext import Json
-from jsonckpt.places import shown
+from jsonckpt.places import full_name, shown
 from jsonckpt.torch_rules import BUILTIN
 from jsonckpt.tree import OMIT, TENSOR_TAGS, Decoder, Encoder, Reader, Rules, Writer
 

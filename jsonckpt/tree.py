@@ -16,10 +16,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol, TypeAlias, cast
 
-from jsonckpt.checks import array, check_hashes, distinct, full_name, refuse
+from jsonckpt.checks import array, check_hashes, distinct, refuse
 from jsonckpt.errors import FormatError, LimitError, UnsupportedTypeError, quote
 from jsonckpt.jsontext import Json, collector_paused, dump, is_text
-from jsonckpt.places import Siblings, check_name, child, label, shown
+from jsonckpt.places import Siblings, check_name, child, full_name, label, shown
 
 if TYPE_CHECKING:
     import numpy as np

@@ -97,10 +97,12 @@ def _sequences(one: Any, two: Any, place: str) -> str | None:
 def _mappings(one: Mapping[Any, Any], two: Mapping[Any, Any], place: str) -> str | None:
     if len(one) != len(two):
         return f"{place}: keys {list(one)!r} and {list(two)!r}"
-    for (key, value), (other_key, other) in zip(one.items(), two.items(), strict=True):
-        if found := difference(key, other_key, f"{place}, key"):
+    pairs = zip(one.items(), two.items(), strict=True)
+    for position, ((key, value), (other_key, other)) in enumerate(pairs):
+        at = f"{place}/{key if type(key) is str else f'item {position}'}"
+        if found := difference(key, other_key, f"{at}, key"):
             return found
-        if found := difference(value, other, f"{place}/{key}"):
+        if found := difference(value, other, at):
             return found
     for name in ("default_factory", "_metadata"):
         values = getattr(one, name, OMIT), getattr(two, name, OMIT)
@@ -190,11 +192,8 @@ def _tensor_bytes(tensor: torch.Tensor) -> bytes:
     return ctypes.string_at(plain.data_ptr(), plain.numel() * plain.element_size())
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
 class FakeTensor:
-    """Stands for a tensor. Compared and hashed by identity, as tensors are."""
-
-    label: str = ""
+    """Stands for a tensor. Compared and hashed by identity, as tensors are hashed."""
 
 
 class FakeDoor:
