@@ -212,15 +212,6 @@ class _LazyDoor:
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
 
-    def is_tensor(self, value: object) -> bool:
-        return isinstance(value, TensorEntry)
-
-    def put(self, value: Any, name: str) -> Any:
-        raise NotImplementedError
-
-    def put_array(self, array: Any, name: str) -> Any:
-        raise NotImplementedError
-
     def get(self, tag: str, body: Any, place: str) -> Any:
         for name, _, _ in tensor_names({tag: body}):
             return self._checkpoint[name]

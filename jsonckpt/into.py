@@ -294,14 +294,6 @@ class SlotDoor:
         self._chosen = wishes.chosen
         self._read = read
 
-    def is_tensor(self, value: object) -> bool:
-        return isinstance(value, Slot)
-
-    def put(self, value: Any, name: str) -> Any:
-        raise NotImplementedError
-
-    put_array = put
-
     def get(self, tag: str, body: Any, place: str) -> Any:
         found = list(tensor_names({tag: body}))
         if not all(self._chosen(name) for name, _, _ in found):

@@ -27,7 +27,7 @@ from jsonckpt.memory import (
 )
 from jsonckpt.overlap import Region, sharing_groups
 from jsonckpt.tensors import Source
-from jsonckpt.tree import OMIT, Json
+from jsonckpt.tree import OMIT, Json, tensor_names
 from jsonckpt.views import View
 
 __all__ = ["StateReader", "StateWriter"]
@@ -239,7 +239,9 @@ class StateReader:
             return self._tied(body, place)
         if tag == "$view":
             return self._view(body, place)
-        key = (tag, repr(body))
+        if not all(name in self._chosen for name, _, _ in tensor_names({tag: body})):
+            return OMIT
+        key = (tag, repr(_untied(body)))
         if key not in self._composites:
             self._composites[key] = self._composite(tag, body, place)
         return self._composites[key]
@@ -336,6 +338,15 @@ class StateReader:
             return self._loaded[name]
         except KeyError:
             raise malformed(place, f"there is no record {quote(name)}") from None
+
+
+def _untied(value: Json) -> Json:
+    """A tensor's JSON without the names of tied places: equal for what is the same tensor."""
+    if type(value) is not dict:
+        return value
+    if list(value) == ["$tied"] and type(value["$tied"]) is dict:
+        return {"$tensor": value["$tied"].get("of")}
+    return {key: _untied(item) for key, item in value.items()}
 
 
 def _require_plain(value: torch.Tensor) -> None:

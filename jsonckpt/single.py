@@ -170,7 +170,8 @@ def _index_rows(file: RangeReader, limits: Limits) -> list[tuple[int, int, list[
     stop = text.rfind(b',"seal":')
     rows: Any = jsontext.parse(bytes(text[:stop]), what="the index", max_depth=4)
     checked = []
-    for row in rows if isinstance(rows, list) else [None]:
+    found: list[Any] = rows if isinstance(rows, list) else [None]
+    for row in found:
         if not _is_row(row):
             raise FormatError(f"index: {quote(row)} is not [offset, length, [[offset, length], …]]")
         start, length, payloads = row

@@ -2,7 +2,7 @@
 
 The engine stands here: plain values, dictionaries, lists and tuples, places and names, depth and
 cycles. Every other type is a row in a :class:`Rules` table (``rules``, ``numpy_rules``,
-``torch_rules``, ``registry``), and what a tensor is comes in through a :class:`TensorDoor`. No
+``torch_rules``, ``registry``), and what a tensor is comes in through a :class:`TensorWriter`. No
 torch and no I/O here.
 
 Two things decide about a value: its *exact* type on the way out (a subclass never takes the
@@ -31,15 +31,16 @@ __all__ = [
     "Encoder",
     "Json",
     "Rules",
-    "TensorDoor",
+    "TensorReader",
+    "TensorWriter",
     "decode_state",
     "encode_state",
     "tensor_names",
 ]
 
-#: Tags whose values the door makes.
 #: Tags that name a tensor; all but ``$tensor`` name the record that it lies in, too.
 _REFERENCES: Final = frozenset({"$tensor", "$tied", "$view"})
+#: Tags whose values the door makes.
 TENSOR_TAGS: Final = frozenset(
     {"$tensor", "$tied", "$view", "$parameter", "$requires_grad", "$sparse", "$quantized"}
 )
@@ -66,8 +67,8 @@ class _Omit:
 OMIT: Final = _Omit()
 
 
-class TensorDoor(Protocol):
-    """What the tree needs from the room that knows tensors."""
+class TensorWriter(Protocol):
+    """What writing a tree needs from the room that knows tensors."""
 
     def is_tensor(self, value: object) -> bool:
         """Whether :meth:`put` takes the value."""
@@ -82,8 +83,12 @@ class TensorDoor(Protocol):
     def put_array(self, array: np.ndarray[Any, Any], name: str) -> Json:
         """Take a C-contiguous little-endian array of bool, int, float or complex elements.
 
-        Returns ``{"$tensor": name}``.
+        Returns a ``$tensor``, ``$tied`` or ``$view``.
         """
+
+
+class TensorReader(Protocol):
+    """What reading a tree needs from the room that knows tensors."""
 
     def get(self, tag: str, body: Json, place: str) -> Any:
         """The tensor that ``{tag: body}`` says, or :data:`OMIT`; ``tag`` is in TENSOR_TAGS."""
@@ -119,7 +124,7 @@ class Rules:
         )
 
 
-def encode_state(state: object, door: TensorDoor, *, rules: Rules, max_depth: int = 200) -> Json:
+def encode_state(state: object, door: TensorWriter, *, rules: Rules, max_depth: int = 200) -> Json:
     """The JSON value of a state.
 
     Args:
@@ -143,7 +148,7 @@ def encode_state(state: object, door: TensorDoor, *, rules: Rules, max_depth: in
         ) from error
 
 
-def decode_state(value: Json, door: TensorDoor, *, rules: Rules) -> Any:
+def decode_state(value: Json, door: TensorReader, *, rules: Rules) -> Any:
     """The state of a JSON value: the inverse of :func:`encode_state`.
 
     A tensor that the door omits is left out of the dictionary, list, tuple or set that holds it.
@@ -198,7 +203,7 @@ def has_tensors(value: Json) -> bool:
 class Encoder:
     """One encoding under way. Rules get it to write what their values hold."""
 
-    def __init__(self, door: TensorDoor, rules: Rules, max_depth: int) -> None:
+    def __init__(self, door: TensorWriter, rules: Rules, max_depth: int) -> None:
         self._door = door
         self._writers = rules.writers
         self._hints = rules.hints
@@ -253,7 +258,7 @@ class Encoder:
         return result
 
     def put_array(self, array: np.ndarray[Any, Any], place: str) -> Json:
-        """Hand an array to the door, see :meth:`TensorDoor.put_array`."""
+        """Hand an array to the door, see :meth:`TensorWriter.put_array`."""
         check_name(place)
         return self._door.put_array(array, place)
 
@@ -371,7 +376,7 @@ _PLAIN_TYPES = frozenset({type(None), bool, int, float, str})
 class Decoder:
     """One decoding under way. Rules get it to read what their bodies hold."""
 
-    def __init__(self, door: TensorDoor, rules: Rules) -> None:
+    def __init__(self, door: TensorReader, rules: Rules) -> None:
         self._door = door
         self._readers = rules.readers
         #: How often something was left out so far: a rule that needs its parts whole compares.
@@ -414,7 +419,7 @@ class Decoder:
         return result
 
     def get_array(self, body: Json, place: str) -> Any:
-        """Ask the door for an array, see :meth:`TensorDoor.get_array`."""
+        """Ask the door for an array, see :meth:`TensorReader.get_array`."""
         result = self._door.get_array(body, place)
         if result is OMIT:
             self.omissions += 1

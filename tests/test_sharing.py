@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from jsonckpt.errors import FormatError, JsonckptError, UnsupportedTypeError
 from jsonckpt.sharing import StateReader, StateWriter
 from jsonckpt.tensors import Source, Target, torch_dtype
-from jsonckpt.tree import OMIT, Json
+from jsonckpt.tree import OMIT, Json, tensor_names
 
 CPU = torch.device("cpu")
 
@@ -44,13 +44,7 @@ def load(source: Source, device: torch.device = CPU) -> torch.Tensor:
 
 
 def names(state: Json) -> set[str]:
-    if isinstance(state, dict):
-        if isinstance(name := state.get("$tensor"), str):
-            return {name}
-        if isinstance(view := state.get("$view"), dict):
-            return {str(view["name"])}
-        return set().union(*map(names, state.values()))
-    return set()
+    return {name for name, _, _ in tensor_names(state)}
 
 
 def read(
@@ -80,15 +74,20 @@ def view(
     return {"$view": {**body, "stride": stride, "offset": offset}}
 
 
+def tied(name: str, of: str) -> dict[str, Any]:
+    return {"$tied": {"name": name, "of": of}}
+
+
 # --- what is one record ---------------------------------------------------------------------
 
 
 def test_tied_tensors_are_one_record_by_memory_not_by_object() -> None:
     w = torch.randn(2, 3)
     state, sources = write({"/a": w, "/b": w, "/c": w.view(2, 3), "/d": w.detach()})
-    assert state == {name: {"$tensor": "/a"} for name in ("/a", "/b", "/c", "/d")}
+    assert state.pop("/a") == {"$tensor": "/a"}
+    assert state == {name: tied(name, "/a") for name in ("/b", "/c", "/d")}
     assert records(sources) == [("/a", "float32", (2, 3))]
-    loaded = read(state, sources)
+    loaded = read({"/a": {"$tensor": "/a"}, **state}, sources)
     assert loaded["/a"] is loaded["/b"] is loaded["/c"] is loaded["/d"]
     assert torch.equal(loaded["/a"], w)
 
@@ -96,7 +95,7 @@ def test_tied_tensors_are_one_record_by_memory_not_by_object() -> None:
 def test_strides_of_dimensions_of_size_one_do_not_matter() -> None:
     w = torch.randn(1, 3)
     state, sources = write({"/a": w, "/b": w.as_strided((1, 3), (77, 1))})
-    assert state["/b"] == {"$tensor": "/a"}
+    assert state["/b"] == tied("/b", "/a")
     assert len(sources) == 1
 
 
@@ -109,10 +108,10 @@ def test_views_of_a_tensor_that_covers_them() -> None:
         "/w": {"$tensor": "/w"},
         "/t": view("/t", "/w", "float32", [4, 3], [1, 4], 0),
         "/flat": view("/flat", "/w", "float32", [12], [1], 0),
-        "/row2": view("/row", "/w", "float32", [4], [1], 4),
+        "/row2": view("/row2", "/w", "float32", [4], [1], 4),
     }
     loaded = read(state, sources)
-    assert loaded["/row"] is loaded["/row2"]
+    assert loaded["/row"].data_ptr() == loaded["/row2"].data_ptr()
     loaded["/flat"][5] = -1
     assert loaded["/w"][1, 1] == loaded["/t"][1, 1] == loaded["/row"][1] == -1
 
@@ -217,7 +216,8 @@ def test_parts_of_a_complex_tensor() -> None:
 def test_conjugated_and_negated_tensors_are_resolved_and_saved_by_themselves() -> None:
     z = torch.tensor([1 + 2j, 3 + 4j])
     state, sources = write({"/z": z, "/c": z.conj(), "/n": z.conj().imag, "/c2": z.conj()})
-    assert state["/c2"] == state["/c"] == {"$tensor": "/c"}
+    assert state["/c"] == {"$tensor": "/c"}
+    assert state["/c2"] == tied("/c2", "/c")
     assert state["/n"] == {"$tensor": "/n"}
     loaded = read(state, sources)
     assert loaded["/c"].tolist() == [1 - 2j, 3 - 4j]
@@ -303,7 +303,7 @@ def test_arrays_and_tensors_of_the_same_memory() -> None:
     tensor = torch.from_numpy(array)
     state, sources = write({"/a": array, "/t": tensor, "/half": array[3:]})
     assert records(sources) == [("/a", "float32", (6,))]
-    assert state["/t"] == {"$tensor": "/a"}
+    assert state["/t"] == tied("/t", "/a")
     assert state["/half"] == view("/half", "/a", "float32", [3], [1], 3)
 
 
@@ -365,8 +365,8 @@ def test_parameters_and_leaves() -> None:
     )
     assert state == {
         "/w": {"$parameter": {"data": {"$tensor": "/w"}, "requires_grad": True}},
-        "/tied": {"$parameter": {"data": {"$tensor": "/w"}, "requires_grad": True}},
-        "/plain": {"$tensor": "/w"},
+        "/tied": {"$parameter": {"data": tied("/tied", "/w"), "requires_grad": True}},
+        "/plain": tied("/plain", "/w"),
         "/frozen": {"$parameter": {"data": {"$tensor": "/frozen"}, "requires_grad": False}},
         "/leaf": {"$requires_grad": {"$tensor": "/leaf"}},
         "/sum": {"$requires_grad": {"$tensor": "/sum"}},
@@ -407,7 +407,8 @@ def test_sparse_coo_keeps_order_duplicates_and_flag() -> None:
             "coalesced": False,
         }
     }
-    assert state["/g"] == {"$requires_grad": state["/s"]}
+    parts = {"indices": tied("/g/indices", "/s/indices"), "values": tied("/g/values", "/s/values")}
+    assert state["/g"] == {"$requires_grad": {"$sparse": {**state["/s"]["$sparse"], **parts}}}
     assert records(sources)[:2] == [
         ("/s/indices", "int64", (2, 3)),
         ("/s/values", "float32", (3,)),
@@ -493,7 +494,8 @@ def test_quantized_per_tensor_is_said_literally_and_shares_memory() -> None:
             "zero_point": 3,
         }
     }
-    assert state["/tied"] == state["/q"]
+    tied_data = {"data": tied("/tied/data", "/q/data")}
+    assert state["/tied"] == {"$quantized": {**state["/q"]["$quantized"], **tied_data}}
     assert records(sources) == [("/q/data", "uint8", (3, 4))]
     loaded = read(state, sources)
     assert loaded["/q"] is loaded["/tied"]
