@@ -73,7 +73,7 @@ def _write_array(value: _Array, encoder: Encoder, place: str, level: int) -> Jso
     if value.dtype.kind in "US":
         try:
             elements = value.reshape(-1).tolist()
-        except ValueError as error:
+        except (ValueError, SystemError) as error:  # characters beyond Unicode
             raise encoder.unsupported(value, place, f"NumPy cannot read it: {error}.") from error
         body["data"] = encoder.sequence(elements, place, level + 2)
     else:
