@@ -12,12 +12,21 @@ from typing import Any
 
 import numpy as np
 
-from jsonckpt.checks import array, integer, integers, member, members, refuse
+from jsonckpt.checks import (
+    array,
+    float_body,
+    integer,
+    integers,
+    member,
+    members,
+    read_float_body,
+    refuse,
+)
 from jsonckpt.dtypes import DTYPES
 from jsonckpt.errors import LimitError
 from jsonckpt.jsontext import Json
 from jsonckpt.places import shown
-from jsonckpt.rules import float_body, read_float_body, write_bytes, write_text
+from jsonckpt.rules import write_bytes, write_text
 from jsonckpt.tree import OMIT, Decoder, Encoder, Rules
 
 __all__ = ["NUMPY"]
