@@ -7,7 +7,9 @@ an integer here.
 
 from __future__ import annotations
 
+import math
 import re
+import struct
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar
 
@@ -22,10 +24,12 @@ __all__ = [
     "binary",
     "check_hashes",
     "distinct",
+    "float_body",
     "integer",
     "integers",
     "member",
     "members",
+    "read_float_body",
     "refuse",
     "text",
 ]
@@ -36,6 +40,8 @@ _HEXADECIMAL = re.compile(r"-?0x[0-9a-f]+", re.ASCII)
 #: fraction, the length of a range): the time for it grows with the square of the length.
 MAX_BITS = 16_384
 _MAX_WITH_ONE_HASH = 1000
+_CANONICAL_NAN = 0x7FF8_0000_0000_0000
+_NAN_BITS = re.compile(r"0x[0-9a-f]{16}", re.ASCII)
 
 
 def refuse(place: str, expected: str, found: Json, cause: BaseException | None = None) -> NoReturn:
@@ -134,6 +140,38 @@ def hexadecimal(body: Json, place: str) -> int:
         refuse(place, "an integer as '0x' and lower-case hexadecimal digits", body)
     # Unlike decimal digits, hexadecimal ones are read in linear time and without Python's limit.
     return int(body, 16)
+
+
+def float_body(value: float) -> Json:
+    """A float as a number, or as the string that ``$float`` has for it."""
+    if math.isfinite(value):
+        return value
+    if math.isinf(value):
+        return "Infinity" if value > 0 else "-Infinity"
+    (bits,) = struct.unpack("<Q", struct.pack("<d", value))
+    return "NaN" if bits == _CANONICAL_NAN else f"0x{bits:016x}"
+
+
+def read_float_body(body: Json, place: str) -> float:
+    """The inverse of :func:`float_body`; an integer that a float holds will do, too."""
+    if type(body) is float:
+        return body
+    if type(body) is int:
+        try:
+            return float(body)
+        except OverflowError as error:
+            refuse(place, "a number in the range of a float", body, error)
+    if body == "Infinity" or body == "-Infinity":
+        return math.inf if body == "Infinity" else -math.inf
+    bits = _CANONICAL_NAN
+    if body != "NaN":
+        if type(body) is not str or not _NAN_BITS.fullmatch(body):
+            refuse(place, "a number, 'NaN', 'Infinity', '-Infinity' or a NaN's 64 bits", body)
+        bits = int(body, 16)
+    value: float = struct.unpack("<d", struct.pack("<Q", bits))[0]
+    if not math.isnan(value):
+        refuse(place, "the 64 bits of a NaN", body)
+    return value
 
 
 def distinct(make: Callable[[list[Any]], Any], values: list[Any], place: str, what: str) -> Any:

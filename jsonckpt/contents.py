@@ -12,7 +12,7 @@ from jsonckpt._version import __version__
 from jsonckpt.checksums import ALGORITHMS, hasher
 from jsonckpt.codecs import Coder
 from jsonckpt.dtypes import DTYPES
-from jsonckpt.errors import LimitError
+from jsonckpt.errors import JsonckptError, LimitError
 from jsonckpt.facts import Codec, Entry, Manifest, ShardFile
 from jsonckpt.grammar import shard_head
 from jsonckpt.limits import DEFAULT_LIMITS, exceeds
@@ -22,7 +22,7 @@ from jsonckpt.sharing import StateWriter
 from jsonckpt.storage import new_save_id
 from jsonckpt.tensors import Source
 from jsonckpt.tree import encode_state
-from jsonckpt.validation import parse_identity
+from jsonckpt.validation import check_name
 
 __all__ = ["Contents", "Options", "encode"]
 
@@ -81,7 +81,9 @@ def check_options(options: Options, level: int | None) -> None:
 def encode(state: object, metadata: Mapping[str, Any] | None, options: Options) -> Contents:
     """Everything about the state that can fail, before anything is written."""
     writer = StateWriter()
-    tree = encode_state(state, writer, rules=default_rules())
+    # The state stands one level inside the manifest.
+    depth = (DEFAULT_LIMITS.depth or 1_000) - 1
+    tree = encode_state(state, writer, rules=default_rules(), max_depth=depth)
     sources = writer.sources()
     limits = DEFAULT_LIMITS
     if exceeds(len(sources), limits.tensors):
@@ -89,15 +91,7 @@ def encode(state: object, metadata: Mapping[str, Any] | None, options: Options) 
     coder = Coder(level=options.level)
     plans = []
     for position, source in enumerate(sources):
-        parse_identity(
-            {
-                "name": source.name,
-                "dtype": source.dtype,
-                "shape": list(source.shape),
-                "device": source.device,
-            },
-            limits,
-        )
+        check_name(source.name, limits)
         codec = plan.choose_codec(
             source,
             encoding=options.encoding,
@@ -138,11 +132,9 @@ def _sample_compresses(coder: Coder, source: Source, codec: Codec) -> bool:
 def _plain(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
     value = dict(metadata or {})
     try:
-        back = jsontext.parse(jsontext.dump(value), what="metadata")
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"metadata must be a plain JSON object: {error}") from error
-    if back != value:
-        raise TypeError("metadata must be a plain JSON object: its keys must be strings")
+        jsontext.require_json(value, "metadata")
+    except JsonckptError as error:
+        raise TypeError(str(error)) from error
     return value
 
 

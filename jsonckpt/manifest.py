@@ -167,6 +167,22 @@ def parse_manifest(text: bytes, limits: Limits) -> Manifest:
     return manifest
 
 
+def shard_files(text: bytes, limits: Limits) -> list[str]:
+    """The shards that a manifest names, without a look at its tensors.
+
+    Raises:
+        JsonckptError: the text is not a whole manifest.
+    """
+    value = jsontext.parse(text, what="the manifest")
+    header = check_header(value, MANIFEST_FORMAT)
+    _check_seal(text, header)
+    problems = Problems()
+    checksum = checksum_name(header.get("checksum"))
+    shards = _parse_shards(header.get("shards"), checksum, limits, problems)
+    problems.raise_if_any()
+    return [shard.file for shard in shards]
+
+
 def _check_seal(text: bytes, header: dict[str, Any]) -> None:
     match = _SEAL_TAIL.search(text, max(0, len(text) - 400))
     if "seal" not in header or match is None:

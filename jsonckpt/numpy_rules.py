@@ -12,12 +12,21 @@ from typing import Any
 
 import numpy as np
 
-from jsonckpt.checks import array, integer, integers, member, members, refuse
+from jsonckpt.checks import (
+    array,
+    float_body,
+    integer,
+    integers,
+    member,
+    members,
+    read_float_body,
+    refuse,
+)
 from jsonckpt.dtypes import DTYPES
 from jsonckpt.errors import LimitError
 from jsonckpt.jsontext import Json
 from jsonckpt.places import shown
-from jsonckpt.rules import float_body, read_float_body, write_bytes, write_text
+from jsonckpt.rules import write_bytes, write_text
 from jsonckpt.tree import OMIT, Decoder, Encoder, Rules
 
 __all__ = ["NUMPY"]
@@ -73,7 +82,7 @@ def _write_array(value: _Array, encoder: Encoder, place: str, level: int) -> Jso
     if value.dtype.kind in "US":
         try:
             elements = value.reshape(-1).tolist()
-        except (ValueError, SystemError) as error:  # the latter from memory that is no text
+        except (ValueError, SystemError) as error:  # characters beyond Unicode
             raise encoder.unsupported(value, place, f"NumPy cannot read it: {error}.") from error
         body["data"] = encoder.sequence(elements, place, level + 2)
     else:

@@ -15,10 +15,8 @@ import enum
 import fractions
 import functools
 import itertools
-import math
 import pathlib
 import re
-import struct
 import sys
 import types
 import uuid
@@ -32,11 +30,13 @@ from jsonckpt.checks import (
     binary,
     check_hashes,
     distinct,
+    float_body,
     hexadecimal,
     integer,
     integers,
     member,
     members,
+    read_float_body,
     refuse,
     text,
 )
@@ -46,11 +46,9 @@ from jsonckpt.places import Siblings, child, shown
 from jsonckpt.times import TIMES
 from jsonckpt.tree import OMIT, Decoder, Encoder, Rules, Writer, has_tensors
 
-__all__ = ["PLAIN", "float_body", "read_float_body", "write_bytes", "write_text"]
+__all__ = ["PLAIN", "write_bytes", "write_text"]
 
 _BIG = 10**640
-_CANONICAL_NAN = 0x7FF8_0000_0000_0000
-_NAN_BITS = re.compile(r"0x[0-9a-f]{16}", re.ASCII)
 _DECIMAL = re.compile(r"[+-]?((\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?|Infinity|s?NaN\d*)", re.ASCII)
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 _FACTORIES: dict[str, Callable[[], Any]] = {
@@ -74,38 +72,6 @@ _CODE = (
 
 
 # Numbers and text that JSON cannot hold as they are ------------------------------------------
-
-
-def float_body(value: float) -> Json:
-    """A float as a number, or as the string that ``$float`` has for it."""
-    if math.isfinite(value):
-        return value
-    if math.isinf(value):
-        return "Infinity" if value > 0 else "-Infinity"
-    (bits,) = struct.unpack("<Q", struct.pack("<d", value))
-    return "NaN" if bits == _CANONICAL_NAN else f"0x{bits:016x}"
-
-
-def read_float_body(body: Json, place: str) -> float:
-    """The inverse of :func:`float_body`; an integer that a float holds will do, too."""
-    if type(body) is float:
-        return body
-    if type(body) is int:
-        try:
-            return float(body)
-        except OverflowError as error:
-            refuse(place, "a number in the range of a float", body, error)
-    if body == "Infinity" or body == "-Infinity":
-        return math.inf if body == "Infinity" else -math.inf
-    bits = _CANONICAL_NAN
-    if body != "NaN":
-        if type(body) is not str or not _NAN_BITS.fullmatch(body):
-            refuse(place, "a number, 'NaN', 'Infinity', '-Infinity' or a NaN's 64 bits", body)
-        bits = int(body, 16)
-    value: float = struct.unpack("<d", struct.pack("<Q", bits))[0]
-    if not math.isnan(value):
-        refuse(place, "the 64 bits of a NaN", body)
-    return value
 
 
 def _write_float(value: float, *_: object) -> Json:

@@ -23,14 +23,12 @@ from jsonckpt.contents import (
 )
 from jsonckpt.errors import (
     CheckpointExistsError,
-    CheckpointNotFoundError,
-    FormatError,
     JsonckptError,
 )
 from jsonckpt.facts import MANIFEST_FORMAT, MANIFEST_NAME, Entry, Manifest, ShardFile
 from jsonckpt.grammar import ShardText
 from jsonckpt.limits import DEFAULT_LIMITS
-from jsonckpt.manifest import parse_manifest
+from jsonckpt.manifest import shard_files
 from jsonckpt.opening import Place
 from jsonckpt.pipeline import default_threads
 from jsonckpt.progress import progress_bar
@@ -224,7 +222,7 @@ def _check_target(target: Path, *, overwrite: bool) -> None:
             raise CheckpointExistsError(
                 "there is a checkpoint", file=target, hint="Pass overwrite=True to replace it."
             )
-        _replaced(storage.LocalPlace(target))
+        _check_ours(storage.LocalPlace(target))
     elif foreign := sorted(name for name in inside if not _may_be_ours(name)):
         raise CheckpointExistsError(
             f"the directory is not empty and holds no checkpoint (there is {foreign[0]!r})",
@@ -244,26 +242,35 @@ def _may_be_ours(name: str) -> bool:
     return True
 
 
+def _check_ours(place: Place) -> None:
+    """Whether the manifest in a directory is ours to replace, judged by its beginning.
+
+    Raises:
+        CheckpointExistsError: it is some other program's.
+    """
+    try:
+        with place.file(MANIFEST_NAME) as file:
+            start = bytearray(min(file.size, 4096))
+            file.read_range(0, memoryview(start))
+    except JsonckptError:
+        return
+    if start and MANIFEST_FORMAT.encode() not in start:
+        raise CheckpointExistsError(
+            f"the {MANIFEST_NAME} in this directory is another program's",
+            file=place.where(MANIFEST_NAME),
+            hint="Choose another directory.",
+        )
+
+
 def _replaced(place: Place) -> list[str]:
     """The shards that the present manifest names: what an overwrite removes at its very end.
 
-    Raises:
-        CheckpointExistsError: the manifest is some other program's.
+    A manifest that is damaged names none: its checkpoint is lost already, but its shards are left
+    for a rescue.
     """
-    text = b""
     try:
-        text = place.manifest(DEFAULT_LIMITS.manifest_bytes)
-        return [shard.file for shard in parse_manifest(text, DEFAULT_LIMITS).shards]
-    except CheckpointNotFoundError:
-        return []
-    except JsonckptError as error:
-        if isinstance(error, FormatError) and MANIFEST_FORMAT.encode() not in text[:4096]:
-            raise CheckpointExistsError(
-                f"the {MANIFEST_NAME} in this directory is another program's",
-                file=place.where(MANIFEST_NAME),
-                hint="Choose another directory.",
-            ) from error
-        # A damaged manifest of ours: its checkpoint is lost already, its shards stay for a rescue.
+        return shard_files(place.manifest(DEFAULT_LIMITS.manifest_bytes), DEFAULT_LIMITS)
+    except JsonckptError:
         return []
 
 

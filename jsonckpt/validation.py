@@ -156,6 +156,23 @@ def parse_codec(item: object, limits: Limits) -> Codec | str:
     return Codec(str(encoding), str(compression), str(filter_), chunk_bytes)
 
 
+def check_name(name: str, limits: Limits) -> None:
+    """Whether a tensor may be called so.
+
+    Raises:
+        FormatError, LimitError: it may not.
+    """
+    if _BAD_NAME.search(name):
+        raise FormatError(f"name {quote(name)} holds control characters or surrogates")
+    if limits.name_bytes is not None and 4 * len(name) > limits.name_bytes:
+        size = len(name.encode())
+        if size > limits.name_bytes:
+            raise LimitError(
+                f"name {quote(name)} has {size} bytes, the limit is {limits.name_bytes}",
+                hint="Use shorter keys in the state.",
+            )
+
+
 def parse_identity(item: dict[str, Any], limits: Limits) -> tuple[str, str, tuple[int, ...], str]:
     """``(name, dtype, shape, device)`` of a record or a manifest entry, checked.
 
@@ -168,10 +185,7 @@ def parse_identity(item: dict[str, Any], limits: Limits) -> tuple[str, str, tupl
         not name or name[0] == "/" or name.startswith("$storage/")
     ):
         raise FormatError(f"name is {quote(name)}, expected a JSON Pointer")
-    if _BAD_NAME.search(name):
-        raise FormatError(f"name {quote(name)} holds control characters or surrogates")
-    if exceeds(len(name.encode()), limits.name_bytes):
-        raise LimitError(f"name {quote(name)} is longer than {limits.name_bytes} bytes")
+    check_name(name, limits)
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise FormatError(f"unknown dtype {quote(dtype)}", tensor=name)
     if type(shape) is not list or not all(map(is_size, shape)):
@@ -181,7 +195,7 @@ def parse_identity(item: dict[str, Any], limits: Limits) -> tuple[str, str, tupl
     if exceeds(len(shape), limits.rank):
         raise LimitError(f"{len(shape)} dimensions, the limit is {limits.rank}", tensor=name)
     # A zero hides the other sizes from the byte count, but torch still multiplies them.
-    if math.prod(size for size in shape if size) > _MAX_SIZE:
+    if math.prod([size for size in shape if size]) > _MAX_SIZE:
         raise LimitError(f"shape {quote(shape)} has over 2^63-1 elements", tensor=name)
     if not isinstance(device, str) or not re.fullmatch(r"[a-z]{1,20}(:[0-9]{1,5})?", device):
         raise FormatError(f"device is {quote(device)}, expected e.g. cuda:0", tensor=name)

@@ -134,7 +134,7 @@ HOSTILE: dict[str, tuple[Any, str]] = {
     "dtype of objects": ({"$numpy_dtype": "|O"}, "name of a NumPy dtype"),
     "dtype of fields": ({"$numpy_dtype": "f4,f4"}, "name of a NumPy dtype"),
     "dtype in words": ({"$numpy_dtype": "float32"}, "name of a NumPy dtype"),
-    "dtype of huge text": ({"$numpy_dtype": "<U999999999"}, "that exists"),
+    "dtype of huge text": ({"$numpy_dtype": "<U999999999"}, "that exists|own spelling"),
     "dtype with an odd unit": ({"$numpy_dtype": "<M8[007s]"}, "own spelling"),
     "dtype with a huge unit": ({"$numpy_dtype": "<M8[9999999999s]"}, "that exists"),
     "ndarray without data": ({"$ndarray": {"dtype": "<f4", "shape": []}}, "dtype, shape, data"),

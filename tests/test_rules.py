@@ -76,7 +76,7 @@ ARRAYS: list[np.ndarray[Any, Any]] = [
     np.arange(6.0).reshape(2, 3).T,
     np.array(["2026-01-01", "NaT"], "M8[s]"),
     np.array(["2026-01-01", "NaT"], ">M8[25s]"),
-    np.array([1, -1], "m8"),
+    np.array([1, -1]).view("m8"),
     np.array([[1, 2], [3, 4]], ">m8[D]", order="F"),
     np.array([0x7FA00001, 0xFFC12345], "<u4").view("<f4"),
     np.array([0x7FA00001, 0xFFC12345], ">u4").view(">f4"),
