@@ -176,7 +176,8 @@ def shards_of(
         return
     compressed = options.encoding == "list" and options.compression == "zstd"
     estimates = [plan.text_estimate(p, contents.sources[p.source].dtype) for p in contents.plans]
-    for number, members in enumerate(plan.assign_shards(estimates, options.max_shard_size)):
+    wanted = plan.lane_size(sum(estimates), options.threads, options.max_shard_size)
+    for number, members in enumerate(plan.assign_shards(estimates, wanted)):
         name = names.shard_name(contents.save_id, number + 1, compressed=compressed)
         yield number, name, [contents.plans[member] for member in members]
 

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, TypeVar
 
-__all__ = ["default_threads", "run_ordered"]
+__all__ = ["default_threads", "run_lanes", "run_ordered"]
 
 Job = TypeVar("Job")
 Worker = TypeVar("Worker")
@@ -65,6 +65,36 @@ def run_ordered(
     _Run(iter(jobs), worker, work, turn, land, done).run(threads)
 
 
+class Stopped(Exception):
+    """Another lane has failed; raised inside the lanes that still run, and never outside."""
+
+
+def run_lanes(
+    jobs: Iterable[Job],
+    work: Callable[[Job, Callable[[], None]], Worked],
+    *,
+    threads: int,
+) -> list[Worked]:
+    """Run long jobs side by side; their results in the order of the jobs.
+
+    Args:
+        work: gets a function to call now and then, which raises when another job has failed.
+
+    The first error stops all lanes and is raised.
+    """
+    results: list[Worked] = []
+    run = _Run(
+        iter(jobs),
+        worker=lambda: None,
+        work=lambda _, job: work(job, run.check),
+        turn=lambda _, worked: results.append(worked),
+        land=None,
+        done=None,
+    )
+    run.run(threads)
+    return results
+
+
 class _Run(Generic[Job, Worker, Worked, Placed]):
     """One call of :func:`run_ordered` on several threads."""
 
@@ -113,6 +143,11 @@ class _Run(Generic[Job, Worker, Worked, Placed]):
                 raise self._error
             finally:
                 self._error = None
+
+    def check(self) -> None:
+        """Raise when the run has been stopped."""
+        if self._stopped:
+            raise Stopped
 
     def _loop(self) -> None:
         try:

@@ -20,6 +20,8 @@ __all__ = ["Part", "RecordPlan", "assign_shards", "jobs", "parse_size"]
 #: A job ends when it holds this many raw bytes; small records share one.
 JOB_BYTES = 1 << 20
 _JOB_PARTS = 1_024
+#: Shards are not made smaller than this only to be written side by side.
+SMALLEST_LANE = 64 << 20
 #: Compressing fewer bytes than this saves nothing worth the frame around them.
 SMALLEST_COMPRESSED = 256
 #: Text of a record beside its payloads: the head and tail, and what each chunk adds.
@@ -144,6 +146,19 @@ def text_estimate(plan: RecordPlan, dtype: str) -> int:
         min(plan.nbytes, plan.codec.chunk_bytes), plan.codec, dtype
     )
     return payloads + _RECORD_OVERHEAD + plan.chunks * _CHUNK_OVERHEAD
+
+
+def lane_size(total: int, threads: int, max_shard_size: int) -> int:
+    """The size of shards that lets every thread write one, unless they become small.
+
+    >>> lane_size(800 << 20, 2, 5_000_000_000) >> 20, lane_size(1 << 20, 2, 5_000_000_000)
+    (408, 5000000000)
+    """
+    if threads < 2 or total < threads * SMALLEST_LANE:
+        return max_shard_size
+    # A little more than an equal share: records do not divide evenly, and one more shard than
+    # threads would be waited for.
+    return min(max_shard_size, total // threads + total // (50 * threads))
 
 
 def assign_shards(estimates: Sequence[int], max_shard_size: int) -> list[range]:

@@ -19,8 +19,11 @@ def progress_bar(
     from tqdm.auto import tqdm
 
     with tqdm(total=total, desc=label, unit="B", unit_scale=True, unit_divisor=1000) as bar:
+        lock = bar.get_lock()
 
         def advance(count: int) -> None:
-            bar.update(count)
+            # Shards that are written side by side report from threads of their own.
+            with lock:
+                bar.update(count)
 
         yield advance

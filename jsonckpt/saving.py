@@ -6,7 +6,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from jsonckpt.grammar import ShardText
 from jsonckpt.limits import DEFAULT_LIMITS
 from jsonckpt.manifest import shard_files
 from jsonckpt.opening import Place
-from jsonckpt.pipeline import default_threads
+from jsonckpt.pipeline import default_threads, run_lanes
 from jsonckpt.progress import progress_bar
 from jsonckpt.writing import FileOutput, Output, StreamOutput, ZstdOutput, write_shard
 
@@ -452,20 +452,34 @@ def _write_shards(
     files: list[storage.NewFile],
     advance: Callable[[int], None] | None,
 ) -> Manifest:
-    shards: list[ShardFile] = []
-    entries: list[Entry] = []
-    for number, name, plans in shards_of(contents, options, single=False):
+    jobs = list(shards_of(contents, options, single=False))
+    # Each shard has a thread of its own: writes to one file wait for each other in the kernel.
+    inner = options if len(jobs) < 2 else replace(options, threads=1)
+
+    def write(
+        job: tuple[int, str, Sequence[plan.RecordPlan]], check: Callable[[], None]
+    ) -> tuple[ShardFile, Sequence[Entry]]:
+        number, name, plans = job
+
+        def progress(count: int) -> None:
+            check()
+            if advance is not None:
+                advance(count)
+
         file = storage.NewFile(target / name)
         files.append(file)
         output: Output = FileOutput(file)
         if name.endswith(".zst"):
             output = ZstdOutput(output, level=options.level)
         text = _write(
-            output, contents, options, plans=plans, shard=number, single=False, progress=advance
+            output, contents, inner, plans=plans, shard=number, single=False, progress=progress
         )
         file.finish(sync=options.sync)
-        shards.append(ShardFile(name, output.written, text.position, text.seal))
-        entries += text.entries
+        return ShardFile(name, output.written, text.position, text.seal), text.entries
+
+    written = run_lanes(jobs, write, threads=min(options.threads, len(jobs)) or 1)
+    shards = [shard for shard, _ in written]
+    entries = [entry for _, part in written for entry in part]
     return manifest_of(contents, options, shards, entries)
 
 
