@@ -19,10 +19,12 @@ from jsonckpt.opening import Container, open_container
 from jsonckpt.placement import MapLocation
 from jsonckpt.registry import default_rules
 from jsonckpt.sharing import StateReader
-from jsonckpt.tensors import Target
 from jsonckpt.tree import decode_state, record_of, tensor_names
 
 __all__ = ["Checkpoint", "TensorEntry", "open_checkpoint"]
+
+
+_ON_THE_CPU = Wishes.of(None, None, "cpu")
 
 
 class TensorEntry:
@@ -175,14 +177,21 @@ class Checkpoint(Mapping[str, TensorEntry]):
 
     def _load(self, entry: Entry, name: str, view: Any, map_location: MapLocation) -> torch.Tensor:
         wishes = Wishes.of(None, None, map_location)
-        target = allocate_target(wishes, entry.name, entry.dtype, entry.shape, entry.device)
-        if target.needs_data:
-            self._read(entry, target)
-        tensor = wishes.placement.relocate(target.finish(), entry.device)
-        if view is None:
-            return tensor
-        viewed: torch.Tensor = StateReader({entry.name: tensor}, {name}).get("$view", view, name)
-        return viewed
+        try:
+            self._container.check_files([entry.shard])
+            target = allocate_target(wishes, entry.name, entry.dtype, entry.shape, entry.device)
+            if target.needs_data:
+                self._read(entry, target)
+            tensor = wishes.placement.relocate(target.finish(), entry.device)
+            if view is None:
+                return tensor
+            viewed: torch.Tensor = StateReader({entry.name: tensor}, {name}).get(
+                "$view", view, name
+            )
+            return viewed
+        except JsonckptError as error:
+            error.at(file=self._container.path, tensor=name)
+            raise
 
     def _read(self, entry: Entry, sink: Any) -> None:
         entries = [e for e in self.manifest.entries if e.shard == entry.shard]
@@ -198,7 +207,8 @@ class Checkpoint(Mapping[str, TensorEntry]):
     def _load_rows(self, entry: Entry, start: int, stop: int) -> torch.Tensor:
         row = entry.nbytes // entry.shape[0] if entry.shape[0] else 0
         shape = (stop - start, *entry.shape[1:])
-        target = Target.allocate(entry.dtype, shape, device=torch.device("cpu"))
+        self._container.check_files([entry.shard])
+        target = allocate_target(_ON_THE_CPU, entry.name, entry.dtype, shape, entry.device)
         if row and stop > start:
             self._container.read_part(
                 entry, start * row, stop * row, target, limits=self._limits, verify=self._verify

@@ -17,7 +17,7 @@ from jsonckpt.dtypes import DTYPES
 from jsonckpt.errors import FormatError, LimitError
 from jsonckpt.facts import Codec
 
-__all__ = ["Coder", "payload_bound"]
+__all__ = ["Coder", "longest_payload", "payload_bound", "payload_too_long"]
 
 #: A frame has to save at least this share of a chunk for compression to be worth its time on
 #: loading.
@@ -38,9 +38,23 @@ def payload_bound(nbytes: int, codec: Codec, dtype: str) -> int:
     return base64_length(nbytes)
 
 
+def longest_payload(nbytes: int, codec: Codec, dtype: str) -> int:
+    """The longest payload that a reader takes for ``nbytes`` raw bytes.
+
+    More than :func:`payload_bound` where other writers may spell numbers at greater length.
+    """
+    bound = payload_bound(nbytes, codec, dtype)
+    return 2 * bound + 64 if codec.encoding == "list" else bound
+
+
 def base64_length(nbytes: int) -> int:
     """Characters of the base64 text of ``nbytes`` bytes, padding included."""
     return 4 * -(-nbytes // 3)
+
+
+def payload_too_long(longest: int) -> FormatError:
+    """The error for a payload that is not looked at because of its length."""
+    return FormatError(f"the payload has over {longest} characters, the most for its size")
 
 
 class Coder:
@@ -140,6 +154,9 @@ class Coder:
             FormatError: the payload is not the canonical encoding of that many bytes.
             LimitError: a zstd frame asks for too large a window.
         """
+        longest = longest_payload(len(out), codec, dtype)
+        if len(payload) > longest:
+            raise payload_too_long(longest)
         if codec.encoding == "list":
             lists.decode_into(payload, dtype, out)
         elif codec.compression == "none":

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from jsonckpt.errors import FormatError, JsonckptError, LimitError, StateMismatchError, quote
-from jsonckpt.limits import DEFAULT_LIMITS, Limits
+from jsonckpt.limits import DEFAULT_LIMITS, Limits, exceeds
 from jsonckpt.names import Selector, selector
 from jsonckpt.opening import Container, locate, open_container
 from jsonckpt.pipeline import default_threads
@@ -135,13 +135,35 @@ def load_container(
     streaming: bool = False,
 ) -> Any:
     """The state of an opened checkpoint."""
-    by_name = container.manifest.by_name
     try:
-        loading = Loading(container.manifest.state, wishes)
-        loading.check(by_name)
+        return _load_container(
+            container,
+            wishes,
+            limits=limits,
+            threads=thread_count(threads),
+            verify=verify,
+            progress=progress,
+            streaming=streaming,
+        )
     except JsonckptError as error:
         error.at(file=container.path)
         raise
+
+
+def _load_container(
+    container: Container,
+    wishes: Wishes,
+    *,
+    limits: Limits,
+    threads: int,
+    verify: bool,
+    progress: bool,
+    streaming: bool,
+) -> Any:
+    by_name = container.manifest.by_name
+    loading = Loading(container.manifest.state, wishes)
+    loading.check(by_name)
+    container.check_files(entry.shard for name, entry in by_name.items() if loading.wants(name))
     targets = {
         name: allocate_target(wishes, name, entry.dtype, entry.shape, entry.device)
         for name, entry in by_name.items()
@@ -156,7 +178,7 @@ def load_container(
                 entries,
                 sinks,
                 limits=limits,
-                threads=thread_count(threads),
+                threads=threads,
                 verify=verify,
                 streaming=streaming,
                 progress=advance,
@@ -166,11 +188,7 @@ def load_container(
                 if target is not None:
                     tensor = wishes.placement.relocate(target.finish(), entry.device)
                     loading.keep(entry.name, tensor)
-    try:
-        return loading.finish()
-    except JsonckptError as error:
-        error.at(file=container.path)
-        raise
+    return loading.finish()
 
 
 @dataclass(frozen=True)
@@ -338,6 +356,8 @@ class Forward:
         self._limits = limits
         self._verify = verify
         self._targets: dict[str, Target] = {}
+        self._size: Callable[[], int] = int
+        self._claimed = 0
 
     def tensors(self, source: ByteSource) -> Iterator[tuple[str, torch.Tensor]]:
         """The tensors of a single file or of a lone shard, let go one by one."""
@@ -354,6 +374,8 @@ class Forward:
 
         def on_head(reader: SkeletonReader) -> None:
             readers.append(reader)
+            # Of a pipe nobody knows the size: what has come so far counts.
+            self._size = lambda: reader.position if source.size is None else source.size
             if "state" in reader.head or not alone:
                 self.loading = Loading(parse_head(reader.head)[3], self.wishes)
 
@@ -369,11 +391,24 @@ class Forward:
             yield record
         if self.loading is not None:
             reader = readers[0]
-            manifest = manifest_of_head(reader.head, entries, reader.position, self._limits)
+            manifest = manifest_of_head(
+                reader.head, entries, reader.position, self._limits, on_disk=source.size
+            )
             self.loading.check(manifest.by_name)
 
     def open_sink(self, header: Header) -> Sink | None:
-        """Memory for the next record, where it is wanted."""
+        """Memory for the next record, where it is wanted.
+
+        Raises:
+            LimitError: all records so far claim more than a file of this size may hold.
+        """
+        self._claimed += header.nbytes
+        if exceeds(self._claimed, self._limits.total_bytes(self._size())):
+            raise LimitError(
+                f"{self._claimed} bytes of tensors in a file of {self._size()} bytes so far",
+                tensor=header.name,
+                hint="Pass limits=jsonckpt.Limits(total_floor=...) if it is meant.",
+            )
         if self.loading is not None:
             wanted = self.loading.wants(header.name)
         else:
@@ -439,6 +474,8 @@ def is_file_object(source: object) -> bool:
 class _ReadSource:
     """A source that only has ``read``."""
 
+    size = None
+
     def __init__(self, stream: Any) -> None:
         self._stream = stream
 
@@ -452,6 +489,8 @@ class _ReadSource:
 
 class _RawSource:
     """A source with ``readinto``, without a buffer in between where there is one."""
+
+    size = None
 
     def __init__(self, stream: Any) -> None:
         # A BufferedReader fills the whole buffer before it returns: on a pipe, its raw stream

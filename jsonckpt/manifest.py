@@ -146,7 +146,7 @@ def parse_manifest(text: bytes, limits: Limits) -> Manifest:
     problems.raise_if_any()
     entries = _parse_entries(header.get("tensors"), codecs, shards, checksum, limits, problems)
     problems.raise_if_any()
-    check_layout(entries, [shard.text_bytes for shard in shards], problems)
+    check_layout(entries, [shard.text_bytes for shard in shards], limits, problems)
     on_disk = sum(shard.bytes for shard in shards)
     check_totals(entries, on_disk, limits, problems)
     manifest = Manifest(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +80,25 @@ class Container:
         count = 1 if self.single is not None else len(self.manifest.shards)
         for shard in range(count):
             yield shard, by_shard.get(shard, [])
+
+    def check_files(self, shards: Iterable[int]) -> None:
+        """Whether shards are there and have the size on disk that the manifest says.
+
+        To be called before memory is allocated: the limit on it rests on these sizes.
+
+        Raises:
+            IncompleteCheckpointError, FormatError, UnsafePathError: one is not.
+        """
+        if self.single is not None:
+            return
+        for shard in dict.fromkeys(shards):
+            said = self.manifest.shards[shard]
+            try:
+                with self.place.file(said.file) as file:
+                    _check_size("file", file.size, said.bytes)
+            except JsonckptError as error:
+                error.at(file=self.place.where(said.file))
+                raise
 
     def read(
         self,
@@ -179,16 +198,8 @@ class Container:
             )
 
     def _check_text(self, shard: int, found: int) -> None:
-        if self.single is not None:
-            return
-        expected = self.manifest.shards[shard].text_bytes
-        if found < expected:
-            raise IncompleteCheckpointError(
-                f"the text has {found} bytes, the manifest says {expected}",
-                hint="It was cut off; take another copy.",
-            )
-        if found > expected:
-            raise FormatError(f"the text has {found} bytes, the manifest says {expected}")
+        if self.single is None:
+            _check_size("text", found, self.manifest.shards[shard].text_bytes)
 
     def _check_head(self, head: Mapping[str, Any]) -> None:
         if head.get("save_id") != self.manifest.save_id:
@@ -261,6 +272,19 @@ class Container:
         except JsonckptError as error:
             error.at(file=self.place.where(name))
             raise
+
+
+def _check_size(what: str, found: int, expected: int) -> None:
+    if found < expected:
+        raise IncompleteCheckpointError(
+            f"the {what} has {found} bytes, the manifest says {expected}",
+            hint="It was cut off; take another copy.",
+        )
+    if found > expected:
+        raise FormatError(
+            f"the {what} has {found} bytes, the manifest says {expected}",
+            hint="Manifest and shard do not belong together; take another copy.",
+        )
 
 
 def open_container(

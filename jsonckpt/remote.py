@@ -108,6 +108,7 @@ class RemoteStream:
     def __init__(self, fs: Any, path: str, *, zstd_window: int | None) -> None:
         self.path = path
         with mapped(path):
+            self.size = int(fs.size(path))
             self._file = fs.open(path, "rb")
         self._source: Any = self._file
         if path.endswith(".zst"):

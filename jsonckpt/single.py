@@ -19,7 +19,13 @@ from jsonckpt.indexed import RangeReader
 from jsonckpt.limits import Limits, exceeds
 from jsonckpt.skeleton import Header, Record, SkeletonReader
 from jsonckpt.streaming import ByteSource, read_records
-from jsonckpt.validation import Problems, check_layout, check_totals, text_member
+from jsonckpt.validation import (
+    Problems,
+    check_layout,
+    check_totals,
+    no_checkpoint,
+    text_member,
+)
 
 __all__ = ["entry_of", "from_index", "gather", "manifest_of_head", "parse_head"]
 
@@ -46,17 +52,26 @@ def parse_head(head: Mapping[str, Any]) -> tuple[str, str, dict[str, Any], Any]:
 
 
 def manifest_of_head(
-    head: Mapping[str, Any], entries: Sequence[Entry], size: int, limits: Limits
+    head: Mapping[str, Any],
+    entries: Sequence[Entry],
+    size: int,
+    limits: Limits,
+    *,
+    on_disk: int | None = None,
 ) -> Manifest:
     """What a manifest would say of a single file.
+
+    Args:
+        size: bytes of the text.
+        on_disk: bytes of the file where it is compressed.
 
     Raises:
         FormatError, LimitError: the entries break a rule.
     """
     created_at, created_by, metadata, state = parse_head(head)
     problems = Problems()
-    check_layout(entries, [size], problems)
-    check_totals(entries, size, limits, problems)
+    check_layout(entries, [size], limits, problems)
+    check_totals(entries, size if on_disk is None else on_disk, limits, problems)
     manifest = Manifest(
         head["save_id"],
         created_at,
@@ -104,7 +119,7 @@ def gather(source: ByteSource, limits: Limits) -> Manifest:
         )
     ]
     reader = readers[0]
-    return manifest_of_head(reader.head, entries, reader.position, limits)
+    return manifest_of_head(reader.head, entries, reader.position, limits, on_disk=source.size)
 
 
 def _pass_over(header: Header) -> None:
@@ -127,8 +142,14 @@ def from_index(file: RangeReader, limits: Limits) -> Manifest:
             raise FormatError(f"index: the record at {offset} overlaps the one before it")
         _push(reader, file, position, stop, limits)
         header = reader.header
-        if header is None or header.chunks != len(payloads):
+        if header is None:
             raise FormatError("index does not say where the records lie")
+        if header.chunks != len(payloads):
+            raise FormatError(
+                f"index names {len(payloads)} chunks, a shape of {quote(list(header.shape))} "
+                f"has {header.chunks}",
+                tensor=header.name,
+            )
         between = b"],\n[" if header.codec.encoding == "list" else b'",\n"'
         for number, (start, length) in enumerate(payloads):
             if number:
@@ -205,7 +226,4 @@ def _no_trailer(file: RangeReader) -> JsonckptError:
         return FormatError(
             "this is a manifest", hint="Open the directory that it lies in, under manifest.json."
         )
-    return FormatError(
-        f"this is no jsonckpt checkpoint (it begins with {quote(bytes(start[:24]))})",
-        hint="python -m jsonckpt.convert turns .pt, .safetensors and other JSON into one.",
-    )
+    return no_checkpoint(start)

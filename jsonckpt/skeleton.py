@@ -32,11 +32,14 @@ from jsonckpt.grammar import index_row, trailer
 from jsonckpt.guards import guard
 from jsonckpt.limits import Limits, exceeds
 from jsonckpt.validation import (
+    LONGEST_LINE,
     check_chunking,
     check_header,
     check_requires,
     checksum_name,
     is_hex,
+    longest_tail,
+    no_checkpoint,
     parse_codec,
     parse_identity,
 )
@@ -44,6 +47,8 @@ from jsonckpt.validation import (
 __all__ = ["Header", "Record", "SkeletonReader"]
 
 TENSORS_LINE: Final = b'"tensors":[\n'
+#: Ends the head: the line feed before that line, and the line.
+HEAD_END: Final = b"\n" + TENSORS_LINE
 _CHUNKS_END: Final = b'"chunks":[\n'
 
 
@@ -106,10 +111,11 @@ class SkeletonReader:
         self._limits = limits
         self._on_header = on_header
         self._on_record = on_record
-        self._handle: Callable[[bytes], None] = self._head_line if whole else self._record_line
+        self._handle: Callable[[bytes], None] = self._record_line
+        self._in_head = whole
         self._skeleton: Hasher | None = None
-        self._kept: list[bytes] = []
-        self._kept_bytes = 0
+        self._head_text = bytearray()
+        self._trailer = b""
         self._line = b""
         self._line_start = 0
         self._line_end = 0
@@ -134,7 +140,7 @@ class SkeletonReader:
     @property
     def in_head(self) -> bool:
         """Whether the first record has not been reached."""
-        return self._handle == self._head_line
+        return self._in_head
 
     def text(self, text: bytes) -> None:
         """Push the next piece of text that is not a payload.
@@ -142,8 +148,10 @@ class SkeletonReader:
         Raises:
             FormatError, LimitError, IntegrityError: what the text breaks.
         """
-        at = self.position
         self.position += len(text)
+        if self._in_head:
+            text = self._take_head(text)
+        at = self.position - len(text)
         begin = 0
         while (stop := text.find(b"\n", begin) + 1) > 0:
             line = text[begin:stop]
@@ -158,7 +166,7 @@ class SkeletonReader:
             if not self._line:
                 self._line_start = at + begin
             self._line += text[begin:]
-            self._check_kept(len(self._line))
+            self._check_beside(len(self._line))
 
     def payload(self, length: int) -> None:
         """Say that a payload of ``length`` bytes stands here.
@@ -198,64 +206,79 @@ class SkeletonReader:
             FormatError, IntegrityError: the index, the seal or the last member is wrong.
         """
         if self._whole:
+            if self._in_head and b"jsonckpt.shard" not in self._head_text:
+                raise no_checkpoint(self._head_text)
             if self._handle != self._trailer_line:
                 where = f" in tensor {quote(self.header.name)}" if self.header is not None else ""
                 raise IncompleteCheckpointError(
                     f"the text ends after {self.position} bytes{where}",
                     hint="The file was cut off; take another copy.",
                 )
-            self._check_trailer(b"".join(self._kept) + self._line)
+            self._check_trailer(self._trailer + self._line)
         self._send(b"]")
         self._send(None)
 
     # --- lines ------------------------------------------------------------------------------
 
-    def _check_kept(self, more: int) -> None:
-        if exceeds(self._kept_bytes + more, self._limits.manifest_bytes):
+    def _check_beside(self, length: int) -> None:
+        if exceeds(length, self._limits.manifest_bytes):
             raise LimitError(
                 f"over {self._limits.manifest_bytes} bytes of text beside the tensors",
                 hint="Pass limits=jsonckpt.Limits(manifest_bytes=...) if it is meant.",
             )
 
-    def _keep(self, line: bytes) -> None:
-        self._kept.append(line)
-        self._kept_bytes += len(line)
-        self._check_kept(0)
+    def _take_head(self, text: bytes) -> bytes:
+        """Take what of ``text`` belongs to the head; return the rest."""
+        searched = max(0, len(self._head_text) - len(HEAD_END))
+        self._head_text += text
+        if not b"{".startswith(self._head_text[:64].lstrip()[:1]):
+            raise no_checkpoint(self._head_text)
+        stop = self._head_text.find(HEAD_END, searched)
+        if stop < 0:
+            self._check_beside(len(self._head_text))
+            return b""
+        stop += len(HEAD_END)
+        head, rest = bytes(self._head_text[:stop]), bytes(self._head_text[stop:])
+        self._check_beside(len(head))
+        self._head_text = bytearray()
+        self._in_head = False
+        self._open_head(head)
+        return rest
 
-    def _head_line(self, line: bytes) -> None:
-        self._keep(line)
-        if line != TENSORS_LINE:
-            return
-        self._kept[-1] = b'"tensors":null}'
+    def _open_head(self, text: bytes) -> None:
         value = jsontext.parse(
-            b"".join(self._kept),
+            text[: -len(TENSORS_LINE)] + b'"tensors":null}',
             what="the head of the shard",
             max_depth=self._limits.depth or 1_000,
             max_number=self._limits.number_chars or 1 << 20,
         )
         head = check_header(value, SHARD_FORMAT)
+        for member in ("index", "seal", "index_offset"):
+            if member in head:
+                raise FormatError(f"the member {member!r} stands twice, before and after the data")
         algorithm = checksum_name(head.get("checksum"))
         if self.algorithm not in (None, algorithm):
             raise FormatError(f"checksum is {algorithm!r}, the manifest says {self.algorithm!r}")
         self.head = head
         self.algorithm = algorithm
         self._skeleton = hasher(algorithm)
-        self._skeleton.update(b"".join([*self._kept[:-1], line]))
-        self._kept, self._kept_bytes = [], 0
-        self._handle = self._record_line
+        self._skeleton.update(text)
 
     def _record_line(self, line: bytes) -> None:
         if line[:1] == b"]" and self._whole:
             if self._more and self.records:
                 raise FormatError("a comma after the last record")
+            self._check_beside(len(line))
             self._handle = self._trailer_line
-            self._trailer_line(line)
+            self._trailer = line
             return
         if line[:1] != b"{" or not line.endswith(_CHUNKS_END):
             raise FormatError(
                 'expected the head of a record, a line from { to "chunks":[, '
                 f"found {quote(line[:40])}"
             )
+        if len(line) > LONGEST_LINE:
+            raise LimitError(f"the head of a record has {len(line)} bytes, over {LONGEST_LINE}")
         if not self._more:
             raise FormatError("no comma between two records")
         if exceeds(self.records + 1, self._limits.tensors):
@@ -283,6 +306,11 @@ class SkeletonReader:
     def _tail_line(self, line: bytes) -> None:
         header = self.header
         assert header is not None
+        longest = longest_tail(header.chunks, self.algorithm)
+        if len(line) > longest:
+            raise LimitError(
+                f"the end of a record has {len(line)} bytes, over {longest}", tensor=header.name
+            )
         body = line[:-2] if line.endswith(b"},\n") else line[:-1]
         if not body.endswith(b"}"):
             raise FormatError("the end of a record must stand on one line", tensor=header.name)
@@ -296,7 +324,7 @@ class SkeletonReader:
         self._next(line, self._record_line)
 
     def _trailer_line(self, line: bytes) -> None:
-        self._keep(line)
+        raise FormatError(f"{quote(line)} stands after the line that ends the file")
 
     def _next(self, line: bytes, handle: Callable[[bytes], None]) -> None:
         if self._skeleton is not None:
@@ -377,7 +405,7 @@ class SkeletonReader:
                 found[key] = None
                 yield from _lifted(header)
             elif event in ("start_map", "start_array"):
-                found[key] = yield from _shallow(event)
+                found[key] = yield from _shallow(event, self._limits.depth or 1_000)
             else:
                 found[key] = value
         if header is None:
@@ -457,18 +485,24 @@ def _lifted(header: Header) -> Generator[None, tuple[str, Any], None]:
         raise FormatError(f"over {header.chunks} chunks", tensor=header.name)
 
 
-def _shallow(opening: str) -> Generator[None, tuple[str, Any], Any]:
+def _shallow(opening: str, max_depth: int) -> Generator[None, tuple[str, Any], Any]:
     """An array of scalars as a list; anything deeper (an unknown member) is passed over."""
     items: list[Any] = []
-    depth = 1
+    names: list[set[str]] = [set()]
     deep = opening == "start_map"
-    while depth:
+    while names:
         event, value = yield
         if event in ("start_map", "start_array"):
-            depth += 1
+            names.append(set())
             deep = True
+            if len(names) > max_depth:
+                raise FormatError(f"a record is nested deeper than {max_depth} levels")
         elif event in ("end_map", "end_array"):
-            depth -= 1
+            names.pop()
+        elif event == "map_key":
+            if value in names[-1]:
+                raise FormatError(f"the member {quote(value)} stands twice")
+            names[-1].add(value)
         elif not deep:
             items.append(value)
     return None if deep else items

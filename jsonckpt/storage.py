@@ -88,6 +88,7 @@ class LocalStream:
     def __init__(self, path: str | os.PathLike[str], *, zstd_window: int | None = None) -> None:
         self.path = os.fspath(path)
         self._file = open(_open_regular(self.path), "rb", buffering=0)  # noqa: SIM115
+        self.size = os.fstat(self._file.fileno()).st_size
         self._source: Any = self._file
         if self.path.endswith(".zst"):
             self._source = ZstdStream(self._file, zstd_window=zstd_window)

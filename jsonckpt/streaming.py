@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from jsonckpt.checksums import hexdigest
-from jsonckpt.codecs import Coder, payload_bound
+from jsonckpt.codecs import Coder, longest_payload, payload_too_long
 from jsonckpt.errors import (
     FormatError,
     IncompleteCheckpointError,
@@ -20,7 +20,7 @@ from jsonckpt.errors import (
     LimitError,
 )
 from jsonckpt.limits import Limits
-from jsonckpt.skeleton import Header, Record, SkeletonReader
+from jsonckpt.skeleton import HEAD_END, Header, Record, SkeletonReader
 
 __all__ = ["ByteSource", "Sink", "read_records"]
 
@@ -30,7 +30,10 @@ _SCRATCH = 1 << 20
 
 
 class ByteSource(Protocol):
-    """Bytes that come in order."""
+    """Bytes that come in order. ``size`` is what they take on disk, where that is known."""
+
+    @property
+    def size(self) -> int | None: ...
 
     def readinto(self, buffer: memoryview, /) -> int:
         """Fill the front of ``buffer``; the number of bytes, 0 at the end."""
@@ -46,6 +49,13 @@ class Sink(Protocol):
         """Take raw bytes, where there is no window."""
 
 
+def _line_too_long(limit: int) -> JsonckptError:
+    return LimitError(
+        f"a line of over {limit} bytes beside the tensors",
+        hint="Pass limits=jsonckpt.Limits(manifest_bytes=...) if it is meant.",
+    )
+
+
 class Window:
     """A buffer over a source, read line by line."""
 
@@ -56,13 +66,16 @@ class Window:
         self._end = 0
         self._finished = False
 
-    def line(self, limit: int) -> memoryview:
+    def line(
+        self, limit: int, too_long: Callable[[int], JsonckptError] = _line_too_long
+    ) -> memoryview:
         """The next line with its line feed; without one at the end of the source; empty after it.
 
         The view is valid until the next call.
 
-        Raises:
-            LimitError: the line is longer than ``limit`` bytes.
+        Args:
+            limit: bytes that it may have.
+            too_long: makes the error that is raised for a longer one.
         """
         scanned = self._start
         while True:
@@ -71,7 +84,7 @@ class Window:
                 break
             scanned_bytes = self._end - self._start
             if scanned_bytes > limit:
-                raise LimitError(f"a line of over {limit} bytes where none may be so long")
+                raise too_long(limit)
             if self._finished:
                 stop = self._end
                 break
@@ -80,7 +93,25 @@ class Window:
         view = memoryview(self._buffer)[self._start : stop]
         self._start = stop
         if len(view) > limit:
-            raise LimitError(f"a line of {len(view)} bytes, at most {limit} are allowed here")
+            raise too_long(limit)
+        return view
+
+    def through(self, mark: bytes) -> memoryview:
+        """What is there up to and with ``mark``; where it is not there, all that cannot be of it.
+
+        Empty at the end of the source. The view is valid until the next call.
+        """
+        while True:
+            stop = self._buffer.find(mark, self._start, self._end)
+            stop = stop + len(mark) if stop >= 0 else self._end - len(mark) + 1
+            if stop > self._start:
+                break
+            if self._finished:
+                stop = self._end
+                break
+            self._fill()
+        view = memoryview(self._buffer)[self._start : stop]
+        self._start = stop
         return view
 
     def _fill(self) -> None:
@@ -143,7 +174,9 @@ def read_records(
             start = chunk * header.codec.chunk_bytes
             nbytes = min(header.codec.chunk_bytes, header.nbytes - start)
             try:
-                line = window.line(payload_bound(nbytes, header.codec, header.dtype) + 4)
+                longest = longest_payload(nbytes, header.codec, header.dtype)
+                # Two quotes, a comma and a line feed stand around it.
+                line = window.line(longest + 4, lambda limit: payload_too_long(limit - 4))
                 payload, after = _payload_of(line)
                 if sink is None:
                     sums.append("")
@@ -166,7 +199,7 @@ def read_records(
             reader.payload(len(payload))
             reader.text(bytes(after))
             continue
-        line = window.line(skeleton_limit)
+        line = window.through(HEAD_END) if reader.in_head else window.line(skeleton_limit)
         if not line:
             break
         reader.text(bytes(line))

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, TypeGuard
 
 from jsonckpt.checksums import ALGORITHMS
+from jsonckpt.codecs import longest_payload
 from jsonckpt.dtypes import DTYPES
 from jsonckpt.errors import FormatError, LimitError, UnsafePathError, UnsupportedVersionError, quote
 from jsonckpt.facts import (
@@ -31,6 +32,8 @@ _MAX_SIZE = (1 << 63) - 1
 _SAVE_ID = re.compile(r"[0-9a-f]{32}")
 _BAD_NAME = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 _PROBLEMS_SHOWN = 5
+#: Bytes of a record's first line, and of its last one beside the checksums.
+LONGEST_LINE = 1 << 20
 
 
 class Problems:
@@ -221,32 +224,76 @@ def check_chunking(dtype: str, shape: Sequence[int], codec: Codec, chunks: int) 
     return nbytes
 
 
-def check_layout(entries: Iterable[Entry], sizes: Sequence[int], problems: Problems) -> None:
-    """Records and payloads lie inside their file, in order, and none overlaps another."""
-    shard, end = 0, 0
+def no_checkpoint(start: bytes | bytearray) -> FormatError:
+    """The error for a file that never was a checkpoint.
+
+    Args:
+        start: its first bytes.
+    """
+    begins = f"it begins with {quote(bytes(start[:24]))}" if start else "it is empty"
+    return FormatError(
+        f"this is no jsonckpt checkpoint ({begins})",
+        hint="python -m jsonckpt.convert turns .pt, .safetensors and other JSON into one.",
+    )
+
+
+def longest_tail(chunks: int, algorithm: str | None) -> int:
+    """The most bytes of a record's last line: its checksums, each in quotes with a comma."""
+    digits = ALGORITHMS[algorithm].digits if algorithm else 0
+    return LONGEST_LINE + chunks * (digits + 3)
+
+
+def check_layout(
+    entries: Iterable[Entry], sizes: Sequence[int], limits: Limits, problems: Problems
+) -> None:
+    """Records and payloads lie in their files as the layout in lines says, none on another.
+
+    No text between two payloads is longer than a reader would take.
+    """
+    ends = [0] * len(sizes)
+    shard = -1
     for entry in entries:
+        name, stop = quote(entry.name), entry.offset + entry.length
         if entry.shard < shard:
-            problems.add(quote(entry.name), "the tensors are not in the order of the shards")
+            problems.add(name, "the tensors are not in the order of the shards")
             return
-        if entry.shard > shard:
-            shard, end = entry.shard, 0
-        stop = entry.offset + entry.length
-        if entry.offset < end or stop > sizes[shard]:
+        begins = ends[entry.shard] + 2  # a comma and a line feed
+        if entry.shard == shard and entry.offset != begins:
             problems.add(
-                quote(entry.name),
-                f"its range [{entry.offset}, {stop}) overlaps the tensor before it or "
-                f"leaves the file of {sizes[shard]} bytes",
+                name,
+                f"it begins at byte {entry.offset}, where it overlaps the tensor before it or "
+                f"leaves a gap; expected {begins}",
             )
-        at = entry.offset
-        for number, (offset, length, _) in enumerate(entry.chunks):
-            # Two quotes and a comma stand between payloads, so touching ranges overlap, too.
-            if offset <= at or offset + length >= stop:
-                problems.add(
-                    quote(entry.name), f"chunk {number}: its range overlaps or leaves the record"
-                )
-                break
-            at = offset + length
-        end = stop
+        if stop > sizes[entry.shard]:
+            problems.add(name, f"it ends at byte {stop}, the file at {sizes[entry.shard]}")
+        if entry.shard > shard and exceeds(entry.offset, limits.manifest_bytes):
+            problems.over(name, f"{entry.offset} bytes of text before it")
+        shard = entry.shard
+        ends[shard] = stop
+        fault = _misplaced_chunk(entry)
+        if fault is not None:
+            problems.add(name, fault)
+    for number, (size, end) in enumerate(zip(sizes, ends)):
+        if exceeds(size - end, limits.manifest_bytes):
+            problems.over(f"shards[{number}]", f"{size - end} bytes of text after its tensors")
+
+
+def _misplaced_chunk(entry: Entry) -> str | None:
+    """What is wrong with the ranges of a record's payloads."""
+    at, stop = entry.offset, entry.offset + entry.length
+    longest = longest_payload(min(entry.codec.chunk_bytes, entry.nbytes), entry.codec, entry.dtype)
+    for number, (offset, length, _) in enumerate(entry.chunks):
+        # Before the first payload lies the record's head, between two lie a quote, a comma, a
+        # line feed and a quote.
+        near = offset == at + 4 if number else at + 2 <= offset <= at + LONGEST_LINE
+        if not near or offset + length + 2 > stop:
+            return f"chunk {number}: its range overlaps another, leaves a gap or leaves the record"
+        if length > longest:
+            return f"chunk {number}: {length} characters, it can have {longest} at most"
+        at = offset + length
+    if stop - at > longest_tail(len(entry.chunks), "sha256") + LONGEST_LINE:
+        return f"{stop - at} bytes of text after its data"
+    return None
 
 
 def check_totals(
