@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -19,7 +20,7 @@ def progress_bar(
     from tqdm.auto import tqdm
 
     with tqdm(total=total, desc=label, unit="B", unit_scale=True, unit_divisor=1000) as bar:
-        lock = bar.get_lock()
+        lock = threading.Lock()
 
         def advance(count: int) -> None:
             # Shards that are written side by side report from threads of their own.
