@@ -338,13 +338,11 @@ def stream(
             raise
         return
     container = open_container(source, limits=limits, storage_options=storage_options)
-    forward.loading = Loading(container.manifest.state, forward.wishes)
-    forward.loading.check(container.manifest.by_name)
-    for shard, entries in container.shards():
-        for record in container.forward(
-            shard, entries, open_sink=forward.open_sink, limits=limits, verify=verify
-        ):
-            yield from forward.close(record, keep=False)
+    try:
+        yield from forward.container(container)
+    except JsonckptError as error:
+        error.at(file=container.path)
+        raise
 
 
 class Forward:
@@ -363,6 +361,23 @@ class Forward:
         """The tensors of a single file or of a lone shard, let go one by one."""
         for record in self.records(source, alone=True):
             yield from self.close(record, keep=False)
+
+    def container(self, container: Container) -> Iterator[tuple[str, torch.Tensor]]:
+        """The tensors of a directory, let go one by one."""
+        on_disk = sum(shard.bytes for shard in container.manifest.shards)
+        self._size = lambda: on_disk
+        self.loading = Loading(container.manifest.state, self.wishes)
+        self.loading.check(container.manifest.by_name)
+        for shard, entries in container.shards():
+            container.check_files([shard])
+            for record in container.forward(
+                shard,
+                entries,
+                open_sink=self.open_sink,
+                limits=self._limits,
+                verify=self._verify,
+            ):
+                yield from self.close(record, keep=False)
 
     def records(self, source: ByteSource, *, alone: bool = False) -> Iterator[Record]:
         """The records of a single file; of a lone shard, too, if ``alone``.
