@@ -24,6 +24,7 @@ from jsonckpt.errors import (
     FormatError,
     IncompleteCheckpointError,
     IntegrityError,
+    JsonckptError,
     LimitError,
     quote,
 )
@@ -379,7 +380,10 @@ class SkeletonReader:
                 self._parser.close()
             else:
                 self._parser.send(text)
-        except (ijson.JSONError, UnicodeDecodeError, ArithmeticError, SystemError) as error:
+        except JsonckptError:
+            raise
+        except (ijson.JSONError, ValueError, ArithmeticError, SystemError) as error:
+            # The C backend raises SystemError, the one in Python what json and codecs raise.
             tensor = self.header.name if self.header is not None else None
             raise FormatError(f"broken JSON: {quote(str(error))}", tensor=tensor) from error
 
