@@ -20,6 +20,7 @@ from jsonckpt.registry import default_rules
 from jsonckpt.sharing import StateReader
 from jsonckpt.single import entry_of, manifest_of_head, parse_head
 from jsonckpt.skeleton import Header, Record, SkeletonReader
+from jsonckpt.storage import widen_pipe
 from jsonckpt.streaming import ByteSource, Sink, read_records
 from jsonckpt.tensors import Target
 from jsonckpt.tree import OMIT, decode_state, record_of, tensor_names
@@ -488,19 +489,20 @@ class _ReadSource:
 
 
 class _RawSource:
-    """A source with ``readinto``, without a buffer in between where there is one."""
+    """A source with ``readinto``.
+
+    A buffered reader would wait until the whole buffer is full; ``readinto1`` gives what has come, so
+    that decoding begins while the other side still writes.
+    """
 
     size = None
 
     def __init__(self, stream: Any) -> None:
-        # A BufferedReader fills the whole buffer before it returns: on a pipe, its raw stream
-        # lets decoding begin while the other side still writes.
-        raw = getattr(stream, "raw", None)
-        peeked = stream.peek() if raw is not None and hasattr(stream, "peek") else b""
-        self._stream = raw if raw is not None and not peeked else stream
+        self._readinto = getattr(stream, "readinto1", stream.readinto)
+        widen_pipe(stream)
 
     def readinto(self, buffer: memoryview, /) -> int:
-        return self._stream.readinto(buffer) or 0
+        return self._readinto(buffer) or 0
 
 
 def as_source(stream: Any) -> ByteSource:
