@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from jsonckpt.convert.pieces import bits, blocks, plain
+from jsonckpt.convert.pieces import bits, blocks, equal_blocks, plain
 from jsonckpt.errors import quote
 from jsonckpt.names import join
 
@@ -140,20 +140,25 @@ class Differences:
             return dict
         return list if isinstance(value, tuple) else type(value)
 
-    def _tensors(self, expected: torch.Tensor, found: torch.Tensor, name: str) -> None:
+    def facts(self, expected: Any, found: Any, name: str) -> bool:
+        """Compare what two tensors are, not their values. False where these cannot be compared."""
         if self._exact:
             if type(expected) is not type(found):
                 self.result.differ(name, f"{type(expected).__name__} became {type(found).__name__}")
+            if not isinstance(found, torch.Tensor):
+                return False
             if expected.requires_grad != found.requires_grad:
                 self.result.differ(name, f"requires_grad became {found.requires_grad}")
-        for fact in ("dtype", "shape", "layout"):
+        for fact in ("dtype", "shape", "layout", "is_quantized"):
             before, after = getattr(expected, fact), getattr(found, fact)
             if before != after:
                 shown = (list(before), list(after)) if fact == "shape" else (before, after)
                 self.result.differ(name, f"{fact} {shown[0]} became {shown[1]}")
-                return
-        if expected.is_quantized != found.is_quantized:
-            self.result.differ(name, "quantization differs")
+                return False
+        return True
+
+    def _tensors(self, expected: torch.Tensor, found: torch.Tensor, name: str) -> None:
+        if not self.facts(expected, found, name):
             return
         if expected.is_quantized or expected.layout != torch.strided:
             self._parts(expected, found, name)
@@ -162,7 +167,7 @@ class Differences:
             return
         self.result.tensors += 1
         self.result.nbytes += expected.numel() * expected.itemsize
-        self._elements(plain(expected), plain(found), name)
+        self.elements(plain(expected), plain(found), name)
 
     def _is_repeated(self, expected: torch.Tensor, found: torch.Tensor, name: str) -> bool:
         """Whether this memory was compared before; a tie that is lost is a difference."""
@@ -177,12 +182,15 @@ class Differences:
         self.result.differ(name, "is no longer tied to another tensor")
         return False
 
-    def _elements(self, expected: torch.Tensor, found: torch.Tensor, name: str) -> None:
+    def elements(
+        self, expected: torch.Tensor, found: torch.Tensor, name: str, first_row: int = 0
+    ) -> None:
+        """Compare the values of two tensors, or of their rows from ``first_row`` on."""
         position = wrong = first = 0
         shown = ""
         for before, after in zip(blocks(expected), blocks(found)):
-            left, right = bits(before), bits(after)
-            if not torch.equal(left, right):
+            if not equal_blocks(before, after):
+                left, right = bits(before), bits(after)
                 unequal = (left.view(len(before), -1) != right.view(len(before), -1)).any(1)
                 if not self._exact and (before.is_floating_point() or before.is_complex()):
                     unequal &= ~(before.isnan() & after.isnan())
@@ -194,6 +202,8 @@ class Differences:
             position += len(before)
         if wrong:
             index = [int(i) for i in np.unravel_index(first, tuple(expected.shape))]
+            if first_row:
+                index[0] += first_row
             self.result.differ(
                 name,
                 f"{wrong:,} of {expected.numel():,} elements differ, the first at {index}: {shown}",

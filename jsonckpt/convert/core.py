@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["load_checkpoint", "metadata_of", "save_checkpoint"]
+__all__ = ["load_checkpoint", "metadata_of", "open_checkpoint", "save_checkpoint"]
 
 Allocate = Callable[[int], torch.UntypedStorage]
 
@@ -26,11 +26,16 @@ def load_checkpoint(
     return _load(path, allocate=allocate, include=include, progress=progress)
 
 
-def metadata_of(path: Path) -> dict[str, Any]:
-    """The user's metadata in a jsonckpt checkpoint."""
+def open_checkpoint(path: Path) -> Any:
+    """A jsonckpt checkpoint whose tensors are read when they are asked for."""
     import jsonckpt
 
-    with jsonckpt.open(path) as checkpoint:
+    return jsonckpt.open(path)
+
+
+def metadata_of(path: Path) -> dict[str, Any]:
+    """The user's metadata in a jsonckpt checkpoint."""
+    with open_checkpoint(path) as checkpoint:
         return dict(checkpoint.metadata)
 
 

@@ -343,13 +343,12 @@ def _guarded(call: Callable[..., Any], *arguments: Any) -> Any:
     """Call into the parser; what it raises becomes an error of this package."""
     try:
         return call(*arguments)
-    except ijson.IncompleteJSONError as error:
-        raise IncompleteCheckpointError(
-            f"the JSON text ends too early ({_reason(error)})"
-        ) from error
     except (ijson.JSONError, DecimalException, UnicodeError, ValueError, OverflowError) as error:
         if isinstance(error, JsonckptError):
             raise
+        # ijson calls every error of its parser incomplete JSON.
+        if "premature EOF" in str(error) or call.__name__ == "close":
+            raise IncompleteCheckpointError("the JSON text ends too early") from error
         raise FormatError(f"this is not JSON ({_reason(error)})") from error
 
 

@@ -37,6 +37,8 @@ MAX_NUMBER = 1000
 MAX_SKELETON = 64 << 20
 
 _SPECIAL = re.compile(rb'["\[]')
+_BACKSLASH = ord("\\")
+_REST_OF_STRING = re.compile(rb'[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _COLON = re.compile(rb"[ \t\r\n]*:[ \t\r\n]*")
 _BRACKETS = re.compile(rb"\[[ \t\r\n\[]{0,256}")
 _STARTS_NUMBER = frozenset(b"-0123456789NItf]")
@@ -186,6 +188,8 @@ class Lifter:
             words = text.translate(_BLANK_ALL_BUT_NUMBERS).split()
             if any(len(word) > MAX_NUMBER for word in words):
                 raise LimitError(f"a number of more than {MAX_NUMBER:,} characters")
+        if b"\f" in text or b"\v" in text:  # blanks to yajl, not to JSON
+            raise FormatError("a form feed or vertical tab between values")
         if b"N" in text or b"I" in text:
             text = _NOT_FINITE.sub(self._not_finite, text)
         self._push(text)
@@ -216,14 +220,10 @@ class Lifter:
     def _closing_quote(self, start: int) -> int:
         """Where the string that has begun before ``start`` ends in the buffer, or -1."""
         end = self._buffer.find(b'"', start)
-        while end >= 0:
-            stop = end
-            while stop > start and self._buffer[stop - 1] == 0x5C:
-                stop -= 1
-            if (end - stop) % 2 == 0:
-                return end
-            end = self._buffer.find(b'"', end + 1)
-        return -1
+        if end <= start or self._buffer[end - 1] != _BACKSLASH:
+            return end
+        match = _REST_OF_STRING.match(self._buffer, start)
+        return -1 if match is None else match.end() - 1
 
     def _long_string(self) -> None:
         self._flush()

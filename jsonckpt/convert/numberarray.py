@@ -175,7 +175,7 @@ class ArrayParser:
         return tuple(shape)
 
     def _check_rows(self, structure: npt.NDArray[np.uint8], depth: npt.NDArray[np.int32]) -> None:
-        deepest = int(depth.max())
+        deepest = max(self._depth, int(depth.max()))
         if deepest > MAX_RANK:
             raise LimitError(f"an array of numbers nested deeper than {MAX_RANK}")
         self._rank = max(self._rank, deepest)

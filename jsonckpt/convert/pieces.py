@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 
-__all__ = ["PIECE", "bits", "blocks", "over", "plain", "same_bits"]
+from jsonckpt.errors import FormatError, quote
+
+__all__ = ["PIECE", "bits", "blocks", "equal_blocks", "over", "plain", "same_bits"]
 
 #: Bytes of one piece.
 PIECE = 1 << 20
@@ -21,12 +24,17 @@ def over(
         storage: the memory.
         dtype, shape: of the tensor.
         offset: where it begins, in elements.
+
+    Raises:
+        FormatError: sizes that overflow, beside one that is zero.
     """
     strides: list[int] = []
     last = 1
     for size in reversed(shape):
         strides.append(strides[-1] * max(1, last) if strides else 1)
         last = size
+    if strides and max(strides[-1] * max(1, last), *shape) >= 1 << 63:
+        raise FormatError(f"shape {quote(list(shape))} is too large")
     empty = torch.empty(0, dtype=dtype)
     return empty.set_(storage, offset, tuple(shape), tuple(strides[::-1]))
 
@@ -65,6 +73,15 @@ def bits(block: torch.Tensor) -> torch.Tensor:
     return over(block.untyped_storage(), torch.uint8, (length,), start)
 
 
+def equal_blocks(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether two contiguous tensors of the same number of bytes hold the same bytes."""
+    left, right = bits(a).numpy(), bits(b).numpy()
+    if len(left) % 8 == 0 and not (left.ctypes.data | right.ctypes.data) % 8:
+        left, right = left.view(np.uint64), right.view(np.uint64)
+    # torch.equal would start its threads for every piece.
+    return bool(np.array_equal(left, right))
+
+
 def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
     """Whether two strided tensors agree in dtype, shape and every bit.
 
@@ -75,4 +92,4 @@ def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
     """
     if a.dtype != b.dtype or a.shape != b.shape:
         return False
-    return all(torch.equal(bits(x), bits(y)) for x, y in zip(blocks(plain(a)), blocks(plain(b))))
+    return all(equal_blocks(x, y) for x, y in zip(blocks(plain(a)), blocks(plain(b))))

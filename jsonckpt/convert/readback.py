@@ -1,7 +1,7 @@
 """Reading a jsonckpt checkpoint back, in parts, to compare it with what it was made of.
 
-The source is a mapped file, so its pages come and go. The checkpoint is loaded some 32 MB at a
-time: as many tensors as that, with whatever shares memory with them.
+The source is a mapped file, so its pages come and go. Of the checkpoint a large tensor is read some
+rows at a time, and small ones together, with whatever shares memory with them.
 """
 
 from __future__ import annotations
@@ -20,8 +20,11 @@ from jsonckpt.names import join
 
 __all__ = ["compare_checkpoint"]
 
-#: Bytes of tensors that are loaded at once.
-PART = 32 << 20
+#: Bytes that are read at once: at least, and at most. Between them, a 64th of the whole, because
+#: every part reads the manifest again.
+LEAST_PART, LARGEST_PART = 4 << 20, 32 << 20
+#: Bytes of rows of one large tensor that are read at once.
+ROWS = 4 << 20
 _PLAIN = (str, int, float, bool, complex, bytes, type(None))
 
 
@@ -31,12 +34,16 @@ class _Unit:
 
     Attributes:
         name: its JSON Pointer.
+        keys: the way to it.
+        value: what stands there.
         nbytes: of its tensors.
         storages: the memory they lie in.
     """
 
     name: str
-    nbytes: int
+    keys: tuple[Any, ...]
+    value: Any
+    nbytes: int = 0
     storages: set[int] = field(default_factory=set)
 
 
@@ -49,18 +56,14 @@ def compare_checkpoint(
         expected: the state.
         path: the checkpoint.
         directory: for temporary files; they are needed for what is larger than 32 MiB and cannot
-            be loaded in parts.
+            be loaded in parts, as from a file that is compressed as a whole.
         advance: told of the bytes compared.
     """
-    parts = _parts(expected)
-    if len(parts) > 1:
-        result = Comparison()
-        for number, part in enumerate(parts):
-            walk = Differences(result, exact_types=True)
-            names = {unit.name for unit in part}
-            found = _load_part(path, part, directory)
-            _compare_part(walk, expected, found, names, first=number == 0)
-            advance(sum(unit.nbytes for unit in part))
+    units = list(_units(expected, "", ())) if isinstance(expected, dict) else []
+    total = sum(unit.nbytes for unit in units)
+    if units and (total <= LEAST_PART or not _compressed(path)):
+        part = min(LARGEST_PART, max(LEAST_PART, total // 64))
+        result = _compare_in_parts(expected, path, directory, _connected(units), part, advance)
         if not result.differences:
             return result
     # In parts, a place that is told apart by more than its name looks like a difference. The last
@@ -70,6 +73,101 @@ def compare_checkpoint(
     return compare(expected, found)
 
 
+def _compressed(path: Path) -> bool:
+    """Whether reading a part means to decompress all that lies before it."""
+    return path.name.endswith(".zst") or (path.is_dir() and any(path.glob("shard-*.zst")))
+
+
+def _compare_in_parts(
+    expected: Any,
+    path: Path,
+    directory: Path,
+    groups: list[list[_Unit]],
+    part_size: int,
+    advance: Callable[[int], None],
+) -> Comparison:
+    result = Comparison()
+    walk = Differences(result, exact_types=True)
+    large: list[list[_Unit]] = []
+    parts: list[list[_Unit]] = [[]]
+    size = 0
+    for group in groups:
+        nbytes = sum(unit.nbytes for unit in group)
+        if nbytes > part_size and _is_one_tensor(group, part_size):
+            large.append(group)
+            continue
+        if parts[-1] and size + nbytes > part_size:
+            parts.append([])
+            size = 0
+        parts[-1] += group
+        size += nbytes
+    for number, part in enumerate(parts):
+        names = {unit.name for unit in part}
+        found = _load_part(path, part, directory)
+        _compare_part(walk, expected, found, names, first=number == 0)
+        del found
+        advance(sum(unit.nbytes for unit in part))
+    if large:
+        _compare_large(walk, path, large, advance)
+    return result
+
+
+def _is_one_tensor(group: list[_Unit], part_size: int) -> bool:
+    """Whether these are one tensor, perhaps at several places, that can be read row by row."""
+    first = group[0].value
+    if not isinstance(first, torch.Tensor) or first.layout != torch.strided or first.is_quantized:
+        return False
+    if not first.dim() or first.numel() * first.itemsize // first.shape[0] > part_size:
+        return False
+    if first.is_conj() or first.is_neg():
+        return False
+    return all(
+        isinstance(unit.value, torch.Tensor)
+        and (unit.value.data_ptr(), unit.value.dtype) == (first.data_ptr(), first.dtype)
+        and (unit.value.shape, unit.value.stride()) == (first.shape, first.stride())
+        for unit in group
+    )
+
+
+def _compare_large(
+    walk: Differences,
+    path: Path,
+    groups: list[list[_Unit]],
+    advance: Callable[[int], None],
+) -> None:
+    """Compare tensors some rows at a time; their types with those of a state without data."""
+    with core.open_checkpoint(path) as checkpoint:
+        shells = checkpoint.load("meta")
+        entries = checkpoint.state()
+        for group in groups:
+            found = [_at(shells, unit.keys) for unit in group]
+            for unit, shell in zip(group, found):
+                if not walk.facts(unit.value, shell, unit.name):
+                    return
+                if _storage(shell) != _storage(found[0]):
+                    walk.result.differ(unit.name, "is no longer tied to another tensor")
+            tensor, entry = group[0].value.detach(), _at(entries, group[0].keys)
+            row = tensor.numel() * tensor.itemsize // tensor.shape[0]
+            rows = max(1, ROWS // row)
+            for start in range(0, tensor.shape[0], rows):
+                stop = min(start + rows, tensor.shape[0])
+                walk.elements(tensor[start:stop], entry[start:stop], group[0].name, start)
+                advance((stop - start) * row)
+            walk.result.tensors += 1
+            walk.result.nbytes += tensor.numel() * tensor.itemsize
+
+
+def _storage(tensor: torch.Tensor) -> int:
+    """Tells the memory of tensors without data apart, which have no address."""
+    return int(tensor.untyped_storage()._cdata)
+
+
+def _at(state: Any, keys: tuple[Any, ...]) -> Any:
+    for key in keys:
+        state = state.get(key) if isinstance(state, dict) else None
+    return state
+
+
 def _load_part(path: Path, part: list[_Unit], directory: Path) -> Any:
     exact = {unit.name for unit in part}
     below = tuple(f"{name}{mark}" for name in exact for mark in ("/", "#"))
@@ -77,7 +175,7 @@ def _load_part(path: Path, part: list[_Unit], directory: Path) -> Any:
     def wanted(name: str) -> bool:
         return name in exact or name.startswith(below)
 
-    if sum(unit.nbytes for unit in part) <= 2 * PART:
+    if sum(unit.nbytes for unit in part) <= LARGEST_PART:
         return core.load_checkpoint(path, include=wanted)
     with Spool(directory) as spool:
         return core.load_checkpoint(path, include=wanted, allocate=spool.allocate)
@@ -132,31 +230,13 @@ def _holds_tensors(value: Any) -> bool:
     return True
 
 
-def _parts(state: Any) -> list[list[_Unit]]:
-    """The units of a state in groups of about 32 MiB; none if it is no dictionary."""
-    if not isinstance(state, dict):
-        return []
-    units = list(_units(state, ""))
-    groups = _connected(units)
-    parts: list[list[_Unit]] = [[]]
-    size = 0
-    for group in groups:
-        nbytes = sum(unit.nbytes for unit in group)
-        if parts[-1] and size + nbytes > PART:
-            parts.append([])
-            size = 0
-        parts[-1] += group
-        size += nbytes
-    return parts
-
-
-def _units(state: dict[Any, Any], name: str) -> Iterator[_Unit]:
+def _units(state: dict[Any, Any], name: str, keys: tuple[Any, ...]) -> Iterator[_Unit]:
     for key, value in state.items():
         below = join(name, str(key))
         if isinstance(value, dict):
-            yield from _units(value, below)
+            yield from _units(value, below, (*keys, key))
         elif _holds_tensors(value):
-            unit = _Unit(below, 0)
+            unit = _Unit(below, (*keys, key), value)
             for tensor in _tensors(value):
                 unit.nbytes += tensor.numel() * tensor.itemsize
                 if tensor.layout == torch.strided and not tensor.is_quantized:
