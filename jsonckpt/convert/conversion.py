@@ -14,7 +14,7 @@ import torch
 from jsonckpt.convert.compare import Comparison, compare
 from jsonckpt.convert.foreign import ForeignOptions, read_foreign
 from jsonckpt.convert.payloads import dtype_named
-from jsonckpt.convert.progress import Progress
+from jsonckpt.convert.progress import Progress, human
 from jsonckpt.convert.readback import compare_checkpoint
 from jsonckpt.convert.safetensorsfile import load_safetensors
 from jsonckpt.convert.selection import cast, choose, drop_optimizers, named_tensors
@@ -26,6 +26,8 @@ from jsonckpt.errors import CheckpointExistsError, FormatError, JsonckptError, S
 
 __all__ = ["ConvertOptions", "ConvertResult", "convert", "default_output", "run"]
 
+#: From so many bytes on, a line announces the writing where there is no terminal.
+_LONG = 1_000_000_000
 #: Characters of text for one element as a number, by item size: measured on trained weights.
 _CHARACTERS = {1: 6, 2: 10, 4: 12.6, 8: 20}
 _GUIDE_CHARACTERS = {1: 6, 2: 14, 4: 20.6, 8: 21}
@@ -117,6 +119,8 @@ def default_output(source: Path, to: Format | None) -> Path:
     >>> default_output(Path("a/best.pt"), None).as_posix()
     'a/best.json'
     """
+    if source.name in ("", ".."):
+        source = source.resolve()
     name = source.name
     for suffix in (".safetensors.index.json", ".bin.index.json", ".json.zst", ".json.gz"):
         if name.endswith(suffix):
@@ -188,6 +192,8 @@ def run(source_path: Path, output: Path | None, options: ConvertOptions) -> Conv
     if options.dry_run:
         size = _estimate(state, to, options)
     else:
+        if nbytes >= _LONG and options.progress is not None and not options.progress.isatty():
+            print(f"writing {output}: {human(nbytes)} of tensors", file=options.progress)
         written = write_target(
             state,
             output,

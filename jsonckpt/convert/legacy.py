@@ -45,7 +45,7 @@ def write_legacy(state: Any, write: Write) -> list[str]:
     >>> write_legacy({"w": torch.tensor([1.5, 2.0])}, out.extend)
     []
     >>> out.decode()
-    '{"w": {"data": [1.5, 2.0], "shape": [2], "dtype": "torch.float32"}}'
+    '{"w": {"data": [1.5,2.0], "shape": [2], "dtype": "torch.float32"}}'
     """
     left_out: list[str] = []
     if not _sayable(state):

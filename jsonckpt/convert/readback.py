@@ -88,28 +88,58 @@ def _compare_in_parts(
 ) -> Comparison:
     result = Comparison()
     walk = Differences(result, exact_types=True)
+    with core.open_checkpoint(path) as checkpoint:
+        entries = checkpoint.state()
+        _compare_structure(walk, expected, entries, "")
+        if result.differences:
+            return result
+        large, parts = _planned(groups, part_size)
+        for part in parts:
+            found = _load_part(path, part, directory)
+            for unit in part:
+                walk.compare(unit.value, _at(found, unit.keys), unit.name)
+            del found
+            advance(sum(unit.nbytes for unit in part))
+        if large:
+            shells = checkpoint.load("meta")
+            for group in large:
+                _compare_large(walk, group, shells, entries, advance)
+    return result
+
+
+def _planned(
+    groups: list[list[_Unit]], part_size: int
+) -> tuple[list[list[_Unit]], list[list[_Unit]]]:
+    """What is read row by row, and what is loaded together."""
     large: list[list[_Unit]] = []
-    parts: list[list[_Unit]] = [[]]
-    size = 0
+    parts: list[list[_Unit]] = []
+    size = part_size
     for group in groups:
         nbytes = sum(unit.nbytes for unit in group)
         if nbytes > part_size and _is_one_tensor(group, part_size):
             large.append(group)
             continue
-        if parts[-1] and size + nbytes > part_size:
+        if size + nbytes > part_size:
             parts.append([])
             size = 0
         parts[-1] += group
         size += nbytes
-    for number, part in enumerate(parts):
-        names = {unit.name for unit in part}
-        found = _load_part(path, part, directory)
-        _compare_part(walk, expected, found, names, first=number == 0)
-        del found
-        advance(sum(unit.nbytes for unit in part))
-    if large:
-        _compare_large(walk, path, large, advance)
-    return result
+    return large, parts
+
+
+def _compare_structure(walk: Differences, expected: Any, found: Any, name: str) -> None:
+    """Compare dictionaries down to the units, and whatever is no unit."""
+    if type(expected) is not type(found):
+        walk.compare(expected, found, name)
+        return
+    walk.keys(expected, found, name)
+    for key, value in expected.items():
+        if key not in found:
+            continue
+        if isinstance(value, dict):
+            _compare_structure(walk, value, found[key], join(name, str(key)))
+        elif not _holds_tensors(value):
+            walk.compare(value, found[key], join(name, str(key)))
 
 
 def _is_one_tensor(group: list[_Unit], part_size: int) -> bool:
@@ -131,30 +161,27 @@ def _is_one_tensor(group: list[_Unit], part_size: int) -> bool:
 
 def _compare_large(
     walk: Differences,
-    path: Path,
-    groups: list[list[_Unit]],
+    group: list[_Unit],
+    shells: Any,
+    entries: Any,
     advance: Callable[[int], None],
 ) -> None:
-    """Compare tensors some rows at a time; their types with those of a state without data."""
-    with core.open_checkpoint(path) as checkpoint:
-        shells = checkpoint.load("meta")
-        entries = checkpoint.state()
-        for group in groups:
-            found = [_at(shells, unit.keys) for unit in group]
-            for unit, shell in zip(group, found):
-                if not walk.facts(unit.value, shell, unit.name):
-                    return
-                if _storage(shell) != _storage(found[0]):
-                    walk.result.differ(unit.name, "is no longer tied to another tensor")
-            tensor, entry = group[0].value.detach(), _at(entries, group[0].keys)
-            row = tensor.numel() * tensor.itemsize // tensor.shape[0]
-            rows = max(1, ROWS // row)
-            for start in range(0, tensor.shape[0], rows):
-                stop = min(start + rows, tensor.shape[0])
-                walk.elements(tensor[start:stop], entry[start:stop], group[0].name, start)
-                advance((stop - start) * row)
-            walk.result.tensors += 1
-            walk.result.nbytes += tensor.numel() * tensor.itemsize
+    """Compare one tensor some rows at a time, and its types with those of a state without data."""
+    found = [_at(shells, unit.keys) for unit in group]
+    for unit, shell in zip(group, found):
+        if not walk.facts(unit.value, shell, unit.name):
+            return
+        if _storage(shell) != _storage(found[0]):
+            walk.result.differ(unit.name, "is no longer tied to another tensor")
+    tensor, entry = group[0].value.detach(), _at(entries, group[0].keys)
+    row = tensor.numel() * tensor.itemsize // tensor.shape[0]
+    rows = max(1, ROWS // row)
+    for start in range(0, tensor.shape[0], rows):
+        stop = min(start + rows, tensor.shape[0])
+        walk.elements(tensor[start:stop], entry[start:stop], group[0].name, start)
+        advance((stop - start) * row)
+    walk.result.tensors += 1
+    walk.result.nbytes += tensor.numel() * tensor.itemsize
 
 
 def _storage(tensor: torch.Tensor) -> int:
@@ -179,44 +206,6 @@ def _load_part(path: Path, part: list[_Unit], directory: Path) -> Any:
         return core.load_checkpoint(path, include=wanted)
     with Spool(directory) as spool:
         return core.load_checkpoint(path, include=wanted, allocate=spool.allocate)
-
-
-def _compare_part(
-    walk: Differences, expected: Any, found: Any, names: set[str], *, first: bool, name: str = ""
-) -> None:
-    """Compare dictionaries down to the units; of these only those in ``names``."""
-    if type(expected) is not type(found):
-        walk.compare(expected, found, name)
-        return
-    present, units = {}, {}
-    for key, value in expected.items():
-        below = join(name, str(key))
-        if isinstance(value, dict) or not _holds_tensors(value):
-            present[key] = value
-        elif below in names:
-            present[key] = units[key] = value
-    others = expected.keys() - present.keys()
-    kept = {key: value for key, value in found.items() if key not in others}
-    walk.keys(_retyped(expected, present), _retyped(found, kept), name)
-    for key, value in present.items():
-        below = join(name, str(key))
-        if key not in found:
-            continue
-        if key in units or not isinstance(value, dict):
-            if first or key in units:
-                walk.compare(value, found[key], below)
-        else:
-            _compare_part(walk, value, found[key], names, first=first, name=below)
-
-
-def _retyped(original: Any, items: dict[Any, Any]) -> Any:
-    """``items`` with what else a dictionary is known by."""
-    shell = original.copy()
-    shell.clear()
-    if hasattr(original, "_metadata"):
-        shell._metadata = original._metadata
-    shell.update(items)
-    return shell
 
 
 def _holds_tensors(value: Any) -> bool:

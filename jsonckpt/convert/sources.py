@@ -164,7 +164,8 @@ def _read_file(path: Path, options: ReadOptions) -> Source:
 
 def _read_own(path: Path, options: ReadOptions) -> Source:
     with Spool(options.spool) as spool:
-        state = core.load_checkpoint(path, allocate=spool.allocate)
+        show = options.progress is not None and options.progress.isatty()
+        state = core.load_checkpoint(path, allocate=spool.allocate, progress=show)
     return Source(state, "jsonckpt checkpoint", size_on_disk(path), [], core.metadata_of(path))
 
 

@@ -218,7 +218,11 @@ def _replacing(path: Path) -> Iterator[IO[bytes]]:
     except JsonckptError:
         raise
     except (OSError, RuntimeError) as error:
-        # torch reports a failed write as RuntimeError.
+        if str(error).startswith("Cannot save"):
+            raise UnsupportedTypeError(
+                f"torch.save refused a tensor: {quote(str(error))}"
+            ) from error
+        # torch reports a failed write as RuntimeError, too.
         number = error.errno if isinstance(error, OSError) else None
         reason = os.strerror(number) if number else quote(str(error))
         raise WriteError(f"cannot be written ({reason})", errno=number, file=path) from error
