@@ -9,6 +9,7 @@ import torch
 
 from jsonckpt.errors import LimitError
 from jsonckpt.limits import Limits, exceeds
+from jsonckpt.opening import Container
 from jsonckpt.restoring import Loading, Wishes, allocate_target
 from jsonckpt.single import entry_of, manifest_of_head, parse_head
 from jsonckpt.skeleton import Header, Record, SkeletonReader
@@ -35,6 +36,22 @@ class Forward:
         """The tensors of a single file or of a lone shard, let go one by one."""
         for record in self.records(source, alone=True):
             yield from self.close(record, keep=False)
+
+    def container(self, container: Container) -> Iterator[tuple[str, torch.Tensor]]:
+        """The tensors of a directory, let go one by one."""
+        self._size = sum(shard.bytes for shard in container.manifest.shards)
+        self.loading = Loading(container.manifest.state, self.wishes)
+        self.loading.check(container.manifest.by_name)
+        for shard, entries in container.shards():
+            container.check_files([shard])
+            for record in container.forward(
+                shard,
+                entries,
+                open_sink=self.open_sink,
+                limits=self._limits,
+                verify=self._verify,
+            ):
+                yield from self.close(record, keep=False)
 
     def records(self, source: ByteSource, *, alone: bool = False) -> Iterator[Record]:
         """The records of a single file; of a lone shard, too, if ``alone``.

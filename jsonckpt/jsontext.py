@@ -30,6 +30,8 @@ __all__ = ["Json", "dump", "dump_pretty", "is_text", "parse", "require_json"]
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
 _BLOCK = 1 << 20
+#: A regular expression of a longer token would take megabytes.
+_LONG_TOKEN = 1_000
 _NOT_STRUCTURE = bytes(set(range(256)) - set(b'"[]{}'))
 _STEP = np.zeros(256, np.int8)
 _STEP[list(b"[{")] = 1
@@ -220,6 +222,8 @@ def _locate(plain: bytes, decoded: str, token: str | None) -> int:
     for outside strings, and an object is found by counting how many closed before it.
     """
     bare = _without_strings(plain)
+    if token is not None and len(token) > _LONG_TOKEN:
+        return max(0, bare.find(token.encode()))
     if token is not None:
         found = re.search(
             rb"(?<![-+.0-9a-zA-Z])" + re.escape(token.encode()) + rb"(?![-+.0-9a-zA-Z])", bare

@@ -240,10 +240,8 @@ def stream(
             raise
         return
     container = open_container(source, limits=limits, storage_options=storage_options)
-    forward.loading = Loading(container.manifest.state, forward.wishes)
-    forward.loading.check(container.manifest.by_name)
-    for shard, entries in container.shards():
-        for record in container.forward(
-            shard, entries, open_sink=forward.open_sink, limits=limits, verify=verify
-        ):
-            yield from forward.close(record, keep=False)
+    try:
+        yield from forward.container(container)
+    except JsonckptError as error:
+        error.at(file=container.path)
+        raise

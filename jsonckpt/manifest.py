@@ -41,6 +41,7 @@ from jsonckpt.validation import (
     kind,
     parse_codec,
     parse_identity,
+    same_totals,
     text_member,
 )
 
@@ -161,7 +162,7 @@ def parse_manifest(text: bytes, limits: Limits) -> Manifest:
     )
     if len(manifest.by_name) != len(entries):
         problems.add("tensors", f"the name {quote(_first_double(entries))} stands twice")
-    if header.get("totals") != manifest.totals():
+    if not same_totals(header.get("totals"), manifest.totals()):
         problems.add("totals", f"{quote(header.get('totals'))} does not agree with the rest")
     problems.raise_if_any()
     return manifest

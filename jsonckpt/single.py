@@ -24,6 +24,8 @@ from jsonckpt.validation import (
     check_layout,
     check_totals,
     no_checkpoint,
+    reformatted,
+    same_totals,
     text_member,
 )
 
@@ -86,7 +88,7 @@ def manifest_of_head(
         problems.add("tensors", "a name stands twice")
     totals = head.get("totals")
     expected = {"tensors": len(entries), "bytes": manifest.nbytes}
-    if totals != expected:
+    if not same_totals(totals, expected):
         problems.add("totals", f"{quote(totals)} does not agree with the records: {expected}")
     problems.raise_if_any()
     return manifest
@@ -218,6 +220,11 @@ def _no_trailer(file: RangeReader) -> JsonckptError:
     start = bytearray(min(file.size, 200))
     file.read_range(0, memoryview(start))
     if b"jsonckpt.shard" in start:
+        end = bytearray(min(file.size, TRAILER_MAX))
+        file.read_range(file.size - len(end), memoryview(end))
+        cut_off = index_offset(bytes(end) + b"\n") is not None
+        if b'"index_offset"' in end and end.rstrip().endswith(b"}") and not cut_off:
+            return reformatted()
         return IncompleteCheckpointError(
             f"the file of {file.size} bytes does not end in its seal and index_offset",
             hint="It was cut off or changed; take another copy.",

@@ -28,7 +28,7 @@ from jsonckpt.errors import (
     quote,
 )
 from jsonckpt.facts import SHARD_FORMAT, Codec, chunk_count, element_count, identity_lines
-from jsonckpt.grammar import index_row, trailer
+from jsonckpt.grammar import TRAILER_MAX, index_row, trailer
 from jsonckpt.guards import guard
 from jsonckpt.limits import Limits, exceeds
 from jsonckpt.validation import (
@@ -42,6 +42,7 @@ from jsonckpt.validation import (
     no_checkpoint,
     parse_codec,
     parse_identity,
+    reformatted,
 )
 
 __all__ = ["Header", "Record", "SkeletonReader"]
@@ -206,8 +207,11 @@ class SkeletonReader:
             FormatError, IntegrityError: the index, the seal or the last member is wrong.
         """
         if self._whole:
-            if self._in_head and b"jsonckpt.shard" not in self._head_text:
-                raise no_checkpoint(self._head_text)
+            if self._in_head:
+                if b"jsonckpt.shard" not in self._head_text:
+                    raise no_checkpoint(self._head_text)
+                if b'"index_offset"' in self._head_text[-TRAILER_MAX:]:
+                    raise reformatted()
             if self._handle != self._trailer_line:
                 where = f" in tensor {quote(self.header.name)}" if self.header is not None else ""
                 raise IncompleteCheckpointError(

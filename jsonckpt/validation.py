@@ -237,6 +237,19 @@ def no_checkpoint(start: bytes | bytearray) -> FormatError:
     )
 
 
+def reformatted() -> FormatError:
+    """The error for a file that some JSON tool has written anew."""
+    return FormatError(
+        "the file was reformatted: its layout in lines is not that of a checkpoint",
+        hint="It is JSON still, but readers need every line as it was written; take another copy.",
+    )
+
+
+def same_totals(found: object, expected: dict[str, int]) -> bool:
+    """Whether ``totals`` says what it must, in integers."""
+    return isinstance(found, dict) and found == expected and {int} == set(map(type, found.values()))
+
+
 def longest_tail(chunks: int, algorithm: str | None) -> int:
     """The most bytes of a record's last line: its checksums, each in quotes with a comma."""
     digits = ALGORITHMS[algorithm].digits if algorithm else 0

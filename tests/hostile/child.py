@@ -80,7 +80,16 @@ def _open(path: str, **options: Any) -> Any:
 
 
 def _load_into(path: str, **options: Any) -> Any:
-    target: dict[str, Any] = {"w": torch.zeros(3, 4), "row": torch.zeros(4), "epoch": 0}
+    target: dict[str, Any] = {name: torch.zeros(3, 4) for name in ("w", "tied")}
+    target |= {
+        "row": torch.zeros(4),
+        "mask": torch.zeros(6, dtype=torch.bool),
+        "h": torch.zeros(24, dtype=torch.bfloat16),
+        "l": torch.zeros(5),
+        "i": torch.zeros(3, dtype=torch.int64),
+        "e": torch.zeros(0, 3),
+        "epoch": 0,
+    }
     jsonckpt.load_into(target, path, strict=False, **options)
     return None
 

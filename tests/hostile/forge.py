@@ -165,7 +165,7 @@ class Record:
 
 
 def _plain(value: Any) -> str:
-    return dumps(value).decode("utf-8", "surrogatepass")
+    return dumps(value).decode("utf-8", "replace")
 
 
 @dataclass
