@@ -9,9 +9,8 @@ import sys
 from pathlib import Path
 
 text = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-blocks = re.findall(
-    rf"<!-- ci: {re.escape(sys.argv[1])} -->\n+```(?:bash|sh)\n(.*?)```", text, re.DOTALL
-)
+marker = rf"<!-- ci: {re.escape(sys.argv[1])} -->"
+blocks = re.findall(rf"{marker}\n+```(?:bash|sh)\n(.*?)```", text, re.DOTALL)
 if not blocks:
     sys.exit(f"README.md has no block named {sys.argv[1]}")
 print("\n".join(blocks))

@@ -51,7 +51,8 @@ def run(settings: Settings) -> Section:
         "MiB beyond the imports and beyond the tensors asked for: the most anonymous resident "
         "memory of a fresh process, sampled every 5 ms, and in parentheses the kernel's own "
         "high-water mark of all resident pages (what ru_maxrss reports, mapped files included). "
-        "`stream` lets go of each tensor before it takes the next; `convert` reads its output back (`--test-load`).",
+        "`stream` lets go of each tensor before it takes the next; `convert` reads its output "
+        "back (`--test-load`).",
     )
     rows = [
         [label, *(_cell(by_size.get(size.label)) for size in sizes)]

@@ -80,7 +80,8 @@ def run(settings: Settings) -> Section:
             planes,
             [
                 "The entropy is that of each byte plane of each 1 MiB chunk: the best that a coder "
-                "can do without a model of the order of values; zstd may find repeats beyond it. Of "
+                "can do without a model of the order of values; zstd may find repeats beyond it. "
+                "Of "
                 "tensors of a few KB it says too little.",
                 *([] if _zipnn() else ["ZipNN: not installed."]),
             ],
