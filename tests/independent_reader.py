@@ -66,7 +66,7 @@ def check_head(document: dict[str, Any], kind: str, sealed: bytes) -> None:
     need(not document.get("requires"), "a feature that this reader does not know is required")
     if kind == "jsonckpt.shard" or document["seal"] is not None:
         algorithm, _, digest = document["seal"].partition(":")
-        need(algorithm == document["checksum"], "the algorithm of the seal")
+        need(kind != "jsonckpt.shard" or algorithm == document["checksum"], "the seal's algorithm")
         check_sum(algorithm, sealed, digest)
 
 
@@ -259,13 +259,13 @@ def moment(kind: Any, value: Any) -> Any:
 
 
 def ndarray(dtype: str, shape: list[int], data: Any, order: str = "C") -> Any:
+    kind = np.dtype(dtype)
     if isinstance(data, list):
-        return np.array(data, dtype, order=order).reshape(shape, order=order)  # type: ignore[call-overload]
-    little, array = np.dtype(dtype).newbyteorder("<"), data.numpy().view()
-    need(list(array.shape) == shape, "an array has the shape of its tensor")
-    array = array.view(little)
-    if np.dtype(dtype) != little:
-        array = array.byteswap().view(dtype)
+        array = np.array(data, kind).reshape(shape)
+    else:
+        need(list(data.shape) == shape, "an array has the shape of its tensor")
+        array = data.numpy().view(kind.newbyteorder("<"))
+        array = array.byteswap().view(kind) if kind != kind.newbyteorder("<") else array
     return np.asfortranarray(array) if order == "F" else array
 
 
@@ -276,6 +276,8 @@ def scalar(dtype: str, value: Any) -> Any:
         bits = [real_bits(v, part) for v in (value if kind.kind == "c" else [value])]
         raw = b"".join(b.to_bytes(kind.itemsize // len(bits), "little") for b in bits)
         return np.frombuffer(raw, kind)[0]
+    if kind.kind in "US":
+        return kind.type(value)  # an array would drop null characters at the end
     return np.array([value], "<i8" if kind.kind in "mM" else kind).view(kind)[0]
 
 
@@ -345,6 +347,8 @@ def resolve(node: Any, tensors: dict[str, torch.Tensor]) -> Any:
     body = value[tag]
     if tag == "$tensor":
         return tensors[body]
+    if tag == "$tied":
+        return tensors[body["of"]]
     if tag == "$view":
         memory = tensors[body["of"]]
         return strided(memory, body["dtype"], body["shape"], body["stride"], body["offset"])
@@ -357,12 +361,17 @@ def resolve(node: Any, tensors: dict[str, torch.Tensor]) -> Any:
 
 def load(path: str | pathlib.Path) -> Any:
     """The state of the checkpoint at ``path``: a directory, a .json or a .json.zst."""
+    return resolve(*read(path))
+
+
+def read(path: str | pathlib.Path) -> tuple[Any, dict[str, torch.Tensor]]:
+    """The state tree as JSON, and the tensors by name."""
     path = pathlib.Path(path)
     if not path.is_dir():
         document, tensors = read_shard(file_text(path))
         nbytes = sum(tensor.untyped_storage().nbytes() for tensor in tensors.values())
         need(document["totals"] == {"tensors": len(tensors), "bytes": nbytes}, "totals")
-        return resolve(document["state"], tensors)
+        return document["state"], tensors
     text = (path / "manifest.json").read_bytes()
     manifest, end = parse(text), text.rindex(b',\n"seal":')
     need(list(manifest)[-1] == "seal" and b"\n" not in text[end + 2 :].rstrip(), "the last line")
@@ -392,7 +401,7 @@ def load(path: str | pathlib.Path) -> Any:
     nbytes = sum(tensor.untyped_storage().nbytes() for tensor in tensors.values())
     totals = {"tensors": len(rows), "bytes": nbytes, "stored_bytes": stored}
     need(manifest["totals"] == {**totals, "shards": len(manifest["shards"])}, "totals")
-    return resolve(manifest["state"], tensors)
+    return manifest["state"], tensors
 
 
 IDENTITY = ("name", "dtype", "shape", "encoding", "compression", "filter", "chunk_bytes")
