@@ -186,7 +186,7 @@ E2M1 = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0]
 def read_list(text: bytes, dtype: str, item: int) -> bytes:
     real = COMPONENT.get(dtype, dtype)
     if dtype == "float4_e2m1fn_x2":
-        codes = [E2M1.index(abs(v)) + 8 * (math.copysign(1, v) < 0) for v in parse(text, float)]
+        codes = [nearest_e2m1(abs(v)) + 8 * (math.copysign(1, v) < 0) for v in parse(text, float)]
         pairs = zip(codes[0::2], codes[1::2], strict=True)
         return bytes(low | high << 4 for low, high in pairs)
     if real in NAN:
@@ -209,6 +209,11 @@ def real_bits(value: float | str, dtype: str) -> int:
     rounded = number if dtype == "float64" else number.to(torch.float32).to(dt)
     need(rounded.to(torch.float64).isfinite() != isinstance(value, str), "not a number of dtype")
     return int.from_bytes(bytes(rounded.reshape(1).view(torch.uint8).tolist()), "little")
+
+
+def nearest_e2m1(value: float) -> int:
+    need(value < 7, "not a number of the dtype")
+    return min(range(8), key=lambda code: (abs(E2M1[code] - value), code % 2))
 
 
 def nearest_power(value: float) -> int:
