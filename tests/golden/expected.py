@@ -103,7 +103,7 @@ def elements(dtype: str, size: int) -> torch.Tensor:
         imaginary = real[3:] + real[:3]
         bits = [a | b << (8 * half) for a, b in zip(real, imaginary, strict=True)]
         return of_bits(dtype, bits[: len(bits) // 2 * 2], size)
-    if dtype.startswith("float8") or dtype.startswith("float4"):
+    if dtype.startswith(("float8", "float4")):
         return of_bits(dtype, list(range(256)), 1)
     if size == 1:
         return of_bits(dtype, [0, 1, 2, 3, 7, 8, 15, 16, 31, 63, 64, 127, 128, 129, 254, 255], 1)
@@ -169,13 +169,32 @@ def plain_values() -> dict[str, Any]:
     hour = datetime.timezone(datetime.timedelta(hours=1))
     moment = datetime.datetime(2026, 1, 2, 3, 4, 5)
     return {
-        "plain": ["", "é\u2028\U0001f600\"\\\n\x00\x7f", True, False, None, [], {}, {"a": {"b": []}}],
+        "plain": [
+            "",
+            'é\u2028\U0001f600"\\\n\x00\x7f',
+            True,
+            False,
+            None,
+            [],
+            {},
+            {"a": {"b": []}},
+        ],
         "integers": [0, -1, 2**53 + 1, -(2**64), 10**639, 10**640 - 1],
         "floats": [0.0, -0.0, 1.0, 0.1, 1e22, 5e-324, -1.7976931348623157e308, 1e16, 123456789.125],
         "$int": [10**640, -(10**640), 7**900],
-        "$float": [math.inf, -math.inf, nan(0x7FF8 << 48), nan(0xFFF8 << 48), nan(0x7FF0_DEAD_BEEF)],
+        "$float": [
+            math.inf,
+            -math.inf,
+            nan(0x7FF8 << 48),
+            nan(0xFFF8 << 48),
+            nan(0x7FFA_DEAD_BEEF_0001),
+        ],
         "$float signalling": nan(0x7FF0_0000_0000_0001),
-        "$complex": [1.5 - 2j, complex(-0.0, math.inf), complex(nan(0x7FF8 << 48), nan(0xFFF << 52 | 3))],
+        "$complex": [
+            1.5 - 2j,
+            complex(-0.0, math.inf),
+            complex(nan(0x7FF8 << 48), nan(0xFFF << 52 | 3)),
+        ],
         "$str": ["\ud800", "a\udfffé", {"\udc80": 1}],
         "$bytes": [b"", b"\x00\xff\xfe", bytes(range(256))],
         "$bytearray": bytearray(b"abcd"),
@@ -183,7 +202,7 @@ def plain_values() -> dict[str, Any]:
         "$set": {1, "a", (2, 3), None},
         "$frozenset": frozenset({b"x", frozenset({1, 2})}),
         "$dict": [
-            {1: "int", "1": "str", None: 0, True is False: 1},
+            {1: "int", "1": "str", None: 0, False: 1},
             {2.5: 1, (1, "x"): [2], frozenset({3}): 3, b"k": 4},
             {"$tensor": "/no/tensor"},
             {"$a": 1, "b": 2, "$c": 3},
@@ -233,7 +252,9 @@ def plain_values() -> dict[str, Any]:
             hour,
             datetime.timezone(-datetime.timedelta(hours=3, minutes=30, seconds=1, microseconds=9)),
         ],
-        "$decimal": [decimal.Decimal(t) for t in ("1.50", "-0E-7", "1E+999999", "-sNaN12", "Infinity")],
+        "$decimal": [
+            decimal.Decimal(t) for t in ("1.50", "-0E-7", "1E+999999", "-sNaN12", "Infinity")
+        ],
         "$fraction": [fractions.Fraction(-1, 3), fractions.Fraction(1, 10**700)],
         "$uuid": uuid.UUID("12345678-1234-5678-1234-56781234abcd"),
         "$namespace": argparse.Namespace(lr=0.1, betas=(0.9, 0.95)),
@@ -383,7 +404,7 @@ def tensors() -> dict[str, Any]:
 
 def names() -> dict[str, Any]:
     """Keys that need escaping in a tensor's name."""
-    keys: list[Any] = ["a/b", "a~b", "~1", "", "é\U0001f600", "a b\"c\\d", "line\nfeed\x00\x7f"]
+    keys: list[Any] = ["a/b", "a~b", "~1", "", "é\U0001f600", 'a b"c\\d', "line\nfeed\x00\x7f"]
     keys += ["\ud800", "$x", "\\u0001", "\x01", "a#2", "*[?]"]
     return {
         "keys": {key: torch.tensor(number) for number, key in enumerate(keys)},
@@ -618,7 +639,7 @@ class Case:
     needs_types: bool = False
 
 
-_METADATA = {"note": "é \" \\ \n $", "nested": {"$tensor": "/x", "list": [1, 2.5, None, True, {}]}}
+_METADATA = {"note": 'é " \\ \n $', "nested": {"$tensor": "/x", "list": [1, 2.5, None, True, {}]}}
 _SHA = {"checksum": "sha256"}
 _SMALL = {"chunk_size": 64}
 _ZSTD = {"compression": "zstd"}
