@@ -449,7 +449,7 @@ def test_features_that_nobody_knows_are_refused_by_name(checkpoint: Path) -> Non
     "place",
     [
         "head",
-        pytest.param("tail", marks=pytest.mark.xfail(reason="ignored after chunks", strict=True)),
+        "tail",
     ],
 )
 def test_a_feature_that_a_record_requires_is_refused_by_name(place: str, tmp_path: Path) -> None:
@@ -547,7 +547,7 @@ def test_frames_of_a_compressed_file(tmp_path: Path) -> None:
     "size",
     [
         300,
-        pytest.param(1 << 20, marks=pytest.mark.xfail(reason="called empty", strict=True)),
+        1 << 20,
     ],
 )
 def test_a_compressed_file_that_was_cut_off(size: int, tmp_path: Path) -> None:
