@@ -12,12 +12,13 @@ from jsonckpt.dtypes import DTYPES
 from jsonckpt.errors import FormatError, JsonckptError
 from jsonckpt.facts import Codec, Entry, Manifest, element_count
 from jsonckpt.limits import DEFAULT_LIMITS, Limits
-from jsonckpt.loading import Loading, Wishes, allocate_target, load_container, thread_count
+from jsonckpt.loading import load_container
 from jsonckpt.memory import torch_dtype
 from jsonckpt.names import Selector
 from jsonckpt.opening import Container, open_container
 from jsonckpt.placement import MapLocation
 from jsonckpt.registry import default_rules
+from jsonckpt.restoring import Loading, Wishes, allocate_target, thread_count
 from jsonckpt.sharing import StateReader
 from jsonckpt.tree import decode_state, record_of, tensor_names
 

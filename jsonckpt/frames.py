@@ -51,7 +51,7 @@ class FrameWatch:
             )
 
     def _follow(self, data: bytes) -> None:
-        if self._skip >= len(data) > 0:
+        if self._skip >= len(data):  # also at the end of the source, where there is no data
             self._skip -= len(data)
             return
         data = self._pending + data[self._skip :]

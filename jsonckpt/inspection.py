@@ -10,9 +10,9 @@ from typing import Any
 from jsonckpt.errors import JsonckptError
 from jsonckpt.facts import Entry
 from jsonckpt.limits import DEFAULT_LIMITS, Limits
-from jsonckpt.loading import Loading, Wishes, thread_count
 from jsonckpt.opening import Container, open_container
 from jsonckpt.progress import progress_bar
+from jsonckpt.restoring import Loading, Wishes, thread_count
 
 __all__ = ["VerifyReport", "verify"]
 

@@ -12,12 +12,12 @@ import torch
 
 from jsonckpt.errors import JsonckptError, StateMismatchError
 from jsonckpt.limits import DEFAULT_LIMITS, Limits
-from jsonckpt.loading import Loading, Wishes, thread_count
 from jsonckpt.memory import dtype_name
 from jsonckpt.names import Selector, join
 from jsonckpt.opening import Container, open_container
 from jsonckpt.progress import progress_bar
 from jsonckpt.registry import default_rules
+from jsonckpt.restoring import Loading, Wishes, thread_count
 from jsonckpt.sharing import StateReader
 from jsonckpt.tensors import Target
 from jsonckpt.tree import OMIT, decode_state, record_of, tensor_names

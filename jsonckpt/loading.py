@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 
-from jsonckpt.errors import FormatError, JsonckptError, LimitError, StateMismatchError, quote
-from jsonckpt.limits import DEFAULT_LIMITS, Limits, exceeds
-from jsonckpt.names import Selector, selector
+from jsonckpt.errors import JsonckptError
+from jsonckpt.forward import Forward, as_source, is_file_object
+from jsonckpt.limits import DEFAULT_LIMITS, Limits
+from jsonckpt.names import Selector
 from jsonckpt.opening import Container, locate, open_container
-from jsonckpt.pipeline import default_threads
-from jsonckpt.placement import MapLocation, Placement, placement
+from jsonckpt.placement import MapLocation
 from jsonckpt.progress import progress_bar
-from jsonckpt.registry import default_rules
-from jsonckpt.sharing import StateReader
-from jsonckpt.single import entry_of, manifest_of_head, parse_head
-from jsonckpt.skeleton import Header, Record, SkeletonReader
-from jsonckpt.streaming import ByteSource, Sink, read_records
-from jsonckpt.tensors import Target
-from jsonckpt.tree import OMIT, decode_state, record_of, tensor_names
+from jsonckpt.restoring import Allocate, Loading, Wishes, allocate_target, thread_count
 
 __all__ = ["load", "stream"]
-
-Allocate = Callable[[int], torch.UntypedStorage]
 
 
 def load(
@@ -191,95 +182,6 @@ def _load_container(
     return loading.finish()
 
 
-@dataclass(frozen=True)
-class Wishes:
-    """Which tensors are asked for, and where they are to go."""
-
-    chosen: Callable[[str], bool]
-    unmatched: Callable[[Iterable[str]], list[str]]
-    placement: Placement
-    allocate: Allocate | None
-
-    @classmethod
-    def of(
-        cls,
-        include: Selector | None,
-        exclude: Selector | None,
-        map_location: MapLocation = None,
-        allocate: Allocate | None = None,
-    ) -> Wishes:
-        """From the arguments of the face."""
-        return cls(*selector(include, exclude), placement(map_location), allocate)
-
-
-class Loading:
-    """A state on its way back: which records it needs, and the tensors read so far."""
-
-    def __init__(self, state: Any, wishes: Wishes) -> None:
-        self._state = state
-        self._wishes = wishes
-        self._names: list[str] = []
-        self._records: dict[str, None] = {}
-        self._views: dict[str, list[tuple[str, str, Any]]] = {}
-        self._tensors: dict[str, torch.Tensor] = {}
-        self._chosen: set[str] = set()
-        for name, tag, body in tensor_names(state):
-            record = record_of(name, body)
-            self._names.append(name)
-            if wishes.chosen(name):
-                self._chosen.add(name)
-                self._records[record] = None
-                if tag != "$tensor":
-                    self._views.setdefault(record, []).append((name, tag, body))
-
-    def wants(self, record: str) -> bool:
-        """Whether a record is needed."""
-        return record in self._records
-
-    def check(self, records: Collection[str]) -> None:
-        """Whether everything that is needed is there.
-
-        Raises:
-            FormatError: the state refers to a record that is not there.
-            StateMismatchError: ``include`` names what is not there.
-        """
-        for record in self._records:
-            if record not in records:
-                raise FormatError(
-                    f"the state refers to the tensor {quote(record)}, which is not there"
-                )
-        unmatched = self._wishes.unmatched(self._names)
-        if unmatched:
-            raise StateMismatchError(
-                "include names tensors that the checkpoint lacks",
-                missing=unmatched,
-                hint='List its names with: python -c "import jsonckpt; '
-                "print(*jsonckpt.open(PATH), sep='\\n')\"",
-            )
-
-    def keep(self, record: str, tensor: torch.Tensor) -> None:
-        """A record has been read and checked."""
-        self._tensors[record] = tensor
-
-    def done(
-        self, record: str, tensor: torch.Tensor, *, keep: bool
-    ) -> Iterator[tuple[str, torch.Tensor]]:
-        """A record has been read and checked: its tensors under their names."""
-        if keep:
-            self.keep(record, tensor)
-        if record in self._chosen:
-            yield record, tensor
-        door = StateReader({record: tensor}, self._chosen)
-        for name, tag, body in self._views.get(record, ()):
-            yield name, door.get(tag, body, name)
-
-    def finish(self) -> Any:
-        """The state."""
-        door = StateReader(self._tensors, self._chosen)
-        state = decode_state(self._state, door, rules=default_rules())
-        return None if state is OMIT else state
-
-
 def _load_forward(
     stream: Any,
     wishes: Wishes,
@@ -343,181 +245,3 @@ def stream(
     except JsonckptError as error:
         error.at(file=container.path)
         raise
-
-
-class Forward:
-    """Reading forward only: allocates as headers come, and keeps what has been read."""
-
-    def __init__(self, wishes: Wishes, limits: Limits, verify: bool) -> None:
-        self.wishes = wishes
-        self.loading: Loading | None = None
-        self._limits = limits
-        self._verify = verify
-        self._targets: dict[str, Target] = {}
-        self._size: Callable[[], int] = int
-        self._claimed = 0
-
-    def tensors(self, source: ByteSource) -> Iterator[tuple[str, torch.Tensor]]:
-        """The tensors of a single file or of a lone shard, let go one by one."""
-        for record in self.records(source, alone=True):
-            yield from self.close(record, keep=False)
-
-    def container(self, container: Container) -> Iterator[tuple[str, torch.Tensor]]:
-        """The tensors of a directory, let go one by one."""
-        on_disk = sum(shard.bytes for shard in container.manifest.shards)
-        self._size = lambda: on_disk
-        self.loading = Loading(container.manifest.state, self.wishes)
-        self.loading.check(container.manifest.by_name)
-        for shard, entries in container.shards():
-            container.check_files([shard])
-            for record in container.forward(
-                shard,
-                entries,
-                open_sink=self.open_sink,
-                limits=self._limits,
-                verify=self._verify,
-            ):
-                yield from self.close(record, keep=False)
-
-    def records(self, source: ByteSource, *, alone: bool = False) -> Iterator[Record]:
-        """The records of a single file; of a lone shard, too, if ``alone``.
-
-        When it ends without an error, the file has passed every check that the indexed reader
-        makes.
-        """
-        readers: list[SkeletonReader] = []
-
-        def on_head(reader: SkeletonReader) -> None:
-            readers.append(reader)
-            # Of a pipe nobody knows the size: what has come so far counts.
-            self._size = lambda: reader.position if source.size is None else source.size
-            if "state" in reader.head or not alone:
-                self.loading = Loading(parse_head(reader.head)[3], self.wishes)
-
-        entries = []
-        for record, _ in read_records(
-            source,
-            limits=self._limits,
-            open_sink=self.open_sink,
-            on_head=on_head,
-            verify=self._verify,
-        ):
-            entries.append(entry_of(record))
-            yield record
-        if self.loading is not None:
-            reader = readers[0]
-            manifest = manifest_of_head(
-                reader.head, entries, reader.position, self._limits, on_disk=source.size
-            )
-            self.loading.check(manifest.by_name)
-
-    def open_sink(self, header: Header) -> Sink | None:
-        """Memory for the next record, where it is wanted.
-
-        Raises:
-            LimitError: all records so far claim more than a file of this size may hold.
-        """
-        self._claimed += header.nbytes
-        if exceeds(self._claimed, self._limits.total_bytes(self._size())):
-            raise LimitError(
-                f"{self._claimed} bytes of tensors in a file of {self._size()} bytes so far",
-                tensor=header.name,
-                hint="Pass limits=jsonckpt.Limits(total_floor=...) if it is meant.",
-            )
-        if self.loading is not None:
-            wanted = self.loading.wants(header.name)
-        else:
-            wanted = self.wishes.chosen(header.name)
-        if not wanted:
-            return None
-        target = allocate_target(
-            self.wishes, header.name, header.dtype, header.shape, header.device
-        )
-        self._targets[header.name] = target
-        return target if target.needs_data else None
-
-    def close(self, record: Record, *, keep: bool) -> Iterator[tuple[str, torch.Tensor]]:
-        """A record has been read and checked: its tensors, under their names.
-
-        Args:
-            keep: hold on to them for :meth:`Loading.finish`.
-        """
-        target = self._targets.pop(record.header.name, None)
-        if target is None:
-            return
-        tensor = self.wishes.placement.relocate(target.finish(), record.header.device)
-        if self.loading is None:
-            yield record.header.name, tensor
-        else:
-            yield from self.loading.done(record.header.name, tensor, keep=keep)
-
-
-def allocate_target(
-    wishes: Wishes, name: str, dtype: str, shape: tuple[int, ...], device: str
-) -> Target:
-    """Memory for a record.
-
-    Raises:
-        LimitError: there is not so much.
-    """
-    try:
-        return Target.allocate(
-            dtype, shape, device=wishes.placement.device_for(device), allocate=wishes.allocate
-        )
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "alloc" not in str(error):
-            raise  # torch's own complaint, about a device that is not there for example
-        raise LimitError(
-            f"no memory for {dtype} {quote(list(shape))}: {quote(str(error))}", tensor=name
-        ) from error
-
-
-def thread_count(threads: int | None) -> int:
-    """The argument ``threads`` of the face, checked."""
-    if threads is None:
-        return default_threads()
-    if type(threads) is not int or threads < 1:
-        raise ValueError(f"threads must be a positive integer or None, not {threads!r}")
-    return threads
-
-
-def is_file_object(source: object) -> bool:
-    """Whether a source is to be read as it is, not opened by name."""
-    return hasattr(source, "readinto") or hasattr(source, "read")
-
-
-class _ReadSource:
-    """A source that only has ``read``."""
-
-    size = None
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-
-    def readinto(self, buffer: memoryview, /) -> int:
-        data = self._stream.read(len(buffer))
-        if not isinstance(data, bytes):
-            raise TypeError("the file object must be binary: open it with 'rb'")
-        buffer[: len(data)] = data
-        return len(data)
-
-
-class _RawSource:
-    """A source with ``readinto``, without a buffer in between where there is one."""
-
-    size = None
-
-    def __init__(self, stream: Any) -> None:
-        # A BufferedReader fills the whole buffer before it returns: on a pipe, its raw stream
-        # lets decoding begin while the other side still writes.
-        raw = getattr(stream, "raw", None)
-        peeked = stream.peek() if raw is not None and hasattr(stream, "peek") else b""
-        self._stream = raw if raw is not None and not peeked else stream
-
-    def readinto(self, buffer: memoryview, /) -> int:
-        return self._stream.readinto(buffer) or 0
-
-
-def as_source(stream: Any) -> ByteSource:
-    """A binary file object as a source of bytes."""
-    return _RawSource(stream) if hasattr(stream, "readinto") else _ReadSource(stream)

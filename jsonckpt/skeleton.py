@@ -423,6 +423,7 @@ class SkeletonReader:
         return header
 
     def _close_record(self, header: Header, found: dict[str, Any]) -> None:
+        check_requires(found.get("requires", []))
         algorithm = self.algorithm
         present = [name for name in ALGORITHMS if name in found]
         if algorithm is None or present != [algorithm]:

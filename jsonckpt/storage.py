@@ -108,6 +108,16 @@ class LocalStream:
         self.close()
 
 
+def widen_pipe(stream: Any) -> None:
+    """Let a pipe hold 1 MiB instead of 64 KiB, where the system can: fewer changes of process."""
+    try:
+        import fcntl
+
+        fcntl.fcntl(stream.fileno(), fcntl.F_SETPIPE_SZ, 1 << 20)
+    except (ImportError, AttributeError, OSError, ValueError):
+        return  # not a pipe, or not Linux: it is only faster
+
+
 class ZstdStream:
     """A compressed source, decompressed as it is read; any number of frames."""
 

@@ -19,7 +19,7 @@ from jsonckpt.errors import (
     JsonckptError,
     LimitError,
 )
-from jsonckpt.limits import Limits
+from jsonckpt.limits import Limits, exceeds
 from jsonckpt.skeleton import HEAD_END, Header, Record, SkeletonReader
 
 __all__ = ["ByteSource", "Sink", "read_records"]
@@ -168,6 +168,7 @@ def read_records(
     opened: Header | None = None
     sums: list[str] = []
     headed = False
+    decoded = 0
     while True:
         if reader.awaits_payload:
             header = reader.header
@@ -183,6 +184,8 @@ def read_records(
                 # Two quotes, a comma and a line feed stand around it.
                 line = window.line(longest + 4, lambda limit: payload_too_long(limit - 4))
                 payload, after = _payload_of(line)
+                decoded += nbytes
+                check_expansion(decoded, reader.position + len(line), limits)
                 if sink is None:
                     sums.append("")
                 else:
@@ -226,6 +229,19 @@ def read_records(
     reader.close()
     if reader.in_head:
         raise IncompleteCheckpointError("the text ends before its first tensor")
+
+
+def check_expansion(decoded: int, read: int, limits: Limits) -> None:
+    """Whether the tensors so far may come from so little text; a pipe's size is not known.
+
+    Raises:
+        LimitError: they are over the limit.
+    """
+    if exceeds(decoded, limits.total_bytes(read)):
+        raise LimitError(
+            f"{decoded} bytes of tensors in the first {read} bytes, over the limit",
+            hint="Pass limits=jsonckpt.Limits(total_floor=...) if it is meant.",
+        )
 
 
 def compare_checksums(record: Record, found: list[str]) -> None:

@@ -1,0 +1,105 @@
+"""``python -m benchmarks``: measure, print the tables, write ``docs/benchmarks.md``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from benchmarks import background, growth, guide_case, memory, sizes, small, speed
+from benchmarks.arena import ROOT
+from benchmarks.machine import machine
+from benchmarks.report import write_report
+from benchmarks.settings import Settings, places
+from benchmarks.states import trained
+from benchmarks.tables import Section
+from benchmarks.targets import target_table
+
+GROUPS: dict[str, Callable[[Settings], Section]] = {
+    "speed": speed.run,
+    "small": small.run,
+    "size": sizes.run,
+    "memory": memory.run,
+    "growth": growth.run,
+    "guide": guide_case.run,
+    "async": background.run,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run what the arguments ask for; the exit code."""
+    arguments = _parser().parse_args(argv)
+    chosen = arguments.only or list(GROUPS)
+    began = time.monotonic()
+    figures: dict[str, float] = {}
+    sections = []
+    with places(arguments.dir) as found:
+        settings = Settings.of(
+            found,
+            quick=arguments.quick,
+            cache=arguments.dir,
+            full_guide=arguments.full_guide,
+        )
+        facts = machine(settings)
+        print(facts.text(), flush=True)
+        _say("training the GPT, once for this directory" if _untrained(settings) else "")
+        trained(settings.cache, quick=settings.quick)
+        for name in chosen:
+            section, seconds = _timed(name, settings)
+            sections.append(section)
+            figures |= section.figures
+            for table in section.tables:
+                print(table.text(), flush=True)
+            _say(f"{name}: {seconds:.0f} s")
+    if arguments.targets:
+        print(target_table(figures).text())
+    output = arguments.output
+    if output is None and chosen == list(GROUPS) and not arguments.quick:
+        output = ROOT / "docs" / "benchmarks.md"
+    if output is not None:
+        write_report(output, facts, sections, (time.monotonic() - began) / 60)
+        _say(f"wrote {output}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Compare jsonckpt with its peers. A full run takes at most ten minutes and "
+        "writes docs/benchmarks.md; any other run only prints, unless --output is given.",
+    )
+    parser.add_argument("--quick", action="store_true", help="small states, 90 seconds")
+    parser.add_argument(
+        "--only", choices=list(GROUPS), action="append", help="one group; may be repeated"
+    )
+    parser.add_argument(
+        "--dir", type=Path, help="where files lie (default: /dev/shm, and this directory's disk)"
+    )
+    parser.add_argument("--targets", action="store_true", help="print the figures beside the aims")
+    parser.add_argument(
+        "--full-guide",
+        action="store_true",
+        help="run the guide's number-list script, too (some minutes, 6 GB of memory)",
+    )
+    parser.add_argument("--output", type=Path, help="the page to write")
+    return parser
+
+
+def _timed(name: str, settings: Settings) -> tuple[Section, float]:
+    began = time.monotonic()
+    return GROUPS[name](settings), time.monotonic() - began
+
+
+def _untrained(settings: Settings) -> bool:
+    return not any(settings.cache.glob("gpt-*-steps.pt"))
+
+
+def _say(text: str) -> None:
+    if text:
+        print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

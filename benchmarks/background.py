@@ -1,0 +1,197 @@
+"""The async group: how long a training loop waits for a save that goes on behind its back.
+
+``python -m benchmarks.background STATE DIRECTORY ROUNDS`` is the process that trains and saves.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import states
+from benchmarks.arena import ROOT, child_environment, remove, spread
+from benchmarks.settings import Settings
+from benchmarks.tables import Section, Table, bytes_text
+
+__all__ = ["run"]
+
+#: Starts a save and returns what waits for its end.
+Start = Callable[[states.State, Path], Callable[[], object]]
+_LABELS = {
+    "own": "**jsonckpt**.save, the loop waits for all of it",
+    "own-async": "**jsonckpt**, its own save in the background",
+    "own-thread": "clone() and **jsonckpt**.save in a thread",
+    "torch": "torch.save, the loop waits for all of it",
+    "torch-thread": "clone() and torch.save in a thread",
+    "dcp-async": "torch.distributed.checkpoint.async_save",
+}
+
+
+def run(settings: Settings) -> Section:
+    """Save in the background of a loop of matrix products, in a process of its own."""
+    checkpoint = states.map_state(states.trained(settings.cache, quick=settings.quick))
+    size = 64_000_000 if settings.quick else 250_000_000
+    state = states.large(checkpoint, size)
+    path = states.write_state(state, settings.fast.path / "background.pt")
+    shown = subprocess.run(
+        [
+            sys.executable, "-m", "benchmarks.background", str(path),
+            str(settings.fast.path / "background"), str(settings.rounds),
+        ],
+        cwd=ROOT, env=child_environment(), stdout=subprocess.PIPE, text=True, check=True,
+    )  # fmt: skip
+    remove(path)
+    found: dict[str, dict[str, list[float]]] = json.loads(shown.stdout)
+    alone = spread(found.pop("alone")["step"]).median
+    section = Section(
+        "async",
+        "Saving behind the training loop",
+        f"{bytes_text(states.nbytes(state))} of tensors, files {settings.fast.label}. Blocked is "
+        "how long the call keeps the loop; whole, until the checkpoint is there. In between the "
+        "loop "
+        f"takes its steps (matrix products, {alone * 1e3:.1f} ms each with nothing beside them), "
+        "and a step gets slower by the last column.",
+    )
+    rows = []
+    for key, figures in found.items():
+        slower = ""
+        if figures["step"]:
+            slower = f"{spread([step / alone for step in figures['step']]).median:.2f}x"
+        blocked, whole = (
+            spread([second * 1e3 for second in figures[name]]) for name in ("blocked", "whole")
+        )
+        rows.append([_LABELS[key], f"{blocked:,.0f}", f"{whole:,.0f}", slower])
+        section.figures[f"async/{key}/blocked"] = blocked.median / 1e3
+        section.figures[f"async/{key}/whole"] = whole.median / 1e3
+    notes = [] if "own-async" in found else ["This version of jsonckpt has no save_async."]
+    section.tables.append(
+        Table(
+            "Milliseconds of a save beside a training loop",
+            ["", "blocked", "whole", "a step takes"],
+            rows,
+            notes,
+        )
+    )
+    return section
+
+
+# --- in the process that trains ------------------------------------------------------------------
+
+
+def _in_thread(save: Callable[[states.State, Path], object]) -> Start:
+    def start(state: states.State, path: Path) -> Callable[[], object]:
+        copy = {name: tensor.clone() for name, tensor in state.items()}
+        thread = threading.Thread(target=save, args=(copy, path))
+        thread.start()
+        return thread.join
+
+    return start
+
+
+def _at_once(save: Callable[[states.State, Path], object]) -> Start:
+    def start(state: states.State, path: Path) -> Callable[[], object]:
+        save(state, path)
+        return lambda: None
+
+    return start
+
+
+def _starts() -> dict[str, Start]:
+    from torch.distributed.checkpoint.filesystem import FileSystemWriter
+    from torch.distributed.checkpoint.state_dict_saver import async_save
+
+    import jsonckpt
+
+    def own(state: states.State, path: Path) -> object:
+        return jsonckpt.save(state, path, sync=False)
+
+    def dcp_async(state: states.State, path: Path) -> Callable[[], object]:
+        writer = FileSystemWriter(path, sync_files=False, thread_count=torch.get_num_threads())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            future = async_save(state, storage_writer=writer, no_dist=True)
+        result: Callable[[], object] = getattr(future, "result")  # noqa: B009
+        return result
+
+    starts = {
+        "own": _at_once(own),
+        "own-thread": _in_thread(own),
+        "torch": _at_once(torch.save),
+        "torch-thread": _in_thread(torch.save),
+        "dcp-async": dcp_async,
+    }
+    save_async: Any = getattr(jsonckpt, "save_async", None)
+    if save_async is not None:
+        starts["own-async"] = lambda state, path: save_async(state, path, sync=False).result
+    return starts
+
+
+def main() -> None:
+    """Print the seconds of all rounds as JSON."""
+    from benchmarks.worker import private_output
+
+    answers = private_output()
+    state_path, directory, rounds = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+    directory.mkdir()
+    # Copied: a training loop's tensors are its own memory.
+    state = {name: tensor.clone() for name, tensor in states.map_state(state_path).items()}
+    left, right = torch.randn(512, 512), torch.randn(512, 512)
+
+    def step() -> float:
+        began = time.perf_counter()
+        for _ in range(4):
+            left @ right
+        return time.perf_counter() - began
+
+    starts = _starts()
+    found: dict[str, dict[str, list[float]]] = {
+        key: {"blocked": [], "whole": [], "step": []} for key in starts
+    }
+    alone = [step() for _ in range(100)][50:]
+    for number in range(rounds + 1):
+        for key, start in starts.items():
+            path = directory / key
+            remove(path)
+            figures = _one(start, state, path, step)
+            if number:  # the first round warms up
+                for name, values in figures.items():
+                    found[key][name] += values
+    remove(directory)
+    print(json.dumps({"alone": {"step": alone}, **found}), file=answers, flush=True)
+
+
+def _one(
+    start: Start, state: states.State, path: Path, step: Callable[[], float]
+) -> dict[str, list[float]]:
+    """One save beside the loop."""
+    steps: list[float] = []
+    over = threading.Event()
+    began = time.perf_counter()
+    wait = start(state, path)
+    blocked = time.perf_counter() - began
+    waiter = threading.Thread(target=_wait_and_tell, args=(wait, over))
+    waiter.start()
+    while not over.is_set():
+        steps.append(step())
+    waiter.join()
+    return {"blocked": [blocked], "whole": [time.perf_counter() - began], "step": steps[:-1]}
+
+
+def _wait_and_tell(wait: Callable[[], object], over: threading.Event) -> None:
+    try:
+        wait()
+    finally:
+        over.set()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""``pytest benchmarks``: jsonckpt's own speed, to be compared across commits.
+
+``--with-peers`` lets its peers take their turns between the rounds, ``--bench-bytes`` sets the
+size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks.figures import Stage
+from benchmarks.settings import Settings, places
+
+PLUGIN = "jsonckpt-benchmarks"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of this directory."""
+    group = parser.getgroup("jsonckpt benchmarks")
+    group.addoption("--with-peers", action="store_true", help="interleave the peers' turns")
+    group.addoption("--bench-bytes", type=int, default=200_000_000, help="tensor bytes")
+    group.addoption("--bench-dir", type=Path, default=None, help="where files lie")
+
+
+@pytest.fixture(scope="session")
+def settings(request: pytest.FixtureRequest) -> Iterator[Settings]:
+    """Those of ``python -m benchmarks`` when it runs these tests, else from the options."""
+    given = request.config.pluginmanager.get_plugin(PLUGIN)
+    if given is not None:
+        yield given.settings
+        return
+    with places(request.config.getoption("--bench-dir")) as found:
+        size: int = request.config.getoption("--bench-bytes")
+        yield replace(
+            Settings.of(found, quick=True), state_bytes=size, list_bytes=min(size, 6_000_000)
+        )
+
+
+@pytest.fixture(scope="session")
+def stage(settings: Settings) -> Iterator[Stage]:
+    """The processes that are measured."""
+    made = Stage(settings)
+    try:
+        yield made
+    finally:
+        made.close()

@@ -1,0 +1,171 @@
+"""What the speed group compares: for each figure the turns of jsonckpt and its peers."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from benchmarks import states
+from benchmarks.arena import Arena, Turn
+from benchmarks.settings import Place, Settings
+
+__all__ = ["FIGURES", "LABELS", "Figure", "Stage"]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One comparison.
+
+    Attributes:
+        key: in the names of figures.
+        title: of its table.
+        turns: the first one is jsonckpt's, which the others are compared with.
+        where: the places that it is measured in.
+        state: ``"large"``, or ``"lists"``, a smaller one for programs of some MB/s.
+        group: figures with the same group share their processes and files, which go when it ends.
+    """
+
+    key: str
+    title: str
+    turns: tuple[Turn, ...]
+    where: Literal["all", "first", "last"] = "all"
+    state: Literal["large", "lists"] = "large"
+    group: str = "base64"
+    note: str = ""
+
+    def turns_of(self, settings: Settings) -> tuple[Turn, ...]:
+        """All turns, or those of a quick run."""
+        if not settings.quick:
+            return self.turns
+        return tuple(turn for turn in self.turns if turn.peer not in _FULL_ONLY)
+
+
+#: Peers that a quick run leaves out.
+_FULL_ONLY = {"tensordict", "hdf5", "own-list-zstd", "dumps", "torch-base64"}
+
+
+def _turns(do: str, *peers: str) -> tuple[Turn, ...]:
+    return tuple(Turn(peer, peer, do) for peer in peers)
+
+
+_BINARY = ("own", "own-file", "torch", "torch-fast", "safetensors", "dcp", "tensordict", "hdf5")
+_ZSTD = ("own-zstd", "torch-zstd", "dcp-zstd")
+_LISTS = ("own-list", "own-list-zstd", "numbers", "dumps", "torch-base64")
+
+FIGURES = (
+    Figure("save", "Save, without waiting for the disk", _turns("save", *_BINARY)),
+    Figure(
+        "save-sync",
+        "Save, and wait until the bytes are on the disk (fsync)",
+        _turns("save_synced", "own", "torch", "torch-fast", "safetensors", "dcp"),
+        where="last",
+        note="jsonckpt syncs files and directories in the order that survives a power failure; "
+        "the peers sync their files.",
+    ),
+    Figure(
+        "load",
+        "Load everything, the file in the page cache",
+        _turns("load", *_BINARY),
+        note="torch.load with mmap=True copies nothing: its tensors stay pages of the file.",
+    ),
+    Figure(
+        "load-into",
+        "Load into tensors that exist",
+        _turns("load_into", "own", "dcp", "torch", "safetensors"),
+        where="first",
+        note="torch: torch.load(mmap=True), copy_. safetensors: safe_open, get_tensor, copy_.",
+    ),
+    Figure(
+        "stream",
+        "Read forward only: jsonckpt.stream, all tensors kept",
+        (
+            Turn("stream_pipe", "own-file", "stream_pipe"),
+            Turn("stream", "own-file", "stream"),
+            Turn("load", "own-file", "load"),
+            Turn("torch", "torch", "load"),
+            Turn("drain_cat", "own-file", "drain_cat"),
+            Turn("drain_python", "own-file", "drain_python"),
+        ),
+        where="first",
+        note="MB/s of tensor bytes in every row; the pipe carries 4/3 of them.",
+    ),
+    Figure(
+        "zstd-save",
+        "Save with compression, without waiting for the disk",
+        _turns("save", *_ZSTD, "torch"),
+        where="first",
+        group="zstd",
+    ),
+    Figure(
+        "zstd-load", "Load compressed", _turns("load", *_ZSTD, "torch"), where="first", group="zstd"
+    ),
+    Figure(
+        "list-save",
+        "Save as number lists, and other JSON",
+        _turns("save", *_LISTS),
+        where="first",
+        state="lists",
+        group="lists",
+    ),
+    Figure(
+        "list-load",
+        "Load number lists, and other JSON",
+        _turns("load", *_LISTS),
+        where="first",
+        state="lists",
+        group="lists",
+    ),
+)
+
+#: What the turns of the streaming figure are called, where the peer's own label would not do.
+LABELS = {
+    "stream_pipe": "**jsonckpt**.stream from a pipe: cat FILE \\|",
+    "stream": "**jsonckpt**.stream from a file",
+    "load": "**jsonckpt**.load of the same file, by its index",
+    "drain_cat": "the pipe alone: cat FILE \\| cat >/dev/null",
+    "drain_python": "the pipe alone: cat FILE \\| a Python loop that drops the bytes",
+}
+
+
+class Stage:
+    """The arena of the group of figures that is on; leaving one group ends its processes."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._now: tuple[str, str] | None = None
+        self._arena: Arena | None = None
+        self._open = ExitStack()
+
+    def arena(self, figure: Figure, place: Place) -> tuple[Arena, int]:
+        """Where a figure is measured, and the bytes of its tensors."""
+        wanted = figure.group, place.key
+        if self._now != wanted or self._arena is None:
+            self.close()
+            self._now = wanted
+            directory = place.path / figure.group
+            self._arena = self._open.enter_context(
+                Arena(self._state(figure), directory, on_disk=place.on_disk)
+            )
+        return self._arena, self.size(figure)
+
+    def size(self, figure: Figure) -> int:
+        """Bytes of the tensors of a figure's state."""
+        return states.nbytes(states.map_state(self._state(figure)))
+
+    def close(self) -> None:
+        """End the processes."""
+        self._open.close()
+        self._open = ExitStack()
+        self._arena, self._now = None, None
+
+    def _state(self, figure: Figure) -> Path:
+        settings = self._settings
+        size = {"large": settings.state_bytes, "lists": settings.list_bytes}[figure.state]
+
+        def make() -> states.State:
+            checkpoint = states.trained(settings.cache, quick=settings.quick)
+            return states.large(states.map_state(checkpoint), size)
+
+        return states.cached(settings.fast.path / f"{figure.state}.pt", make)

@@ -1,0 +1,93 @@
+"""The growth group: whether time grows with the size of a state, or faster."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+from benchmarks import states
+from benchmarks.arena import Arena, Turn, remove, spread
+from benchmarks.peers import PEERS
+from benchmarks.plots import lines
+from benchmarks.settings import Settings
+from benchmarks.tables import Section, Table, bytes_text
+
+__all__ = ["exponent", "run"]
+
+_TURNS = (
+    Turn("own save", "own", "save"),
+    Turn("own load", "own", "load"),
+    Turn("torch save", "torch", "save"),
+    Turn("torch load", "torch", "load"),
+)
+#: By key of a turn and size: seconds, the median.
+_Found = dict[str, dict[int, float]]
+
+
+def run(settings: Settings) -> Section:
+    """Time saves and loads of ever larger states, and of ever more tensors of 1 KB."""
+    checkpoint = states.map_state(states.trained(settings.cache, quick=settings.quick))
+    sizes = (16, 32, 64) if settings.quick else (32, 64, 128, 256, 512, 1024)
+    counts = (250, 500, 1_000) if settings.quick else (1_000, 2_000, 4_000, 8_000, 16_000, 32_000)
+    by_size = _measure(
+        settings, [size * 1_000_000 for size in sizes], lambda n: states.large(checkpoint, n)
+    )
+    by_count = _measure(settings, counts, lambda n: states.small(checkpoint, n))
+    section = Section(
+        "growth",
+        "Growth",
+        f"Milliseconds, files {settings.fast.label}, in turns as above. The exponent is the slope "
+        "of a straight line through the logarithms: 1 is growth in proportion, 2 is quadratic.",
+    )
+    _add(section, "bytes", "Time against bytes of tensors", by_size, bytes_text)
+    _add(section, "count", "Time against the number of tensors of 1 KB", by_count, "{:,}".format)
+    return section
+
+
+def _measure(
+    settings: Settings, sizes: Sequence[int], make: Callable[[int], states.State]
+) -> _Found:
+    found: _Found = {turn.key: {} for turn in _TURNS}
+    path = settings.fast.path / "growth.pt"
+    with Arena(path, settings.fast.path / "growth", on_disk=settings.fast.on_disk) as arena:
+        for size in sizes:
+            remove(path)
+            arena.use(states.write_state(make(size), path))
+            for key, seconds in arena.compare(_TURNS, settings.rounds).items():
+                found[key][size] = spread(seconds).median
+    remove(path)
+    return found
+
+
+def _add(
+    section: Section, name: str, title: str, found: _Found, shown: Callable[[int], str]
+) -> None:
+    sizes = list(found[_TURNS[0].key])
+    rows, series = [], {}
+    for turn in _TURNS:
+        label = f"{PEERS[turn.peer].label.partition(' /')[0]}, {turn.do}"
+        if turn.peer == "torch":
+            label = f"torch.{turn.do}"
+        slope = exponent(found[turn.key])
+        milliseconds = [found[turn.key][size] * 1e3 for size in sizes]
+        rows.append([label, *(f"{each:,.0f}" for each in milliseconds), f"{slope:.2f}"])
+        series[label] = list(zip(sizes, milliseconds))
+        section.figures[f"growth/{name}/{turn.key}"] = slope
+    section.tables.append(Table(title, ["", *map(shown, sizes), "exponent"], rows))
+    axis = {"bytes": "MB of tensors", "count": "tensors"}[name]
+    scale = 1e6 if name == "bytes" else 1
+    scaled = {label: [(x / scale, y) for x, y in line] for label, line in series.items()}
+    section.plots[f"growth-{name}.svg"] = lines(title, axis, "ms", scaled)
+
+
+def exponent(seconds: Mapping[int, float]) -> float:
+    """The least-squares slope of log(seconds) over log(size).
+
+    >>> round(exponent({1: 1.0, 2: 4.0, 4: 16.0}), 6)
+    2.0
+    """
+    points = [(math.log(size), math.log(found)) for size, found in seconds.items()]
+    mean_x, mean_y = (sum(axis) / len(points) for axis in zip(*points))
+    above = sum((x - mean_x) * (y - mean_y) for x, y in points)
+    below = sum((x - mean_x) ** 2 for x, _ in points)
+    return float(above / below)

@@ -1,0 +1,304 @@
+"""One operation in a fresh process, its memory watched from outside.
+
+:func:`watch` starts ``python -m benchmarks.probe OPERATION ARGUMENTS``, which imports what it
+needs, builds the state it starts from, says so, and then does the one thing. What it held before
+does not count, nor do the tensors that were asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import runpy
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.arena import ROOT, child_environment
+
+__all__ = ["Sampler", "Watched", "shapes", "status", "watch"]
+
+INTERVAL = 0.005  # seconds
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What a process needed.
+
+    Attributes:
+        extra: most anonymous resident bytes, beyond what was there before and what was asked for.
+        high_water: the same of the whole resident set, as the kernel keeps it (``VmHWM``, which is
+            what ``ru_maxrss`` reports); pages of mapped files are in it.
+        seconds: of the operation.
+        facts: what else the operation told.
+    """
+
+    extra: int
+    high_water: int
+    seconds: float
+    facts: dict[str, Any]
+
+
+def status(pid: int | str, field: str) -> int:
+    """A size from ``/proc/PID/status`` in bytes; 0 when the process is gone."""
+    with suppress(OSError), open(f"/proc/{pid}/status", "rb") as file:
+        for line in file:
+            if line.startswith(field.encode()):
+                return int(line.split()[1]) * 1024
+    return 0
+
+
+class Sampler:
+    """Keeps the most anonymous memory that a process has had, sampled every 5 ms by a thread."""
+
+    def __init__(self, pid: int) -> None:
+        self.most = 0
+        self._pid = pid
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Sampler:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._over.wait(INTERVAL):
+            self.most = max(self.most, status(self._pid, "RssAnon:"))
+
+
+def watch(operation: str, **arguments: Any) -> Watched:
+    """Run one operation of this module in a fresh process.
+
+    Raises:
+        RuntimeError: it failed; what it printed is on the standard error.
+    """
+    with subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.probe", operation, json.dumps(arguments, default=str)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=child_environment(),
+    ) as child:  # fmt: skip
+        assert child.stdin is not None
+        assert child.stdout is not None
+        if child.stdout.readline().strip() != "ready":
+            raise RuntimeError(f"{operation} {arguments}: died before it began")
+        base = status(child.pid, "RssAnon:")
+        with Sampler(child.pid) as sampler:
+            print("go", file=child.stdin, flush=True)
+            line = child.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{operation} {arguments}: failed")
+        child.stdin.close()
+        found = json.loads(line)
+    asked = found["facts"].pop("asked", 0)
+    return Watched(
+        max(sampler.most, found["anonymous"]) - base - asked,
+        found["high_water"] - asked,
+        found["seconds"],
+        found["facts"],
+    )
+
+
+# --- in the fresh process -----------------------------------------------------------------------
+
+
+def shapes(size: int, *, single: bool) -> Iterator[tuple[int, ...]]:
+    """Shapes of fp32 tensors of ``size`` bytes in all: layers of a transformer, or one tensor."""
+    if single:
+        yield size // 4096, 1024
+        return
+    left = size // 4
+    while True:
+        for shape in ((8192, 1024), *[(1024, 1024)] * 4, (1024,), (1024,), (4096, 1024), (4096,)):
+            count = shape[0] * (shape[1] if len(shape) == 2 else 1)
+            if count >= left:
+                yield (left,)
+                return
+            yield shape
+            left -= count
+
+
+def filled(size: int, single: bool) -> dict[str, Any]:
+    """A state made in place: nothing but its tensors is left behind in the allocator."""
+    import torch
+
+    block = torch.empty(1 << 18).normal_(std=0.02)
+    state = {}
+    for number, shape in enumerate(shapes(size, single=single)):
+        tensor = torch.empty(shape)
+        flat = tensor.view(-1)
+        for start in range(0, len(flat), len(block)):
+            piece = flat[start : start + len(block)]
+            piece.copy_(block[: len(piece)])
+        state[f"layer.{number}"] = tensor
+    return state
+
+
+#: Each prepares, yields, does its work, and yields what it has to tell while it holds the result.
+Operation = Iterator[dict[str, Any]]
+
+
+def save(peer: str, path: str, size: int, single: bool) -> Operation:
+    """A state that is there already is saved."""
+    from benchmarks.peers import PEERS
+
+    _import_of(peer)
+    state = filled(size, single)
+    yield {}
+    PEERS[peer].save(state, Path(path))
+    yield {}
+
+
+def load(peer: str, path: str) -> Operation:
+    """The tensors of the state are asked for."""
+    from benchmarks.peers import PEERS
+
+    _import_of(peer)
+    yield {}
+    state = PEERS[peer].load(Path(path))
+    yield {"asked": sum(tensor.nbytes for tensor in state.values())}
+
+
+def load_into(peer: str, path: str, size: int, single: bool) -> Operation:
+    """The tensors are there already."""
+    from benchmarks.peers import PEERS
+
+    load_into_existing = PEERS[peer].load_into
+    assert load_into_existing is not None
+    _import_of(peer)
+    state = filled(size, single)
+    yield {}
+    load_into_existing(state, Path(path))
+    yield {}
+
+
+def stream(path: str) -> Operation:
+    """One tensor at a time is asked for."""
+    import jsonckpt
+
+    yield {}
+    largest = 0
+    for _, tensor in jsonckpt.stream(path):
+        largest = max(largest, tensor.nbytes)
+        del tensor
+    yield {"asked": largest}
+
+
+def convert(path: str, output: str) -> Operation:
+    """Nothing is asked for but the new file."""
+    importlib.import_module("jsonckpt.convert")
+    yield {}
+    sys.argv = ["convert", path, "--output", output, "--test-load", "--overwrite", "--quiet"]
+    try:
+        runpy.run_module("jsonckpt.convert", run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        if end.code:
+            raise RuntimeError(f"jsonckpt.convert ended with {end.code}") from end
+    yield {"bytes": Path(output).stat().st_size}
+
+
+def first_tensor(peer: str, path: str) -> Operation:
+    """Open a checkpoint and read its first tensor."""
+    _import_of(peer)
+    yield {}
+    if peer == "safetensors":
+        from safetensors import safe_open
+
+        with safe_open(path, framework="pt") as file:
+            tensor = file.get_tensor(next(iter(file.keys()))).clone()
+    elif peer == "torch":
+        import torch
+
+        tensor = next(iter(torch.load(path, mmap=True, weights_only=True).values())).clone()
+    else:
+        import jsonckpt
+
+        with jsonckpt.open(path) as checkpoint:
+            tensor = checkpoint[next(iter(checkpoint))].load()
+    yield {"shape": list(tensor.shape)}
+
+
+def rows(peer: str, path: str, start: int, stop: int) -> Operation:
+    """Read some rows of the first tensor of a checkpoint."""
+    _import_of(peer)
+    yield {}
+    before = _bytes_read()
+    if peer == "safetensors":
+        from safetensors import safe_open
+
+        with safe_open(path, framework="pt") as file:
+            part = file.get_slice(next(iter(file.keys())))[start:stop].clone()
+    elif peer == "torch":
+        import torch
+
+        tensor = next(iter(torch.load(path, mmap=True, weights_only=True).values()))
+        part = tensor[start:stop].clone()
+    else:
+        import jsonckpt
+
+        with jsonckpt.open(path) as checkpoint:
+            part = checkpoint[next(iter(checkpoint))][start:stop]
+    yield {"asked": part.nbytes, "shape": list(part.shape), "read": _bytes_read() - before}
+
+
+def _bytes_read() -> int:
+    """What this process has read by system calls so far; mapped pages are not in it."""
+    with open("/proc/self/io", encoding="ascii") as file:
+        return int(file.readline().split()[1])
+
+
+def _import_of(peer: str) -> None:
+    """Imports are not what is measured."""
+    import torch  # noqa: F401
+
+    names = {
+        "own": ["jsonckpt"],
+        "safetensors": ["safetensors.torch"],
+        "dcp": ["torch.distributed.checkpoint", "torch.distributed.checkpoint._extension"],
+    }
+    for name in names.get(peer.partition("-")[0], []):
+        importlib.import_module(name)
+
+
+OPERATIONS: dict[str, Callable[..., Operation]] = {
+    function.__name__: function
+    for function in (save, load, load_into, stream, convert, first_tensor, rows)
+}
+
+
+def main() -> None:
+    """Do the one thing, once told to go."""
+    from benchmarks.worker import private_output
+
+    answers = private_output()
+    running = OPERATIONS[sys.argv[1]](**json.loads(sys.argv[2]))
+    next(running)
+    with suppress(OSError):
+        # The kernel's mark of most resident memory starts anew.
+        Path("/proc/self/clear_refs").write_text("5")
+    resident = status("self", "VmRSS:")
+    print("ready", file=answers, flush=True)
+    sys.stdin.readline()
+    began = time.perf_counter()
+    facts = next(running)
+    seconds = time.perf_counter() - began
+    found = {
+        "anonymous": status("self", "RssAnon:"),
+        "high_water": status("self", "VmHWM:") - resident,
+        "seconds": seconds,
+        "facts": facts,
+    }
+    print(json.dumps(found), file=answers, flush=True)
+    sys.stdin.readline()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+"""``docs/benchmarks.md``: the tables and plots of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.tables import Section, Table
+
+__all__ = ["write_report"]
+
+_HEAD = """# Benchmarks
+
+Written by `python -m benchmarks`, all in one run. Measure it anew with
+
+```
+pip install -e ".[bench]"                # and, for all peers: pip install tensordict h5py zipnn
+python -m benchmarks                     # at most 10 minutes; --quick takes 90 seconds
+python -m benchmarks --only speed        # or size, memory, growth, small, guide, async
+pytest benchmarks --benchmark-autosave --benchmark-compare    # jsonckpt alone, across commits
+```
+
+Every peer runs at the best setting that it documents, named in its row. Figures of other machines
+differ; what carries over are the ratios.
+"""
+
+
+def write_report(path: Path, machine: Table, sections: Sequence[Section], minutes: float) -> None:
+    """Write the page, and its plots into the directory of the same name beside it."""
+    plots = path.with_suffix("")
+    plots.mkdir(parents=True, exist_ok=True)
+    parts = [_HEAD, machine.markdown(), f"The run took {minutes:.1f} minutes.\n"]
+    for section in sections:
+        parts.append(f"## {section.title}\n\n{section.text}\n")
+        parts += [table.markdown() for table in section.tables]
+        for name, svg in section.plots.items():
+            (plots / name).write_text(svg, encoding="utf-8")
+            parts.append(f"![{name.removesuffix('.svg')}]({plots.name}/{name})\n")
+    path.write_text("\n".join(parts), encoding="utf-8")

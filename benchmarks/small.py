@@ -1,0 +1,152 @@
+"""The small group: many small tensors, the first of very many, a few rows of a large one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from benchmarks import states
+from benchmarks.arena import Arena, Turn, installed, ratios, remove, spread
+from benchmarks.peers import PEERS, available
+from benchmarks.probe import Watched, watch
+from benchmarks.settings import Settings
+from benchmarks.tables import Section, Table, bytes_text, mib, times
+
+__all__ = ["run"]
+
+_LAZY = {
+    "own": "**jsonckpt**.open",
+    "safetensors": "safetensors safe_open",
+    "torch": "torch.load mmap=True",
+}
+
+
+def run(settings: Settings) -> Section:
+    """Measure all three."""
+    section = Section(
+        "small",
+        "Many small tensors, and parts of checkpoints",
+        f"Files {settings.fast.label}, in the page cache.",
+    )
+    _many(section, settings)
+    _first_of(section, settings)
+    _rows_of(section, settings)
+    return section
+
+
+def _many(section: Section, settings: Settings) -> None:
+    """Save and load 20,000 tensors of 1 KB."""
+    count = 4_000 if settings.quick else 20_000
+    state = _state(settings, count)
+    peers = ["own", "own-file", "torch", "safetensors", *([] if settings.quick else ["dcp"])]
+    turns, notes = installed([Turn(peer, peer, "save") for peer in peers])
+    seconds: dict[str, dict[str, list[float]]] = {}
+    with Arena(state, settings.fast.path / "small", on_disk=settings.fast.on_disk) as arena:
+        for do in ("save", "load"):
+            seconds[do] = arena.compare([Turn(t.key, t.peer, do) for t in turns], settings.rounds)
+    rows = []
+    for turn in turns:
+        row = [PEERS[turn.peer].label]
+        for do in ("save", "load"):
+            own, peer = seconds[do]["own"], seconds[do][turn.key]
+            ratio = ratios(peer, own)
+            row.append(f"{spread([second * 1e3 for second in peer]):,.0f}")
+            row.append(
+                ""
+                if turn.key == "own"
+                else f"{times(ratio.median)} ({ratio.low:.2f}–{ratio.high:.2f})"
+            )
+            section.figures[f"small/{do}/{turn.key}"] = spread(peer).median
+            section.figures[f"small/{do}/{turn.key}/ratio"] = ratio.median
+        rows.append(row)
+    section.tables.append(
+        Table(
+            f"{count:,} tensors of 1 KB: milliseconds",
+            ["", "save, not synced", "jsonckpt is", "load", "jsonckpt is"],
+            rows,
+            notes,
+        )
+    )
+    remove(state)
+
+
+def _first_of(section: Section, settings: Settings) -> None:
+    """Open a checkpoint of 100,000 tensors and read one."""
+    count = 10_000 if settings.quick else 100_000
+    state = _state(settings, count)
+    rows, notes = [], []
+    for peer, label in _LAZY.items():
+        if not available(peer):
+            notes.append(f"{label}: not installed.")
+            continue
+        path = _saved(state, peer, settings.fast.path)
+        runs = [watch("first_tensor", peer=peer, path=path) for _ in range(settings.rounds)]
+        remove(path)
+        seconds, extra = _medians(runs)
+        rows.append([label, f"{spread([run.seconds for run in runs]):.2f}", mib(extra)])
+        section.figures[f"open/{peer}/seconds"] = seconds
+        section.figures[f"open/{peer}/mib"] = extra / (1 << 20)
+    section.tables.append(
+        Table(
+            f"From the path to the first of {count:,} tensors, in a fresh process",
+            ["", "seconds", "extra MiB"],
+            rows,
+            notes,
+        )
+    )
+    remove(state)
+
+
+def _rows_of(section: Section, settings: Settings) -> None:
+    """Read ten rows of one large tensor."""
+    size = 100_000_000 if settings.quick else 1_000_000_000
+    state = settings.fast.path / "one.pt"
+    states.write_state({"weight": states.half_random(size).view(-1, 1024)}, state)
+    total = size // 4096
+    rows, notes = [], []
+    for peer, label in _LAZY.items():
+        if not available(peer):
+            continue
+        path = _saved(state, peer, settings.fast.path)
+        runs = [
+            watch("rows", peer=peer, path=path, start=total // 2, stop=total // 2 + 10)
+            for _ in range(settings.rounds)
+        ]
+        remove(path)
+        milliseconds = spread([run.seconds * 1e3 for run in runs])
+        read = runs[0].facts["read"]
+        rows.append([label, f"{milliseconds:.1f}", bytes_text(read), mib(_medians(runs)[1])])
+        section.figures[f"slice/{peer}/seconds"] = milliseconds.median / 1e3
+        section.figures[f"slice/{peer}/bytes"] = read
+    notes.append("Bytes read are those of system calls; what is mapped is not in them.")
+    notes.append("A fresh process: the first use of a library is in its time.")
+    section.tables.append(
+        Table(
+            f"Ten rows of 4 KiB from the middle of a tensor of {bytes_text(size)}",
+            ["", "milliseconds", "bytes read", "extra MiB"],
+            rows,
+            notes,
+        )
+    )
+    remove(state)
+
+
+def _state(settings: Settings, count: int) -> Path:
+    checkpoint = states.map_state(states.trained(settings.cache, quick=settings.quick))
+    return states.write_state(
+        states.small(checkpoint, count), settings.fast.path / f"small-{count}.pt"
+    )
+
+
+def _saved(state: Path, peer: str, directory: Path) -> Path:
+    """A peer's checkpoint of a state, written by this process."""
+    path = directory / f"one-{peer}{PEERS[peer].suffix}"
+    with torch.no_grad():
+        PEERS[peer].save(states.map_state(state), path)
+    return path
+
+
+def _medians(runs: Sequence[Watched]) -> tuple[float, float]:
+    return spread([run.seconds for run in runs]).median, spread([run.extra for run in runs]).median

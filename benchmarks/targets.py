@@ -1,0 +1,95 @@
+"""What jsonckpt aims at, and whether a run reached it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from benchmarks.tables import Table
+
+__all__ = ["TARGETS", "Target", "target_table"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """One aim.
+
+    Attributes:
+        text: what it is about.
+        figure: its name in ``Section.figures``.
+        aim: the figure to reach; ``later``: the one after that.
+        unit: behind the figure.
+        at_most: whether less is better.
+    """
+
+    text: str
+    figure: str
+    aim: float
+    later: float | None = None
+    unit: str = "x"
+    at_most: bool = False
+
+
+def _least(
+    text: str, figure: str, aim: float, later: float | None = None, unit: str = "x"
+) -> Target:
+    return Target(text, figure, aim, later, unit)
+
+
+def _most(text: str, figure: str, aim: float, unit: str = "x") -> Target:
+    return Target(text, figure, aim, None, unit, at_most=True)
+
+
+_FP32, _BF16 = "trained fp32 weights", "the same in bf16"
+
+TARGETS = (
+    _least("load base64 / torch.load", "load/memory/torch/ratio", 1.3, 1.6),
+    _least("load base64 / torch.load, on disk", "load/disk/torch/ratio", 1.3, 1.6),
+    _least("save base64 / torch.save, in memory", "save/memory/torch/ratio", 1.0, 1.5),
+    _least("the same / torch.save without CRC-32", "save/memory/torch-fast/ratio", 1.0, 1.5),
+    _least("save base64 / torch.save, on disk", "save/disk/torch/ratio", 0.9),
+    _least("the same / torch.save without CRC-32", "save/disk/torch-fast/ratio", 0.9),
+    _least("save zstd / torch.save", "zstd-save/memory/torch/ratio", 0.7, 1.0),
+    _least("load zstd / torch.load", "zstd-load/memory/torch/ratio", 0.9, 1.1),
+    _least("stream from a pipe", "stream/memory/stream_pipe", 1000, unit=" MB/s"),
+    _least("stream from a pipe / torch.load", "stream/memory/torch/ratio", 0.5),
+    _least("save lists / json.dump", "list-save/memory/numbers/ratio", 12, 20),
+    _least("load lists / json.load", "list-load/memory/numbers/ratio", 5, 8),
+    Target("save lists", "list-save/memory/own-list", 0, 150, " MB/s"),
+    Target("load lists", "list-load/memory/own-list", 0, 200, " MB/s"),
+    _most("size of base64, fp32", f"size/{_FP32}/own-file", 1.335),
+    _most("size of base64 + zstd, fp32", f"size/{_FP32}/own-zstd", 1.11),
+    _most("size of base64 + zstd, bf16", f"size/{_BF16}/own-zstd", 0.92),
+    _least("load / safetensors load_file + clone", "load/memory/safetensors/ratio", 0.75),
+    _least("load_into / dcp.load", "load-into/memory/dcp/ratio", 1.2),
+    _least("save with fsync / dcp.save", "save-sync/disk/dcp/ratio", 1.0),
+    _least("save many small tensors / torch.save", "small/save/torch/ratio", 1.0),
+    _least("load many small tensors / torch.load", "small/load/torch/ratio", 1.0),
+    _most("open, and the first of 100,000 tensors", "open/own/seconds", 1.5, " s"),
+    _most("the same, extra memory", "open/own/mib", 300, " MiB"),
+    _most("extra memory of any operation", "memory/most", 64, " MiB"),
+)
+
+
+def target_table(figures: Mapping[str, float]) -> Table:
+    """The figures beside the aims."""
+    rows = []
+    for target in TARGETS:
+        found = figures.get(target.figure)
+        sign = "≤" if target.at_most else "≥"
+        aims = [f"{sign} {target.aim:g}{target.unit}" if target.aim else "", ""]
+        if target.later is not None:
+            aims[1] = f"{sign} {target.later:g}{target.unit}"
+        if found is None:
+            rows.append([target.text, "not measured", *aims, ""])
+            continue
+        reached = _reached(target, found, target.aim)
+        verdict = "yes" if reached else "no"
+        if target.later is not None and reached and _reached(target, found, target.later):
+            verdict = "yes, and later"
+        rows.append([target.text, f"{found:.4g}{target.unit}", *aims, verdict])
+    return Table("Targets", ["", "measured", "target", "later", "reached"], rows)
+
+
+def _reached(target: Target, found: float, aim: float) -> bool:
+    return found <= aim if target.at_most else found >= aim

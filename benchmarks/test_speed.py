@@ -1,0 +1,76 @@
+"""Speed under pytest-benchmark.
+
+The rounds that it times are jsonckpt's; with peers, each of them takes its turn before every round,
+so that both were measured side by side. ``extra_info`` holds the seconds of all.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from benchmarks.arena import Turn, installed
+from benchmarks.conftest import PLUGIN
+from benchmarks.figures import FIGURES, Figure, Stage
+from benchmarks.settings import Place, Settings
+
+
+def place_of(settings: Settings, figure: Figure, position: int) -> Place:
+    """The place of that position, when the figure is measured there."""
+    only = {"first": 0, "last": len(settings.places) - 1}.get(figure.where, position)
+    if position >= len(settings.places) or only != position:
+        pytest.skip("not measured in this place")
+    return settings.places[position]
+
+
+ORDER = [
+    (position, figure)
+    for group in dict.fromkeys(figure.group for figure in FIGURES)
+    for position in (0, 1)
+    for figure in FIGURES
+    if figure.group == group
+]
+
+
+@pytest.mark.parametrize(
+    ("position", "figure"), ORDER, ids=[f"{figure.key}-{position}" for position, figure in ORDER]
+)
+def test_speed(
+    benchmark: Any,
+    stage: Stage,
+    settings: Settings,
+    position: int,
+    figure: Figure,
+    pytestconfig: pytest.Config,
+) -> None:
+    place = place_of(settings, figure, position)
+    with_peers = pytestconfig.pluginmanager.has_plugin(PLUGIN) or pytestconfig.getoption(
+        "--with-peers"
+    )
+    wanted = figure.turns_of(settings)
+    turns, notes = installed(wanted if with_peers else wanted[:1])
+    own, others = turns[0], turns[1:]
+    arena, size = stage.arena(figure, place)
+    arena.prepare(turns)
+    seconds: dict[str, list[float]] = {turn.key: [] for turn in turns}
+
+    def before() -> None:
+        number = len(seconds[own.key])
+        if number:
+            arena.end(own)
+        # Another one goes first in each round, so that nobody always follows the same neighbour.
+        first = number % len(others) if others else 0
+        for turn in [*others[first:], *others[:first]]:
+            seconds[turn.key].append(arena.take(turn))
+        arena.begin(own)
+
+    def measured(turn: Turn) -> None:
+        seconds[turn.key].append(arena.run(turn))
+
+    benchmark.pedantic(measured, args=(own,), setup=before, rounds=settings.rounds)
+    arena.end(own)
+    benchmark.extra_info.update(
+        figure=figure.key, place=place.key, bytes=size, seconds=seconds, notes=notes
+    )
+    assert all(len(found) == settings.rounds for found in seconds.values())

@@ -1,0 +1,285 @@
+"""The command line: ``python -m jsonckpt.convert INPUT --output OUTPUT``.
+
+Exit codes: 0 done; 1 it could not be done; 2 wrong usage; 3 what was read back differs;
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from jsonckpt._version import __version__
+from jsonckpt.convert.conversion import ConvertOptions, ConvertResult, run
+from jsonckpt.convert.progress import human
+from jsonckpt.convert.targets import FORMATS, format_of
+from jsonckpt.errors import JsonckptError, quote
+
+__all__ = ["main"]
+
+EXIT_FAILURE, EXIT_USAGE, EXIT_MISMATCH, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 3, 130, 143
+_SHOWN = 10
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Convert as the arguments say.
+
+    Args:
+        argv: arguments without the program's name; ``None`` takes the process's.
+
+    Returns:
+        The exit code.
+    """
+    parser = _parser()
+    try:
+        arguments = parser.parse_args(argv)
+        options = _options(parser, arguments)
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else EXIT_USAGE
+    try:
+        with _terminable():
+            result = run(arguments.input, arguments.output, options)
+    except KeyboardInterrupt:
+        print("interrupted; nothing was left behind", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except _TerminatedError:
+        print("terminated; nothing was left behind", file=sys.stderr)
+        return EXIT_TERMINATED
+    except (JsonckptError, OSError, MemoryError, RecursionError) as error:
+        message = _one_line(error)
+        if arguments.json:
+            print(json.dumps({"ok": False, "error": message, "kind": type(error).__name__}))
+        print(f"error: {message}", file=sys.stderr)
+        return EXIT_FAILURE
+    different = result.comparison is not None and bool(result.comparison.differences)
+    if arguments.json:
+        print(json.dumps(_machine(result, ok=not different), allow_nan=False))
+    elif not arguments.quiet:
+        _report(result)
+    if different:
+        _report_differences(result)
+        return EXIT_MISMATCH
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m jsonckpt.convert",
+        description="Convert PyTorch checkpoints to JSON and back. The input's kind is told by its "
+        "content: a file of torch.save (also one that a site unpacked into a directory), "
+        "safetensors, jsonckpt, or the JSON of another program.",
+        epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 3 what was read back differs.",
+    )
+    parser.add_argument("input", type=Path, help="the checkpoint to convert")
+    parser.add_argument(
+        "-o", "--output", type=Path, help="where to write (default: the input's name with .json)"
+    )
+    parser.add_argument(
+        "--to", choices=list(FORMATS), help="the output's format (default: by its suffix)"
+    )
+    parser.add_argument(
+        "--test-load", action="store_true", help="read the output back and compare every bit"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="say what would be written, and write nothing"
+    )
+    parser.add_argument("--version", action="version", version=f"jsonckpt {__version__}")
+
+    form = parser.add_argument_group("the form of a jsonckpt output")
+    form.add_argument("--encoding", choices=["base64", "list"], help="how tensors are written")
+    form.add_argument("--compression", choices=["none", "zstd"], help="of the tensors")
+    form.add_argument("--max-shard-size", metavar="SIZE", help='such as "5GB"; for directories')
+
+    choice = parser.add_argument_group("what to convert")
+    choice.add_argument(
+        "--include",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="only these tensors: a name such as /model_state_dict, or a glob; may be repeated",
+    )
+    choice.add_argument(
+        "--exclude", metavar="NAME", action="append", default=[], help="not these; may be repeated"
+    )
+    choice.add_argument("--no-optimizer", action="store_true", help="leave optimizers out")
+    choice.add_argument(
+        "--dtype", metavar="DTYPE", help="of the model's floating-point tensors, such as bfloat16"
+    )
+
+    reading = parser.add_argument_group("reading")
+    reading.add_argument(
+        "--unsafe-pickle",
+        action="store_true",
+        help="let a file that needs it run pickle code; only if you trust whoever made it",
+    )
+    reading.add_argument(
+        "--plain-lists",
+        action="store_true",
+        help="in JSON: outermost lists of numbers are tensors",
+    )
+    reading.add_argument(
+        "--shapes", metavar="FILE", type=Path, help="a JSON object of shapes for flattened lists"
+    )
+    reading.add_argument(
+        "--tie",
+        metavar="KEY=KEY",
+        action="append",
+        default=[],
+        help="in JSON: make one tensor of two equal ones; may be repeated",
+    )
+    reading.add_argument("--spool", metavar="DIR", type=Path, help="where to put temporary files")
+
+    shown = parser.add_argument_group("what is shown")
+    shown.add_argument("--json", action="store_true", help="print one JSON object, and only that")
+    shown.add_argument("-q", "--quiet", action="store_true", help="print errors only")
+    return parser
+
+
+def _options(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> ConvertOptions:
+    """What the arguments mean together; wrong usage exits."""
+    to = arguments.to or (format_of(arguments.output) if arguments.output else "json")
+    for name in ("encoding", "compression", "max_shard_size"):
+        if getattr(arguments, name) is not None and to not in ("dir", "json", "json.zst"):
+            parser.error(f"--{name.replace('_', '-')} does not apply to {to}")
+    if arguments.encoding == "list" and arguments.compression == "zstd":
+        parser.error("--compression zstd needs --encoding base64; .json.zst compresses lists")
+    ties = [tuple(pair.split("=", 1)) for pair in arguments.tie]
+    if any(len(pair) != 2 or not all(pair) for pair in ties):
+        parser.error("--tie takes KEY=KEY")
+    return ConvertOptions(
+        to=arguments.to,
+        encoding=arguments.encoding,
+        compression=None if arguments.compression == "none" else arguments.compression,
+        max_shard_size=arguments.max_shard_size,
+        include=arguments.include,
+        exclude=arguments.exclude,
+        optimizer=not arguments.no_optimizer,
+        dtype=arguments.dtype,
+        overwrite=arguments.overwrite,
+        dry_run=arguments.dry_run,
+        test_load=arguments.test_load,
+        unsafe_pickle=arguments.unsafe_pickle,
+        plain_lists=arguments.plain_lists,
+        tie=ties,
+        shapes=_shapes(parser, arguments.shapes),
+        spool=arguments.spool,
+        progress=None if arguments.quiet or arguments.json else sys.stderr,
+    )
+
+
+def _shapes(parser: argparse.ArgumentParser, path: Path | None) -> dict[str, list[int]]:
+    if path is None:
+        return {}
+    try:
+        shapes: dict[str, list[int]] = dict(json.loads(path.read_text("utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        parser.error(f"--shapes {path}: {_one_line(error)}")
+    for name, shape in shapes.items():
+        if not isinstance(shape, list) or not all(type(size) is int for size in shape):
+            parser.error(f"--shapes {path}: {quote(name)} has no list of sizes")
+    return shapes
+
+
+def _report(result: ConvertResult) -> None:
+    count, size = len(result.tensors), human(result.tensor_bytes)
+    print(f"read   {result.input} ({result.kind}, {human(result.input_bytes)})")
+    if result.dry_run:
+        for name, dtype, shape in result.tensors:
+            print(f"       {name}  {dtype} {list(shape)}")
+        print(
+            f"would write {result.output} ({result.to}): {count} tensors, {size}, "
+            f"about {human(result.output_bytes)} on disk, {result.ratio:.2f}x the input"
+        )
+    else:
+        print(
+            f"wrote  {result.output} ({result.to}, {human(result.output_bytes)}), "
+            f"{result.ratio:.2f}x the input: {count} tensors, {size}, in {result.seconds:.1f} s"
+        )
+    for note in result.notes[:_SHOWN]:
+        print(f"note   {note}")
+    if len(result.notes) > _SHOWN:
+        print(f"note   and {len(result.notes) - _SHOWN} more like these")
+    if result.left_out:
+        shown = ", ".join(result.left_out[:_SHOWN])
+        more = len(result.left_out) - _SHOWN
+        print(f"left out: {shown}{f' and {more} more' if more > 0 else ''}")
+    if result.comparison is not None and not result.comparison.differences:
+        print(
+            f"test   every bit, dtype, key and type is the same: {result.comparison.tensors} "
+            f"tensors, {human(result.comparison.nbytes)}"
+        )
+
+
+def _report_differences(result: ConvertResult) -> None:
+    assert result.comparison is not None
+    count = len(result.comparison.differences) + result.comparison.more
+    print(f"error: {result.output}: {count} differences to what was written:", file=sys.stderr)
+    for line in result.comparison.differences:
+        print(f"  {line}", file=sys.stderr)
+    if result.comparison.more:
+        print(f"  and {result.comparison.more} more", file=sys.stderr)
+
+
+def _machine(result: ConvertResult, *, ok: bool) -> dict[str, Any]:
+    comparison = result.comparison
+    return {
+        "ok": ok,
+        "input": str(result.input),
+        "output": str(result.output),
+        "kind": result.kind,
+        "to": result.to,
+        "dry_run": result.dry_run,
+        "input_bytes": result.input_bytes,
+        "output_bytes": result.output_bytes,
+        "ratio": round(result.ratio, 4),
+        "tensors": len(result.tensors),
+        "tensor_bytes": result.tensor_bytes,
+        "left_out": result.left_out,
+        "notes": result.notes,
+        "seconds": round(result.seconds, 3),
+        "test_load": None
+        if comparison is None
+        else {
+            "same": not comparison.differences,
+            "tensors": comparison.tensors,
+            "bytes": comparison.nbytes,
+            "differences": comparison.differences,
+        },
+    }
+
+
+def _one_line(error: BaseException) -> str:
+    if isinstance(error, MemoryError):
+        return "not enough memory"
+    if isinstance(error, RecursionError):
+        return "the state is nested too deeply"
+    text = str(error) if isinstance(error, JsonckptError) else quote(str(error), 200)
+    return " ".join(text.split("\n"))
+
+
+class _TerminatedError(BaseException):
+    """The process was asked to end; as an exception, so that temporary files go."""
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        raise _TerminatedError
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,46 @@
+"""The only place where the converter meets the rest of the package."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+__all__ = ["load_checkpoint", "metadata_of", "open_checkpoint", "save_checkpoint"]
+
+Allocate = Callable[[int], torch.UntypedStorage]
+
+
+def load_checkpoint(
+    path: Path,
+    *,
+    allocate: Allocate | None = None,
+    include: Callable[[str], bool] | None = None,
+    progress: bool = False,
+) -> Any:
+    """The state of a jsonckpt checkpoint, in memory that ``allocate`` gives."""
+    from jsonckpt.loading import _load
+
+    return _load(path, allocate=allocate, include=include, progress=progress)
+
+
+def open_checkpoint(path: Path) -> Any:
+    """A jsonckpt checkpoint whose tensors are read when they are asked for."""
+    import jsonckpt
+
+    return jsonckpt.open(path)
+
+
+def metadata_of(path: Path) -> dict[str, Any]:
+    """The user's metadata in a jsonckpt checkpoint."""
+    with open_checkpoint(path) as checkpoint:
+        return dict(checkpoint.metadata)
+
+
+def save_checkpoint(state: Any, path: Path, **options: Any) -> None:
+    """Write a jsonckpt checkpoint; options as :func:`jsonckpt.save` has them."""
+    import jsonckpt
+
+    jsonckpt.save(state, path, **options)

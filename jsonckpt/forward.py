@@ -1,0 +1,172 @@
+"""Reading forward only, into tensors: pipes, compressed files, ``stream``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from jsonckpt.errors import LimitError
+from jsonckpt.limits import Limits, exceeds
+from jsonckpt.opening import Container
+from jsonckpt.restoring import Loading, Wishes, allocate_target
+from jsonckpt.single import entry_of, manifest_of_head, parse_head
+from jsonckpt.skeleton import Header, Record, SkeletonReader
+from jsonckpt.storage import widen_pipe
+from jsonckpt.streaming import ByteSource, Sink, read_records
+from jsonckpt.tensors import Target
+
+__all__ = ["Forward", "as_source", "is_file_object"]
+
+
+class Forward:
+    """Reading forward only: allocates as headers come, and keeps what has been read."""
+
+    def __init__(self, wishes: Wishes, limits: Limits, verify: bool) -> None:
+        self.wishes = wishes
+        self.loading: Loading | None = None
+        self._limits = limits
+        self._verify = verify
+        self._targets: dict[str, Target] = {}
+        self._size: int | None = None
+        self._claimed = 0
+
+    def tensors(self, source: ByteSource) -> Iterator[tuple[str, torch.Tensor]]:
+        """The tensors of a single file or of a lone shard, let go one by one."""
+        for record in self.records(source, alone=True):
+            yield from self.close(record, keep=False)
+
+    def container(self, container: Container) -> Iterator[tuple[str, torch.Tensor]]:
+        """The tensors of a directory, let go one by one."""
+        self._size = sum(shard.bytes for shard in container.manifest.shards)
+        self.loading = Loading(container.manifest.state, self.wishes)
+        self.loading.check(container.manifest.by_name)
+        for shard, entries in container.shards():
+            container.check_files([shard])
+            for record in container.forward(
+                shard,
+                entries,
+                open_sink=self.open_sink,
+                limits=self._limits,
+                verify=self._verify,
+            ):
+                yield from self.close(record, keep=False)
+
+    def records(self, source: ByteSource, *, alone: bool = False) -> Iterator[Record]:
+        """The records of a single file; of a lone shard, too, if ``alone``.
+
+        When it ends without an error, the file has passed every check that the indexed reader
+        makes.
+        """
+        readers: list[SkeletonReader] = []
+
+        def on_head(reader: SkeletonReader) -> None:
+            readers.append(reader)
+            self._size = source.size
+            if "state" in reader.head or not alone:
+                self.loading = Loading(parse_head(reader.head)[3], self.wishes)
+
+        entries = []
+        for record, _ in read_records(
+            source,
+            limits=self._limits,
+            open_sink=self.open_sink,
+            on_head=on_head,
+            verify=self._verify,
+        ):
+            entries.append(entry_of(record))
+            yield record
+        if self.loading is not None:
+            reader = readers[0]
+            manifest = manifest_of_head(
+                reader.head, entries, reader.position, self._limits, on_disk=source.size
+            )
+            self.loading.check(manifest.by_name)
+
+    def open_sink(self, header: Header) -> Sink | None:
+        """Memory for the next record, where it is wanted.
+
+        Raises:
+            LimitError: all records so far claim more than a file of this size may hold.
+        """
+        self._claimed += header.nbytes
+        # Of a pipe nobody knows the size beforehand. The system gives memory only when it is
+        # written to, so what a false size can take is what really comes; the sum is checked at
+        # the end.
+        size = self._size
+        if size is not None and exceeds(self._claimed, self._limits.total_bytes(size)):
+            raise LimitError(
+                f"{self._claimed} bytes of tensors in a file of {size} bytes",
+                tensor=header.name,
+                hint="Pass limits=jsonckpt.Limits(total_floor=...) if it is meant.",
+            )
+        if self.loading is not None:
+            wanted = self.loading.wants(header.name)
+        else:
+            wanted = self.wishes.chosen(header.name)
+        if not wanted:
+            return None
+        target = allocate_target(
+            self.wishes, header.name, header.dtype, header.shape, header.device
+        )
+        self._targets[header.name] = target
+        return target if target.needs_data else None
+
+    def close(self, record: Record, *, keep: bool) -> Iterator[tuple[str, torch.Tensor]]:
+        """A record has been read and checked: its tensors, under their names.
+
+        Args:
+            keep: hold on to them for :meth:`Loading.finish`.
+        """
+        target = self._targets.pop(record.header.name, None)
+        if target is None:
+            return
+        tensor = self.wishes.placement.relocate(target.finish(), record.header.device)
+        if self.loading is None:
+            yield record.header.name, tensor
+        else:
+            yield from self.loading.done(record.header.name, tensor, keep=keep)
+
+
+def is_file_object(source: object) -> bool:
+    """Whether a source is to be read as it is, not opened by name."""
+    return hasattr(source, "readinto") or hasattr(source, "read")
+
+
+class _ReadSource:
+    """A source that only has ``read``."""
+
+    size = None
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        data = self._stream.read(len(buffer))
+        if not isinstance(data, bytes):
+            raise TypeError("the file object must be binary: open it with 'rb'")
+        buffer[: len(data)] = data
+        return len(data)
+
+
+class _RawSource:
+    """A source with ``readinto``.
+
+    A buffered reader would wait until the whole buffer is full; ``readinto1`` gives what has come,
+    so that decoding begins while the other side still writes.
+    """
+
+    size = None
+
+    def __init__(self, stream: Any) -> None:
+        self._readinto = getattr(stream, "readinto1", stream.readinto)
+        widen_pipe(stream)
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        return self._readinto(buffer) or 0
+
+
+def as_source(stream: Any) -> ByteSource:
+    """A binary file object as a source of bytes."""
+    return _RawSource(stream) if hasattr(stream, "readinto") else _ReadSource(stream)
