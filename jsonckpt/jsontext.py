@@ -46,12 +46,16 @@ _SCALARS = frozenset({type(None), bool, int, float, str})
 
 
 class _Refused(Exception):
-    """A hook of the scanner refuses a token; ``token`` is its text, for :func:`_locate`."""
+    """A hook of the scanner refuses a token; ``token`` is its text, for :func:`_locate`.
 
-    def __init__(self, what: str, token: str | None = None) -> None:
+    ``limit`` is the field of :class:`jsonckpt.Limits` that it is over, if it is one.
+    """
+
+    def __init__(self, what: str, token: str | None = None, limit: str | None = None) -> None:
         super().__init__(what)
         self.what = what
         self.token = token
+        self.limit = limit
 
 
 def parse(text: bytes, *, what: str, max_depth: int = 200, max_number: int = 1000) -> Json:
@@ -65,8 +69,9 @@ def parse(text: bytes, *, what: str, max_depth: int = 200, max_number: int = 100
 
     Raises:
         FormatError: the text is not UTF-8, not JSON, or JSON that the format does not allow:
-            a byte order mark, duplicate members, ``NaN``, ``1e400``, lone surrogates, numbers or
-            nesting beyond the limits. The message says the line and column.
+            a byte order mark, duplicate members, ``NaN``, ``1e400``, lone surrogates. The message
+            says the line and column.
+        LimitError: numbers or nesting beyond the limits.
 
     >>> parse(b'{"a": [1, 2.5, null]}', what="example")
     {'a': [1, 2.5, None]}
@@ -88,7 +93,7 @@ def parse(text: bytes, *, what: str, max_depth: int = 200, max_number: int = 100
             _fail(what, text, lone.start(), "a lone surrogate, which is no character")
     if _is_deeper(plain, max_depth):
         place = _first_deeper(plain, max_depth)
-        _fail(what, text, place, f"nested deeper than {max_depth} levels")
+        _fail(what, text, place, f"nested deeper than {max_depth} levels", limit="depth")
     return _scan(text, decoded, plain, what=what, max_number=max_number)
 
 
@@ -98,12 +103,12 @@ def _scan(text: bytes, decoded: str, plain: bytes, *, what: str, max_number: int
         if math.isinf(value):
             raise _Refused(f"the number {quote(token, 40)} is too large for a float", token)
         if len(token) > max_number:
-            raise _Refused(f"a number of more than {max_number} characters", token)
+            raise _Refused(f"a number of more than {max_number} characters", token, "number_chars")
         return value
 
     def checked_int(token: str) -> int:
         if len(token) > max_number:
-            raise _Refused(f"a number of more than {max_number} characters", token)
+            raise _Refused(f"a number of more than {max_number} characters", token, "number_chars")
         return int(token)
 
     # Python calls on every integer would double the time of a parse, so they are made only where
@@ -124,12 +129,12 @@ def _scan(text: bytes, decoded: str, plain: bytes, *, what: str, max_number: int
         ) from error
     except _Refused as error:
         place = _locate(plain, decoded, error.token)
-        _fail(what, text, place, error.what, error)
+        _fail(what, text, place, error.what, error, limit=error.limit)
     except RecursionError as error:
-        raise FormatError(f"{what}: nested deeper than this Python can follow") from error
+        raise LimitError(f"{what}: nested deeper than this Python can follow") from error
     except ValueError as error:
         # The one that is left: int() on more digits than sys.get_int_max_str_digits().
-        raise FormatError(f"{what}: a number has too many digits for this Python") from error
+        raise LimitError(f"{what}: a number has too many digits for this Python") from error
 
 
 @contextmanager
@@ -165,12 +170,22 @@ def _constant(token: str) -> NoReturn:
 
 
 def _fail(
-    what: str, text: bytes, offset: int, problem: str, cause: BaseException | None = None
+    what: str,
+    text: bytes,
+    offset: int,
+    problem: str,
+    cause: BaseException | None = None,
+    *,
+    limit: str | None = None,
 ) -> NoReturn:
     start = text.rfind(b"\n", 0, offset) + 1
     line = text.count(b"\n", 0, offset) + 1
     column = len(text[start:offset].decode("utf-8", "replace")) + 1
-    raise FormatError(f"{what}: line {line} column {column}: {problem}") from cause
+    message = f"{what}: line {line} column {column}: {problem}"
+    if limit is not None:
+        hint = f"Pass limits=jsonckpt.Limits({limit}=...) if it is meant."
+        raise LimitError(message, hint=hint) from cause
+    raise FormatError(message) from cause
 
 
 def _is_deeper(plain: bytes, max_depth: int) -> bool:

@@ -191,7 +191,7 @@ def _index_rows(file: RangeReader, limits: Limits) -> list[tuple[int, int, list[
     text = bytearray(size - offset)
     file.read_range(offset, memoryview(text))
     stop = text.rfind(b',"seal":')
-    rows: Any = jsontext.parse(bytes(text[:stop]), what="the index", max_depth=4)
+    rows: Any = jsontext.parse(bytes(text[:stop]), what="the index")
     checked = []
     found: list[Any] = rows if isinstance(rows, list) else [None]
     for row in found:

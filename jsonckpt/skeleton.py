@@ -524,7 +524,7 @@ def _shallow(opening: str, max_depth: int) -> Generator[None, tuple[str, Any], A
             names.append(set())
             deep = True
             if len(names) > max_depth:
-                raise FormatError(f"a record is nested deeper than {max_depth} levels")
+                raise LimitError(f"a record is nested deeper than {max_depth} levels")
         elif event in ("end_map", "end_array"):
             names.pop()
         elif event == "map_key":

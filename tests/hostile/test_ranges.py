@@ -174,7 +174,7 @@ _members("checksum_is_an_array", lambda m: _set(m, "checksum", ["xxh3_128"]), "c
 
 # --- the index of a shard -----------------------------------------------------------------------
 
-WRONG_INDEX = (FormatError, IntegrityError, IncompleteCheckpointError)
+WRONG_INDEX = (FormatError, LimitError, IntegrityError, IncompleteCheckpointError)
 
 
 def _index(name: str, edit: Callable[[list[Any]], Any], says: str = "index|range|seal") -> None:
@@ -209,7 +209,8 @@ _index("with_a_bool", lambda rows: _set(rows[0], 0, True))
 _index("with_a_string", lambda rows: _set(rows[0], 0, "1"))
 _index("with_null", lambda rows: _set(rows, 0, None))
 _index("with_objects", lambda rows: _set(rows, 0, {"offset": 1}))
-_index("with_deep_nesting", lambda _: Raw(b"[" * 100_000 + b"]" * 100_000), "")
+_index("with_deep_nesting", lambda _: Raw(b"[" * 150 + b"]" * 150))
+_index("with_very_deep_nesting", lambda _: Raw(b"[" * 100_000 + b"]" * 100_000))
 _index("that_is_an_object", lambda _: {})
 _index("that_is_null", lambda _: None or Raw(b"null"))
 _index("with_white_space", lambda rows: Raw(str(rows).encode()))

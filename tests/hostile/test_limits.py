@@ -1,0 +1,161 @@
+"""Each limit: what is just within it loads, what is just over it is refused by its name."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import jsonckpt
+from jsonckpt import LimitError, Limits
+from tests.hostile.cases import FORMS, doors_of, refused, write
+from tests.hostile.forge import Forgery, Raw, good
+from tests.hostile.runner import Child
+
+CHECKPOINT = ("directory", "single", "zst")
+
+
+def _nothing(forgery: Forgery) -> None:
+    """The checkpoint as it is."""
+
+
+def _state(value: Any) -> Callable[[Forgery], None]:
+    def edit(forgery: Forgery) -> None:
+        forgery.state["x"] = value
+
+    return edit
+
+
+@dataclasses.dataclass(frozen=True)
+class Bound:
+    """What the forged checkpoint needs of a limit: ``needs`` loads, one less does not."""
+
+    field: str
+    needs: int
+    edit: Callable[[Forgery], None] = _nothing
+    forms: tuple[str, ...] = CHECKPOINT
+    others: dict[str, int | None] = dataclasses.field(default_factory=dict)
+
+
+BOUNDS = {
+    "tensors": Bound("tensors", 6),
+    "chunks": Bound("chunks", 3 + 2 + 2 + 3 + 1),
+    "shards": Bound("shards", 2, forms=("directory",)),
+    "name_bytes": Bound("name_bytes", 5),
+    "rank": Bound("rank", 2),
+    "chunk_bytes": Bound("chunk_bytes", 1 << 20),
+    "depth": Bound("depth", 20, _state(Raw(b"[" * 18 + b"]" * 18))),
+    "number_chars": Bound("number_chars", 100, _state(Raw(b"7" * 100))),
+    "number_chars_of_a_float": Bound("number_chars", 100, _state(Raw(b"0." + b"7" * 98))),
+    "total_floor": Bound("total_floor", 146, others={"expansion": 0}),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [
+        pytest.param(n, form, id=f"{n}-{form}")
+        for n, bound in BOUNDS.items()
+        for form in bound.forms
+    ],
+)
+def test_limit(name: str, form: str, child: Child, tmp_path: Path) -> None:
+    bound = BOUNDS[name]
+    forgery = good()
+    bound.edit(forgery)
+    path = write(forgery, form, tmp_path)
+    for door in doors_of(path):
+        outcome = child.ask(path, door, {**bound.others, bound.field: bound.needs})
+        assert not outcome.error, f"{door}: {outcome.message}"
+        lifted = child.ask(path, door, {**bound.others, bound.field: None})
+        assert not lifted.error, f"{door}: {lifted.message}"
+    limits = {**bound.others, bound.field: bound.needs - 1}
+    refused(child, path, LimitError, "limit|over|longer|deeper|more than|most", limits=limits)
+
+
+@pytest.mark.parametrize("form", CHECKPOINT)
+def test_manifest_bytes(form: str, child: Child, tmp_path: Path) -> None:
+    """The manifest, or the head of a single file."""
+    forgery = good()
+    forgery.single["metadata"] = {"padding": "x" * 10_000}
+    path = write(forgery, form, tmp_path)
+    needs = len((path / "manifest.json").read_bytes()) if form == "directory" else 12_000
+    for door in doors_of(path):
+        assert not child.ask(path, door, {"manifest_bytes": needs}).error
+    refused(child, path, LimitError, "manifest_bytes|over", limits={"manifest_bytes": 9_000})
+
+
+@pytest.mark.parametrize("form", ["zst", "directory_zst"])
+def test_zstd_window_of_a_file(form: str, child: Child, tmp_path: Path) -> None:
+    path = write(good(), form, tmp_path)
+    for door in doors_of(path):
+        assert not child.ask(path, door, {"zstd_window": 1 << 20}).error
+    refused(child, path, LimitError, "window.*zstd_window", limits={"zstd_window": 1_024})
+
+
+def test_zstd_window_of_a_chunk(child: Child, tmp_path: Path) -> None:
+    forgery = good()
+    forgery["/h"].members["chunk_bytes"] = 1 << 20
+    forgery["/h"].members["shape"] = [4096]
+    forgery["/h"].fill(bytes(8192))
+    for form in ("directory", "single"):
+        path = write(forgery, form, tmp_path)
+        assert not child.ask(path, "indexed", {"zstd_window": 8_192}).error
+        refused(child, path, LimitError, "window", limits={"zstd_window": 8_191},
+                blind=("load_into",))  # fmt: skip
+
+
+def test_expansion_counts_bytes_on_disk(child: Child, tmp_path: Path) -> None:
+    """146 bytes of tensors in some 2,000 bytes of files."""
+    for form in FORMS:
+        directory = tmp_path / form
+        directory.mkdir()
+        path = write(good(), form, directory)
+        assert not child.ask(path, "indexed", {"total_floor": 0, "expansion": 1}).error
+        refused(child, path, LimitError, "limit|over|bytes of tensors",
+                limits={"total_floor": 1, "expansion": 0})  # fmt: skip
+
+
+def test_every_limit_has_a_test() -> None:
+    tested = {bound.field for bound in BOUNDS.values()}
+    tested |= {"manifest_bytes", "zstd_window", "expansion"}
+    assert tested == {field.name for field in dataclasses.fields(Limits)}
+
+
+def test_defaults_are_those_of_the_specification() -> None:
+    assert dataclasses.asdict(Limits()) == {
+        "manifest_bytes": 64 << 20,
+        "tensors": 500_000,
+        "chunks": 4_000_000,
+        "shards": 100_000,
+        "name_bytes": 1_024,
+        "rank": 64,
+        "chunk_bytes": 64 << 20,
+        "depth": 200,
+        "number_chars": 1_000,
+        "total_floor": 1 << 30,
+        "expansion": 1_000,
+        "zstd_window": 64 << 20,
+    }
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Limits().rank = 3  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        Limits(5)  # type: ignore[call-arg]
+
+
+def test_limits_off_still_refuse_what_python_cannot_follow(child: Child, tmp_path: Path) -> None:
+    everything = {field.name: None for field in dataclasses.fields(Limits)}
+    forgery = good()
+    forgery.state["x"] = Raw(b"[" * 50_000 + b"]" * 50_000)
+    for form in ("directory", "single"):
+        path = write(forgery, form, tmp_path)
+        refused(child, path, jsonckpt.JsonckptError, "nested", limits=everything)
+    digits = good()
+    digits.state["x"] = Raw(b"7" * 5_000)
+    path = digits.write_single(tmp_path / "digits.json")
+    refused(child, path, jsonckpt.JsonckptError, "digits|characters", limits=everything)
+    assert json.loads(json.dumps(everything))["rank"] is None
