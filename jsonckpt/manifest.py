@@ -33,9 +33,9 @@ from jsonckpt.validation import (
     check_chunking,
     check_header,
     check_layout,
-    check_requires,
     check_totals,
     checksum_name,
+    creation_time,
     is_hex,
     is_size,
     kind,
@@ -133,11 +133,10 @@ def parse_manifest(text: bytes, limits: Limits) -> Manifest:
     header = check_header(value, MANIFEST_FORMAT)
     _check_seal(text, header)
     problems = Problems()
-    created_at, created_by = (
-        text_member(header, key, problems) for key in ("created_at", "created_by")
-    )
+    created_at = creation_time(header, problems)
+    created_by = text_member(header, "created_by", problems)
     checksum = checksum_name(header.get("checksum"))
-    metadata = header.get("metadata", {})
+    metadata = header.get("metadata")
     if not isinstance(metadata, dict):
         problems.add("metadata", f"expected an object, found {kind(metadata)}")
     if "state" not in header:
@@ -291,7 +290,6 @@ def _parse_entry(
 ) -> Entry:
     if not isinstance(item, dict):
         raise FormatError(f"expected an object, found {kind(item)}")
-    check_requires(item.get("requires", []))
     name, dtype, shape, device = parse_identity(item, limits)
     try:
         shard, codec = item.get("shard"), item.get("codec")
