@@ -17,6 +17,7 @@ from jsonckpt.errors import (
     IntegrityError,
     LimitError,
     UnsafePathError,
+    UnsupportedVersionError,
     quote,
 )
 from jsonckpt.facts import (
@@ -33,6 +34,7 @@ from jsonckpt.validation import (
     check_chunking,
     check_header,
     check_layout,
+    check_requires,
     check_totals,
     checksum_name,
     creation_time,
@@ -144,6 +146,7 @@ def parse_manifest(text: bytes, limits: Limits) -> Manifest:
     shards = _parse_shards(header.get("shards"), checksum, limits, problems)
     codecs = _parse_codecs(header.get("codecs"), limits, problems)
     problems.raise_if_any()
+    assert isinstance(metadata, dict)
     entries = _parse_entries(header.get("tensors"), codecs, shards, checksum, limits, problems)
     problems.raise_if_any()
     check_layout(entries, [shard.text_bytes for shard in shards], limits, problems)
@@ -278,6 +281,8 @@ def _parse_entries(
     for position, item in enumerate(value):
         try:
             entries.append(_parse_entry(item, codecs, len(shards), digits, limits))
+        except UnsupportedVersionError:
+            raise
         except (FormatError, LimitError) as error:
             problems.limit |= isinstance(error, LimitError)
             name = f" ({quote(error.tensor)})" if error.tensor else ""
@@ -290,6 +295,7 @@ def _parse_entry(
 ) -> Entry:
     if not isinstance(item, dict):
         raise FormatError(f"expected an object, found {kind(item)}")
+    check_requires(item.get("requires", []))
     name, dtype, shape, device = parse_identity(item, limits)
     try:
         shard, codec = item.get("shard"), item.get("codec")

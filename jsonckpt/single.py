@@ -51,6 +51,7 @@ def parse_head(head: Mapping[str, Any]) -> tuple[str, str, dict[str, Any], Any]:
     if not isinstance(metadata, dict):
         problems.add("metadata", "expected an object")
     problems.raise_if_any()
+    assert isinstance(metadata, dict)
     return created_at, created_by, metadata, head["state"]
 
 
