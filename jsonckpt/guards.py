@@ -19,6 +19,9 @@ _STRIDE = 1_000
 #: All below U+0020 but the white space that JSON has.
 _CONTROLS = bytes(set(range(32)) - set(b"\t\n\r"))
 _DIGITS = re.compile(rb"[0-9]*")
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+#: ijson's backend in Python takes +1 for a number.
+_PLUS = re.compile(rb"(?<![eE])\+")
 _ESCAPE = re.compile(rb"\\(?:u([0-9a-fA-F]{4})|.)", re.DOTALL)
 
 
@@ -47,6 +50,8 @@ def guard(text: bytes) -> None:
                 raise FormatError(f"a run of over {_DIGIT_RUN} digits")
     if b"\\u" in text:
         _check_escapes(text)
+    if b"+" in text and _PLUS.search(_STRING.sub(b"", text)):
+        raise FormatError("a plus sign before a number, which JSON must not have")
 
 
 def _check_escapes(text: bytes) -> None:

@@ -86,7 +86,7 @@ def parse(text: bytes, *, what: str, max_depth: int = 200, max_number: int = 100
         plain = text.replace(b"\\\\", b"__").replace(b'\\"', b"__")
         if b"\\u" in plain and (lone := _LONE_SURROGATE.search(plain)):
             _fail(what, text, lone.start(), "a lone surrogate, which is no character")
-    if _depth(plain) > max_depth:
+    if _is_deeper(plain, max_depth):
         place = _first_deeper(plain, max_depth)
         _fail(what, text, place, f"nested deeper than {max_depth} levels")
     return _scan(text, decoded, plain, what=what, max_number=max_number)
@@ -173,14 +173,15 @@ def _fail(
     raise FormatError(f"{what}: line {line} column {column}: {problem}") from cause
 
 
-def _depth(plain: bytes) -> int:
-    """The deepest nesting of a text in which no quote is escaped."""
+def _is_deeper(plain: bytes, max_depth: int) -> bool:
+    """Whether a text in which no quote is escaped is nested deeper than that."""
     marks = np.frombuffer(plain.translate(None, _NOT_STRUCTURE), np.uint8)
-    deepest = level = quotes = 0
+    level = quotes = 0
     for start in range(0, len(marks), _BLOCK):
         levels, level, quotes = _levels(marks[start : start + _BLOCK], level, quotes)
-        deepest = max(deepest, int(levels.max()))
-    return deepest
+        if int(levels.max()) > max_depth:
+            return True
+    return False
 
 
 def _levels(

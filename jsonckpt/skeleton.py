@@ -11,9 +11,10 @@ Pure: bytes in, facts out.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import ijson
 
@@ -24,6 +25,7 @@ from jsonckpt.errors import (
     FormatError,
     IncompleteCheckpointError,
     IntegrityError,
+    JsonckptError,
     LimitError,
     quote,
 )
@@ -112,7 +114,8 @@ class SkeletonReader:
         self._limits = limits
         self._on_header = on_header
         self._on_record = on_record
-        self._handle: Callable[[bytes], None] = self._record_line
+        # Plain functions, for bound methods would be references to itself.
+        self._handle: Callable[[SkeletonReader, bytes], None] = SkeletonReader._record_line
         self._in_head = whole
         self._skeleton: Hasher | None = None
         self._head_text = bytearray()
@@ -126,7 +129,9 @@ class SkeletonReader:
         self._payload_noted = False
         self._ranges: list[tuple[int, int]] = []
         self._index = bytearray()
-        events = self._assemble()
+        # ijson's C objects are unknown to the garbage collector: held from there, a reader would
+        # never be freed.
+        events = _assemble(cast("SkeletonReader", weakref.proxy(self)))
         next(events)
         self._parser = ijson.basic_parse_coro(events)
         self._send(b"[")
@@ -142,6 +147,19 @@ class SkeletonReader:
     def in_head(self) -> bool:
         """Whether the first record has not been reached."""
         return self._in_head
+
+    def longest_line(self, first: bytes) -> int:
+        """How long the next line may be that is no chunk's.
+
+        Args:
+            first: its first byte.
+        """
+        if self.header is not None:
+            return longest_tail(self.header.chunks, self.algorithm)
+        if first == b"]":
+            limit = self._limits.manifest_bytes
+            return 1 << 62 if limit is None else limit
+        return LONGEST_LINE
 
     def text(self, text: bytes) -> None:
         """Push the next piece of text that is not a payload.
@@ -161,7 +179,7 @@ class SkeletonReader:
             else:
                 self._line_start = at + begin
             self._line_end = at + stop
-            self._handle(line)
+            self._handle(self, line)
             begin = stop
         if begin < len(text):
             if not self._line:
@@ -212,7 +230,7 @@ class SkeletonReader:
                     raise no_checkpoint(self._head_text)
                 if b'"index_offset"' in self._head_text[-TRAILER_MAX:]:
                     raise reformatted()
-            if self._handle != self._trailer_line:
+            if self._handle is not SkeletonReader._trailer_line:
                 where = f" in tensor {quote(self.header.name)}" if self.header is not None else ""
                 raise IncompleteCheckpointError(
                     f"the text ends after {self.position} bytes{where}",
@@ -273,7 +291,7 @@ class SkeletonReader:
             if self._more and self.records:
                 raise FormatError("a comma after the last record")
             self._check_beside(len(line))
-            self._handle = self._trailer_line
+            self._handle = SkeletonReader._trailer_line
             self._trailer = line
             return
         if line[:1] != b"{" or not line.endswith(_CHUNKS_END):
@@ -294,7 +312,7 @@ class SkeletonReader:
         if self.header is None or self.records != count:
             raise FormatError('the head of a record must end in its member "chunks"')
         self._left = self.header.chunks
-        self._next(line, self._chunk_line if self._left else self._tail_line)
+        self._next(line, SkeletonReader._chunk_line if self._left else SkeletonReader._tail_line)
 
     def _chunk_line(self, line: bytes) -> None:
         header = self.header
@@ -305,7 +323,7 @@ class SkeletonReader:
         self._payload_noted = False
         self._left -= 1
         self._send(line)
-        self._next(line, self._chunk_line if self._left else self._tail_line)
+        self._next(line, SkeletonReader._chunk_line if self._left else SkeletonReader._tail_line)
 
     def _tail_line(self, line: bytes) -> None:
         header = self.header
@@ -325,12 +343,12 @@ class SkeletonReader:
         self._send(body)
         if self.header is not None or self.records != count + 1:
             raise FormatError("the end of a record must stand on one line", tensor=header.name)
-        self._next(line, self._record_line)
+        self._next(line, SkeletonReader._record_line)
 
     def _trailer_line(self, line: bytes) -> None:
         raise FormatError(f"{quote(line)} stands after the line that ends the file")
 
-    def _next(self, line: bytes, handle: Callable[[bytes], None]) -> None:
+    def _next(self, line: bytes, handle: Callable[[SkeletonReader, bytes], None]) -> None:
         if self._skeleton is not None:
             self._skeleton.update(line)
         self._handle = handle
@@ -379,42 +397,12 @@ class SkeletonReader:
                 self._parser.close()
             else:
                 self._parser.send(text)
-        except (ijson.JSONError, UnicodeDecodeError, ArithmeticError, SystemError) as error:
+        except JsonckptError:
+            raise
+        except (ijson.JSONError, ValueError, ArithmeticError, SystemError) as error:
+            # The C backend raises SystemError, the one in Python what json and codecs raise.
             tensor = self.header.name if self.header is not None else None
             raise FormatError(f"broken JSON: {quote(str(error))}", tensor=tensor) from error
-
-    def _assemble(self) -> Generator[None, tuple[str, Any], None]:
-        """What ijson's events mean: a coroutine that they are pushed into."""
-        yield  # the array that the records are read in
-        while True:
-            event, _ = yield
-            if event != "start_map":
-                break
-            yield from self._record()
-        while True:
-            yield
-
-    def _record(self) -> Generator[None, tuple[str, Any], None]:
-        found: dict[str, Any] = {}
-        header: Header | None = None
-        while True:
-            event, key = yield
-            if event == "end_map":
-                break
-            if key in found:
-                raise FormatError(f"the member {quote(key)} stands twice")
-            event, value = yield
-            if key == "chunks" and event == "start_array":
-                header = self._open(found)
-                found[key] = None
-                yield from _lifted(header)
-            elif event in ("start_map", "start_array"):
-                found[key] = yield from _shallow(event, self._limits.depth or 1_000)
-            else:
-                found[key] = value
-        if header is None:
-            raise FormatError("a record without chunks")
-        self._close_record(header, found)
 
     def _open(self, found: dict[str, Any]) -> Header:
         check_requires(found.get("requires", []))
@@ -473,6 +461,41 @@ class SkeletonReader:
             )
         if self._on_record is not None:
             self._on_record(record)
+
+
+def _assemble(reader: SkeletonReader) -> Generator[None, tuple[str, Any], None]:
+    """What ijson's events mean: a coroutine that they are pushed into."""
+    yield  # the array that the records are read in
+    while True:
+        event, _ = yield
+        if event != "start_map":
+            break
+        yield from _record(reader)
+    while True:
+        yield
+
+
+def _record(reader: SkeletonReader) -> Generator[None, tuple[str, Any], None]:
+    found: dict[str, Any] = {}
+    header: Header | None = None
+    while True:
+        event, key = yield
+        if event == "end_map":
+            break
+        if key in found:
+            raise FormatError(f"the member {quote(key)} stands twice")
+        event, value = yield
+        if key == "chunks" and event == "start_array":
+            header = reader._open(found)
+            found[key] = None
+            yield from _lifted(header)
+        elif event in ("start_map", "start_array"):
+            found[key] = yield from _shallow(event, reader._limits.depth or 1_000)
+        else:
+            found[key] = value
+    if header is None:
+        raise FormatError("a record without chunks")
+    reader._close_record(header, found)
 
 
 def _lifted(header: Header) -> Generator[None, tuple[str, Any], None]:

@@ -96,6 +96,12 @@ class Window:
             raise too_long(limit)
         return view
 
+    def first(self) -> bytes:
+        """The next byte, which is not taken; empty at the end of the source."""
+        while self._start == self._end and not self._finished:
+            self._fill()
+        return bytes(self._buffer[self._start : min(self._start + 1, self._end)])
+
     def through(self, mark: bytes) -> memoryview:
         """What is there up to and with ``mark``; where it is not there, all that cannot be of it.
 
@@ -155,7 +161,6 @@ def read_records(
     """
     window = Window(source)
     coder = Coder(zstd_window=limits.zstd_window)
-    skeleton_limit = limits.manifest_bytes or 1 << 62
     scratch = bytearray(_SCRATCH)
     finished: list[Record] = []
     reader = SkeletonReader(limits, whole=True, algorithm=algorithm, on_record=finished.append)
@@ -202,7 +207,10 @@ def read_records(
             reader.payload(len(payload))
             reader.text(bytes(after))
             continue
-        line = window.through(HEAD_END) if reader.in_head else window.line(skeleton_limit)
+        if reader.in_head:
+            line = window.through(HEAD_END)
+        else:
+            line = window.line(reader.longest_line(window.first()))
         if not line:
             break
         reader.text(bytes(line))

@@ -372,12 +372,12 @@ def no_tensors_line(forgery: Forgery) -> None:
     forgery.edit_shard = lambda text: text.replace(b'\n"tensors":[\n', b'\n"tensors": [\n')
 
 
-@CASES.add(LimitError, "head of a record", forms=("zst",))
+@CASES.add(LimitError, "head of a record|a line of over", forms=("zst",))
 def head_line_of_megabytes(forgery: Forgery) -> None:
     forgery["/w"].members["padding"] = "x" * (2 << 20)
 
 
-@CASES.add(LimitError, "end of a record", forms=("zst",))
+@CASES.add(LimitError, "end of a record|a line of over", forms=("zst",))
 def tail_line_of_megabytes(forgery: Forgery) -> None:
     forgery["/w"].tail["padding"] = [1] * (1 << 20)
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from jsonckpt import FormatError, IncompleteCheckpointError, IntegrityError, LimitError
-from tests.hostile.cases import PLAIN, Case, Cases, check
-from tests.hostile.forge import Forgery, Raw
+from tests.hostile.cases import PLAIN, Case, Cases, check, write
+from tests.hostile.forge import Forgery, Raw, good
 from tests.hostile.runner import Child
 
 CASES = Cases()
@@ -233,6 +233,22 @@ _encoded("with_text_in_front", lambda text: b"data = " + text)
 _encoded("of_line_feeds", lambda _: b"\n" * (20 << 20))
 _encoded("of_spaces", lambda _: b" " * (20 << 20))
 _encoded("of_nuls", lambda text: bytes(len(text)))
+
+
+def test_ijson_without_its_c_backend(tmp_path: Path) -> None:
+    """The same verdicts where ijson could not be compiled and reads in Python."""
+    child = Child(IJSON_BACKEND="python")
+    try:
+        for case in CASES:
+            if case.forms == PLAIN and "_member" in case.name:
+                directory = tmp_path / case.name
+                directory.mkdir()
+                forgery = good()
+                case.edit(forgery)
+                outcome = child.ask(write(forgery, "single", directory), "piped")
+                assert {"FormatError", "LimitError"} & set(outcome.error), (case.name, outcome)
+    finally:
+        child.close()
 
 
 @CASES.parameters()
