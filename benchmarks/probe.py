@@ -1,8 +1,8 @@
 """One operation in a fresh process, its memory watched from outside.
 
 :func:`watch` starts ``python -m benchmarks.probe OPERATION ARGUMENTS``, which imports what it
-needs, builds the state it starts from, says so, and then does the one thing. What it held before does not
-count, nor do the tensors that were asked for.
+needs, builds the state it starts from, says so, and then does the one thing. What it held before
+does not count, nor do the tensors that were asked for.
 """
 
 from __future__ import annotations
