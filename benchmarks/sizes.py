@@ -160,7 +160,7 @@ def entropy_ratio(state: State) -> float:
                 counts = np.bincount(chunk[plane :: tensor.itemsize], minlength=256)
                 share = counts[counts > 0] / counts.sum()
                 bits -= counts.sum() * float((share * np.log2(share)).sum())
-    return abs(bits) / 8 / states.nbytes(state)
+    return float(abs(bits)) / 8 / states.nbytes(state)
 
 
 def _zipnn() -> bool:

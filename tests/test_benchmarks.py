@@ -74,7 +74,9 @@ def test_plots_are_well_formed_whatever_the_labels() -> None:
     bars = plots.bars("a < b", "MB/s", {"x & y": arena.Spread(2.0, 1.0, 3.0)})
     lines = plots.lines("t", "x", "y", {"<s>": [(1.0, 10.0), (1000.0, 10.0)]})
     for svg in (bars, lines):
-        assert xml.dom.minidom.parseString(svg).documentElement.tagName == "svg"
+        root = xml.dom.minidom.parseString(svg).documentElement
+        assert root is not None
+        assert root.tagName == "svg"
     assert "nan" not in bars + lines
 
 
