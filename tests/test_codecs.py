@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+from typing import Any
 
 import numpy as np
 import pytest
@@ -85,7 +86,7 @@ def test_noise_is_judged_not_worth_compressing_and_weights_are() -> None:
 @pytest.mark.parametrize(
     ("payload", "nbytes", "why"),
     [
-        (b"QUJD", 2, "characters"),
+        (b"QUJD", 2, "3 bytes, expected 2"),
         (b"QR==", 1, "trailing bits"),
         (b"QUI", 2, "characters"),
         (b"QUJ\n", 3, "base64"),
@@ -100,7 +101,7 @@ def test_base64_has_one_spelling(payload: bytes, nbytes: int, why: str) -> None:
         decode(payload, PLAIN, "uint8", nbytes)
 
 
-def frame_of(raw: bytes, **options: bool) -> bytes:
+def frame_of(raw: bytes, **options: Any) -> bytes:
     return zstandard.ZstdCompressor(**options).compress(raw)
 
 

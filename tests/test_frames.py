@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import pytest
 import zstandard
@@ -15,7 +16,7 @@ from jsonckpt.storage import ZstdStream
 TEXT = b'{"some":"text"}\n' * 400
 
 
-def frames(text: bytes, size: int, **options: bool) -> bytes:
+def frames(text: bytes, size: int, **options: Any) -> bytes:
     compress = zstandard.ZstdCompressor(**options).compress
     return b"".join(compress(text[i : i + size]) for i in range(0, len(text), size))
 
