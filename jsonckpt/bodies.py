@@ -12,6 +12,7 @@ from jsonckpt.tree import Json
 __all__ = ["Body", "malformed", "single_member"]
 
 _INT64 = 2**63
+_KNOWN_SHOWN = 10
 
 
 def malformed(place: str, what: str) -> FormatError:
@@ -65,7 +66,8 @@ class Body:
         if type(value) is not str:
             self.refuse(member, "a string")
         if known is not None and value not in known:
-            self.refuse(member, f"one of {', '.join(known)}")
+            shown = [*known][:_KNOWN_SHOWN] + ["..."] * (len(known) > _KNOWN_SHOWN)
+            self.refuse(member, f"one of {', '.join(shown)}")
         return value
 
     def boolean(self, member: str) -> bool:

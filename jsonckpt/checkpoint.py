@@ -116,8 +116,8 @@ class Checkpoint(Mapping[str, TensorEntry]):
         self._verify = verify
         self.manifest: Manifest = container.manifest
         self.metadata: dict[str, Any] = container.manifest.metadata
-        loading = Loading(self.manifest.state, Wishes.of(None, None))
         try:
+            loading = Loading(self.manifest.state, Wishes.of(None, None))
             loading.check(self.manifest.by_name)
         except JsonckptError as error:
             error.at(file=container.path)

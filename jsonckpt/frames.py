@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from jsonckpt.errors import FormatError, IncompleteCheckpointError, LimitError
+from jsonckpt.errors import FormatError, IncompleteCheckpointError, LimitError, quote
 
 __all__ = ["FrameWatch"]
 
@@ -74,7 +74,11 @@ class FrameWatch:
         if len(data) - at < 5:
             return 0, 0
         if int.from_bytes(data[at : at + 4], "little") != _MAGIC:
-            raise FormatError("expected a zstd frame, found other bytes")
+            found = quote(bytes(data[at : at + 8]))
+            raise FormatError(
+                f"expected a zstd frame, found {found}",
+                hint="A name that ends in .zst stands for a compressed checkpoint.",
+            )
         descriptor = data[at + 4]
         single = bool(descriptor & 0x20)
         if descriptor & 0x03:

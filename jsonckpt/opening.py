@@ -340,8 +340,9 @@ def _local(path: Path) -> tuple[LocalPlace, str | None]:
         raise CheckpointNotFoundError(
             "there is no such file or directory", file=path, hint=_neighbours(path)
         ) from error
-    except OSError as error:
-        raise CheckpointNotFoundError(f"cannot open: {error.strerror}", file=path) from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise CheckpointNotFoundError(f"cannot open: {reason}", file=path) from error
     if stat.S_ISDIR(mode):
         return LocalPlace(path), None
     if path.name == MANIFEST_NAME:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from jsonckpt.errors import FormatError, LimitError, StateMismatchError, quote
+from jsonckpt.facts import Entry
 from jsonckpt.names import Selector, selector
 from jsonckpt.pipeline import default_threads
 from jsonckpt.placement import MapLocation, Placement, placement
@@ -16,6 +17,7 @@ from jsonckpt.registry import default_rules
 from jsonckpt.sharing import StateReader
 from jsonckpt.tensors import Target
 from jsonckpt.tree import OMIT, decode_state, record_of, tensor_names
+from jsonckpt.views import View
 
 __all__ = ["Loading", "Wishes", "allocate_target", "thread_count"]
 
@@ -54,7 +56,13 @@ class Loading:
         self._views: dict[str, list[tuple[str, str, Any]]] = {}
         self._tensors: dict[str, torch.Tensor] = {}
         self._chosen: set[str] = set()
+        self._bounds: dict[str, View] = {}
+        seen: dict[str, Any] = {}
         for name, tag, body in tensor_names(state):
+            if tag == "$view":
+                self._bounds[name] = View.from_json(body, f"{name}/$view")
+            if seen.setdefault(name, body) != body:
+                raise FormatError(f"the state says two things of the tensor {quote(name)}")
             record = record_of(name, body)
             self._names.append(name)
             if wishes.chosen(name):
@@ -67,11 +75,11 @@ class Loading:
         """Whether a record is needed."""
         return record in self._records
 
-    def check(self, records: Collection[str]) -> None:
+    def check(self, records: Mapping[str, Entry]) -> None:
         """Whether everything that is needed is there.
 
         Raises:
-            FormatError: the state refers to a record that is not there.
+            FormatError: the state refers to a record that is not there, or to more than it holds.
             StateMismatchError: ``include`` names what is not there.
         """
         for record in self._records:
@@ -79,6 +87,9 @@ class Loading:
                 raise FormatError(
                     f"the state refers to the tensor {quote(record)}, which is not there"
                 )
+        for name, view in self._bounds.items():
+            if view.of in records:
+                view.check(records[view.of].nbytes, f"{name}/$view")
         unmatched = self._wishes.unmatched(self._names)
         if unmatched:
             raise StateMismatchError(

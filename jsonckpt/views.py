@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -67,6 +68,21 @@ class View:
             "offset": self.offset,
         }
 
+    def check(self, nbytes: int, place: str) -> None:
+        """Whether the view lies inside a record of ``nbytes`` raw bytes.
+
+        Raises:
+            FormatError: it does not, or has more bytes than there can be.
+        """
+        if byte_count(self.dtype, self.shape) == 0:
+            if math.prod(size for size in self.shape if size) >= 2**63:
+                raise malformed(place, f"torch has no view of shape {quote(self.shape)}")
+            return
+        steps = sum((size - 1) * step for size, step in zip(self.shape, self.stride))
+        end = (self.offset + steps + 1) * DTYPES[self.dtype].itemsize
+        if end > nbytes:
+            raise malformed(place, f"the view ends at byte {end} of a record of {nbytes} bytes")
+
     def on(self, record: torch.Tensor, place: str) -> torch.Tensor:
         """The view, in the memory of ``record``.
 
@@ -76,16 +92,10 @@ class View:
         """
         dtype = torch_dtype(self.dtype)
         stride, offset = self.stride, self.offset
+        self.check(record.nbytes, place)
         if byte_count(self.dtype, self.shape) == 0:
             # Without elements they mean nothing, and could be beyond what torch can multiply.
             stride, offset = contiguous_stride(self.shape), 0
-        else:
-            last = offset + sum((size - 1) * step for size, step in zip(self.shape, stride))
-            end = (last + 1) * dtype.itemsize
-            if end > record.nbytes:
-                raise malformed(
-                    place, f"the view ends at byte {end} of a record of {record.nbytes} bytes"
-                )
         start = int(record.storage_offset()) * record.itemsize
         if start % dtype.itemsize or not record.is_contiguous():
             raise JsonckptError("the record does not lie in memory as views need it", tensor=place)

@@ -406,7 +406,7 @@ def good(algorithm: str = "xxh3_128") -> Forgery:
     ]  # fmt: skip
     state: dict[str, Any] = {name[1:]: {"$tensor": name} for name in _names(records)}
     state |= {
-        "tied": {"$tensor": "/w"},
+        "tied": {"$tied": {"name": "/tied", "of": "/w"}},
         "row": {
             "$view": {
                 "name": "/row", "of": "/w", "dtype": "float32", "shape": [4], "stride": [1],
