@@ -70,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Compare jsonckpt with its peers. A full run takes at most ten minutes and "
         "writes docs/benchmarks.md; any other run only prints, unless --output is given.",
     )
-    parser.add_argument("--quick", action="store_true", help="small states, 90 seconds")
+    parser.add_argument("--quick", action="store_true", help="small states, about 90 seconds")
     parser.add_argument(
         "--only", choices=list(GROUPS), action="append", help="one group; may be repeated"
     )

@@ -1,4 +1,4 @@
-"""Interleaved timings: each peer in a process of its own, all of them taking turns."""
+"""Interleaved timings: each program in a process of its own, all of them taking turns."""
 
 from __future__ import annotations
 
@@ -67,13 +67,13 @@ def child_environment() -> dict[str, str]:
 
 
 class _Process:
-    """The worker process of one peer."""
+    """The worker process of one program."""
 
-    def __init__(self, peer: str) -> None:
-        self.peer = peer
+    def __init__(self, program: str) -> None:
+        self._program = program
         self._unanswered: list[str] = []
         self._child = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.worker", peer],
+            [sys.executable, "-m", "benchmarks.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -99,10 +99,10 @@ class _Process:
         assert self._child.stdout is not None
         line = self._child.stdout.readline()
         if not line:
-            raise RuntimeError(f"the process of {self.peer} died during {do!r}")
+            raise RuntimeError(f"the process of {self._program} died during {do!r}")
         reply = json.loads(line)
         if "error" in reply:
-            raise RuntimeError(f"{self.peer}: {do} failed\n{reply['error']}")
+            raise RuntimeError(f"{self._program}: {do} failed\n{reply['error']}")
         return float(reply["seconds"])
 
     def close(self) -> None:
@@ -131,7 +131,7 @@ class Turn:
 
 
 class Arena:
-    """The processes of several peers that save the same state in the same directory.
+    """The processes of several programs that save the same state in the same directory.
 
     Args:
         state: a file of :func:`benchmarks.states.write_state`.
@@ -162,15 +162,15 @@ class Arena:
     def prepare(self, turns: Sequence[Turn]) -> None:
         """Warm up: everything once, untimed, and every peer's file checked bit for bit."""
         for peer in dict.fromkeys(turn.peer for turn in turns):
-            self._start(peer)  # all at once: their imports take seconds
+            self._start(_program(peer))  # all at once: their imports take seconds
         for turn in turns:
             if turn.saves:
                 self._save_once(turn.peer)
             else:
                 self._save_once(turn.peer)
-                if turn.do == "load_into" and turn.peer not in self._targets:
+                if turn.do == "load_into" and _program(turn.peer) not in self._targets:
                     self._process(turn.peer).ask("target")
-                    self._targets.add(turn.peer)
+                    self._targets.add(_program(turn.peer))
             self.take(turn)
 
     def take(self, turn: Turn) -> float:
@@ -190,7 +190,7 @@ class Arena:
     def run(self, turn: Turn) -> float:
         """The part of a turn that counts; its seconds."""
         path = self._fresh(turn) if turn.saves else self.path_of(turn.peer)
-        return self._process(turn.peer).ask(turn.do, path=str(path))
+        return self._process(turn.peer).ask(turn.do, peer=turn.peer, path=str(path))
 
     def end(self, turn: Turn) -> None:
         """Let go of what the turn left behind."""
@@ -225,21 +225,30 @@ class Arena:
         self._saved.clear()
         self._targets.clear()
 
-    def _start(self, peer: str) -> None:
-        if peer not in self._processes:
-            self._processes[peer] = _Process(peer)
-            self._processes[peer].send("state", path=str(self._state))
+    def _start(self, program: str) -> None:
+        if program not in self._processes:
+            self._processes[program] = _Process(program)
+            self._processes[program].send("state", path=str(self._state))
 
     def _process(self, peer: str) -> _Process:
-        return self._processes[peer]
+        return self._processes[_program(peer)]
 
     def _save_once(self, peer: str) -> None:
         if peer not in self._saved:
             process = self._process(peer)
-            process.ask("save", path=str(self.path_of(peer)))
-            process.ask("check", path=str(self.path_of(peer)))
+            process.ask("save", peer=peer, path=str(self.path_of(peer)))
+            process.ask("check", peer=peer, path=str(self.path_of(peer)))
             process.ask("clear")
             self._saved.add(peer)
+
+
+def _program(peer: str) -> str:
+    """Peers of one name before the dash are one program at several settings.
+
+    >>> _program("torch-fast"), _program("dcp")
+    ('torch', 'dcp')
+    """
+    return peer.partition("-")[0]
 
 
 def installed(turns: Sequence[Turn]) -> tuple[list[Turn], list[str]]:

@@ -56,10 +56,9 @@ def run(settings: Settings) -> Section:
         "async",
         "Saving behind the training loop",
         f"{bytes_text(states.nbytes(state))} of tensors, files {settings.fast.label}. Blocked is "
-        "how long the call keeps the loop; whole, until the checkpoint is there. In between the "
-        "loop "
-        f"takes its steps (matrix products, {alone * 1e3:.1f} ms each with nothing beside them), "
-        "and a step gets slower by the last column.",
+        "how long the call keeps the loop; whole, until the checkpoint is there. Meanwhile the "
+        f"loop takes its steps (matrix products, {alone * 1e3:.1f} ms each with nothing beside "
+        "them), and a step gets slower by the last column.",
     )
     rows = []
     for key, figures in found.items():

@@ -9,9 +9,10 @@ from typing import Literal
 
 from benchmarks import states
 from benchmarks.arena import Arena, Turn
+from benchmarks.peers import PEERS
 from benchmarks.settings import Place, Settings
 
-__all__ = ["FIGURES", "LABELS", "Figure", "Stage"]
+__all__ = ["FIGURES", "Figure", "Stage", "label_of"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Figure:
         where: the places that it is measured in.
         state: ``"large"``, or ``"lists"``, a smaller one for programs of some MB/s.
         group: figures with the same group share their processes and files, which go when it ends.
+        full_only: keys of turns that a quick run leaves out.
     """
 
     key: str
@@ -34,28 +36,46 @@ class Figure:
     state: Literal["large", "lists"] = "large"
     group: str = "base64"
     note: str = ""
+    full_only: tuple[str, ...] = ()
+
+    def measured_at(self, position: int, settings: Settings) -> bool:
+        """Whether it is measured in the place of that position."""
+        last = len(settings.places) - 1
+        where = "first" if settings.quick and self.where == "all" else self.where
+        return position <= last and {"first": 0, "last": last}.get(where, position) == position
 
     def turns_of(self, settings: Settings) -> tuple[Turn, ...]:
         """All turns, or those of a quick run."""
         if not settings.quick:
             return self.turns
-        return tuple(turn for turn in self.turns if turn.peer not in _FULL_ONLY)
-
-
-#: Peers that a quick run leaves out.
-_FULL_ONLY = {"tensordict", "hdf5", "own-list-zstd", "dumps", "torch-base64"}
+        return tuple(turn for turn in self.turns if turn.key not in self.full_only)
 
 
 def _turns(do: str, *peers: str) -> tuple[Turn, ...]:
     return tuple(Turn(peer, peer, do) for peer in peers)
 
 
-_BINARY = ("own", "own-file", "torch", "torch-fast", "safetensors", "dcp", "tensordict", "hdf5")
+_BINARY: tuple[str, ...] = (
+    "own",
+    "own-file",
+    "torch",
+    "torch-fast",
+    "safetensors",
+    "dcp",
+    "tensordict",
+    "hdf5",
+)
+_BINARY_FULL_ONLY = ("own-file", "tensordict", "hdf5")
 _ZSTD = ("own-zstd", "torch-zstd", "dcp-zstd")
 _LISTS = ("own-list", "own-list-zstd", "numbers", "dumps", "torch-base64")
 
 FIGURES = (
-    Figure("save", "Save, without waiting for the disk", _turns("save", *_BINARY)),
+    Figure(
+        "save",
+        "Save, without waiting for the disk",
+        _turns("save", *_BINARY),
+        full_only=_BINARY_FULL_ONLY,
+    ),
     Figure(
         "save-sync",
         "Save, and wait until the bytes are on the disk (fsync)",
@@ -63,19 +83,21 @@ FIGURES = (
         where="last",
         note="jsonckpt syncs files and directories in the order that survives a power failure; "
         "the peers sync their files.",
+        full_only=("torch-fast", "safetensors"),
     ),
     Figure(
         "load",
         "Load everything, the file in the page cache",
         _turns("load", *_BINARY),
         note="torch.load with mmap=True copies nothing: its tensors stay pages of the file.",
+        full_only=_BINARY_FULL_ONLY,
     ),
     Figure(
         "load-into",
         "Load into tensors that exist",
         _turns("load_into", "own", "dcp", "torch", "safetensors"),
         where="first",
-        note="torch: torch.load(mmap=True), copy_. safetensors: safe_open, get_tensor, copy_.",
+        full_only=("torch", "safetensors"),
     ),
     Figure(
         "stream",
@@ -90,16 +112,21 @@ FIGURES = (
         ),
         where="first",
         note="MB/s of tensor bytes in every row; the pipe carries 4/3 of them.",
+        full_only=("stream", "load", "drain_python"),
     ),
     Figure(
         "zstd-save",
         "Save with compression, without waiting for the disk",
         _turns("save", *_ZSTD, "torch"),
         where="first",
-        group="zstd",
+        full_only=("dcp-zstd",),
     ),
     Figure(
-        "zstd-load", "Load compressed", _turns("load", *_ZSTD, "torch"), where="first", group="zstd"
+        "zstd-load",
+        "Load compressed",
+        _turns("load", *_ZSTD, "torch"),
+        where="first",
+        full_only=("dcp-zstd",),
     ),
     Figure(
         "list-save",
@@ -108,6 +135,7 @@ FIGURES = (
         where="first",
         state="lists",
         group="lists",
+        full_only=("own-list-zstd", "dumps", "torch-base64"),
     ),
     Figure(
         "list-load",
@@ -116,17 +144,26 @@ FIGURES = (
         where="first",
         state="lists",
         group="lists",
+        full_only=("own-list-zstd", "dumps", "torch-base64"),
     ),
 )
 
-#: What the turns of the streaming figure are called, where the peer's own label would not do.
-LABELS = {
-    "stream_pipe": "**jsonckpt**.stream from a pipe: cat FILE \\|",
-    "stream": "**jsonckpt**.stream from a file",
-    "load": "**jsonckpt**.load of the same file, by its index",
-    "drain_cat": "the pipe alone: cat FILE \\| cat >/dev/null",
-    "drain_python": "the pipe alone: cat FILE \\| a Python loop that drops the bytes",
+#: What turns are called where the peer's own label would not do, by what they do.
+_LABELS = {
+    "own load_into": "**jsonckpt**.load_into",
+    "dcp load_into": "torch.distributed.checkpoint.load",
+    "torch load_into": "torch.load mmap=True, then copy_",
+    "safetensors load_into": "safetensors safe_open, get_tensor, copy_",
+    "own-file stream_pipe": "**jsonckpt**.stream from a pipe: cat FILE |",
+    "own-file stream": "**jsonckpt**.stream from a file",
+    "own-file drain_cat": "the pipe alone: cat FILE | cat >/dev/null",
+    "own-file drain_python": "the pipe alone: cat FILE | a Python loop that drops the bytes",
 }
+
+
+def label_of(turn: Turn) -> str:
+    """What a turn is called in tables and plots."""
+    return _LABELS.get(f"{turn.peer} {turn.do}", PEERS[turn.peer].label_of(turn.do))
 
 
 class Stage:

@@ -40,9 +40,8 @@ def run(settings: Settings) -> Section:
         "The guide's case",
         "`python -m jsonckpt.convert X.pt --output X.json --test-load` on the checkpoint of a "
         f"GPT-2 with AdamW ({size / (1 << 20):.0f} MiB, 19.3 M parameters). Seconds from the start "
-        "of the command to its end, imports included; memory is the most anonymous resident "
-        "memory beyond "
-        "the imports.",
+        "of the command to its end, imports included; memory is the most anonymous resident memory "
+        "beyond the imports.",
     )
     rows, notes = [], []
     if importlib.util.find_spec("jsonckpt.convert") is not None:

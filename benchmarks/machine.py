@@ -41,7 +41,7 @@ def machine(settings: Settings) -> Table:
         ("commit", _commit()),
         ("threads", f"torch {torch.get_num_threads()}, jsonckpt its default"),
     ]
-    return Table("The machine", ["", ""], rows)
+    return Table("The machine", ["", ""], rows, words=True)
 
 
 def _processor() -> str:
@@ -53,7 +53,7 @@ def _processor() -> str:
 
 def _vector_units() -> str:
     flags = _read("/proc/cpuinfo")
-    known = [name for name in ("avx512_vbmi", "avx512f", "avx2", "asimd") if f" {name} " in flags]
+    known = [name for name in ("avx512vbmi", "avx512f", "avx2", "asimd") if f" {name} " in flags]
     return known[0] if known else "no wide vectors"
 
 

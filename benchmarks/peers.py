@@ -53,6 +53,11 @@ class Peer:
     needs: tuple[str, ...] = ()
     suffix: str = ""
 
+    def label_of(self, do: str) -> str:
+        """The half of the label that fits: programs whose save and load differ say ``A / B``."""
+        halves = self.label.split(" / ")
+        return halves[0] if do.startswith("save") else halves[-1]
+
 
 def available(name: str) -> bool:
     """Whether all that a peer needs is installed."""
@@ -328,7 +333,7 @@ PEERS: dict[str, Peer] = {
         suffix=".pt",
     ),
     "safetensors": Peer(
-        "safetensors save_file / load_file + clone",
+        "safetensors save_file / safetensors load_file + clone",
         _safetensors_save,
         _safetensors_load,
         save_synced=partial(_then_sync, _safetensors_save),
@@ -349,7 +354,7 @@ PEERS: dict[str, Peer] = {
         _dcp_load,
     ),
     "tensordict": Peer(
-        "TensorDict.memmap / load_memmap + clone",
+        "TensorDict.memmap / TensorDict.load_memmap + clone",
         _tensordict_save,
         _tensordict_load,
         needs=("tensordict",),
@@ -368,13 +373,13 @@ PEERS: dict[str, Peer] = {
         suffix=".json",
     ),
     "numbers": Peer(
-        "the guide's script: json.dump(tolist()) / json.load + torch.tensor",
+        "the guide: json.dump(tolist()) / the guide: json.load + torch.tensor",
         _numbers_save,
         _numbers_load,
         suffix=".json",
     ),
     "dumps": Peer(
-        "json.dumps(tolist()) in one piece / json.load + torch.tensor",
+        "json.dumps(tolist()), one piece of text / json.load + torch.tensor, no tags",
         _dumps_save,
         _dumps_load,
         suffix=".json",

@@ -31,7 +31,7 @@ def bars(title: str, unit: str, figures: Mapping[str, Spread], *, own: str = "js
 
     A thin line on a bar goes from the least figure to the most.
     """
-    left, scale, row = 400, 420, 28
+    left, scale, row = 430, 420, 28
     most = max(figure.high for figure in figures.values()) or 1.0
     parts = []
     for number, (label, figure) in enumerate(figures.items()):
@@ -54,7 +54,7 @@ def lines(
     title: str, x_label: str, y_label: str, series: Mapping[str, Sequence[tuple[float, float]]]
 ) -> str:
     """A line through the points of each series; both axes logarithmic."""
-    left, top, width, height = 70, 44, 520, 260
+    left, top, width, height = 70, 60, 520, 260
     points = [point for line in series.values() for point in line]
     x_ticks, y_ticks = (_ticks([point[axis] for point in points]) for axis in (0, 1))
 
@@ -74,7 +74,7 @@ def lines(
         parts.append(f'<path d="M{left} {y:.1f}h{width}" stroke="#e4e7eb"/>')
         parts.append(_text(left - 8, y + 4, _number(tick), "end"))
     parts.append(_text(left + width / 2, top + height + 38, x_label, "middle"))
-    parts.append(_text(left, top - 8, y_label, "middle"))
+    parts.append(_text(left - 8, top - 14, y_label, "end"))
     for number, (label, line) in enumerate(series.items()):
         colour = _PALETTE[number % len(_PALETTE)]
         places = [place(*point) for point in line]

@@ -28,12 +28,13 @@ _COLUMNS = {
 }
 #: Number lists are slow for the guide's script, and their ratio does not change with the size.
 _LIST_PEERS = {"own-list-zstd", "numbers"}
-_LIST_BYTES = 8_000_000
+_LIST_BYTES, _LIST_BYTES_QUICK = 8_000_000, 1_000_000
 
 
 def run(settings: Settings) -> Section:
     """Write each kind of state with each program, and look at the files."""
     checkpoint = states.map_state(states.trained(settings.cache, quick=settings.quick))
+    most_of_lists = _LIST_BYTES_QUICK if settings.quick else _LIST_BYTES
     most = 16_000_000 if settings.quick else 80_000_000
     kinds: dict[str, Callable[[], State]] = {
         "trained fp32 weights": lambda: _part(states.weights(checkpoint), most),
@@ -52,12 +53,12 @@ def run(settings: Settings) -> Section:
         "size",
         "Size on disk",
         "Bytes of all files of a checkpoint divided by those of the file of `torch.save`. Number "
-        f"lists are measured on the first {bytes_text(_LIST_BYTES)}.",
+        f"lists are measured on the first {bytes_text(most_of_lists)}.",
     )
     for title, make in kinds.items():
         state = make()
         row = [title, bytes_text(states.nbytes(state))]
-        for peer, ratio in _ratios(state, directory):
+        for peer, ratio in _ratios(state, directory, most_of_lists):
             section.figures[f"size/{title}/{peer}"] = ratio
             row.append("" if ratio != ratio else f"{ratio:.3f}")
         rows.append(row)
@@ -81,8 +82,7 @@ def run(settings: Settings) -> Section:
             [
                 "The entropy is that of each byte plane of each 1 MiB chunk: the best that a coder "
                 "can do without a model of the order of values; zstd may find repeats beyond it. "
-                "Of "
-                "tensors of a few KB it says too little.",
+                "Of tensors of a few KB it says too little.",
                 *([] if _zipnn() else ["ZipNN: not installed."]),
             ],
         )
@@ -113,8 +113,8 @@ def _random_bits(size: int) -> torch.Tensor:
     return torch.frombuffer(bytearray(bits), dtype=torch.float32)
 
 
-def _ratios(state: State, directory: Path) -> Iterator[tuple[str, float]]:
-    small = _part(state, _LIST_BYTES)
+def _ratios(state: State, directory: Path, lists: int) -> Iterator[tuple[str, float]]:
+    small = _part(state, lists)
     whole, part = (_written(each, "torch", directory) for each in (state, small))
     for peer in _COLUMNS:
         if not available(peer):
@@ -160,7 +160,7 @@ def entropy_ratio(state: State) -> float:
                 counts = np.bincount(chunk[plane :: tensor.itemsize], minlength=256)
                 share = counts[counts > 0] / counts.sum()
                 bits -= counts.sum() * float((share * np.log2(share)).sum())
-    return abs(bits) / 8 / states.nbytes(state)
+    return float(abs(bits)) / 8 / states.nbytes(state)
 
 
 def _zipnn() -> bool:

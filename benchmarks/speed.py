@@ -12,8 +12,7 @@ import pytest
 
 from benchmarks.arena import ROOT, Spread, ratios, speeds
 from benchmarks.conftest import PLUGIN
-from benchmarks.figures import FIGURES, LABELS, Figure
-from benchmarks.peers import PEERS
+from benchmarks.figures import FIGURES, Figure, label_of
 from benchmarks.plots import bars
 from benchmarks.settings import Settings
 from benchmarks.tables import Section, Table, bytes_text, times
@@ -84,7 +83,7 @@ def _add(
     shown = [place for place in settings.places if place.key in here]
     columns = [bytes_text(next(iter(here.values()))["bytes"])]
     turns = figure.turns_of(settings)
-    rows = {turn.key: [_label(turn.key, turn.peer)] for turn in turns}
+    rows = {turn.key: [label_of(turn)] for turn in turns}
     for place in shown:
         info = here[place.key]
         columns += [f"MB/s {place.label}", "jsonckpt is"]
@@ -105,16 +104,12 @@ def _add(
         f"{figure.title} ({shown[0].label})",
         "MB/s",
         {
-            _label(turn.key, turn.peer): speed
+            label_of(turn): speed
             for turn in turns
             for key, speed in speeds(first["seconds"], first["bytes"]).items()
             if key == turn.key
         },
     )
-
-
-def _label(key: str, peer: str) -> str:
-    return PEERS[peer].label if key == peer else LABELS[key]
 
 
 def _ratio_text(ratio: Spread) -> str:

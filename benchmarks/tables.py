@@ -10,17 +10,18 @@ __all__ = ["Section", "Table", "bytes_text", "mib", "times"]
 
 @dataclass(frozen=True)
 class Table:
-    """A table; the first column is text, the others are figures."""
+    """A table; the first column is text, the others are figures unless ``words``."""
 
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     notes: Sequence[str] = ()
+    words: bool = False
 
     def markdown(self) -> str:
         """For ``docs/benchmarks.md``."""
         lines = [f"**{self.title}**", "", _row(self.columns)]
-        lines.append(_row([":--", *["--:"] * (len(self.columns) - 1)]))
+        lines.append(_row([":--", *[":--" if self.words else "--:"] * (len(self.columns) - 1)]))
         lines += [_row(row) for row in self.rows]
         lines += ["", *(f"- {note}" for note in self.notes)] if self.notes else []
         return "\n".join(lines) + "\n"
@@ -32,7 +33,10 @@ class Table:
         lines = [self.title, "-" * len(self.title)]
         for row in cells:
             first = row[0].ljust(widths[0])
-            rest = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:])]
+            rest = [
+                cell if self.words else cell.rjust(width)
+                for cell, width in zip(row[1:], widths[1:])
+            ]
             lines.append("  ".join([first, *rest]).rstrip())
         lines += [f"  * {note}" for note in self.notes]
         return "\n".join(lines) + "\n"
@@ -59,7 +63,7 @@ class Section:
 
 
 def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
 def mib(size: float) -> str:

@@ -13,16 +13,7 @@ import pytest
 from benchmarks.arena import Turn, installed
 from benchmarks.conftest import PLUGIN
 from benchmarks.figures import FIGURES, Figure, Stage
-from benchmarks.settings import Place, Settings
-
-
-def place_of(settings: Settings, figure: Figure, position: int) -> Place:
-    """The place of that position, when the figure is measured there."""
-    only = {"first": 0, "last": len(settings.places) - 1}.get(figure.where, position)
-    if position >= len(settings.places) or only != position:
-        pytest.skip("not measured in this place")
-    return settings.places[position]
-
+from benchmarks.settings import Settings
 
 ORDER = [
     (position, figure)
@@ -44,7 +35,9 @@ def test_speed(
     figure: Figure,
     pytestconfig: pytest.Config,
 ) -> None:
-    place = place_of(settings, figure, position)
+    if not figure.measured_at(position, settings):
+        pytest.skip("not measured in this place")
+    place = settings.places[position]
     with_peers = pytestconfig.pluginmanager.has_plugin(PLUGIN) or pytestconfig.getoption(
         "--with-peers"
     )

@@ -1,7 +1,7 @@
-"""The process of one peer: does what it is told over its standard input, one JSON line at a time.
+"""The process of one program: does what it is told over its standard input, by JSON lines.
 
-``python -m benchmarks.worker PEER``. It is kept for all rounds, so that each peer is measured in
-the steady state of its own allocator and of nobody else's.
+``python -m benchmarks.worker``. It is kept for all rounds, so that each program is measured in the
+steady state of its own allocator and of nobody else's.
 """
 
 from __future__ import annotations
@@ -19,15 +19,14 @@ from typing import Any, TextIO
 
 import torch
 
-from benchmarks.peers import PEERS, Peer
+from benchmarks.peers import PEERS
 from benchmarks.states import State, map_state
 
 
 class Worker:
-    """What one peer has in hand between two commands."""
+    """What a program has in hand between two commands. ``peer`` is it at one of its settings."""
 
-    def __init__(self, peer: Peer) -> None:
-        self._peer = peer
+    def __init__(self) -> None:
         self._state: State = {}
         self._target: State = {}
         self._loaded: State | None = None
@@ -40,51 +39,57 @@ class Worker:
         """Make tensors to load into, every page of them touched."""
         self._target = {name: torch.ones_like(tensor) for name, tensor in self._state.items()}
 
-    def save(self, path: str) -> None:
+    def save(self, peer: str, path: str) -> None:
         """Save without waiting for the disk."""
-        self._peer.save(self._state, Path(path))
+        PEERS[peer].save(self._state, Path(path))
 
-    def save_synced(self, path: str) -> None:
+    def save_synced(self, peer: str, path: str) -> None:
         """Save and wait until it is on the disk."""
-        assert self._peer.save_synced is not None
-        self._peer.save_synced(self._state, Path(path))
+        save = PEERS[peer].save_synced
+        assert save is not None
+        save(self._state, Path(path))
 
-    def load(self, path: str) -> None:
+    def load(self, peer: str, path: str) -> None:
         """Load everything."""
-        self._loaded = self._peer.load(Path(path))
+        self._loaded = PEERS[peer].load(Path(path))
 
-    def load_into(self, path: str) -> None:
+    def load_into(self, peer: str, path: str) -> None:
         """Load into the tensors of :meth:`target`."""
-        assert self._peer.load_into is not None
-        self._peer.load_into(self._target, Path(path))
+        load = PEERS[peer].load_into
+        assert load is not None
+        load(self._target, Path(path))
 
-    def stream(self, path: str) -> None:
+    def stream(self, peer: str, path: str) -> None:
         """Read forward from a file object."""
-        assert self._peer.stream is not None
+        stream = PEERS[peer].stream
+        assert stream is not None
         with open(path, "rb") as file:
-            self._loaded = self._peer.stream(file)
+            self._loaded = stream(file)
 
-    def stream_pipe(self, path: str) -> None:
+    def stream_pipe(self, peer: str, path: str) -> None:
         """Read forward from ``cat FILE |``."""
-        assert self._peer.stream is not None
+        stream = PEERS[peer].stream
+        assert stream is not None
         with subprocess.Popen(["cat", path], stdout=subprocess.PIPE) as cat:
-            self._loaded = self._peer.stream(cat.stdout)
+            self._loaded = stream(cat.stdout)
 
-    def drain_cat(self, path: str) -> None:
+    def drain_cat(self, peer: str, path: str) -> None:
         """What the pipe itself carries: ``cat FILE | cat >/dev/null``."""
+        del peer
         subprocess.run(["sh", "-c", 'cat "$1" | cat >/dev/null', "sh", path], check=True)
 
-    def drain_python(self, path: str) -> None:
+    def drain_python(self, peer: str, path: str) -> None:
         """What a Python process can take from ``cat FILE |`` when it drops the bytes."""
+        del peer
         buffer = bytearray(1 << 20)
         with subprocess.Popen(["cat", path], stdout=subprocess.PIPE) as cat:
             assert cat.stdout is not None
             while os.readv(cat.stdout.fileno(), [buffer]):
                 pass
 
-    def check(self, path: str) -> None:
+    def check(self, peer: str, path: str) -> None:
         """Whether loading gives the very bytes that were saved, once, outside all timings."""
-        loaded = self._peer.load(Path(path))
+        loaded = PEERS[peer].load(Path(path))
         for name, tensor in self._state.items():
             found = loaded[name]
             if found.dtype != tensor.dtype or not torch.equal(found, tensor):
@@ -120,7 +125,7 @@ def private_output() -> TextIO:
 def main() -> None:
     """Serve until the standard input ends."""
     answers = private_output()
-    worker = Worker(PEERS[sys.argv[1]])
+    worker = Worker()
     for line in sys.stdin:
         print(json.dumps(answer(worker, json.loads(line))), file=answers, flush=True)
 

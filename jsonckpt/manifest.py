@@ -17,6 +17,7 @@ from jsonckpt.errors import (
     IntegrityError,
     LimitError,
     UnsafePathError,
+    UnsupportedVersionError,
     quote,
 )
 from jsonckpt.facts import (
@@ -36,6 +37,7 @@ from jsonckpt.validation import (
     check_requires,
     check_totals,
     checksum_name,
+    creation_time,
     is_hex,
     is_size,
     kind,
@@ -133,11 +135,10 @@ def parse_manifest(text: bytes, limits: Limits) -> Manifest:
     header = check_header(value, MANIFEST_FORMAT)
     _check_seal(text, header)
     problems = Problems()
-    created_at, created_by = (
-        text_member(header, key, problems) for key in ("created_at", "created_by")
-    )
+    created_at = creation_time(header, problems)
+    created_by = text_member(header, "created_by", problems)
     checksum = checksum_name(header.get("checksum"))
-    metadata = header.get("metadata", {})
+    metadata = header.get("metadata")
     if not isinstance(metadata, dict):
         problems.add("metadata", f"expected an object, found {kind(metadata)}")
     if "state" not in header:
@@ -145,6 +146,7 @@ def parse_manifest(text: bytes, limits: Limits) -> Manifest:
     shards = _parse_shards(header.get("shards"), checksum, limits, problems)
     codecs = _parse_codecs(header.get("codecs"), limits, problems)
     problems.raise_if_any()
+    assert isinstance(metadata, dict)
     entries = _parse_entries(header.get("tensors"), codecs, shards, checksum, limits, problems)
     problems.raise_if_any()
     check_layout(entries, [shard.text_bytes for shard in shards], limits, problems)
@@ -279,6 +281,8 @@ def _parse_entries(
     for position, item in enumerate(value):
         try:
             entries.append(_parse_entry(item, codecs, len(shards), digits, limits))
+        except UnsupportedVersionError:
+            raise
         except (FormatError, LimitError) as error:
             problems.limit |= isinstance(error, LimitError)
             name = f" ({quote(error.tensor)})" if error.tensor else ""

@@ -123,9 +123,13 @@ def require_memory(tensor: torch.Tensor) -> None:
         UnsupportedTypeError: the tensor reaches beyond its storage, as the parameters of a model
             do that an engine has sharded and freed.
     """
-    if tensor.numel() == 0:
+    count = tensor.numel()
+    if count == 0:
         return
-    last = sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride()))
+    if tensor.is_contiguous():
+        last = count - 1
+    else:
+        last = sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride()))
     needed = (int(tensor.storage_offset()) + last + 1) * tensor.itemsize
     found = tensor.untyped_storage().nbytes()
     if found < needed:

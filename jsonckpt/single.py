@@ -23,6 +23,7 @@ from jsonckpt.validation import (
     Problems,
     check_layout,
     check_totals,
+    creation_time,
     no_checkpoint,
     reformatted,
     same_totals,
@@ -44,12 +45,13 @@ def parse_head(head: Mapping[str, Any]) -> tuple[str, str, dict[str, Any], Any]:
             hint="Open the directory that holds its manifest.json, or use jsonckpt.stream.",
         )
     problems = Problems()
-    created_at = text_member(dict(head), "created_at", problems)
+    created_at = creation_time(dict(head), problems)
     created_by = text_member(dict(head), "created_by", problems)
-    metadata = head.get("metadata", {})
+    metadata = head.get("metadata")
     if not isinstance(metadata, dict):
         problems.add("metadata", "expected an object")
     problems.raise_if_any()
+    assert isinstance(metadata, dict)
     return created_at, created_by, metadata, head["state"]
 
 

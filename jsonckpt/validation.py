@@ -29,6 +29,7 @@ from jsonckpt.limits import Limits, exceeds
 #: Features that ``requires`` may name. Version 1 defines none.
 KNOWN_FEATURES: frozenset[str] = frozenset()
 _MAX_SIZE = (1 << 63) - 1
+_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 _SAVE_ID = re.compile(r"[0-9a-f]{32}")
 _BAD_NAME = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 _PROBLEMS_SHOWN = 5
@@ -246,8 +247,18 @@ def reformatted() -> FormatError:
 
 
 def same_totals(found: object, expected: dict[str, int]) -> bool:
-    """Whether ``totals`` says what it must, in integers."""
-    return isinstance(found, dict) and found == expected and {int} == set(map(type, found.values()))
+    """Whether ``totals`` says what it must, in integers; it may say more."""
+    return isinstance(found, dict) and all(
+        type(found.get(key)) is int and found[key] == value for key, value in expected.items()
+    )
+
+
+def creation_time(header: dict[str, Any], problems: Problems) -> str:
+    """The member ``created_at``: UTC, to the second."""
+    value = text_member(header, "created_at", problems)
+    if value and not _TIME.fullmatch(value):
+        problems.add("created_at", f"{quote(value)} is not YYYY-MM-DDTHH:MM:SSZ")
+    return value
 
 
 def longest_tail(chunks: int, algorithm: str | None) -> int:

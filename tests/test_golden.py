@@ -20,7 +20,8 @@ import torch
 
 import jsonckpt
 from tests import independent_reader
-from tests.golden.expected import CASES, DTYPES, NEWER_DTYPES, Case
+from tests.golden.cases import CASES, Case
+from tests.golden.elements import DTYPES, NEWER_DTYPES
 from tests.golden.make_v1 import FOLDER, files, main
 from tests.schemas import validate_checkpoint
 from tests.support import difference

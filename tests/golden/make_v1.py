@@ -12,7 +12,7 @@ import warnings
 from pathlib import Path
 
 import jsonckpt
-from tests.golden.expected import CASES
+from tests.golden.cases import CASES
 
 FOLDER = Path(__file__).parent / "v1"
 DIGESTS = Path(__file__).parent / "v1.sha256.json"

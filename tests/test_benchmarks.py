@@ -1,0 +1,106 @@
+"""The benchmarks' own arithmetic, and that their aims name figures which are measured."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import math
+import xml.dom.minidom
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import arena, plots, sizes, states
+from benchmarks.figures import FIGURES, label_of
+from benchmarks.peers import PEERS, available
+from benchmarks.tables import Table
+from benchmarks.targets import TARGETS, target_table
+
+MODULES = ("arena", "growth", "settings", "sizes", "tables")
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_in_docstrings_hold(name: str) -> None:
+    result = doctest.testmod(importlib.import_module(f"benchmarks.{name}"))
+    assert result.attempted > 0
+    assert result.failed == 0
+
+
+def speed_figures() -> Iterator[str]:
+    for figure in FIGURES:
+        for place in ("memory", "disk"):
+            for turn in figure.turns:
+                yield f"{figure.key}/{place}/{turn.key}"
+                yield f"{figure.key}/{place}/{turn.key}/ratio"
+
+
+def test_every_speed_target_names_a_figure_that_is_measured() -> None:
+    known = set(speed_figures())
+    groups = {figure.key for figure in FIGURES}
+    wanted = [target.figure for target in TARGETS if target.figure.split("/")[0] in groups]
+    assert wanted
+    assert [figure for figure in wanted if figure not in known] == []
+
+
+def test_turns_of_a_figure_have_different_keys_and_labels() -> None:
+    for figure in FIGURES:
+        assert len({turn.key for turn in figure.turns}) == len(figure.turns)
+        assert len({label_of(turn) for turn in figure.turns}) == len(figure.turns), figure.key
+
+
+def test_a_target_is_reached_on_its_side_only() -> None:
+    table = target_table({"load/memory/torch/ratio": 1.4, "open/own/seconds": 1.6})
+    verdicts = {row[0]: row[-1] for row in table.rows}
+    assert verdicts["load base64 / torch.load"] == "yes"
+    assert verdicts["open, and the first of 100,000 tensors"] == "no"
+    assert verdicts["save zstd / torch.save"] == ""
+
+
+def test_entropy_of_known_planes() -> None:
+    ramp = torch.arange(256, dtype=torch.uint8).repeat(64)
+    assert math.isclose(sizes.entropy_ratio({"ramp": ramp}), 1.0)
+    halves = torch.zeros(1024, dtype=torch.int16)
+    halves[::2] = 1  # one bit in the low plane, none in the high one
+    assert math.isclose(sizes.entropy_ratio({"halves": halves}), 1 / 16)
+
+
+def test_ratios_compare_the_turns_of_one_round() -> None:
+    assert arena.ratios([2.0, 9.0, 4.0], [1.0, 3.0, 4.0]) == arena.Spread(2.0, 1.0, 3.0)
+
+
+def test_plots_are_well_formed_whatever_the_labels() -> None:
+    bars = plots.bars("a < b", "MB/s", {"x & y": arena.Spread(2.0, 1.0, 3.0)})
+    lines = plots.lines("t", "x", "y", {"<s>": [(1.0, 10.0), (1000.0, 10.0)]})
+    for svg in (bars, lines):
+        root = xml.dom.minidom.parseString(svg).documentElement
+        assert root is not None
+        assert root.tagName == "svg"
+    assert "nan" not in bars + lines
+
+
+def test_cells_of_a_markdown_table_stay_apart() -> None:
+    text = Table("t", ["", "a"], [["x | y", "1"]]).markdown()
+    assert r"| x \| y | 1 |" in text
+
+
+@pytest.mark.parametrize("peer", [peer for peer in PEERS if available(peer)])
+def test_every_peer_gives_back_what_it_saved(peer: str, tmp_path: Path) -> None:
+    state = {"a": torch.randn(300, 7), "b.c": torch.randn(5)}
+    path = tmp_path / f"saved{PEERS[peer].suffix}"
+    PEERS[peer].save(state, path)
+    loaded = PEERS[peer].load(path)
+    assert loaded.keys() == state.keys()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in state.items())
+
+
+def test_large_state_repeats_no_bytes() -> None:
+    weight = torch.randn(64, 16)
+    checkpoint = {
+        "model_state_dict": {"wte.weight": weight, "lm_head.weight": weight},
+        "optimizer_state_dict": {"state": {0: {"exp_avg": weight + 1, "exp_avg_sq": weight + 2}}},
+    }
+    state = states.large(checkpoint, 5 * weight.nbytes)
+    assert states.nbytes(state) == 5 * weight.nbytes
+    assert not torch.equal(state["0.wte.weight.weight"], state["1.wte.weight.weight"])

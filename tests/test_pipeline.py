@@ -1,0 +1,127 @@
+"""Jobs in order on several threads, and lanes side by side."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from jsonckpt.pipeline import run_lanes, run_ordered
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_turns_come_in_order_whatever_the_work_takes(threads: int) -> None:
+    order: list[int] = []
+    landed: list[int] = []
+
+    def work(_: object, job: int) -> int:
+        time.sleep(0.002 * (job % 3))
+        return job * job
+
+    def turn(job: int, worked: int) -> int:
+        assert worked == job * job
+        order.append(job)
+        return worked
+
+    run_ordered(
+        range(30),
+        threads=threads,
+        worker=object,
+        work=work,
+        turn=turn,
+        land=lambda _, placed: landed.append(placed),
+    )
+    assert order == list(range(30))
+    assert sorted(landed) == [job * job for job in range(30)]
+
+
+def test_each_thread_has_a_worker_of_its_own() -> None:
+    used: dict[int, set[int]] = {}
+
+    def work(worker: list[Any], _: int) -> None:
+        used.setdefault(id(worker), set()).add(threading.get_ident())
+        time.sleep(0.001)
+
+    workers: list[list[Any]] = []
+
+    def make() -> list[Any]:
+        workers.append([])
+        return workers[-1]
+
+    run_ordered(range(40), threads=3, worker=make, work=work, turn=lambda job, _: job)
+    assert len(workers) == 3
+    assert all(len(threads) == 1 for threads in used.values())
+
+
+@pytest.mark.parametrize("stage", ["work", "turn", "land", "worker", "done"])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_first_error_stops_all_and_is_raised(stage: str, threads: int) -> None:
+    def fail(here: str, job: int) -> None:
+        if here == stage and job >= 5:
+            raise ZeroDivisionError(here)
+
+    turned: list[int] = []
+
+    def turn(job: int, _: object) -> int:
+        fail("turn", job)
+        turned.append(job)
+        return job
+
+    def worker() -> None:
+        fail("worker", 5)
+
+    with pytest.raises(ZeroDivisionError, match=stage):
+        run_ordered(
+            range(1000),
+            threads=threads,
+            worker=worker,
+            work=lambda _, job: fail("work", job),
+            turn=turn,
+            land=lambda _, job: fail("land", job),
+            done=lambda job: fail("done", job),
+        )
+    assert turned == list(range(len(turned)))
+    assert len(turned) < 20
+    assert not [t for t in threading.enumerate() if t.name.startswith("jsonckpt-")]
+
+
+def test_an_error_of_the_source_of_jobs_is_raised() -> None:
+    def jobs() -> Any:
+        yield 1
+        raise KeyError("jobs")
+
+    with pytest.raises(KeyError, match="jobs"):
+        run_ordered(
+            jobs(), threads=2, worker=object, work=lambda _, job: job, turn=lambda job, _: job
+        )
+
+
+def test_lanes_give_results_in_order() -> None:
+    def work(job: int, check: Any) -> int:
+        time.sleep(0.01 * (3 - job))
+        check()
+        return job * 10
+
+    assert run_lanes([0, 1, 2], work, threads=3) == [0, 10, 20]
+    assert run_lanes([], work, threads=1) == []
+
+
+def test_a_failing_lane_stops_the_others_at_their_next_check() -> None:
+    checks = 0
+
+    def work(job: int, check: Any) -> None:
+        nonlocal checks
+        if job == 1:
+            raise ZeroDivisionError("lane 1")
+        for _ in range(10_000):
+            time.sleep(0.001)
+            checks += 1
+            check()
+
+    began = time.monotonic()
+    with pytest.raises(ZeroDivisionError, match="lane 1"):
+        run_lanes([0, 1], work, threads=2)
+    assert checks < 1_000
+    assert time.monotonic() - began < 5

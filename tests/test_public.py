@@ -1,0 +1,165 @@
+"""The public face as literals: whoever changes a name, an argument or an error changes this."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import pytest
+
+import jsonckpt
+
+NAMES = [
+    "Checkpoint",
+    "CheckpointExistsError",
+    "CheckpointNotFoundError",
+    "DurabilityUncertainError",
+    "FormatError",
+    "IncompleteCheckpointError",
+    "IntegrityError",
+    "JsonckptError",
+    "LimitError",
+    "Limits",
+    "LoadResult",
+    "SaveResult",
+    "StateMismatchError",
+    "TensorEntry",
+    "UnsafePathError",
+    "UnsupportedTypeError",
+    "UnsupportedVersionError",
+    "VerifyReport",
+    "WriteError",
+    "__version__",
+    "load",
+    "load_into",
+    "open",
+    "register",
+    "save",
+    "stream",
+    "verify",
+]
+
+#: Arguments in order; "*" stands before those that go by name only.
+SIGNATURES = {
+    "save": (
+        "state, path, *, encoding='base64', compression=None, compression_level=None, "
+        "filter='auto', chunk_size='1MiB', max_shard_size='5GB', checksum='xxh3_128', "
+        "metadata=None, overwrite=True, threads=None, progress=False, storage_options=None, "
+        "sync=True"
+    ),
+    "load": (
+        "path, map_location=None, *, include=None, exclude=None, weights_only=True, verify=True, "
+        "threads=None, progress=False, limits=None, storage_options=None"
+    ),
+    "load_into": (
+        "target, path, *, strict=True, include=None, exclude=None, cast=False, verify=True, "
+        "threads=None, progress=False, limits=None, storage_options=None"
+    ),
+    "open": "path, *, verify=True, threads=None, limits=None, storage_options=None",
+    "stream": (
+        "source, map_location=None, *, include=None, exclude=None, verify=True, limits=None, "
+        "storage_options=None"
+    ),
+    "verify": "path, *, threads=None, progress=False, limits=None, storage_options=None",
+    "register": "cls, tag=None, to_json=None, from_json=None",
+}
+
+FIELDS = {
+    "SaveResult": [
+        "path",
+        "save_id",
+        "digest",
+        "tensors",
+        "nbytes",
+        "stored_bytes",
+        "files",
+        "seconds",
+        "durability",
+    ],
+    "LoadResult": ["loaded", "missing", "unexpected", "mismatched"],
+    "VerifyReport": ["path", "problems", "tensors", "nbytes", "files"],
+    "Limits": [
+        "manifest_bytes",
+        "tensors",
+        "chunks",
+        "shards",
+        "name_bytes",
+        "rank",
+        "chunk_bytes",
+        "depth",
+        "number_chars",
+        "total_floor",
+        "expansion",
+        "zstd_window",
+    ],
+}
+
+#: Each error with its direct bases.
+ERRORS = {
+    "JsonckptError": ["Exception"],
+    "FormatError": ["JsonckptError", "ValueError"],
+    "UnsupportedVersionError": ["FormatError"],
+    "UnsafePathError": ["FormatError"],
+    "LimitError": ["JsonckptError", "ValueError"],
+    "IntegrityError": ["JsonckptError"],
+    "IncompleteCheckpointError": ["JsonckptError"],
+    "CheckpointNotFoundError": ["JsonckptError", "FileNotFoundError"],
+    "CheckpointExistsError": ["JsonckptError", "FileExistsError"],
+    "StateMismatchError": ["JsonckptError"],
+    "UnsupportedTypeError": ["JsonckptError", "TypeError"],
+    "WriteError": ["JsonckptError", "OSError"],
+    "DurabilityUncertainError": ["WriteError"],
+}
+
+
+def arguments(function: Any) -> str:
+    parts = []
+    starred = False
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and not starred:
+            starred = True
+            parts.append("*")
+        default = parameter.default
+        given = "" if default is inspect.Parameter.empty else f"={default!r}"
+        parts.append(parameter.name + given)
+    return ", ".join(parts)
+
+
+def test_the_names() -> None:
+    assert sorted(jsonckpt.__all__) == NAMES
+    assert all(hasattr(jsonckpt, name) for name in NAMES)
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_signatures(name: str) -> None:
+    assert arguments(getattr(jsonckpt, name)) == SIGNATURES[name]
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_fields_of_results(name: str) -> None:
+    assert list(getattr(jsonckpt, name).__dataclass_fields__) == FIELDS[name]
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_the_tree_of_errors(name: str) -> None:
+    assert [base.__name__ for base in getattr(jsonckpt, name).__bases__] == ERRORS[name]
+
+
+def test_every_error_is_listed() -> None:
+    classes = [name for name in NAMES if name.endswith("Error")]
+    assert sorted(ERRORS) == sorted(classes)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_public_says_what_it_is(name: str) -> None:
+    if name != "__version__":
+        assert inspect.getdoc(getattr(jsonckpt, name))
+
+
+def test_errors_carry_what_a_program_asks_for() -> None:
+    error = jsonckpt.WriteError("no", errno=28, file="a", tensor="/w", chunk=3, hint="Do.")
+    assert (error.errno, error.file, error.tensor, error.chunk) == (28, "a", "/w", 3)
+    assert str(error) == "a: tensor '/w': chunk 3: no. Do."
+    mismatch = jsonckpt.StateMismatchError("x", missing=["/a"], unexpected=["/b"], mismatched=["c"])
+    assert (mismatch.missing, mismatch.unexpected, mismatch.mismatched) == (["/a"], ["/b"], ["c"])
+    assert str(mismatch) == "x\n  missing: '/a'\n  unexpected: '/b'\n  mismatched: 'c'"
