@@ -154,7 +154,11 @@ class Checkpoint(Mapping[str, TensorEntry]):
     def state(self) -> Any:
         """The state tree with a :class:`TensorEntry` in the place of each tensor. Reads no tensor,
         except those that NumPy arrays lie in."""
-        return decode_state(self.manifest.state, _LazyDoor(self), rules=default_rules())
+        try:
+            return decode_state(self.manifest.state, _LazyDoor(self), rules=default_rules())
+        except JsonckptError as error:
+            error.at(file=self._container.path)
+            raise
 
     def load(
         self,
@@ -229,9 +233,11 @@ class _LazyDoor:
         raise FormatError(f"{tag} at {place} holds no tensor")
 
     def get_array(self, body: Any, place: str) -> Any:
-        for name, _, _ in tensor_names(body):
-            tensor = self._checkpoint[name].load("cpu")
-            return StateReader({name: tensor}, {name}).get_array(body, place)
+        for name, _, inner in tensor_names(body):
+            record = record_of(name, inner)
+            entry = self._checkpoint.manifest.by_name[record]
+            tensor = self._checkpoint._load(entry, record, None, "cpu")
+            return StateReader({record: tensor}, {name}).get_array(body, place)
         raise FormatError(f"the array at {place} holds no tensor")
 
 

@@ -129,7 +129,7 @@ def _answer(job: dict[str, Any], watch: Watch) -> dict[str, Any]:
         answer["message"] = str(error)
     else:
         events = watch.end()
-        answer["value"] = repr(value)[:10_000]
+        answer["value"] = type(value).__name__
     answer["seconds"] = time.process_time() - began
     answer["wall"] = time.perf_counter() - began_wall
     answer["growth"] = max(0, _status("VmHWM:") - before)
