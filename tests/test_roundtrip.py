@@ -65,7 +65,9 @@ def tensors(draw: st.DrawFn) -> torch.Tensor:
 def layouts(draw: st.DrawFn) -> Any:
     """A tensor as programs hold it: plain, transposed, strided, a parameter, two that share."""
     tensor = draw(tensors())
-    kind = draw(st.sampled_from(["plain", "plain", "t", "step", "grad", "parameter", "tie", "view"]))
+    kind = draw(
+        st.sampled_from(["plain", "plain", "t", "step", "grad", "parameter", "tie", "view"])
+    )
     if kind == "t" and tensor.dim() == 2:
         return tensor.t()
     if kind == "step" and tensor.dim():
