@@ -247,6 +247,10 @@ def _match_optimizer(value: Any, optimizer: torch.optim.Optimizer, place: str, p
         hyper = {key: item for key, item in saved.items() if key != "params"}
         plan.want(hyper)
         plan.then(partial(_update, group, hyper))
+    for number, (tensor, _) in parameter.items():
+        if number not in states and tensor in optimizer.state:
+            below = join(join(place, "state"), str(number))
+            plan.missing += tensors_below(optimizer.state[tensor], below)
     for number, saved in states.items():
         below = join(join(place, "state"), str(number))
         if number not in parameter or not isinstance(saved, Mapping):
