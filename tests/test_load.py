@@ -138,17 +138,13 @@ def test_choosing(path: Path, include: Any, exclude: Any, expected: list[str]) -
             assert left_out.removeprefix("/model/") not in state["model"]
 
 
-@pytest.mark.parametrize("include", ["/modle/w", ["/model", "/model/W"], "/mod", "model/w", ""])
+@pytest.mark.parametrize("include", ["/modle/w", ["/model", "/model/W"], "/mod", "model/w", "//"])
 def test_a_name_that_is_not_there(path: Path, include: Any) -> None:
     for reader in readers_for(path).values():
-        if include == "":
-            continue
         with pytest.raises(jsonckpt.StateMismatchError) as caught:
             reader(path, include=include)
         assert caught.value.missing == [include if isinstance(include, str) else "/model/W"]
     with pytest.raises(jsonckpt.StateMismatchError):
-        if include == "":
-            include = "//"
         list(jsonckpt.stream(path, include=include))
 
 
