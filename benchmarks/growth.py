@@ -22,6 +22,7 @@ _TURNS = (
     Turn("torch save", "torch", "save"),
     Turn("torch load", "torch", "load"),
 )
+_ROUNDS = 3
 #: By key of a turn and size: seconds, the median.
 _Found = dict[str, dict[int, float]]
 
@@ -29,11 +30,11 @@ _Found = dict[str, dict[int, float]]
 def run(settings: Settings) -> Section:
     """Time saves and loads of ever larger states, and of ever more tensors of 1 KB."""
     checkpoint = states.map_state(states.trained(settings.cache, quick=settings.quick))
-    sizes = (16, 32, 64) if settings.quick else (32, 64, 128, 256, 512, 1024)
-    counts = (250, 500, 1_000) if settings.quick else (1_000, 2_000, 4_000, 8_000, 16_000, 32_000)
+    sizes = (16, 32, 64) if settings.quick else (32, 64, 128, 256, 512)
+    counts = (250, 500, 1_000) if settings.quick else (1_000, 2_000, 4_000, 8_000, 16_000)
     path, directory = settings.fast.path / "growth.pt", settings.fast.path / "growth"
     with Arena(path, directory, on_disk=settings.fast.on_disk) as arena:
-        take = partial(_measure, arena, path, settings.rounds)
+        take = partial(_measure, arena, path, _ROUNDS)
         by_size = take([size * 1_000_000 for size in sizes], partial(states.large, checkpoint))
         by_count = take(counts, partial(states.small, checkpoint))
     remove(path)
