@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(table.text(), flush=True)
             _say(f"{name}: {seconds:.0f} s")
     if arguments.targets:
-        print(target_table(figures).text())
+        print(target_table(figures, quick=arguments.quick).text())
     output = arguments.output
     if output is None and chosen == list(GROUPS) and not arguments.quick:
         output = ROOT / "docs" / "benchmarks.md"

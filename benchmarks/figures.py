@@ -27,6 +27,7 @@ class Figure:
         state: ``"large"``, or ``"lists"``, a smaller one for programs of some MB/s.
         group: figures with the same group share their processes and files, which go when it ends.
         full_only: keys of turns that a quick run leaves out.
+        most_rounds: enough of a figure that takes long.
     """
 
     key: str
@@ -37,6 +38,7 @@ class Figure:
     group: str = "base64"
     note: str = ""
     full_only: tuple[str, ...] = ()
+    most_rounds: int = 5
 
     def measured_at(self, position: int, settings: Settings) -> bool:
         """Whether it is measured in the place of that position."""
@@ -120,6 +122,7 @@ FIGURES = (
         _turns("save", *_ZSTD, "torch"),
         where="first",
         full_only=("dcp-zstd",),
+        most_rounds=4,
     ),
     Figure(
         "zstd-load",
@@ -127,6 +130,7 @@ FIGURES = (
         _turns("load", *_ZSTD, "torch"),
         where="first",
         full_only=("dcp-zstd",),
+        most_rounds=4,
     ),
     Figure(
         "list-save",
@@ -136,6 +140,7 @@ FIGURES = (
         state="lists",
         group="lists",
         full_only=("own-list-zstd", "dumps", "torch-base64"),
+        most_rounds=3,
     ),
     Figure(
         "list-load",
@@ -145,6 +150,7 @@ FIGURES = (
         state="lists",
         group="lists",
         full_only=("own-list-zstd", "dumps", "torch-base64"),
+        most_rounds=3,
     ),
 )
 

@@ -51,9 +51,9 @@ def test_turns_of_a_figure_have_different_keys_and_labels() -> None:
 
 
 def test_a_target_is_reached_on_its_side_only() -> None:
-    table = target_table({"load/memory/torch/ratio": 1.4, "open/own/seconds": 1.6})
+    table = target_table({"load/memory/torch/ratio": 1.4, "open/own/seconds": 1.6}, quick=False)
     verdicts = {row[0]: row[-1] for row in table.rows}
-    assert verdicts["load base64 / torch.load"] == "yes"
+    assert verdicts["load base64 / torch.load"] == "yes"  # 1.4, and later 1.6
     assert verdicts["open, and the first of 100,000 tensors"] == "no"
     assert verdicts["save zstd / torch.save"] == ""
 
