@@ -317,6 +317,11 @@ class SlotDoor:
         found = list(tensor_names({tag: body}))
         if not all(self._chosen(name) for name, _, _ in found):
             return LEFT_OUT
+        tags = {part for part in place.split("/") if part.startswith("$")}
+        if not tags <= _TRANSPARENT:
+            # Inside an object that is made whole (a namespace, a registered type) nothing can be
+            # filled in place.
+            return self._door(found).get(tag, body, place)
         if tag in ("$tensor", "$tied", "$view") or (len(found) == 1 and tag in _WRAPPERS):
             name, kind, inner = found[0]
             record = record_of(name, inner)
@@ -339,6 +344,8 @@ class SlotDoor:
 
 
 _WRAPPERS = ("$parameter", "$requires_grad")
+#: Tags through which the target is matched with the state.
+_TRANSPARENT = {"$tuple", "$dict", "$ordered_dict", "$defaultdict", *TENSOR_TAGS}
 
 
 class _Fan:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import collections
 import copy
 from pathlib import Path
 from typing import Any
@@ -279,3 +281,14 @@ def test_damage_is_an_error(tmp_path: Path, name: str) -> None:
     file.write_bytes(file.read_bytes().replace(b'"AAAA', b'"BAAA', 1))
     with pytest.raises(jsonckpt.IntegrityError, match="'/w'"):
         jsonckpt.load_into({"w": torch.zeros(99, dtype=torch.uint8)}, path)
+
+
+def test_tensors_inside_other_objects_come_whole(tmp_path: Path) -> None:
+    inner = {
+        "namespace": argparse.Namespace(w=torch.arange(3)),
+        "deque": collections.deque([torch.ones(2), 5]),
+    }
+    jsonckpt.save({"o": inner, "w": torch.zeros(2)}, tmp_path / "c")
+    target = {"o": {"namespace": None, "deque": None}, "w": torch.ones(2)}
+    jsonckpt.load_into(target, tmp_path / "c")
+    assert same(target, {"o": inner, "w": torch.zeros(2)})
