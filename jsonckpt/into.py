@@ -20,7 +20,7 @@ from jsonckpt.registry import default_rules
 from jsonckpt.restoring import Loading, Wishes, thread_count
 from jsonckpt.sharing import StateReader
 from jsonckpt.tensors import Target
-from jsonckpt.tree import decode_state, record_of, tensor_names
+from jsonckpt.tree import TENSOR_TAGS, decode_state, record_of, tensor_names
 from jsonckpt.views import View
 
 __all__ = ["LoadResult", "load_into"]
