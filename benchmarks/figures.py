@@ -46,6 +46,10 @@ class Figure:
         where = "first" if settings.quick and self.where == "all" else self.where
         return position <= last and {"first": 0, "last": last}.get(where, position) == position
 
+    def rounds_at(self, position: int, settings: Settings) -> int:
+        """How many rounds: fewer in the second place, which is there to confirm the first."""
+        return min(settings.rounds, self.most_rounds, 5 if position == 0 else 3)
+
     def turns_of(self, settings: Settings) -> tuple[Turn, ...]:
         """All turns, or those of a quick run."""
         if not settings.quick:

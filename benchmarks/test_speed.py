@@ -44,7 +44,7 @@ def test_speed(
     wanted = figure.turns_of(settings)
     turns, notes = installed(wanted if with_peers else wanted[:1])
     own, others = turns[0], turns[1:]
-    rounds = min(settings.rounds, figure.most_rounds)
+    rounds = figure.rounds_at(position, settings)
     arena, size = stage.arena(figure, place)
     arena.prepare(turns)
     seconds: dict[str, list[float]] = {turn.key: [] for turn in turns}

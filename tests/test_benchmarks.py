@@ -15,6 +15,7 @@ import torch
 from benchmarks import arena, plots, sizes, states
 from benchmarks.figures import FIGURES, label_of
 from benchmarks.peers import PEERS, available
+from benchmarks.settings import places
 from benchmarks.tables import Table
 from benchmarks.targets import TARGETS, target_table
 
@@ -104,3 +105,15 @@ def test_large_state_repeats_no_bytes() -> None:
     state = states.large(checkpoint, 5 * weight.nbytes)
     assert states.nbytes(state) == 5 * weight.nbytes
     assert not torch.equal(state["0.wte.weight.weight"], state["1.wte.weight.weight"])
+
+
+def test_files_of_a_killed_run_are_removed_by_the_next_one(tmp_path: Path) -> None:
+    abandoned = tmp_path / "jsonckpt-bench-abandoned"
+    abandoned.mkdir()
+    (abandoned / "lock").touch()
+    with places(tmp_path) as first:
+        assert not abandoned.exists()
+        with places(tmp_path) as second:
+            assert first[0].path.exists()
+            assert first[0].path != second[0].path
+    assert list(tmp_path.iterdir()) == []
