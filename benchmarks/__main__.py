@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -31,6 +32,8 @@ GROUPS: dict[str, Callable[[Settings], Section]] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run what the arguments ask for; the exit code."""
     arguments = _parser().parse_args(argv)
+    # Ended by a signal, it still removes its files.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     chosen = arguments.only or list(GROUPS)
     began = time.monotonic()
     figures: dict[str, float] = {}
@@ -54,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(table.text(), flush=True)
             _say(f"{name}: {seconds:.0f} s")
     if arguments.targets:
-        print(target_table(figures).text())
+        print(target_table(figures, quick=arguments.quick).text())
     output = arguments.output
     if output is None and chosen == list(GROUPS) and not arguments.quick:
         output = ROOT / "docs" / "benchmarks.md"

@@ -164,14 +164,12 @@ class Arena:
         for peer in dict.fromkeys(turn.peer for turn in turns):
             self._start(_program(peer))  # all at once: their imports take seconds
         for turn in turns:
-            if turn.saves:
-                self._save_once(turn.peer)
-            else:
-                self._save_once(turn.peer)
-                if turn.do == "load_into" and _program(turn.peer) not in self._targets:
-                    self._process(turn.peer).ask("target")
-                    self._targets.add(_program(turn.peer))
-            self.take(turn)
+            fresh = self._save_once(turn.peer)
+            if turn.do == "load_into" and _program(turn.peer) not in self._targets:
+                self._process(turn.peer).ask("target")
+                self._targets.add(_program(turn.peer))
+            if not (fresh and turn.do == "save"):
+                self.take(turn)
 
     def take(self, turn: Turn) -> float:
         """One turn; its seconds. What it wrote or loaded is let go before this returns."""
@@ -233,13 +231,16 @@ class Arena:
     def _process(self, peer: str) -> _Process:
         return self._processes[_program(peer)]
 
-    def _save_once(self, peer: str) -> None:
-        if peer not in self._saved:
-            process = self._process(peer)
-            process.ask("save", peer=peer, path=str(self.path_of(peer)))
-            process.ask("check", peer=peer, path=str(self.path_of(peer)))
-            process.ask("clear")
-            self._saved.add(peer)
+    def _save_once(self, peer: str) -> bool:
+        """The file that a peer's loads read, checked bit for bit; whether it was missing."""
+        if peer in self._saved:
+            return False
+        process = self._process(peer)
+        process.ask("save", peer=peer, path=str(self.path_of(peer)))
+        process.ask("check", peer=peer, path=str(self.path_of(peer)))
+        process.ask("clear")
+        self._saved.add(peer)
+        return True
 
 
 def _program(peer: str) -> str:

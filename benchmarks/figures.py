@@ -27,6 +27,7 @@ class Figure:
         state: ``"large"``, or ``"lists"``, a smaller one for programs of some MB/s.
         group: figures with the same group share their processes and files, which go when it ends.
         full_only: keys of turns that a quick run leaves out.
+        most_rounds: enough of a figure that takes long.
     """
 
     key: str
@@ -37,12 +38,17 @@ class Figure:
     group: str = "base64"
     note: str = ""
     full_only: tuple[str, ...] = ()
+    most_rounds: int = 5
 
     def measured_at(self, position: int, settings: Settings) -> bool:
         """Whether it is measured in the place of that position."""
         last = len(settings.places) - 1
         where = "first" if settings.quick and self.where == "all" else self.where
         return position <= last and {"first": 0, "last": last}.get(where, position) == position
+
+    def rounds_at(self, position: int, settings: Settings) -> int:
+        """How many rounds: fewer in the second place, which is there to confirm the first."""
+        return min(settings.rounds, self.most_rounds, 5 if position == 0 else 3)
 
     def turns_of(self, settings: Settings) -> tuple[Turn, ...]:
         """All turns, or those of a quick run."""
@@ -120,6 +126,7 @@ FIGURES = (
         _turns("save", *_ZSTD, "torch"),
         where="first",
         full_only=("dcp-zstd",),
+        most_rounds=4,
     ),
     Figure(
         "zstd-load",
@@ -127,6 +134,7 @@ FIGURES = (
         _turns("load", *_ZSTD, "torch"),
         where="first",
         full_only=("dcp-zstd",),
+        most_rounds=4,
     ),
     Figure(
         "list-save",
@@ -136,6 +144,7 @@ FIGURES = (
         state="lists",
         group="lists",
         full_only=("own-list-zstd", "dumps", "torch-base64"),
+        most_rounds=3,
     ),
     Figure(
         "list-load",
@@ -145,6 +154,7 @@ FIGURES = (
         state="lists",
         group="lists",
         full_only=("own-list-zstd", "dumps", "torch-base64"),
+        most_rounds=3,
     ),
 )
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 
 from benchmarks import states
 from benchmarks.arena import Arena, Turn, remove, spread
@@ -20,6 +22,7 @@ _TURNS = (
     Turn("torch save", "torch", "save"),
     Turn("torch load", "torch", "load"),
 )
+_ROUNDS = 3
 #: By key of a turn and size: seconds, the median.
 _Found = dict[str, dict[int, float]]
 
@@ -27,12 +30,14 @@ _Found = dict[str, dict[int, float]]
 def run(settings: Settings) -> Section:
     """Time saves and loads of ever larger states, and of ever more tensors of 1 KB."""
     checkpoint = states.map_state(states.trained(settings.cache, quick=settings.quick))
-    sizes = (16, 32, 64) if settings.quick else (32, 64, 128, 256, 512, 1024)
-    counts = (250, 500, 1_000) if settings.quick else (1_000, 2_000, 4_000, 8_000, 16_000, 32_000)
-    by_size = _measure(
-        settings, [size * 1_000_000 for size in sizes], lambda n: states.large(checkpoint, n)
-    )
-    by_count = _measure(settings, counts, lambda n: states.small(checkpoint, n))
+    sizes = (16, 32, 64) if settings.quick else (32, 64, 128, 256, 512)
+    counts = (250, 500, 1_000) if settings.quick else (1_000, 2_000, 4_000, 8_000, 16_000)
+    path, directory = settings.fast.path / "growth.pt", settings.fast.path / "growth"
+    with Arena(path, directory, on_disk=settings.fast.on_disk) as arena:
+        take = partial(_measure, arena, path, _ROUNDS)
+        by_size = take([size * 1_000_000 for size in sizes], partial(states.large, checkpoint))
+        by_count = take(counts, partial(states.small, checkpoint))
+    remove(path)
     section = Section(
         "growth",
         "Growth",
@@ -45,17 +50,17 @@ def run(settings: Settings) -> Section:
 
 
 def _measure(
-    settings: Settings, sizes: Sequence[int], make: Callable[[int], states.State]
+    arena: Arena,
+    path: Path,
+    rounds: int,
+    sizes: Sequence[int],
+    make: Callable[[int], states.State],
 ) -> _Found:
     found: _Found = {turn.key: {} for turn in _TURNS}
-    path = settings.fast.path / "growth.pt"
-    with Arena(path, settings.fast.path / "growth", on_disk=settings.fast.on_disk) as arena:
-        for size in sizes:
-            remove(path)
-            arena.use(states.write_state(make(size), path))
-            for key, seconds in arena.compare(_TURNS, settings.rounds).items():
-                found[key][size] = spread(seconds).median
-    remove(path)
+    for size in sizes:
+        arena.use(states.write_state(make(size), path))
+        for key, seconds in arena.compare(_TURNS, rounds).items():
+            found[key][size] = spread(seconds).median
     return found
 
 

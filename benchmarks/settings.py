@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import tempfile
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from benchmarks.arena import ROOT
 
@@ -17,6 +19,7 @@ __all__ = ["Place", "Settings", "places"]
 #: Trained states, kept between runs. Git ignores it.
 CACHE = ROOT / ".benchmarks" / "states"
 _MEMORY = Path("/dev/shm")
+_PREFIX, _LOCK = "jsonckpt-bench-", "lock"
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ class Settings:
             cache=cache or CACHE,
             scratch=found[-1].path,
             state_bytes=200_000_000 if quick else 700_000_000,
-            list_bytes=3_000_000 if quick else 24_000_000,
+            list_bytes=3_000_000 if quick else 12_000_000,
             rounds=3 if quick else 5,
             full_guide=full_guide,
         )
@@ -114,18 +117,35 @@ def places(directory: Path | None) -> Iterator[tuple[Place, ...]]:
     """
     roots = [directory] if directory is not None else [_MEMORY, CACHE.parent]
     made: list[Place] = []
+    locks: list[BinaryIO] = []
     try:
         for root in roots:
             if root == _MEMORY and not os.access(_MEMORY, os.W_OK):
                 continue
             root.mkdir(parents=True, exist_ok=True)
+            _remove_abandoned(root)
             kind = file_system(root)
             key, label = "disk", f"on disk ({kind})"
             if kind == "tmpfs":
                 key, label = "memory", "in memory (tmpfs)"
-            path = Path(tempfile.mkdtemp(prefix="jsonckpt-bench-", dir=root))
+            path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=root))
+            locks.append((path / _LOCK).open("wb"))
+            fcntl.flock(locks[-1], fcntl.LOCK_EX)
             made.append(Place(key, label, path))
         yield tuple(made)
     finally:
         for place in made:
             shutil.rmtree(place.path, ignore_errors=True)
+        for lock in locks:
+            lock.close()
+
+
+def _remove_abandoned(root: Path) -> None:
+    """Remove what a killed run left: gigabytes, of memory even, that nobody holds a lock on."""
+    for path in root.glob(f"{_PREFIX}*"):
+        try:
+            with (path / _LOCK).open("rb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path, ignore_errors=True)
+        except (BlockingIOError, FileNotFoundError):
+            continue  # its run goes on, or has just begun

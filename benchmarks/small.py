@@ -16,6 +16,7 @@ from benchmarks.tables import Section, Table, bytes_text, mib, times
 
 __all__ = ["run"]
 
+_ROUNDS = 3
 _LAZY = {
     "own": "**jsonckpt**.open",
     "safetensors": "safetensors safe_open",
@@ -45,7 +46,7 @@ def _many(section: Section, settings: Settings) -> None:
     seconds: dict[str, dict[str, list[float]]] = {}
     with Arena(state, settings.fast.path / "small", on_disk=settings.fast.on_disk) as arena:
         for do in ("save", "load"):
-            seconds[do] = arena.compare([Turn(t.key, t.peer, do) for t in turns], settings.rounds)
+            seconds[do] = arena.compare([Turn(t.key, t.peer, do) for t in turns], _ROUNDS)
     rows = []
     for turn in turns:
         row = [PEERS[turn.peer].label]
@@ -150,7 +151,7 @@ def _saved(state: Path, peer: str, directory: Path) -> Path:
 
 def _runs(settings: Settings) -> int:
     """How many fresh processes; their imports take longer than what is measured."""
-    return 1 if settings.quick else 3
+    return 1 if settings.quick else _ROUNDS
 
 
 def _medians(runs: Sequence[Watched]) -> tuple[float, float]:

@@ -71,9 +71,9 @@ def nbytes(state: State) -> int:
 
 
 def _parameters(checkpoint: dict[str, Any]) -> Iterator[tuple[str, torch.Tensor, dict[str, Any]]]:
-    """Name, weight and AdamW's state of each parameter, the layers before the large embedding."""
+    """Name, weight and AdamW's state of each parameter, the layers before the embeddings."""
     names = [name for name in checkpoint["model_state_dict"] if name != "lm_head.weight"]
-    for number, name in sorted(enumerate(names), key=lambda item: item[1] == "wte.weight"):
+    for number, name in sorted(enumerate(names), key=lambda item: item[1][0] == "w"):
         moments_of = checkpoint["optimizer_state_dict"]["state"][number]
         yield name, checkpoint["model_state_dict"][name], moments_of
 

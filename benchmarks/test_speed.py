@@ -44,6 +44,7 @@ def test_speed(
     wanted = figure.turns_of(settings)
     turns, notes = installed(wanted if with_peers else wanted[:1])
     own, others = turns[0], turns[1:]
+    rounds = figure.rounds_at(position, settings)
     arena, size = stage.arena(figure, place)
     arena.prepare(turns)
     seconds: dict[str, list[float]] = {turn.key: [] for turn in turns}
@@ -61,9 +62,9 @@ def test_speed(
     def measured(turn: Turn) -> None:
         seconds[turn.key].append(arena.run(turn))
 
-    benchmark.pedantic(measured, args=(own,), setup=before, rounds=settings.rounds)
+    benchmark.pedantic(measured, args=(own,), setup=before, rounds=rounds)
     arena.end(own)
     benchmark.extra_info.update(
         figure=figure.key, place=place.key, bytes=size, seconds=seconds, notes=notes
     )
-    assert all(len(found) == settings.rounds for found in seconds.values())
+    assert all(len(found) == rounds for found in seconds.values())

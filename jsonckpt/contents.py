@@ -78,6 +78,7 @@ def check_options(options: Options, level: int | None) -> None:
         raise ValueError(f"compression_level must be a zstd level up to 22, not {level}")
 
 
+@jsontext.collector_paused()
 def encode(state: object, metadata: Mapping[str, Any] | None, options: Options) -> Contents:
     """Everything about the state that can fail, before anything is written."""
     writer = StateWriter()
@@ -197,6 +198,7 @@ def manifest_of(
     )
 
 
+@jsontext.collector_paused()
 def dumped(manifest: Manifest) -> bytes:
     text = dump_manifest(manifest)
     if exceeds(len(text), DEFAULT_LIMITS.manifest_bytes):

@@ -27,6 +27,8 @@ __all__ = ["Piece", "RangeReader", "must_agree", "read_shard"]
 #: A piece ends when it has this many bytes of text; small records share one.
 _PIECE_BYTES = 1 << 20
 _PIECE_CHUNKS = 1_024
+#: Pieces whose text waits for its turn; only what stands between payloads is held.
+_AHEAD = 16
 
 
 class RangeReader(Protocol):
@@ -188,6 +190,7 @@ def read_shard(
         work=work,
         turn=turn,
         done=done,
+        ahead=_AHEAD,
     )
     reader.close()
     missing = next(expected, None)

@@ -20,7 +20,7 @@ from jsonckpt.registry import default_rules
 from jsonckpt.restoring import Loading, Wishes, thread_count
 from jsonckpt.sharing import StateReader
 from jsonckpt.tensors import Target
-from jsonckpt.tree import OMIT, decode_state, record_of, tensor_names
+from jsonckpt.tree import TENSOR_TAGS, decode_state, record_of, tensor_names
 from jsonckpt.views import View
 
 __all__ = ["LoadResult", "load_into"]
@@ -56,6 +56,13 @@ class Slot:
         self.dtype = dtype
         self.shape = shape
         self.view = view
+
+
+class LeftOut:
+    """Stands for what ``include`` and ``exclude`` leave out, so that its neighbours keep theirs."""
+
+
+LEFT_OUT = LeftOut()
 
 
 @dataclass
@@ -113,12 +120,15 @@ def filled(value: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
     if isinstance(value, dict):
         copy = value.copy()
         for key, item in value.items():
-            copy[key] = filled(item, tensors)
+            if item is LEFT_OUT:
+                del copy[key]
+            else:
+                copy[key] = filled(item, tensors)
         return copy
     if type(value) is list:
-        return [filled(item, tensors) for item in value]
+        return [filled(item, tensors) for item in value if item is not LEFT_OUT]
     if type(value) is tuple:
-        return tuple(filled(item, tensors) for item in value)
+        return tuple(filled(item, tensors) for item in value if item is not LEFT_OUT)
     return value
 
 
@@ -128,6 +138,8 @@ def match(value: Any, target: Any, place: str, plan: Match, assign: Assign | Non
     Args:
         assign: puts another object into the target's place, where that can be done.
     """
+    if value is LEFT_OUT:
+        return
     if isinstance(target, torch.nn.Module):
         _match_module(value, target, place, plan)
     elif isinstance(target, torch.optim.Optimizer):
@@ -178,7 +190,8 @@ def _match_sequence(
     for position, (item, old) in enumerate(zip(value, target)):
         put = partial(target.__setitem__, position) if isinstance(target, list) else None
         match(item, old, join(place, str(position)), plan, put)
-    if isinstance(target, tuple) and assign is not None and not any(slots_in(value)):
+    whole = not any(slots_in(value)) and all(item is not LEFT_OUT for item in value)
+    if isinstance(target, tuple) and assign is not None and whole:
         plain = assign
         plan.then(lambda _: plain(value))
 
@@ -208,7 +221,7 @@ def _match_module(value: Any, module: torch.nn.Module, place: str, plan: Match) 
     for key, item in own.items():
         below = join(place, key)
         if key.endswith("_extra_state"):
-            if key in value:
+            if value.get(key, LEFT_OUT) is not LEFT_OUT:
                 owner = module.get_submodule(key.removesuffix("_extra_state").rstrip("."))
                 plan.want(value[key])
                 plan.then(partial(_set_extra_state, owner, value[key]))
@@ -247,6 +260,10 @@ def _match_optimizer(value: Any, optimizer: torch.optim.Optimizer, place: str, p
         hyper = {key: item for key, item in saved.items() if key != "params"}
         plan.want(hyper)
         plan.then(partial(_update, group, hyper))
+    for number, (tensor, _) in parameter.items():
+        if number not in states and tensor in optimizer.state:
+            below = join(join(place, "state"), str(number))
+            plan.missing += tensors_below(optimizer.state[tensor], below)
     for number, saved in states.items():
         below = join(join(place, "state"), str(number))
         if number not in parameter or not isinstance(saved, Mapping):
@@ -256,6 +273,8 @@ def _match_optimizer(value: Any, optimizer: torch.optim.Optimizer, place: str, p
         own = optimizer.state.get(tensor, {})
         fresh = {}
         for key, item in saved.items():
+            if item is LEFT_OUT:
+                continue
             if isinstance(item, Slot) and isinstance(own.get(key), torch.Tensor):
                 plan.fill(item, own[key])
                 continue
@@ -297,7 +316,12 @@ class SlotDoor:
     def get(self, tag: str, body: Any, place: str) -> Any:
         found = list(tensor_names({tag: body}))
         if not all(self._chosen(name) for name, _, _ in found):
-            return OMIT
+            return LEFT_OUT
+        tags = {part for part in place.split("/") if part.startswith("$")}
+        if not tags <= _TRANSPARENT:
+            # Inside an object that is made whole (a namespace, a registered type) nothing can be
+            # filled in place.
+            return self._door(found).get(tag, body, place)
         if tag in ("$tensor", "$tied", "$view") or (len(found) == 1 and tag in _WRAPPERS):
             name, kind, inner = found[0]
             record = record_of(name, inner)
@@ -311,7 +335,7 @@ class SlotDoor:
     def get_array(self, body: Any, place: str) -> Any:
         found = list(tensor_names(body))
         if not all(self._chosen(name) for name, _, _ in found):
-            return OMIT
+            return LEFT_OUT
         return self._door(found).get_array(body, place)
 
     def _door(self, found: list[tuple[str, str, Any]]) -> StateReader:
@@ -320,6 +344,8 @@ class SlotDoor:
 
 
 _WRAPPERS = ("$parameter", "$requires_grad")
+#: Tags through which the target is matched with the state.
+_TRANSPARENT = {"$tuple", "$dict", "$ordered_dict", "$defaultdict", *TENSOR_TAGS}
 
 
 class _Fan:

@@ -114,6 +114,7 @@ def _entry_json(entry: Entry, codec: int) -> dict[str, Any]:
 # --- reading --------------------------------------------------------------------------------
 
 
+@jsontext.collector_paused()
 def parse_manifest(text: bytes, limits: Limits) -> Manifest:
     """Read and validate ``manifest.json`` whole, before any payload is touched.
 

@@ -353,7 +353,11 @@ def _local(path: Path) -> tuple[LocalPlace, str | None]:
 def _neighbours(path: Path) -> str | None:
     """What somebody who mistyped the name may have meant."""
     try:
-        found = sorted(p.name for p in path.parent.iterdir() if p.name.endswith((".json", ".zst")))
+        found = sorted(
+            p.name
+            for p in path.parent.iterdir()
+            if p.name.endswith((".json", ".zst")) or (p / MANIFEST_NAME).is_file()
+        )
     except OSError:
         return None
     return f"Beside it there is {', '.join(found[:3])}." if found else None

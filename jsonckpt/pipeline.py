@@ -43,6 +43,7 @@ def run_ordered(
     turn: Callable[[Job, Worked], Placed],
     land: Callable[[Worker, Placed], None] | None = None,
     done: Callable[[Job], None] | None = None,
+    ahead: int = 0,
 ) -> None:
     """Run all jobs; the first error stops them all and is raised.
 
@@ -52,6 +53,9 @@ def run_ordered(
         turn: one at a time, in the order of ``jobs``.
         land: in parallel, after the turn.
         done: one at a time, after landing, in any order (progress).
+        ahead: without ``land``, how many worked jobs may wait for their turn while their threads go
+            on; 0 lets each thread wait. A thread that the system has put aside then holds up
+            nobody.
     """
     if threads <= 1:
         own = worker()
@@ -62,7 +66,7 @@ def run_ordered(
             if done is not None:
                 done(job)
         return
-    _Run(iter(jobs), worker, work, turn, land, done).run(threads)
+    _Run(iter(jobs), worker, work, turn, land, done, ahead if land is None else 0).run(threads)
 
 
 class Stopped(Exception):
@@ -106,7 +110,10 @@ class _Run(Generic[Job, Worker, Worked, Placed]):
         turn: Callable[[Job, Worked], Placed],
         land: Callable[[Worker, Placed], None] | None,
         done: Callable[[Job], None] | None,
+        ahead: int = 0,
     ) -> None:
+        self._ahead = ahead
+        self._waiting: dict[int, tuple[Job, Worked]] = {}
         self._jobs = jobs
         self._worker = worker
         self._work = work
@@ -156,12 +163,14 @@ class _Run(Generic[Job, Worker, Worked, Placed]):
                 number, job = taken
                 worked = self._work(own, job)
                 with self._turns:
-                    while self._next_turn != number and not self._stopped:
+                    while number > self._next_turn + self._ahead and not self._stopped:
                         self._turns.wait()
                     if self._stopped:
                         return
-                    placed = self._turn(job, worked)
-                    self._next_turn += 1
+                    self._waiting[number] = job, worked
+                    while (ready := self._waiting.pop(self._next_turn, None)) is not None:
+                        placed = self._turn(*ready)
+                        self._next_turn += 1
                     self._turns.notify_all()
                 if self._land is not None:
                     self._land(own, placed)

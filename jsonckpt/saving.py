@@ -331,6 +331,8 @@ def _save_remote(
     target = RemoteTarget(url, storage_options)
     single = is_single(url)
     target.check(single=single, overwrite=overwrite)
+    if not single:
+        _check_ours(target.place())
     shards: list[ShardFile] = []
     entries: list[Entry] = []
     try:

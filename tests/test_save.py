@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -447,7 +447,7 @@ def test_short_writes_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.fixture
-def log(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+def log(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What the system was asked for, in order."""
     if not os.path.isdir("/proc/self/fd"):
         pytest.skip("needs /proc")
@@ -475,7 +475,7 @@ def log(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     monkeypatch.setattr(os, "fsync", log_fsync)
     monkeypatch.setattr(os, "replace", log_replace)
     monkeypatch.setattr(os, "unlink", log_unlink)
-    yield done
+    return done
 
 
 def test_the_order_of_a_directory(tmp_path: Path, log: list[str]) -> None:
