@@ -68,13 +68,14 @@ class Forward:
                 self.loading = Loading(parse_head(reader.head)[3], self.wishes)
 
         entries = []
-        for record, _ in read_records(
+        for record, sink in read_records(
             source,
             limits=self._limits,
             open_sink=self.open_sink,
             on_head=on_head,
             verify=self._verify,
         ):
+            del sink  # the caller's alone
             entries.append(entry_of(record))
             yield record
         if self.loading is not None:

@@ -252,7 +252,7 @@ class Container:
         try:
             expected = iter(entries)
             with self.place.stream(name, zstd_window=limits.zstd_window) as stream:
-                for record, _ in read_records(
+                for record, sink in read_records(
                     stream,
                     limits=limits,
                     open_sink=open_sink,
@@ -260,6 +260,7 @@ class Container:
                     algorithm=self.manifest.checksum,
                     verify=verify,
                 ):
+                    del sink  # the caller's alone
                     must_agree(record, next(expected, None))
                     yield record
             missing = next(expected, None)

@@ -200,6 +200,8 @@ def read_records(
                     sums.append(hexdigest(reader.algorithm or "", out) if verify else "")
                     if target is None:
                         sink.write(start, out)
+                    # Memory of a tensor that must not be held when the next one is made.
+                    del target, out
             except JsonckptError as error:
                 error.at(tensor=header.name, chunk=chunk)
                 raise
