@@ -20,7 +20,7 @@ from jsonckpt.registry import default_rules
 from jsonckpt.restoring import Loading, Wishes, thread_count
 from jsonckpt.sharing import StateReader
 from jsonckpt.tensors import Target
-from jsonckpt.tree import TENSOR_TAGS, decode_state, record_of, tensor_names
+from jsonckpt.tree import OMIT, TENSOR_TAGS, decode_state, record_of, tensor_names
 from jsonckpt.views import View
 
 __all__ = ["LoadResult", "load_into"]
@@ -315,12 +315,12 @@ class SlotDoor:
 
     def get(self, tag: str, body: Any, place: str) -> Any:
         found = list(tensor_names({tag: body}))
+        # Inside an object that is made whole (a namespace, a registered type) nothing can be
+        # filled in place.
+        inside = {part for part in place.split("/") if part.startswith("$")} - _TRANSPARENT
         if not all(self._chosen(name) for name, _, _ in found):
-            return LEFT_OUT
-        tags = {part for part in place.split("/") if part.startswith("$")}
-        if not tags <= _TRANSPARENT:
-            # Inside an object that is made whole (a namespace, a registered type) nothing can be
-            # filled in place.
+            return OMIT if inside else LEFT_OUT
+        if inside:
             return self._door(found).get(tag, body, place)
         if tag in ("$tensor", "$tied", "$view") or (len(found) == 1 and tag in _WRAPPERS):
             name, kind, inner = found[0]
@@ -335,7 +335,7 @@ class SlotDoor:
     def get_array(self, body: Any, place: str) -> Any:
         found = list(tensor_names(body))
         if not all(self._chosen(name) for name, _, _ in found):
-            return LEFT_OUT
+            return OMIT
         return self._door(found).get_array(body, place)
 
     def _door(self, found: list[tuple[str, str, Any]]) -> StateReader:

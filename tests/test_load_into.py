@@ -8,6 +8,7 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -292,3 +293,16 @@ def test_tensors_inside_other_objects_come_whole(tmp_path: Path) -> None:
     target = {"o": {"namespace": None, "deque": None}, "w": torch.ones(2)}
     jsonckpt.load_into(target, tmp_path / "c")
     assert same(target, {"o": inner, "w": torch.zeros(2)})
+
+
+def test_arrays_that_are_left_out_stay_as_they_are_and_parents_are_kept(tmp_path: Path) -> None:
+    state = {
+        "w": torch.ones(2),
+        "rng": {"numpy": np.arange(3), "plain": 1},
+        "n": argparse.Namespace(t=torch.ones(1)),
+    }
+    jsonckpt.save(state, tmp_path / "c")
+    target = {"w": torch.zeros(2), "rng": {"numpy": None, "plain": 0}, "n": None}
+    jsonckpt.load_into(target, tmp_path / "c", include="/w")
+    expected = {"numpy": None, "plain": 1}
+    assert same(target, {"w": torch.ones(2), "rng": expected, "n": argparse.Namespace()})

@@ -1,7 +1,8 @@
 """Memory beside the tensors is a constant, however large they are and however many.
 
-``JSONCKPT_LONG=1`` takes 600 MiB instead of 120. Tensors here are far smaller than 32 MiB or larger:
-below it, glibc keeps some of what was freed, which is no copy and not this library's.
+``JSONCKPT_LONG=1`` takes 600 MiB instead of 120. Tensors here are far smaller or larger than 32
+MiB: at sizes below it, glibc keeps some of what was freed, which is neither a copy nor this
+library's.
 """
 
 from __future__ import annotations
