@@ -16,6 +16,7 @@ from jsonckpt.opening import Container, locate, open_container
 from jsonckpt.placement import MapLocation
 from jsonckpt.progress import progress_bar
 from jsonckpt.restoring import Allocate, Loading, Wishes, allocate_target, thread_count
+from jsonckpt.tensors import Target
 
 __all__ = ["load", "stream"]
 
@@ -160,7 +161,13 @@ def _load_container(
         for name, entry in by_name.items()
         if loading.wants(name)
     }
-    sinks = {name: target for name, target in targets.items() if target.needs_data}
+    sinks: dict[str, Target | None] = {
+        name: target for name, target in targets.items() if target.needs_data
+    }
+    if loading.wants_all:
+        # Records that the state does not need are part of the file that is asked for: their text
+        # is checked, too, as the forward reader does.
+        sinks |= dict.fromkeys(name for name in by_name if not loading.wants(name))
     total = sum(by_name[name].nbytes for name in sinks)
     with progress_bar("load", total, show=progress) as advance:
         for shard, entries in container.shards():

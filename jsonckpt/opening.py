@@ -104,7 +104,7 @@ class Container:
         self,
         shard: int,
         entries: Sequence[Entry],
-        sinks: Mapping[str, Sink],
+        sinks: Mapping[str, Sink | None],
         *,
         limits: Limits,
         threads: int,
@@ -116,7 +116,8 @@ class Container:
 
         Args:
             entries: all entries of the shard.
-            sinks: by record name. When every record has one, the whole file is read and checked.
+            sinks: by record name; ``None`` for a record whose text is checked but not decoded. When
+                every record has one or the other, the whole file is read and checked.
             streaming: read forward although ranges are known.
 
         Raises:
@@ -213,7 +214,7 @@ class Container:
         self,
         shard: int,
         entries: Sequence[Entry],
-        sinks: Mapping[str, Sink],
+        sinks: Mapping[str, Sink | None],
         limits: Limits,
         verify: bool,
         progress: Callable[[int], None] | None,

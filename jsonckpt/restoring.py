@@ -71,6 +71,11 @@ class Loading:
                 if tag != "$tensor":
                     self._views.setdefault(record, []).append((name, tag, body))
 
+    @property
+    def wants_all(self) -> bool:
+        """Whether no tensor of the state is left out."""
+        return len(self._chosen) == len(set(self._names))
+
     def wants(self, record: str) -> bool:
         """Whether a record is needed."""
         return record in self._records

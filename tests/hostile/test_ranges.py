@@ -271,6 +271,12 @@ def seal_that_does_not_match(forgery: Forgery) -> None:
     forgery.seal = "xxh3_128:" + "ab" * 16
 
 
+@CASES.add(IntegrityError, "seal", blind=("open", "load_into"))
+def seal_that_does_not_match_beside_a_record_that_no_one_needs(forgery: Forgery) -> None:
+    del forgery.state["h"]
+    forgery.seal = "xxh3_128:" + "ab" * 16
+
+
 @CASES.add((FormatError, IntegrityError), "seal")
 def seal_of_another_algorithm(forgery: Forgery) -> None:
     forgery.seal = "sha256:" + "ab" * 32
