@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from jsonckpt import jsontext
 from jsonckpt.checksums import hasher, hexdigest
@@ -68,11 +67,13 @@ def shard_head(save_id: str, checksum: str, members: Mapping[str, bytes] | None 
 
 def record_head(name: str, dtype: str, shape: Sequence[int], device: str, codec: Codec) -> bytes:
     """A record up to its first payload's line."""
-    value: dict[str, Any] = {"name": name, "dtype": dtype, "shape": list(shape)}
-    if device != "cpu":
-        value["device"] = device
-    value |= codec.to_json()
-    return jsontext.dump(value)[:-1] + b',"chunks":[\n'
+    place = "" if device == "cpu" else f',"device":"{device}"'
+    sizes = ",".join(map(str, shape))
+    return (
+        f'{{"name":{jsontext.quoted(name)},"dtype":"{dtype}","shape":[{sizes}]{place},'
+        f'"encoding":"{codec.encoding}","compression":"{codec.compression}",'
+        f'"filter":"{codec.filter}","chunk_bytes":{codec.chunk_bytes},"chunks":[\n'
+    ).encode()
 
 
 def record_tail(algorithm: str, sums: Sequence[str], digest: str) -> bytes:
@@ -86,8 +87,9 @@ class ShardText:
     """The text of one shard as it grows: hands out what to write and notes where it lies.
 
     Call :meth:`begin`, then for each record :meth:`open_record`, :meth:`add_chunk` and
-    :meth:`close_record`, then :meth:`finish`. Each returns the bytes to write next; a payload
-    itself is written by the caller between the two pieces that :meth:`add_chunk` returns.
+    :meth:`close_record` (or :meth:`add_record` for a small one), then :meth:`finish`. Each returns
+    the bytes to write next; a payload itself is written by the caller between the two pieces that
+    :meth:`add_chunk` returns.
     """
 
     def __init__(self, algorithm: str, shard: int) -> None:
@@ -124,6 +126,36 @@ class ShardText:
         self._chunks.append((self.position, payload_length, checksum))
         self.position += payload_length
         return before, self._skeletal(closing)
+
+    def add_record(
+        self,
+        name: str,
+        dtype: str,
+        shape: tuple[int, ...],
+        device: str,
+        codec: Codec,
+        nbytes: int,
+        payload: bytes,
+        checksum: str,
+    ) -> bytes:
+        """A whole record of one chunk: what the three calls make, in a third of their time."""
+        marks = b"[]" if codec.encoding == "list" else b'""'
+        separator = b",\n" if self.entries else b""
+        before = separator + record_head(name, dtype, shape, device, codec) + marks[:1]
+        lines = identity_lines(name, dtype, shape, device, codec, (checksum,))
+        tail = record_tail(self._algorithm, (checksum,), hexdigest(self._algorithm, lines))
+        after = marks[1:] + b"\n" + tail
+        self._skeleton.update(before + after)
+        start = self.position + len(separator)
+        place = self.position + len(before)
+        text = b"".join((before, payload, after))
+        self.position += len(text)
+        chunks = ((place, len(payload), checksum),)
+        length = self.position - start
+        self.entries.append(
+            Entry(name, dtype, shape, device, codec, self._shard, start, length, chunks, nbytes)
+        )
+        return text
 
     def close_record(self) -> bytes:
         """The tail of the record."""

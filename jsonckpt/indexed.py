@@ -18,8 +18,9 @@ from jsonckpt.codecs import Coder
 from jsonckpt.errors import FormatError, JsonckptError, quote
 from jsonckpt.facts import Entry
 from jsonckpt.limits import Limits
-from jsonckpt.pipeline import run_ordered
-from jsonckpt.skeleton import Record, SkeletonReader
+from jsonckpt.pipeline import run_ordered, threads_for
+from jsonckpt.records import Record
+from jsonckpt.skeleton import SkeletonReader
 from jsonckpt.streaming import Sink, checksum_error
 
 __all__ = ["Piece", "RangeReader", "must_agree", "read_shard"]
@@ -141,7 +142,9 @@ def read_shard(
     def compare(record: Record) -> None:
         must_agree(record, next(expected, None))
 
-    reader = SkeletonReader(limits, whole=whole, algorithm=algorithm, on_record=compare)
+    reader = SkeletonReader(
+        limits, whole=whole, algorithm=algorithm, on_record=compare, expected=entries
+    )
     headed = False
 
     def work(hands: _Hands, piece: Piece) -> list[bytes]:
@@ -185,7 +188,7 @@ def read_shard(
 
     run_ordered(
         tile(entries, file.size if whole else None),
-        threads=threads,
+        threads=threads_for(threads, sum(entry.nbytes for entry in entries), len(entries)),
         worker=lambda: _Hands(limits),
         work=work,
         turn=turn,

@@ -24,7 +24,7 @@ from jsonckpt.errors import FormatError, LimitError, UnsupportedTypeError, quote
 from jsonckpt.names import join
 from jsonckpt.places import full_name
 
-__all__ = ["Json", "dump", "dump_pretty", "is_text", "parse", "require_json"]
+__all__ = ["Json", "dump", "dump_pretty", "is_text", "parse", "quoted", "require_json"]
 
 #: A value that JSON can hold.
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
@@ -279,6 +279,15 @@ def dump(value: Json) -> bytes:
     return _utf8(_guarded(_COMPACT, value))
 
 
+def quoted(text: str) -> str:
+    """A string as JSON text, with what is not ASCII as it is.
+
+    >>> print(quoted('/layers/"é"'))
+    "/layers/\\"é\\""
+    """
+    return encode_basestring(text)
+
+
 _COMPACT = json.JSONEncoder(
     ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":")
 )
@@ -342,6 +351,13 @@ class _Layout:
         if type(value) is str:
             return encode_basestring(value)
         if type(value) is dict:
+            if len(value) == 1:
+                ((name, member),) = value.items()
+                if type(name) is str and type(member) is str:
+                    # A tag and a name: most of a state with many tensors.
+                    line = f"{{{encode_basestring(name)}: {encode_basestring(member)}}}"
+                    if len(line) <= self._width - pad - used:
+                        return line
             deeper = pad + self._indent
             pieces = []
             for name, member in value.items():

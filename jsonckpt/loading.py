@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 
 from jsonckpt.errors import JsonckptError
 from jsonckpt.forward import Forward, as_source, is_file_object
+from jsonckpt.jsontext import collector_paused
 from jsonckpt.limits import DEFAULT_LIMITS, Limits
 from jsonckpt.names import Selector
 from jsonckpt.opening import Container, locate, open_container
@@ -19,6 +21,9 @@ from jsonckpt.restoring import Allocate, Loading, Wishes, allocate_target, threa
 from jsonckpt.tensors import Target
 
 __all__ = ["load", "stream"]
+
+#: So many bytes take about a second: no time to look for garbage, of which loading makes none.
+_BRIEF = 1 << 30
 
 
 def load(
@@ -127,16 +132,18 @@ def load_container(
     streaming: bool = False,
 ) -> Any:
     """The state of an opened checkpoint."""
+    brief = container.manifest.nbytes < _BRIEF
     try:
-        return _load_container(
-            container,
-            wishes,
-            limits=limits,
-            threads=thread_count(threads),
-            verify=verify,
-            progress=progress,
-            streaming=streaming,
-        )
+        with collector_paused() if brief else nullcontext():
+            return _load_container(
+                container,
+                wishes,
+                limits=limits,
+                threads=thread_count(threads),
+                verify=verify,
+                progress=progress,
+                streaming=streaming,
+            )
     except JsonckptError as error:
         error.at(file=container.path)
         raise

@@ -37,6 +37,8 @@ __all__ = [
 
 #: Fresh memory below this size is not worth a system call.
 _HUGE_PAGE_THRESHOLD = 4 << 20
+#: Made without a detour: every torch can make and copy them.
+_COMMON = {torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.uint8, torch.int64}
 #: From the kernel's headers; the ``mmap`` module has it on Linux only.
 _MADV_HUGEPAGE = 14
 
@@ -166,6 +168,9 @@ def strided(
     """
     # By way of the carrier, because creating a complex32 tensor warns, and with an explicit
     # device, because the user may have changed torch's default.
+    if dtype in _COMMON:
+        blank = torch.empty(0, dtype=dtype, device=storage.device)
+        return blank.set_(storage, offset, tuple(shape), tuple(stride))
     blank = torch.empty(0, dtype=carrier(dtype), device=storage.device)
     return blank.set_(storage, offset, tuple(shape), tuple(stride)).view(dtype)
 

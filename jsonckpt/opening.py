@@ -26,8 +26,9 @@ from jsonckpt.facts import MANIFEST_NAME, Entry, Manifest
 from jsonckpt.indexed import PartSink, RangeReader, must_agree, read_part, read_shard
 from jsonckpt.limits import Limits
 from jsonckpt.manifest import parse_manifest
+from jsonckpt.records import Header, Record
 from jsonckpt.single import from_index, gather
-from jsonckpt.skeleton import Header, Record, SkeletonReader
+from jsonckpt.skeleton import SkeletonReader
 from jsonckpt.storage import LocalPlace
 from jsonckpt.streaming import ByteSource, Sink, read_records
 

@@ -54,6 +54,15 @@ class Region:
                 dims.append((size, step))
         return cls(start, start + extent, tuple(reversed(dims)), gapless)
 
+    @classmethod
+    def flat(cls, start: int, nbytes: int) -> Region:
+        """The region of a row-major contiguous tensor: what :meth:`of` finds for it, quickly.
+
+        >>> Region.flat(100, 24) == Region.of(100, 4, (3, 2), (2, 1))
+        True
+        """
+        return cls(start, start + nbytes, ((nbytes, 1),), True)
+
 
 def sharing_groups(regions: Sequence[Region]) -> list[list[int]]:
     """Positions of the regions that share at least one byte, directly or through others.

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, TypeVar
 
-__all__ = ["default_threads", "run_lanes", "run_ordered"]
+__all__ = ["default_threads", "run_lanes", "run_ordered", "threads_for"]
 
 Job = TypeVar("Job")
 Worker = TypeVar("Worker")
@@ -21,6 +21,7 @@ Worked = TypeVar("Worked")
 Placed = TypeVar("Placed")
 
 _MOST_THREADS = 8
+_SMALL_RECORD = 16 << 10
 
 
 def default_threads() -> int:
@@ -32,6 +33,18 @@ def default_threads() -> int:
     if hasattr(os, "sched_getaffinity"):
         return min(_MOST_THREADS, len(os.sched_getaffinity(0)))
     return min(_MOST_THREADS, os.cpu_count() or 1)
+
+
+def threads_for(threads: int, nbytes: int, records: int) -> int:
+    """How many of the threads that are allowed are of use for so many bytes in so many records.
+
+    Small records cost Python more than they cost the codecs, and Python runs on one thread at a
+    time: a second one only takes turns with the first.
+
+    >>> threads_for(2, 20 << 20, 20_000), threads_for(2, 20 << 20, 200)
+    (1, 2)
+    """
+    return 1 if nbytes < records * _SMALL_RECORD else threads
 
 
 def run_ordered(
@@ -87,15 +100,21 @@ def run_lanes(
     The first error stops all lanes and is raised.
     """
     results: list[Worked] = []
+    runs: list[_Run[Job, None, Worked, None]] = []
     run = _Run(
         iter(jobs),
         worker=lambda: None,
-        work=lambda _, job: work(job, run.check),
+        work=lambda _, job: work(job, runs[0].check),
         turn=lambda _, worked: results.append(worked),
         land=None,
         done=None,
     )
-    run.run(threads)
+    runs.append(run)
+    try:
+        run.run(threads)
+    finally:
+        # The run's own work refers to it: all that a save has held would wait for the collector.
+        runs.clear()
     return results
 
 

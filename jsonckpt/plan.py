@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 from jsonckpt.codecs import payload_bound
@@ -109,12 +110,18 @@ def choose_codec(
     itemsize = DTYPES[source.dtype].itemsize
     chunk_bytes = max(itemsize, chunk_bytes // itemsize * itemsize)
     if encoding == "list":
-        return Codec("list", "none", "none", chunk_bytes)
+        return _codec("list", "none", "none", chunk_bytes)
     if compression != "none" and (source.nbytes < SMALLEST_COMPRESSED or not worthwhile):
         compression = "none"
         filter = "none" if filter == "auto" else filter
     if filter == "auto":
         filter = "shuffle" if compression != "none" and itemsize > 1 else "none"
+    return _codec(encoding, compression, filter, chunk_bytes)
+
+
+@lru_cache(maxsize=64)
+def _codec(encoding: str, compression: str, filter: str, chunk_bytes: int) -> Codec:
+    # One object for all records that have it: thousands of small tensors compare it.
     return Codec(encoding, compression, filter, chunk_bytes)
 
 

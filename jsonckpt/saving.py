@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,13 @@ from jsonckpt.destinations import (
     save_remote,
     save_stream,
 )
+from jsonckpt.jsontext import collector_paused
 from jsonckpt.pipeline import default_threads
 
 __all__ = ["SaveResult", "save"]
+
+#: Writing so many bytes takes about a second; for longer the process gets its collector back.
+_BRIEF = 1 << 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,19 +147,24 @@ def save(
         check_container(text_path, options)
         if target is not None:
             check_target(target, overwrite=overwrite)
-    contents = encode(state, metadata, options)
-    if remote:
-        result = save_remote(contents, text_path, options, overwrite, storage_options)
-    elif target is None:
-        result = save_stream(contents, path, options)
-    elif is_single(target.name):
-        result = save_file(contents, target, options)
-    else:
-        result = save_directory(contents, target, options)
-    return SaveResult(
-        save_id=contents.save_id,
-        tensors=len(contents.sources),
-        nbytes=contents.nbytes,
-        seconds=time.perf_counter() - began,
-        **result,
-    )
+    with ExitStack() as brief:
+        # No garbage is made here; the collector would look through all tensors of the state.
+        brief.enter_context(collector_paused())
+        contents = encode(state, metadata, options)
+        if contents.nbytes > _BRIEF:
+            brief.close()
+        if remote:
+            result = save_remote(contents, text_path, options, overwrite, storage_options)
+        elif target is None:
+            result = save_stream(contents, path, options)
+        elif is_single(target.name):
+            result = save_file(contents, target, options)
+        else:
+            result = save_directory(contents, target, options)
+        facts: dict[str, Any] = {
+            "save_id": contents.save_id,
+            "tensors": len(contents.sources),
+            "nbytes": contents.nbytes,
+        }
+        del contents  # before the collector is back
+    return SaveResult(**facts, seconds=time.perf_counter() - began, **result)

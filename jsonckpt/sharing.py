@@ -42,7 +42,7 @@ class _Leaf:
 
     __slots__ = ("name", "references", "region", "start", "tensor")
 
-    def __init__(self, name: str, tensor: torch.Tensor) -> None:
+    def __init__(self, name: str, tensor: torch.Tensor, *, contiguous: bool) -> None:
         self.name = name
         self.tensor = tensor  # also keeps its memory from being reused while the state is walked
         self.references: list[tuple[str, dict[str, Json]]] = []
@@ -51,7 +51,10 @@ class _Leaf:
         # Lazily conjugated or negated memory means other values than it holds, and a tensor
         # without elements has no memory: these are saved by themselves.
         if tensor.numel() and not tensor.is_conj() and not tensor.is_neg():
-            self.region = Region.of(self.start, tensor.itemsize, tensor.shape, tensor.stride())
+            if contiguous:
+                self.region = Region.flat(self.start, tensor.nbytes)
+            else:
+                self.region = Region.of(self.start, tensor.itemsize, tensor.shape, tensor.stride())
 
 
 @dataclass(slots=True)
@@ -155,18 +158,22 @@ class StateWriter:
         require_memory(tensor)
         if tensor.dim() > 64:
             raise UnsupportedTypeError(f"the tensor has {tensor.dim()} dimensions, at most 64 fit")
+        contiguous = tensor.is_contiguous()
+        steps = None
+        if not contiguous:
+            steps = tuple([step for size, step in zip(tensor.shape, tensor.stride()) if size > 1])
         key = (
             _space(tensor),
             tensor.data_ptr(),
             tensor.dtype,
             tensor.shape,
-            tuple(step for size, step in zip(tensor.shape, tensor.stride()) if size > 1),
+            steps,
             tensor.is_conj(),
             tensor.is_neg(),
         )
         leaf = self._known.get(key)
         if leaf is None:
-            leaf = _Leaf(name, tensor)
+            leaf = _Leaf(name, tensor, contiguous=contiguous)
             self._leaves.append(leaf)
             if tensor.numel():
                 self._known[key] = leaf
@@ -192,7 +199,7 @@ class StateWriter:
         for leaf in self._leaves:
             found = shared_by.get(leaf)
             if found is None or found.cover is leaf:
-                sources.append(Source.of(leaf.name, leaf.tensor))
+                sources.append(Source.of_checked(leaf.name, leaf.tensor))
                 continue
             if found.record is not None and not found.name:
                 found.name = f"$storage/{storages}"
@@ -381,7 +388,7 @@ def _space(tensor: torch.Tensor) -> object:
     On the CPU that is all memory: arrays and tensors made from one another share it under
     storages of their own. On devices an address may be a handle, so there it is one storage.
     """
-    if tensor.device.type == "cpu":
+    if tensor.is_cpu:
         return "cpu"
     return str(tensor.device), tensor.untyped_storage().data_ptr()
 

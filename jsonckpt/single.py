@@ -17,7 +17,8 @@ from jsonckpt.facts import Entry, Manifest
 from jsonckpt.grammar import TRAILER_MAX, index_offset
 from jsonckpt.indexed import RangeReader
 from jsonckpt.limits import Limits, exceeds
-from jsonckpt.skeleton import Header, Record, SkeletonReader
+from jsonckpt.records import Header, Record
+from jsonckpt.skeleton import SkeletonReader
 from jsonckpt.streaming import ByteSource, read_records
 from jsonckpt.validation import (
     Problems,

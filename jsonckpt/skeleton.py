@@ -3,83 +3,45 @@
 Both readers push the skeleton through one :class:`SkeletonReader`, so they cannot differ in what
 they
 accept: the streaming reader as the text passes, the indexed one from the gaps between the byte
-ranges of the index. ijson reads it; what is pushed into ijson has been guarded first, since its C
-backend crashes on integers of over 4,300 digits and replaces lone surrogates.
+ranges of the index. The layout in lines is checked here, what the lines of a record say in
+:mod:`jsonckpt.records`.
 
 Pure: bytes in, facts out.
 """
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable, Generator
-from dataclasses import dataclass
-from typing import Any, Final, cast
-
-import ijson
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 from jsonckpt import jsontext
-from jsonckpt.checksums import ALGORITHMS, Hasher, hasher, hexdigest
-from jsonckpt.dtypes import DTYPES
+from jsonckpt.checksums import Hasher, hasher
 from jsonckpt.errors import (
     FormatError,
     IncompleteCheckpointError,
     IntegrityError,
-    JsonckptError,
     LimitError,
     quote,
 )
-from jsonckpt.facts import SHARD_FORMAT, Codec, chunk_count, element_count, identity_lines
+from jsonckpt.facts import SHARD_FORMAT, Entry
 from jsonckpt.grammar import TRAILER_MAX, index_row, trailer
-from jsonckpt.guards import guard
 from jsonckpt.limits import Limits, exceeds
+from jsonckpt.records import Header, Record, RecordReader
 from jsonckpt.validation import (
     LONGEST_LINE,
-    check_chunking,
     check_header,
-    check_requires,
     checksum_name,
-    is_hex,
     longest_tail,
     no_checkpoint,
-    parse_codec,
-    parse_identity,
     reformatted,
 )
 
-__all__ = ["Header", "Record", "SkeletonReader"]
+__all__ = ["SkeletonReader"]
 
 TENSORS_LINE: Final = b'"tensors":[\n'
 #: Ends the head: the line feed before that line, and the line.
 HEAD_END: Final = b"\n" + TENSORS_LINE
 _CHUNKS_END: Final = b'"chunks":[\n'
-
-
-@dataclass(frozen=True, slots=True)
-class Header:
-    """What a record says before its data."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    device: str
-    codec: Codec
-    nbytes: int
-
-    @property
-    def chunks(self) -> int:
-        """How many chunks follow."""
-        return chunk_count(self.nbytes, self.codec.chunk_bytes)
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """A whole record: its header, its range in the text, its payloads' ranges and checksums."""
-
-    header: Header
-    offset: int
-    length: int
-    chunks: tuple[tuple[int, int, str], ...]
 
 
 class SkeletonReader:
@@ -91,6 +53,8 @@ class SkeletonReader:
         algorithm: the checksum in use; must be given unless ``whole``.
         on_header: called when a record's head has been read, before its payloads.
         on_record: called when a record has been read and its digest checked.
+        expected: what the manifest says of the records, in order; what agrees with it to the byte
+            is read faster.
 
     :meth:`text` takes the text around payloads, :meth:`payload` says that one was lifted out here.
     """
@@ -103,16 +67,15 @@ class SkeletonReader:
         algorithm: str | None = None,
         on_header: Callable[[Header], None] | None = None,
         on_record: Callable[[Record], None] | None = None,
+        expected: Sequence[Entry] = (),
     ) -> None:
         self.head: dict[str, Any] = {}
-        self.header: Header | None = None
         self.algorithm = algorithm
         self.position = 0
         self.records = 0
         self.seal = ""
         self._whole = whole
         self._limits = limits
-        self._on_header = on_header
         self._on_record = on_record
         # Plain functions, for bound methods would be references to itself.
         self._handle: Callable[[SkeletonReader, bytes], None] = SkeletonReader._record_line
@@ -129,14 +92,15 @@ class SkeletonReader:
         self._payload_noted = False
         self._ranges: list[tuple[int, int]] = []
         self._index = bytearray()
-        # ijson's C objects are unknown to the garbage collector: held from there, a reader would
-        # never be freed.
-        events = _assemble(cast("SkeletonReader", weakref.proxy(self)))
-        next(events)
-        self._parser = ijson.basic_parse_coro(events)
-        self._send(b"[")
+        self._reader = RecordReader(limits, on_header=on_header, expected=expected)
+        self._reader.algorithm = algorithm
 
     # --- what the readers call --------------------------------------------------------------
+
+    @property
+    def header(self) -> Header | None:
+        """Of the record that is open."""
+        return self._reader.header
 
     @property
     def awaits_payload(self) -> bool:
@@ -237,8 +201,7 @@ class SkeletonReader:
                     hint="The file was cut off; take another copy.",
                 )
             self._check_trailer(self._trailer + self._line)
-        self._send(b"]")
-        self._send(None)
+        self._reader.finish()
 
     # --- lines ------------------------------------------------------------------------------
 
@@ -282,7 +245,7 @@ class SkeletonReader:
         if self.algorithm not in (None, algorithm):
             raise FormatError(f"checksum is {algorithm!r}, the manifest says {self.algorithm!r}")
         self.head = head
-        self.algorithm = algorithm
+        self.algorithm = self._reader.algorithm = algorithm
         self._skeleton = hasher(algorithm)
         self._skeleton.update(text)
 
@@ -305,13 +268,8 @@ class SkeletonReader:
             raise FormatError("no comma between two records")
         if exceeds(self.records + 1, self._limits.tensors):
             raise LimitError(f"over {self._limits.tensors} tensors")
-        guard(line)
         self._record_start, self._ranges = self._line_start, []
-        count = self.records
-        self._send(b"," + line if count else line)
-        if self.header is None or self.records != count:
-            raise FormatError('the head of a record must end in its member "chunks"')
-        self._left = self.header.chunks
+        self._left = self._reader.head(line).chunks
         self._next(line, SkeletonReader._chunk_line if self._left else SkeletonReader._tail_line)
 
     def _chunk_line(self, line: bytes) -> None:
@@ -322,7 +280,7 @@ class SkeletonReader:
             raise self._misplaced(header)
         self._payload_noted = False
         self._left -= 1
-        self._send(line)
+        self._reader.chunk(line)
         self._next(line, SkeletonReader._chunk_line if self._left else SkeletonReader._tail_line)
 
     def _tail_line(self, line: bytes) -> None:
@@ -338,11 +296,16 @@ class SkeletonReader:
             raise FormatError("the end of a record must stand on one line", tensor=header.name)
         self._more = len(body) == len(line) - 2
         self._line_end -= len(line) - len(body)
-        guard(body)
-        count = self.records
-        self._send(body)
-        if self.header is not None or self.records != count + 1:
-            raise FormatError("the end of a record must stand on one line", tensor=header.name)
+        sums = self._reader.tail(body)
+        chunks = tuple([(*place, checksum) for place, checksum in zip(self._ranges, sums)])
+        record = Record(header, self._record_start, self._line_end - self._record_start, chunks)
+        self.records += 1
+        if self._whole:
+            self._index += (b"," if self._index else b"") + index_row(
+                record.offset, record.length, chunks
+            )
+        if self._on_record is not None:
+            self._on_record(record)
         self._next(line, SkeletonReader._record_line)
 
     def _trailer_line(self, line: bytes) -> None:
@@ -388,149 +351,3 @@ class SkeletonReader:
             f"the text around the payloads does not match its seal (found {self.seal})",
             hint="The file was changed after it was written; take another copy.",
         )
-
-    # --- ijson ------------------------------------------------------------------------------
-
-    def _send(self, text: bytes | None) -> None:
-        try:
-            if text is None:
-                self._parser.close()
-            else:
-                self._parser.send(text)
-        except JsonckptError:
-            raise
-        except (ijson.JSONError, ValueError, ArithmeticError, SystemError) as error:
-            # The C backend raises SystemError, the one in Python what json and codecs raise.
-            tensor = self.header.name if self.header is not None else None
-            raise FormatError(f"broken JSON: {quote(str(error))}", tensor=tensor) from error
-
-    def _open(self, found: dict[str, Any]) -> Header:
-        check_requires(found.get("requires", []))
-        name, dtype, shape, device = parse_identity(found, self._limits)
-        codec = parse_codec(found, self._limits)
-        if isinstance(codec, str):
-            kind = LimitError if "over the limit" in codec else FormatError
-            raise kind(codec, tensor=name)
-        nbytes = element_count(shape) * DTYPES[dtype].itemsize
-        check_chunking(dtype, shape, codec, chunk_count(nbytes, codec.chunk_bytes))
-        self.header = header = Header(name, dtype, shape, device, codec, nbytes)
-        if exceeds(header.chunks, self._limits.chunks):
-            raise LimitError(
-                f"{header.chunks} chunks, the limit is {self._limits.chunks}", tensor=name
-            )
-        if self._on_header is not None:
-            self._on_header(header)
-        return header
-
-    def _close_record(self, header: Header, found: dict[str, Any]) -> None:
-        check_requires(found.get("requires", []))
-        algorithm = self.algorithm
-        present = [name for name in ALGORITHMS if name in found]
-        if algorithm is None or present != [algorithm]:
-            raise FormatError(
-                f"expected the checksums {quote(algorithm)}, found {quote(present)}",
-                tensor=header.name,
-            )
-        sums, digits = found[algorithm], ALGORITHMS[algorithm].digits
-        if (
-            not isinstance(sums, list)
-            or len(sums) != len(self._ranges)
-            or not all(is_hex(item, digits) for item in sums)
-        ):
-            raise FormatError(
-                f"{algorithm} must be an array of {header.chunks} checksums", tensor=header.name
-            )
-        lines = identity_lines(
-            header.name, header.dtype, header.shape, header.device, header.codec, sums
-        )
-        digest = hexdigest(algorithm, lines)
-        if found.get("digest") != digest:
-            raise IntegrityError(
-                f"the record does not match its digest (expected {quote(found.get('digest'))}, "
-                f"found {digest!r})",
-                tensor=header.name,
-                hint="Its name, dtype, shape or checksums were changed; take another copy.",
-            )
-        chunks = tuple((*place, item) for place, item in zip(self._ranges, sums))
-        record = Record(header, self._record_start, self._line_end - self._record_start, chunks)
-        self.records += 1
-        self.header = None
-        if self._whole:
-            self._index += (b"," if self._index else b"") + index_row(
-                record.offset, record.length, chunks
-            )
-        if self._on_record is not None:
-            self._on_record(record)
-
-
-def _assemble(reader: SkeletonReader) -> Generator[None, tuple[str, Any], None]:
-    """What ijson's events mean: a coroutine that they are pushed into."""
-    yield  # the array that the records are read in
-    while True:
-        event, _ = yield
-        if event != "start_map":
-            break
-        yield from _record(reader)
-    while True:
-        yield
-
-
-def _record(reader: SkeletonReader) -> Generator[None, tuple[str, Any], None]:
-    found: dict[str, Any] = {}
-    header: Header | None = None
-    while True:
-        event, key = yield
-        if event == "end_map":
-            break
-        if key in found:
-            raise FormatError(f"the member {quote(key)} stands twice")
-        event, value = yield
-        if key == "chunks" and event == "start_array":
-            header = reader._open(found)
-            found[key] = None
-            yield from _lifted(header)
-        elif event in ("start_map", "start_array"):
-            found[key] = yield from _shallow(event, reader._limits.depth or 1_000)
-        else:
-            found[key] = value
-    if header is None:
-        raise FormatError("a record without chunks")
-    reader._close_record(header, found)
-
-
-def _lifted(header: Header) -> Generator[None, tuple[str, Any], None]:
-    """The chunks of a record, from which the payloads were lifted out."""
-    for _ in range(header.chunks):
-        event, value = yield
-        if header.codec.encoding == "list":
-            closing, _ = yield
-            if (event, closing) != ("start_array", "end_array"):
-                raise FormatError("expected an array for each chunk", tensor=header.name)
-        elif (event, value) != ("string", ""):
-            raise FormatError("expected a string for each chunk", tensor=header.name)
-    event, _ = yield
-    if event != "end_array":
-        raise FormatError(f"over {header.chunks} chunks", tensor=header.name)
-
-
-def _shallow(opening: str, max_depth: int) -> Generator[None, tuple[str, Any], Any]:
-    """An array of scalars as a list; anything deeper (an unknown member) is passed over."""
-    items: list[Any] = []
-    names: list[set[str]] = [set()]
-    deep = opening == "start_map"
-    while names:
-        event, value = yield
-        if event in ("start_map", "start_array"):
-            names.append(set())
-            deep = True
-            if len(names) > max_depth:
-                raise LimitError(f"a record is nested deeper than {max_depth} levels")
-        elif event in ("end_map", "end_array"):
-            names.pop()
-        elif event == "map_key":
-            if value in names[-1]:
-                raise FormatError(f"the member {quote(value)} stands twice")
-            names[-1].add(value)
-        elif not deep:
-            items.append(value)
-    return None if deep else items

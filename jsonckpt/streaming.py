@@ -20,7 +20,8 @@ from jsonckpt.errors import (
     LimitError,
 )
 from jsonckpt.limits import Limits, exceeds
-from jsonckpt.skeleton import HEAD_END, Header, Record, SkeletonReader
+from jsonckpt.records import Header, Record
+from jsonckpt.skeleton import HEAD_END, SkeletonReader
 
 __all__ = ["ByteSource", "Sink", "read_records"]
 

@@ -40,6 +40,8 @@ from jsonckpt.memory import (
 __all__ = ["Source", "Target", "byte_count", "dtype_name", "torch_dtype"]
 
 _CPU: Final = torch.device("cpu")
+#: What NumPy has, too, and what is written as it lies: bools may hold other bytes than 0 and 1.
+_NUMPY: Final = {torch.float32, torch.float64, torch.float16, torch.int64, torch.int32, torch.uint8}
 
 
 def byte_count(dtype: str, shape: Sequence[int]) -> int:
@@ -80,8 +82,10 @@ class Source:
     shape: tuple[int, ...]
     device: str
     nbytes: int
-    _flat: bool = field(repr=False, compare=False)
-    _view: torch.Tensor = field(repr=False, compare=False)  # of bytes if flat, else of elements
+    _memory: memoryview | None = field(repr=False, compare=False)  # where it can be handed out
+    _flat: bool = field(default=False, repr=False, compare=False)
+    #: Of bytes if flat, else of elements.
+    _view: torch.Tensor | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def of(cls, name: str, tensor: torch.Tensor) -> Source:
@@ -90,14 +94,21 @@ class Source:
         Raises:
             UnsupportedTypeError: a dtype that the format lacks, or memory that was freed.
         """
-        require_little_endian()
         require_memory(tensor)
-        dtype = dtype_name(tensor)
-        nbytes = byte_count(dtype, tensor.shape)
+        return cls.of_checked(name, tensor)
+
+    @classmethod
+    def of_checked(cls, name: str, tensor: torch.Tensor) -> Source:
+        """:meth:`of`, where the tensor's memory has been checked before."""
+        require_little_endian()
+        dtype, shape = dtype_name(tensor), tuple(tensor.shape)
+        nbytes = byte_count(dtype, shape)
+        if tensor.is_cpu and tensor.dtype in _NUMPY and shape and nbytes and _is_flat(tensor):
+            memory = tensor.detach().numpy().data.cast("B").toreadonly()
+            return cls(name, dtype, shape, "cpu", nbytes, memory)
         flat = _flat_bytes(tensor, nbytes)
         view = _few_dimensions(tensor) if flat is None else flat
-        device = str(tensor.device)
-        return cls(name, dtype, tuple(tensor.shape), device, nbytes, flat is not None, view)
+        return cls(name, dtype, shape, str(tensor.device), nbytes, None, flat is not None, view)
 
     def read(self, start: int, stop: int) -> memoryview:
         """Raw row-major bytes ``[start, stop)``, read-only. Safe to call from several threads.
@@ -108,6 +119,9 @@ class Source:
             start, stop: byte offsets, multiples of the item size, inside the record.
         """
         first, last = _elements(self.dtype, self.nbytes, start, stop)
+        if self._memory is not None:
+            return self._memory[start:stop]
+        assert self._view is not None
         if self._flat:
             piece = self._view[start:stop]
         else:
@@ -153,11 +167,11 @@ class Target:
         "shape",
     )
 
-    def __init__(self, tensor: torch.Tensor, dtype: str, shape: Sequence[int]) -> None:
+    def __init__(self, tensor: torch.Tensor, dtype: str, shape: Sequence[int], nbytes: int) -> None:
         require_little_endian()
         self.dtype = dtype
         self.shape = tuple(shape)
-        self.nbytes = byte_count(dtype, shape)
+        self.nbytes = nbytes
         self.needs_data = not tensor.is_meta
         self._tensor = tensor
         self._dtype = torch_dtype(dtype)
@@ -210,7 +224,7 @@ class Target:
         except (RuntimeError, TypeError, OverflowError) as error:
             # An empty tensor may have sizes whose product, without the 0, is beyond 64 bits.
             raise FormatError(f"torch has no tensor of shape {quote(list(shape))}") from error
-        return cls(tensor, dtype, shape)
+        return cls(tensor, dtype, shape, nbytes)
 
     @classmethod
     def into(
@@ -241,7 +255,7 @@ class Target:
                     hint="Convert the target, or allow casting.",
                 )
             _require_cast(kind, tensor.dtype)
-        return cls(tensor, dtype, shape)
+        return cls(tensor, dtype, shape, byte_count(dtype, shape))
 
     def window(self, start: int, stop: int) -> memoryview | None:
         """Writable memory of the raw bytes ``[start, stop)``, where the tensor has such memory.
@@ -315,10 +329,15 @@ def _flat_bytes(tensor: torch.Tensor, nbytes: int) -> torch.Tensor | None:
     """All bytes of a row-major contiguous tensor, as ``uint8`` on its device, without a copy."""
     if nbytes == 0:
         return torch.empty(0, dtype=torch.uint8, device=tensor.device)
-    if tensor.is_conj() or tensor.is_neg() or collapse(tensor.shape, tensor.stride())[1] != [1]:
+    if not _is_flat(tensor):
         return None
     start = int(tensor.storage_offset()) * tensor.itemsize
     return strided(tensor.untyped_storage(), torch.uint8, start, (nbytes,), (1,))
+
+
+def _is_flat(tensor: torch.Tensor) -> bool:
+    """Whether the tensor's memory, front to back, is what it says."""
+    return tensor.is_contiguous() and not tensor.is_conj() and not tensor.is_neg()
 
 
 def _few_dimensions(tensor: torch.Tensor, *, carried: bool = True) -> torch.Tensor:

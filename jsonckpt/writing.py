@@ -14,7 +14,7 @@ from jsonckpt.checksums import hexdigest
 from jsonckpt.codecs import Coder, check_bool
 from jsonckpt.errors import JsonckptError
 from jsonckpt.grammar import ShardText
-from jsonckpt.pipeline import run_ordered
+from jsonckpt.pipeline import run_ordered, threads_for
 from jsonckpt.plan import Part, RecordPlan, jobs
 
 __all__ = ["FileOutput", "Output", "StreamOutput", "ZstdOutput", "write_shard"]
@@ -187,8 +187,21 @@ def write_shard(
         buffers: list[bytes] = []
         for part, chunk in zip(job, encoded):
             plan = plans[part.record]
+            source = sources[plan.source]
+            if chunk is not None and part.first and part.last and len(job) > 1:
+                buffers.append(
+                    text.add_record(
+                        source.name,
+                        source.dtype,
+                        source.shape,
+                        source.device,
+                        plan.codec,
+                        plan.nbytes,
+                        *chunk,
+                    )
+                )
+                continue
             if part.first:
-                source = sources[plan.source]
                 buffers.append(
                     text.open_record(
                         source.name,
@@ -222,7 +235,7 @@ def write_shard(
 
     run_ordered(
         jobs(plans),
-        threads=threads,
+        threads=threads_for(threads, sum(plan.nbytes for plan in plans), len(plans)),
         worker=lambda: Coder(level=level),
         work=work,
         turn=turn,

@@ -234,5 +234,8 @@ class FakeDoor:
         return OMIT if self._omit(body) else self.records[body]
 
     def get_array(self, body: Json, place: str) -> Any:
-        assert type(body) is dict
+        from jsonckpt.errors import FormatError
+
+        if type(body) is not dict or list(body) != ["$tensor"]:
+            raise FormatError(f"{place}: no such tensor")
         return self.get("$tensor", body["$tensor"], place)

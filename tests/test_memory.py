@@ -7,6 +7,7 @@ library's.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
@@ -14,6 +15,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+import jsonckpt
 
 MIB = 600 if os.environ.get("JSONCKPT_LONG") else 120
 MOST_EXTRA = 64 << 20
@@ -45,3 +49,18 @@ def test_extra_memory(
     assert len(extra) == 6
     over = {name: f"{size >> 20} MiB" for name, size in extra.items() if size > MOST_EXTRA}
     assert not over, f"over {MOST_EXTRA >> 20} MiB: {over}"
+
+
+def test_what_a_save_held_does_not_wait_for_the_collector(tmp_path: Path) -> None:
+    from jsonckpt.contents import Contents
+    from jsonckpt.facts import Entry
+
+    state = {f"w{number}": torch.ones(4) for number in range(50)}
+    gc.collect()
+    gc.disable()
+    try:
+        jsonckpt.save(state, tmp_path / "ckpt", sync=False)
+        held = [found for found in gc.get_objects() if isinstance(found, (Contents, Entry))]
+    finally:
+        gc.enable()
+    assert not held
