@@ -173,8 +173,9 @@ class RecordReader:
         on_header, self._on_header = self._on_header, None
         header = self._parse_head(line)
         self._on_header = on_header
-        empty = b"[]" if header.codec.encoding == "list" else b'""'
-        self._send(b",".join([empty] * header.chunks))
+        if header.chunks:  # ijson takes empty text for the end
+            empty = b"[]" if header.codec.encoding == "list" else b'""'
+            self._send(b",".join([empty] * header.chunks))
 
     def _send(self, text: bytes | None) -> None:
         try:
