@@ -11,6 +11,7 @@ import torch
 from jsonckpt.dtypes import DTYPES
 from jsonckpt.errors import FormatError, JsonckptError
 from jsonckpt.facts import Codec, Entry, Manifest, element_count
+from jsonckpt.jsontext import collector_paused
 from jsonckpt.limits import DEFAULT_LIMITS, Limits
 from jsonckpt.loading import load_container
 from jsonckpt.memory import torch_dtype
@@ -123,7 +124,7 @@ class Checkpoint(Mapping[str, TensorEntry]):
             error.at(file=container.path)
             raise
         self._entries: dict[str, tuple[Entry, Any]] = {}
-        for name, tag, body in tensor_names(self.manifest.state):
+        for name, tag, body in loading.references:
             view = body if tag == "$view" else None
             entry = self.manifest.by_name[record_of(name, body)]
             self._entries.setdefault(name, (entry, view))
@@ -262,5 +263,6 @@ def open_checkpoint(
     (['/w'], torch.Size([4, 3]), tensor([[3, 4, 5]]))
     """
     limits = limits or DEFAULT_LIMITS
-    container = open_container(path, limits=limits, storage_options=storage_options)
-    return Checkpoint(container, limits, thread_count(threads), verify)
+    with collector_paused():  # a manifest is all containers, and none of them is garbage
+        container = open_container(path, limits=limits, storage_options=storage_options)
+        return Checkpoint(container, limits, thread_count(threads), verify)

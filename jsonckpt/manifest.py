@@ -295,7 +295,8 @@ def _parse_entry(
 ) -> Entry:
     if not isinstance(item, dict):
         raise FormatError(f"expected an object, found {kind(item)}")
-    check_requires(item.get("requires", []))
+    if "requires" in item:
+        check_requires(item["requires"])
     name, dtype, shape, device = parse_identity(item, limits)
     try:
         shard, codec = item.get("shard"), item.get("codec")
@@ -307,7 +308,7 @@ def _parse_entry(
         if not is_size(offset) or not is_size(length) or not isinstance(chunks, list):
             raise FormatError("offset and length must be integers, chunks an array")
         nbytes = check_chunking(dtype, shape, codecs[codec], len(chunks))
-        rows = tuple(_parse_chunk(chunk, digits) for chunk in chunks)
+        rows = tuple([_parse_chunk(chunk, digits) for chunk in chunks])
     except FormatError as error:
         error.at(tensor=name)
         raise

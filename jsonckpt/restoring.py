@@ -51,20 +51,20 @@ class Loading:
     def __init__(self, state: Any, wishes: Wishes) -> None:
         self._state = state
         self._wishes = wishes
-        self._names: list[str] = []
+        #: ``(name, tag, body)`` of every place of a tensor, as :func:`tensor_names` gives them.
+        self.references = list(tensor_names(state))
         self._records: dict[str, None] = {}
         self._views: dict[str, list[tuple[str, str, Any]]] = {}
         self._tensors: dict[str, torch.Tensor] = {}
         self._chosen: set[str] = set()
         self._bounds: dict[str, View] = {}
         seen: dict[str, Any] = {}
-        for name, tag, body in tensor_names(state):
+        for name, tag, body in self.references:
             if tag == "$view":
                 self._bounds[name] = View.from_json(body, f"{name}/$view")
             if seen.setdefault(name, body) != body:
                 raise FormatError(f"the state says two things of the tensor {quote(name)}")
             record = record_of(name, body)
-            self._names.append(name)
             if wishes.chosen(name):
                 self._chosen.add(name)
                 self._records[record] = None
@@ -74,7 +74,7 @@ class Loading:
     @property
     def wants_all(self) -> bool:
         """Whether no tensor of the state is left out."""
-        return len(self._chosen) == len(set(self._names))
+        return len(self._chosen) == len({name for name, _, _ in self.references})
 
     def wants(self, record: str) -> bool:
         """Whether a record is needed."""
@@ -95,7 +95,7 @@ class Loading:
         for name, view in self._bounds.items():
             if view.of in records:
                 view.check(records[view.of].nbytes, f"{name}/$view")
-        unmatched = self._wishes.unmatched(self._names)
+        unmatched = self._wishes.unmatched([name for name, _, _ in self.references])
         if unmatched:
             raise StateMismatchError(
                 "include names tensors that the checkpoint lacks",

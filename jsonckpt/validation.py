@@ -184,7 +184,6 @@ def parse_identity(item: dict[str, Any], limits: Limits) -> tuple[str, str, tupl
         FormatError, LimitError: with a message that names the member.
     """
     name, dtype, shape = item.get("name"), item.get("dtype"), item.get("shape")
-    device = item.get("device", "cpu")
     if not isinstance(name, str) or not (
         not name or name[0] == "/" or name.startswith("$storage/")
     ):
@@ -201,8 +200,11 @@ def parse_identity(item: dict[str, Any], limits: Limits) -> tuple[str, str, tupl
     # A zero hides the other sizes from the byte count, but torch still multiplies them.
     if math.prod([size for size in shape if size]) > _MAX_SIZE:
         raise LimitError(f"shape {quote(shape)} has over 2^63-1 elements", tensor=name)
-    if not isinstance(device, str) or not re.fullmatch(r"[a-z]{1,20}(:[0-9]{1,5})?", device):
-        raise FormatError(f"device is {quote(device)}, expected e.g. cuda:0", tensor=name)
+    device = "cpu"
+    if "device" in item:
+        device = item["device"]
+        if not isinstance(device, str) or not re.fullmatch(r"[a-z]{1,20}(:[0-9]{1,5})?", device):
+            raise FormatError(f"device is {quote(device)}, expected e.g. cuda:0", tensor=name)
     return name, dtype, tuple(shape), device
 
 
@@ -277,26 +279,28 @@ def check_layout(
     ends = [0] * len(sizes)
     shard = -1
     for entry in entries:
-        name, stop = quote(entry.name), entry.offset + entry.length
+        stop = entry.offset + entry.length
         if entry.shard < shard:
-            problems.add(name, "the tensors are not in the order of the shards")
+            problems.add(quote(entry.name), "the tensors are not in the order of the shards")
             return
         begins = ends[entry.shard] + 2  # a comma and a line feed
         if entry.shard == shard and entry.offset != begins:
             problems.add(
-                name,
+                quote(entry.name),
                 f"it begins at byte {entry.offset}, where it overlaps the tensor before it or "
                 f"leaves a gap; expected {begins}",
             )
         if stop > sizes[entry.shard]:
-            problems.add(name, f"it ends at byte {stop}, the file at {sizes[entry.shard]}")
+            problems.add(
+                quote(entry.name), f"it ends at byte {stop}, the file at {sizes[entry.shard]}"
+            )
         if entry.shard > shard and exceeds(entry.offset, limits.manifest_bytes):
-            problems.over(name, f"{entry.offset} bytes of text before it")
+            problems.over(quote(entry.name), f"{entry.offset} bytes of text before it")
         shard = entry.shard
         ends[shard] = stop
         fault = _misplaced_chunk(entry)
         if fault is not None:
-            problems.add(name, fault)
+            problems.add(quote(entry.name), fault)
     for number, (size, end) in enumerate(zip(sizes, ends)):
         if exceeds(size - end, limits.manifest_bytes):
             problems.over(f"shards[{number}]", f"{size - end} bytes of text after its tensors")

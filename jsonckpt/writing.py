@@ -15,26 +15,18 @@ from jsonckpt.codecs import Coder, check_bool
 from jsonckpt.errors import JsonckptError
 from jsonckpt.grammar import ShardText
 from jsonckpt.pipeline import run_ordered, threads_for
-from jsonckpt.plan import Part, RecordPlan, jobs
+from jsonckpt.plan import Part, RecordPlan, Sized, jobs
 
 __all__ = ["FileOutput", "Output", "StreamOutput", "ZstdOutput", "write_shard"]
 
 _FRAME_TEXT = 4 << 20
 
 
-class RawSource(Protocol):
+class RawSource(Sized, Protocol):
     """A tensor to be written."""
 
     @property
-    def name(self) -> str: ...
-    @property
-    def dtype(self) -> str: ...
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-    @property
     def device(self) -> str: ...
-    @property
-    def nbytes(self) -> int: ...
 
     def read(self, start: int, stop: int) -> memoryview:
         """The raw bytes ``[start, stop)``."""
