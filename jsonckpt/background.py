@@ -146,22 +146,25 @@ class PendingSave(Generic[Result]):
                 hint="Ask for the result where the save was started.",
             )
 
-    def _run(self, work: Callable[[Gate], Result]) -> None:
+    def _run_nicely(self, work: Callable[[Gate], Result]) -> None:
         """The life of the thread."""
+        _be_nice()
+        self._run(work)
+
+    def _run(self, work: Callable[[Gate], Result]) -> None:
         with self._changed:
-            if self._finished:
+            if self._begun or self._finished:
                 return
             self._begun = True
-        _be_nice()
         result: Result | None = None
         error: BaseException | None = None
         try:
             result = work(self._gate)
         except BaseException as raised:
-            # Carried to whoever asks for the result, or to the next call, but without the variables
-            # of its frames, for these hold on to the copy of the state.
-            traceback.clear_frames(raised.__traceback__)
+            # Carried to whoever asks for the result, or to the next call.
+            _clear_frames(raised)
             error = raised
+        del work  # this frame is in the traceback, too
         self._finish(result, error)
 
     def _finish(self, result: Result | None, error: BaseException | None) -> None:
@@ -174,7 +177,7 @@ class PendingSave(Generic[Result]):
             self._changed.notify_all()
 
     def _withdraw(self) -> None:
-        """The thread could not be started, or nobody knows whether it was."""
+        """Whether the thread was started nobody knows; if it was, it goes on."""
         with self._changed:
             if not self._begun:
                 self._finish(None, SaveCancelledError("the save could not be started"))
@@ -237,16 +240,22 @@ class Background:
                     self._changed.notify_all()
 
     def start(self, path: str, work: Callable[[Gate], Result]) -> PendingSave[Result]:
-        """Run ``work`` in the background; to be called in a :meth:`turn`."""
+        """Run ``work`` in the background; to be called in a :meth:`turn`.
+
+        Where no thread can be had any more (in exit functions, from Python 3.12 on) it is done when
+        this returns.
+        """
         pending: PendingSave[Result] = PendingSave(path, self._changed)
         thread = threading.Thread(
-            target=pending._run, args=(work,), name="jsonckpt-save", daemon=False
+            target=pending._run_nicely, args=(work,), name="jsonckpt-save", daemon=False
         )
         # Before the start: a Ctrl-C that comes right after it must not let the next call believe
         # that nothing is under way.
         self._last = pending
         try:
             thread.start()
+        except RuntimeError:
+            pending._run(work)
         except BaseException:
             pending._withdraw()
             raise
@@ -282,6 +291,18 @@ class Background:
                 f" {type(error).__name__}: {error}",
                 file=sys.stderr,
             )
+
+
+def _clear_frames(error: BaseException) -> None:
+    """Let go of the variables of an error's frames, for these hold on to the copy of the state."""
+    chain: list[BaseException | None] = [error]
+    seen = set()
+    while chain:
+        one = chain.pop()
+        if one is not None and id(one) not in seen:
+            seen.add(id(one))
+            traceback.clear_frames(one.__traceback__)
+            chain += [one.__cause__, one.__context__]
 
 
 def _be_nice() -> None:
