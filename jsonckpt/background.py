@@ -164,7 +164,6 @@ class PendingSave(Generic[Result]):
             # Carried to whoever asks for the result, or to the next call.
             _clear_frames(raised)
             error = raised
-        del work  # this frame is in the traceback, too
         self._finish(result, error)
 
     def _finish(self, result: Result | None, error: BaseException | None) -> None:

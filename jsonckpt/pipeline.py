@@ -1,4 +1,4 @@
-"""Runs jobs on several threads in a fixed order. The only room with threads.
+"""Runs jobs on several threads in a fixed order. Only ``background`` has threads besides.
 
 Each job is *worked* (in parallel), then has its *turn* (one at a time, in the order of the jobs),
 then may be *landed* (in parallel again). A save encodes, then learns where its bytes go, then

@@ -229,12 +229,15 @@ def save_async(
     with _background.turn():
         target.check()
         contents = walk(state, metadata, options)
-        contents = replace(contents, sources=_buffers.stage(contents.sources))
+        copies = _buffers.stage(contents.sources)
+        contents = replace(contents, sources=copies)
 
         def write(gate: Gate) -> SaveResult:
             try:
                 return _write(settle(contents, options), target, options, gate, began)
             finally:
+                # The traceback of an error refers to this list, and so would hold on to the memory.
+                copies.clear()
                 if not keep_buffers:
                     _buffers.release()
 
