@@ -121,7 +121,8 @@ class PendingSave(Generic[Result]):
 
         Returns:
             ``True`` when it was cancelled: what was at the path before is still there. ``False``
-            when it was too late: the checkpoint was committed, or the save has failed by itself.
+            when it was too late: the checkpoint was committed, or the save has failed by itself. (A
+            single file behind a URL is committed from the moment it is opened.)
         """
         if not self._finished:
             self._require_own_process()
