@@ -766,16 +766,17 @@ class Nursery:
     """One process that has imported torch, and children of it that run scripts."""
 
     CODE = """
-        import os, sys, time, torch, warnings
+        import os, sys, threading, time, torch, warnings
         warnings.simplefilter("ignore")
         torch.set_num_threads(1)
         import jsonckpt
         from jsonckpt import saving
 
-        def held_up(seconds):
+        def hold_up(until):
             real = os.pwritev
             def pwritev(*arguments):
-                time.sleep(seconds)
+                while not until():
+                    time.sleep(0.001)
                 return real(*arguments)
             os.pwritev = pwritev
 
@@ -837,7 +838,7 @@ def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
 
 
 SAVE = """
-    held_up(0.02)
+    hold_up(lambda: not threading.main_thread().is_alive())
     state = {{"w": torch.arange(9999.0), "epoch": 7}}
     pending = jsonckpt.save_async(state, {path!r}, chunk_size=4096)
     assert not pending.done()
@@ -873,7 +874,6 @@ def test_an_exit_function_that_saves(tmp_path: Path, nursery: Nursery) -> None:
     path = str(tmp_path / "c")
     script = f"""
         import atexit
-        held_up(0.02)
         atexit.register(lambda: jsonckpt.save_async({{"w": torch.ones(9)}}, {path!r}))
     """
     assert nursery.run(script) == (0, "")
@@ -887,7 +887,6 @@ def test_an_interpreter_that_starts_no_more_threads(
     """From Python 3.12 on that is so as soon as the main thread has ended."""
     path = str(tmp_path / "c")
     script = f"""
-        import threading
         state = {{"w": [torch.ones(500), torch.ones(500)]}}
         go, write = threading.Event(), saving._write
         def late(*arguments):
@@ -925,14 +924,15 @@ def test_an_error_that_nobody_saw_is_printed_at_exit(tmp_path: Path, nursery: Nu
 def test_a_forked_child_begins_anew(tmp_path: Path, nursery: Nursery) -> None:
     mine, theirs = str(tmp_path / "mine"), str(tmp_path / "theirs")
     script = f"""
-        import threading
         w = torch.arange(99999.0)
         jsonckpt.save_async({{"w": w}}, {mine!r}).result()
         finished = jsonckpt.save_async({{"w": w}}, {mine!r})
         finished.result()
-        held_up(0.02)
+        go = []
+        hold_up(lambda: go)
         pending = jsonckpt.save_async({{"w": w + 1}}, {mine!r}, chunk_size=65536)
         child = os.fork()
+        go.append(True)
         if child == 0:
             for ask in (pending.done, pending.result, pending.cancel):
                 try:
