@@ -27,6 +27,8 @@ __all__ = ["run"]
 #: Starts a save and returns what waits for its end.
 Start = Callable[[states.State, Path], Callable[[], object]]
 _LABELS = {
+    "copy": "one copy of the tensors, into memory that is in use",
+    "clone": "clone() of each tensor",
     "own": "**jsonckpt**.save, the loop waits for all of it",
     "own-async": "**jsonckpt**, its own save in the background",
     "own-thread": "clone() and **jsonckpt**.save in a thread",
@@ -52,11 +54,13 @@ def run(settings: Settings) -> Section:
     remove(path)
     found: dict[str, dict[str, list[float]]] = json.loads(shown.stdout)
     alone = spread(found.pop("alone")["step"]).median
+    copy = spread(found["copy"]["blocked"]).median
     section = Section(
         "async",
         "Saving behind the training loop",
         f"{bytes_text(states.nbytes(state))} of tensors, files {settings.fast.label}. Blocked is "
-        "how long the call keeps the loop; whole, until the checkpoint is there. Meanwhile the "
+        "how long the call keeps the loop, also in times of one copy of the tensors; whole, until "
+        "the checkpoint is there. Meanwhile the "
         f"loop takes its steps (matrix products, {alone * 1e3:.1f} ms each with nothing beside "
         "them), and a step gets slower by the last column.",
     )
@@ -64,18 +68,22 @@ def run(settings: Settings) -> Section:
     for key, figures in found.items():
         slower = ""
         if figures["step"]:
-            slower = f"{spread([step / alone for step in figures['step']]).median:.2f}x"
+            step = spread([step / alone for step in figures["step"]])
+            section.figures[f"async/{key}/step"] = step.median
+            slower = f"{step.median:.2f}x"
         blocked, whole = (
             spread([second * 1e3 for second in figures[name]]) for name in ("blocked", "whole")
         )
-        rows.append([_LABELS[key], f"{blocked:,.0f}", f"{whole:,.0f}", slower])
+        copies = blocked.median / 1e3 / copy
+        rows.append([_LABELS[key], f"{blocked:,.0f}", f"{copies:.2f}x", f"{whole:,.0f}", slower])
+        section.figures[f"async/{key}/copies"] = copies
         section.figures[f"async/{key}/blocked"] = blocked.median / 1e3
         section.figures[f"async/{key}/whole"] = whole.median / 1e3
     notes = [] if "own-async" in found else ["This version of jsonckpt has no save_async."]
     section.tables.append(
         Table(
             "Milliseconds of a save beside a training loop",
-            ["", "blocked", "whole", "a step takes"],
+            ["", "blocked", "of a copy", "whole", "a step takes"],
             rows,
             notes,
         )
@@ -121,7 +129,18 @@ def _starts() -> dict[str, Start]:
         result: Callable[[], object] = getattr(future, "result")  # noqa: B009
         return result
 
+    kept: states.State = {}
+
+    def copy(state: states.State, _: Path) -> None:
+        for name, tensor in state.items():
+            if name in kept:
+                kept[name].copy_(tensor)
+            else:
+                kept[name] = tensor.clone()
+
     starts = {
+        "copy": _at_once(copy),
+        "clone": _at_once(lambda state, _: [tensor.clone() for tensor in state.values()]),
         "own": _at_once(own),
         "own-thread": _in_thread(own),
         "torch": _at_once(torch.save),

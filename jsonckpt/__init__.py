@@ -8,6 +8,7 @@
 """
 
 from jsonckpt._version import __version__
+from jsonckpt.background import PendingSave
 from jsonckpt.checkpoint import Checkpoint, TensorEntry
 from jsonckpt.checkpoint import open_checkpoint as open
 from jsonckpt.errors import (
@@ -19,6 +20,7 @@ from jsonckpt.errors import (
     IntegrityError,
     JsonckptError,
     LimitError,
+    SaveCancelledError,
     StateMismatchError,
     UnsafePathError,
     UnsupportedTypeError,
@@ -30,7 +32,7 @@ from jsonckpt.into import LoadResult, load_into
 from jsonckpt.limits import Limits
 from jsonckpt.loading import load, stream
 from jsonckpt.registry import register
-from jsonckpt.saving import SaveResult, save
+from jsonckpt.saving import SaveResult, save, save_async
 
 __all__ = [
     "Checkpoint",
@@ -44,6 +46,8 @@ __all__ = [
     "LimitError",
     "Limits",
     "LoadResult",
+    "PendingSave",
+    "SaveCancelledError",
     "SaveResult",
     "StateMismatchError",
     "TensorEntry",
@@ -58,6 +62,7 @@ __all__ = [
     "open",
     "register",
     "save",
+    "save_async",
     "stream",
     "verify",
 ]

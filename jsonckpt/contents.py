@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -24,7 +25,7 @@ from jsonckpt.tensors import Source
 from jsonckpt.tree import encode_state
 from jsonckpt.validation import check_name
 
-__all__ = ["Contents", "Options", "encode"]
+__all__ = ["Contents", "Options", "encode", "settle", "walk"]
 
 _SAMPLE_BYTES = 1 << 16
 
@@ -78,9 +79,18 @@ def check_options(options: Options, level: int | None) -> None:
         raise ValueError(f"compression_level must be a zstd level up to 22, not {level}")
 
 
-@jsontext.collector_paused()
 def encode(state: object, metadata: Mapping[str, Any] | None, options: Options) -> Contents:
     """Everything about the state that can fail, before anything is written."""
+    return settle(walk(state, metadata, options), options)
+
+
+@jsontext.collector_paused()
+def walk(state: object, metadata: Mapping[str, Any] | None, options: Options) -> Contents:
+    """All of :func:`encode` but for :func:`settle`. No payload is read.
+
+    Nothing of the result but the memory of its sources belongs to the caller: what becomes of the
+    state's dictionaries and lists afterwards does not show.
+    """
     writer = StateWriter()
     # The state stands one level inside the manifest.
     depth = (DEFAULT_LIMITS.depth or 1_000) - 1
@@ -89,27 +99,10 @@ def encode(state: object, metadata: Mapping[str, Any] | None, options: Options) 
     limits = DEFAULT_LIMITS
     if exceeds(len(sources), limits.tensors):
         raise LimitError(f"{len(sources)} tensors; readers accept at most {limits.tensors}")
-    coder = Coder(level=options.level)
     plans = []
     for position, source in enumerate(sources):
         check_name(source.name, limits)
-        codec = plan.choose_codec(
-            source,
-            encoding=options.encoding,
-            compression=options.compression,
-            filter=options.filter,
-            chunk_bytes=options.chunk_bytes,
-            worthwhile=True,
-        )
-        if codec.compression != "none" and not _sample_compresses(coder, source, codec):
-            codec = plan.choose_codec(
-                source,
-                encoding=options.encoding,
-                compression=options.compression,
-                filter=options.filter,
-                chunk_bytes=options.chunk_bytes,
-                worthwhile=False,
-            )
+        codec = _codec(source, options, worthwhile=True)
         plans.append(plan.RecordPlan(position, codec, source.nbytes))
     chunks = sum(record.chunks for record in plans)
     if exceeds(chunks, limits.chunks):
@@ -119,6 +112,33 @@ def encode(state: object, metadata: Mapping[str, Any] | None, options: Options) 
         )
     now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
     return Contents(new_save_id(), now, tree, _plain(metadata), sources, plans)
+
+
+def settle(contents: Contents, options: Options) -> Contents:
+    """The same without compression for records that do not compress, judged by a sample."""
+    if options.compression == "none":
+        return contents
+    coder = Coder(level=options.level)
+    plans = []
+    for record in contents.plans:
+        source = contents.sources[record.source]
+        if record.codec.compression != "none" and not _sample_compresses(
+            coder, source, record.codec
+        ):
+            record = replace(record, codec=_codec(source, options, worthwhile=False))
+        plans.append(record)
+    return replace(contents, plans=plans)
+
+
+def _codec(source: Source, options: Options, *, worthwhile: bool) -> Codec:
+    return plan.choose_codec(
+        source,
+        encoding=options.encoding,
+        compression=options.compression,
+        filter=options.filter,
+        chunk_bytes=options.chunk_bytes,
+        worthwhile=worthwhile,
+    )
 
 
 def _sample_compresses(coder: Coder, source: Source, codec: Codec) -> bool:
@@ -136,7 +156,7 @@ def _plain(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
         jsontext.require_json(value, "metadata")
     except JsonckptError as error:
         raise TypeError(str(error)) from error
-    return value
+    return copy.deepcopy(value)
 
 
 def head_text(contents: Contents, options: Options, *, single: bool) -> bytes:

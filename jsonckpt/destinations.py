@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jsonckpt import names, plan, storage
+from jsonckpt.background import Gate
 from jsonckpt.contents import (
     Contents,
     Options,
@@ -156,7 +157,13 @@ def _write(
     shard: int,
     single: bool,
     progress: Callable[[int], None] | None,
+    gate: Gate,
 ) -> ShardText:
+    def advance(count: int) -> None:
+        gate.check()
+        if progress is not None:
+            progress(count)
+
     return write_shard(
         output,
         contents.sources,
@@ -166,11 +173,11 @@ def _write(
         algorithm=options.checksum,
         level=options.level,
         threads=options.threads,
-        progress=progress,
+        progress=advance,
     )
 
 
-def save_stream(contents: Contents, stream: Any, options: Options) -> dict[str, Any]:
+def save_stream(contents: Contents, stream: Any, options: Options, gate: Gate) -> dict[str, Any]:
     if options.encoding == "list" and options.compression == "zstd":
         raise ValueError(
             "a file object gets plain text: pass compression=None with encoding='list'"
@@ -178,7 +185,14 @@ def save_stream(contents: Contents, stream: Any, options: Options) -> dict[str, 
     output = StreamOutput(stream)
     with progress_bar("save", contents.nbytes, show=options.progress) as advance:
         text = _write(
-            output, contents, options, plans=contents.plans, shard=0, single=True, progress=advance
+            output,
+            contents,
+            options,
+            plans=contents.plans,
+            shard=0,
+            single=True,
+            progress=advance,
+            gate=gate,
         )
     return {
         "path": "",
@@ -195,6 +209,7 @@ def save_remote(
     options: Options,
     overwrite: bool,
     storage_options: Mapping[str, Any] | None,
+    gate: Gate,
 ) -> dict[str, Any]:
     from jsonckpt.remote import RemoteTarget
 
@@ -208,6 +223,9 @@ def save_remote(
     try:
         with progress_bar("save", contents.nbytes, show=options.progress) as advance:
             for number, name, plans in shards_of(contents, options, single=single):
+                if single:
+                    # Some stores let go of what was there as soon as the new file is opened.
+                    gate.close()
                 with target.open(None if single else name) as stream:
                     output: Output = StreamOutput(stream)
                     if name.endswith(".zst") or (single and url.endswith(".zst")):
@@ -220,6 +238,7 @@ def save_remote(
                         shard=number,
                         single=single,
                         progress=advance,
+                        gate=gate,
                     )
                 shards.append(ShardFile(name, output.written, text.position, text.seal))
                 entries += text.entries
@@ -227,6 +246,7 @@ def save_remote(
             manifest = manifest_of(contents, options, shards, entries)
             text_bytes = dumped(manifest)
             replaced = _replaced(target.place())
+            gate.close()
             target.commit(text_bytes)
     except BaseException:
         target.abandon()
@@ -249,7 +269,7 @@ def save_remote(
     }
 
 
-def save_file(contents: Contents, target: Path, options: Options) -> dict[str, Any]:
+def save_file(contents: Contents, target: Path, options: Options, gate: Gate) -> dict[str, Any]:
     target = target.resolve()
     storage.make_directory(target.parent, sync=options.sync)
     temporary = target.with_name(f".{target.name}.{contents.save_id[:12]}.tmp")
@@ -267,8 +287,10 @@ def save_file(contents: Contents, target: Path, options: Options) -> dict[str, A
                 shard=0,
                 single=True,
                 progress=advance,
+                gate=gate,
             )
         file.finish(sync=options.sync)
+        gate.close()
     except BaseException:
         file.abandon()
         raise
@@ -282,17 +304,20 @@ def save_file(contents: Contents, target: Path, options: Options) -> dict[str, A
     }
 
 
-def save_directory(contents: Contents, target: Path, options: Options) -> dict[str, Any]:
+def save_directory(
+    contents: Contents, target: Path, options: Options, gate: Gate
+) -> dict[str, Any]:
     storage.make_directory(target, sync=options.sync)
     files: list[storage.NewFile] = []
     text = b""
     try:
         with progress_bar("save", contents.nbytes, show=options.progress) as advance:
-            manifest = _write_shards(contents, target, options, files, advance)
+            manifest = _write_shards(contents, target, options, files, advance, gate)
         text = dumped(manifest)
         durable = not options.sync or storage.fsync_directory(target)
         has_old = (target / MANIFEST_NAME).exists()
         replaced = _replaced(storage.LocalPlace(target)) if has_old else []
+        gate.close()
         committed = storage.commit(
             target / f".manifest-{contents.save_id[:12]}.tmp",
             target / MANIFEST_NAME,
@@ -323,6 +348,7 @@ def _write_shards(
     options: Options,
     files: list[storage.NewFile],
     advance: Callable[[int], None] | None,
+    gate: Gate,
 ) -> Manifest:
     jobs = list(shards_of(contents, options, single=False))
     # Each shard has a thread of its own: writes to one file wait for each other in the kernel.
@@ -344,7 +370,14 @@ def _write_shards(
         if name.endswith(".zst"):
             output = ZstdOutput(output, level=options.level)
         text = _write(
-            output, contents, inner, plans=plans, shard=number, single=False, progress=progress
+            output,
+            contents,
+            inner,
+            plans=plans,
+            shard=number,
+            single=False,
+            progress=progress,
+            gate=gate,
         )
         file.finish(sync=options.sync)
         return ShardFile(name, output.written, text.position, text.seal), text.entries

@@ -9,6 +9,7 @@
     ├── IncompleteCheckpointError                 a part is missing, or the file ends too early
     ├── CheckpointNotFoundError(FileNotFoundError)
     ├── CheckpointExistsError(FileExistsError)
+    ├── SaveCancelledError                        PendingSave.cancel() was called
     ├── StateMismatchError                        .missing, .unexpected, .mismatched
     ├── UnsupportedTypeError(TypeError)           a value that no rule can write
     └── WriteError(OSError)                       the system refused a write; .errno says why
@@ -31,6 +32,7 @@ __all__ = [
     "IntegrityError",
     "JsonckptError",
     "LimitError",
+    "SaveCancelledError",
     "StateMismatchError",
     "UnsafePathError",
     "UnsupportedTypeError",
@@ -143,6 +145,10 @@ class CheckpointNotFoundError(JsonckptError, FileNotFoundError):
 
 class CheckpointExistsError(JsonckptError, FileExistsError):
     """Something that must not be overwritten lies at this path."""
+
+
+class SaveCancelledError(JsonckptError):
+    """The save was cancelled before its commit: what was at its path before is untouched."""
 
 
 class StateMismatchError(JsonckptError):

@@ -12,6 +12,7 @@ import gc
 import json
 import math
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from json.encoder import encode_basestring
@@ -142,9 +143,12 @@ def collector_paused() -> Iterator[None]:
     """No garbage collection inside: a large tree is all containers and none of them is garbage.
 
     The collector would walk them again and again, together with whatever the process holds
-    besides; that doubles the time of a parse. Where threads overlap, the worst case is that
-    collection resumes early.
+    besides; that doubles the time of a parse. The switch is one for the whole process: in the
+    background it is left alone, lest it be put back over what the main thread has set meanwhile.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     was_enabled = gc.isenabled()
     gc.disable()
     try:

@@ -1,4 +1,4 @@
-"""Runs jobs on several threads in a fixed order. The only room with threads.
+"""Runs jobs on several threads in a fixed order. Only ``background`` has threads besides.
 
 Each job is *worked* (in parallel), then has its *turn* (one at a time, in the order of the jobs),
 then may be *landed* (in parallel again). A save encodes, then learns where its bytes go, then
@@ -152,9 +152,10 @@ class _Run(Generic[Job, Worker, Worked, Placed]):
             for number in range(threads)
         ]
         try:
-            for thread in pool:
-                thread.start()
-            for thread in pool:
+            started = self._start(pool)
+            if not started:
+                self._loop()
+            for thread in started:
                 # A bare join() cannot be interrupted on every platform.
                 while thread.is_alive():
                     thread.join(timeout=1.0)
@@ -169,6 +170,16 @@ class _Run(Generic[Job, Worker, Worked, Placed]):
                 raise self._error
             finally:
                 self._error = None
+
+    def _start(self, pool: list[threading.Thread]) -> list[threading.Thread]:
+        for number, thread in enumerate(pool):
+            try:
+                thread.start()
+            except RuntimeError:
+                # The system has no more, or the interpreter is about to exit (from Python 3.12 on
+                # it then starts none for a save in the background). Those that there are will do.
+                return pool[:number]
+        return pool
 
     def check(self) -> None:
         """Raise when the run has been stopped."""

@@ -1,4 +1,4 @@
-"""``save``: state, leaves, plan, shards, manifest, commit."""
+"""``save`` and ``save_async``: state, leaves, plan, shards, manifest, commit."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import os
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from jsonckpt import plan
-from jsonckpt.contents import Options, check_options, encode
+from jsonckpt.background import Background, Gate, PendingSave
+from jsonckpt.contents import Contents, Options, check_options, encode, settle, walk
 from jsonckpt.destinations import (
     check_container,
     check_target,
@@ -23,8 +24,9 @@ from jsonckpt.destinations import (
 )
 from jsonckpt.jsontext import collector_paused
 from jsonckpt.pipeline import default_threads
+from jsonckpt.staging import Buffers
 
-__all__ = ["SaveResult", "save"]
+__all__ = ["SaveResult", "save", "save_async"]
 
 #: Writing so many bytes takes about a second; for longer the process gets its collector back.
 _BRIEF = 1 << 30
@@ -123,6 +125,184 @@ def save(
     >>> directory.cleanup()
     """
     began = time.perf_counter()
+    options = _options(
+        encoding=encoding,
+        compression=compression,
+        compression_level=compression_level,
+        filter=filter,
+        chunk_size=chunk_size,
+        max_shard_size=max_shard_size,
+        checksum=checksum,
+        threads=threads,
+        sync=sync,
+        progress=progress,
+    )
+    target = _target(path, options, overwrite, storage_options)
+    target.check()
+    with ExitStack() as brief:
+        # No garbage is made here; the collector would look through all tensors of the state.
+        brief.enter_context(collector_paused())
+        contents = encode(state, metadata, options)
+        if contents.nbytes > _BRIEF:
+            brief.close()
+        result = _write(contents, target, options, Gate(), began)
+        del contents  # before the collector is back
+    return result
+
+
+#: The one save in the background of this process, and the memory for its copy of a state.
+_background = Background()
+_buffers = Buffers()
+
+
+def save_async(
+    state: object,
+    path: str | os.PathLike[str],
+    *,
+    encoding: str = "base64",
+    compression: str | None = None,
+    compression_level: int | None = None,
+    filter: str = "auto",
+    chunk_size: int | str = "1MiB",
+    max_shard_size: int | str = "5GB",
+    checksum: str = "xxh3_128",
+    metadata: Mapping[str, Any] | None = None,
+    overwrite: bool = True,
+    threads: int | None = 1,
+    progress: bool = False,
+    storage_options: Mapping[str, Any] | None = None,
+    sync: bool = True,
+    keep_buffers: bool = True,
+) -> PendingSave[SaveResult]:
+    """Copy ``state``, return, and write the copy in the background as :func:`save` writes it.
+
+    The call holds up the training for about as long as a copy of the tensors takes. When it has
+    returned, the state may change: nothing of that shows in the checkpoint, which is that of
+    the moment of the call. The commit is that of :func:`save`: a process killed at any moment
+    leaves what was at ``path`` before, whole.
+
+    One save at a time: a second call first waits until the one before is written, since both need
+    the memory of the copy. If that one has failed and nobody has asked for its :meth:`result
+    <jsonckpt.PendingSave.result>`, the second call raises its error, once, and saves nothing.
+    The interpreter waits for a save when it exits; an error that nobody has seen by then is printed
+    to stderr. A child made by ``os.fork`` inherits no save.
+
+    Args:
+        state, encoding, compression, compression_level, filter, chunk_size, max_shard_size,
+        checksum, metadata, overwrite, progress, storage_options, sync: as for :func:`save`.
+        path: as for :func:`save`, but no file object.
+        threads: of the background. One, at a low priority on Linux, leaves the rest to the
+            training; ``None`` takes as many as :func:`save`. The copy itself is made by all
+            processors. (Number lists hold Python's lock while they are made, base64 does not.)
+        keep_buffers: keep the memory of the copy for the next call, which makes that one several
+            times quicker; ``False`` gives it back when the checkpoint is written.
+
+    Extra memory is one copy of the tensors, on the host, pinned for those on a CUDA device.
+
+    Returns:
+        a :class:`~jsonckpt.PendingSave`, with ``done()``, ``result()`` and ``cancel()``.
+
+    Raises:
+        UnsupportedTypeError: a value that no rule covers; nothing has been written.
+        CheckpointExistsError: what lies at ``path`` must not be overwritten.
+        LimitError: readers would refuse the result.
+        MemoryError: there is no memory for a copy.
+        ValueError, TypeError: options that do not exist.
+        JsonckptError: the error of an earlier call, of the type that it had (:class:`WriteError`
+            above all); its ``file`` is the path of that call.
+
+    >>> import tempfile, torch, jsonckpt
+    >>> directory = tempfile.TemporaryDirectory()
+    >>> w = torch.zeros(3)
+    >>> pending = jsonckpt.save_async({"w": w}, directory.name + "/ckpt")
+    >>> _ = w.fill_(7)
+    >>> jsonckpt.load(pending.result().path)
+    {'w': tensor([0., 0., 0.])}
+    >>> directory.cleanup()
+    """
+    began = time.perf_counter()
+    if hasattr(path, "write"):
+        raise TypeError("save_async() takes a path; jsonckpt.save writes to a file object")
+    options = _options(
+        encoding=encoding,
+        compression=compression,
+        compression_level=compression_level,
+        filter=filter,
+        chunk_size=chunk_size,
+        max_shard_size=max_shard_size,
+        checksum=checksum,
+        threads=threads,
+        sync=sync,
+        progress=progress,
+    )
+    target = _target(path, options, overwrite, storage_options)
+    if target.local is not None:
+        # The loop may change the working directory meanwhile.
+        target = replace(target, local=target.local.absolute())
+    with _background.turn():
+        target.check()
+        contents = walk(state, metadata, options)
+        copies = _buffers.stage(contents.sources)
+        contents = replace(contents, sources=copies)
+
+        def write(gate: Gate) -> SaveResult:
+            try:
+                return _write(settle(contents, options), target, options, gate, began)
+            finally:
+                # The traceback of an error refers to this list, and so would hold on to the memory.
+                copies.clear()
+                if not keep_buffers:
+                    _buffers.release()
+
+        return _background.start(os.fspath(path), write)
+
+
+@dataclass(frozen=True)
+class _Target:
+    """Where a save goes: a path, a URL, or a file object where both are ``None``."""
+
+    local: Path | None
+    url: str | None
+    stream: Any
+    overwrite: bool
+    storage_options: Mapping[str, Any] | None
+
+    def check(self) -> None:
+        """Refuse to overwrite what lies there. Of a URL this is found out when it is written."""
+        if self.local is not None:
+            check_target(self.local, overwrite=self.overwrite)
+
+
+def _target(
+    path: Any,
+    options: Options,
+    overwrite: bool,
+    storage_options: Mapping[str, Any] | None,
+) -> _Target:
+    if hasattr(path, "write"):
+        return _Target(None, None, path, overwrite, None)
+    text = os.fspath(path)
+    if not isinstance(text, str):
+        raise TypeError("path must be str or os.PathLike[str], or a binary file object")
+    check_container(text, options)
+    if "://" in text:
+        return _Target(None, text, None, overwrite, dict(storage_options or {}))
+    return _Target(Path(text), None, None, overwrite, None)
+
+
+def _options(
+    *,
+    encoding: str,
+    compression: str | None,
+    compression_level: int | None,
+    filter: str,
+    chunk_size: int | str,
+    max_shard_size: int | str,
+    checksum: str,
+    threads: int | None,
+    sync: bool,
+    progress: bool,
+) -> Options:
     options = Options(
         encoding=encoding,
         compression=compression or "none",
@@ -136,35 +316,26 @@ def save(
         progress=progress,
     )
     check_options(options, compression_level)
-    target: Path | None = None
-    remote = False
-    if not hasattr(path, "write"):
-        text_path = os.fspath(path)
-        if not isinstance(text_path, str):
-            raise TypeError("path must be str or os.PathLike[str], or a binary file object")
-        remote = "://" in text_path
-        target = None if remote else Path(text_path)
-        check_container(text_path, options)
-        if target is not None:
-            check_target(target, overwrite=overwrite)
-    with ExitStack() as brief:
-        # No garbage is made here; the collector would look through all tensors of the state.
-        brief.enter_context(collector_paused())
-        contents = encode(state, metadata, options)
-        if contents.nbytes > _BRIEF:
-            brief.close()
-        if remote:
-            result = save_remote(contents, text_path, options, overwrite, storage_options)
-        elif target is None:
-            result = save_stream(contents, path, options)
-        elif is_single(target.name):
-            result = save_file(contents, target, options)
-        else:
-            result = save_directory(contents, target, options)
-        facts: dict[str, Any] = {
-            "save_id": contents.save_id,
-            "tensors": len(contents.sources),
-            "nbytes": contents.nbytes,
-        }
-        del contents  # before the collector is back
-    return SaveResult(**facts, seconds=time.perf_counter() - began, **result)
+    return options
+
+
+def _write(
+    contents: Contents, target: _Target, options: Options, gate: Gate, began: float
+) -> SaveResult:
+    if target.url is not None:
+        result = save_remote(
+            contents, target.url, options, target.overwrite, target.storage_options, gate
+        )
+    elif target.local is None:
+        result = save_stream(contents, target.stream, options, gate)
+    elif is_single(target.local.name):
+        result = save_file(contents, target.local, options, gate)
+    else:
+        result = save_directory(contents, target.local, options, gate)
+    return SaveResult(
+        save_id=contents.save_id,
+        tensors=len(contents.sources),
+        nbytes=contents.nbytes,
+        seconds=time.perf_counter() - began,
+        **result,
+    )

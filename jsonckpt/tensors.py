@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Final
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -133,6 +133,54 @@ class Source:
             # torch takes any byte but 0 for True; in the file True is 1.
             piece = (piece != 0).view(torch.uint8)
         return piece.numpy().data.toreadonly()
+
+    @property
+    def on_cuda(self) -> bool:
+        """Whether pinned memory makes copies of it faster, and lets them run side by side."""
+        return self._view is not None and self._view.is_cuda
+
+    def copy_to(self, memory: np.ndarray[Any, Any], start: int, stop: int) -> None:
+        """Copy the raw bytes ``[start, stop)`` to ``memory``. Safe to call from several threads.
+
+        From a CUDA device the copy is only begun, in the device's current stream.
+
+        Args:
+            memory: as many ``uint8``, aligned for elements of any size.
+            start, stop: as for :meth:`read`.
+        """
+        first, last = _elements(self.dtype, self.nbytes, start, stop)
+        # NumPy copies in this thread. torch would start threads of its own for each of ours.
+        if self._memory is not None:
+            np.copyto(memory, np.frombuffer(self._memory[start:stop], np.uint8))
+            return
+        assert self._view is not None
+        if self._flat and self._view.device.type == "cpu":
+            np.copyto(memory, self._view[start:stop].numpy())
+            return
+        target = torch.from_numpy(memory)
+        if self._flat:
+            target.copy_(self._view[start:stop], non_blocking=self.on_cuda)
+            return
+        device = self._view.device
+        piece = target.view(self._view.dtype)
+        if device.type != "cpu":
+            piece = empty(last - first, self._view.dtype, device)
+        for part, place in _parts(self._view, first, piece):
+            place.copy_(part)
+        if device.type != "cpu":
+            target.copy_(piece.view(torch.uint8), non_blocking=self.on_cuda)
+
+    def copied(self, storage: torch.UntypedStorage, offset: int) -> Source:
+        """The same record read from a copy that :meth:`copy_to` made.
+
+        Args:
+            storage: memory of the CPU.
+            offset: where the copy begins, in bytes, a multiple of every item size.
+        """
+        kind = torch_dtype(self.dtype)
+        steps = contiguous_stride(self.shape)
+        tensor = strided(storage, kind, offset // kind.itemsize, self.shape, steps)
+        return replace(Source.of(self.name, tensor), device=self.device)
 
 
 class Target:

@@ -125,3 +125,37 @@ def test_a_failing_lane_stops_the_others_at_their_next_check() -> None:
         run_lanes([0, 1], work, threads=2)
     assert checks < 1_000
     assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("most", [0, 1, 2])
+def test_fewer_threads_than_wanted(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    start = threading.Thread.start
+    started: list[threading.Thread] = []
+
+    def limited(thread: threading.Thread) -> None:
+        if len(started) == most:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    assert run_lanes(range(20), lambda job, _: job * 2, threads=3) == list(range(0, 40, 2))
+    started.clear()
+    turns: list[int] = []
+    run_ordered(
+        range(20),
+        threads=3,
+        worker=object,
+        work=lambda _, job: job,
+        turn=lambda _, worked: turns.append(worked),
+    )
+    assert turns == list(range(20))
+    started.clear()
+
+    def fails(job: int, _: object) -> None:
+        if job == 7:
+            raise ValueError("seven")
+
+    with pytest.raises(ValueError, match="seven"):
+        run_lanes(range(20), fails, threads=3)
+    assert len(started) == most

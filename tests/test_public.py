@@ -21,6 +21,8 @@ NAMES = [
     "LimitError",
     "Limits",
     "LoadResult",
+    "PendingSave",
+    "SaveCancelledError",
     "SaveResult",
     "StateMismatchError",
     "TensorEntry",
@@ -35,6 +37,7 @@ NAMES = [
     "open",
     "register",
     "save",
+    "save_async",
     "stream",
     "verify",
 ]
@@ -46,6 +49,12 @@ SIGNATURES = {
         "filter='auto', chunk_size='1MiB', max_shard_size='5GB', checksum='xxh3_128', "
         "metadata=None, overwrite=True, threads=None, progress=False, storage_options=None, "
         "sync=True"
+    ),
+    "save_async": (
+        "state, path, *, encoding='base64', compression=None, compression_level=None, "
+        "filter='auto', chunk_size='1MiB', max_shard_size='5GB', checksum='xxh3_128', "
+        "metadata=None, overwrite=True, threads=1, progress=False, storage_options=None, "
+        "sync=True, keep_buffers=True"
     ),
     "load": (
         "path, map_location=None, *, include=None, exclude=None, weights_only=True, verify=True, "
@@ -105,6 +114,7 @@ ERRORS = {
     "IncompleteCheckpointError": ["JsonckptError"],
     "CheckpointNotFoundError": ["JsonckptError", "FileNotFoundError"],
     "CheckpointExistsError": ["JsonckptError", "FileExistsError"],
+    "SaveCancelledError": ["JsonckptError"],
     "StateMismatchError": ["JsonckptError"],
     "UnsupportedTypeError": ["JsonckptError", "TypeError"],
     "WriteError": ["JsonckptError", "OSError"],
@@ -163,3 +173,12 @@ def test_errors_carry_what_a_program_asks_for() -> None:
     mismatch = jsonckpt.StateMismatchError("x", missing=["/a"], unexpected=["/b"], mismatched=["c"])
     assert (mismatch.missing, mismatch.unexpected, mismatch.mismatched) == (["/a"], ["/b"], ["c"])
     assert str(mismatch) == "x\n  missing: '/a'\n  unexpected: '/b'\n  mismatched: 'c'"
+
+
+def test_what_a_pending_save_can_do() -> None:
+    doors = {
+        name: arguments(method)
+        for name, method in vars(jsonckpt.PendingSave).items()
+        if not name.startswith("_")
+    }
+    assert doors == {"done": "self", "result": "self, timeout=None", "cancel": "self"}

@@ -1,0 +1,316 @@
+"""One piece of work at a time behind the caller's back. With ``pipeline``, all there is of threads.
+
+:class:`Background` keeps the order: who prepares the next work waits until the last one is over,
+and learns of its error if nobody has. The thread is no daemon, so the interpreter waits for it
+when it exits, whatever the exit was. A forked child has no thread but its own and begins without
+any work.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, Generic, TypeVar
+
+from jsonckpt.errors import JsonckptError, SaveCancelledError, WriteError
+
+__all__ = ["Background", "Gate", "PendingSave"]
+
+Result = TypeVar("Result")
+
+#: Added to the niceness of the thread: the scheduler gives it about a tenth of a processor that the
+#: training wants as well, and all of one that is idle.
+_NICER = 10
+
+
+class Gate:
+    """Whether work may still be cancelled. The commit, which cannot be taken back, closes it."""
+
+    def __init__(self) -> None:
+        # Reentrant, because a signal handler may cancel while the main thread is in here.
+        self._lock = threading.RLock()
+        self._cancelled = False
+        self._closed = False
+
+    def check(self) -> None:
+        """To be called now and then.
+
+        Raises:
+            SaveCancelledError: it was cancelled.
+        """
+        if self._cancelled:
+            raise SaveCancelledError(
+                "the save was cancelled", hint="What was at its path before is untouched."
+            )
+
+    def close(self) -> None:
+        """To be called right before the commit: from now on nobody can cancel.
+
+        Raises:
+            SaveCancelledError: it was cancelled.
+        """
+        with self._lock:
+            self.check()
+            self._closed = True
+
+    def cancel(self) -> bool:
+        """Ask the work to stop; ``False`` when it is too late."""
+        with self._lock:
+            self._cancelled = self._cancelled or not self._closed
+            return self._cancelled
+
+
+class PendingSave(Generic[Result]):
+    """A save that goes on in the background: what :func:`jsonckpt.save_async` returns.
+
+    Attributes:
+        path: where it goes.
+    """
+
+    def __init__(self, path: str, changed: threading.Condition) -> None:
+        self.path = path
+        self._changed = changed
+        self._gate = Gate()
+        self._process = os.getpid()
+        self._begun = False
+        self._finished = False
+        self._result: Result | None = None
+        self._error: BaseException | None = None
+        self._told = False  # whether the error has been raised to somebody
+
+    def __repr__(self) -> str:
+        if not self._finished:
+            how = "under way"
+        elif self._error is None:
+            how = "written"
+        else:
+            how = f"failed: {type(self._error).__name__}"
+        return f"<PendingSave to {self.path!r}, {how}>"
+
+    def done(self) -> bool:
+        """Whether it is over: written, failed or cancelled."""
+        if not self._finished:
+            self._require_own_process()
+        return self._finished
+
+    def result(self, timeout: float | None = None) -> Result:
+        """Wait until it is written, and say what was written.
+
+        Args:
+            timeout: seconds to wait at most; ``None`` waits as long as it takes.
+
+        Raises:
+            TimeoutError: the time is up; the save goes on.
+            SaveCancelledError: :meth:`cancel` was called.
+            WriteError, LimitError, …: what :func:`jsonckpt.save` would have raised.
+        """
+        self._wait(timeout)
+        if self._error is not None:
+            self._told = True
+            raise self._error
+        assert self._result is not None
+        return self._result
+
+    def cancel(self) -> bool:
+        """Stop it before its commit, and wait until what it has written so far is removed.
+
+        Returns:
+            ``True`` when it was cancelled: what was at the path before is still there. ``False``
+            when it was too late: the checkpoint was committed, or the save has failed by itself. (A
+            single file behind a URL is committed from the moment it is opened.)
+        """
+        if not self._finished:
+            self._require_own_process()
+        cancelled = self._gate.cancel()
+        self._wait(None)
+        return cancelled
+
+    def _wait(self, timeout: float | None) -> None:
+        if self._finished:
+            return
+        self._require_own_process()
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._finished, timeout):
+                raise TimeoutError(f"the save to {self.path!r} is still under way")
+
+    def _require_own_process(self) -> None:
+        if os.getpid() != self._process:
+            raise JsonckptError(
+                f"this save belongs to the process {self._process}, and this one was forked from"
+                " it while the save was under way",
+                file=self.path,
+                hint="Ask for the result where the save was started.",
+            )
+
+    def _run_nicely(self, work: Callable[[Gate], Result]) -> None:
+        """The life of the thread."""
+        _be_nice()
+        self._run(work)
+
+    def _run(self, work: Callable[[Gate], Result]) -> None:
+        with self._changed:
+            if self._begun or self._finished:
+                return
+            self._begun = True
+        result: Result | None = None
+        error: BaseException | None = None
+        try:
+            result = work(self._gate)
+        except BaseException as raised:
+            # Carried to whoever asks for the result, or to the next call.
+            _clear_frames(raised)
+            error = raised
+        self._finish(result, error)
+
+    def _finish(self, result: Result | None, error: BaseException | None) -> None:
+        with self._changed:
+            with suppress(SaveCancelledError):
+                self._gate.close()
+            self._told = isinstance(error, SaveCancelledError)
+            self._result, self._error = result, error
+            self._finished = True
+            self._changed.notify_all()
+
+    def _withdraw(self) -> None:
+        """Whether the thread was started nobody knows; if it was, it goes on."""
+        with self._changed:
+            if not self._begun:
+                self._finish(None, SaveCancelledError("the save could not be started"))
+
+    def _untold(self) -> BaseException | None:
+        """The error that nobody has seen; it is seen now."""
+        if not self._finished or self._error is None or self._told:
+            return None
+        self._told = True
+        return self._error
+
+
+class Background:
+    """The works of one process, one at a time.
+
+    >>> background = Background()
+    >>> with background.turn():
+    ...     pending = background.start("somewhere", lambda gate: 6 * 7)
+    >>> pending.result()
+    42
+    """
+
+    def __init__(self) -> None:
+        self._forget()
+        atexit.register(self._at_exit)
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._forget)
+
+    def _forget(self) -> None:
+        # The child of a fork has neither the thread nor whoever held the lock, and the parent
+        # tells of the errors itself.
+        self._changed = threading.Condition()
+        self._preparing: int | None = None
+        self._last: PendingSave[Any] | None = None
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Wait until nothing is under way; keep others out while the next work is prepared.
+
+        Raises:
+            JsonckptError: the last work failed, and nobody has seen the error; or the thread that
+                calls is in a turn already.
+        """
+        me = threading.get_ident()
+        if self._preparing == me:
+            raise JsonckptError(
+                "save_async() was called while it is preparing another save in this thread",
+                hint="Do not call it from a signal handler or a to_json; set a flag there.",
+            )
+        try:
+            with self._changed:
+                self._changed.wait_for(self._is_free)
+                self._preparing = me
+            self._raise_untold()
+            yield
+        finally:
+            if self._preparing == me:
+                with self._changed:
+                    self._preparing = None
+                    self._changed.notify_all()
+
+    def start(self, path: str, work: Callable[[Gate], Result]) -> PendingSave[Result]:
+        """Run ``work`` in the background; to be called in a :meth:`turn`.
+
+        Where no thread can be had any more (in exit functions, from Python 3.12 on) it is done when
+        this returns.
+        """
+        pending: PendingSave[Result] = PendingSave(path, self._changed)
+        thread = threading.Thread(
+            target=pending._run_nicely, args=(work,), name="jsonckpt-save", daemon=False
+        )
+        # Before the start: a Ctrl-C that comes right after it must not let the next call believe
+        # that nothing is under way.
+        self._last = pending
+        try:
+            thread.start()
+        except RuntimeError:
+            pending._run(work)
+        except BaseException:
+            pending._withdraw()
+            raise
+        return pending
+
+    def _is_free(self) -> bool:
+        return self._preparing is None and (self._last is None or self._last.done())
+
+    def _raise_untold(self) -> None:
+        last, self._last = self._last, None
+        error = None if last is None else last._untold()
+        if last is None or error is None:
+            return
+        reason = error.message if isinstance(error, JsonckptError) else repr(error)
+        text = f"the save before this one has failed in the background: {reason}"
+        hint = "The present call has saved nothing: call it again."
+        if isinstance(error, WriteError):
+            raise type(error)(text, errno=error.errno, file=last.path, hint=hint) from error
+        kind = type(error) if isinstance(error, JsonckptError) else JsonckptError
+        raise kind(text, file=last.path, hint=hint) from error
+
+    def _at_exit(self) -> None:
+        """The last chance to tell of an error."""
+        last = self._last
+        if last is None:
+            return
+        # Of a thread that was started by another exit function, nobody else waits for the end.
+        last._wait(None)
+        error = last._untold()
+        if error is not None and sys.stderr is not None:
+            print(
+                f"jsonckpt: the save to {last.path!r} has failed in the background:"
+                f" {type(error).__name__}: {error}",
+                file=sys.stderr,
+            )
+
+
+def _clear_frames(error: BaseException) -> None:
+    """Let go of the variables of an error's frames, for these hold on to the copy of the state."""
+    chain: list[BaseException | None] = [error]
+    seen = set()
+    while chain:
+        one = chain.pop()
+        if one is not None and id(one) not in seen:
+            seen.add(id(one))
+            traceback.clear_frames(one.__traceback__)
+            chain += [one.__cause__, one.__context__]
+
+
+def _be_nice() -> None:
+    """Let the training go first. Linux has a niceness for each thread, other systems do not."""
+    if not sys.platform.startswith("linux"):
+        return
+    thread = threading.get_native_id()
+    # It is a courtesy: where the system refuses, the save runs like any thread.
+    with suppress(OSError):
+        niceness = os.getpriority(os.PRIO_PROCESS, thread)
+        os.setpriority(os.PRIO_PROCESS, thread, min(19, niceness + _NICER))

@@ -1,0 +1,210 @@
+"""The copy of a state's tensors that a save in the background writes, in memory that is kept.
+
+Fresh memory costs more than the copy itself, because each page is faulted in on its first use. So
+the memory of one save is used again by the next.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import torch
+
+from jsonckpt.pipeline import default_threads, run_lanes
+from jsonckpt.tensors import Source
+
+__all__ = ["Buffers"]
+
+#: Bytes that one thread copies at a stretch: long enough for the C library to go past the caches,
+#: short enough that the threads end at about the same time.
+_PIECE = 32 << 20
+#: Each copy begins at a multiple of this: a cache line, and a multiple of every item size.
+_ALIGNMENT = 64
+#: Copying less than this takes less time than starting threads.
+_WORTH_THREADS = 8 << 20
+#: From the kernel's headers (Linux 4.14); the ``mmap`` module does not have it.
+_MADV_WIPEONFORK = 18
+#: ``cudaHostRegisterPortable``: pinned for every device.
+_PORTABLE = 1
+
+#: ``(source, memory, start, stop)``.
+_Piece = tuple[Source, "np.ndarray[Any, Any]", int, int]
+
+
+class Buffers:
+    """Host memory for one copy of a state; as much as the largest state so far took.
+
+    Not for use by several threads at once, and what :meth:`stage` returned is valid until the next
+    call of it.
+
+    >>> buffers, w = Buffers(), torch.arange(3, dtype=torch.uint8)
+    >>> [copy] = buffers.stage([Source.of("/w", w)])
+    >>> _ = w.fill_(9)
+    >>> bytes(copy.read(0, 3))
+    b'\\x00\\x01\\x02'
+    """
+
+    def __init__(self) -> None:
+        self._forget()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._forget)
+
+    def _forget(self) -> None:
+        # A forked child makes its own when it saves. What was pinned is the parent's to unpin.
+        self._plain = _Arena(pinned=False)
+        self._pinned = _Arena(pinned=True)
+
+    def stage(self, sources: Sequence[Source]) -> list[Source]:
+        """Copies of all sources, in the same order.
+
+        Returns when they are complete, those from a CUDA device included: these are read in the
+        device's current stream, behind whatever the training has put into it.
+
+        Raises:
+            MemoryError: there is no memory for a copy of the state.
+        """
+        copies: list[Source | None] = [None] * len(sources)
+        for arena in (self._plain, self._pinned):
+            chosen = [i for i, source in enumerate(sources) if source.on_cuda is arena.pinned]
+            offsets, total = _lay_out([sources[i].nbytes for i in chosen])
+            memory = arena.take(total)
+            pieces = _pieces([sources[i] for i in chosen], offsets, memory)
+            if arena.pinned:
+                _copy_from_devices(pieces)
+            else:
+                _copy_in_memory(pieces, total)
+            storage = torch.from_numpy(memory).untyped_storage()
+            for i, offset in zip(chosen, offsets):
+                copies[i] = sources[i].copied(storage, offset)
+        return [copy for copy in copies if copy is not None]
+
+    def release(self) -> None:
+        """Give the memory back. What was staged is not valid any more."""
+        self._plain.release()
+        self._pinned.release()
+
+
+def _lay_out(sizes: Sequence[int]) -> tuple[list[int], int]:
+    """Where each copy begins, and where the last one ends."""
+    offsets = []
+    end = 0
+    for size in sizes:
+        offsets.append(end)
+        end += -(-size // _ALIGNMENT) * _ALIGNMENT
+    return offsets, end
+
+
+def _pieces(
+    sources: Sequence[Source], offsets: Sequence[int], memory: np.ndarray[Any, Any]
+) -> Iterator[list[_Piece]]:
+    """Jobs of about :data:`_PIECE` bytes: part of one large tensor, or several small ones."""
+    job: list[_Piece] = []
+    size = 0
+    for source, offset in zip(sources, offsets):
+        for start in range(0, source.nbytes, _PIECE):
+            stop = min(source.nbytes, start + _PIECE)
+            job.append((source, memory[offset + start : offset + stop], start, stop))
+            size += stop - start
+            if size >= _PIECE:
+                yield job
+                job, size = [], 0
+    if job:
+        yield job
+
+
+def _copy(job: list[_Piece]) -> None:
+    for source, memory, start, stop in job:
+        source.copy_to(memory, start, stop)
+
+
+def _copy_in_memory(jobs: Iterator[list[_Piece]], total: int) -> None:
+    if total < _WORTH_THREADS:
+        for job in jobs:
+            _copy(job)
+        return
+    run_lanes(jobs, lambda job, _: _copy(job), threads=default_threads())
+
+
+def _copy_from_devices(jobs: Iterator[list[_Piece]]) -> None:
+    devices: set[str] = set()
+    try:
+        for job in jobs:
+            devices.update(source.device for source, _, _, _ in job)
+            _copy(job)
+    finally:
+        # After an error, too: no copy may arrive in memory that is used for something else.
+        for device in devices:
+            torch.cuda.current_stream(torch.device(device)).synchronize()
+
+
+class _Arena:
+    """One stretch of memory that grows when more is asked for."""
+
+    def __init__(self, *, pinned: bool) -> None:
+        self.pinned = pinned
+        self._memory: np.ndarray[Any, Any] = np.empty(0, np.uint8)
+        self._registered = False
+
+    def take(self, nbytes: int) -> np.ndarray[Any, Any]:
+        """The first ``nbytes`` of it. What was taken before is overwritten, or let go."""
+        if nbytes > len(self._memory):
+            # First: there is never a second copy.
+            self.release()
+            self._memory = _fresh(nbytes)
+            if self.pinned:
+                # Where the system refuses to pin so much, the copy is slower but no less right.
+                self._registered = _register(self._memory)
+        return self._memory[:nbytes]
+
+    def release(self) -> None:
+        """Let go of it."""
+        if self._registered:
+            self._registered = False
+            _cuda_runtime().cudaHostUnregister(self._memory.ctypes.data)
+        self._memory = np.empty(0, np.uint8)
+
+
+def _fresh(nbytes: int) -> np.ndarray[Any, Any]:
+    """Private memory in pages as large as can be had, which forked children see as zeros."""
+    size = -(-nbytes // mmap.PAGESIZE) * mmap.PAGESIZE
+    try:
+        mapped = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as error:
+        raise MemoryError(
+            f"no memory for a copy of the state: {nbytes} bytes. Save with jsonckpt.save, which"
+            " needs no copy"
+        ) from error
+    if sys.platform.startswith("linux"):
+        # Advice; where the system does not take it, everything works as before. Without the second
+        # one, every page that is written while a child lives (a DataLoader's worker) would be
+        # copied by the kernel first, for a child that never looks at it.
+        for advice in (mmap.MADV_HUGEPAGE, _MADV_WIPEONFORK):
+            with suppress(OSError):
+                mapped.madvise(advice)
+    return np.frombuffer(mapped, np.uint8)
+
+
+def _register(memory: np.ndarray[Any, Any]) -> bool:
+    """Pin memory, so that devices can copy to it by themselves. Whether that was possible.
+
+    torch's own allocator of pinned memory rounds each size up to a power of two, which would be
+    nearly two copies of the state.
+    """
+    status = _cuda_runtime().cudaHostRegister(memory.ctypes.data, memory.nbytes, _PORTABLE)
+    if int(status) == 0:
+        return True
+    # CUDA keeps the error for whoever asks next, which is the launch of a kernel: rather this one
+    # than one of the training's.
+    with suppress(RuntimeError):
+        torch.ones(1, device="cuda")
+    return False
+
+
+def _cuda_runtime() -> Any:
+    return torch.cuda.cudart()  # type: ignore[no-untyped-call]
