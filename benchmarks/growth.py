@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks import states
 from benchmarks.arena import Arena, Turn, remove, spread
-from benchmarks.peers import PEERS
+from benchmarks.peers import CHUNK_SIZES, PEERS
 from benchmarks.plots import lines
 from benchmarks.settings import Settings
 from benchmarks.tables import Section, Table, bytes_text
@@ -35,6 +35,7 @@ def run(settings: Settings) -> Section:
     path, directory = settings.fast.path / "growth.pt", settings.fast.path / "growth"
     with Arena(path, directory, on_disk=settings.fast.on_disk) as arena:
         take = partial(_measure, arena, path, _ROUNDS)
+        by_setting = _settings(arena, path, states.large(checkpoint, sizes[-1] * 1_000_000))
         by_size = take([size * 1_000_000 for size in sizes], partial(states.large, checkpoint))
         by_count = take(counts, partial(states.small, checkpoint))
     remove(path)
@@ -46,7 +47,25 @@ def run(settings: Settings) -> Section:
     )
     _add(section, "bytes", "Time against bytes of tensors", by_size, bytes_text)
     _add(section, "count", "Time against the number of tensors of 1 KB", by_count, "{:,}".format)
+    section.tables += by_setting
     return section
+
+
+def _settings(arena: Arena, path: Path, state: states.State) -> list[Table]:
+    """Save and load with one, two and four threads, and with chunks of several sizes."""
+    arena.use(states.write_state(state, path))
+    tables = []
+    for title, peers in (
+        ("Threads", {f"{n}": f"own-{n}-threads" for n in (1, 2, 4)}),
+        ("Size of a chunk", {size: f"own-chunks-{size}" for size in CHUNK_SIZES}),
+    ):
+        rows = []
+        for do in ("save", "load"):
+            found = arena.compare([Turn(p, p, do) for p in peers.values()], _ROUNDS)
+            rows.append([do, *(f"{spread([t * 1e3 for t in s]):,.0f}" for s in found.values())])
+        size = bytes_text(states.nbytes(state))
+        tables.append(Table(f"{title}: milliseconds for {size}", ["", *peers], rows))
+    return tables
 
 
 def _measure(

@@ -20,13 +20,15 @@ import torch
 
 from benchmarks.states import State
 
-__all__ = ["PEERS", "Peer", "available", "stored_bytes"]
+__all__ = ["CHUNK_SIZES", "PEERS", "Peer", "available", "stored_bytes"]
 
 Save = Callable[[State, Path], object]
 Load = Callable[[Path], State]
 LoadInto = Callable[[State, Path], object]
 
 _THREADS = len(os.sched_getaffinity(0))
+#: Compared with each other in the growth group.
+CHUNK_SIZES = ("64KiB", "256KiB", "1MiB", "4MiB", "16MiB")
 
 
 @dataclass(frozen=True)
@@ -86,10 +88,10 @@ def _own_save(state: State, path: Path, **options: Any) -> None:
     jsonckpt.save(state, path, **options)
 
 
-def _own_load(path: Path) -> State:
+def _own_load(path: Path, threads: int | None = None) -> State:
     import jsonckpt
 
-    state: State = jsonckpt.load(path)
+    state: State = jsonckpt.load(path, threads=threads)
     return state
 
 
@@ -106,12 +108,13 @@ def _own_stream(source: Any) -> State:
     return dict(jsonckpt.stream(source))
 
 
-def _own(label: str, suffix: str = "", **options: Any) -> Peer:
+def _own(label: str, suffix: str = "", threads: int | None = None, **options: Any) -> Peer:
+    options["threads"] = threads
     return Peer(
         label,
         save=partial(_own_save, sync=False, **options),
         save_synced=partial(_own_save, sync=True, **options),
-        load=_own_load,
+        load=partial(_own_load, threads=threads),
         load_into=_own_load_into,
         stream=_own_stream,
         suffix=suffix,
@@ -317,6 +320,14 @@ PEERS: dict[str, Peer] = {
     "own-list-zstd": _own(
         "**jsonckpt** number lists, .json.zst", ".json.zst", encoding="list", compression="zstd"
     ),
+    **{
+        f"own-{threads}-threads": _own(f"**jsonckpt** base64, threads={threads}", threads=threads)
+        for threads in (1, 2, 4)
+    },
+    **{
+        f"own-chunks-{size}": _own(f"**jsonckpt** base64, chunks of {size}", chunk_size=size)
+        for size in CHUNK_SIZES
+    },
     "torch": Peer(
         "torch.save / torch.load",
         _torch_save,

@@ -94,6 +94,9 @@ def _add(
             rows[key] += [f"{speed:,.0f}", "" if key == own else _ratio_text(ratio)]
             section.figures[f"{figure.key}/{place.key}/{key}"] = speed.median
             section.figures[f"{figure.key}/{place.key}/{key}/ratio"] = ratio.median
+        if {"stream", "torch"} <= seconds.keys():
+            beside = ratios(seconds["torch"], seconds["stream"])
+            section.figures[f"{figure.key}/{place.key}/file-to-torch"] = beside.median
     notes = sorted({note for info in here.values() for note in info["notes"]})
     if figure.note:
         notes.insert(0, figure.note)

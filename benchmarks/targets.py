@@ -53,6 +53,8 @@ TARGETS = (
     _least("load zstd / torch.load", "zstd-load/memory/torch/ratio", 0.9, 1.1),
     _least("stream from a pipe", "stream/memory/stream_pipe", 1000, unit=" MB/s"),
     _least("stream from a pipe / torch.load", "stream/memory/torch/ratio", 0.5),
+    _least("stream from a pipe / cat | cat", "stream/memory/drain_cat/ratio", 0.9),
+    _least("stream from a file / torch.load", "stream/memory/file-to-torch", 0.9),
     _least("save lists / json.dump", "list-save/memory/numbers/ratio", 12, 20),
     _least("load lists / json.load", "list-load/memory/numbers/ratio", 5, 8),
     Target("save lists", "list-save/memory/own-list", None, 150, " MB/s"),
@@ -60,6 +62,10 @@ TARGETS = (
     _most("size of base64, fp32", f"size/{_FP32}/own-file", 1.335),
     _most("size of base64 + zstd, fp32", f"size/{_FP32}/own-zstd", 1.11),
     _most("size of base64 + zstd, bf16", f"size/{_BF16}/own-zstd", 0.92),
+    *(
+        _most(f"zstd / entropy of the byte planes, {kind}", f"size/{kind}/zstd-to-entropy", 1.015)
+        for kind in (_FP32, _BF16, "AdamW exp_avg", "AdamW exp_avg_sq")
+    ),
     _least("load / safetensors load_file + clone", "load/memory/safetensors/ratio", 0.75),
     _least("load_into / dcp.load", "load-into/memory/dcp/ratio", 1.2),
     _least("save with fsync / dcp.save", "save-sync/disk/dcp/ratio", 1.0),
