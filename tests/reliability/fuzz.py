@@ -70,8 +70,8 @@ def judge(files: Files, form: str, folder: Path, *, doors: bool) -> str:
     if states and errors:
         said = "; ".join(f"{name}: {error}" for name, error in errors.items())
         return f"{BAD}{', '.join(states)} loads it, {said}"
-    first, *others = [*states.values(), *[None] * (not states)]
-    for other in others:
+    first = next(iter(states.values()), None)
+    for other in states.values():
         found = difference(first, other)
         if found is not None:
             return f"{BAD}readers return different states: {found}"
@@ -117,7 +117,7 @@ def _checkpoint(seed: int, number: int, folder: Path) -> str:
     return judge(made[1], made[0], folder, doors=number // 4 % _EVERY_DOOR == 0)
 
 
-# --- parsers alone ----------------------------------------------------------------------------------
+# --- parsers alone ------------------------------------------------------------------------------
 
 
 def _chance(seed: int, target: str, number: int) -> random.Random:
@@ -134,6 +134,7 @@ def _refuses(call: Callable[[], Any]) -> bool:
 
 
 def _manifest(seed: int, number: int, folder: Path) -> str:
+    del folder  # nothing is written
     chance = _chance(seed, "manifest", number)
     text = _manifest_text()
     for _ in range(chance.choice([1, 2])):
@@ -159,8 +160,8 @@ _ITEMS = [
     b"0", b"1", b"-1", b"-0", b"-0.0", b"1.5", b"255", b"256", b"-128", b"65504", b"65520", b"448",
     b"1e5", b"3.4028235e38", b"3.4028236e38", b"1e-45", b"7e-46", b"1e308", b"1e309", b"5e-324",
     b"9223372036854775807", b"9223372036854775808", b"18446744073709551615", b'"NaN"',
-    b'"Infinity"', b'"-Infinity"', b'"0x7fc00001"', b'"0x7f"', b'"0xff"', b"true", b"null", b"", b" 1",
-    b"1 ", b"\t2", b"01", b"+1", b"1.", b".5", b"1e", b"0x1", b"1" * 64, b"0." + b"3" * 61,
+    b'"Infinity"', b'"-Infinity"', b'"0x7fc00001"', b'"0x7f"', b'"0xff"', b"true", b"null", b"",
+    b" 1", b"1 ", b"\t2", b"01", b"+1", b"1.", b".5", b"1e", b"0x1", b"1" * 64, b"0." + b"3" * 61,
     b"2" * 65, b"[1]", b"\n3", b"NaN", b"\xff", b'"', b"1e-400", b"0.1", b"16777217", b"1E2",
 ]  # fmt: skip
 _LIST_DTYPES = [
@@ -171,6 +172,7 @@ _LIST_DTYPES = [
 
 
 def _lists(seed: int, number: int, folder: Path) -> str:
+    del folder  # nothing is written
     chance = _chance(seed, "lists", number)
     dtype = chance.choice(_LIST_DTYPES)
     count = chance.choice([1, 2, 2, 4, 8])
@@ -191,9 +193,7 @@ def _lists(seed: int, number: int, folder: Path) -> str:
     out = bytearray(size)
     coder = Coder()
     codec = Codec("list", "none", "none", 1 << 20)
-    refused = _refuses(
-        lambda: coder.decode_into(memoryview(text), codec, dtype, memoryview(out))
-    )
+    refused = _refuses(lambda: coder.decode_into(memoryview(text), codec, dtype, memoryview(out)))
     if dtype.startswith(("float64", "float32", "float16", "bfloat16", "float8")):
         expected = reference(text, dtype, count)
         if refused != (expected is None):
@@ -204,6 +204,7 @@ def _lists(seed: int, number: int, folder: Path) -> str:
 
 
 def _codecs(seed: int, number: int, folder: Path) -> str:
+    del folder  # nothing is written
     chance = _chance(seed, "codecs", number)
     size = chance.choice([1, 2, 3, 4, 31, 32, 64, 1000])
     raw = bytes(size) if chance.random() < 0.3 else chance.randbytes(size)
@@ -258,7 +259,7 @@ TARGETS: dict[str, tuple[_Target, int]] = {
 }
 
 
-# --- running ----------------------------------------------------------------------------------------
+# --- running ------------------------------------------------------------------------------------
 
 
 def _share(count: int, start: int, name: str) -> range:

@@ -15,7 +15,6 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +58,8 @@ _MEMBERS = [
 _LEAVES: list[Any] = [
     *VALUES, "/w", "/i", "/mask", "<f4", "|b1", "|S4", "<U2", "<M8[ns]", "coo", "csr", "strided",
     "quint8", "per_tensor_affine", "posix", "2020-01-01", "2020-01-01T00:00:00Z", "12:00:00",
-    "Europe/Berlin", "../../etc/passwd", "1.5", "NaN", "Infinity", "0x7ff8000000000001", "0x" + "f" * 300,
+    "Europe/Berlin", "../../etc/passwd", "1.5", "NaN", "Infinity", "0x7ff8000000000001",
+    "0x" + "f" * 300,
     "-0x1", "QQ==", "QR==", "1E+1000000", "1E+999999999", "sNaN", "int", "list", "OrderedDict",
     [0, 1, 2], [0, 10**9, 1], [1, 0], [0, 0, 0], {"$tensor": "/i"}, {"$tensor": "/mask"}, 10**30,
     {"$int": "0x10"}, {"$float": "NaN"}, {"$bytes": "QUJD"}, "torch.float32", "xla", "cuda:99",
@@ -172,7 +172,8 @@ def _compressed_text(chance: random.Random, forgery: Forgery) -> None:
         options = {"write_checksum": chance.random() < 0.5, "level": chance.choice([1, 3, 19])}
         frames = [zstd(text[:cut], **options), zstd(text[cut:], **options)]
         if chance.random() < 0.3:
-            frames.insert(chance.randrange(3), chance.choice([zstd(b""), b"\x50\x2a\x4d\x18\0\0\0\0"]))
+            other = chance.choice([zstd(b""), b"\x50\x2a\x4d\x18" + bytes(4)])
+            frames.insert(chance.randrange(3), other)
         data = b"".join(frames)
         return _bytes(chance, data) if chance.random() < 0.5 else data
 
