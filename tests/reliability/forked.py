@@ -135,7 +135,8 @@ class _Child:
         self._at = mmap.mmap(-1, 8)
         self._set(part.start)
         self._seen = part.start
-        self._since = time.monotonic()
+        self._looked = time.monotonic()
+        self._waited = 0.0
         self._text = b""
         self._hung = False
         self.pipe, writing = os.pipe()
@@ -202,9 +203,11 @@ class _Child:
     def watch(self) -> None:
         """End it when it stands still."""
         position, now = self._get(), time.monotonic()
-        if position != self._seen:
-            self._seen, self._since = position, now
-        elif now - self._since > _PATIENCE:
+        # This process may have been stopped itself for a while, together with the child.
+        waited, self._looked = min(now - self._looked, 2.0), now
+        self._waited = 0.0 if position != self._seen else self._waited + waited
+        self._seen = position
+        if self._waited > _PATIENCE:
             self._hung = True
             os.kill(self._pid, signal.SIGKILL)
 
