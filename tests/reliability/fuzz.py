@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import argparse
 import base64
+import contextlib
+import functools
 import io
 import json
 import random
@@ -31,7 +33,7 @@ from jsonckpt.convert.foreign import ForeignOptions, read_foreign
 from jsonckpt.facts import Codec
 from jsonckpt.limits import Limits
 from jsonckpt.manifest import parse_manifest
-from tests.hostile.child import DOORS
+from tests.hostile.child import DOORS, Watch
 from tests.hostile.forge import good, zstd
 from tests.hostile.test_fuzz import _bytes
 from tests.list_reference import reference
@@ -94,7 +96,30 @@ def _messages(errors: dict[str, jsonckpt.JsonckptError], path: Path) -> str | No
     return None
 
 
+@functools.cache
+def _watch() -> Watch:
+    """One for the process: an audit hook cannot be taken away."""
+    return Watch()
+
+
+def _watched(path: Path) -> str | None:
+    """What loading does that it must not: run code, import, write, call somebody."""
+    watch = _watch()
+    for name, reader in readers_for(path).items():
+        watch.begin()
+        try:
+            with contextlib.suppress(jsonckpt.JsonckptError):
+                reader(path)
+        finally:
+            events = watch.end()
+        if events:
+            return f"{name}: {events}"
+    return None
+
+
 def _other_doors(path: Path, state: Any, accepted: bool, sound: bool) -> str | None:
+    if events := _watched(path):
+        return events
     for name in ("verify", "stream", "open", "load_into"):
         try:
             value = DOORS[name](str(path))
