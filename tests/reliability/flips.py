@@ -1,6 +1,6 @@
 """Accidents at scale: every bit, every cut, every line of a checkpoint of some 50 KB.
 
-    python -m tests.reliability.flips [--full] [--seed N] [--kind NAME] [--form NAME]
+    python -m tests.reliability.flips [--full] [--seed N] [--sample N] [--kind NAME] [--form NAME]
 
 No damage may give another state, and each error must name the file, and the tensor where the
 damage lies in its chunks. The one damage that may pass is a flipped bit that leaves every byte of
@@ -229,6 +229,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--form", choices=sorted(FORMS), action="append")
     parser.add_argument("--kind", choices=KINDS, action="append")
     parser.add_argument("--size", type=int, default=36_000)
+    parser.add_argument("--sample", type=int, default=_SAMPLE, help="damages of one kind and form")
     parser.add_argument("--seconds", type=float, help="stop after about so long")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
@@ -239,6 +240,7 @@ def main(argv: list[str] | None = None) -> int:
         forms=arguments.form or tuple(FORMS),
         kinds=arguments.kind or KINDS,
         size=arguments.size,
+        sample=arguments.sample,
         seconds=arguments.seconds,
     )
     for name, tally in found.items():

@@ -42,7 +42,7 @@ from tests.reliability.forked import BAD, Tally, Trial, run_trials, scratch_pare
 from tests.reliability.mutants import Files, mutant, put, shaken
 from tests.support import difference
 
-__all__ = ["TARGETS", "fuzz", "main"]
+__all__ = ["TARGETS", "fuzz", "judge", "main", "manifest_text"]
 
 FULL = 1_000_000
 CI = 20_000
@@ -161,7 +161,7 @@ def _refuses(call: Callable[[], Any]) -> bool:
 def _manifest(seed: int, number: int, folder: Path) -> str:
     del folder  # nothing is written
     chance = _chance(seed, "manifest", number)
-    text = _manifest_text()
+    text = manifest_text()
     for _ in range(chance.choice([1, 2])):
         text = shaken(chance, text) if chance.random() < 0.7 else _bytes(chance, text)
     return "refused" if _refuses(lambda: parse_manifest(text, _LIMITS)) else "accepted"
@@ -170,7 +170,7 @@ def _manifest(seed: int, number: int, folder: Path) -> str:
 _texts: dict[str, bytes] = {}
 
 
-def _manifest_text() -> bytes:
+def manifest_text() -> bytes:
     """A manifest without a seal, so that an edit is no damage."""
     if "manifest" not in _texts:
         with tempfile.TemporaryDirectory(dir=scratch_parent()) as directory:

@@ -34,6 +34,7 @@ import torch
 
 import jsonckpt
 from jsonckpt import training
+from jsonckpt.saving import save  # not what the tests put in its place
 from tests.readers import indexed, streaming
 from tests.reliability.forked import BAD
 
@@ -104,6 +105,9 @@ class _Log:
     def __init__(self, path: Path) -> None:
         self._file = open(path, "a", buffering=1)  # noqa: SIM115
 
+    def close(self) -> None:
+        self._file.close()
+
     def count(self, what: str) -> None:
         self._file.write(json.dumps(["count", what]) + "\n")
 
@@ -139,11 +143,11 @@ def _train(folder: Path, shared: _Shared, log: _Log, pause: float) -> None:
             "rng": training.rng_state(),
             "fingerprint": _fingerprint(model, optimizer),
         }
-        jsonckpt.save(state, latest, threads=1, max_shard_size=80_000, chunk_size=20_000)
+        save(state, latest, threads=1, max_shard_size=80_000, chunk_size=20_000)
         shared[_SAVED] = step
         log.count("saved")
         if step % _EVERY == 0:
-            jsonckpt.save(state, folder / f"checkpoint_epoch{step}", threads=1, compression="zstd")
+            save(state, folder / f"checkpoint_epoch{step}", threads=1, compression="zstd")
             log.count("rotated")
             for old in training.checkpoints(folder)[:-_KEPT]:
                 shutil.rmtree(old, ignore_errors=True)
@@ -201,6 +205,7 @@ def _fork(work: Callable[[], None], log: _Log) -> int:
             log.count(f"{BAD}{type(error).__name__}: {error}"[:400])
         finally:
             os._exit(code)
+    log.close()
     return pid
 
 
