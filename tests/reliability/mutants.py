@@ -190,7 +190,15 @@ _FORGED: list[Callable[[random.Random, Forgery], Any]] = [
     _payload_text, _frame, _other_bytes, _compressed_text,
 ]  # fmt: skip
 #: A lie that the forger itself stumbles over.
-_UNTOLD = (TypeError, ValueError, KeyError, AttributeError, IndexError, OverflowError)
+_UNTOLD = (
+    TypeError,
+    ValueError,
+    KeyError,
+    AttributeError,
+    IndexError,
+    OverflowError,
+    StopIteration,
+)
 
 
 def _forged(chance: random.Random, form: str) -> Files | None:

@@ -18,7 +18,7 @@ SEED = int(os.environ.get("JSONCKPT_SEED", "1"))
 
 
 def test_fuzz(tmp_path: Path) -> None:
-    found = fuzz.fuzz(SEED, fuzz.CI, keep=tmp_path)
+    found = fuzz.fuzz(SEED, fuzz.CI, keep=tmp_path, workers=min(2, os.cpu_count() or 1))
     failures = {name: tally.failures for name, tally in found.items() if tally.failures}
     assert not failures
     assert sum(tally.trials for tally in found.values()) == fuzz.CI
