@@ -29,8 +29,8 @@ class Limits:
     rank: int | None = 64
     chunk_bytes: int | None = 64 * MIB
     depth: int | None = 200
-    marks: int | None = 10_000_000
     number_chars: int | None = 1_000
+    marks: int | None = 10_000_000
     total_floor: int | None = 1 << 30
     expansion: int | None = 1_000
     zstd_window: int | None = 64 * MIB
