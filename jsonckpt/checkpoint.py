@@ -170,14 +170,18 @@ class Checkpoint(Mapping[str, TensorEntry]):
         progress: bool = False,
     ) -> Any:
         """The whole state, as :func:`jsonckpt.load` gives it."""
-        return load_container(
-            self._container,
-            Wishes.of(include, exclude, map_location),
-            limits=self._limits,
-            threads=self._threads,
-            verify=self._verify,
-            progress=progress,
-        )
+        try:
+            return load_container(
+                self._container,
+                Wishes.of(include, exclude, map_location),
+                limits=self._limits,
+                threads=self._threads,
+                verify=self._verify,
+                progress=progress,
+            )
+        except JsonckptError as error:
+            self._container.explain(error)
+            raise
 
     # --- reading ----------------------------------------------------------------------------
 
@@ -197,6 +201,7 @@ class Checkpoint(Mapping[str, TensorEntry]):
             return viewed
         except JsonckptError as error:
             error.at(file=self._container.path, tensor=name)
+            self._container.explain(error)
             raise
 
     def _read(self, entry: Entry, sink: Any) -> None:
@@ -213,13 +218,18 @@ class Checkpoint(Mapping[str, TensorEntry]):
     def _load_rows(self, entry: Entry, start: int, stop: int) -> torch.Tensor:
         row = entry.nbytes // entry.shape[0] if entry.shape[0] else 0
         shape = (stop - start, *entry.shape[1:])
-        self._container.check_files([entry.shard])
-        target = allocate_target(_ON_THE_CPU, entry.name, entry.dtype, shape, entry.device)
-        if row and stop > start:
-            self._container.read_part(
-                entry, start * row, stop * row, target, limits=self._limits, verify=self._verify
-            )
-        return target.finish()
+        try:
+            self._container.check_files([entry.shard])
+            target = allocate_target(_ON_THE_CPU, entry.name, entry.dtype, shape, entry.device)
+            if row and stop > start:
+                self._container.read_part(
+                    entry, start * row, stop * row, target, limits=self._limits, verify=self._verify
+                )
+            return target.finish()
+        except JsonckptError as error:
+            error.at(file=self._container.path, tensor=entry.name)
+            self._container.explain(error)
+            raise
 
 
 class _LazyDoor:

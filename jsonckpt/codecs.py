@@ -201,6 +201,8 @@ class Coder:
         # given: so the header is read first.
         if frame[:4] != _ZSTD_MAGIC:
             raise FormatError("not a zstd frame")
+        if len(frame) > 4 and frame[4] & 0x18:
+            raise FormatError("damaged zstd frame: a bit without meaning is set in its header")
         try:
             header = zstandard.get_frame_parameters(frame)
         except zstandard.ZstdError as error:

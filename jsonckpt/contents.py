@@ -180,7 +180,20 @@ def head_text(contents: Contents, options: Options, *, single: bool) -> bytes:
             f"{DEFAULT_LIMITS.manifest_bytes}",
             hint="Put large data into tensors or NumPy arrays.",
         )
+    _check_marks(head)
     return head
+
+
+def _check_marks(text: bytes) -> None:
+    if len(text) < (DEFAULT_LIMITS.marks or 0):
+        return
+    marks = jsontext.marks_of(text)
+    if exceeds(marks, DEFAULT_LIMITS.marks):
+        raise LimitError(
+            f"the state and the tensors take {marks} brackets and strings of JSON; readers accept "
+            f"at most {DEFAULT_LIMITS.marks}",
+            hint="Put large data into tensors or NumPy arrays.",
+        )
 
 
 def created_by() -> str:
@@ -227,4 +240,5 @@ def dumped(manifest: Manifest) -> bytes:
             f"{DEFAULT_LIMITS.manifest_bytes}",
             hint="Pass a larger chunk_size, or put large data into tensors.",
         )
+    _check_marks(text)
     return text

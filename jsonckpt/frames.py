@@ -81,6 +81,8 @@ class FrameWatch:
             )
         descriptor = data[at + 4]
         single = bool(descriptor & 0x20)
+        if descriptor & 0x18:
+            raise FormatError("damaged zstd frame: a bit without meaning is set in its header")
         if descriptor & 0x03:
             raise FormatError("the zstd frame needs a dictionary, which the format forbids")
         size_bytes = (1 if single else 0, 2, 4, 8)[descriptor >> 6]

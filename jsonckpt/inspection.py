@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jsonckpt.errors import JsonckptError
+from jsonckpt.errors import CheckpointNotFoundError, JsonckptError
 from jsonckpt.facts import Entry
 from jsonckpt.limits import DEFAULT_LIMITS, Limits
 from jsonckpt.opening import Container, open_container
@@ -15,6 +15,9 @@ from jsonckpt.progress import progress_bar
 from jsonckpt.restoring import Loading, Wishes, thread_count
 
 __all__ = ["VerifyReport", "verify"]
+
+#: Of a checkpoint that saves replace while it is read.
+_TRIES = 4
 
 
 @dataclass(frozen=True)
@@ -82,9 +85,22 @@ def verify(
     ...     bool(jsonckpt.verify(directory))
     True
     """
-    from jsonckpt.errors import CheckpointNotFoundError
-
     limits = limits or DEFAULT_LIMITS
+    for _ in range(_TRIES):
+        report, replaced = _verify(path, threads, progress, limits, storage_options)
+        if report or not replaced:
+            break
+    return report
+
+
+def _verify(
+    path: str | os.PathLike[str],
+    threads: int | None,
+    progress: bool,
+    limits: Limits,
+    storage_options: Mapping[str, Any] | None,
+) -> tuple[VerifyReport, bool]:
+    """The report, and whether a save has replaced the checkpoint meanwhile."""
     name = os.fspath(path)
     try:
         container = open_container(path, limits=limits, storage_options=storage_options)
@@ -92,7 +108,7 @@ def verify(
     except CheckpointNotFoundError:
         raise
     except JsonckptError as error:
-        return VerifyReport(name, (error.at(file=name),))
+        return VerifyReport(name, (error.at(file=name),)), False
     problems: list[JsonckptError] = []
     files = 0
     with progress_bar("verify", container.manifest.nbytes, show=progress) as advance:
@@ -109,13 +125,14 @@ def verify(
                 )
             except JsonckptError as error:
                 problems += _each(container, shard, entries, limits) or [error]
-    return VerifyReport(
+    report = VerifyReport(
         name,
         tuple(problems),
         len(container.manifest.entries),
         container.manifest.nbytes,
         files + (container.single is None),
     )
+    return report, container.was_replaced()
 
 
 def _each(

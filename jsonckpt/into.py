@@ -13,7 +13,7 @@ from jsonckpt.errors import JsonckptError, StateMismatchError
 from jsonckpt.limits import DEFAULT_LIMITS, Limits
 from jsonckpt.matching import Match, Slot, SlotDoor, match
 from jsonckpt.names import Selector
-from jsonckpt.opening import open_container
+from jsonckpt.opening import Container, read_steadily
 from jsonckpt.progress import progress_bar
 from jsonckpt.registry import default_rules
 from jsonckpt.restoring import Loading, Wishes, thread_count
@@ -44,11 +44,13 @@ class LoadResult:
 class _Fan:
     """One record that goes into several tensors."""
 
-    def __init__(self, targets: list[Target]) -> None:
+    def __init__(self, into: _Into, targets: list[Target]) -> None:
+        self._into = into
         self._targets = targets
 
     def window(self, start: int, stop: int) -> memoryview | None:
         """Memory only when there is but one."""
+        self._into.began = True
         return self._targets[0].window(start, stop) if len(self._targets) == 1 else None
 
     def write(self, start: int, data: memoryview) -> None:
@@ -103,9 +105,40 @@ def load_into(
     (('/model/weight', '/model/bias'), 3)
     """
     limits = limits or DEFAULT_LIMITS
-    count = thread_count(threads)
-    container = open_container(path, limits=limits, storage_options=storage_options)
-    wishes = Wishes.of(include, exclude)
+    into = _Into(
+        target, strict, Wishes.of(include, exclude), cast, verify, thread_count(threads), progress,
+        limits,
+    )  # fmt: skip
+    return read_steadily(
+        path,
+        into.fill,
+        limits=limits,
+        storage_options=storage_options,
+        # Tensors of two checkpoints must not end up in one target.
+        may_retry=lambda: not into.began,
+    )
+
+
+@dataclass
+class _Into:
+    """A target, and whether something has been written to it."""
+
+    target: Any
+    strict: bool
+    wishes: Wishes
+    cast: bool
+    verify: bool
+    threads: int
+    progress: bool
+    limits: Limits
+    began: bool = False
+
+    def fill(self, container: Container) -> LoadResult:
+        return _fill(self, container)
+
+
+def _fill(into: _Into, container: Container) -> LoadResult:
+    target, strict, wishes, cast = into.target, into.strict, into.wishes, into.cast
 
     def read_tensors(records: Iterable[str]) -> dict[str, torch.Tensor]:
         made = {}
@@ -121,9 +154,9 @@ def load_into(
                 shard,
                 entries,
                 sinks,
-                limits=limits,
-                threads=count,
-                verify=verify,
+                limits=into.limits,
+                threads=into.threads,
+                verify=into.verify,
                 progress=advance,
             )
 
@@ -153,8 +186,8 @@ def load_into(
     bases: set[str] = set()
     for slot, tensor in plan.fills:
         if slot.view is None:
-            into = Target.into(tensor, slot.dtype, slot.shape, cast=cast)
-            sinks.setdefault(slot.record, []).append(into)
+            filled = Target.into(tensor, slot.dtype, slot.shape, cast=cast)
+            sinks.setdefault(slot.record, []).append(filled)
         else:
             views.append((slot, tensor))
             bases.add(slot.record)
@@ -171,9 +204,11 @@ def load_into(
         entry = container.manifest.by_name[record]
         base_targets[record] = Target.allocate(entry.dtype, entry.shape, device=torch.device("cpu"))
         sinks.setdefault(record, []).append(base_targets[record])
-    total = sum(container.manifest.by_name[record].nbytes for record in sinks)
-    with progress_bar("load", total, show=progress) as advance:
-        read({record: _Fan(targets) for record, targets in sinks.items()}, advance)
+    by_name = container.manifest.by_name
+    container.check_files(by_name[record].shard for record in sinks)
+    total = sum(by_name[record].nbytes for record in sinks)
+    with progress_bar("load", total, show=into.progress) as advance:
+        read({record: _Fan(into, targets) for record, targets in sinks.items()}, advance)
     tensors = {name: target_.finish() for name, (_, target_) in made.items()}
     for targets in sinks.values():
         for target_ in targets:

@@ -25,7 +25,7 @@ from jsonckpt.errors import FormatError, LimitError, UnsupportedTypeError, quote
 from jsonckpt.names import join
 from jsonckpt.places import full_name
 
-__all__ = ["Json", "dump", "dump_pretty", "is_text", "parse", "quoted", "require_json"]
+__all__ = ["Json", "dump", "dump_pretty", "is_text", "marks_of", "parse", "quoted", "require_json"]
 
 #: A value that JSON can hold.
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
@@ -59,7 +59,14 @@ class _Refused(Exception):
         self.limit = limit
 
 
-def parse(text: bytes, *, what: str, max_depth: int = 200, max_number: int = 1000) -> Json:
+def parse(
+    text: bytes,
+    *,
+    what: str,
+    max_depth: int = 200,
+    max_number: int = 1000,
+    max_marks: int | None = 10_000_000,
+) -> Json:
     """The value of a JSON text.
 
     Args:
@@ -67,12 +74,14 @@ def parse(text: bytes, *, what: str, max_depth: int = 200, max_number: int = 100
         what: what the text is (``"manifest.json"``); messages begin with it.
         max_depth: levels of arrays and objects; ``[]`` has one.
         max_number: characters of one number.
+        max_marks: brackets and strings. An empty array takes two bytes of text and up to 200 of
+            memory until it is part of a state; so they are counted before there are any.
 
     Raises:
         FormatError: the text is not UTF-8, not JSON, or JSON that the format does not allow:
             a byte order mark, duplicate members, ``NaN``, ``1e400``, lone surrogates. The message
             says the line and column.
-        LimitError: numbers or nesting beyond the limits.
+        LimitError: numbers, nesting or the number of values beyond the limits.
 
     >>> parse(b'{"a": [1, 2.5, null]}', what="example")
     {'a': [1, 2.5, None]}
@@ -92,7 +101,13 @@ def parse(text: bytes, *, what: str, max_depth: int = 200, max_number: int = 100
         plain = text.replace(b"\\\\", b"__").replace(b'\\"', b"__")
         if b"\\u" in plain and (lone := _LONE_SURROGATE.search(plain)):
             _fail(what, text, lone.start(), "a lone surrogate, which is no character")
-    if _is_deeper(plain, max_depth):
+    deepest, marks = _shape(plain)
+    if max_marks is not None and marks > max_marks:
+        raise LimitError(
+            f"{what}: {marks} brackets and strings, the limit is {max_marks}",
+            hint="Pass limits=jsonckpt.Limits(marks=...) if it is meant.",
+        )
+    if deepest > max_depth:
         place = _first_deeper(plain, max_depth)
         _fail(what, text, place, f"nested deeper than {max_depth} levels", limit="depth")
     return _scan(text, decoded, plain, what=what, max_number=max_number)
@@ -192,24 +207,31 @@ def _fail(
     raise FormatError(message) from cause
 
 
-def _is_deeper(plain: bytes, max_depth: int) -> bool:
-    """Whether a text in which no quote is escaped is nested deeper than that."""
+def marks_of(text: bytes) -> int:
+    """How many brackets and strings a JSON text has.
+
+    >>> marks_of(b'{"a": [1, "]"]}')
+    6
+    """
+    return _shape(text.replace(b"\\\\", b"__").replace(b'\\"', b"__"))[1]
+
+
+def _shape(plain: bytes) -> tuple[int, int]:
+    """Levels, and brackets and strings, of a text in which no quote is escaped."""
     marks = np.frombuffer(plain.translate(None, _NOT_STRUCTURE), np.uint8)
-    level = quotes = 0
+    level = quotes = deepest = brackets = 0
     for start in range(0, len(marks), _BLOCK):
-        levels, level, quotes = _levels(marks[start : start + _BLOCK], level, quotes)
-        if int(levels.max()) > max_depth:
-            return True
-    return False
+        steps, quotes = _steps(marks[start : start + _BLOCK], quotes)
+        levels = np.cumsum(steps, dtype=np.int64) + level
+        level, deepest = int(levels[-1]), max(deepest, int(levels.max()))
+        brackets += int(np.count_nonzero(steps))
+    return deepest, brackets + -(-quotes // 2)
 
 
-def _levels(
-    marks: npt.NDArray[np.uint8], level: int, quotes: int
-) -> tuple[npt.NDArray[np.int64], int, int]:
-    """The nesting after each byte, and the nesting and the number of quotes after the last."""
+def _steps(marks: npt.NDArray[np.uint8], quotes: int) -> tuple[npt.NDArray[np.int8], int]:
+    """What each byte adds to the nesting, and the number of quotes after the last."""
     counts = np.cumsum(marks == ord('"'), dtype=np.int64) + quotes
-    levels = np.cumsum(np.where(counts % 2 == 0, _STEP[marks], 0), dtype=np.int64) + level
-    return levels, int(levels[-1]), int(counts[-1])
+    return np.where(counts % 2 == 0, _STEP[marks], np.int8(0)), int(counts[-1])
 
 
 def _first_deeper(plain: bytes, max_depth: int) -> int:
@@ -217,7 +239,9 @@ def _first_deeper(plain: bytes, max_depth: int) -> int:
     level = quotes = 0
     for start in range(0, len(plain), _BLOCK):
         block = np.frombuffer(plain[start : start + _BLOCK], np.uint8)
-        levels, level, quotes = _levels(block, level, quotes)
+        steps, quotes = _steps(block, quotes)
+        levels = np.cumsum(steps, dtype=np.int64) + level
+        level = int(levels[-1])
         if int(levels.max()) > max_depth:
             return start + int(np.argmax(levels > max_depth))
     return 0

@@ -14,7 +14,8 @@ class Limits:
     """Bounds that a reader applies before it allocates; the writer obeys the defaults, too.
 
     ``None`` lifts a limit. Sizes are in bytes. The defaults are those of ``docs/format.md``
-    section 8; they allow a checkpoint of several terabytes.
+    section 8; they allow a checkpoint of several terabytes. ``marks`` counts the brackets and the
+    strings of a manifest or of a single file's head, which decide what its values take in memory.
 
     >>> Limits(tensors=10).tensors
     10
@@ -29,6 +30,7 @@ class Limits:
     chunk_bytes: int | None = 64 * MIB
     depth: int | None = 200
     number_chars: int | None = 1_000
+    marks: int | None = 10_000_000
     total_floor: int | None = 1 << 30
     expansion: int | None = 1_000
     zstd_window: int | None = 64 * MIB

@@ -14,7 +14,7 @@ from jsonckpt.forward import Forward, as_source, is_file_object
 from jsonckpt.jsontext import collector_paused
 from jsonckpt.limits import DEFAULT_LIMITS, Limits
 from jsonckpt.names import Selector
-from jsonckpt.opening import Container, locate, open_container
+from jsonckpt.opening import Container, locate, open_container, read_steadily
 from jsonckpt.placement import MapLocation
 from jsonckpt.progress import progress_bar
 from jsonckpt.restoring import Allocate, Loading, Wishes, allocate_target, thread_count
@@ -109,16 +109,19 @@ def _load(
     if is_file_object(path):
         with progress_bar("load", None, show=progress) as advance:
             return _load_forward(path, wishes, limits, verify, advance)
-    container = open_container(path, limits=limits, storage_options=storage_options)
-    return load_container(
-        container,
-        wishes,
-        limits=limits,
-        threads=threads,
-        verify=verify,
-        progress=progress,
-        streaming=streaming,
-    )
+
+    def read(container: Container) -> Any:
+        return load_container(
+            container,
+            wishes,
+            limits=limits,
+            threads=threads,
+            verify=verify,
+            progress=progress,
+            streaming=streaming,
+        )
+
+    return read_steadily(path, read, limits=limits, storage_options=storage_options)
 
 
 def load_container(
@@ -258,4 +261,5 @@ def stream(
         yield from forward.container(container)
     except JsonckptError as error:
         error.at(file=container.path)
+        container.explain(error)
         raise

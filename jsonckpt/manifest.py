@@ -127,6 +127,7 @@ def parse_manifest(text: bytes, limits: Limits) -> Manifest:
         what="the manifest",
         max_depth=limits.depth or 1_000,
         max_number=limits.number_chars or 1 << 20,
+        max_marks=limits.marks,
     )
     header = check_header(value, MANIFEST_FORMAT)
     _check_seal(text, header)

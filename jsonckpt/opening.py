@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from jsonckpt.errors import (
     CheckpointNotFoundError,
@@ -37,7 +37,12 @@ __all__ = [
     "Place",
     "locate",
     "open_container",
+    "read_steadily",
 ]
+
+_Found = TypeVar("_Found")
+#: How often a checkpoint is read anew that a save replaces while it is read.
+_RETRIES = 3
 
 
 class _OpenFile(RangeReader, AbstractContextManager["RangeReader"], Protocol):
@@ -53,6 +58,7 @@ class Place(Protocol):
 
     def manifest(self, limit: int | None) -> bytes: ...
     def where(self, name: str) -> str: ...
+    def stamp(self, name: str) -> object: ...
     def file(self, name: str) -> Any: ...
     def stream(self, name: str, *, zstd_window: int | None) -> Any: ...
 
@@ -61,13 +67,37 @@ class Place(Protocol):
 class Container:
     """An opened checkpoint.
 
-    ``single`` is the name of the one file of a single-file checkpoint, else ``None``.
+    ``single`` is the name of the one file of a single-file checkpoint, else ``None``. ``stamp`` is
+    the place's mark of the file that says what there is, from before it was read.
     """
 
     place: Place
     manifest: Manifest
     single: str | None
     path: str
+    stamp: object = None
+
+    def was_replaced(self) -> bool:
+        """Whether a save has put another checkpoint here since this one was opened."""
+        name = self.single if self.single is not None else MANIFEST_NAME
+        return self.stamp is not None and self.place.stamp(name) != self.stamp
+
+    def check_same(self) -> None:
+        """Whether a single file that was opened just now is the one that the manifest is of.
+
+        Raises:
+            IncompleteCheckpointError: another was put in its place.
+        """
+        if self.single is not None and self.was_replaced():
+            raise IncompleteCheckpointError(
+                "another file was put in the place of this one",
+                hint="The checkpoint was overwritten since it was opened; open it again.",
+            )
+
+    def explain(self, error: JsonckptError) -> None:
+        """Say in an error that the checkpoint was overwritten, where that is why."""
+        if self.was_replaced():
+            error.hint = "The checkpoint was overwritten since it was opened; open it again."
 
     def file_of(self, shard: int) -> str:
         """The name of the file that holds a shard."""
@@ -134,6 +164,7 @@ class Container:
             return
         try:
             with self.place.file(name) as file:
+                self.check_same()
                 self._check_text(shard, file.size)
                 seal = read_shard(
                     file,
@@ -176,6 +207,7 @@ class Container:
             return
         try:
             with self.place.file(name) as file:
+                self.check_same()
                 self._check_text(entry.shard, file.size)
                 read_part(
                     file,
@@ -254,6 +286,7 @@ class Container:
         try:
             expected = iter(entries)
             with self.place.stream(name, zstd_window=limits.zstd_window) as stream:
+                self.check_same()
                 for record, sink in read_records(
                     stream,
                     limits=limits,
@@ -303,18 +336,57 @@ def open_container(
         JsonckptError: what is there is no whole checkpoint.
     """
     place, name = locate(path, storage_options)
+    stamp = place.stamp(name or MANIFEST_NAME)
     try:
         if name is None:
             manifest = parse_manifest(place.manifest(limits.manifest_bytes), limits)
-            return Container(place, manifest, None, os.fspath(path))
-        if name.endswith(".zst"):
+        elif name.endswith(".zst"):
             with place.stream(name, zstd_window=limits.zstd_window) as stream:
-                return Container(place, gather(stream, limits), name, os.fspath(path))
-        with place.file(name) as file:
-            return Container(place, from_index(file, limits), name, os.fspath(path))
+                manifest = gather(stream, limits)
+        else:
+            with place.file(name) as file:
+                manifest = from_index(file, limits)
+        return Container(place, manifest, name, os.fspath(path), stamp)
     except JsonckptError as error:
         error.at(file=place.where(name or MANIFEST_NAME))
         raise
+
+
+def read_steadily(
+    path: str | os.PathLike[str],
+    read: Callable[[Container], _Found],
+    *,
+    limits: Limits,
+    storage_options: Mapping[str, Any] | None = None,
+    may_retry: Callable[[], bool] = lambda: True,
+) -> _Found:
+    """Open what lies at ``path`` and read it; anew when a save has replaced it meanwhile.
+
+    A save removes the shards of the checkpoint that it replaces, so that a reader that is under
+    way may miss them. What is returned comes from one checkpoint, the old or the new one.
+
+    Args:
+        read: reads from the container.
+        may_retry: asked after an error, whether ``read`` may be called once more.
+
+    Raises:
+        JsonckptError: as ``read`` and :func:`open_container`, and when the checkpoint was replaced
+            for the fourth time in a row.
+    """
+    for left in range(_RETRIES, -1, -1):
+        container = open_container(path, limits=limits, storage_options=storage_options)
+        try:
+            return read(container)
+        except JsonckptError as error:
+            if not container.was_replaced():
+                raise
+            if not left:
+                error.hint = f"It was overwritten {_RETRIES + 1} times while it was read."
+                raise
+            if not may_retry():
+                container.explain(error)
+                raise
+    raise AssertionError("unreachable")
 
 
 def locate(

@@ -149,6 +149,9 @@ class RemotePlace:
             data: bytes = self.fs.cat_file(path, start=0, end=end)
         return data
 
+    def stamp(self, name: str) -> object:
+        """Not known without asking the other side anew: readers do not try again."""
+
     def file(self, name: str) -> RemoteFile:
         """A file for ranged reads."""
         return RemoteFile(self.fs, f"{self.path}/{name}")

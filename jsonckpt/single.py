@@ -194,7 +194,7 @@ def _index_rows(file: RangeReader, limits: Limits) -> list[tuple[int, int, list[
     text = bytearray(size - offset)
     file.read_range(offset, memoryview(text))
     stop = text.rfind(b',"seal":')
-    rows: Any = jsontext.parse(bytes(text[:stop]), what="the index")
+    rows: Any = jsontext.parse(bytes(text[:stop]), what="the index", max_marks=limits.marks)
     checked = []
     found: list[Any] = rows if isinstance(rows, list) else [None]
     for row in found:

@@ -236,6 +236,7 @@ class SkeletonReader:
             what="the head of the shard",
             max_depth=self._limits.depth or 1_000,
             max_number=self._limits.number_chars or 1 << 20,
+            max_marks=self._limits.marks,
         )
         head = check_header(value, SHARD_FORMAT)
         for member in ("index", "seal", "index_offset"):

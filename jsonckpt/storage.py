@@ -413,6 +413,17 @@ class LocalPlace:
         """How messages call a file."""
         return str(self.directory / name)
 
+    def stamp(self, name: str) -> object:
+        """What changes when another file is put in the place of this one; ``None`` if it is gone.
+
+        A file system may give the number of a removed file to a new one, so times count, too.
+        """
+        try:
+            found = os.stat(self.directory / name)
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
     def file(self, name: str) -> LocalFile:
         """A file for ranged reads."""
         return LocalFile(self.directory / name)

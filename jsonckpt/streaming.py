@@ -186,7 +186,8 @@ def read_records(
                 line = window.line(longest + 4, lambda limit: payload_too_long(limit - 4))
                 payload, after = _payload_of(line)
                 decoded += nbytes
-                check_expansion(decoded, reader.position + len(line), limits)
+                if source.size is None:
+                    check_expansion(decoded, reader.position + len(line), limits)
                 if sink is None:
                     sums.append("")
                 else:
@@ -235,7 +236,10 @@ def read_records(
 
 
 def check_expansion(decoded: int, read: int, limits: Limits) -> None:
-    """Whether the tensors so far may come from so little text; a pipe's size is not known.
+    """Whether the tensors so far may come from so little text.
+
+    For pipes only: where the size on disk is known, the total is held against that, as the indexed
+    reader does. A file may begin with what compresses better than the rest of it.
 
     Raises:
         LimitError: they are over the limit.

@@ -97,6 +97,7 @@ FIELDS = {
         "chunk_bytes",
         "depth",
         "number_chars",
+        "marks",
         "total_floor",
         "expansion",
         "zstd_window",

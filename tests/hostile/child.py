@@ -8,6 +8,8 @@ and torch take.
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import json
 import os
 import resource
@@ -140,6 +142,8 @@ def _answer(job: dict[str, Any], watch: Watch) -> dict[str, Any]:
 def main() -> None:
     """Answer until standard input ends."""
     torch.set_num_threads(1)
+    with contextlib.suppress(ImportError):
+        importlib.import_module("blake3")  # an extra, which a load may import
     with tempfile.TemporaryDirectory() as directory:
         # What is imported late is imported now, and codecs have made their tables.
         state = {"w": torch.ones(300), "b": torch.ones(3, dtype=torch.bool)}

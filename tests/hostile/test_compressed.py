@@ -62,6 +62,7 @@ _file("nul_behind", lambda data: data + b"\0", "", CUT_OFF)
 _file("damaged_magic", lambda data: b"\x29" + data[1:])
 _file("damaged_block", lambda data: data[:20] + bytes(8) + data[28:], "",
       (FormatError, IntegrityError, IncompleteCheckpointError))  # fmt: skip
+_file("unused_bit", lambda data: data[:4] + bytes([data[4] | 0x10]) + data[5:], "without meaning")
 _file("other_legacy_format", lambda data: b"\x27\xb5\x2f\xfd" + data[4:])
 
 

@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import jsonckpt
 from jsonckpt import LimitError, Limits
+from jsonckpt.jsontext import marks_of
 from tests.hostile.cases import FORMS, doors_of, refused, write
 from tests.hostile.forge import Forgery, Raw, good
 from tests.hostile.runner import Child
+from tests.readers import indexed, piped, streaming
+from tests.support import same
 
 CHECKPOINT = ("directory", "single", "zst")
 
@@ -89,6 +93,26 @@ def test_manifest_bytes(form: str, child: Child, tmp_path: Path) -> None:
     refused(child, path, LimitError, "manifest_bytes|over", limits={"manifest_bytes": 9_000})
 
 
+@pytest.mark.parametrize("form", CHECKPOINT)
+def test_marks(form: str, child: Child, tmp_path: Path) -> None:
+    """Brackets and strings, those in strings not counted, of the manifest or of the head."""
+    forgery = good()
+    forgery.state["x"] = Raw(b"[" + b",".join([b'["\\"["]'] * 1_000) + b"]")
+    path = write(forgery, form, tmp_path)
+    if form == "directory":
+        text = (path / "manifest.json").read_bytes()
+    else:
+        whole = forgery.text(forgery.records, single=True).text
+        text = whole[: whole.index(b'"tensors":[\n')] + b'"tensors":null}'
+    needs = marks_of(text)
+    assert 3_000 < needs < 3_400
+    for door in doors_of(path):
+        outcome = child.ask(path, door, {"marks": needs})
+        assert not outcome.error, f"{door}: {outcome.message}"
+        assert not child.ask(path, door, {"marks": None}).error
+    refused(child, path, LimitError, "marks", limits={"marks": needs - 1})
+
+
 @pytest.mark.parametrize("form", ["zst", "directory_zst"])
 def test_zstd_window_of_a_file(form: str, child: Child, tmp_path: Path) -> None:
     path = write(good(), form, tmp_path)
@@ -120,9 +144,35 @@ def test_expansion_counts_bytes_on_disk(child: Child, tmp_path: Path) -> None:
                 limits={"total_floor": 1, "expansion": 0})  # fmt: skip
 
 
+def test_a_file_may_begin_with_what_compresses_best(tmp_path: Path) -> None:
+    """Where the size of the file is known, all readers hold the total against it."""
+    state = {"zeros": torch.zeros(1 << 18), "noise": torch.rand(1 << 18)}
+    limits = Limits(total_floor=1, expansion=3)
+    for name in ("c.json", "c.json.zst", "c"):
+        path = tmp_path / name
+        jsonckpt.save(state, path, compression="zstd", max_shard_size=1 << 20)
+        for reader in (indexed, streaming):
+            assert same(reader(path, limits=limits), state)
+        assert [found for found, _ in jsonckpt.stream(path, limits=limits)] == ["/zeros", "/noise"]
+    # Nobody knows what is still to come through a pipe: what has come counts.
+    with pytest.raises(LimitError, match="in the first"):
+        piped(tmp_path / "c.json", limits=limits)
+
+
+def test_brackets_cost_memory_only_up_to_a_limit(child: Child, tmp_path: Path) -> None:
+    """Some kilobytes of a compressed file, which would come to gigabytes."""
+    forgery = good()
+    forgery.state["x"] = Raw(b"[" + b",".join([b"[" * 90 + b"]" * 90] * 70_000) + b"]")
+    for form in ("zst", "directory"):
+        directory = tmp_path / form
+        directory.mkdir()
+        path = write(forgery, form, directory)
+        refused(child, path, LimitError, "12.* brackets and strings", growth=128 << 20)
+
+
 def test_every_limit_has_a_test() -> None:
     tested = {bound.field for bound in BOUNDS.values()}
-    tested |= {"manifest_bytes", "zstd_window", "expansion"}
+    tested |= {"manifest_bytes", "zstd_window", "expansion", "marks"}
     assert tested == {field.name for field in dataclasses.fields(Limits)}
 
 
@@ -137,6 +187,7 @@ def test_defaults_are_those_of_the_specification() -> None:
         "chunk_bytes": 64 << 20,
         "depth": 200,
         "number_chars": 1_000,
+        "marks": 10_000_000,
         "total_floor": 1 << 30,
         "expansion": 1_000,
         "zstd_window": 64 << 20,

@@ -139,6 +139,8 @@ def checksum_is_null(forgery: Forgery) -> None:
 
 RAW = struct.pack("<16H", *([0x3F80, 0x4000, 0xC040] * 8)[:16])
 SHUFFLED = RAW[0::2] + RAW[1::2]
+_FRAME = zstd(SHUFFLED)
+UNUSED_BIT = _FRAME[:4] + bytes([_FRAME[4] | 0x10]) + _FRAME[5:]
 
 
 def _frame(
@@ -195,6 +197,7 @@ _frame("behind_a_skippable_one", lambda: SKIPPABLE + zstd(SHUFFLED))
 _frame("before_a_skippable_one", lambda: zstd(SHUFFLED) + SKIPPABLE)
 _frame("twice", lambda: zstd(SHUFFLED) * 2)
 _frame("in_two_halves", lambda: zstd(SHUFFLED[:16]) + zstd(SHUFFLED[16:]))
+_frame("with_an_unused_bit", lambda: UNUSED_BIT, "without meaning")
 _frame("before_other_bytes", lambda: zstd(SHUFFLED) + b"more")
 _frame("before_a_nul", lambda: zstd(SHUFFLED) + b"\0")
 _frame("cut_off", lambda: zstd(SHUFFLED)[:-1])

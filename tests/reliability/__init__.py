@@ -1,0 +1,1 @@
+"""Faults, hostile input at scale, races and soak: scripts with a ``--full`` mode each."""

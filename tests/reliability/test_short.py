@@ -1,0 +1,110 @@
+"""The scripts of this folder, each for some seconds. ``--full`` does them at length."""
+
+from __future__ import annotations
+
+import collections
+import os
+import signal
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.reliability import flips, forked, fuzz, races, soak
+from tests.reliability.forked import BAD, run_trials
+
+SEED = int(os.environ.get("JSONCKPT_SEED", "1"))
+
+
+def test_fuzz(tmp_path: Path) -> None:
+    found = fuzz.fuzz(SEED, fuzz.CI, keep=tmp_path, workers=min(2, os.cpu_count() or 1))
+    failures = {name: tally.failures for name, tally in found.items() if tally.failures}
+    assert not failures
+    assert sum(tally.trials for tally in found.values()) == fuzz.CI
+    for name, tally in found.items():
+        # Mutants that nobody accepts, or nobody refuses, test nothing.
+        assert tally.verdicts["accepted"] > tally.trials // 50, name
+        assert tally.verdicts["refused"] > tally.trials // 5, name
+
+
+def test_flips() -> None:
+    found = flips.flips(SEED, sample=120)
+    assert not [failure for tally in found.values() for failure in tally.failures]
+    assert sum(tally.trials for tally in found.values()) > 1_000
+
+
+@pytest.mark.parametrize("name", ["run", "run.json", "run.json.zst"])
+def test_races(name: str, tmp_path: Path) -> None:
+    found = races.race(SEED, name, 1.5, tmp_path)
+    assert not [what for what in found if what.startswith(BAD)], found
+    assert found["saved"] > 0
+    assert found["loaded"] > 0
+
+
+def test_swaps(tmp_path: Path) -> None:
+    found = races.swaps(SEED, 1.5, tmp_path)
+    assert not [what for what in found if what.startswith(BAD)], found
+    assert found["refused"] > 0
+
+
+def test_soak(tmp_path: Path) -> None:
+    found = soak.soak(SEED, 8.0, tmp_path, pause=0.05)
+    counts: collections.Counter[str] = found["counts"]
+    assert not [what for what in counts if what.startswith(BAD)], counts
+    assert not [what for what in found["growth"].values() if what], found["growth"]
+    assert counts["resumed"] > 0
+    assert counts["loaded"] > 0
+
+
+# --- the machinery sees what it is there to see ---------------------------------------------------
+
+
+def _trial(number: int, folder: Path) -> str:
+    if number == 3:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if number == 5:
+        until = time.process_time() + 60
+        while time.process_time() < until:
+            pass
+    if number == 7:
+        raise ValueError("foreign")
+    if number == 8:
+        bytearray(1 << 40)
+    (folder / str(number)).touch()
+    return f"{BAD}wrong" if number == 9 else "fine"
+
+
+def test_crashes_hangs_and_foreign_exceptions_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forked, "MOST_SECONDS", 0.2)
+    tally = run_trials(_trial, range(12), tmp_path, workers=2, batch=4)
+    failures = dict(tally.failures)
+    assert sorted(failures) == [3, 5, 7, 8, 9]
+    assert "crash" in failures[3]
+    assert "hangs" in failures[5]
+    assert "ValueError" in failures[7]
+    assert "MemoryError" in failures[8]
+    assert failures[9] == f"{BAD}wrong"
+    assert len(list(tmp_path.glob("*/*"))) == 12 - 4
+    assert tally.trials == 12
+
+
+def test_a_mix_is_seen() -> None:
+    state = races.state_of(5)
+    assert races.number_of(state) == 5
+    state["w"][17, 1] = 6
+    with pytest.raises(AssertionError, match="mix"):
+        races.number_of(state)
+
+
+def test_a_leak_is_seen() -> None:
+    assert soak._flat([(10 << 20, 5)] * 100) is None
+    assert soak._flat([((10 << 20) + (number << 17), 5) for number in range(100)])
+    assert soak._flat([(10 << 20, 5 + number // 9) for number in range(100)])
+
+
+def test_a_mutant_is_the_same_every_time(tmp_path: Path) -> None:
+    trial = partial(fuzz._checkpoint, SEED)
+    assert trial(12, tmp_path) == trial(12, tmp_path)
