@@ -47,8 +47,7 @@ class LocalFile:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
-        self._fd = _open_regular(self.path)
-        self.size = os.fstat(self._fd).st_size
+        self._fd, self.size = _open_regular(self.path)
 
     def read_range(self, offset: int, buffer: memoryview) -> None:
         """Fill ``buffer`` from ``offset`` on.
@@ -87,8 +86,8 @@ class LocalStream:
 
     def __init__(self, path: str | os.PathLike[str], *, zstd_window: int | None = None) -> None:
         self.path = os.fspath(path)
-        self._file = open(_open_regular(self.path), "rb", buffering=0)  # noqa: SIM115
-        self.size = os.fstat(self._file.fileno()).st_size
+        fd, self.size = _open_regular(self.path)
+        self._file = open(fd, "rb", buffering=0)  # noqa: SIM115
         self._source: Any = self._file
         if self.path.endswith(".zst"):
             self._source = ZstdStream(self._file, zstd_window=zstd_window)
@@ -144,7 +143,8 @@ class ZstdStream:
         return count
 
 
-def _open_regular(path: str) -> int:
+def _open_regular(path: str) -> tuple[int, int]:
+    """A descriptor and the size of a regular file."""
     # Opening a FIFO or a device for reading can block or have effects: O_NONBLOCK, then fstat.
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
@@ -157,14 +157,18 @@ def _open_regular(path: str) -> int:
     except OSError as error:
         raise JsonckptError(f"cannot open: {error.strerror}", file=path) from error
     try:
-        regular = stat.S_ISREG(os.fstat(fd).st_mode)
+        facts = os.fstat(fd)
+        if not stat.S_ISREG(facts.st_mode):
+            raise UnsafePathError(
+                "not a regular file", file=path, hint="Do not trust this checkpoint."
+            )
     except OSError as error:
         os.close(fd)
         raise JsonckptError(f"cannot open: {error.strerror}", file=path) from error
-    if not regular:
+    except BaseException:
         os.close(fd)
-        raise UnsafePathError("not a regular file", file=path, hint="Do not trust this checkpoint.")
-    return fd
+        raise
+    return fd, facts.st_size
 
 
 def read_manifest(directory: Path, limit: int | None) -> bytes:

@@ -105,13 +105,15 @@ def write_target(
         )
     if form in ("dir", "json", "json.zst"):
         show = progress is not None and progress.isatty()
-        core.save_checkpoint(state, path, overwrite=overwrite, progress=show, **save_options)
-        return Written(_size(path))
-    if path.is_dir():
-        raise CheckpointExistsError("is a directory", file=path, hint="Name a file.")
+        return Written(
+            core.save_checkpoint(state, path, overwrite=overwrite, progress=show, **save_options)
+        )
+    with storage.writing(path):
+        if path.is_dir():
+            raise CheckpointExistsError("is a directory", file=path, hint="Name a file.")
     left_out: list[str] = []
     notes: list[str] = []
-    with _replacing(path) as file:
+    with _replacing(path) as (file, into):
         if form == "pt":
             torch.save(state, file)
         elif form == "safetensors":
@@ -121,7 +123,7 @@ def write_target(
             with Progress("writing", None, progress) as shown:
                 left_out = write_legacy(state, _counting(file.write, shown.advance))
             file.write(b"\n")
-    return Written(_size(path), left_out, notes)
+    return Written(into.end, left_out, notes)
 
 
 def flat_names(state: Any) -> tuple[dict[str, torch.Tensor], list[str]]:
@@ -208,7 +210,7 @@ class _Into(io.RawIOBase):
     def __init__(self, file: storage.NewFile) -> None:
         super().__init__()
         self._file = file
-        self._end = 0
+        self.end = 0
         self.error: WriteError | None = None
 
     def writable(self) -> bool:
@@ -220,16 +222,16 @@ class _Into(io.RawIOBase):
             # A buffer tries once more when it is closed; what failed stays failed.
             return len(data)
         try:
-            self._file.write_at(self._end, [data])
+            self._file.write_at(self.end, [data])
         except WriteError as error:
             self.error = error
             raise
-        self._end += len(data)
+        self.end += len(data)
         return len(data)
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[IO[bytes]]:
+def _replacing(path: Path) -> Iterator[tuple[IO[bytes], _Into]]:
     """A file that takes the place of ``path`` when all is written, and is gone when not."""
     with storage.writing(path):
         target = Path(os.path.realpath(path))
@@ -239,7 +241,7 @@ def _replacing(path: Path) -> Iterator[IO[bytes]]:
     try:
         file.create()
         with io.BufferedWriter(into, buffer_size=1 << 20) as buffer:
-            yield buffer
+            yield buffer, into
             buffer.flush()
         if into.error is not None:
             raise into.error
@@ -261,10 +263,3 @@ def _replacing(path: Path) -> Iterator[IO[bytes]]:
         if isinstance(error, RuntimeError):
             raise WriteError(f"cannot be written ({quote(str(error))})", file=path) from error
         raise
-
-
-def _size(path: Path) -> int:
-    if path.is_dir():
-        files = [path / "manifest.json", *path.glob("shard-*.json"), *path.glob("shard-*.json.zst")]
-        return sum(file.stat().st_size for file in files)
-    return path.stat().st_size

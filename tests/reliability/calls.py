@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,7 +89,9 @@ def watched(root: Path, hook: Hook) -> Iterator[None]:
 
         return call
 
-    with mock.patch.multiple(os, **{name: wrapped(name) for name in WATCHED}):
+    with ExitStack() as patches:
+        for name in WATCHED:
+            patches.enter_context(mock.patch.object(os, name, wrapped(name)))
         yield
 
 

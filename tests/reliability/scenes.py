@@ -17,7 +17,21 @@ from jsonckpt.convert import convert
 from jsonckpt.convert.safetensorsfile import load_safetensors
 from tests.support import difference
 
-__all__ = ["ASYNC", "NEW", "OLD", "SCENES", "Scene", "inside", "outcome", "unexpected"]
+__all__ = [
+    "ASYNC",
+    "NEW",
+    "OLD",
+    "SCENES",
+    "Files",
+    "Scene",
+    "clear",
+    "inside",
+    "lay_out",
+    "outcome",
+    "scratch_place",
+    "snapshot",
+    "unexpected",
+]
 
 Outcome = Literal["old", "new", "none"]
 
@@ -216,3 +230,30 @@ def clear(room: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink()
+
+
+Files = dict[str, bytes | None]
+
+
+def snapshot(room: Path) -> Files:
+    """The content of every file; of directories ``None``."""
+    return {
+        name: None if (room / name).is_dir() else (room / name).read_bytes()
+        for name in inside(room)
+    }
+
+
+def lay_out(room: Path, files: Files) -> None:
+    """Make a directory hold exactly these files."""
+    clear(room)
+    for name in sorted(files):
+        content = files[name]
+        if content is None:
+            (room / name).mkdir()
+        else:
+            (room / name).write_bytes(content)
+
+
+def scratch_place() -> str | None:
+    """Memory, where the system has room in it: the directories tried are many and small."""
+    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
