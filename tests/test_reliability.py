@@ -88,7 +88,7 @@ def test_ended_at_random_moments(scratch: Path, interrupt: bool) -> None:
     report = kills.at_random(
         SCENES,
         scratch / "room",
-        count=22 if interrupt else 66,
+        count=22 if interrupt else 44,
         dice=random.Random(0),
         interrupt=interrupt,
     )
@@ -196,13 +196,13 @@ def test_a_save_in_place_is_found_out(scratch: Path, monkeypatch: pytest.MonkeyP
 
     def in_place(self: Scene, room: Path, state: Any = None) -> None:
         with open(self.path(room), "wb") as file:
-            for _ in range(300):
+            for _ in range(100):
                 file.seek(0)
                 jsonckpt.save(NEW if state is None else state, file)
                 file.truncate()
 
     monkeypatch.setattr(Scene, "run", in_place)
-    report = kills.at_random([ONE_FILE], scratch / "room", count=20, dice=random.Random(0))
+    report = kills.at_random([ONE_FILE], scratch / "room", count=8, dice=random.Random(0))
     assert report.wrong > 0
 
 

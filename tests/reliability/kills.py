@@ -134,6 +134,10 @@ def _save_and_exit(scene: Scene, room: Path, wait: int, tell: int, *, interrupti
         status = _DONE
     except KeyboardInterrupt:
         status = _INTERRUPTED
+        # A save in the background goes on, and the interpreter would wait for it.
+        for thread in threading.enumerate():
+            if thread is not threading.current_thread():
+                thread.join()
     finally:
         os._exit(status)
 
