@@ -211,6 +211,9 @@ def _wrong(
             return f"left behind: {left}"
     elif not fault.dead and inside(room) != sorted(before):
         return f"not what was there before: {inside(room)}, and before {sorted(before)}"
+    uncertain = isinstance(raised, jsonckpt.DurabilityUncertainError)
+    if uncertain and not set(before) <= set(inside(room)):
+        return "what a power failure may bring back has been removed"
     if fault.interrupt:
         return "" if isinstance(raised, KeyboardInterrupt) else f"raised {raised!r}"
     if raised is None:
