@@ -125,8 +125,9 @@ def _save_and_exit(scene: Scene, room: Path, wait: int, tell: int, *, interrupti
     """The child's whole life; it never returns into the parent's code."""
     status = _FAILED
     try:
-        if not interruptible:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # A shell lets what it runs in the background ignore SIGINT.
+        handler = signal.default_int_handler if interruptible else signal.SIG_IGN
+        signal.signal(signal.SIGINT, handler)
         torch.set_num_threads(1)
         os.read(wait, 1)
         os.write(tell, b"b")
@@ -292,6 +293,9 @@ def at_random(
             if interrupt:
                 _judge_interrupted(report, scene, room, before, where)
             _judge(report, scene, room, where, recover=True)
+        if hit < wanted:
+            report.wrong += 1
+            report.words.append(f"{scene.name}: only {hit} of {tries} came before its end")
     return report
 
 
