@@ -22,6 +22,7 @@ from jsonckpt.contents import (
 from jsonckpt.errors import (
     CheckpointExistsError,
     JsonckptError,
+    WriteError,
 )
 from jsonckpt.facts import MANIFEST_FORMAT, MANIFEST_NAME, Entry, Manifest, ShardFile
 from jsonckpt.grammar import ShardText
@@ -68,17 +69,27 @@ def check_target(target: Path, *, overwrite: bool) -> None:
 
     Raises:
         CheckpointExistsError: with the way out.
+        WriteError: the system does not say what lies there.
     """
-    if is_single(target.name):
-        if target.is_dir():
-            raise CheckpointExistsError(
-                "there is a directory at this path", file=target, hint="Choose another name."
-            )
-        if not overwrite and target.exists():
-            raise CheckpointExistsError(
-                "the file exists", file=target, hint="Pass overwrite=True to replace it."
-            )
-        return
+    with storage.writing(target):
+        if is_single(target.name):
+            _check_file(target, overwrite=overwrite)
+        else:
+            _check_directory(target, overwrite=overwrite)
+
+
+def _check_file(target: Path, *, overwrite: bool) -> None:
+    if target.is_dir():
+        raise CheckpointExistsError(
+            "there is a directory at this path", file=target, hint="Choose another name."
+        )
+    if not overwrite and target.exists():
+        raise CheckpointExistsError(
+            "the file exists", file=target, hint="Pass overwrite=True to replace it."
+        )
+
+
+def _check_directory(target: Path, *, overwrite: bool) -> None:
     if not target.exists():
         return
     if not target.is_dir():
@@ -136,12 +147,12 @@ def _check_ours(place: Place) -> None:
 def _replaced(place: Place) -> list[str]:
     """The shards that the present manifest names: what an overwrite removes at its very end.
 
-    A manifest that is damaged names none: its checkpoint is lost already, but its shards are left
-    for a rescue.
+    A manifest that is damaged or cannot be read names none: its checkpoint is lost already, but its
+    shards are left for a rescue.
     """
     try:
         return shard_files(place.manifest(DEFAULT_LIMITS.manifest_bytes), DEFAULT_LIMITS)
-    except JsonckptError:
+    except (JsonckptError, OSError):
         return []
 
 
@@ -184,16 +195,27 @@ def save_stream(contents: Contents, stream: Any, options: Options, gate: Gate) -
         )
     output = StreamOutput(stream)
     with progress_bar("save", contents.nbytes, show=options.progress) as advance:
-        text = _write(
-            output,
-            contents,
-            options,
-            plans=contents.plans,
-            shard=0,
-            single=True,
-            progress=advance,
-            gate=gate,
-        )
+        try:
+            text = _write(
+                output,
+                contents,
+                options,
+                plans=contents.plans,
+                shard=0,
+                single=True,
+                progress=advance,
+                gate=gate,
+            )
+        except JsonckptError:
+            raise
+        except OSError as error:
+            name = getattr(stream, "name", None)
+            raise WriteError(
+                f"cannot write to the file object: {error.strerror or error}",
+                errno=error.errno,
+                file=name if isinstance(name, str) else None,
+                hint="What it got so far is not a whole checkpoint.",
+            ) from error
     return {
         "path": "",
         "digest": text.seal,
@@ -270,11 +292,15 @@ def save_remote(
 
 
 def save_file(contents: Contents, target: Path, options: Options, gate: Gate) -> dict[str, Any]:
-    target = target.resolve()
-    storage.make_directory(target.parent, sync=options.sync)
-    temporary = target.with_name(f".{target.name}.{contents.save_id[:12]}.tmp")
+    with storage.writing(target):
+        target = target.resolve()
+    # Within the 255 bytes that a name may have, whatever the characters.
+    temporary = target.with_name(f".{target.name[:50]}.{contents.save_id[:12]}.tmp")
     file = storage.NewFile(temporary)
+    made: list[Path] = []
     try:
+        storage.make_directory(target.parent, made, sync=options.sync)
+        file.create()
         output: Output = FileOutput(file)
         if target.name.endswith(".zst"):
             output = ZstdOutput(output, level=options.level)
@@ -291,10 +317,12 @@ def save_file(contents: Contents, target: Path, options: Options, gate: Gate) ->
             )
         file.finish(sync=options.sync)
         gate.close()
+        durable = storage.commit(temporary, target, None, sync=options.sync)
     except BaseException:
+        # After the commit there is no file of this name, and no directory that is empty.
         file.abandon()
+        storage.remove_directories(made)
         raise
-    durable = storage.commit(temporary, target, None, sync=options.sync)
     return {
         "path": str(target),
         "digest": text.seal,
@@ -307,18 +335,22 @@ def save_file(contents: Contents, target: Path, options: Options, gate: Gate) ->
 def save_directory(
     contents: Contents, target: Path, options: Options, gate: Gate
 ) -> dict[str, Any]:
-    storage.make_directory(target, sync=options.sync)
     files: list[storage.NewFile] = []
+    made: list[Path] = []
     text = b""
     try:
+        durable = storage.make_directory(target, made, sync=options.sync)
+        if options.sync and not made:
+            # An earlier save may have made it without ``sync``, or have been killed right then.
+            with storage.writing(target):
+                durable = storage.fsync_directory(target.resolve().parent)
         with progress_bar("save", contents.nbytes, show=options.progress) as advance:
             manifest = _write_shards(contents, target, options, files, advance, gate)
         text = dumped(manifest)
-        durable = not options.sync or storage.fsync_directory(target)
-        has_old = (target / MANIFEST_NAME).exists()
-        replaced = _replaced(storage.LocalPlace(target)) if has_old else []
+        durable &= options.sync and storage.fsync_directory(target)
+        replaced = _replaced(storage.LocalPlace(target))
         gate.close()
-        committed = storage.commit(
+        durable &= storage.commit(
             target / f".manifest-{contents.save_id[:12]}.tmp",
             target / MANIFEST_NAME,
             text,
@@ -327,9 +359,10 @@ def save_directory(
     except BaseException:
         # The commit may have happened before the error (a failed last fsync, a Ctrl-C): then the
         # shards belong to the checkpoint that everybody sees.
-        if not storage.holds(target / MANIFEST_NAME, text):
+        if not (text and storage.may_hold(target / MANIFEST_NAME, text)):
             for file in files:
                 file.abandon()
+            storage.remove_directories(made)
         raise
     for name in replaced:
         storage.unlink(target / name)
@@ -338,7 +371,7 @@ def save_directory(
         "digest": f"sha256:{hashlib.sha256(text).hexdigest()}",
         "stored_bytes": len(text) + sum(shard.bytes for shard in manifest.shards),
         "files": (*(shard.file for shard in manifest.shards), MANIFEST_NAME),
-        "durability": _durability(options, durable and committed),
+        "durability": _durability(options, durable),
     }
 
 
@@ -366,6 +399,7 @@ def _write_shards(
 
         file = storage.NewFile(target / name)
         files.append(file)
+        file.create()
         output: Output = FileOutput(file)
         if name.endswith(".zst"):
             output = ZstdOutput(output, level=options.level)

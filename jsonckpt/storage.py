@@ -47,8 +47,7 @@ class LocalFile:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
-        self._fd = _open_regular(self.path)
-        self.size = os.fstat(self._fd).st_size
+        self._fd, self.size = _open_regular(self.path)
 
     def read_range(self, offset: int, buffer: memoryview) -> None:
         """Fill ``buffer`` from ``offset`` on.
@@ -87,8 +86,8 @@ class LocalStream:
 
     def __init__(self, path: str | os.PathLike[str], *, zstd_window: int | None = None) -> None:
         self.path = os.fspath(path)
-        self._file = open(_open_regular(self.path), "rb", buffering=0)  # noqa: SIM115
-        self.size = os.fstat(self._file.fileno()).st_size
+        fd, self.size = _open_regular(self.path)
+        self._file = open(fd, "rb", buffering=0)  # noqa: SIM115
         self._source: Any = self._file
         if self.path.endswith(".zst"):
             self._source = ZstdStream(self._file, zstd_window=zstd_window)
@@ -144,7 +143,8 @@ class ZstdStream:
         return count
 
 
-def _open_regular(path: str) -> int:
+def _open_regular(path: str) -> tuple[int, int]:
+    """A descriptor and the size of a regular file."""
     # Opening a FIFO or a device for reading can block or have effects: O_NONBLOCK, then fstat.
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
@@ -156,10 +156,19 @@ def _open_regular(path: str) -> int:
         ) from error
     except OSError as error:
         raise JsonckptError(f"cannot open: {error.strerror}", file=path) from error
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
+    try:
+        facts = os.fstat(fd)
+        if not stat.S_ISREG(facts.st_mode):
+            raise UnsafePathError(
+                "not a regular file", file=path, hint="Do not trust this checkpoint."
+            )
+    except OSError as error:
         os.close(fd)
-        raise UnsafePathError("not a regular file", file=path, hint="Do not trust this checkpoint.")
-    return fd
+        raise JsonckptError(f"cannot open: {error.strerror}", file=path) from error
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd, facts.st_size
 
 
 def read_manifest(directory: Path, limit: int | None) -> bytes:
@@ -205,7 +214,7 @@ def writing(path: object) -> Iterator[None]:
     """Map the system's errors to :class:`WriteError`, once, at the border."""
     try:
         yield
-    except WriteError:
+    except JsonckptError:
         raise
     except OSError as error:
         raise write_error(error, path) from error
@@ -229,17 +238,28 @@ def write_error(error: OSError, path: object) -> WriteError:
 
 
 class NewFile:
-    """A file that did not exist before, written front to back or at offsets.
+    """A file that does not exist before :meth:`create`, written front to back or at offsets.
 
-    Raises :class:`WriteError` from every method. :meth:`abandon` removes it.
+    Raises :class:`WriteError` from every method. :meth:`abandon` removes it. It is made in two
+    steps so that whoever removes it holds it already at the moment when it comes into being: a
+    Ctrl-C can arrive between any two instructions.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with writing(path):
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            self._fd = os.open(path, flags, 0o666)
-        self._open = True
+        self._fd = -1
+        self._ours = False
+
+    def create(self) -> None:
+        """Make it, empty."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        with writing(self.path):
+            self._ours = True
+            try:
+                self._fd = os.open(self.path, flags, 0o666)
+            except FileExistsError:
+                self._ours = False
+                raise
 
     def write_at(self, offset: int, buffers: Sequence[Any]) -> None:
         """Write the buffers one behind the other, from ``offset`` on."""
@@ -247,10 +267,13 @@ class NewFile:
             for first in range(0, len(buffers), _MOST_BUFFERS):
                 group = [memoryview(b).cast("B") for b in buffers[first : first + _MOST_BUFFERS]]
                 total = sum(len(buffer) for buffer in group)
-                written = os.pwritev(self._fd, group, offset)
+                written = 0
                 while written < total:
                     rest = _rest_of(group, written)
-                    written += os.pwritev(self._fd, rest, offset + written)
+                    count = os.pwritev(self._fd, rest, offset + written)
+                    if not count:
+                        raise OSError(errno.EIO, "the system took no byte and gave no reason")
+                    written += count
                 offset += total
 
     def finish(self, *, sync: bool) -> None:
@@ -266,16 +289,18 @@ class NewFile:
         """Remove it, whatever state it is in."""
         with suppress(OSError):
             self._close()
-        with suppress(OSError):
-            os.unlink(self.path)
+        if self._ours:
+            unlink(self.path)
 
     def _close(self) -> None:
-        if self._open:
-            self._open = False
-            os.close(self._fd)
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
 
 
-def _rest_of(buffers: Sequence[memoryview], written: int) -> list[memoryview]:
+def _rest_of(buffers: list[memoryview], written: int) -> list[memoryview]:
+    if not written:
+        return buffers
     rest = []
     for buffer in buffers:
         if written >= len(buffer):
@@ -286,18 +311,41 @@ def _rest_of(buffers: Sequence[memoryview], written: int) -> list[memoryview]:
     return rest
 
 
-def make_directory(path: Path, *, sync: bool) -> None:
-    """Make a directory and what leads to it, durably."""
+def make_directory(path: Path, made: list[Path], *, sync: bool) -> bool:
+    """Make a directory and what leads to it, durably.
+
+    Args:
+        made: gets each directory before it is made, for :func:`remove_directories`.
+
+    Returns:
+        whether the names of those are durable.
+    """
     missing = []
-    at = path
-    while not at.exists():
-        missing.append(at)
-        at = at.parent
+    with writing(path):
+        at = path
+        while not at.exists():
+            missing.append(at)
+            at = at.parent
+    durable = sync
     for directory in reversed(missing):
+        made.append(directory)
         with writing(directory):
-            directory.mkdir(exist_ok=True)
+            try:
+                os.mkdir(directory)
+            except FileExistsError:
+                made.pop()
+                if not directory.is_dir():
+                    raise
         if sync:
-            fsync_directory(directory.parent)
+            durable &= fsync_directory(directory.parent)
+    return durable
+
+
+def remove_directories(made: list[Path]) -> None:
+    """Remove the directories that :func:`make_directory` made, as far as they are empty."""
+    while made:
+        with suppress(OSError):
+            os.rmdir(made.pop())
 
 
 def fsync_directory(path: Path) -> bool:
@@ -307,15 +355,18 @@ def fsync_directory(path: Path) -> bool:
         WriteError: it can, and failed.
     """
     with writing(path):
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_DIRECTORY", 0))
+        fd = -1
         try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_DIRECTORY", 0))
             os.fsync(fd)
         except OSError as error:
+            # A directory that may be written but not read cannot be opened for its fsync.
             if error.errno in _NO_DIRECTORY_FSYNC:
                 return False
             raise
         finally:
-            os.close(fd)
+            if fd >= 0:
+                os.close(fd)
     return True
 
 
@@ -324,8 +375,7 @@ def replace(source: Path, target: Path, *, is_ours: Any) -> None:
 
     Args:
         is_ours: called without arguments when the rename reports an error, which network file
-            systems do
-            although it happened: ``True`` when the target is what was to be put there.
+            systems do although it happened: ``True`` when the target is what was to be put there.
     """
     try:
         os.replace(source, target)
@@ -337,6 +387,8 @@ def replace(source: Path, target: Path, *, is_ours: Any) -> None:
 def commit(temporary: Path, target: Path, content: bytes | None, *, sync: bool) -> bool:
     """Put ``temporary`` in the place of ``target``; with ``content``, write it first.
 
+    A file that was not written here is the caller's to remove after an error.
+
     Returns:
         whether the change is durable (``False`` without ``sync`` or where a directory cannot be
         fsynced).
@@ -345,19 +397,17 @@ def commit(temporary: Path, target: Path, content: bytes | None, *, sync: bool) 
         WriteError: nothing changed.
         DurabilityUncertainError: the new file is in place, but fsync of its directory failed.
     """
-    if content is not None:
-        file = NewFile(temporary)
-        try:
+    file = NewFile(temporary)
+    try:
+        if content is not None:
+            file.create()
             file.write_at(0, [content])
             file.finish(sync=sync)
-        except BaseException:
-            file.abandon()
-            raise
-    inode = os.stat(temporary).st_ino
-    try:
+        with writing(target):
+            inode = os.stat(temporary).st_ino
         replace(temporary, target, is_ours=lambda: _has_inode(target, inode))
     except BaseException:
-        unlink(temporary)
+        file.abandon()
         raise
     if not sync:
         return False
@@ -373,12 +423,18 @@ def commit(temporary: Path, target: Path, content: bytes | None, *, sync: bool) 
         ) from error
 
 
-def holds(path: Path, content: bytes) -> bool:
-    """Whether the file at ``path`` is exactly ``content``: whether a commit has happened."""
+def may_hold(path: Path, content: bytes) -> bool:
+    """Whether the file at ``path`` is exactly ``content``, so far as can be found out.
+
+    It tells whether a commit has happened, and so whose the new shards are. Where the file cannot
+    be read nobody knows, and then they must stay.
+    """
     try:
         return path.stat().st_size == len(content) and path.read_bytes() == content
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
+    except OSError:
+        return True
 
 
 def _has_inode(path: Path, inode: int) -> bool:

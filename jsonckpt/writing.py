@@ -5,6 +5,9 @@ Knows outputs (where text goes) and the grammar, not the commit protocol.
 
 from __future__ import annotations
 
+import errno
+import io
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -87,6 +90,9 @@ class StreamOutput:
             self.written += len(view)
             while len(view):
                 count = self._stream.write(view)
+                if count is None and isinstance(self._stream, io.RawIOBase):
+                    # Many file-like objects return nothing and take all; these took nothing.
+                    raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
                 view = view[len(view) if count is None else count :]
 
     def end(self, length: int) -> None:

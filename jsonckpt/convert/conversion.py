@@ -11,6 +11,7 @@ from typing import IO, Any
 
 import torch
 
+from jsonckpt import storage
 from jsonckpt.convert.compare import Comparison, compare
 from jsonckpt.convert.foreign import ForeignOptions, read_foreign
 from jsonckpt.convert.payloads import dtype_named
@@ -226,10 +227,11 @@ def run(source_path: Path, output: Path | None, options: ConvertOptions) -> Conv
 
 def _check_paths(source: Path, output: Path, to: Format, options: ConvertOptions) -> None:
     """Find out before the long work what would make it useless."""
-    if source.exists() and output.exists() and source.samefile(output):
-        raise CheckpointExistsError(
-            "is the input itself", file=output, hint="Name another --output."
-        )
+    with storage.writing(output):
+        if source.exists() and output.exists() and source.samefile(output):
+            raise CheckpointExistsError(
+                "is the input itself", file=output, hint="Name another --output."
+            )
     if os.path.lexists(output) and not options.overwrite and not options.dry_run:
         raise CheckpointExistsError(
             "exists already", file=output, hint="Pass --overwrite to replace it."

@@ -39,8 +39,12 @@ def metadata_of(path: Path) -> dict[str, Any]:
         return dict(checkpoint.metadata)
 
 
-def save_checkpoint(state: Any, path: Path, **options: Any) -> None:
-    """Write a jsonckpt checkpoint; options as :func:`jsonckpt.save` has them."""
+def save_checkpoint(state: Any, path: Path, **options: Any) -> int:
+    """Write a jsonckpt checkpoint; options as :func:`jsonckpt.save` has them.
+
+    Returns:
+        the bytes on disk.
+    """
     import jsonckpt
 
-    jsonckpt.save(state, path, **options)
+    return jsonckpt.save(state, path, **options).stored_bytes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import errno
+import io
 import os
 import secrets
 from collections.abc import Callable, Iterator
@@ -14,6 +14,7 @@ from typing import IO, Any, Literal
 
 import torch
 
+from jsonckpt import storage
 from jsonckpt.convert import core
 from jsonckpt.convert.legacy import write_legacy
 from jsonckpt.convert.progress import Progress
@@ -21,7 +22,6 @@ from jsonckpt.convert.safetensorsfile import write_safetensors
 from jsonckpt.convert.selection import named_tensors
 from jsonckpt.errors import (
     CheckpointExistsError,
-    DurabilityUncertainError,
     JsonckptError,
     UnsupportedTypeError,
     WriteError,
@@ -41,8 +41,6 @@ FORMATS: dict[Format, str] = {
     "legacy-json": ".json",
 }
 _TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
-#: What file systems say that cannot sync a directory.
-_NO_DIRECTORY_SYNC = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
 _STATE_DICT_KEYS = frozenset({"model_state_dict", "state_dict", "model", "module", "weights"})
 
 
@@ -107,13 +105,15 @@ def write_target(
         )
     if form in ("dir", "json", "json.zst"):
         show = progress is not None and progress.isatty()
-        core.save_checkpoint(state, path, overwrite=overwrite, progress=show, **save_options)
-        return Written(_size(path))
-    if path.is_dir():
-        raise CheckpointExistsError("is a directory", file=path, hint="Name a file.")
+        return Written(
+            core.save_checkpoint(state, path, overwrite=overwrite, progress=show, **save_options)
+        )
+    with storage.writing(path):
+        if path.is_dir():
+            raise CheckpointExistsError("is a directory", file=path, hint="Name a file.")
     left_out: list[str] = []
     notes: list[str] = []
-    with _replacing(path) as file:
+    with _replacing(path) as (file, into):
         if form == "pt":
             torch.save(state, file)
         elif form == "safetensors":
@@ -123,7 +123,7 @@ def write_target(
             with Progress("writing", None, progress) as shown:
                 left_out = write_legacy(state, _counting(file.write, shown.advance))
             file.write(b"\n")
-    return Written(_size(path), left_out, notes)
+    return Written(into.end, left_out, notes)
 
 
 def flat_names(state: Any) -> tuple[dict[str, torch.Tensor], list[str]]:
@@ -204,46 +204,62 @@ def _counting(write: Callable[[bytes], object], advance: Callable[[int], None]) 
     return counted
 
 
+class _Into(io.RawIOBase):
+    """A new file as a stream that is written forward."""
+
+    def __init__(self, file: storage.NewFile) -> None:
+        super().__init__()
+        self._file = file
+        self.end = 0
+        self.error: WriteError | None = None
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any, /) -> int:
+        """Write all of it at the end."""
+        if self.error is not None:
+            # A buffer tries once more when it is closed; what failed stays failed.
+            return len(data)
+        try:
+            self._file.write_at(self.end, [data])
+        except WriteError as error:
+            self.error = error
+            raise
+        self.end += len(data)
+        return len(data)
+
+
 @contextmanager
-def _replacing(path: Path) -> Iterator[IO[bytes]]:
+def _replacing(path: Path) -> Iterator[tuple[IO[bytes], _Into]]:
     """A file that takes the place of ``path`` when all is written, and is gone when not."""
-    target = Path(os.path.realpath(path))
-    temporary = target.with_name(f".{target.name[:100]}.{secrets.token_hex(8)}.tmp")
+    with storage.writing(path):
+        target = Path(os.path.realpath(path))
+    temporary = target.with_name(f".{target.name[:50]}.{secrets.token_hex(8)}.tmp")
+    file = storage.NewFile(temporary)
+    into = _Into(file)
     try:
-        with temporary.open("xb", buffering=1 << 20) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except JsonckptError:
+        file.create()
+        with io.BufferedWriter(into, buffer_size=1 << 20) as buffer:
+            yield buffer, into
+            buffer.flush()
+        if into.error is not None:
+            raise into.error
+        file.finish(sync=True)
+        storage.commit(temporary, target, None, sync=True)
+    except BaseException as error:
+        file.abandon()
+        # torch reports a failed write as an error of its own.
+        if into.error is not None and isinstance(error, Exception):
+            raise into.error from into.error.__cause__
+        if isinstance(error, JsonckptError):
+            raise
+        if isinstance(error, TypeError | AttributeError | PicklingError) or str(error).startswith(
+            "Cannot save"
+        ):
+            raise UnsupportedTypeError(f"torch.save refused: {quote(str(error), 200)}") from error
+        if isinstance(error, OSError):
+            raise storage.write_error(error, path) from error
+        if isinstance(error, RuntimeError):
+            raise WriteError(f"cannot be written ({quote(str(error))})", file=path) from error
         raise
-    except (OSError, RuntimeError) as error:
-        if str(error).startswith("Cannot save"):
-            raise UnsupportedTypeError(
-                f"torch.save refused a tensor: {quote(str(error))}"
-            ) from error
-        # torch reports a failed write as RuntimeError, too.
-        number = error.errno if isinstance(error, OSError) else None
-        reason = os.strerror(number) if number else quote(str(error))
-        raise WriteError(f"cannot be written ({reason})", errno=number, file=path) from error
-    except (TypeError, AttributeError, PicklingError) as error:
-        raise UnsupportedTypeError(f"torch.save refused a value: {quote(str(error))}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    descriptor = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in _NO_DIRECTORY_SYNC:
-            raise DurabilityUncertainError(
-                f"its directory cannot be synced ({error.strerror})", errno=error.errno, file=path
-            ) from error
-    finally:
-        os.close(descriptor)
-
-
-def _size(path: Path) -> int:
-    if path.is_dir():
-        files = [path / "manifest.json", *path.glob("shard-*.json"), *path.glob("shard-*.json.zst")]
-        return sum(file.stat().st_size for file in files)
-    return path.stat().st_size

@@ -1,0 +1,306 @@
+"""The system refuses: every fault at every call of a save, in turn.
+
+Whatever fails, the old checkpoint is whole and nothing of ours is left, or the new one is whole;
+the error is a ``WriteError`` that has the system's number and names a file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import random
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jsonckpt
+from tests.reliability.calls import Call, watched
+from tests.reliability.scenes import (
+    SCENES,
+    Files,
+    Scene,
+    inside,
+    lay_out,
+    outcome,
+    scratch_place,
+    snapshot,
+    unexpected,
+)
+
+__all__ = ["Fault", "Report", "faults_of", "run", "try_fault"]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What happens instead of a call.
+
+    Attributes:
+        number: the system's error; 0 for none.
+        happened: whether the call was done all the same.
+        interrupt: a Ctrl-C instead of an error.
+        most: of a write, so many bytes are taken at most.
+        dead: every later change fails, too.
+        harmless: whether the save must succeed.
+    """
+
+    number: int = 0
+    happened: bool = False
+    interrupt: bool = False
+    most: int = 0
+    dead: bool = False
+    harmless: bool = False
+
+    def __str__(self) -> str:
+        what = "interrupt" if self.interrupt else f"short {self.most}"
+        if self.number:
+            what = errno.errorcode[self.number]
+        return what + " after" * self.happened + " for good" * self.dead
+
+
+_INTERRUPTS = [Fault(interrupt=True), Fault(interrupt=True, happened=True)]
+_READ = [Fault(errno.EIO), *_INTERRUPTS]
+_CHANGES = {"pwritev", "fsync", "replace", "unlink", "mkdir", "rmdir"}
+
+
+def faults_of(call: Call) -> list[Fault]:
+    """What may go wrong with a call."""
+    dead = [Fault(errno.EIO, dead=True)]
+    if call.name == "open" and call.creates:
+        numbers = [errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EMFILE, errno.EROFS, errno.EIO]
+        return [*map(Fault, numbers), *dead, *_INTERRUPTS]
+    if call.name == "pwritev":
+        numbers = [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG]
+        short = [Fault(most=most, harmless=True) for most in (1, 7, 50)]
+        return [*map(Fault, numbers), *short, *dead, *_INTERRUPTS]
+    if call.name == "fsync":
+        tolerated = []
+        if os.path.isdir(call.path):
+            cannot = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
+            tolerated = [Fault(number, harmless=True) for number in cannot]
+            return [Fault(errno.EIO), *tolerated, *dead, *_INTERRUPTS]
+        numbers = [errno.EIO, errno.ENOSPC, errno.EDQUOT]
+        return [*map(Fault, numbers), *dead, *_INTERRUPTS]
+    if call.name == "close":
+        # The descriptor is gone, whatever the system says.
+        numbers = [errno.EIO, errno.ENOSPC, errno.EDQUOT]
+        return [*(Fault(number, happened=True) for number in numbers), *_INTERRUPTS[1:]]
+    if call.name == "replace":
+        happened = Fault(errno.EIO, happened=True, harmless=True)
+        return [Fault(errno.EIO), Fault(errno.ENOSPC), happened, *dead, *_INTERRUPTS]
+    if call.name == "mkdir":
+        numbers = [errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EIO]
+        return [*map(Fault, numbers), *_INTERRUPTS]
+    if call.name == "unlink":
+        orphan = [Fault(number, harmless=True) for number in (errno.EIO, errno.EACCES)]
+        return [*orphan, *_INTERRUPTS]
+    return _READ
+
+
+@dataclass
+class Injector:
+    """Lets calls pass up to the one with the number ``at``, where the fault happens."""
+
+    at: int
+    choice: int
+    calls: int = 0
+    call: Call | None = None
+    fault: Fault | None = None
+    error: BaseException | None = None
+    failed_fsyncs: set[str] = field(default_factory=set)
+    repeated_fsyncs: list[str] = field(default_factory=list)
+
+    def __call__(self, call: Call, do: Callable[[], Any]) -> Any:
+        self.calls += 1
+        if call.name == "fsync" and call.path in self.failed_fsyncs:
+            self.repeated_fsyncs.append(call.path)
+        if self.calls != self.at:
+            later = self.fault is not None and self.fault.dead
+            if later and (call.name in _CHANGES or call.creates):
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return do()
+        choices = faults_of(call)
+        if self.choice >= len(choices):
+            return do()
+        self.call, self.fault = call, choices[self.choice]
+        return self._go_wrong(call, do, self.fault)
+
+    def _go_wrong(self, call: Call, do: Callable[[], Any], fault: Fault) -> Any:
+        if fault.most:
+            buffers = [bytes(buffer)[: fault.most] for buffer in call.arguments[1]]
+            first = next((buffer for buffer in buffers if buffer), b"")
+            return os.pwrite(call.arguments[0], first, call.arguments[2])
+        if fault.happened:
+            with suppress(OSError):
+                result = do()
+                if call.name == "open":
+                    os.close(result)
+        if call.name == "fsync" and fault.number and not fault.harmless:
+            self.failed_fsyncs.add(call.path)
+        if fault.interrupt:
+            self.error = KeyboardInterrupt()
+        else:
+            self.error = OSError(fault.number, os.strerror(fault.number))
+        raise self.error
+
+
+@dataclass
+class Report:
+    """Counts, and what was wrong in words."""
+
+    tried: int = 0
+    wrong: int = 0
+    calls: Counter[str] = field(default_factory=Counter)
+    outcomes: Counter[str] = field(default_factory=Counter)
+    words: list[str] = field(default_factory=list)
+
+
+def try_fault(
+    scene: Scene, room: Path, before: Files, at: int, choice: int
+) -> tuple[Injector, str]:
+    """One save with one fault.
+
+    Returns:
+        what happened, and what is wrong with how it ended, or nothing.
+    """
+    lay_out(room, before)
+    injector = Injector(at, choice)
+    descriptors = _descriptors()
+    raised: BaseException | None = None
+    with watched(room, injector):
+        try:
+            scene.run(room)
+        except (Exception, KeyboardInterrupt) as error:
+            raised = error
+    if injector.fault is None:
+        return injector, "" if raised is None else f"raised {raised!r}"
+    wrong = _wrong(scene, room, before, injector, raised)
+    if not wrong and _descriptors() != descriptors:
+        wrong = "a descriptor is left open"
+    # What an error holds on to must not hold up the next save.
+    del raised
+    return injector, wrong
+
+
+def _descriptors() -> int:
+    return len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+
+
+def _wrong(
+    scene: Scene, room: Path, before: Files, injector: Injector, raised: BaseException | None
+) -> str:
+    fault, call = injector.fault, injector.call
+    assert fault is not None
+    assert call is not None
+    if injector.repeated_fsyncs:
+        return f"fsync again after it failed: {injector.repeated_fsyncs}"
+    try:
+        found = outcome(scene, room)
+    except Exception as error:
+        return f"unloadable: {error!r}"
+    left = unexpected(scene, room, killed=fault.dead)
+    if found == "new":
+        # Old shards that could not be removed, or whose manifest could not be read.
+        left = [name for name in left if name not in before]
+        if left:
+            return f"left behind: {left}"
+    elif not fault.dead and inside(room) != sorted(before):
+        return f"not what was there before: {inside(room)}, and before {sorted(before)}"
+    uncertain = isinstance(raised, jsonckpt.DurabilityUncertainError)
+    if uncertain and not set(before) <= set(inside(room)):
+        return "what a power failure may bring back has been removed"
+    if fault.interrupt:
+        return "" if isinstance(raised, KeyboardInterrupt) else f"raised {raised!r}"
+    if raised is None:
+        reading = call.name in ("stat", "fstat", "preadv", "listdir", "unlink", "close", "open")
+        allowed = fault.harmless or (reading and not call.creates) or fault.dead
+        return "" if found == "new" and allowed else f"no error, and there is {found}"
+    if fault.harmless:
+        return f"raised {raised!r}"
+    return _wrong_error(raised, injector, found)
+
+
+def _wrong_error(raised: BaseException, injector: Injector, found: str) -> str:
+    if not isinstance(raised, jsonckpt.WriteError):
+        return f"raised {raised!r}"
+    if isinstance(raised, jsonckpt.DurabilityUncertainError) != (found == "new"):
+        return f"{raised!r}, and there is {found}"
+    assert injector.error is not None
+    if raised.errno != getattr(injector.error, "errno", None) or not raised.file:
+        return f"errno {raised.errno}, file {raised.file}: {raised}"
+    return "" if injector.error in list(_causes(raised)) else "the cause is missing"
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    cause = error.__cause__
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__
+
+
+def run(*, full: bool, seed: int, scratch: Path) -> Report:
+    """Every fault at every call of every scene; without ``full`` a sample of them."""
+    report = Report()
+    dice = random.Random(seed)
+    room = scratch / "room"
+    for scene in SCENES:
+        room.mkdir(exist_ok=True)
+        lay_out(room, {})
+        scene.prepare(room)
+        before = snapshot(room)
+        at = 0
+        while True:
+            at += 1 if full else dice.randrange(1, 9)
+            calls = 0
+            choice = 0 if full else dice.randrange(5)
+            while True:
+                injector, wrong = try_fault(scene, room, before, at, choice)
+                calls = injector.calls
+                if wrong:
+                    report.wrong += 1
+                    report.words.append(
+                        f"{scene.name}: call {at} {_shown(injector)}: {injector.fault}: {wrong}"
+                    )
+                if injector.fault is None:
+                    break
+                assert injector.call is not None
+                report.tried += 1
+                report.calls[injector.call.name] += 1
+                report.outcomes[outcome(scene, room)] += 1
+                if not full:
+                    break
+                choice += 1
+            if injector.fault is None and calls < at:
+                break
+    return report
+
+
+def _shown(injector: Injector) -> str:
+    call = injector.call
+    return "-" if call is None else f"{call.name} {os.path.basename(call.path)}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; 1 when anything is wrong."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--full", action="store_true", help="every fault at every call")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory(prefix="jsonckpt-faults-", dir=scratch_place()) as scratch:
+        report = run(full=options.full, seed=options.seed, scratch=Path(scratch))
+    for line in report.words[:20]:
+        print(line, file=sys.stderr)
+    print(
+        f"faults: {report.tried} in {len(SCENES)} kinds of save, {report.wrong} wrong; "
+        f"{dict(report.outcomes)}; by call {dict(report.calls)}; seed {options.seed}"
+    )
+    return 1 if report.wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

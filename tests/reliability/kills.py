@@ -1,0 +1,359 @@
+"""Killed: at every call of the system that a save makes, and at random moments.
+
+Each save runs in a process that was forked when everything was imported already. For every call
+that a save makes, ``strace`` is attached to such a process and kills it as it enters that call.
+Then the old checkpoint or the new one is there, whole, and the next save works.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from tests.reliability.scenes import (
+    SCENES,
+    Files,
+    Scene,
+    lay_out,
+    outcome,
+    scratch_place,
+    snapshot,
+    unexpected,
+)
+
+__all__ = ["CALLS", "Report", "at_every_call", "at_random", "strace_works"]
+
+#: The calls that touch files, and those that might.
+CALLS = (
+    "openat,open,creat,read,pread64,preadv,preadv2,write,pwrite64,writev,pwritev,pwritev2,fsync,"
+    "fdatasync,sync_file_range,rename,renameat,renameat2,unlink,unlinkat,rmdir,mkdir,mkdirat,close,"
+    "ftruncate,fallocate,mmap,munmap,lseek,newfstatat,stat,lstat,fstat,statx,getdents64,link,linkat"
+)
+#: Seconds after which a save that should have ended is an error.
+_PATIENCE = 60.0
+_DONE, _FAILED, _INTERRUPTED = 0, 7, 130
+
+
+@dataclass
+class Report:
+    """Counts, and what was wrong in words."""
+
+    kills: int = 0
+    wrong: int = 0
+    ended: int = 0
+    calls: Counter[str] = field(default_factory=Counter)
+    outcomes: Counter[str] = field(default_factory=Counter)
+    words: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        text = f"{self.kills} kills, {self.wrong} wrong; {dict(self.outcomes)}"
+        if self.calls:
+            text += f"; by call {dict(self.calls.most_common())}"
+        return text
+
+
+class _Inline(threading.Thread):
+    """A thread that runs where it is started: ``strace`` counts the calls of each thread by itself,
+    and so there must be only one."""
+
+    def start(self) -> None:
+        self.run()
+
+    def is_alive(self) -> bool:
+        return False
+
+    def join(self, timeout: float | None = None) -> None:
+        del timeout
+
+
+class Child:
+    """A forked process that saves once when it is told to."""
+
+    def __init__(
+        self, scene: Scene, room: Path, *, interruptible: bool = False, inline: bool = False
+    ) -> None:
+        self._heard, tell = os.pipe()
+        wait, self._go = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.close(self._heard)
+            os.close(self._go)
+            if inline:
+                threading.Thread = _Inline  # type: ignore[misc]
+            _save_and_exit(scene, room, wait, tell, interruptible=interruptible)
+        os.close(tell)
+        os.close(wait)
+
+    def go(self) -> None:
+        """Let it save; returns when it has begun."""
+        os.write(self._go, b"g")
+        select.select([self._heard], [], [], _PATIENCE)
+
+    def end(self) -> int:
+        """Wait for its end; the exit status, negative for a signal."""
+        deadline = time.monotonic() + _PATIENCE
+        try:
+            while time.monotonic() < deadline:
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+                if pid:
+                    return os.waitstatus_to_exitcode(status)
+                time.sleep(0.0005)
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+            raise TimeoutError("the save did not end")
+        finally:
+            os.close(self._heard)
+            os.close(self._go)
+
+
+def _save_and_exit(scene: Scene, room: Path, wait: int, tell: int, *, interruptible: bool) -> None:
+    """The child's whole life; it never returns into the parent's code."""
+    status = _FAILED
+    try:
+        # A shell lets what it runs in the background ignore SIGINT.
+        handler = signal.default_int_handler if interruptible else signal.SIG_IGN
+        signal.signal(signal.SIGINT, handler)
+        torch.set_num_threads(1)
+        os.read(wait, 1)
+        os.write(tell, b"b")
+        scene.run(room)
+        status = _DONE
+    except KeyboardInterrupt:
+        status = _INTERRUPTED
+        # A save in the background goes on, and the interpreter would wait for it.
+        for thread in threading.enumerate():
+            if thread is not threading.current_thread():
+                thread.join()
+    finally:
+        os._exit(status)
+
+
+def strace_works() -> str:
+    """Why not, or nothing."""
+    if shutil.which("strace") is None:
+        return "strace is not installed"
+    probe = subprocess.run(
+        ["strace", "-f", "-o", os.devnull, "-e", "inject=getppid:retval=1", "true"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return "" if probe.returncode == 0 else f"strace does not work here: {probe.stderr.strip()}"
+
+
+def _traced(scene: Scene, room: Path, trace: Path, inject: str = "") -> int:
+    """One save under ``strace``; its exit status. The trace goes to a file."""
+    child = Child(scene, room, inline=True)
+    options = ["-e", inject] if inject else []
+    with subprocess.Popen(
+        ["strace", "-fqqo", trace, "-e", f"trace={CALLS}", *options, "-p", str(child.pid)],
+        stderr=subprocess.PIPE,
+    ) as tracer:
+        _wait_until_traced(child.pid)
+        child.go()
+        status = child.end()
+        tracer.wait()
+    return status
+
+
+def _calls(scene: Scene, room: Path, trace: Path) -> Counter[str]:
+    """How often a save makes each call."""
+    status = _traced(scene, room, trace)
+    assert status == _DONE, f"{scene.name}: a save that nobody killed ended with {status}"
+    words = (line.split(maxsplit=1) for line in trace.read_text(errors="replace").splitlines())
+    return Counter(rest[0].partition("(")[0] for _, *rest in words if rest and rest[0][0].isalpha())
+
+
+def _wait_until_traced(pid: int) -> None:
+    deadline = time.monotonic() + _PATIENCE
+    while time.monotonic() < deadline:
+        text = Path(f"/proc/{pid}/status").read_text()
+        if "TracerPid:\t0\n" not in text:
+            return
+        time.sleep(0.0005)
+    raise TimeoutError("strace did not attach")
+
+
+def _judge(report: Report, scene: Scene, room: Path, where: str, *, recover: bool) -> None:
+    """Look at what a killed save left; then save over it."""
+    try:
+        found: str = outcome(scene, room)
+        wrong = "" if found in (scene.before, "new") else f"there is {found}"
+        if strange := unexpected(scene, room, killed=True):
+            wrong = f"strange files {strange}"
+        report.outcomes[found] += 1
+        if recover:
+            scene.run(room)
+            if outcome(scene, room) != "new":
+                wrong = "the next save did not work"
+    except Exception as error:
+        wrong = f"{type(error).__name__}: {error}"
+    if wrong:
+        report.wrong += 1
+        report.words.append(f"{scene.name}: {where}: {wrong}")
+
+
+def _prepared(scene: Scene, room: Path) -> Files:
+    room.mkdir(exist_ok=True)
+    lay_out(room, {})
+    scene.prepare(room)
+    return snapshot(room)
+
+
+def at_every_call(
+    scenes: Sequence[Scene], room: Path, *, dice: random.Random, sample: int | None = None
+) -> Report:
+    """Kill a save as it enters each call of the system, in turn.
+
+    Args:
+        sample: only so many calls of each scene.
+    """
+    report = Report()
+    trace = room.with_name(room.name + "-trace")
+    for scene in scenes:
+        before = _prepared(scene, room)
+        places = [
+            (call, number)
+            for call, count in sorted(_calls(scene, room, trace).items())
+            for number in range(1, count + 1)
+        ]
+        if sample is not None:
+            places = dice.sample(places, min(sample, len(places)))
+        for call, number in places:
+            lay_out(room, before)
+            kill = f"inject={call}:signal=KILL:when={number}"
+            status = _traced(scene, room, trace, kill)
+            where = f"{call} {number}"
+            if status == _DONE:
+                # The allocator asks for memory now and then, and not at the same places.
+                report.ended += 1
+            elif status == -signal.SIGKILL:
+                report.kills += 1
+                report.calls[call] += 1
+            else:
+                report.wrong += 1
+                report.words.append(f"{scene.name}: {where}: exit status {status}")
+            _judge(report, scene, room, where, recover=True)
+    return report
+
+
+def at_random(
+    scenes: Sequence[Scene],
+    room: Path,
+    *,
+    count: int,
+    dice: random.Random,
+    interrupt: bool = False,
+) -> Report:
+    """Kill saves at random moments, evenly over their duration; or press Ctrl-C.
+
+    Args:
+        count: so many, in turn over the scenes.
+        interrupt: SIGINT instead of SIGKILL: then also nothing may be left behind.
+    """
+    report = Report()
+    for number, scene in enumerate(scenes):
+        before = _prepared(scene, room)
+        duration = _duration(scene, room, before, interrupt=interrupt)
+        wanted = len(range(number, count, len(scenes)))
+        hit = tries = 0
+        while hit < wanted and tries < 10 * wanted:
+            tries += 1
+            lay_out(room, before)
+            moment = dice.random() * duration
+            child = Child(scene, room, interruptible=interrupt)
+            child.go()
+            time.sleep(moment)
+            os.kill(child.pid, signal.SIGINT if interrupt else signal.SIGKILL)
+            status = child.end()
+            where = f"after {moment * 1000:.2f} ms"
+            if status == _DONE:
+                report.ended += 1
+            elif status in ((_INTERRUPTED, -signal.SIGINT) if interrupt else (-signal.SIGKILL,)):
+                report.kills += 1
+                hit += 1
+            else:
+                report.wrong += 1
+                report.words.append(f"{scene.name}: {where}: exit status {status}")
+            if interrupt:
+                _judge_interrupted(report, scene, room, before, where)
+            _judge(report, scene, room, where, recover=True)
+        if hit < wanted:
+            report.wrong += 1
+            report.words.append(f"{scene.name}: only {hit} of {tries} came before its end")
+    return report
+
+
+def _judge_interrupted(report: Report, scene: Scene, room: Path, before: Files, where: str) -> None:
+    left = [name for name in unexpected(scene, room, killed=False) if name not in before]
+    if left:
+        report.wrong += 1
+        report.words.append(f"{scene.name}: {where}: left behind {left}")
+
+
+def _duration(scene: Scene, room: Path, before: Files, *, interrupt: bool) -> float:
+    """Seconds that a save takes, the shortest of five."""
+    shortest = _PATIENCE
+    for _ in range(5):
+        lay_out(room, before)
+        child = Child(scene, room, interruptible=interrupt)
+        child.go()
+        began = time.perf_counter()
+        status = child.end()
+        assert status == _DONE, f"{scene.name}: a save that nobody killed ended with {status}"
+        shortest = min(shortest, time.perf_counter() - began)
+    return shortest
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; 1 when anything is wrong."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--full", action="store_true", help="every call, 1,000 random moments")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    dice = random.Random(options.seed)
+    torch.set_num_threads(1)
+    wrong = 0
+    with tempfile.TemporaryDirectory(prefix="jsonckpt-kills-", dir=scratch_place()) as scratch:
+        room = Path(scratch) / "room"
+        reason = strace_works()
+        if reason:
+            print(f"kills at calls: skipped, {reason}")
+        else:
+            report = at_every_call(SCENES, room, dice=dice, sample=None if options.full else 3)
+            wrong += _print("kills at calls", report, options.seed)
+        count = 1000 if options.full else 66
+        report = at_random(SCENES, room, count=count, dice=dice)
+        wrong += _print("kills at random moments", report, options.seed)
+        count = 110 if options.full else 22
+        report = at_random(SCENES, room, count=count, dice=dice, interrupt=True)
+        wrong += _print("Ctrl-C at random moments", report, options.seed)
+    return 1 if wrong else 0
+
+
+def _print(what: str, report: Report, seed: int) -> int:
+    for line in report.words[:20]:
+        print(line, file=sys.stderr)
+    print(
+        f"{what}: {len(SCENES)} kinds of save, {report}, {report.ended} ended before; seed {seed}"
+    )
+    return report.wrong
+
+
+if __name__ == "__main__":
+    sys.exit(main())
