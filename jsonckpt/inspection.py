@@ -68,6 +68,7 @@ def verify(
     progress: bool = False,
     limits: Limits | None = None,
     storage_options: Mapping[str, Any] | None = None,
+    expected_digest: str | None = None,
 ) -> VerifyReport:
     """Read everything, allocate no tensor, report every problem.
 
@@ -87,7 +88,9 @@ def verify(
     limits = limits or DEFAULT_LIMITS
     name = os.fspath(path)
     try:
-        container = open_container(path, limits=limits, storage_options=storage_options)
+        container = open_container(
+            path, limits=limits, storage_options=storage_options, expected_digest=expected_digest
+        )
         Loading(container.manifest.state, Wishes.of(None, None)).check(container.manifest.by_name)
     except CheckpointNotFoundError:
         raise

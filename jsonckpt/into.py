@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from jsonckpt.digests import check_expected
 from jsonckpt.errors import JsonckptError, StateMismatchError
 from jsonckpt.limits import DEFAULT_LIMITS, Limits
 from jsonckpt.matching import Match, Slot, SlotDoor, match
@@ -74,6 +75,7 @@ def load_into(
     progress: bool = False,
     limits: Limits | None = None,
     storage_options: Mapping[str, Any] | None = None,
+    expected_digest: str | None = None,
 ) -> LoadResult:
     """Copy a checkpoint into ``target`` in place, without a second copy of the state.
 
@@ -85,7 +87,8 @@ def load_into(
         strict: raise when the tensors of target and checkpoint differ; ``False`` copies what fits.
         include, exclude: as for :func:`jsonckpt.load`; what is left out is not missed.
         cast: allow another dtype in the target; values are converted.
-        verify, threads, progress, limits, storage_options: as for :func:`jsonckpt.load`.
+        verify, threads, progress, limits, storage_options, expected_digest: as for
+            :func:`jsonckpt.load`.
 
     Returns:
         a :class:`LoadResult`.
@@ -104,7 +107,10 @@ def load_into(
     """
     limits = limits or DEFAULT_LIMITS
     count = thread_count(threads)
-    container = open_container(path, limits=limits, storage_options=storage_options)
+    check_expected(expected_digest, verify=verify)
+    container = open_container(
+        path, limits=limits, storage_options=storage_options, expected_digest=expected_digest
+    )
     wishes = Wishes.of(include, exclude)
 
     def read_tensors(records: Iterable[str]) -> dict[str, torch.Tensor]:

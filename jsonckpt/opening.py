@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from jsonckpt.digests import check_expected, check_manifest_digest, check_pinned
 from jsonckpt.errors import (
     CheckpointNotFoundError,
     FormatError,
@@ -294,23 +295,34 @@ def open_container(
     *,
     limits: Limits,
     storage_options: Mapping[str, Any] | None = None,
+    expected_digest: str | None = None,
 ) -> Container:
     """Open what lies at ``path``.
 
+    Args:
+        expected_digest: the ``SaveResult.digest`` that it must have.
+
     Raises:
         CheckpointNotFoundError: nothing is there.
+        IntegrityError: it is not what ``expected_digest`` pins.
         JsonckptError: what is there is no whole checkpoint.
     """
+    check_expected(expected_digest)
     place, name = locate(path, storage_options)
     try:
         if name is None:
-            manifest = parse_manifest(place.manifest(limits.manifest_bytes), limits)
+            text = place.manifest(limits.manifest_bytes)
+            check_manifest_digest(text, expected_digest)
+            manifest = parse_manifest(text, limits)
+            check_pinned(manifest.checksum, expected_digest)
             return Container(place, manifest, None, os.fspath(path))
         if name.endswith(".zst"):
             with place.stream(name, zstd_window=limits.zstd_window) as stream:
-                return Container(place, gather(stream, limits), name, os.fspath(path))
-        with place.file(name) as file:
-            return Container(place, from_index(file, limits), name, os.fspath(path))
+                manifest = gather(stream, limits, expected_digest=expected_digest)
+        else:
+            with place.file(name) as file:
+                manifest = from_index(file, limits, expected_digest=expected_digest)
+        return Container(place, manifest, name, os.fspath(path))
     except JsonckptError as error:
         error.at(file=place.where(name or MANIFEST_NAME))
         raise

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jsonckpt import jsontext
+from jsonckpt.digests import check_seal
 from jsonckpt.errors import (
     FormatError,
     IncompleteCheckpointError,
@@ -113,8 +114,12 @@ def entry_of(record: Record, shard: int = 0) -> Entry:
     )
 
 
-def gather(source: ByteSource, limits: Limits) -> Manifest:
-    """Read a single file forward without decoding anything."""
+def gather(source: ByteSource, limits: Limits, *, expected_digest: str | None = None) -> Manifest:
+    """Read a single file forward without decoding anything.
+
+    Raises:
+        IntegrityError: it is not the file that ``expected_digest`` pins.
+    """
     readers: list[SkeletonReader] = []
     entries = [
         entry_of(record)
@@ -123,6 +128,7 @@ def gather(source: ByteSource, limits: Limits) -> Manifest:
         )
     ]
     reader = readers[0]
+    check_seal(reader.seal, expected_digest)
     return manifest_of_head(reader.head, entries, reader.position, limits, on_disk=source.size)
 
 
@@ -130,8 +136,14 @@ def _pass_over(header: Header) -> None:
     """No sink."""
 
 
-def from_index(file: RangeReader, limits: Limits) -> Manifest:
-    """Read the skeleton of a single file by its index, jumping over the payloads."""
+def from_index(
+    file: RangeReader, limits: Limits, *, expected_digest: str | None = None
+) -> Manifest:
+    """Read the skeleton of a single file by its index, jumping over the payloads.
+
+    Raises:
+        IntegrityError: it is not the file that ``expected_digest`` pins.
+    """
     rows = _index_rows(file, limits)
     entries: list[Entry] = []
     reader = SkeletonReader(
@@ -165,6 +177,7 @@ def from_index(file: RangeReader, limits: Limits) -> Manifest:
             position = start + length
     _push(reader, file, position, file.size, limits)
     reader.close()
+    check_seal(reader.seal, expected_digest)
     return manifest_of_head(reader.head, entries, file.size, limits)
 
 

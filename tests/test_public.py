@@ -49,18 +49,24 @@ SIGNATURES = {
     ),
     "load": (
         "path, map_location=None, *, include=None, exclude=None, weights_only=True, verify=True, "
-        "threads=None, progress=False, limits=None, storage_options=None"
+        "threads=None, progress=False, limits=None, storage_options=None, expected_digest=None"
     ),
     "load_into": (
         "target, path, *, strict=True, include=None, exclude=None, cast=False, verify=True, "
-        "threads=None, progress=False, limits=None, storage_options=None"
+        "threads=None, progress=False, limits=None, storage_options=None, expected_digest=None"
     ),
-    "open": "path, *, verify=True, threads=None, limits=None, storage_options=None",
+    "open": (
+        "path, *, verify=True, threads=None, limits=None, storage_options=None, "
+        "expected_digest=None"
+    ),
     "stream": (
         "source, map_location=None, *, include=None, exclude=None, verify=True, limits=None, "
-        "storage_options=None"
+        "storage_options=None, expected_digest=None"
     ),
-    "verify": "path, *, threads=None, progress=False, limits=None, storage_options=None",
+    "verify": (
+        "path, *, deep=False, threads=None, progress=False, limits=None, storage_options=None, "
+        "expected_digest=None"
+    ),
     "register": "cls, tag=None, to_json=None, from_json=None",
 }
 
