@@ -10,6 +10,7 @@
 from jsonckpt._version import __version__
 from jsonckpt.checkpoint import Checkpoint, TensorEntry
 from jsonckpt.checkpoint import open_checkpoint as open
+from jsonckpt.collecting import GcReport, gc
 from jsonckpt.errors import (
     CheckpointExistsError,
     CheckpointNotFoundError,
@@ -29,7 +30,9 @@ from jsonckpt.inspection import VerifyReport, verify
 from jsonckpt.into import LoadResult, load_into
 from jsonckpt.limits import Limits
 from jsonckpt.loading import load, stream
+from jsonckpt.recovery import RecoverReport, recover
 from jsonckpt.registry import register
+from jsonckpt.salvage import LostTensor
 from jsonckpt.saving import SaveResult, save
 
 __all__ = [
@@ -38,12 +41,15 @@ __all__ = [
     "CheckpointNotFoundError",
     "DurabilityUncertainError",
     "FormatError",
+    "GcReport",
     "IncompleteCheckpointError",
     "IntegrityError",
     "JsonckptError",
     "LimitError",
     "Limits",
     "LoadResult",
+    "LostTensor",
+    "RecoverReport",
     "SaveResult",
     "StateMismatchError",
     "TensorEntry",
@@ -53,9 +59,11 @@ __all__ = [
     "VerifyReport",
     "WriteError",
     "__version__",
+    "gc",
     "load",
     "load_into",
     "open",
+    "recover",
     "register",
     "save",
     "stream",

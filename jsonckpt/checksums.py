@@ -19,7 +19,7 @@ Buffer = Any
 class Hasher(Protocol):
     """What ``hashlib`` and ``xxhash`` objects share."""
 
-    def update(self, data: Buffer, /) -> None:
+    def update(self, data: Buffer, /) -> object:
         """Add bytes."""
 
     def hexdigest(self) -> str:

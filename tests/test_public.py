@@ -15,12 +15,15 @@ NAMES = [
     "CheckpointNotFoundError",
     "DurabilityUncertainError",
     "FormatError",
+    "GcReport",
     "IncompleteCheckpointError",
     "IntegrityError",
     "JsonckptError",
     "LimitError",
     "Limits",
     "LoadResult",
+    "LostTensor",
+    "RecoverReport",
     "SaveResult",
     "StateMismatchError",
     "TensorEntry",
@@ -30,9 +33,11 @@ NAMES = [
     "VerifyReport",
     "WriteError",
     "__version__",
+    "gc",
     "load",
     "load_into",
     "open",
+    "recover",
     "register",
     "save",
     "stream",
@@ -67,6 +72,10 @@ SIGNATURES = {
         "path, *, deep=False, threads=None, progress=False, limits=None, storage_options=None, "
         "expected_digest=None"
     ),
+    "recover": (
+        "path, out, *, save_id=None, trust_state=False, threads=None, limits=None, sync=True"
+    ),
+    "gc": "path, *, older_than='24h', dry_run=False, limits=None",
     "register": "cls, tag=None, to_json=None, from_json=None",
 }
 
@@ -83,6 +92,18 @@ FIELDS = {
         "durability",
     ],
     "LoadResult": ["loaded", "missing", "unexpected", "mismatched"],
+    "GcReport": ["path", "removed", "kept", "nbytes", "dry_run"],
+    "LostTensor": ["name", "reason", "file", "chunk"],
+    "RecoverReport": [
+        "path",
+        "out",
+        "save_id",
+        "state",
+        "recovered",
+        "lost",
+        "nbytes",
+        "notes",
+    ],
     "VerifyReport": ["path", "problems", "tensors", "nbytes", "files"],
     "Limits": [
         "manifest_bytes",
