@@ -278,6 +278,30 @@ def read_part(
     must_agree(records[0], entry)
 
 
+def check_chunk(
+    file: RangeReader, entry: Entry, chunk: int, *, algorithm: str, limits: Limits
+) -> None:
+    """Decode one payload and compare its checksum; the text around it is not looked at.
+
+    Raises:
+        JsonckptError: it is damaged; without a tensor when the file ends before it.
+    """
+    hands = _Hands(limits)
+    offset, length, expected = entry.chunks[chunk]
+    payload = hands.text(length)
+    file.read_range(offset, payload)
+    start, stop = entry.raw_range(chunk)
+    out = hands.raw(stop - start)
+    try:
+        hands.coder.decode_into(payload, entry.codec, entry.dtype, out)
+        found = hexdigest(algorithm, out)
+        if found != expected:
+            raise checksum_error(entry.name, chunk, expected, found)
+    except JsonckptError as error:
+        error.at(tensor=entry.name, chunk=chunk)
+        raise
+
+
 def _raw_bytes(entries: Sequence[Entry], payload: tuple[int, int, int, int]) -> int:
     start, stop = entries[payload[2]].raw_range(payload[3])
     return stop - start

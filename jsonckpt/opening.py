@@ -24,7 +24,14 @@ from jsonckpt.errors import (
     quote,
 )
 from jsonckpt.facts import MANIFEST_NAME, Entry, Manifest
-from jsonckpt.indexed import PartSink, RangeReader, must_agree, read_part, read_shard
+from jsonckpt.indexed import (
+    PartSink,
+    RangeReader,
+    check_chunk,
+    must_agree,
+    read_part,
+    read_shard,
+)
 from jsonckpt.limits import Limits
 from jsonckpt.manifest import parse_manifest
 from jsonckpt.single import from_index, gather
@@ -187,6 +194,20 @@ class Container:
                     limits=limits,
                     verify=verify,
                 )
+        except JsonckptError as error:
+            error.at(file=self.place.where(name))
+            raise
+
+    def read_chunk(self, entry: Entry, chunk: int, *, limits: Limits) -> None:
+        """Check one payload of a plain file by itself, without the text around it.
+
+        Raises:
+            JsonckptError: with file, tensor and chunk; without a tensor when the file ends before.
+        """
+        name = self.file_of(entry.shard)
+        try:
+            with self.place.file(name) as file:
+                check_chunk(file, entry, chunk, algorithm=self.manifest.checksum, limits=limits)
         except JsonckptError as error:
             error.at(file=self.place.where(name))
             raise

@@ -104,7 +104,7 @@ FIELDS = {
         "nbytes",
         "notes",
     ],
-    "VerifyReport": ["path", "problems", "tensors", "nbytes", "files"],
+    "VerifyReport": ["path", "problems", "tensors", "nbytes", "files", "notes"],
     "Limits": [
         "manifest_bytes",
         "tensors",
