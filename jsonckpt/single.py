@@ -185,7 +185,8 @@ def _push(reader: SkeletonReader, file: RangeReader, start: int, stop: int, limi
     if exceeds(stop - start, limits.manifest_bytes):
         raise LimitError(
             f"{stop - start} bytes of text between two tensors, "
-            f"the limit is {limits.manifest_bytes}"
+            f"the limit is {limits.manifest_bytes}",
+            hint="Pass limits=jsonckpt.Limits(manifest_bytes=...) if it is meant.",
         )
     text = bytearray(stop - start)
     file.read_range(start, memoryview(text))
@@ -202,7 +203,10 @@ def _index_rows(file: RangeReader, limits: Limits) -> list[tuple[int, int, list[
     if offset >= size:
         raise FormatError(f"index_offset is {offset}, the file has {size} bytes")
     if exceeds(size - offset, limits.manifest_bytes):
-        raise LimitError(f"the index has {size - offset} bytes, over {limits.manifest_bytes}")
+        raise LimitError(
+            f"the index has {size - offset} bytes, the limit is {limits.manifest_bytes}",
+            hint="Pass limits=jsonckpt.Limits(manifest_bytes=...) if it is meant.",
+        )
     text = bytearray(size - offset)
     file.read_range(offset, memoryview(text))
     stop = text.rfind(b',"seal":')

@@ -304,7 +304,10 @@ class SkeletonReader:
         if not self._more:
             raise FormatError("no comma between two records")
         if exceeds(self.records + 1, self._limits.tensors):
-            raise LimitError(f"over {self._limits.tensors} tensors")
+            raise LimitError(
+                f"{self.records + 1} tensors or more, the limit is {self._limits.tensors}",
+                hint="Pass limits=jsonckpt.Limits(tensors=...) if it is meant.",
+            )
         guard(line)
         self._record_start, self._ranges = self._line_start, []
         count = self.records
@@ -416,7 +419,9 @@ class SkeletonReader:
         self.header = header = Header(name, dtype, shape, device, codec, nbytes)
         if exceeds(header.chunks, self._limits.chunks):
             raise LimitError(
-                f"{header.chunks} chunks, the limit is {self._limits.chunks}", tensor=name
+                f"{header.chunks} chunks, the limit is {self._limits.chunks}",
+                tensor=name,
+                hint="Pass limits=jsonckpt.Limits(chunks=...) if it is meant.",
             )
         if self._on_header is not None:
             self._on_header(header)

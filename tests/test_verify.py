@@ -173,7 +173,7 @@ def test_deep_runs_no_code_of_registered_types(tmp_path: Path) -> None:
         def __init__(self, value: object) -> None:
             self.value = value
 
-    def refuse(_: object) -> None:
+    def refuse(_: object) -> Mine:
         raise AssertionError("called")
 
     jsonckpt.register(Mine, "verify.Mine", lambda mine: mine.value, refuse)
