@@ -13,6 +13,7 @@ from jsonckpt import names, plan, storage
 from jsonckpt.contents import (
     Contents,
     Options,
+    check_expansion,
     dumped,
     head_text,
     manifest_of,
@@ -180,6 +181,7 @@ def save_stream(contents: Contents, stream: Any, options: Options) -> dict[str, 
         text = _write(
             output, contents, options, plans=contents.plans, shard=0, single=True, progress=advance
         )
+    check_expansion(contents, output.written)
     return {
         "path": "",
         "digest": text.seal,
@@ -221,9 +223,12 @@ def save_remote(
                         single=single,
                         progress=advance,
                     )
+                    if single:  # before the file takes the place of the old one
+                        check_expansion(contents, output.written)
                 shards.append(ShardFile(name, output.written, text.position, text.seal))
                 entries += text.entries
         if not single:
+            check_expansion(contents, sum(shard.bytes for shard in shards))
             manifest = manifest_of(contents, options, shards, entries)
             text_bytes = dumped(manifest)
             replaced = _replaced(target.place())
@@ -268,6 +273,7 @@ def save_file(contents: Contents, target: Path, options: Options) -> dict[str, A
                 single=True,
                 progress=advance,
             )
+        check_expansion(contents, output.written)
         file.finish(sync=options.sync)
     except BaseException:
         file.abandon()
@@ -289,6 +295,7 @@ def save_directory(contents: Contents, target: Path, options: Options) -> dict[s
     try:
         with progress_bar("save", contents.nbytes, show=options.progress) as advance:
             manifest = _write_shards(contents, target, options, files, advance)
+        check_expansion(contents, sum(shard.bytes for shard in manifest.shards))
         text = dumped(manifest)
         durable = not options.sync or storage.fsync_directory(target)
         has_old = (target / MANIFEST_NAME).exists()
