@@ -15,7 +15,7 @@ from typing import Protocol
 
 from jsonckpt.checksums import hexdigest
 from jsonckpt.codecs import Coder
-from jsonckpt.errors import FormatError, JsonckptError, quote
+from jsonckpt.errors import DAMAGED, FormatError, JsonckptError, quote
 from jsonckpt.facts import Entry
 from jsonckpt.limits import Limits
 from jsonckpt.pipeline import run_ordered
@@ -159,7 +159,7 @@ def read_shard(
             try:
                 _decode(hands, payload, entry, chunk, sink, algorithm if verify else None)
             except JsonckptError as error:
-                error.at(tensor=entry.name, chunk=chunk)
+                error.at(tensor=entry.name, chunk=chunk, hint=DAMAGED)
                 raise
         between.append(bytes(text[position - piece.start :]))
         return between
@@ -270,7 +270,7 @@ def read_part(
             try:
                 _decode(hands, payload, entry, chunk, part, algorithm if verify else None)
             except JsonckptError as error:
-                error.at(tensor=entry.name, chunk=chunk)
+                error.at(tensor=entry.name, chunk=chunk, hint=DAMAGED)
                 raise
     reader.text(text_between(position, entry.offset + entry.length))
     reader.end_run()
@@ -298,7 +298,7 @@ def check_chunk(
         if found != expected:
             raise checksum_error(entry.name, chunk, expected, found)
     except JsonckptError as error:
-        error.at(tensor=entry.name, chunk=chunk)
+        error.at(tensor=entry.name, chunk=chunk, hint=DAMAGED)
         raise
 
 

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from jsonckpt.digests import check_expected, check_manifest_digest, check_pinned
 from jsonckpt.errors import (
+    CUT_OFF,
     CheckpointNotFoundError,
     FormatError,
     IncompleteCheckpointError,
@@ -302,7 +303,7 @@ def _check_size(what: str, found: int, expected: int) -> None:
     if found < expected:
         raise IncompleteCheckpointError(
             f"the {what} has {found} bytes, the manifest says {expected}",
-            hint="It was cut off; take another copy.",
+            hint=CUT_OFF,
         )
     if found > expected:
         raise FormatError(

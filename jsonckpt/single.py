@@ -8,6 +8,7 @@ from typing import Any
 from jsonckpt import jsontext
 from jsonckpt.digests import check_seal
 from jsonckpt.errors import (
+    CUT_OFF,
     FormatError,
     IncompleteCheckpointError,
     JsonckptError,
@@ -246,7 +247,7 @@ def _no_trailer(file: RangeReader) -> JsonckptError:
             return reformatted()
         return IncompleteCheckpointError(
             f"the file of {file.size} bytes does not end in its seal and index_offset",
-            hint="It was cut off or changed; take another copy.",
+            hint=CUT_OFF,
         )
     if b"jsonckpt.manifest" in start:
         return FormatError(

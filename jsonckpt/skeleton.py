@@ -22,6 +22,8 @@ from jsonckpt import jsontext
 from jsonckpt.checksums import ALGORITHMS, Hasher, hasher, hexdigest
 from jsonckpt.dtypes import DTYPES
 from jsonckpt.errors import (
+    CUT_OFF,
+    DAMAGED,
     FormatError,
     IncompleteCheckpointError,
     IntegrityError,
@@ -234,7 +236,7 @@ class SkeletonReader:
                 where = f" in tensor {quote(self.header.name)}" if self.header is not None else ""
                 raise IncompleteCheckpointError(
                     f"the text ends after {self.position} bytes{where}",
-                    hint="The file was cut off; take another copy.",
+                    hint=CUT_OFF,
                 )
             self._check_trailer(self._trailer + self._line)
         self._send(b"]")
@@ -377,7 +379,7 @@ class SkeletonReader:
             raise IncompleteCheckpointError(
                 f"the text ends after {self.position} bytes, "
                 f"{len(expected) - len(found)} too early",
-                hint="The file was cut off; take another copy.",
+                hint=CUT_OFF,
             )
         if len(found) > len(expected) and found.startswith(expected):
             raise FormatError(f"{len(found) - len(expected)} bytes after the end of the JSON")
@@ -385,11 +387,12 @@ class SkeletonReader:
         if found[:seal_at] != expected[:seal_at]:
             raise FormatError(
                 "index does not say where the records lie",
-                hint="The file was changed after it was written; take another copy.",
+                hint=DAMAGED,
             )
         raise IntegrityError(
-            f"the text around the payloads does not match its seal (found {self.seal})",
-            hint="The file was changed after it was written; take another copy.",
+            "the text around the payloads does not match its seal "
+            f"(expected {_seal_in(found)}, found {self.seal})",
+            hint=DAMAGED,
         )
 
     # --- ijson ------------------------------------------------------------------------------
@@ -454,7 +457,7 @@ class SkeletonReader:
                 f"the record does not match its digest (expected {quote(found.get('digest'))}, "
                 f"found {digest!r})",
                 tensor=header.name,
-                hint="Its name, dtype, shape or checksums were changed; take another copy.",
+                hint=DAMAGED,
             )
         chunks = tuple((*place, item) for place, item in zip(self._ranges, sums))
         record = Record(header, self._record_start, self._line_end - self._record_start, chunks)
@@ -466,6 +469,12 @@ class SkeletonReader:
             )
         if self._on_record is not None:
             self._on_record(record)
+
+
+def _seal_in(trailer_line: bytes) -> str:
+    """The seal that the end of a file states, for a message."""
+    stated = trailer_line.rpartition(b',"seal":"')[2].partition(b'"')[0]
+    return quote(stated).strip("'\"")
 
 
 def _assemble(reader: SkeletonReader) -> Generator[None, tuple[str, Any], None]:
