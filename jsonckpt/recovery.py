@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -29,8 +28,9 @@ from jsonckpt.manifest import parse_manifest
 from jsonckpt.plan import RecordPlan
 from jsonckpt.pruning import named_state, prune
 from jsonckpt.restoring import Loading, Wishes, thread_count
-from jsonckpt.salvage import Found, LostTensor, Scan, decode_chunk, scan
+from jsonckpt.salvage import Found, LostTensor, Scan, scan
 from jsonckpt.single import parse_head
+from jsonckpt.spooling import FoundSource, spool_beside
 from jsonckpt.tree import record_of, tensor_names
 
 __all__ = ["RecoverReport", "recover"]
@@ -159,50 +159,6 @@ def _local(path: str | os.PathLike[str]) -> str:
     return text
 
 
-@dataclass(frozen=True)
-class _Source:
-    """A record that was found, as something to be saved: read and checked once more."""
-
-    found: Found
-    file: Path
-    limits: Limits
-
-    @property
-    def name(self) -> str:
-        return self.found.header.name
-
-    @property
-    def dtype(self) -> str:
-        return self.found.header.dtype
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.found.header.shape
-
-    @property
-    def device(self) -> str:
-        return self.found.header.device
-
-    @property
-    def nbytes(self) -> int:
-        return self.found.header.nbytes
-
-    def read(self, start: int, stop: int) -> memoryview:
-        """The raw bytes ``[start, stop)``, which are one chunk."""
-        chunk = start // self.found.header.codec.chunk_bytes
-        offset, length, _ = self.found.chunks[chunk]
-        payload = bytearray(length)
-        with storage.LocalFile(self.file) as file:
-            file.read_range(offset, memoryview(payload))
-        try:
-            raw = decode_chunk(bytes(payload), self.found, chunk, self.limits)
-        except JsonckptError as error:
-            error.at(file=self.file)
-            raise
-        assert len(raw) == stop - start
-        return raw
-
-
 @dataclass
 class _Evidence:
     """What was found, gathered until it can be saved."""
@@ -211,7 +167,7 @@ class _Evidence:
     trust_state: bool
     stack: ExitStack
     target: Path
-    sources: dict[str, _Source] = field(default_factory=dict)
+    sources: dict[str, FoundSource] = field(default_factory=dict)
     lost: list[LostTensor] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     save_id: str = ""
@@ -318,7 +274,7 @@ class _Evidence:
         if not file.compressed:
             with storage.LocalStream(file.path) as stream:
                 return scan(stream, self.limits)
-        spool = self.stack.enter_context(_spool(self.target))
+        spool = self.stack.enter_context(spool_beside(self.target))
         with storage.LocalFile(file.path) as opened:
             source = DamagedZstd(opened, window=self.limits.zstd_window)
             found = scan(source, self.limits, spool=spool)
@@ -340,7 +296,7 @@ class _Evidence:
             elif name in self.sources:
                 self.notes.append(f"{quote(name)} stands twice; the first was taken")
             else:
-                self.sources[name] = _Source(record, data, self.limits)
+                self.sources[name] = FoundSource(record, data, self.limits)
         if not self.expected:
             self.checksum = next((r.algorithm for r in found.found), self.checksum)
 
@@ -396,6 +352,7 @@ class _Evidence:
     def _state(self) -> Any:
         if self.state_is != "lost":
             try:
+                list(tensor_names(self.state))  # refuses references that are none
                 pruned = prune(self.state, self.sources.__contains__)
                 Loading(pruned, Wishes.of(None, None)).check(self.sources)  # type: ignore[arg-type]
                 return pruned
@@ -433,46 +390,6 @@ class _Evidence:
                 if known and item.name is None:
                     continue  # the tensor is listed by the name that it should have
                 yield item
-
-
-class _SpoolFile:
-    """A temporary file that grows and can be cut back."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._file = storage.NewFile(path)
-        self._length = 0
-
-    def tell(self) -> int:
-        """Bytes so far."""
-        return self._length
-
-    def write(self, data: bytes, /) -> int:
-        """Add bytes."""
-        self._file.write_at(self._length, [data])
-        self._length += len(data)
-        return len(data)
-
-    def cut(self, length: int) -> None:
-        """Forget what was written after ``length`` bytes; later bytes overwrite it."""
-        self._length = length
-
-    def remove(self) -> None:
-        """Remove it."""
-        self._file.abandon()
-
-
-@contextmanager
-def _spool(target: Path) -> Iterator[_SpoolFile]:
-    storage.make_directory(target.parent, sync=False)
-    # A name that gc knows, should this be killed.
-    name = target.name if is_single(target.name) else f"{target.name}.json"
-    path = target.with_name(f".{name}.{secrets.token_hex(6)}.tmp")
-    spool = _SpoolFile(path)
-    try:
-        yield spool
-    finally:
-        spool.remove()
 
 
 def _agrees(record: Found, entry: Any) -> bool:

@@ -246,6 +246,18 @@ def test_a_state_that_the_seal_contradicts_is_not_taken(tmp_path: Path) -> None:
     assert jsonckpt.load(tmp_path / "trusted")["lr"] == 0.75
 
 
+def test_a_state_that_refers_to_nothing_is_not_used(tmp_path: Path) -> None:
+    path = tmp_path / "c.json"
+    state = {"w": torch.arange(3), "v": [1]}
+    for broken in (b'{"$tied": {"name":"/v"}}', b'{"$tensor": 1}', b'{"$view":{"of":"/w"}}'):
+        jsonckpt.save(state, path)
+        path.write_bytes(path.read_bytes().replace(b"[1]", broken, 1))
+        out = tmp_path / f"new{len(broken)}"
+        report = jsonckpt.recover(path, out, trust_state=True)
+        assert (report.state, report.recovered) == ("lost", ("/w",))
+        assert any("the state cannot be used" in note for note in report.notes)
+
+
 def test_a_lost_head(tmp_path: Path) -> None:
     path = tmp_path / "c.json"
     for checksum in ("xxh3_128", "sha256"):
