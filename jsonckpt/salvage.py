@@ -36,7 +36,7 @@ from jsonckpt.validation import (
     parse_identity,
 )
 
-__all__ = ["Found", "LostTensor", "Scan", "Spool", "decode_chunk", "scan"]
+__all__ = ["Found", "LostTensor", "Scan", "Spool", "scan"]
 
 _READ: Final = 1 << 20
 _TENSORS: Final = b'"tensors":[\n'
@@ -433,26 +433,6 @@ class _Scanner:
         if len(self._scratch) < nbytes:
             self._scratch = bytearray(nbytes)
         return memoryview(self._scratch)[:nbytes]
-
-
-def decode_chunk(payload: bytes, found: Found, chunk: int, limits: Limits) -> memoryview:
-    """The raw bytes of a chunk that :func:`scan` found, checked again.
-
-    Raises:
-        IntegrityError: the file has changed since.
-    """
-    header = found.header
-    start = chunk * header.codec.chunk_bytes
-    out = memoryview(bytearray(min(header.codec.chunk_bytes, header.nbytes - start)))
-    coder = Coder(zstd_window=limits.zstd_window)
-    try:
-        coder.decode_into(memoryview(payload), header.codec, header.dtype, out)
-        if hexdigest(found.algorithm, out) != found.chunks[chunk][2]:
-            raise IntegrityError("the file was changed while it was read")
-    except JsonckptError as error:
-        error.at(tensor=header.name, chunk=chunk)
-        raise
-    return out
 
 
 def _installed(algorithm: str) -> bool:

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jsonckpt import storage
+from jsonckpt.checksums import hexdigest
+from jsonckpt.codecs import Coder
 from jsonckpt.destinations import is_single
-from jsonckpt.errors import JsonckptError
+from jsonckpt.errors import IntegrityError, JsonckptError
 from jsonckpt.limits import Limits
-from jsonckpt.salvage import Found, decode_chunk
+from jsonckpt.salvage import Found
 
 __all__ = ["FoundSource", "SpoolFile", "spool_beside"]
 
@@ -100,3 +102,23 @@ def spool_beside(target: Path) -> Iterator[SpoolFile]:
         yield spool
     finally:
         spool.remove()
+
+
+def decode_chunk(payload: bytes, found: Found, chunk: int, limits: Limits) -> memoryview:
+    """The raw bytes of a chunk that :func:`scan` found, checked again.
+
+    Raises:
+        IntegrityError: the file has changed since.
+    """
+    header = found.header
+    start = chunk * header.codec.chunk_bytes
+    out = memoryview(bytearray(min(header.codec.chunk_bytes, header.nbytes - start)))
+    coder = Coder(zstd_window=limits.zstd_window)
+    try:
+        coder.decode_into(memoryview(payload), header.codec, header.dtype, out)
+        if hexdigest(found.algorithm, out) != found.chunks[chunk][2]:
+            raise IntegrityError("the file was changed while it was read")
+    except JsonckptError as error:
+        error.at(tensor=header.name, chunk=chunk)
+        raise
+    return out
