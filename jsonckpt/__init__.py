@@ -11,6 +11,7 @@ from jsonckpt._version import __version__
 from jsonckpt.background import PendingSave
 from jsonckpt.checkpoint import Checkpoint, TensorEntry
 from jsonckpt.checkpoint import open_checkpoint as open
+from jsonckpt.collecting import GcReport, gc
 from jsonckpt.errors import (
     CheckpointExistsError,
     CheckpointNotFoundError,
@@ -31,7 +32,9 @@ from jsonckpt.inspection import VerifyReport, verify
 from jsonckpt.into import LoadResult, load_into
 from jsonckpt.limits import Limits
 from jsonckpt.loading import load, stream
+from jsonckpt.recovery import RecoverReport, recover
 from jsonckpt.registry import register
+from jsonckpt.salvage import LostTensor
 from jsonckpt.saving import SaveResult, save, save_async
 
 __all__ = [
@@ -40,13 +43,16 @@ __all__ = [
     "CheckpointNotFoundError",
     "DurabilityUncertainError",
     "FormatError",
+    "GcReport",
     "IncompleteCheckpointError",
     "IntegrityError",
     "JsonckptError",
     "LimitError",
     "Limits",
     "LoadResult",
+    "LostTensor",
     "PendingSave",
+    "RecoverReport",
     "SaveCancelledError",
     "SaveResult",
     "StateMismatchError",
@@ -57,9 +63,11 @@ __all__ = [
     "VerifyReport",
     "WriteError",
     "__version__",
+    "gc",
     "load",
     "load_into",
     "open",
+    "recover",
     "register",
     "save",
     "save_async",

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from jsonckpt.digests import check_expected
 from jsonckpt.dtypes import DTYPES
 from jsonckpt.errors import FormatError, JsonckptError
 from jsonckpt.facts import Codec, Entry, Manifest, element_count
@@ -259,11 +260,13 @@ def open_checkpoint(
     threads: int | None = None,
     limits: Limits | None = None,
     storage_options: Mapping[str, Any] | None = None,
+    expected_digest: str | None = None,
 ) -> Checkpoint:
     """Open a checkpoint without reading its tensors.
 
     Args:
-        path, verify, threads, limits, storage_options: as for :func:`jsonckpt.load`.
+        path, verify, threads, limits, storage_options, expected_digest: as for
+            :func:`jsonckpt.load`.
 
     >>> import tempfile, torch, jsonckpt
     >>> with tempfile.TemporaryDirectory() as directory:
@@ -273,6 +276,9 @@ def open_checkpoint(
     (['/w'], torch.Size([4, 3]), tensor([[3, 4, 5]]))
     """
     limits = limits or DEFAULT_LIMITS
+    check_expected(expected_digest, verify=verify)
     with collector_paused():  # a manifest is all containers, and none of them is garbage
-        container = open_container(path, limits=limits, storage_options=storage_options)
+        container = open_container(
+            path, limits=limits, storage_options=storage_options, expected_digest=expected_digest
+        )
         return Checkpoint(container, limits, thread_count(threads), verify)

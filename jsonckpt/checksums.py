@@ -19,7 +19,7 @@ Buffer = Any
 class Hasher(Protocol):
     """What ``hashlib`` and ``xxhash`` objects share."""
 
-    def update(self, data: Buffer, /) -> None:
+    def update(self, data: Buffer, /) -> object:
         """Add bytes."""
 
     def hexdigest(self) -> str:
@@ -31,7 +31,8 @@ def _blake3() -> Hasher:
         import blake3  # type: ignore[import-not-found, unused-ignore]
     except ImportError as error:
         raise JsonckptError(
-            "the checksum blake3 needs the package blake3", hint="pip install blake3."
+            "the checksum blake3 needs the package blake3, which is not installed",
+            hint="pip install 'jsonckpt[blake3]'.",
         ) from error
     made: Hasher = blake3.blake3()
     return made

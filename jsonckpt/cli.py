@@ -1,7 +1,8 @@
-"""The command ``jsonckpt``: look at a checkpoint, verify it, convert one.
+"""The command ``jsonckpt``: look at a checkpoint, verify it, rescue it, clean up, convert one.
 
 Only arguments and printing are here; what is done is done elsewhere. Exit codes: 0 in order, 1 a
-failure, 2 wrong usage, 3 the data is not what was saved.
+failure, 2 wrong usage, 3 the data is not what was saved (``verify``), or some of it is lost
+(``recover``).
 """
 
 from __future__ import annotations
@@ -15,9 +16,12 @@ from typing import Any
 
 from jsonckpt._version import __version__
 from jsonckpt.checkpoint import Checkpoint, open_checkpoint
+from jsonckpt.collecting import gc, parse_age
+from jsonckpt.digests import check_expected
 from jsonckpt.errors import JsonckptError
 from jsonckpt.inspection import verify
-from jsonckpt.limits import Limits
+from jsonckpt.limits import Limits, parse_limits
+from jsonckpt.recovery import recover
 
 __all__ = ["main"]
 
@@ -43,16 +47,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     run: Callable[[argparse.Namespace], int] = options.run
     try:
         return run(options)
-    except JsonckptError as error:
+    except _UsageError as error:
+        parser.print_usage(sys.stderr)
         print(f"error: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except (JsonckptError, OSError) as error:
+        if isinstance(error, BrokenPipeError):
+            # The reader of our output has gone (``| head``): nothing more to say, not at exit.
+            sys.stderr.close()
+        elif getattr(options, "json", False):
+            print(json.dumps({"ok": False, **_problem(error)}, ensure_ascii=False))
+        else:
+            print(f"error: {error}", file=sys.stderr)
         return EXIT_FAILURE
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        # The reader of our output has gone (``| head``): nothing more to say, also not at exit.
-        sys.stderr.close()
-        return EXIT_FAILURE
+
+
+class _UsageError(Exception):
+    """Arguments that cannot be."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -63,10 +77,23 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     show = commands.add_parser("show", help="list what is in a checkpoint, without reading tensors")
     show.set_defaults(run=_show)
-    check = commands.add_parser("verify", help="read everything and report every problem")
+    check = commands.add_parser(
+        "verify",
+        help="read everything and report every problem",
+        epilog="Exit codes: 0 in order, 3 a problem, 1 nothing there, 2 wrong usage.",
+    )
     check.set_defaults(run=_verify)
-    for command in (show, check):
-        command.add_argument("path", help="directory, .json or .json.zst")
+    rescue = commands.add_parser(
+        "recover",
+        help="restore every intact tensor of a damaged checkpoint",
+        epilog="Exit codes: 0 all restored, 3 something is lost (OUT holds the rest), "
+        "1 nothing restored, 2 wrong usage.",
+    )
+    rescue.set_defaults(run=_recover)
+    clean = commands.add_parser("gc", help="remove what killed saves left behind")
+    clean.set_defaults(run=_gc)
+    for command in (show, check, rescue, clean):
+        command.add_argument("path", metavar="PATH", help="directory, .json or .json.zst")
         command.add_argument("--json", action="store_true", help="print one JSON object")
         command.add_argument(
             "--limit",
@@ -74,31 +101,80 @@ def _parser() -> argparse.ArgumentParser:
             default=[],
             metavar="NAME=VALUE",
             type=_limit,
-            help="change a limit, e.g. tensors=1000000 or chunk_bytes=none",
+            help="change a limit, e.g. tensors=1000000 or chunk_bytes=none; may be repeated",
+        )
+    for command in (show, check):
+        command.add_argument(
+            "--expected-digest", metavar="DIGEST", help="refuse any other save: sha256:..."
         )
     check.add_argument("-q", "--quiet", action="store_true", help="print problems only")
+    check.add_argument(
+        "--deep", action="store_true", help="with both readers, and the state without tensors"
+    )
+    rescue.add_argument("out", metavar="OUT", help="the new checkpoint; nothing may lie there yet")
+    rescue.add_argument(
+        "--save-id", metavar="ID", help="which save, where shards of several lie in one directory"
+    )
+    rescue.add_argument(
+        "--trust-state",
+        action="store_true",
+        help="take what is not a tensor although the seal contradicts it",
+    )
+    clean.add_argument(
+        "--older-than",
+        metavar="AGE",
+        required=True,
+        type=_age,
+        help="30m, 24h, 7d: longer than any save that may be in progress",
+    )
+    clean.add_argument("--dry-run", action="store_true", help="say what would be removed")
     commands.add_parser("convert", help="see python -m jsonckpt.convert --help", add_help=False)
     return parser
 
 
-def _limit(text: str) -> tuple[str, int | None]:
-    name, _, value = text.partition("=")
-    known = [field.name for field in dataclasses.fields(Limits)]
-    if name not in known:
-        raise argparse.ArgumentTypeError(f"no limit {name!r}; there are {', '.join(known)}")
-    if value.lower() == "none":
-        return name, None
-    if not value.isdecimal():
-        raise argparse.ArgumentTypeError(f"{name} must be a number or none, not {value!r}")
-    return name, int(value)
+def _age(text: str) -> float:
+    try:
+        return parse_age(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _limit(text: str) -> str:
+    try:
+        parse_limits([text])
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
 
 
 def _limits(options: argparse.Namespace) -> Limits:
-    return Limits(**dict(options.limit))
+    return parse_limits(options.limit)
+
+
+def _digest(options: argparse.Namespace) -> str | None:
+    digest: str | None = options.expected_digest
+    try:
+        check_expected(digest)
+    except ValueError as error:
+        raise _UsageError(str(error)) from error
+    return digest
+
+
+def _problem(error: BaseException) -> dict[str, Any]:
+    """An error for a program to read."""
+    return {
+        "error": type(error).__name__,
+        "file": getattr(error, "file", None),
+        "tensor": getattr(error, "tensor", None),
+        "chunk": getattr(error, "chunk", None),
+        "message": str(error),
+    }
 
 
 def _show(options: argparse.Namespace) -> int:
-    with open_checkpoint(options.path, limits=_limits(options)) as checkpoint:
+    with open_checkpoint(
+        options.path, limits=_limits(options), expected_digest=_digest(options)
+    ) as checkpoint:
         if options.json:
             print(json.dumps(_summary(checkpoint), ensure_ascii=False))
             return EXIT_OK
@@ -142,29 +218,52 @@ def _summary(checkpoint: Checkpoint) -> dict[str, Any]:
 def _verify(options: argparse.Namespace) -> int:
     report = verify(
         options.path,
+        deep=options.deep,
         limits=_limits(options),
         progress=not options.quiet and not options.json and sys.stderr.isatty(),
+        expected_digest=_digest(options),
     )
     if options.json:
-        problems = [
-            {
-                "error": type(problem).__name__,
-                "file": problem.file,
-                "tensor": problem.tensor,
-                "chunk": problem.chunk,
-                "message": str(problem),
-            }
-            for problem in report.problems
-        ]
         summary = {
             "path": report.path,
             "ok": report.ok,
             "tensors": report.tensors,
             "bytes": report.nbytes,
             "files": report.files,
-            "problems": problems,
+            "problems": [_problem(problem) for problem in report.problems],
+            "notes": list(report.notes),
         }
         print(json.dumps(summary, ensure_ascii=False))
     elif not report.ok or not options.quiet:
         print(report)
     return EXIT_OK if report.ok else EXIT_MISMATCH
+
+
+def _recover(options: argparse.Namespace) -> int:
+    report = recover(
+        options.path,
+        options.out,
+        save_id=options.save_id,
+        trust_state=options.trust_state,
+        limits=_limits(options),
+    )
+    if options.json:
+        summary = dataclasses.asdict(report) | {"ok": report.complete}
+        print(json.dumps(summary, ensure_ascii=False))
+    else:
+        print(report)
+    return EXIT_OK if report.complete else EXIT_MISMATCH
+
+
+def _gc(options: argparse.Namespace) -> int:
+    report = gc(
+        options.path,
+        older_than=options.older_than,
+        dry_run=options.dry_run,
+        limits=_limits(options),
+    )
+    if options.json:
+        print(json.dumps(dataclasses.asdict(report) | {"ok": True}, ensure_ascii=False))
+    else:
+        print(report)
+    return EXIT_OK

@@ -216,7 +216,8 @@ class Coder:
         if header.window_size > max(self._window, 1024):
             raise LimitError(
                 f"the zstd frame needs a window of {header.window_size} bytes, "
-                f"the limit is {self._window}"
+                f"the limit is {self._window}",
+                hint="Pass limits=jsonckpt.Limits(zstd_window=...) if it is meant.",
             )
         if self._decompressor is None:
             self._decompressor = zstandard.ZstdDecompressor()

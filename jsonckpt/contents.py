@@ -211,9 +211,35 @@ def shards_of(
     compressed = options.encoding == "list" and options.compression == "zstd"
     estimates = [plan.text_estimate(p, contents.sources[p.source].dtype) for p in contents.plans]
     wanted = plan.lane_size(sum(estimates), options.threads, options.max_shard_size)
-    for number, members in enumerate(plan.assign_shards(estimates, wanted)):
+    assigned = plan.assign_shards(estimates, wanted)
+    if exceeds(len(assigned), DEFAULT_LIMITS.shards):
+        raise LimitError(
+            f"{len(assigned)} shards; readers accept at most {DEFAULT_LIMITS.shards}",
+            hint="Pass a larger max_shard_size.",
+        )
+    for number, members in enumerate(assigned):
         name = names.shard_name(contents.save_id, number + 1, compressed=compressed)
         yield number, name, [contents.plans[member] for member in members]
+
+
+def check_expansion(contents: Contents, stored: int) -> None:
+    """Whether a reader believes that so many bytes hold the tensors.
+
+    To be called before the commit: only when all is written its size is known.
+
+    Args:
+        stored: bytes of the files that hold records.
+
+    Raises:
+        LimitError: it does not; what was there before stays.
+    """
+    limit = DEFAULT_LIMITS.total_bytes(stored)
+    if exceeds(contents.nbytes, limit):
+        raise LimitError(
+            f"{contents.nbytes} bytes of tensors were compressed to {stored} bytes; readers accept "
+            f"at most {limit} of so few",
+            hint="Pass compression=None; the previous checkpoint, if any, is untouched.",
+        )
 
 
 def manifest_of(

@@ -14,6 +14,7 @@ from jsonckpt.background import Gate
 from jsonckpt.contents import (
     Contents,
     Options,
+    check_expansion,
     dumped,
     head_text,
     manifest_of,
@@ -216,6 +217,7 @@ def save_stream(contents: Contents, stream: Any, options: Options, gate: Gate) -
                 file=name if isinstance(name, str) else None,
                 hint="What it got so far is not a whole checkpoint.",
             ) from error
+    check_expansion(contents, output.written)
     return {
         "path": "",
         "digest": text.seal,
@@ -262,9 +264,12 @@ def save_remote(
                         progress=advance,
                         gate=gate,
                     )
+                    if single:  # before the file takes the place of the old one
+                        check_expansion(contents, output.written)
                 shards.append(ShardFile(name, output.written, text.position, text.seal))
                 entries += text.entries
         if not single:
+            check_expansion(contents, sum(shard.bytes for shard in shards))
             manifest = manifest_of(contents, options, shards, entries)
             text_bytes = dumped(manifest)
             replaced = _replaced(target.place())
@@ -294,8 +299,7 @@ def save_remote(
 def save_file(contents: Contents, target: Path, options: Options, gate: Gate) -> dict[str, Any]:
     with storage.writing(target):
         target = target.resolve()
-    # Within the 255 bytes that a name may have, whatever the characters.
-    temporary = target.with_name(f".{target.name[:50]}.{contents.save_id[:12]}.tmp")
+    temporary = target.with_name(names.temporary_name(target.name, contents.save_id[:12]))
     file = storage.NewFile(temporary)
     made: list[Path] = []
     try:
@@ -315,6 +319,7 @@ def save_file(contents: Contents, target: Path, options: Options, gate: Gate) ->
                 progress=advance,
                 gate=gate,
             )
+        check_expansion(contents, output.written)
         file.finish(sync=options.sync)
         gate.close()
         durable = storage.commit(temporary, target, None, sync=options.sync)
@@ -346,6 +351,7 @@ def save_directory(
                 durable = storage.fsync_directory(target.resolve().parent)
         with progress_bar("save", contents.nbytes, show=options.progress) as advance:
             manifest = _write_shards(contents, target, options, files, advance, gate)
+        check_expansion(contents, sum(shard.bytes for shard in manifest.shards))
         text = dumped(manifest)
         durable &= options.sync and storage.fsync_directory(target)
         replaced = _replaced(storage.LocalPlace(target))

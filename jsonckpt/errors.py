@@ -40,6 +40,13 @@ __all__ = [
     "WriteError",
 ]
 
+#: The way out where data is damaged.
+DAMAGED = (
+    "The file was damaged or changed: take another copy, or restore what is intact with: "
+    "jsonckpt recover PATH NEW"
+)
+#: The way out where a file ends too early.
+CUT_OFF = "It was cut off: copy it again, or restore what is intact with: jsonckpt recover PATH NEW"
 #: Longest piece of foreign text that a message repeats.
 _QUOTE_LIMIT = 80
 
@@ -85,15 +92,22 @@ class JsonckptError(Exception):
         self.hint = hint
 
     def at(
-        self, *, file: object = None, tensor: str | None = None, chunk: int | None = None
+        self,
+        *,
+        file: object = None,
+        tensor: str | None = None,
+        chunk: int | None = None,
+        hint: str | None = None,
     ) -> JsonckptError:
-        """Say where, unless a deeper place has said so already. Returns itself."""
+        """Say where, and the way out, unless a deeper place has said so already. Returns itself."""
         if self.file is None and file is not None:
             self.file = str(file)
         if self.tensor is None:
             self.tensor = tensor
         if self.chunk is None:
             self.chunk = chunk
+        if self.hint is None:
+            self.hint = hint
         return self
 
     def __str__(self) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from jsonckpt.digests import check_seal
 from jsonckpt.errors import LimitError
 from jsonckpt.limits import Limits, exceeds
 from jsonckpt.opening import Container
@@ -24,7 +25,10 @@ __all__ = ["Forward", "as_source", "is_file_object"]
 class Forward:
     """Reading forward only: allocates as headers come, and keeps what has been read."""
 
-    def __init__(self, wishes: Wishes, limits: Limits, verify: bool) -> None:
+    def __init__(
+        self, wishes: Wishes, limits: Limits, verify: bool, expected_digest: str | None = None
+    ) -> None:
+        self._expected_digest = expected_digest
         self.wishes = wishes
         self.loading: Loading | None = None
         self._limits = limits
@@ -39,8 +43,9 @@ class Forward:
             yield from self.close(record, keep=False)
 
     def container(self, container: Container) -> Iterator[tuple[str, torch.Tensor]]:
-        """The tensors of a directory, let go one by one."""
-        self._size = sum(shard.bytes for shard in container.manifest.shards)
+        """The tensors of an opened checkpoint, let go one by one."""
+        if container.single is None:  # the claims of a single file have been checked with its size
+            self._size = sum(shard.bytes for shard in container.manifest.shards)
         self.loading = Loading(container.manifest.state, self.wishes)
         self.loading.check(container.manifest.by_name)
         for shard, entries in container.shards():
@@ -79,6 +84,7 @@ class Forward:
             del sink  # the caller's alone
             entries.append(entry_of(record))
             yield record
+        check_seal(readers[0].seal, self._expected_digest)
         if self.loading is not None:
             reader = readers[0]
             manifest = manifest_of_head(

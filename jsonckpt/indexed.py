@@ -15,7 +15,7 @@ from typing import Protocol
 
 from jsonckpt.checksums import hexdigest
 from jsonckpt.codecs import Coder
-from jsonckpt.errors import FormatError, JsonckptError, quote
+from jsonckpt.errors import DAMAGED, FormatError, JsonckptError, quote
 from jsonckpt.facts import Entry
 from jsonckpt.limits import Limits
 from jsonckpt.pipeline import run_ordered, threads_for
@@ -162,7 +162,7 @@ def read_shard(
             try:
                 _decode(hands, payload, entry, chunk, sink, algorithm if verify else None)
             except JsonckptError as error:
-                error.at(tensor=entry.name, chunk=chunk)
+                error.at(tensor=entry.name, chunk=chunk, hint=DAMAGED)
                 raise
         between.append(bytes(text[position - piece.start :]))
         return between
@@ -273,12 +273,36 @@ def read_part(
             try:
                 _decode(hands, payload, entry, chunk, part, algorithm if verify else None)
             except JsonckptError as error:
-                error.at(tensor=entry.name, chunk=chunk)
+                error.at(tensor=entry.name, chunk=chunk, hint=DAMAGED)
                 raise
     reader.text(text_between(position, entry.offset + entry.length))
     reader.end_run()
     reader.close()
     must_agree(records[0], entry)
+
+
+def check_chunk(
+    file: RangeReader, entry: Entry, chunk: int, *, algorithm: str, limits: Limits
+) -> None:
+    """Decode one payload and compare its checksum; the text around it is not looked at.
+
+    Raises:
+        JsonckptError: it is damaged; without a tensor when the file ends before it.
+    """
+    hands = _Hands(limits)
+    offset, length, expected = entry.chunks[chunk]
+    payload = hands.text(length)
+    file.read_range(offset, payload)
+    start, stop = entry.raw_range(chunk)
+    out = hands.raw(stop - start)
+    try:
+        hands.coder.decode_into(payload, entry.codec, entry.dtype, out)
+        found = hexdigest(algorithm, out)
+        if found != expected:
+            raise checksum_error(entry.name, chunk, expected, found)
+    except JsonckptError as error:
+        error.at(tensor=entry.name, chunk=chunk, hint=DAMAGED)
+        raise
 
 
 def _raw_bytes(entries: Sequence[Entry], payload: tuple[int, int, int, int]) -> int:

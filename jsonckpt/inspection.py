@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jsonckpt.errors import CheckpointNotFoundError, JsonckptError
+from jsonckpt.damaged import DamagedZstd
+from jsonckpt.deepcheck import check_state, leftover_notes, spelling_notes, state_notes
+from jsonckpt.errors import CheckpointNotFoundError, IntegrityError, JsonckptError
 from jsonckpt.facts import Entry
 from jsonckpt.limits import DEFAULT_LIMITS, Limits
 from jsonckpt.opening import Container, open_container
 from jsonckpt.progress import progress_bar
 from jsonckpt.restoring import Loading, Wishes, thread_count
+from jsonckpt.salvage import scan
 
 __all__ = ["VerifyReport", "verify"]
 
@@ -28,6 +31,7 @@ class VerifyReport:
         path: the checkpoint.
         problems: the errors, each with its file, tensor and chunk.
         tensors, nbytes, files: how much was read and checked.
+        notes: what is no damage but worth knowing, with ``deep=True``.
     """
 
     path: str
@@ -35,6 +39,7 @@ class VerifyReport:
     tensors: int = 0
     nbytes: int = 0
     files: int = 0
+    notes: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -46,12 +51,14 @@ class VerifyReport:
 
     def __str__(self) -> str:
         if self.ok:
-            return (
+            first = (
                 f"{self.path}: ok, {self.tensors} tensors, {self.nbytes} bytes "
                 f"in {self.files} file(s)"
             )
-        lines = [f"{self.path}: {len(self.problems)} problem(s)"]
-        return "\n".join([*lines, *(f"  {problem}" for problem in self.problems)])
+        else:
+            first = f"{self.path}: {len(self.problems)} problem(s)"
+        problems = [f"  {problem}" for problem in self.problems]
+        return "\n".join([first, *problems, *(f"  note: {note}" for note in self.notes)])
 
 
 class _Nowhere:
@@ -67,27 +74,41 @@ class _Nowhere:
 def verify(
     path: str | os.PathLike[str],
     *,
+    deep: bool = False,
     threads: int | None = None,
     progress: bool = False,
     limits: Limits | None = None,
     storage_options: Mapping[str, Any] | None = None,
+    expected_digest: str | None = None,
 ) -> VerifyReport:
     """Read everything, allocate no tensor, report every problem.
 
-    Damage is an entry of the report; what cannot be opened at all is one, too.
+    Every checksum, digest, seal and range is checked. Damage is an entry of the report, and the
+    search goes on behind it; what cannot be opened at all is one, too.
+
+    Args:
+        path, threads, progress, limits, storage_options, expected_digest: as for
+            :func:`jsonckpt.load`.
+        deep: read each file forward as well, with the other reader; decode the state, with
+            tensors that have a shape but no data; note leftovers of killed saves, edits by hand,
+            tensors that nothing uses, and numbers that are not spelled in the shortest way.
 
     Raises:
         CheckpointNotFoundError: there is nothing at ``path``.
+        ValueError: an ``expected_digest`` that pins nothing.
 
     >>> import tempfile, torch, jsonckpt
     >>> with tempfile.TemporaryDirectory() as directory:
     ...     _ = jsonckpt.save({"w": torch.ones(3)}, directory)
-    ...     bool(jsonckpt.verify(directory))
-    True
+    ...     bool(jsonckpt.verify(directory)), bool(jsonckpt.verify(directory, deep=True))
+    (True, True)
     """
     limits = limits or DEFAULT_LIMITS
+    count = thread_count(threads)
     for _ in range(_TRIES):
-        report, replaced = _verify(path, threads, progress, limits, storage_options)
+        report, replaced = _verify(
+            path, deep, count, progress, limits, storage_options, expected_digest
+        )
         if report or not replaced:
             break
     return report
@@ -95,58 +116,139 @@ def verify(
 
 def _verify(
     path: str | os.PathLike[str],
-    threads: int | None,
+    deep: bool,
+    count: int,
     progress: bool,
     limits: Limits,
     storage_options: Mapping[str, Any] | None,
+    expected_digest: str | None,
 ) -> tuple[VerifyReport, bool]:
     """The report, and whether a save has replaced the checkpoint meanwhile."""
     name = os.fspath(path)
     try:
-        container = open_container(path, limits=limits, storage_options=storage_options)
+        container = open_container(
+            path, limits=limits, storage_options=storage_options, expected_digest=expected_digest
+        )
         Loading(container.manifest.state, Wishes.of(None, None)).check(container.manifest.by_name)
     except CheckpointNotFoundError:
         raise
     except JsonckptError as error:
         return VerifyReport(name, (error.at(file=name),)), False
     problems: list[JsonckptError] = []
+    notes: list[str] = []
     files = 0
-    with progress_bar("verify", container.manifest.nbytes, show=progress) as advance:
+    total = container.manifest.nbytes * (2 if deep else 1)
+    with progress_bar("verify", total, show=progress) as advance:
         for shard, entries in container.shards():
             files += 1
-            try:
-                container.read(
-                    shard,
-                    entries,
-                    {entry.name: _Nowhere() for entry in entries},
-                    limits=limits,
-                    threads=thread_count(threads),
-                    progress=advance,
-                )
-            except JsonckptError as error:
-                problems += _each(container, shard, entries, limits) or [error]
+            found = _problems(container, shard, entries, limits, count, advance)
+            if deep and not found:
+                found = _problems(container, shard, entries, limits, count, advance, streaming=True)
+                for entry in entries:
+                    notes += spelling_notes(container, entry, limits)
+            problems += found
+    if deep:
+        try:
+            check_state(container)
+        except JsonckptError as error:
+            problems.append(error.at(file=container.path))
+        notes += [*state_notes(container), *leftover_notes(container)]
     report = VerifyReport(
         name,
         tuple(problems),
         len(container.manifest.entries),
         container.manifest.nbytes,
         files + (container.single is None),
+        tuple(notes),
     )
     return report, container.was_replaced()
 
 
-def _each(
+def _problems(
+    container: Container,
+    shard: int,
+    entries: Sequence[Entry],
+    limits: Limits,
+    threads: int,
+    progress: Callable[[int], None] | None,
+    *,
+    streaming: bool = False,
+) -> list[JsonckptError]:
+    """What is wrong with a shard: each damaged chunk, then the text around the payloads."""
+    try:
+        container.read(
+            shard,
+            entries,
+            {entry.name: _Nowhere() for entry in entries},
+            limits=limits,
+            threads=threads,
+            streaming=streaming,
+            progress=progress,
+        )
+    except JsonckptError as error:
+        if streaming:
+            return [error]
+        if container.file_of(shard).endswith(".zst"):
+            return _in_frames(container, shard, entries, limits) or [error]
+        problems = []
+        for entry in entries:
+            problems += _in_tensor(container, entry, limits)
+        beside = _beside(container, shard, entries, limits, threads)
+        known = {str(problem) for problem in problems}
+        return [*problems, *(b for b in beside if str(b) not in known)] or [error]
+    return []
+
+
+def _in_tensor(container: Container, entry: Entry, limits: Limits) -> list[JsonckptError]:
+    """The damaged chunks of a tensor, or else what its record says wrongly."""
+    try:
+        container.read_part(entry, 0, entry.nbytes, _Nowhere(), limits=limits)
+        return []
+    except JsonckptError as error:
+        problems: list[JsonckptError] = []
+        for chunk in range(len(entry.chunks)):
+            try:
+                container.read_chunk(entry, chunk, limits=limits)
+            except JsonckptError as fault:
+                if fault.tensor is None:
+                    return [fault]  # the file itself: the same for all
+                problems.append(fault)
+        return problems or [error]
+
+
+def _beside(
+    container: Container, shard: int, entries: Sequence[Entry], limits: Limits, threads: int
+) -> list[JsonckptError]:
+    """What is wrong with the text around the payloads."""
+    try:
+        nothing = dict.fromkeys(entry.name for entry in entries)
+        container.read(shard, entries, nothing, limits=limits, threads=threads)
+    except JsonckptError as error:
+        return [error]
+    return []
+
+
+def _in_frames(
     container: Container, shard: int, entries: Sequence[Entry], limits: Limits
 ) -> list[JsonckptError]:
-    """The problems of a damaged shard, tensor by tensor."""
-    problems = []
-    if container.file_of(shard).endswith(".zst"):
-        return []  # what lies behind the damage cannot be reached
+    """The damaged tensors of a compressed shard, also those behind a frame that is broken."""
+    name = container.file_of(shard)
+    with container.place.file(name) as file:
+        found = scan(DamagedZstd(file, window=limits.zstd_window), limits)
+    intact = {record.header.name: [chunk[2] for chunk in record.chunks] for record in found.found}
+    lost = {item.name: item for item in found.lost}
+    problems: list[JsonckptError] = []
     for entry in entries:
-        try:
-            container.read_part(entry, 0, entry.nbytes, _Nowhere(), limits=limits)
-        except JsonckptError as error:
-            problems.append(error)
-            if error.tensor is None:  # the file itself: the same for all
-                break
+        if intact.get(entry.name) != [chunk[2] for chunk in entry.chunks]:
+            item = lost.get(entry.name)
+            reason = item.reason if item is not None else "it is not in the file"
+            problems.append(
+                IntegrityError(
+                    reason,
+                    file=container.place.where(name),
+                    tensor=entry.name,
+                    chunk=item.chunk if item is not None else None,
+                    hint="Take another copy; jsonckpt recover restores the other tensors.",
+                )
+            )
     return problems

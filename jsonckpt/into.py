@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from jsonckpt.digests import check_expected
 from jsonckpt.errors import JsonckptError, StateMismatchError
 from jsonckpt.limits import DEFAULT_LIMITS, Limits
 from jsonckpt.matching import Match, Slot, SlotDoor, match
@@ -76,6 +77,7 @@ def load_into(
     progress: bool = False,
     limits: Limits | None = None,
     storage_options: Mapping[str, Any] | None = None,
+    expected_digest: str | None = None,
 ) -> LoadResult:
     """Copy a checkpoint into ``target`` in place, without a second copy of the state.
 
@@ -87,7 +89,8 @@ def load_into(
         strict: raise when the tensors of target and checkpoint differ; ``False`` copies what fits.
         include, exclude: as for :func:`jsonckpt.load`; what is left out is not missed.
         cast: allow another dtype in the target; values are converted.
-        verify, threads, progress, limits, storage_options: as for :func:`jsonckpt.load`.
+        verify, threads, progress, limits, storage_options, expected_digest: as for
+            :func:`jsonckpt.load`.
 
     Returns:
         a :class:`LoadResult`.
@@ -105,6 +108,7 @@ def load_into(
     (('/model/weight', '/model/bias'), 3)
     """
     limits = limits or DEFAULT_LIMITS
+    check_expected(expected_digest, verify=verify)
     into = _Into(
         target, strict, Wishes.of(include, exclude), cast, verify, thread_count(threads), progress,
         limits,
@@ -114,6 +118,7 @@ def load_into(
         into.fill,
         limits=limits,
         storage_options=storage_options,
+        expected_digest=expected_digest,
         # Tensors of two checkpoints must not end up in one target.
         may_retry=lambda: not into.began,
     )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
 
-__all__ = ["DEFAULT_LIMITS", "Limits"]
+__all__ = ["DEFAULT_LIMITS", "Limits", "parse_limits"]
 
 MIB = 1 << 20
 
@@ -16,6 +17,18 @@ class Limits:
     ``None`` lifts a limit. Sizes are in bytes. The defaults are those of ``docs/format.md``
     section 8; they allow a checkpoint of several terabytes. ``marks`` counts the brackets and the
     strings of a manifest or of a single file's head, which decide what its values take in memory.
+
+    Attributes:
+        manifest_bytes: of the manifest, or of the text beside the payloads of a file.
+        tensors, chunks, shards: how many.
+        name_bytes: of a tensor's name, in UTF-8.
+        rank: dimensions of a tensor.
+        chunk_bytes: raw bytes of a chunk.
+        depth: levels of arrays and objects.
+        number_chars: characters of a number in the state.
+        total_floor, expansion: all tensors may have ``total_floor`` raw bytes, or ``expansion``
+            times the bytes on disk where that is more.
+        zstd_window: the memory that a zstd frame may ask for.
 
     >>> Limits(tensors=10).tensors
     10
@@ -48,3 +61,24 @@ DEFAULT_LIMITS = Limits()
 def exceeds(value: int, limit: int | None) -> bool:
     """Whether ``value`` is over a limit that may have been lifted."""
     return limit is not None and value > limit
+
+
+def parse_limits(pairs: Iterable[str]) -> Limits:
+    """Limits from ``NAME=VALUE`` texts, as the command lines take them; ``none`` lifts one.
+
+    Raises:
+        ValueError: an unknown name, or no number.
+
+    >>> parse_limits(["tensors=10", "rank=none"]).tensors
+    10
+    """
+    known = [field.name for field in fields(Limits)]
+    values: dict[str, int | None] = {}
+    for pair in pairs:
+        name, _, value = pair.partition("=")
+        if name not in known:
+            raise ValueError(f"no limit {name!r}; there are {', '.join(known)}")
+        if value.lower() != "none" and not (value.isascii() and value.isdecimal()):
+            raise ValueError(f"{name} must be a number or none, not {value!r}")
+        values[name] = None if value.lower() == "none" else int(value)
+    return Limits(**values)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from jsonckpt.digests import check_expected
 from jsonckpt.errors import JsonckptError
 from jsonckpt.forward import Forward, as_source, is_file_object
 from jsonckpt.jsontext import collector_paused
@@ -38,6 +39,7 @@ def load(
     progress: bool = False,
     limits: Limits | None = None,
     storage_options: Mapping[str, Any] | None = None,
+    expected_digest: str | None = None,
 ) -> Any:
     """Read a checkpoint back: the state as it was given to :func:`jsonckpt.save`.
 
@@ -54,12 +56,15 @@ def load(
         progress: show a tqdm bar.
         limits: what is too large; ``None`` is ``jsonckpt.Limits()``.
         storage_options: passed to fsspec for URLs.
+        expected_digest: the ``digest`` of a save with ``checksum="sha256"`` or ``"blake3"``:
+            anything else is refused before a tensor is read (a file object, whose seal stands at
+            its end, before a tensor is returned).
 
     Raises:
         CheckpointNotFoundError, IncompleteCheckpointError, FormatError, IntegrityError, LimitError:
             see :mod:`jsonckpt.errors`; no tensor is returned in any of these cases.
         StateMismatchError: ``include`` names what is not there.
-        ValueError: ``weights_only=False``.
+        ValueError: ``weights_only=False``; an ``expected_digest`` that pins nothing.
 
     >>> import tempfile, torch, jsonckpt
     >>> with tempfile.TemporaryDirectory() as directory:
@@ -81,6 +86,7 @@ def load(
         progress=progress,
         limits=limits,
         storage_options=storage_options,
+        expected_digest=expected_digest,
     )
 
 
@@ -95,6 +101,7 @@ def _load(
     progress: bool = False,
     limits: Limits | None = None,
     storage_options: Mapping[str, Any] | None = None,
+    expected_digest: str | None = None,
     allocate: Allocate | None = None,
     streaming: bool = False,
 ) -> Any:
@@ -105,10 +112,12 @@ def _load(
         streaming: use the forward-only reader although the ranges are known.
     """
     limits = limits or DEFAULT_LIMITS
+    check_expected(expected_digest, verify=verify)
     wishes = Wishes.of(include, exclude, map_location, allocate)
     if is_file_object(path):
+        forward = Forward(wishes, limits, verify, expected_digest)
         with progress_bar("load", None, show=progress) as advance:
-            return _load_forward(path, wishes, limits, verify, advance)
+            return _load_forward(path, forward, advance)
 
     def read(container: Container) -> Any:
         return load_container(
@@ -121,7 +130,13 @@ def _load(
             streaming=streaming,
         )
 
-    return read_steadily(path, read, limits=limits, storage_options=storage_options)
+    return read_steadily(
+        path,
+        read,
+        limits=limits,
+        storage_options=storage_options,
+        expected_digest=expected_digest,
+    )
 
 
 def load_container(
@@ -199,14 +214,7 @@ def _load_container(
     return loading.finish()
 
 
-def _load_forward(
-    stream: Any,
-    wishes: Wishes,
-    limits: Limits,
-    verify: bool,
-    advance: Callable[[int], None] | None,
-) -> Any:
-    forward = Forward(wishes, limits, verify)
+def _load_forward(stream: Any, forward: Forward, advance: Callable[[int], None] | None) -> Any:
     for record in forward.records(as_source(stream)):
         for _ in forward.close(record, keep=True):
             pass
@@ -225,6 +233,7 @@ def stream(
     verify: bool = True,
     limits: Limits | None = None,
     storage_options: Mapping[str, Any] | None = None,
+    expected_digest: str | None = None,
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """Read forward only, tensor by tensor: ``(name, tensor)`` as they come.
 
@@ -235,6 +244,9 @@ def stream(
         source: a path or URL as for :func:`load`, or a binary file object, seekable or not
             (``sys.stdin.buffer``). A lone shard can be read, too.
         map_location, include, exclude, verify, limits, storage_options: as for :func:`load`.
+        expected_digest: as for :func:`load`. Of a path nothing is yielded that is not pinned; of a
+            file object the seal comes last, so an :class:`~jsonckpt.IntegrityError` may come after
+            all tensors: trust none of them before the end.
 
     >>> import io, torch, jsonckpt
     >>> pipe = io.BytesIO()
@@ -243,12 +255,13 @@ def stream(
     [('/w', tensor([1., 1.]))]
     """
     limits = limits or DEFAULT_LIMITS
-    forward = Forward(Wishes.of(include, exclude, map_location), limits, verify)
+    check_expected(expected_digest, verify=verify)
+    forward = Forward(Wishes.of(include, exclude, map_location), limits, verify, expected_digest)
     if is_file_object(source):
         yield from forward.tensors(as_source(source))
         return
     place, name = locate(source, storage_options)
-    if name is not None:
+    if name is not None and expected_digest is None:
         try:
             with place.stream(name, zstd_window=limits.zstd_window) as opened:
                 yield from forward.tensors(opened)
@@ -256,7 +269,9 @@ def stream(
             error.at(file=place.where(name))
             raise
         return
-    container = open_container(source, limits=limits, storage_options=storage_options)
+    container = open_container(
+        source, limits=limits, storage_options=storage_options, expected_digest=expected_digest
+    )
     try:
         yield from forward.container(container)
     except JsonckptError as error:

@@ -17,6 +17,7 @@ from jsonckpt.checksums import ALGORITHMS, seal_of
 from jsonckpt.errors import (
     FormatError,
     IntegrityError,
+    JsonckptError,
     LimitError,
     UnsafePathError,
     UnsupportedVersionError,
@@ -122,13 +123,17 @@ def parse_manifest(text: bytes, limits: Limits) -> Manifest:
             f"the manifest has {len(text)} bytes, the limit is {limits.manifest_bytes}",
             hint="Pass limits=jsonckpt.Limits(manifest_bytes=...) if it is meant.",
         )
-    value = jsontext.parse(
-        text,
-        what="the manifest",
-        max_depth=limits.depth or 1_000,
-        max_number=limits.number_chars or 1 << 20,
-        max_marks=limits.marks,
-    )
+    try:
+        value = jsontext.parse(
+            text,
+            what="the manifest",
+            max_depth=limits.depth or 1_000,
+            max_number=limits.number_chars or 1 << 20,
+            max_marks=limits.marks,
+        )
+    except JsonckptError as error:
+        error.at(hint="After an edit by hand, mend it there; else take another copy.")
+        raise
     header = check_header(value, MANIFEST_FORMAT)
     _check_seal(text, header)
     problems = Problems()

@@ -11,11 +11,23 @@ from collections.abc import Callable, Iterable, Sequence
 
 from jsonckpt.errors import UnsafePathError, quote
 
-__all__ = ["Selector", "check_shard_name", "escape", "join", "selector", "shard_name", "unescape"]
+__all__ = [
+    "Selector",
+    "check_shard_name",
+    "escape",
+    "join",
+    "selector",
+    "shard_name",
+    "temporary_name",
+    "temporary_stem",
+    "unescape",
+]
 
 Selector = str | Sequence[str] | Callable[[str], bool]
 
 _SHARD = re.compile(r"shard-[0-9a-z-]{1,100}\.json(\.zst)?")
+#: Characters, each of up to 4 bytes, of the 255 bytes that a name may have.
+_LONGEST_STEM = 50
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 
 
@@ -131,3 +143,22 @@ def _matcher(select: Selector) -> Callable[[str], bool]:
         )
 
     return matches
+
+
+def temporary_name(name: str, token: str) -> str:
+    """What a single file is called until it is complete.
+
+    A name may have 255 bytes, so that of a long one only the beginning and the ending are kept.
+
+    >>> temporary_name("run.json", "0123456789ab")
+    '.run.json.0123456789ab.tmp'
+    """
+    return f".{temporary_stem(name)}.{token}.tmp"
+
+
+def temporary_stem(name: str) -> str:
+    """The part of a single file's name that its temporary file has."""
+    if len(name) <= _LONGEST_STEM:
+        return name
+    ending = next((end for end in (".json.zst", ".json") if name.endswith(end)), "")
+    return name[: _LONGEST_STEM - len(ending)] + ending

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from jsonckpt.digests import check_expected, check_manifest_digest, check_pinned
 from jsonckpt.errors import (
+    CUT_OFF,
     CheckpointNotFoundError,
     FormatError,
     IncompleteCheckpointError,
@@ -23,7 +25,14 @@ from jsonckpt.errors import (
     quote,
 )
 from jsonckpt.facts import MANIFEST_NAME, Entry, Manifest
-from jsonckpt.indexed import PartSink, RangeReader, must_agree, read_part, read_shard
+from jsonckpt.indexed import (
+    PartSink,
+    RangeReader,
+    check_chunk,
+    must_agree,
+    read_part,
+    read_shard,
+)
 from jsonckpt.limits import Limits
 from jsonckpt.manifest import parse_manifest
 from jsonckpt.records import Header, Record
@@ -223,6 +232,20 @@ class Container:
             error.at(file=self.place.where(name))
             raise
 
+    def read_chunk(self, entry: Entry, chunk: int, *, limits: Limits) -> None:
+        """Check one payload of a plain file by itself, without the text around it.
+
+        Raises:
+            JsonckptError: with file, tensor and chunk; without a tensor when the file ends before.
+        """
+        name = self.file_of(entry.shard)
+        try:
+            with self.place.file(name) as file:
+                check_chunk(file, entry, chunk, algorithm=self.manifest.checksum, limits=limits)
+        except JsonckptError as error:
+            error.at(file=self.place.where(name))
+            raise
+
     def _check_seal(self, shard: int, found: str) -> None:
         if self.single is None and found != self.manifest.shards[shard].seal:
             raise IntegrityError(
@@ -314,7 +337,7 @@ def _check_size(what: str, found: int, expected: int) -> None:
     if found < expected:
         raise IncompleteCheckpointError(
             f"the {what} has {found} bytes, the manifest says {expected}",
-            hint="It was cut off; take another copy.",
+            hint=CUT_OFF,
         )
     if found > expected:
         raise FormatError(
@@ -328,24 +351,33 @@ def open_container(
     *,
     limits: Limits,
     storage_options: Mapping[str, Any] | None = None,
+    expected_digest: str | None = None,
 ) -> Container:
     """Open what lies at ``path``.
 
+    Args:
+        expected_digest: the ``SaveResult.digest`` that it must have.
+
     Raises:
         CheckpointNotFoundError: nothing is there.
+        IntegrityError: it is not what ``expected_digest`` pins.
         JsonckptError: what is there is no whole checkpoint.
     """
+    check_expected(expected_digest)
     place, name = locate(path, storage_options)
     stamp = place.stamp(name or MANIFEST_NAME)
     try:
         if name is None:
-            manifest = parse_manifest(place.manifest(limits.manifest_bytes), limits)
+            text = place.manifest(limits.manifest_bytes)
+            check_manifest_digest(text, expected_digest)
+            manifest = parse_manifest(text, limits)
+            check_pinned(manifest.checksum, expected_digest)
         elif name.endswith(".zst"):
             with place.stream(name, zstd_window=limits.zstd_window) as stream:
-                manifest = gather(stream, limits)
+                manifest = gather(stream, limits, expected_digest=expected_digest)
         else:
             with place.file(name) as file:
-                manifest = from_index(file, limits)
+                manifest = from_index(file, limits, expected_digest=expected_digest)
         return Container(place, manifest, name, os.fspath(path), stamp)
     except JsonckptError as error:
         error.at(file=place.where(name or MANIFEST_NAME))
@@ -358,6 +390,7 @@ def read_steadily(
     *,
     limits: Limits,
     storage_options: Mapping[str, Any] | None = None,
+    expected_digest: str | None = None,
     may_retry: Callable[[], bool] = lambda: True,
 ) -> _Found:
     """Open what lies at ``path`` and read it; anew when a save has replaced it meanwhile.
@@ -374,7 +407,9 @@ def read_steadily(
             for the fourth time in a row.
     """
     for left in range(_RETRIES, -1, -1):
-        container = open_container(path, limits=limits, storage_options=storage_options)
+        container = open_container(
+            path, limits=limits, storage_options=storage_options, expected_digest=expected_digest
+        )
         try:
             return read(container)
         except JsonckptError as error:

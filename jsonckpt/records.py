@@ -18,7 +18,7 @@ import ijson
 
 from jsonckpt.checksums import ALGORITHMS, hexdigest
 from jsonckpt.dtypes import DTYPES
-from jsonckpt.errors import FormatError, IntegrityError, JsonckptError, LimitError, quote
+from jsonckpt.errors import DAMAGED, FormatError, IntegrityError, JsonckptError, LimitError, quote
 from jsonckpt.facts import Codec, Entry, chunk_count, element_count, identity_lines
 from jsonckpt.grammar import record_head, record_tail
 from jsonckpt.guards import guard
@@ -212,7 +212,9 @@ class RecordReader:
         self.header = header = Header(name, dtype, shape, device, codec, nbytes)
         if exceeds(header.chunks, self._limits.chunks):
             raise LimitError(
-                f"{header.chunks} chunks, the limit is {self._limits.chunks}", tensor=name
+                f"{header.chunks} chunks, the limit is {self._limits.chunks}",
+                tensor=name,
+                hint="Pass limits=jsonckpt.Limits(chunks=...) if it is meant.",
             )
         if self._on_header is not None:
             self._on_header(header)
@@ -243,7 +245,7 @@ class RecordReader:
                 f"the record does not match its digest (expected {quote(found.get('digest'))}, "
                 f"found {digest!r})",
                 tensor=header.name,
-                hint="Its name, dtype, shape or checksums were changed; take another copy.",
+                hint=DAMAGED,
             )
         self._sums = sums
         self._parsed += 1

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jsonckpt import jsontext
+from jsonckpt.digests import check_seal
 from jsonckpt.errors import (
+    CUT_OFF,
     FormatError,
     IncompleteCheckpointError,
     JsonckptError,
@@ -114,8 +116,12 @@ def entry_of(record: Record, shard: int = 0) -> Entry:
     )
 
 
-def gather(source: ByteSource, limits: Limits) -> Manifest:
-    """Read a single file forward without decoding anything."""
+def gather(source: ByteSource, limits: Limits, *, expected_digest: str | None = None) -> Manifest:
+    """Read a single file forward without decoding anything.
+
+    Raises:
+        IntegrityError: it is not the file that ``expected_digest`` pins.
+    """
     readers: list[SkeletonReader] = []
     entries = [
         entry_of(record)
@@ -124,6 +130,7 @@ def gather(source: ByteSource, limits: Limits) -> Manifest:
         )
     ]
     reader = readers[0]
+    check_seal(reader.seal, expected_digest)
     return manifest_of_head(reader.head, entries, reader.position, limits, on_disk=source.size)
 
 
@@ -131,8 +138,14 @@ def _pass_over(header: Header) -> None:
     """No sink."""
 
 
-def from_index(file: RangeReader, limits: Limits) -> Manifest:
-    """Read the skeleton of a single file by its index, jumping over the payloads."""
+def from_index(
+    file: RangeReader, limits: Limits, *, expected_digest: str | None = None
+) -> Manifest:
+    """Read the skeleton of a single file by its index, jumping over the payloads.
+
+    Raises:
+        IntegrityError: it is not the file that ``expected_digest`` pins.
+    """
     rows = _index_rows(file, limits)
     entries: list[Entry] = []
     reader = SkeletonReader(
@@ -166,6 +179,7 @@ def from_index(file: RangeReader, limits: Limits) -> Manifest:
             position = start + length
     _push(reader, file, position, file.size, limits)
     reader.close()
+    check_seal(reader.seal, expected_digest)
     return manifest_of_head(reader.head, entries, file.size, limits)
 
 
@@ -173,7 +187,8 @@ def _push(reader: SkeletonReader, file: RangeReader, start: int, stop: int, limi
     if exceeds(stop - start, limits.manifest_bytes):
         raise LimitError(
             f"{stop - start} bytes of text between two tensors, "
-            f"the limit is {limits.manifest_bytes}"
+            f"the limit is {limits.manifest_bytes}",
+            hint="Pass limits=jsonckpt.Limits(manifest_bytes=...) if it is meant.",
         )
     text = bytearray(stop - start)
     file.read_range(start, memoryview(text))
@@ -190,7 +205,10 @@ def _index_rows(file: RangeReader, limits: Limits) -> list[tuple[int, int, list[
     if offset >= size:
         raise FormatError(f"index_offset is {offset}, the file has {size} bytes")
     if exceeds(size - offset, limits.manifest_bytes):
-        raise LimitError(f"the index has {size - offset} bytes, over {limits.manifest_bytes}")
+        raise LimitError(
+            f"the index has {size - offset} bytes, the limit is {limits.manifest_bytes}",
+            hint="Pass limits=jsonckpt.Limits(manifest_bytes=...) if it is meant.",
+        )
     text = bytearray(size - offset)
     file.read_range(offset, memoryview(text))
     stop = text.rfind(b',"seal":')
@@ -230,7 +248,7 @@ def _no_trailer(file: RangeReader) -> JsonckptError:
             return reformatted()
         return IncompleteCheckpointError(
             f"the file of {file.size} bytes does not end in its seal and index_offset",
-            hint="It was cut off or changed; take another copy.",
+            hint=CUT_OFF,
         )
     if b"jsonckpt.manifest" in start:
         return FormatError(

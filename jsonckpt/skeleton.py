@@ -17,6 +17,8 @@ from typing import Any, Final
 from jsonckpt import jsontext
 from jsonckpt.checksums import Hasher, hasher
 from jsonckpt.errors import (
+    CUT_OFF,
+    DAMAGED,
     FormatError,
     IncompleteCheckpointError,
     IntegrityError,
@@ -198,7 +200,7 @@ class SkeletonReader:
                 where = f" in tensor {quote(self.header.name)}" if self.header is not None else ""
                 raise IncompleteCheckpointError(
                     f"the text ends after {self.position} bytes{where}",
-                    hint="The file was cut off; take another copy.",
+                    hint=CUT_OFF,
                 )
             self._check_trailer(self._trailer + self._line)
         self._reader.finish()
@@ -268,7 +270,10 @@ class SkeletonReader:
         if not self._more:
             raise FormatError("no comma between two records")
         if exceeds(self.records + 1, self._limits.tensors):
-            raise LimitError(f"over {self._limits.tensors} tensors")
+            raise LimitError(
+                f"{self.records + 1} tensors or more, the limit is {self._limits.tensors}",
+                hint="Pass limits=jsonckpt.Limits(tensors=...) if it is meant.",
+            )
         self._record_start, self._ranges = self._line_start, []
         self._left = self._reader.head(line).chunks
         self._next(line, SkeletonReader._chunk_line if self._left else SkeletonReader._tail_line)
@@ -338,7 +343,7 @@ class SkeletonReader:
             raise IncompleteCheckpointError(
                 f"the text ends after {self.position} bytes, "
                 f"{len(expected) - len(found)} too early",
-                hint="The file was cut off; take another copy.",
+                hint=CUT_OFF,
             )
         if len(found) > len(expected) and found.startswith(expected):
             raise FormatError(f"{len(found) - len(expected)} bytes after the end of the JSON")
@@ -346,9 +351,16 @@ class SkeletonReader:
         if found[:seal_at] != expected[:seal_at]:
             raise FormatError(
                 "index does not say where the records lie",
-                hint="The file was changed after it was written; take another copy.",
+                hint=DAMAGED,
             )
         raise IntegrityError(
-            f"the text around the payloads does not match its seal (found {self.seal})",
-            hint="The file was changed after it was written; take another copy.",
+            "the text around the payloads does not match its seal "
+            f"(expected {_seal_in(found)}, found {self.seal})",
+            hint=DAMAGED,
         )
+
+
+def _seal_in(trailer_line: bytes) -> str:
+    """The seal that the end of a file states, for a message."""
+    stated = trailer_line.rpartition(b',"seal":"')[2].partition(b'"')[0]
+    return quote(stated).strip("'\"")

@@ -152,7 +152,7 @@ def _open_regular(path: str) -> tuple[int, int]:
         raise IncompleteCheckpointError(
             "the file is missing",
             file=path,
-            hint="Copy it beside the others, or take another copy.",
+            hint="Copy it beside the others, or restore the rest with: jsonckpt recover PATH NEW",
         ) from error
     except OSError as error:
         raise JsonckptError(f"cannot open: {error.strerror}", file=path) from error
@@ -186,10 +186,12 @@ def read_manifest(directory: Path, limit: int | None) -> bytes:
             raise IncompleteCheckpointError(
                 f"there are shards but no {MANIFEST_NAME}: a first save that did not finish",
                 file=directory,
-                hint="Save again, or load an earlier checkpoint.",
+                hint="Save again, or restore what is intact with: jsonckpt recover PATH NEW",
             )
         raise CheckpointNotFoundError(
-            f"there is no {MANIFEST_NAME} in this directory", file=directory
+            f"there is no {MANIFEST_NAME} in this directory",
+            file=directory,
+            hint="Give the directory that holds it, or the path of a .json file.",
         )
     with LocalFile(path) as file:
         size = file.size if limit is None else min(file.size, limit + 1)
@@ -225,7 +227,7 @@ def write_error(error: OSError, path: object) -> WriteError:
     hints = {
         errno.ENOSPC: "Free some space or save elsewhere; the previous checkpoint is untouched.",
         errno.EDQUOT: "Your quota is used up; the previous checkpoint is untouched.",
-        errno.EFBIG: "The file may not grow so large here; pass a smaller max_shard_size.",
+        errno.EFBIG: "Files may not grow so large here; save a directory, max_shard_size smaller.",
         errno.EROFS: "Save to a directory that can be written.",
         errno.EACCES: "Save to a directory that can be written.",
     }

@@ -13,6 +13,8 @@ from typing import Protocol
 from jsonckpt.checksums import hexdigest
 from jsonckpt.codecs import Coder, longest_payload, payload_too_long
 from jsonckpt.errors import (
+    CUT_OFF,
+    DAMAGED,
     FormatError,
     IncompleteCheckpointError,
     IntegrityError,
@@ -205,7 +207,7 @@ def read_records(
                     # Memory of a tensor that must not be held when the next one is made.
                     del target, out
             except JsonckptError as error:
-                error.at(tensor=header.name, chunk=chunk)
+                error.at(tensor=header.name, chunk=chunk, hint=DAMAGED)
                 raise
             reader.text(bytes(line[:1]))
             reader.payload(len(payload))
@@ -268,20 +270,16 @@ def checksum_error(tensor: str, chunk: int, expected: str, found: str) -> Integr
         f"the checksum is {found}, expected {expected}",
         tensor=tensor,
         chunk=chunk,
-        hint="The data was damaged; take another copy (verify=False loads it all the same).",
+        hint=DAMAGED,
     )
 
 
 def _payload_of(line: memoryview) -> tuple[memoryview, memoryview]:
     """A chunk's line as its payload and what follows it; the skeleton reader checks the rest."""
     if not len(line):
-        raise IncompleteCheckpointError(
-            "the text ends here", hint="The file was cut off; take another copy."
-        )
+        raise IncompleteCheckpointError("the text ends here", hint=CUT_OFF)
     if line[-1] != 10:
-        raise IncompleteCheckpointError(
-            "the text ends inside the chunk", hint="The file was cut off; take another copy."
-        )
+        raise IncompleteCheckpointError("the text ends inside the chunk", hint=CUT_OFF)
     stop = len(line) - (3 if len(line) > 3 and line[-2] == 44 else 2)
     if stop < 1 or line[0] not in b'"[' or line[stop] not in b'"]':
         raise FormatError("expected the line of a chunk")

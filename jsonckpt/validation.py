@@ -33,6 +33,8 @@ _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 _SAVE_ID = re.compile(r"[0-9a-f]{32}")
 _BAD_NAME = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 _PROBLEMS_SHOWN = 5
+#: Characters of the member that says which release reads a file.
+_LONGEST_RELEASE = 80
 #: Bytes of a record's first line, and of its last one beside the checksums.
 LONGEST_LINE = 1 << 20
 
@@ -93,8 +95,8 @@ def check_header(value: object, expected_format: str) -> dict[str, Any]:
         raise FormatError(f"version is {quote(version)}, expected a positive integer")
     if version > FORMAT_VERSION:
         raise UnsupportedVersionError(
-            f"format version {quote(version)} is newer than {FORMAT_VERSION}, "
-            "the newest that this release reads",
+            f"format version {quote(version).strip(chr(39))} is newer than {FORMAT_VERSION}, "
+            f"the newest that this release reads{_reader_of(value)}",
             hint="Upgrade: pip install -U jsonckpt.",
         )
     check_requires(value.get("requires", []))
@@ -102,6 +104,18 @@ def check_header(value: object, expected_format: str) -> dict[str, Any]:
     if not isinstance(save_id, str) or not _SAVE_ID.fullmatch(save_id):
         raise FormatError(f"save_id is {quote(save_id)}, expected 32 hexadecimal digits")
     return value
+
+
+def _reader_of(header: dict[str, Any]) -> str:
+    """Which release reads a file of a later version, as far as it says."""
+    for member, words in (
+        ("readable_by", "; {} and later read it"),
+        ("created_by", "; it was written by {}"),
+    ):
+        value = header.get(member)
+        if isinstance(value, str) and 0 < len(value) <= _LONGEST_RELEASE:
+            return words.format(quote(value))
+    return ""
 
 
 def check_requires(requires: object) -> None:

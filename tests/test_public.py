@@ -15,13 +15,16 @@ NAMES = [
     "CheckpointNotFoundError",
     "DurabilityUncertainError",
     "FormatError",
+    "GcReport",
     "IncompleteCheckpointError",
     "IntegrityError",
     "JsonckptError",
     "LimitError",
     "Limits",
     "LoadResult",
+    "LostTensor",
     "PendingSave",
+    "RecoverReport",
     "SaveCancelledError",
     "SaveResult",
     "StateMismatchError",
@@ -32,9 +35,11 @@ NAMES = [
     "VerifyReport",
     "WriteError",
     "__version__",
+    "gc",
     "load",
     "load_into",
     "open",
+    "recover",
     "register",
     "save",
     "save_async",
@@ -58,18 +63,28 @@ SIGNATURES = {
     ),
     "load": (
         "path, map_location=None, *, include=None, exclude=None, weights_only=True, verify=True, "
-        "threads=None, progress=False, limits=None, storage_options=None"
+        "threads=None, progress=False, limits=None, storage_options=None, expected_digest=None"
     ),
     "load_into": (
         "target, path, *, strict=True, include=None, exclude=None, cast=False, verify=True, "
-        "threads=None, progress=False, limits=None, storage_options=None"
+        "threads=None, progress=False, limits=None, storage_options=None, expected_digest=None"
     ),
-    "open": "path, *, verify=True, threads=None, limits=None, storage_options=None",
+    "open": (
+        "path, *, verify=True, threads=None, limits=None, storage_options=None, "
+        "expected_digest=None"
+    ),
     "stream": (
         "source, map_location=None, *, include=None, exclude=None, verify=True, limits=None, "
-        "storage_options=None"
+        "storage_options=None, expected_digest=None"
     ),
-    "verify": "path, *, threads=None, progress=False, limits=None, storage_options=None",
+    "verify": (
+        "path, *, deep=False, threads=None, progress=False, limits=None, storage_options=None, "
+        "expected_digest=None"
+    ),
+    "recover": (
+        "path, out, *, save_id=None, trust_state=False, threads=None, limits=None, sync=True"
+    ),
+    "gc": "path, *, older_than='24h', dry_run=False, limits=None",
     "register": "cls, tag=None, to_json=None, from_json=None",
 }
 
@@ -86,7 +101,19 @@ FIELDS = {
         "durability",
     ],
     "LoadResult": ["loaded", "missing", "unexpected", "mismatched"],
-    "VerifyReport": ["path", "problems", "tensors", "nbytes", "files"],
+    "GcReport": ["path", "removed", "kept", "nbytes", "dry_run"],
+    "LostTensor": ["name", "reason", "file", "chunk"],
+    "RecoverReport": [
+        "path",
+        "out",
+        "save_id",
+        "state",
+        "recovered",
+        "lost",
+        "nbytes",
+        "notes",
+    ],
+    "VerifyReport": ["path", "problems", "tensors", "nbytes", "files", "notes"],
     "Limits": [
         "manifest_bytes",
         "tensors",

@@ -21,6 +21,7 @@ from jsonckpt.convert.conversion import ConvertOptions, ConvertResult, run
 from jsonckpt.convert.progress import human
 from jsonckpt.convert.targets import FORMATS, format_of
 from jsonckpt.errors import JsonckptError, quote
+from jsonckpt.limits import parse_limits
 
 __all__ = ["main"]
 
@@ -135,6 +136,14 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         help="in JSON: make one tensor of two equal ones; may be repeated",
     )
+    reading.add_argument(
+        "--limit",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="change a limit on what is read, e.g. tensors=1000000 or expansion=none; may be "
+        "repeated",
+    )
     reading.add_argument("--spool", metavar="DIR", type=Path, help="where to put temporary files")
 
     shown = parser.add_argument_group("what is shown")
@@ -154,6 +163,10 @@ def _options(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> 
     ties = [tuple(pair.split("=", 1)) for pair in arguments.tie]
     if any(len(pair) != 2 or not all(pair) for pair in ties):
         parser.error("--tie takes KEY=KEY")
+    try:
+        limits = parse_limits(arguments.limit)
+    except ValueError as error:
+        parser.error(f"--limit: {error}")
     return ConvertOptions(
         to=arguments.to,
         encoding=arguments.encoding,
@@ -172,6 +185,7 @@ def _options(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> 
         shapes=_shapes(parser, arguments.shapes),
         spool=arguments.spool,
         progress=None if arguments.quiet or arguments.json else sys.stderr,
+        limits=limits,
     )
 
 

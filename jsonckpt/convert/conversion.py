@@ -24,6 +24,7 @@ from jsonckpt.convert.spool import Spool, spool_directory
 from jsonckpt.convert.targets import FORMATS, Format, flat_names, format_of, write_target
 from jsonckpt.convert.torchfiles import load_torch_file
 from jsonckpt.errors import CheckpointExistsError, FormatError, JsonckptError, StateMismatchError
+from jsonckpt.limits import DEFAULT_LIMITS, Limits
 
 __all__ = ["ConvertOptions", "ConvertResult", "convert", "default_output", "run"]
 
@@ -55,6 +56,7 @@ class ConvertOptions:
             :class:`jsonckpt.convert.foreign.ForeignOptions`.
         spool: the directory for temporary files; by default the output's.
         progress: where to show how far it is.
+        limits: how large what is read may be.
     """
 
     to: Format | None = None
@@ -74,6 +76,7 @@ class ConvertOptions:
     shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
     spool: str | os.PathLike[str] | None = None
     progress: IO[str] | None = None
+    limits: Limits = DEFAULT_LIMITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +187,7 @@ def run(source_path: Path, output: Path | None, options: ConvertOptions) -> Conv
             options.tie,
             options.shapes,
             options.progress,
+            options.limits,
         ),
     )
     notes = list(source.notes)

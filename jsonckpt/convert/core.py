@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from jsonckpt.limits import Limits
+
 __all__ = ["load_checkpoint", "metadata_of", "open_checkpoint", "save_checkpoint"]
 
 Allocate = Callable[[int], torch.UntypedStorage]
@@ -19,23 +21,24 @@ def load_checkpoint(
     allocate: Allocate | None = None,
     include: Callable[[str], bool] | None = None,
     progress: bool = False,
+    limits: Limits | None = None,
 ) -> Any:
     """The state of a jsonckpt checkpoint, in memory that ``allocate`` gives."""
     from jsonckpt.loading import _load
 
-    return _load(path, allocate=allocate, include=include, progress=progress)
+    return _load(path, allocate=allocate, include=include, progress=progress, limits=limits)
 
 
-def open_checkpoint(path: Path) -> Any:
+def open_checkpoint(path: Path, limits: Limits | None = None) -> Any:
     """A jsonckpt checkpoint whose tensors are read when they are asked for."""
     import jsonckpt
 
-    return jsonckpt.open(path)
+    return jsonckpt.open(path, limits=limits)
 
 
-def metadata_of(path: Path) -> dict[str, Any]:
+def metadata_of(path: Path, limits: Limits | None = None) -> dict[str, Any]:
     """The user's metadata in a jsonckpt checkpoint."""
-    with open_checkpoint(path) as checkpoint:
+    with open_checkpoint(path, limits) as checkpoint:
         return dict(checkpoint.metadata)
 
 

@@ -270,7 +270,10 @@ class TensorBuilder:
         if payload.compressed:
             self._limit -= nbytes
             if self._limit < 0:
-                raise LimitError("compressed tensors larger than the limit, 1,000 times the file")
+                raise LimitError(
+                    "the compressed tensors unfold to more than the limits allow",
+                    hint="Pass --limit expansion=none if it is meant.",
+                )
             pieces = _inflate(pieces, nbytes)
         elif nbytes > length:
             raise FormatError(f"{length:,} characters of base64 for {nbytes:,} bytes")

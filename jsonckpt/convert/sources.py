@@ -27,6 +27,7 @@ from jsonckpt.errors import (
     LimitError,
     quote,
 )
+from jsonckpt.limits import DEFAULT_LIMITS, Limits
 
 __all__ = ["ReadOptions", "Source", "read_source"]
 
@@ -50,6 +51,7 @@ class ReadOptions:
         unsafe_pickle: let files that need it run pickle code.
         plain_lists, tie, shapes: see :class:`jsonckpt.convert.foreign.ForeignOptions`.
         progress: where to show how far it is.
+        limits: how large a jsonckpt checkpoint, and what compressed data unfolds to, may be.
     """
 
     spool: Path
@@ -58,6 +60,7 @@ class ReadOptions:
     tie: Sequence[tuple[str, str]] = ()
     shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
     progress: IO[str] | None = None
+    limits: Limits = DEFAULT_LIMITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,23 +168,27 @@ def _read_file(path: Path, options: ReadOptions) -> Source:
 def _read_own(path: Path, options: ReadOptions) -> Source:
     with Spool(options.spool) as spool:
         show = options.progress is not None and options.progress.isatty()
-        state = core.load_checkpoint(path, allocate=spool.allocate, progress=show)
-    return Source(state, "jsonckpt checkpoint", size_on_disk(path), [], core.metadata_of(path))
+        state = core.load_checkpoint(
+            path, allocate=spool.allocate, progress=show, limits=options.limits
+        )
+    metadata = core.metadata_of(path, options.limits)
+    return Source(state, "jsonckpt checkpoint", size_on_disk(path), [], metadata)
 
 
 def _read_compressed(path: Path, options: ReadOptions) -> Source:
-    with path.open("rb") as file, _zstd(file) as text:
+    unpack = partial(_zstd, window=options.limits.zstd_window)
+    with path.open("rb") as file, unpack(file) as text:
         try:
             head = text.read(4096)
         except zstandard.ZstdError as error:
             raise FormatError(f"damaged zstd data ({quote(str(error))})") from error
     if _OWN.match(head):
         return _read_own(path, options)
-    return _read_json(path, options, _zstd)
+    return _read_json(path, options, unpack)
 
 
-def _zstd(file: IO[bytes]) -> Any:
-    reader = zstandard.ZstdDecompressor(max_window_size=64 << 20)
+def _zstd(file: IO[bytes], window: int | None) -> Any:
+    reader = zstandard.ZstdDecompressor(max_window_size=1 << 31 if window is None else window)
     return reader.stream_reader(file, read_across_frames=True)
 
 
@@ -199,7 +206,10 @@ class _Bounded:
             raise FormatError(f"damaged compressed data ({quote(str(error))})") from error
         self._left -= len(data)
         if self._left < 0:
-            raise LimitError("more than 1,000 times the size of the compressed file")
+            raise LimitError(
+                "the compressed file unfolds to more than the limits allow",
+                hint="Pass --limit expansion=none if it is meant.",
+            )
         return data
 
 
@@ -207,7 +217,8 @@ def _read_json(
     path: Path, options: ReadOptions, unpack: Callable[[IO[bytes]], Any] | None
 ) -> Source:
     size = path.stat().st_size
-    limit = max(1 << 30, 1000 * size)
+    most = options.limits.total_bytes(size)
+    limit = 1 << 62 if most is None else most
     load_pickle = None
     if options.unsafe_pickle:
         load_pickle = partial(load_torch_file, directory=options.spool, unsafe_pickle=True)

@@ -1,0 +1,176 @@
+"""``gc``: the files that killed saves left behind, removed; nothing else."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from jsonckpt.errors import CheckpointNotFoundError, IncompleteCheckpointError, JsonckptError
+from jsonckpt.facts import MANIFEST_NAME
+from jsonckpt.leftovers import File, orphans, single_temporaries
+from jsonckpt.limits import DEFAULT_LIMITS, Limits
+from jsonckpt.manifest import parse_manifest
+from jsonckpt.opening import open_container
+from jsonckpt.storage import read_manifest, write_error
+
+__all__ = ["GcReport", "gc", "parse_age"]
+
+_AGE = re.compile(r"([0-9]+(?:\.[0-9]+)?)([smhdw])")
+_SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
+
+
+@dataclass(frozen=True)
+class GcReport:
+    """What :func:`gc` removed.
+
+    Attributes:
+        path: the checkpoint.
+        removed: the files, or with ``dry_run`` those that would be removed.
+        kept: orphans that are not old enough.
+        nbytes: bytes of the removed files.
+        dry_run: whether nothing was touched.
+    """
+
+    path: str
+    removed: tuple[str, ...]
+    kept: tuple[str, ...]
+    nbytes: int
+    dry_run: bool
+
+    def __str__(self) -> str:
+        verb = "would remove" if self.dry_run else "removed"
+        lines = [f"{self.path}: {verb} {len(self.removed)} file(s), {self.nbytes} bytes"]
+        lines += [f"  {verb}: {name}" for name in self.removed]
+        lines += [f"  kept, not old enough: {name}" for name in self.kept]
+        return "\n".join(lines)
+
+
+def gc(
+    path: str | os.PathLike[str],
+    *,
+    older_than: str | float | timedelta = "24h",
+    dry_run: bool = False,
+    limits: Limits | None = None,
+) -> GcReport:
+    """Remove what saves that were killed left in a checkpoint's directory.
+
+    That is: shards (``shard-<id>-<number>.json``) that the manifest does not name, and manifests
+    under way; beside a single file its own temporary files. Other files, links and
+    subdirectories are never touched. A save in progress is told from a killed one by the age
+    of its files only: ``older_than`` must be longer than any save may take.
+
+    Args:
+        path: a checkpoint directory, or a ``.json`` or ``.json.zst`` file.
+        older_than: ``"30m"``, ``"24h"``, ``"7d"``, a number of seconds, or a ``timedelta``; counted
+            from the last change of a file.
+        dry_run: say what would be removed, and remove nothing.
+        limits: as for :func:`jsonckpt.load`.
+
+    Raises:
+        CheckpointNotFoundError: there is no checkpoint at ``path``.
+        IncompleteCheckpointError: it cannot be read, so the leftovers may be all that remains of
+            it; :func:`jsonckpt.recover` looks into them.
+        WriteError: the system refused to remove a file.
+        ValueError: ``older_than`` is no age.
+
+    >>> import tempfile, torch, jsonckpt
+    >>> with tempfile.TemporaryDirectory() as directory:
+    ...     _ = jsonckpt.save({"w": torch.ones(3)}, directory)
+    ...     _ = open(directory + "/shard-0123456789ab-00001.json", "w").close()
+    ...     jsonckpt.gc(directory, older_than=0, dry_run=True).removed
+    ('shard-0123456789ab-00001.json',)
+    """
+    age = parse_age(older_than)
+    limits = limits or DEFAULT_LIMITS
+    text = os.fspath(path)
+    if not isinstance(text, str):
+        raise TypeError("path must be str or os.PathLike[str]")
+    if "://" in text:
+        raise ValueError("gc works on local files")
+    place = Path(text)
+    if place.name == MANIFEST_NAME and not place.is_dir():
+        place = place.parent
+    candidates = _candidates(place, limits)
+    before = time.time() - age
+    removed: list[File] = []
+    kept = [file.path.name for file in candidates if file.changed > before]
+    for file in candidates:
+        if file.changed > before:
+            continue
+        if not dry_run:
+            try:
+                os.unlink(file.path)
+            except FileNotFoundError:  # another gc was faster
+                continue
+            except OSError as error:
+                raise write_error(error, file.path) from error
+        removed.append(file)
+    return GcReport(
+        text,
+        tuple(file.path.name for file in removed),
+        tuple(kept),
+        sum(file.nbytes for file in removed),
+        dry_run,
+    )
+
+
+def _candidates(place: Path, limits: Limits) -> Sequence[File]:
+    """What may be removed if it is old enough.
+
+    The files are listed before the manifest is read: a shard that a save commits in between is
+    then named.
+    """
+    if place.is_dir():
+        listed = orphans(place, set())
+        try:
+            manifest = parse_manifest(read_manifest(place, limits.manifest_bytes), limits)
+        except CheckpointNotFoundError:
+            raise
+        except JsonckptError as error:
+            raise _unreadable(error, place / MANIFEST_NAME) from error
+        named = {shard.file for shard in manifest.shards}
+        return [file for file in listed if file.path.name not in named]
+    if not place.exists():
+        raise CheckpointNotFoundError("there is no such file or directory", file=place)
+    try:
+        open_container(place, limits=limits)
+    except JsonckptError as error:
+        raise _unreadable(error, place) from error
+    return single_temporaries(place)
+
+
+def _unreadable(error: JsonckptError, file: Path) -> IncompleteCheckpointError:
+    return IncompleteCheckpointError(
+        f"nothing was removed, for the checkpoint cannot be read: {error.message}",
+        file=error.file or file,
+        hint="What killed saves left may be all that remains of it: see jsonckpt recover.",
+    )
+
+
+def parse_age(value: str | float | timedelta) -> float:
+    """An age in seconds.
+
+    Raises:
+        ValueError: it is none.
+
+    >>> parse_age("24h"), parse_age("1.5m"), parse_age(10)
+    (86400.0, 90.0, 10.0)
+    """
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
+    if isinstance(value, str):
+        match = _AGE.fullmatch(value.strip())
+        if match is None:
+            raise ValueError(f"{value!r} is no age; write e.g. '30m', '24h' or '7d'")
+        return float(match[1]) * _SECONDS[match[2]]
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f"{value!r} is no age; write e.g. '30m', '24h' or '7d'")
+    if not (math.isfinite(value) and value >= 0):
+        raise ValueError(f"an age cannot be {value!r} seconds")
+    return float(value)

@@ -1,0 +1,146 @@
+"""What ``verify(deep=True)`` adds: the state without its tensors, the spelling of lists, orphans.
+
+Nothing here makes a tensor: the state is decoded with tensors on the meta device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from jsonckpt import lists
+from jsonckpt.bodies import malformed
+from jsonckpt.codecs import Coder
+from jsonckpt.errors import JsonckptError, quote
+from jsonckpt.facts import MANIFEST_NAME, Entry
+from jsonckpt.leftovers import orphans, single_temporaries
+from jsonckpt.limits import Limits
+from jsonckpt.opening import Container
+from jsonckpt.restoring import Wishes, allocate_target
+from jsonckpt.sharing import StateReader
+from jsonckpt.storage import LocalPlace
+from jsonckpt.torch_rules import BUILTIN
+from jsonckpt.tree import OMIT, Decoder, Json, Rules, decode_state, record_of, tensor_names
+
+__all__ = ["check_state", "leftover_notes", "spelling_notes", "state_notes"]
+
+#: NumPy's byte swapping and column order copy: larger arrays are taken as they are said to be.
+_LARGEST_ARRAY = 16 << 20
+
+
+def check_state(container: Container) -> None:
+    """Whether a state can be decoded, with tensors of the right dtype and shape but no data.
+
+    What a registered type makes of its value is not tried: verifying runs no code of the user's.
+
+    Raises:
+        FormatError, LimitError: it cannot.
+    """
+    manifest = container.manifest
+    names = {name for name, _, _ in tensor_names(manifest.state)}
+    without_data = Wishes.of(None, None, "meta")
+    shapes = {
+        name: allocate_target(without_data, name, entry.dtype, entry.shape, "cpu").finish()
+        for name, entry in manifest.by_name.items()
+    }
+    rules = Rules(BUILTIN.writers, _Readers(BUILTIN.readers))
+    decode_state(manifest.state, _Door(StateReader(shapes, names)), rules=rules)
+
+
+class _Readers(dict[str, Any]):
+    """The built-in rules; any other tag stands for a type of the user's, whose value is read."""
+
+    def get(self, tag: str, default: Any = None) -> Any:
+        """The rule."""
+        return super().get(tag, default or _unknown)
+
+
+def _unknown(body: Json, decoder: Decoder, place: str) -> Any:
+    decoder.read(body, place)
+    return OMIT
+
+
+class _Door:
+    """Gives the state tensors without data."""
+
+    def __init__(self, reader: StateReader) -> None:
+        self._reader = reader
+
+    def get(self, tag: str, body: Json, place: str) -> Any:
+        """The tensor, unless torch has none of its kind without data."""
+        inner = body.get("data") if tag == "$parameter" and type(body) is dict else body
+        kinds = {tag, *inner} if type(inner) is dict else {tag}
+        if kinds & {"$sparse", "$quantized"}:
+            return OMIT
+        return self._reader.get(tag, body, place)
+
+    def get_array(self, body: Json, place: str) -> Any:
+        """An array of zeros of the right dtype and shape, which takes no memory."""
+        [(tag, inner)] = [(tag, inner) for _, tag, inner in tensor_names(body)] or [("", None)]
+        if not tag:
+            return OMIT
+        tensor = self._reader.get(tag, inner, place)
+        try:
+            if tensor.dtype is torch.complex32:  # torch warns of it
+                raise TypeError("NumPy has no complex32")
+            dtype = torch.empty(0, dtype=tensor.dtype, device="cpu").numpy().dtype
+        except TypeError as error:
+            raise malformed(place, f"NumPy has no {tensor.dtype}") from error
+        array = np.broadcast_to(np.zeros((), dtype), tuple(tensor.shape))
+        return OMIT if array.nbytes > _LARGEST_ARRAY else array
+
+
+def state_notes(container: Container) -> Iterator[str]:
+    """What is worth knowing of a whole checkpoint's state."""
+    manifest = container.manifest
+    needed = {record_of(name, body) for name, _, body in tensor_names(manifest.state)}
+    unneeded = [name for name in manifest.by_name if name not in needed]
+    if unneeded:
+        yield f"{len(unneeded)} tensor(s) that the state does not use, e.g. {quote(unneeded[0])}"
+    if container.single is None:
+        tail = container.place.manifest(None)[-400:].rstrip()
+        if tail.endswith(b'"seal":null}'):
+            yield f"{MANIFEST_NAME} was edited by hand: its seal is null"
+
+
+def leftover_notes(container: Container) -> Iterator[str]:
+    """Files that killed saves left beside a local checkpoint."""
+    if not isinstance(container.place, LocalPlace):
+        return
+    directory = Path(container.place.directory)
+    if container.single is None:
+        found = orphans(directory, {shard.file for shard in container.manifest.shards})
+    else:
+        found = single_temporaries(directory / container.single)
+    if found:
+        names = ", ".join(file.path.name for file in found[:3])
+        yield f"{len(found)} leftover(s) of killed saves ({names}): see jsonckpt gc"
+
+
+def spelling_notes(container: Container, entry: Entry, limits: Limits) -> Iterator[str]:
+    """Number lists that say their values otherwise than this package writes them."""
+    name = container.file_of(entry.shard)
+    if entry.codec.encoding != "list" or name.endswith(".zst"):
+        return
+    coder = Coder(zstd_window=limits.zstd_window)
+    other = 0
+    try:
+        with container.place.file(name) as file:
+            for chunk, (offset, length, _) in enumerate(entry.chunks):
+                payload = bytearray(length)
+                file.read_range(offset, memoryview(payload))
+                start, stop = entry.raw_range(chunk)
+                raw = memoryview(bytearray(stop - start))
+                coder.decode_into(memoryview(payload), entry.codec, entry.dtype, raw)
+                other += lists.encode(raw, entry.dtype) != payload
+    except JsonckptError:
+        return  # damage, which has been reported
+    if other:
+        yield (
+            f"tensor {quote(entry.name)}: {other} chunk(s) of numbers in another spelling than "
+            "the shortest"
+        )

@@ -1,0 +1,426 @@
+"""``recover``: what is left of a damaged checkpoint, saved as a whole one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from jsonckpt import storage
+from jsonckpt.background import Gate
+from jsonckpt.contents import Contents, Options
+from jsonckpt.damaged import DamagedZstd
+from jsonckpt.destinations import is_single, save_directory, save_file
+from jsonckpt.errors import (
+    CheckpointExistsError,
+    IncompleteCheckpointError,
+    JsonckptError,
+    LimitError,
+    quote,
+)
+from jsonckpt.facts import Manifest
+from jsonckpt.leftovers import File, searched
+from jsonckpt.limits import DEFAULT_LIMITS, Limits, exceeds
+from jsonckpt.manifest import parse_manifest
+from jsonckpt.plan import RecordPlan
+from jsonckpt.pruning import named_state, prune
+from jsonckpt.restoring import Loading, Wishes, thread_count
+from jsonckpt.salvage import Found, LostTensor, Scan, scan
+from jsonckpt.single import parse_head
+from jsonckpt.spooling import FoundSource, spool_beside
+from jsonckpt.tree import record_of, tensor_names
+
+__all__ = ["RecoverReport", "recover"]
+
+
+@dataclass(frozen=True)
+class RecoverReport:
+    """What :func:`recover` restored. True in a boolean context when nothing was lost.
+
+    Attributes:
+        path, out: the damaged checkpoint, and the new one.
+        save_id: of the save that was restored; ``""`` when it is not known.
+        state: ``"verified"``: everything that is not a tensor is as it was saved; ``"unverified"``:
+            it is as the file has it, but the seal is not there to vouch for it (or, with
+            ``trust_state``, contradicts it);
+            ``"lost"``: the tensors stand in dictionaries made from their names.
+        recovered: names of the records that were restored, each byte of which has its checksum.
+        lost: what was not, tensor by tensor.
+        nbytes: raw bytes restored.
+        notes: what else was found.
+    """
+
+    path: str
+    out: str
+    save_id: str
+    state: str
+    recovered: tuple[str, ...]
+    lost: tuple[LostTensor, ...]
+    nbytes: int
+    notes: tuple[str, ...]
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything was restored and vouched for."""
+        return not self.lost and self.state == "verified"
+
+    def __bool__(self) -> bool:
+        return self.complete
+
+    def __str__(self) -> str:
+        said = {
+            "verified": "the state is as it was saved",
+            "unverified": "the state could not be checked against a seal",
+            "lost": "the state is lost; the tensors stand under their names",
+        }
+        lines = [
+            f"{self.out}: {len(self.recovered)} tensors, {self.nbytes} bytes restored; "
+            f"{len(self.lost)} lost; {said[self.state]}"
+        ]
+        lines += [f"  lost: {item}" for item in self.lost]
+        lines += [f"  note: {note}" for note in self.notes]
+        return "\n".join(lines)
+
+
+def recover(
+    path: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    save_id: str | None = None,
+    trust_state: bool = False,
+    threads: int | None = None,
+    limits: Limits | None = None,
+    sync: bool = True,
+) -> RecoverReport:
+    """Restore every tensor that is wholly intact from a damaged checkpoint, and nothing else.
+
+    For a truncated or damaged file, a directory without its manifest, and what a killed save left.
+    ``path`` is never changed. A tensor is restored when the checksums of all its chunks and the
+    digest of its record agree; no byte is made up. Where the seal shows that the text around the
+    tensors was damaged, the state is not taken from it.
+
+    Args:
+        path: a directory, or a file (also a lone shard, or a temporary file of a save). For a
+            single file that is missing, what a killed save left beside it is taken.
+        out: the new checkpoint, a directory or a name ending in ``.json`` or ``.json.zst``. Nothing
+            may lie there yet.
+        save_id: which save, by the beginning of its id, where a directory without a manifest
+            holds shards of several; ``None`` takes the newest whose shards are all complete.
+        trust_state: take the state although the seal contradicts it.
+        threads, limits: as for :func:`jsonckpt.load`.
+        sync: as for :func:`jsonckpt.save`.
+
+    Memory is that of a save: a few chunks beside what a manifest takes. Of compressed files the
+    payloads of intact tensors are spooled to a temporary file beside ``out``.
+
+    Raises:
+        CheckpointNotFoundError: there is nothing at ``path``.
+        CheckpointExistsError: something is at ``out``.
+        IncompleteCheckpointError: nothing can be restored; nothing was written.
+        LimitError: it holds more than the limits allow.
+        WriteError: the system refused a write.
+
+    >>> import tempfile, torch, jsonckpt
+    >>> with tempfile.TemporaryDirectory() as directory:
+    ...     _ = jsonckpt.save({"a": torch.ones(2), "b": torch.zeros(2)}, directory + "/c.json")
+    ...     size = os.path.getsize(directory + "/c.json")
+    ...     os.truncate(directory + "/c.json", size - 300)
+    ...     report = jsonckpt.recover(directory + "/c.json", directory + "/new.json")
+    ...     report.recovered, jsonckpt.load(directory + "/new.json")
+    (('/a',), {'a': tensor([1., 1.])})
+    """
+    limits = limits or DEFAULT_LIMITS
+    source, target = Path(_local(path)), Path(_local(out))
+    if os.path.lexists(target) and not (target.is_dir() and not os.listdir(target)):
+        raise CheckpointExistsError(
+            "something lies at this path already",
+            file=target,
+            hint="Choose a new name: recover writes over nothing.",
+        )
+    files, manifests, is_directory = searched(source)
+    with ExitStack() as stack:
+        evidence = _Evidence(limits, trust_state, stack, target)
+        if is_directory:
+            evidence.read_directory(source, files, manifests, save_id)
+        else:
+            evidence.read_single(files[0])
+        return evidence.save(source, target, threads=thread_count(threads), sync=sync)
+
+
+def _local(path: str | os.PathLike[str]) -> str:
+    text = os.fspath(path)
+    if not isinstance(text, str):
+        raise TypeError("paths must be str or os.PathLike[str]")
+    if "://" in text:
+        raise ValueError("recover works on local files: copy the checkpoint first")
+    return text
+
+
+@dataclass
+class _Evidence:
+    """What was found, gathered until it can be saved."""
+
+    limits: Limits
+    trust_state: bool
+    stack: ExitStack
+    target: Path
+    sources: dict[str, FoundSource] = field(default_factory=dict)
+    lost: list[LostTensor] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    save_id: str = ""
+    checksum: str = ""
+    created_at: str = ""
+    metadata: dict[str, Any] = field(default_factory=dict)
+    state: Any = None
+    state_is: str = "lost"
+    expected: dict[str, Any] = field(default_factory=dict)
+    spools: dict[Path, Path] = field(default_factory=dict)
+
+    # --- gathering --------------------------------------------------------------------------
+
+    def read_single(self, file: File) -> None:
+        """A single file, a lone shard, or what a killed save left of one."""
+        found = self._scan(file)
+        self._take(file, found)
+        head = found.head
+        if head is None:
+            self.notes.append(f"the state is lost: the head of the file: {found.head_fault}")
+            return
+        self.save_id = str(head["save_id"])
+        if "state" not in head:
+            self.notes.append("the file is one shard of a directory, which has no state")
+            return
+        if found.ended and not found.sealed and not self.trust_state:
+            self.notes.append(
+                "the state is not taken: the seal shows damage in the text around the tensors, "
+                "and it may lie there; trust_state takes it all the same"
+            )
+            return
+        try:
+            self.created_at, _, self.metadata, self.state = parse_head(head)
+        except JsonckptError as error:
+            self.notes.append(f"the state is lost: {error.message}")
+            return
+        self.state_is = "verified" if found.sealed else "unverified"
+
+    def read_directory(
+        self, path: Path, files: Sequence[File], manifests: Sequence[File], save_id: str | None
+    ) -> None:
+        """A directory: by its manifest if that is whole, else by what its shards say."""
+        manifest = self._manifest(manifests, save_id)
+        if manifest is not None:
+            self._adopt(manifest)
+            named = {shard.file for shard in manifest.shards}
+            for file in files:
+                if file.path.name in named:
+                    self._take(file, self._scan(file))
+                    named.remove(file.path.name)
+            self.notes += [f"{quote(name, 200)} is missing" for name in sorted(named)]
+            return
+        if not manifests:
+            self.notes.append("there is no manifest.json, so the state is lost")
+        groups: dict[str, list[tuple[File, Scan]]] = {}
+        for file in files:
+            found = self._scan(file)
+            groups.setdefault(_save_of(file, found), []).append((file, found))
+        chosen = _choose(groups, save_id)
+        if chosen is None:
+            known = ", ".join(sorted(groups)) or "none"
+            raise IncompleteCheckpointError(
+                f"no shards of {'this' if save_id else 'any'} save are left (there are: {known})",
+                file=path,
+            )
+        self.save_id = chosen
+        for file, found in groups[chosen]:
+            self._take(file, found)
+        for other in sorted(set(groups) - {chosen}):
+            self.notes.append(
+                f"{len(groups[other])} shard(s) of another save are there, too: "
+                f"save_id={other!r} restores these"
+            )
+
+    def _manifest(self, files: Sequence[File], save_id: str | None) -> Manifest | None:
+        for file in files:
+            try:
+                with storage.LocalFile(file.path) as opened:
+                    limit = self.limits.manifest_bytes
+                    if exceeds(opened.size, limit):
+                        raise LimitError(f"the manifest has {opened.size} bytes, over {limit}")
+                    text = bytearray(opened.size)
+                    opened.read_range(0, memoryview(text))
+                manifest = parse_manifest(bytes(text), self.limits)
+            except JsonckptError as error:
+                self.notes.append(f"{file.path.name} is not used: {error.message}")
+                continue
+            if save_id is not None and not manifest.save_id.startswith(save_id):
+                self.notes.append(f"{file.path.name} is of the save {manifest.save_id}")
+                continue
+            if file.path.name.endswith(".tmp"):
+                self.notes.append(f"the manifest is {file.path.name}, of a save cut short")
+            return manifest
+        return None
+
+    def _adopt(self, manifest: Manifest) -> None:
+        """A manifest that its seal vouches for (or whose editor does)."""
+        self.save_id, self.created_at = manifest.save_id, manifest.created_at
+        self.metadata, self.state = manifest.metadata, manifest.state
+        self.state_is, self.checksum = "verified", manifest.checksum
+        self.expected = dict(manifest.by_name)
+
+    def _scan(self, file: File) -> Scan:
+        if not file.compressed:
+            with storage.LocalStream(file.path) as stream:
+                return scan(stream, self.limits)
+        spool = self.stack.enter_context(spool_beside(self.target))
+        with storage.LocalFile(file.path) as opened:
+            source = DamagedZstd(opened, window=self.limits.zstd_window)
+            found = scan(source, self.limits, spool=spool)
+        if source.broken:
+            self.notes.append(f"{file.path.name}: {source.broken} zstd frame(s) are damaged")
+        self.spools[file.path] = spool.path
+        return found
+
+    def _take(self, file: File, found: Scan) -> None:
+        where = str(file.path)
+        data = self.spools.get(file.path, file.path)
+        self.lost += [LostTensor(item.name, item.reason, where, item.chunk) for item in found.lost]
+        for record in found.found:
+            name = record.header.name
+            entry = self.expected.get(name)
+            if self.expected and (entry is None or not _agrees(record, entry)):
+                said = "says otherwise" if entry is not None else "does not name it"
+                self.lost.append(LostTensor(name, f"the manifest {said}", where))
+            elif name in self.sources:
+                self.notes.append(f"{quote(name)} stands twice; the first was taken")
+            else:
+                self.sources[name] = FoundSource(record, data, self.limits)
+        if not self.expected:
+            self.checksum = next((r.algorithm for r in found.found), self.checksum)
+
+    # --- saving -----------------------------------------------------------------------------
+
+    def save(self, source: Path, target: Path, *, threads: int, sync: bool) -> RecoverReport:
+        """Write the new checkpoint."""
+        total = sum(record.nbytes for record in self.sources.values())
+        state = self._state()
+        if not self.sources and self.state_is == "lost":
+            reasons = "; ".join([*(str(item) for item in self.lost[:2]), *self.notes[:2]])
+            raise IncompleteCheckpointError(
+                f"nothing in it is intact ({reasons})" if reasons else "nothing in it is left",
+                file=source,
+                hint="Nothing was written. Take another copy, or an earlier checkpoint.",
+            )
+        contents = Contents(
+            storage.new_save_id(),
+            self.created_at or datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            state,
+            self.metadata,
+            list(self.sources.values()),  # type: ignore[arg-type]
+            [
+                RecordPlan(position, record.found.header.codec, record.nbytes)
+                for position, record in enumerate(self.sources.values())
+            ],
+        )
+        options = Options(
+            encoding="base64",
+            compression="none",
+            level=None,
+            filter="auto",
+            chunk_bytes=1 << 20,
+            max_shard_size=5_000_000_000,
+            checksum=self.checksum or "xxh3_128",
+            threads=threads,
+            sync=sync,
+            progress=False,
+        )
+        write = save_file if is_single(target.name) else save_directory
+        result = write(contents, target, options, Gate())
+        return RecoverReport(
+            str(source),
+            result["path"],
+            self.save_id,
+            self.state_is,
+            tuple(self.sources),
+            tuple(self._losses()),
+            total,
+            tuple(self.notes),
+        )
+
+    def _state(self) -> Any:
+        if self.state_is != "lost":
+            try:
+                list(tensor_names(self.state))  # refuses references that are none
+                pruned = prune(self.state, self.sources.__contains__)
+                Loading(pruned, Wishes.of(None, None)).check(self.sources)  # type: ignore[arg-type]
+                return pruned
+            except (JsonckptError, RecursionError) as error:
+                self.notes.append(f"the state cannot be used: {error}")
+                self.state_is = "lost"
+        return named_state(self.sources)
+
+    def _names(self, state: Any) -> dict[str, str]:
+        """The names in a state, with the records that they need."""
+        try:
+            return {name: record_of(name, body) for name, _, body in tensor_names(state)}
+        except JsonckptError:
+            return {}
+
+    def _losses(self) -> Iterator[LostTensor]:
+        """What is lost, each name once, with the best reason there is."""
+        reasons: dict[str | None, LostTensor] = {}
+        for item in self.lost:
+            if item.name is not None:
+                reasons.setdefault(item.name, item)
+        names = self._names(self.state) if self.state is not None else {}
+        wanted = dict.fromkeys([*self.expected, *names.values()])
+        known = bool(wanted)
+        for record in wanted:
+            if record not in self.sources:
+                yield reasons.get(record) or LostTensor(record, "it is in no file that is left")
+        for name, record in names.items():
+            if name != record and record not in self.sources:
+                yield LostTensor(name, f"its data is that of {quote(record)}, which is lost")
+        for item in self.lost:
+            if known and item.name in wanted:
+                continue
+            if item.name is None or item.name not in self.sources:
+                if known and item.name is None:
+                    continue  # the tensor is listed by the name that it should have
+                yield item
+
+
+def _agrees(record: Found, entry: Any) -> bool:
+    """Whether a record is the one that the manifest says: the same bytes of the same tensor."""
+    header = record.header
+    return (header.dtype, header.shape, header.device, header.codec) == (
+        entry.dtype,
+        entry.shape,
+        entry.device,
+        entry.codec,
+    ) and [chunk[2] for chunk in record.chunks] == [chunk[2] for chunk in entry.chunks]
+
+
+def _save_of(file: File, found: Scan) -> str:
+    """Which save a shard belongs to: by its head, else by the beginning that its name has."""
+    if found.head is not None:
+        return str(found.head["save_id"])
+    return file.path.name.removeprefix("shard-").partition("-")[0]
+
+
+def _choose(groups: Mapping[str, Sequence[tuple[File, Scan]]], save_id: str | None) -> str | None:
+    """The save that is asked for; else the newest whose shards are complete; else the newest."""
+    if save_id is not None:
+        groups = {key: group for key, group in groups.items() if key.startswith(save_id)}
+    for complete in (True, False):
+        fitting = {
+            key: max(file.changed for file, _ in group)
+            for key, group in groups.items()
+            if not complete or all(found.ended for _, found in group)
+        }
+        if fitting:
+            return max(fitting, key=lambda key: fitting[key])
+    return None

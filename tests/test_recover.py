@@ -1,0 +1,526 @@
+"""``recover``: all that is intact, nothing that is not, and every loss named."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import functools
+import io
+import operator
+import os
+import shutil
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import zstandard
+
+import jsonckpt
+from jsonckpt.facts import Entry
+from jsonckpt.limits import DEFAULT_LIMITS
+from jsonckpt.loading import load_container
+from jsonckpt.opening import open_container
+from jsonckpt.pruning import named_state, prune
+from jsonckpt.restoring import Wishes
+from jsonckpt.salvage import scan
+from jsonckpt.storage import LocalStream
+from jsonckpt.tree import record_of, tensor_names
+from tests.golden.make_v1 import FOLDER
+from tests.support import difference
+
+
+def small() -> dict[str, Any]:
+    tied = torch.arange(5, dtype=torch.float32)
+    return {
+        "model": collections.OrderedDict(w=tied, b=torch.tensor([1.5, -2.5]), tied=tied),
+        "n": [torch.tensor([7], dtype=torch.uint8), 3, (torch.zeros(2), "x")],
+        "none": torch.zeros(0),
+        "lr": 0.001,
+    }
+
+
+def _entries(path: Path) -> list[Entry]:
+    with jsonckpt.open(path) as checkpoint:
+        return list(checkpoint.manifest.entries)
+
+
+def _tensors(path: Path) -> dict[str, torch.Tensor]:
+    with jsonckpt.open(path) as checkpoint:
+        return {name: checkpoint[name].load() for name in checkpoint}
+
+
+def _check(out: Path, report: jsonckpt.RecoverReport, original: dict[str, torch.Tensor]) -> None:
+    """What was restored is what was saved, and the new checkpoint is whole."""
+    assert jsonckpt.verify(out)
+    with jsonckpt.open(out) as checkpoint:
+        assert tuple(checkpoint.manifest.by_name) == report.recovered
+        for name in checkpoint:
+            tensor = checkpoint[name].load()
+            assert tensor.dtype == original[name].dtype
+            assert torch.equal(tensor, original[name])
+
+
+def _damages(data: bytes, step: int = 1) -> Iterator[tuple[bytes, int, int]]:
+    """``(text, first damaged byte, end of the damage)``: every byte flipped, every truncation."""
+    for position in range(0, len(data), step):
+        flipped = bytearray(data)
+        flipped[position] ^= 1 << position % 7
+        yield bytes(flipped), position, position + 1
+        yield data[:position], position, len(data)
+
+
+# --- every byte ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{}, {"encoding": "list"}, {"compression": "zstd"}], ids=str)
+def test_every_intact_record_is_found_whatever_byte_is_damaged(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
+    path = tmp_path / "c.json"
+    state = {"a": torch.arange(300, dtype=torch.int16), "b": torch.tensor([True, False]), "x": {}}
+    jsonckpt.save({**state, "m": {"name": "/x"}}, path, chunk_size=100, **options)
+    entries = _entries(path)
+    sums = {entry.name: [chunk[2] for chunk in entry.chunks] for entry in entries}
+    damaged = tmp_path / "d.json"
+    with LocalStream(path) as stream:
+        head = scan(stream, DEFAULT_LIMITS).head
+    count = 0
+    for text, start, stop in _damages(path.read_bytes(), 4 if options else 1):
+        damaged.write_bytes(text)
+        with LocalStream(damaged) as stream:
+            result = scan(stream, DEFAULT_LIMITS)
+        found = {record.header.name: record for record in result.found}
+        for entry in entries:
+            untouched = stop <= entry.offset or start >= entry.offset + entry.length
+            cut = start < entry.offset + entry.length + 1 and stop == start + 1
+            if untouched:
+                assert entry.name in found or (cut and start == entry.offset + entry.length)
+            elif entry.name in found:
+                pytest.fail(f"byte {start} is damaged in {entry.name}")
+        for name, record in found.items():
+            assert [chunk[2] for chunk in record.chunks] == sums[name]
+        assert not result.sealed or result.head == head
+        assert result.sealed or not _in_a_payload(entries, start, stop)
+        count += 1
+    assert count > 800
+
+
+def _in_a_payload(entries: list[Entry], start: int, stop: int) -> bool:
+    return any(
+        offset <= start and stop <= offset + length
+        for entry in entries
+        for offset, length, _ in entry.chunks
+    )
+
+
+@pytest.mark.parametrize("container", ["c.json", "c", "c.json.zst"])
+def test_nothing_is_made_up_whatever_byte_is_damaged(tmp_path: Path, container: str) -> None:
+    path = tmp_path / container
+    jsonckpt.save(small(), path, chunk_size=8)
+    original, whole = _tensors(path), jsonckpt.load(path)
+    recovered = raised = verified = 0
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    for file in files:
+        data = file.read_bytes()
+        for number, (text, _, _) in enumerate(_damages(data, 9 if path.is_file() else 23)):
+            file.write_bytes(text)
+            out = tmp_path / f"out-{number}.json"
+            try:
+                report = jsonckpt.recover(path, out, sync=False)
+            except jsonckpt.IncompleteCheckpointError:
+                assert not out.exists()
+                raised += 1
+                continue
+            _check(out, report, original)
+            lost = {item.name for item in report.lost}
+            assert not lost & set(report.recovered)
+            state = jsonckpt.load(out)
+            if report.state == "verified":
+                verified += 1
+                assert lost | set(report.recovered) >= set(original) - {"/model/tied"}
+                kept = [n for n in original if n in report.recovered]
+                if "/model/w" in kept:
+                    kept.append("/model/tied")
+                else:
+                    assert "/model/tied" in lost
+                assert difference(_without(whole, kept), state) is None
+                assert report.complete == (not lost)
+            recovered += 1
+            out.unlink()
+        file.write_bytes(data)
+    # A small compressed file is one block of zstd: most damage takes all of it.
+    assert recovered > (2 if container == "c.json.zst" else 50)
+    assert verified > 2 or container == "c.json.zst"
+    assert [name for name in os.listdir(tmp_path) if name.startswith(".")] == []
+
+
+def _without(state: Any, kept: list[str]) -> Any:
+    """What ``load(include=kept)`` would give."""
+    text = io.BytesIO()
+    jsonckpt.save(state, text)
+    return jsonckpt.load(io.BytesIO(text.getvalue()), include=lambda name: name in kept)
+
+
+# --- cases --------------------------------------------------------------------------------------
+
+
+def _state() -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(3)
+    return {
+        "model": {f"layer.{n}": torch.randn(50, 8, generator=generator) for n in range(6)},
+        "lr": 0.25,
+        "metrics": {"name": "x"},
+    }
+
+
+@pytest.mark.parametrize("container", ["c", "c.json", "c.json.zst"])
+@pytest.mark.parametrize("out", ["out", "out.json", "out.json.zst"])
+def test_an_intact_checkpoint_comes_back_whole(tmp_path: Path, container: str, out: str) -> None:
+    jsonckpt.save(_state(), tmp_path / container, metadata={"run": 7}, max_shard_size=5000)
+    report = jsonckpt.recover(tmp_path / container, tmp_path / out)
+    assert report
+    assert (report.state, report.lost, len(report.recovered)) == ("verified", (), 6)
+    assert report.nbytes == 6 * 1600
+    assert difference(_state(), jsonckpt.load(tmp_path / out)) is None
+    with jsonckpt.open(tmp_path / out) as checkpoint:
+        assert checkpoint.metadata == {"run": 7}
+    assert "6 tensors, 9600 bytes restored; 0 lost; the state is as it was saved" in str(report)
+
+
+@pytest.mark.parametrize("cut", [1, 700])
+def test_a_truncated_file(tmp_path: Path, cut: int) -> None:
+    path = tmp_path / "c.json"
+    jsonckpt.save(_state(), path)
+    text = path.read_bytes()
+    end = text.index(b'{"name":"/model/layer.4"') if cut > 1 else len(text)
+    path.write_bytes(text[: end - cut])
+    report = jsonckpt.recover(path, tmp_path / "new")
+    assert path.read_bytes() == text[: end - cut]
+    lost = [] if cut == 1 else ["/model/layer.3", "/model/layer.4", "/model/layer.5"]
+    assert [item.name for item in report.lost] == lost
+    assert report.state == "unverified"
+    assert not report.complete
+    expected = _state()
+    for name in lost:
+        del expected["model"][name.removeprefix("/model/")]
+    assert difference(expected, jsonckpt.load(tmp_path / "new")) is None
+    if lost:
+        assert "the file ends inside it" in report.lost[0].reason
+        assert report.lost[0].file == str(path)
+        assert report.lost[1].reason == "it is in no file that is left"
+
+
+def test_damage_in_a_tensor_leaves_the_state_vouched_for(tmp_path: Path) -> None:
+    path = tmp_path / "c.json"
+    jsonckpt.save(_state(), path, chunk_size=800)
+    entry = _entries(path)[2]
+    data = bytearray(path.read_bytes())
+    offset, length, _ = entry.chunks[1]
+    # A hole, as a file system leaves one: line feeds and quotes are gone as well.
+    data[offset + 5 : offset + length - 5] = bytes(length - 10)
+    path.write_bytes(data)
+    report = jsonckpt.recover(path, tmp_path / "new.json")
+    assert [(item.name, item.chunk) for item in report.lost] == [("/model/layer.2", 1)]
+    assert report.state == "verified"
+    data[offset - 3 : offset + 20] = bytes(23)
+    path.write_bytes(data)
+    report = jsonckpt.recover(path, tmp_path / "newer.json")
+    assert [(item.name, item.chunk) for item in report.lost] == [("/model/layer.2", 0)]
+    assert report.state == "verified"
+
+
+def test_a_state_that_the_seal_contradicts_is_not_taken(tmp_path: Path) -> None:
+    path = tmp_path / "c.json"
+    jsonckpt.save(_state(), path)
+    path.write_bytes(path.read_bytes().replace(b"0.25", b"0.75", 1))
+    report = jsonckpt.recover(path, tmp_path / "new")
+    assert report.state == "lost"
+    assert any("trust_state" in note for note in report.notes)
+    assert list(jsonckpt.load(tmp_path / "new")) == ["model"]
+    assert list(jsonckpt.load(tmp_path / "new")["model"]) == [f"layer.{n}" for n in range(6)]
+    report = jsonckpt.recover(path, tmp_path / "trusted", trust_state=True)
+    assert report.state == "unverified"
+    assert jsonckpt.load(tmp_path / "trusted")["lr"] == 0.75
+
+
+def test_a_state_that_refers_to_nothing_is_not_used(tmp_path: Path) -> None:
+    path = tmp_path / "c.json"
+    state = {"w": torch.arange(3), "v": [1]}
+    for broken in (b'{"$tied": {"name":"/v"}}', b'{"$tensor": 1}', b'{"$view":{"of":"/w"}}'):
+        jsonckpt.save(state, path)
+        path.write_bytes(path.read_bytes().replace(b"[1]", broken, 1))
+        out = tmp_path / f"new{len(broken)}"
+        report = jsonckpt.recover(path, out, trust_state=True)
+        assert (report.state, report.recovered) == ("lost", ("/w",))
+        assert any("the state cannot be used" in note for note in report.notes)
+
+
+def test_a_lost_head(tmp_path: Path) -> None:
+    path = tmp_path / "c.json"
+    for checksum in ("xxh3_128", "sha256"):
+        jsonckpt.save(_state(), path, checksum=checksum)
+        path.write_bytes(path.read_bytes()[60:])
+        report = jsonckpt.recover(path, tmp_path / checksum)
+        assert (report.state, len(report.recovered), report.save_id) == ("lost", 6, "")
+        assert torch.equal(
+            jsonckpt.load(tmp_path / checksum)["model"]["layer.5"], _state()["model"]["layer.5"]
+        )
+
+
+def test_a_lost_manifest(tmp_path: Path) -> None:
+    path = tmp_path / "c"
+    result = jsonckpt.save(_state(), path, max_shard_size=5000)
+    assert len(result.files) > 3
+    (path / "manifest.json").unlink()
+    (path / result.files[1]).unlink()
+    report = jsonckpt.recover(path, tmp_path / "new")
+    assert report.save_id == result.save_id
+    assert report.state == "lost"
+    found = jsonckpt.load(tmp_path / "new")
+    assert 0 < len(found["model"]) < 6
+    for key, tensor in found["model"].items():
+        assert torch.equal(tensor, _state()["model"][key])
+    lone = next(path.glob("shard-*-00001.json"))
+    assert jsonckpt.recover(lone, tmp_path / "lone").recovered
+
+
+def test_a_damaged_manifest_is_not_believed(tmp_path: Path) -> None:
+    path = tmp_path / "c"
+    jsonckpt.save(_state(), path)
+    manifest = path / "manifest.json"
+    manifest.write_bytes(manifest.read_bytes().replace(b"0.25", b"0.75"))
+    report = jsonckpt.recover(path, tmp_path / "new")
+    assert report.state == "lost"
+    assert "manifest.json is not used: the text does not match its seal" in str(report)
+    assert "lr" not in jsonckpt.load(tmp_path / "new")
+
+
+def test_a_missing_shard_is_reported_tensor_by_tensor(tmp_path: Path) -> None:
+    path = tmp_path / "c"
+    result = jsonckpt.save(small(), path, max_shard_size=400)
+    entries = _entries(path)
+    (path / result.files[0]).unlink()
+    report = jsonckpt.recover(path, tmp_path / "new")
+    gone = [entry.name for entry in entries if entry.shard == 0]
+    assert gone == ["/model/w"]
+    assert [item.name for item in report.lost] == [*gone, "/model/tied"]
+    assert report.lost[1].reason == "its data is that of '/model/w', which is lost"
+    assert f"'{result.files[0]}' is missing" in report.notes
+    state = jsonckpt.load(tmp_path / "new")
+    assert list(state["model"]) == ["b"]
+    assert type(state["model"]) is collections.OrderedDict
+    assert state["lr"] == 0.001
+
+
+def test_a_shard_of_another_save_gives_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "c"
+    first = jsonckpt.save({"w": torch.zeros(4)}, path)
+    jsonckpt.save({"w": torch.ones(4)}, tmp_path / "other")
+    shutil.copy(next((tmp_path / "other").glob("shard-*")), path / first.files[0])
+    report = jsonckpt.recover(path, tmp_path / "new")
+    assert [str(item.reason) for item in report.lost] == ["the manifest says otherwise"]
+    assert jsonckpt.load(tmp_path / "new") == {}
+
+
+def test_a_save_killed_before_its_commit(tmp_path: Path) -> None:
+    """The temporary manifest of a first save is whole: nothing is lost."""
+    path = tmp_path / "c"
+    result = jsonckpt.save(_state(), path)
+    (path / "manifest.json").rename(path / f".manifest-{result.save_id[:12]}.tmp")
+    report = jsonckpt.recover(path, tmp_path / "new")
+    assert report
+    assert "of a save cut short" in report.notes[0]
+    assert difference(_state(), jsonckpt.load(tmp_path / "new")) is None
+    torn = path / f".manifest-{result.save_id[:12]}.tmp"
+    torn.write_bytes(torn.read_bytes()[:-50])
+    assert jsonckpt.recover(path, tmp_path / "newer").state == "lost"
+
+
+@pytest.mark.parametrize("container", ["c.json", "c.json.zst"])
+def test_a_killed_save_of_a_single_file(tmp_path: Path, container: str) -> None:
+    path = tmp_path / container
+    jsonckpt.save(_state(), path)
+    text = path.read_bytes()
+    if container.endswith(".zst"):  # in frames, as a larger save has them
+        plain = zstandard.ZstdDecompressor().decompress(text)
+        text = zstandard.compress(plain[:9000]) + zstandard.compress(plain[9000:])
+    path.unlink()
+    temporary = tmp_path / f".{container}.0123456789ab.tmp"
+    temporary.write_bytes(text[: len(text) - 300])
+    report = jsonckpt.recover(path, tmp_path / "new")
+    assert len(report.recovered) >= 3
+    assert report.state in ("verified", "unverified")
+    assert jsonckpt.recover(temporary, tmp_path / "newer").recovered == report.recovered
+
+
+def test_several_saves_in_one_directory(tmp_path: Path) -> None:
+    path = tmp_path / "c"
+    ids = []
+    for number in range(3):
+        made = tmp_path / f"made{number}"
+        result = jsonckpt.save({"w": torch.full((4,), float(number))}, made)
+        ids.append(result.save_id)
+        path.mkdir(exist_ok=True)
+        copy = path / result.files[0]
+        shutil.copy(made / result.files[0], copy)
+        if number == 2:  # the newest is cut off
+            copy.write_bytes(copy.read_bytes()[:-30])
+        os.utime(copy, (number + 1, number + 1))
+    report = jsonckpt.recover(path, tmp_path / "new")
+    assert report.save_id == ids[1]
+    assert sum("another save" in note for note in report.notes) == 2
+    for number in (0, 2):
+        out = tmp_path / f"out{number}"
+        assert jsonckpt.recover(path, out, save_id=ids[number][:8]).save_id == ids[number]
+        assert float(jsonckpt.load(out)["w"][0]) == number
+    with pytest.raises(jsonckpt.IncompleteCheckpointError, match="no shards of this save"):
+        jsonckpt.recover(path, tmp_path / "none", save_id="ffff" * 8)
+
+
+def test_frames_behind_a_broken_one_are_read(tmp_path: Path) -> None:
+    jsonckpt.save(_state(), tmp_path / "c.json", chunk_size=400)
+    text = (tmp_path / "c.json").read_bytes()
+    parts = [text[at : at + 3000] for at in range(0, len(text), 3000)]
+    frames = [zstandard.compress(part, 3) for part in parts]
+    assert len(frames) > 5
+    for how in ("block", "magic", "cut"):
+        broken = bytearray(frames[2])
+        if how == "cut":
+            broken = broken[: len(broken) // 2]
+        else:
+            broken[len(broken) // 2 if how == "block" else 1] ^= 0xFF
+        path = tmp_path / f"{how}.json.zst"
+        path.write_bytes(b"".join([*frames[:2], bytes(broken), *frames[3:]]))
+        assert not jsonckpt.verify(path)
+        report = jsonckpt.recover(path, tmp_path / how)
+        assert 3 <= len(report.recovered) <= 5
+        assert "/model/layer.0" in report.recovered
+        assert "/model/layer.5" in report.recovered
+        _check(tmp_path / how, report, _tensors(tmp_path / "c.json"))
+
+
+def test_what_is_already_there_is_not_touched(tmp_path: Path) -> None:
+    path = tmp_path / "c"
+    jsonckpt.save(_state(), path)
+    (tmp_path / "file.json").write_text("x")
+    for out in (path, tmp_path / "file.json", tmp_path):
+        with pytest.raises(jsonckpt.CheckpointExistsError, match="writes over nothing"):
+            jsonckpt.recover(path, out)
+    with pytest.raises(jsonckpt.CheckpointNotFoundError, match="no leftovers"):
+        jsonckpt.recover(tmp_path / "gone.json", tmp_path / "new")
+    with pytest.raises(ValueError, match="local files"):
+        jsonckpt.recover("memory://x", tmp_path / "new")
+
+
+def test_nothing_left_writes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "noise.json").write_bytes(bytes(range(256)) * 50)
+    (tmp_path / "empty").mkdir()
+    for name in ("noise.json", "empty"):
+        with pytest.raises(jsonckpt.IncompleteCheckpointError):
+            jsonckpt.recover(tmp_path / name, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_limits_hold_for_what_is_recovered(tmp_path: Path) -> None:
+    path = tmp_path / "c.json"
+    jsonckpt.save(_state(), path)
+    for limits, restored in (
+        (jsonckpt.Limits(tensors=2), 2),
+        (jsonckpt.Limits(chunks=3), 3),
+        (jsonckpt.Limits(total_floor=4000, expansion=0), 2),
+    ):
+        out = tmp_path / f"out{restored}{len(os.listdir(tmp_path))}"
+        report = jsonckpt.recover(path, out, limits=limits)
+        assert len(report.recovered) == restored
+        assert "limit" in report.lost[0].reason
+    for limits in (jsonckpt.Limits(name_bytes=5), jsonckpt.Limits(chunk_bytes=100)):
+        with pytest.raises(jsonckpt.IncompleteCheckpointError, match="limit"):
+            jsonckpt.recover(path, tmp_path / "none", limits=limits)
+
+
+def test_a_file_that_changes_meanwhile_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "c.json"
+    jsonckpt.save(_state(), path)
+
+    def scan_and_change(*arguments: Any, **options: Any) -> Any:
+        result = scan(*arguments, **options)
+        offset = result.found[3].chunks[0][0]
+        data = bytearray(path.read_bytes())
+        data[offset : offset + 4] = b"AAAA"
+        path.write_bytes(data)
+        return result
+
+    monkeypatch.setattr("jsonckpt.recovery.scan", scan_and_change)
+    with pytest.raises(jsonckpt.IntegrityError, match="changed while it was read"):
+        jsonckpt.recover(path, tmp_path / "new")
+    assert not (tmp_path / "new" / "manifest.json").exists()
+
+
+# --- trees --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["shared.json", "numpy.json", "torch.json", "tensors.json", "plain", "gpt2-adamw.json"]
+)
+def test_pruning_is_what_exclude_does(name: str) -> None:
+    """On golden states: a record is lost, or its tensors are left out of a load."""
+    path = FOLDER / name
+    container = open_container(path, limits=DEFAULT_LIMITS)
+    tree = container.manifest.state
+    records = {name: record_of(name, body) for name, _, body in tensor_names(tree)}
+    for gone in list(container.manifest.by_name)[:: 1 + len(container.manifest.by_name) // 9]:
+        pruned = prune(tree, functools.partial(operator.ne, gone))
+        lacking = dataclasses.replace(
+            container, manifest=dataclasses.replace(container.manifest, state=pruned)
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's, about sparse and quantized tensors
+            found = load_container(lacking, Wishes.of(None, None), limits=DEFAULT_LIMITS, threads=1)
+            expected = jsonckpt.load(path, exclude=lambda name, gone=gone: records[name] == gone)
+        assert difference(expected, found) is None
+
+
+def test_pruning_keeps_the_parents() -> None:
+    tree: Any = {
+        "a": {"$tuple": [{"$tensor": "/a/0"}, 1]},
+        "b": {"$parameter": {"data": {"$tensor": "/b"}, "requires_grad": True}},
+        "c": {"$dict": [[0, {"$tied": {"name": "/c/0", "of": "/b"}}], [1, 2]]},
+        "d": {"$ordered_dict": {"items": {"x": {"$tensor": "/d/x"}}, "metadata": {"v": 1}}},
+        "e": {"$deque": {"items": [{"$tensor": "/e/0"}], "maxlen": None}},
+        "f": {"$mine": {"w": {"$tensor": "/f"}, "n": 1}},
+        "g": {"x": {"$tensor": "/g/x"}, "$y": 1},
+        "h": {"$path": "p"},
+    }
+    assert prune(tree, lambda _: True) == tree
+    assert prune(tree, lambda _: False) == {
+        "a": {"$tuple": [1]},
+        "c": {"$dict": [[1, 2]]},
+        "d": {"$ordered_dict": {"items": {}, "metadata": {"v": 1}}},
+        "e": {"$deque": {"items": [], "maxlen": None}},
+        "g": {"$dict": [["$y", 1]]},
+        "h": {"$path": "p"},
+    }
+    assert prune({"$tensor": ""}, lambda _: False) is None
+
+
+def test_states_of_names() -> None:
+    assert named_state([""]) == {"$tensor": ""}
+    assert named_state(["/a/b~1c", "/a/d"]) == {
+        "a": {"b/c": {"$tensor": "/a/b~1c"}, "d": {"$tensor": "/a/d"}}
+    }
+    tree: Any = named_state(["/a", "/a/b", "$storage/0", "/" * 900, ""])
+    assert dict(tree["$dict"]) == {
+        name: {"$tensor": full}
+        for name, full in [
+            ("a", "/a"),
+            ("/a/b", "/a/b"),
+            ("$storage/0", "$storage/0"),
+            ("/" * 900, "/" * 900),
+            ("", ""),
+        ]
+    }
