@@ -39,6 +39,9 @@ from jsonckpt.validation import (
 __all__ = ["Found", "LostTensor", "Scan", "Spool", "scan"]
 
 _READ: Final = 1 << 20
+#: The shortest line of a record is that of a chunk of one element; few others are around records.
+_SHORTEST_LINE: Final = 6
+_FEW_LINES: Final = 100_000
 _TENSORS: Final = b'"tensors":[\n'
 _CHUNKS: Final = b'"chunks":[\n'
 _RECORD: Final = re.compile(rb'\{[ \t]*"name"[ \t]*:')
@@ -122,7 +125,11 @@ class _Lines:
         self._start = 0
         self._ended = False
         self._again: tuple[int, bytes] | None = None
+        self._count = 0
         self.position = 0
+        #: Whether the lines were so short and so many that they are there to keep us busy: a few
+        #: bytes of zstd unfold to gigabytes of line feeds.
+        self.given_up = False
 
     def next(self, limit: int) -> tuple[int, bytes, bool]:
         """``(position, line, whole)``; the line is empty at the end.
@@ -133,6 +140,10 @@ class _Lines:
             (at, line), self._again = self._again, None
             return at, line, len(line) <= limit
         at = self.position
+        self._count += 1
+        if self._count > _FEW_LINES + at // _SHORTEST_LINE:
+            self.given_up = True
+            return at, b"", True
         scanned = self._start
         cut = False
         while (stop := self._buffer.find(b"\n", scanned) + 1) <= 0:
@@ -235,6 +246,9 @@ class _Scanner:
             elif line[:1] == b"]":
                 self._read_trailer(line)
         scan.position = self._lines.position
+        if self._lines.given_up:
+            reason = f"at byte {scan.position}: lines without end; what follows was not searched"
+            scan.lost.append(LostTensor(None, reason))
         return scan
 
     def _read_trailer(self, line: bytes) -> None:

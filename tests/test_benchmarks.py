@@ -35,6 +35,8 @@ def speed_figures() -> Iterator[str]:
             for turn in figure.turns:
                 yield f"{figure.key}/{place}/{turn.key}"
                 yield f"{figure.key}/{place}/{turn.key}/ratio"
+            if {"stream", "torch"} <= {turn.key for turn in figure.turns}:
+                yield f"{figure.key}/{place}/file-to-torch"
 
 
 def test_every_speed_target_names_a_figure_that_is_measured() -> None:

@@ -10,6 +10,7 @@ import os
 import re
 import stat
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -85,12 +86,32 @@ def _last_fsync(s: Situation, patch: pytest.MonkeyPatch) -> Any:
     return jsonckpt.save(_state(), s.path / "new.json")
 
 
+def _cancelled(s: Situation, patch: pytest.MonkeyPatch) -> Any:
+    real, cancelled = os.pwritev, threading.Event()
+
+    def late(*arguments: Any) -> int:
+        cancelled.wait(10)
+        return real(*arguments)
+
+    patch.setattr("os.pwritev", late)
+    pending = jsonckpt.save_async(_state(), s.path / "new.json")
+    threading.Timer(0.1, cancelled.set).start()
+    assert pending.cancel()
+    return pending.result()
+
+
 NONE = None
 HEX = "[0-9a-f]{32}"
 RECOVER = "restore what is intact with: jsonckpt recover PATH NEW"
 E = jsonckpt
 #: what is done -> (class, its text as a pattern, its cause)
 SITUATIONS: dict[str, tuple[Callable[[Situation, pytest.MonkeyPatch], Any], Any, str, Any]] = {
+    "a save that was cancelled": (
+        _cancelled,
+        E.SaveCancelledError,
+        r"the save was cancelled\. What was at its path before is untouched\.",
+        NONE,
+    ),
     "nothing there": (
         lambda s, _: s.load("step11"),
         E.CheckpointNotFoundError,

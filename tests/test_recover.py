@@ -19,6 +19,7 @@ import torch
 import zstandard
 
 import jsonckpt
+from jsonckpt.damaged import DamagedZstd
 from jsonckpt.facts import Entry
 from jsonckpt.limits import DEFAULT_LIMITS
 from jsonckpt.loading import load_container
@@ -26,7 +27,7 @@ from jsonckpt.opening import open_container
 from jsonckpt.pruning import named_state, prune
 from jsonckpt.restoring import Wishes
 from jsonckpt.salvage import scan
-from jsonckpt.storage import LocalStream
+from jsonckpt.storage import LocalFile, LocalStream
 from jsonckpt.tree import record_of, tensor_names
 from tests.golden.make_v1 import FOLDER
 from tests.support import difference
@@ -422,6 +423,19 @@ def test_nothing_left_writes_nothing(tmp_path: Path) -> None:
         with pytest.raises(jsonckpt.IncompleteCheckpointError):
             jsonckpt.recover(tmp_path / name, tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+def test_lines_without_end_are_not_searched(tmp_path: Path) -> None:
+    """A few kilobytes of zstd unfold to more line feeds than anybody has time for."""
+    path = tmp_path / "bomb.json.zst"
+    compressor = zstandard.ZstdCompressor()
+    path.write_bytes(compressor.compress(b'{"format":"jsonckpt.shard",\n' + b"\n" * 20_000_000))
+    with pytest.raises(jsonckpt.IncompleteCheckpointError):
+        jsonckpt.recover(path, tmp_path / "out")
+    with LocalFile(path) as file:
+        found = scan(DamagedZstd(file, window=None), DEFAULT_LIMITS)
+    assert "lines without end" in str(found.lost[0])
+    assert found.position < 2_000_000
 
 
 def test_limits_hold_for_what_is_recovered(tmp_path: Path) -> None:

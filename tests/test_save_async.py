@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import errno
 import gc
 import os
@@ -247,7 +248,7 @@ def test_the_zoo_copied_in_pieces_on_threads(
 
 
 def test_every_plain_type(tmp_path: Path) -> None:
-    check_moment([value for value, _ in LITERAL], tmp_path, "c")
+    check_moment(copy.deepcopy([value for value, _ in LITERAL]), tmp_path, "c")
 
 
 @settings(

@@ -8,6 +8,7 @@ Then the old checkpoint or the new one is there, whole, and the next save works.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import os
 import random
 import select
@@ -82,10 +83,21 @@ class _Inline(threading.Thread):
 
 
 class Child:
-    """A forked process that saves once when it is told to."""
+    """A forked process that saves once when it is told to.
+
+    Args:
+        after: seconds after which the kernel sends it SIGKILL, or SIGINT where it is
+            ``interruptible``. A parent that slept so long would wake too late on a busy machine.
+    """
 
     def __init__(
-        self, scene: Scene, room: Path, *, interruptible: bool = False, inline: bool = False
+        self,
+        scene: Scene,
+        room: Path,
+        *,
+        interruptible: bool = False,
+        inline: bool = False,
+        after: float | None = None,
     ) -> None:
         self._heard, tell = os.pipe()
         wait, self._go = os.pipe()
@@ -95,7 +107,7 @@ class Child:
             os.close(self._go)
             if inline:
                 threading.Thread = _Inline  # type: ignore[misc]
-            _save_and_exit(scene, room, wait, tell, interruptible=interruptible)
+            _save_and_exit(scene, room, wait, tell, interruptible=interruptible, after=after)
         os.close(tell)
         os.close(wait)
 
@@ -121,7 +133,9 @@ class Child:
             os.close(self._go)
 
 
-def _save_and_exit(scene: Scene, room: Path, wait: int, tell: int, *, interruptible: bool) -> None:
+def _save_and_exit(
+    scene: Scene, room: Path, wait: int, tell: int, *, interruptible: bool, after: float | None
+) -> None:
     """The child's whole life; it never returns into the parent's code."""
     status = _FAILED
     try:
@@ -131,6 +145,8 @@ def _save_and_exit(scene: Scene, room: Path, wait: int, tell: int, *, interrupti
         torch.set_num_threads(1)
         os.read(wait, 1)
         os.write(tell, b"b")
+        if after is not None:
+            _signal_after(after, signal.SIGINT if interruptible else signal.SIGKILL)
         scene.run(room)
         status = _DONE
     except KeyboardInterrupt:
@@ -141,6 +157,29 @@ def _save_and_exit(scene: Scene, room: Path, wait: int, tell: int, *, interrupti
                 thread.join()
     finally:
         os._exit(status)
+
+
+class _Event(ctypes.Structure):
+    """``struct sigevent``, with ``SIGEV_SIGNAL`` (0)."""
+
+    _fields_ = (
+        ("value", ctypes.c_void_p),
+        ("number", ctypes.c_int),
+        ("notify", ctypes.c_int),
+        ("rest", ctypes.c_char * 48),
+    )
+
+
+def _signal_after(seconds: float, number: int) -> None:
+    """Have the kernel send this process a signal. Python's own timers know SIGALRM only."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    timer = ctypes.c_void_p()
+    event = _Event(None, number, 0, b"")
+    assert libc.timer_create(time.CLOCK_MONOTONIC, ctypes.byref(event), ctypes.byref(timer)) == 0
+    whole = int(seconds)
+    # ``struct itimerspec``: the interval, then when it is first.
+    moment = (ctypes.c_long * 4)(0, 0, whole, max(1, int((seconds - whole) * 1e9)))
+    assert libc.timer_settime(timer, 0, moment, None) == 0
 
 
 def strace_works() -> str:
@@ -276,10 +315,8 @@ def at_random(
             tries += 1
             lay_out(room, before)
             moment = dice.random() * duration
-            child = Child(scene, room, interruptible=interrupt)
+            child = Child(scene, room, interruptible=interrupt, after=moment)
             child.go()
-            time.sleep(moment)
-            os.kill(child.pid, signal.SIGINT if interrupt else signal.SIGKILL)
             status = child.end()
             where = f"after {moment * 1000:.2f} ms"
             if status == _DONE:
