@@ -90,7 +90,7 @@ def _sizes(*, quick: bool) -> list[_Size]:
         ]
     return [
         _Size(giga // 4, single=False, reference=True),
-        _Size(giga, single=False, reference=True),
+        _Size(giga, single=False, reference=False),
         _Size(4 * giga, single=False, reference=False),
         _Size(giga, single=True, reference=False),
     ]

@@ -41,7 +41,7 @@ def _many(section: Section, settings: Settings) -> None:
     """Save and load 20,000 tensors of 1 KB."""
     count = 2_000 if settings.quick else 20_000
     state = _state(settings, count)
-    peers = ["own", "torch", "safetensors", *([] if settings.quick else ["own-file", "dcp"])]
+    peers = ["own", "torch", "safetensors", *([] if settings.quick else ["own-file"])]
     turns, notes = installed([Turn(peer, peer, "save") for peer in peers])
     seconds: dict[str, dict[str, list[float]]] = {}
     with Arena(state, settings.fast.path / "small", on_disk=settings.fast.on_disk) as arena:

@@ -6,6 +6,7 @@ steady state of its own allocator and of nobody else's.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
 import os
@@ -98,10 +99,18 @@ class Worker:
             raise AssertionError(f"{len(loaded)} tensors came back, not {len(self._state)}")
 
     def clear(self) -> None:
-        """Let go of what was loaded."""
+        """Let go of what was loaded, and give its memory back to the system.
+
+        A checkpoint is loaded once, into memory that is fresh. What the C library keeps of the last
+        turn would spare the next one its page faults, or not, as it happens: torch.load was seen
+        at 1.1 and at 4.3 GB/s for that reason alone.
+        """
         if self._loaded is not None:  # a collection walks all that torch has imported: 50 ms
             self._loaded = None
             gc.collect()
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
 
 
 def answer(worker: Worker, command: dict[str, Any]) -> dict[str, Any]:

@@ -29,6 +29,16 @@ def load_checkpoint(
     return _load(path, allocate=allocate, include=include, progress=progress, limits=limits)
 
 
+def load_opened(checkpoint: Any, *, include: Callable[[str], bool], allocate: Allocate) -> Any:
+    """Part of an opened checkpoint's state, in memory that ``allocate`` gives."""
+    from jsonckpt.limits import DEFAULT_LIMITS
+    from jsonckpt.loading import load_container
+    from jsonckpt.restoring import Wishes
+
+    wishes = Wishes.of(include, None, None, allocate)
+    return load_container(checkpoint._container, wishes, limits=DEFAULT_LIMITS, threads=None)
+
+
 def open_checkpoint(path: Path, limits: Limits | None = None) -> Any:
     """A jsonckpt checkpoint whose tensors are read when they are asked for."""
     import jsonckpt
