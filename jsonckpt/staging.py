@@ -118,15 +118,18 @@ def _pieces(
         yield job
 
 
-def _copy(job: list[_Piece]) -> None:
+def _copy(job: list[_Piece], *, together: bool = False) -> None:
     for source, memory, start, stop in job:
-        source.copy_to(memory, start, stop)
+        source.copy_to(memory, start, stop, together=together)
 
 
 def _copy_in_memory(jobs: Iterator[list[_Piece]], total: int) -> None:
-    if total < _WORTH_THREADS:
+    # In a training loop torch's threads are awake, waiting for work in a loop of their own: threads
+    # beside them would share their processors.
+    together = torch.get_num_threads() > 1
+    if together or total < _WORTH_THREADS:
         for job in jobs:
-            _copy(job)
+            _copy(job, together=together)
         return
     run_lanes(jobs, lambda job, _: _copy(job), threads=default_threads())
 

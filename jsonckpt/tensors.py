@@ -139,7 +139,9 @@ class Source:
         """Whether pinned memory makes copies of it faster, and lets them run side by side."""
         return self._view is not None and self._view.is_cuda
 
-    def copy_to(self, memory: np.ndarray[Any, Any], start: int, stop: int) -> None:
+    def copy_to(
+        self, memory: np.ndarray[Any, Any], start: int, stop: int, *, together: bool = False
+    ) -> None:
         """Copy the raw bytes ``[start, stop)`` to ``memory``. Safe to call from several threads.
 
         From a CUDA device the copy is only begun, in the device's current stream.
@@ -147,11 +149,16 @@ class Source:
         Args:
             memory: as many ``uint8``, aligned for elements of any size.
             start, stop: as for :meth:`read`.
+            together: let torch's own threads help. Else NumPy copies memory of the CPU in this
+                thread, where torch would start threads for each of ours.
         """
         first, last = _elements(self.dtype, self.nbytes, start, stop)
-        # NumPy copies in this thread. torch would start threads of its own for each of ours.
         if self._memory is not None:
-            np.copyto(memory, np.frombuffer(self._memory[start:stop], np.uint8))
+            raw = np.frombuffer(self._memory[start:stop], np.uint8)
+            if together:
+                torch.from_numpy(memory).copy_(borrow(raw))
+            else:
+                np.copyto(memory, raw)
             return
         assert self._view is not None
         if self._flat and self._view.device.type == "cpu":
