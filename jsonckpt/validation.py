@@ -324,7 +324,11 @@ def _misplaced_chunk(entry: Entry) -> str | None:
     """What is wrong with the ranges of a record's payloads."""
     at, stop = entry.offset, entry.offset + entry.length
     longest = longest_payload(min(entry.codec.chunk_bytes, entry.nbytes), entry.codec, entry.dtype)
+    last = len(entry.chunks) - 1
     for number, (offset, length, _) in enumerate(entry.chunks):
+        if number == last > 0:
+            start, end = entry.raw_range(number)
+            longest = longest_payload(end - start, entry.codec, entry.dtype)
         # Before the first payload lies the record's head, between two lie a quote, a comma, a
         # line feed and a quote.
         near = offset == at + 4 if number else at + 2 <= offset <= at + LONGEST_LINE

@@ -1031,7 +1031,9 @@ class FakeSource:
         self.name, self.device, self._data, self._cuda = name, device, data, cuda
         self.nbytes = len(data)
 
-    def copy_to(self, memory: Any, start: int, stop: int, *, together: bool = False) -> None:
+    def copy_to(self, memory: Any, start: int, stop: int, *, together: bool) -> None:
+        assert not together, "that is for memory of the CPU"
+
         def arrive() -> None:
             memory[:] = np.frombuffer(self._data[start:stop], np.uint8)
 
