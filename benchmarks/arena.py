@@ -179,11 +179,12 @@ class Arena:
         return seconds
 
     def begin(self, turn: Turn) -> None:
-        """Make ready: nothing in the way, nothing still on its way to the disk."""
+        """Make ready: nothing in the way, nothing still on its way to the disk, memory at hand."""
         if turn.saves:
             remove(self._fresh(turn))
             if self._on_disk:
                 os.sync()
+        self._process(turn.peer).ask("back", nbytes=self._state.stat().st_size)
 
     def run(self, turn: Turn) -> float:
         """The part of a turn that counts; its seconds."""

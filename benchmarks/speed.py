@@ -43,7 +43,8 @@ def run(settings: Settings) -> Section:
         "tiled and scaled. Each program runs in a process of its own; all of them take turns, up "
         f"to {settings.rounds} rounds after one that warms up and checks the bytes. Page cache and "
         "programs are warm; memory is fresh, as it is for whoever loads once: what a turn has "
-        "freed is given back to the system (malloc_trim) before the next. A speed is MB (10^6 "
+        "freed is given back to the system (malloc_trim) before the next, and the system has as "
+        "much at hand as the turn will take. A speed is MB (10^6 "
         "bytes) of tensors a second, the median and in "
         "parentheses the least and the most of the rounds; a ratio compares the two turns of one "
         "round. Above 1.00x jsonckpt is the faster one.",

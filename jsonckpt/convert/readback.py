@@ -217,7 +217,8 @@ def _mapped(nbytes: int) -> torch.UntypedStorage:
     """
     if nbytes < _WORTH_MAPPING:
         return torch.UntypedStorage(nbytes)  # type: ignore[no-untyped-call]
-    return torch.frombuffer(mmap.mmap(-1, nbytes), dtype=torch.uint8).untyped_storage()
+    memory = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return torch.frombuffer(memory, dtype=torch.uint8).untyped_storage()
 
 
 def _holds_tensors(value: Any) -> bool:
