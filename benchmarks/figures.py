@@ -48,11 +48,12 @@ class Figure:
 
     def rounds_at(self, position: int, settings: Settings) -> int:
         """How many rounds: fewer in the second place, which is there to confirm the first."""
-        return min(settings.rounds, self.most_rounds, 5 if position == 0 else 3)
+        return min(settings.rounds, self.most_rounds, 4 if position == 0 else 3)
 
-    def turns_of(self, settings: Settings) -> tuple[Turn, ...]:
-        """All turns, or those of a quick run."""
-        if not settings.quick:
+    def turns_of(self, settings: Settings, position: int = 0) -> tuple[Turn, ...]:
+        """All turns; the most important ones in a second place, or in a quick run."""
+        second = position > 0 and self.where == "all"
+        if not (settings.quick or second):
             return self.turns
         return tuple(turn for turn in self.turns if turn.key not in self.full_only)
 
@@ -71,7 +72,7 @@ _BINARY: tuple[str, ...] = (
     "tensordict",
     "hdf5",
 )
-_BINARY_FULL_ONLY = ("own-file", "tensordict", "hdf5")
+_BINARY_FULL_ONLY = ("own-file", "torch-fast", "tensordict", "hdf5")
 _ZSTD = ("own-zstd", "torch-zstd", "dcp-zstd")
 _LISTS = ("own-list", "own-list-zstd", "numbers", "dumps", "torch-base64")
 

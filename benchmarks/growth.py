@@ -22,7 +22,7 @@ _TURNS = (
     Turn("torch save", "torch", "save"),
     Turn("torch load", "torch", "load"),
 )
-_ROUNDS = 3
+_ROUNDS = 2
 #: By key of a turn and size: seconds, the median.
 _Found = dict[str, dict[int, float]]
 

@@ -97,6 +97,9 @@ def _add(
             rows[key] += [f"{speed:,.0f}", "" if key == own else _ratio_text(ratio)]
             section.figures[f"{figure.key}/{place.key}/{key}"] = speed.median
             section.figures[f"{figure.key}/{place.key}/{key}/ratio"] = ratio.median
+        for key in rows.keys() - seconds.keys():
+            if len(rows[key]) > 1:
+                rows[key] += ["", ""]
         if {"stream", "torch"} <= seconds.keys():
             beside = ratios(seconds["torch"], seconds["stream"])
             section.figures[f"{figure.key}/{place.key}/file-to-torch"] = beside.median

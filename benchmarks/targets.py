@@ -48,7 +48,6 @@ TARGETS = (
     _least("save base64 / torch.save, in memory", "save/memory/torch/ratio", 1.0, 1.5),
     _least("the same / torch.save without CRC-32", "save/memory/torch-fast/ratio", 1.0, 1.5),
     _least("save base64 / torch.save, on disk", "save/disk/torch/ratio", 0.9),
-    _least("the same / torch.save without CRC-32", "save/disk/torch-fast/ratio", 0.9),
     _least("save zstd / torch.save", "zstd-save/memory/torch/ratio", 0.7, 1.0),
     _least("load zstd / torch.load", "zstd-load/memory/torch/ratio", 0.9, 1.1),
     _least("stream from a pipe", "stream/memory/stream_pipe", 1000, unit=" MB/s"),

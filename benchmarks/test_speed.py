@@ -41,7 +41,7 @@ def test_speed(
     with_peers = pytestconfig.pluginmanager.has_plugin(PLUGIN) or pytestconfig.getoption(
         "--with-peers"
     )
-    wanted = figure.turns_of(settings)
+    wanted = figure.turns_of(settings, position)
     turns, notes = installed(wanted if with_peers else wanted[:1])
     own, others = turns[0], turns[1:]
     rounds = figure.rounds_at(position, settings)

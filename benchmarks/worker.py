@@ -97,7 +97,7 @@ class Worker:
         0.5 and at 2.8 GB/s. Memory that was in use a moment ago is as quick as on real hardware.
         """
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-        with mmap.mmap(-1, 2 * nbytes, flags=flags) as memory:
+        with mmap.mmap(-1, nbytes + nbytes // 2, flags=flags) as memory:
             memory.madvise(mmap.MADV_HUGEPAGE)
             ctypes.memset(ctypes.addressof(ctypes.c_char.from_buffer(memory)), 1, len(memory))
 
