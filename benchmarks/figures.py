@@ -127,7 +127,7 @@ FIGURES = (
         _turns("save", *_ZSTD, "torch"),
         where="first",
         full_only=("dcp-zstd",),
-        most_rounds=4,
+        most_rounds=3,
     ),
     Figure(
         "zstd-load",
@@ -135,7 +135,7 @@ FIGURES = (
         _turns("load", *_ZSTD, "torch"),
         where="first",
         full_only=("dcp-zstd",),
-        most_rounds=4,
+        most_rounds=3,
     ),
     Figure(
         "list-save",

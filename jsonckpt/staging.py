@@ -81,7 +81,7 @@ class Buffers:
                 _copy_in_memory(pieces, total)
             storage = torch.from_numpy(memory).untyped_storage()
             for i, offset in zip(chosen, offsets):
-                copies[i] = sources[i].copied(storage, offset)
+                copies[i] = sources[i].copied(memory, storage, offset)
         return [copy for copy in copies if copy is not None]
 
     def release(self) -> None:

@@ -40,6 +40,8 @@ from jsonckpt.memory import (
 __all__ = ["Source", "Target", "byte_count", "dtype_name", "torch_dtype"]
 
 _CPU: Final = torch.device("cpu")
+#: Copying fewer bytes takes less time than asking torch's threads to help.
+_WORTH_THREADS: Final = 256 << 10
 #: What NumPy has, too, and what is written as it lies: bools may hold other bytes than 0 and 1.
 _NUMPY: Final = {torch.float32, torch.float64, torch.float16, torch.int64, torch.int32, torch.uint8}
 
@@ -155,7 +157,7 @@ class Source:
         first, last = _elements(self.dtype, self.nbytes, start, stop)
         if self._memory is not None:
             raw = np.frombuffer(self._memory[start:stop], np.uint8)
-            if together:
+            if together and len(raw) >= _WORTH_THREADS:
                 torch.from_numpy(memory).copy_(borrow(raw))
             else:
                 np.copyto(memory, raw)
@@ -177,13 +179,18 @@ class Source:
         if device.type != "cpu":
             target.copy_(piece.view(torch.uint8), non_blocking=self.on_cuda)
 
-    def copied(self, storage: torch.UntypedStorage, offset: int) -> Source:
+    def copied(
+        self, memory: np.ndarray[Any, Any], storage: torch.UntypedStorage, offset: int
+    ) -> Source:
         """The same record read from a copy that :meth:`copy_to` made.
 
         Args:
-            storage: memory of the CPU.
+            memory, storage: the same memory of the CPU.
             offset: where the copy begins, in bytes, a multiple of every item size.
         """
+        if self.dtype != "bool":
+            raw = memory[offset : offset + self.nbytes].data.toreadonly()
+            return Source(self.name, self.dtype, self.shape, self.device, self.nbytes, raw)
         kind = torch_dtype(self.dtype)
         steps = contiguous_stride(self.shape)
         tensor = strided(storage, kind, offset // kind.itemsize, self.shape, steps)

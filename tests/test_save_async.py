@@ -1039,7 +1039,8 @@ class FakeSource:
 
         self._cuda.queues.setdefault(self.device, []).append(arrive)
 
-    def copied(self, storage: torch.UntypedStorage, offset: int) -> bytes:
+    def copied(self, memory: Any, storage: torch.UntypedStorage, offset: int) -> bytes:
+        del memory
         return bytes(storage[offset : offset + self.nbytes])
 
 
