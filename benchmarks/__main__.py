@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Compare jsonckpt with its peers. A full run takes at most ten minutes and "
+        description="Compare jsonckpt with its peers. A full run takes about ten minutes and "
         "writes docs/benchmarks.md; any other run only prints, unless --output is given.",
     )
     parser.add_argument("--quick", action="store_true", help="small states, about 90 seconds")

@@ -15,7 +15,7 @@ Written by `python -m benchmarks`, all in one run. Measure it anew with
 
 ```
 pip install -e ".[bench]"                # and, for all peers: pip install tensordict h5py zipnn
-python -m benchmarks                     # at most 10 minutes; --quick: about 90 seconds
+python -m benchmarks                     # about 10 minutes; --quick: about 90 seconds
 python -m benchmarks --only speed        # or size, memory, growth, small, guide, async
 pytest benchmarks --benchmark-autosave --benchmark-compare    # jsonckpt alone, across commits
 ```

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import inspect
+import io
 import os
 import random
 import resource
@@ -12,6 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -195,11 +197,13 @@ def test_a_save_in_place_is_found_out(scratch: Path, monkeypatch: pytest.MonkeyP
         pytest.skip("needs os.fork")
 
     def in_place(self: Scene, room: Path, state: Any = None) -> None:
-        with open(self.path(room), "wb") as file:
-            for _ in range(100):
-                file.seek(0)
-                jsonckpt.save(NEW if state is None else state, file)
-                file.truncate()
+        whole = io.BytesIO()
+        jsonckpt.save(NEW if state is None else state, whole)
+        text = whole.getvalue()
+        with open(self.path(room), "wb", buffering=0) as file:
+            for start in range(0, len(text), -(-len(text) // 20)):
+                file.write(text[start : start + -(-len(text) // 20)])
+                time.sleep(0.002)
 
     monkeypatch.setattr(Scene, "run", in_place)
     report = kills.at_random([ONE_FILE], scratch / "room", count=8, dice=random.Random(0))
