@@ -304,6 +304,10 @@ def save_file(contents: Contents, target: Path, options: Options, gate: Gate) ->
     made: list[Path] = []
     try:
         storage.make_directory(target.parent, made, sync=options.sync)
+        above = target.parent.parent
+        if options.sync and not made and above != target.parent:
+            # An earlier save may have made its directory, and have been killed right then.
+            storage.fsync_directory(above)
         file.create()
         output: Output = FileOutput(file)
         if target.name.endswith(".zst"):
