@@ -76,9 +76,10 @@ def _no_room(s: Situation, patch: pytest.MonkeyPatch, number: int) -> Any:
 
 def _last_fsync(s: Situation, patch: pytest.MonkeyPatch) -> Any:
     real = os.fsync
+    directories = iter(["above", "its own"])
 
     def fsync(fd: int) -> None:
-        if stat.S_ISDIR(os.fstat(fd).st_mode):
+        if stat.S_ISDIR(os.fstat(fd).st_mode) and next(directories) == "its own":
             raise OSError(errno.EIO, "Input/output error")
         real(fd)
 
