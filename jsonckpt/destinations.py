@@ -116,13 +116,7 @@ def _check_directory(target: Path, *, overwrite: bool) -> None:
 
 def _may_be_ours(name: str) -> bool:
     """Whether a file may be left over from a save that was killed."""
-    if name.startswith(".manifest-") and name.endswith(".tmp"):
-        return True
-    try:
-        names.check_shard_name(name)
-    except JsonckptError:
-        return False
-    return True
+    return names.is_shard_name(name) or (name.startswith(".manifest-") and name.endswith(".tmp"))
 
 
 def _check_ours(place: Place) -> None:
@@ -189,34 +183,39 @@ def _write(
     )
 
 
+def _write_all(output: Output, contents: Contents, options: Options, gate: Gate) -> ShardText:
+    """A whole single-file checkpoint."""
+    with progress_bar("save", contents.nbytes, show=options.progress) as advance:
+        return _write(
+            output,
+            contents,
+            options,
+            plans=contents.plans,
+            shard=0,
+            single=True,
+            progress=advance,
+            gate=gate,
+        )
+
+
 def save_stream(contents: Contents, stream: Any, options: Options, gate: Gate) -> dict[str, Any]:
     if options.encoding == "list" and options.compression == "zstd":
         raise ValueError(
             "a file object gets plain text: pass compression=None with encoding='list'"
         )
     output = StreamOutput(stream)
-    with progress_bar("save", contents.nbytes, show=options.progress) as advance:
-        try:
-            text = _write(
-                output,
-                contents,
-                options,
-                plans=contents.plans,
-                shard=0,
-                single=True,
-                progress=advance,
-                gate=gate,
-            )
-        except JsonckptError:
-            raise
-        except OSError as error:
-            name = getattr(stream, "name", None)
-            raise WriteError(
-                f"cannot write to the file object: {error.strerror or error}",
-                errno=error.errno,
-                file=name if isinstance(name, str) else None,
-                hint="What it got so far is not a whole checkpoint.",
-            ) from error
+    try:
+        text = _write_all(output, contents, options, gate)
+    except JsonckptError:
+        raise
+    except OSError as error:
+        name = getattr(stream, "name", None)
+        raise WriteError(
+            f"cannot write to the file object: {error.strerror or error}",
+            errno=error.errno,
+            file=name if isinstance(name, str) else None,
+            hint="What it got so far is not a whole checkpoint.",
+        ) from error
     check_expansion(contents, output.written)
     return {
         "path": "",
@@ -304,25 +303,11 @@ def save_file(contents: Contents, target: Path, options: Options, gate: Gate) ->
     made: list[Path] = []
     try:
         storage.make_directory(target.parent, made, sync=options.sync)
-        above = target.parent.parent
-        if options.sync and not made and above != target.parent:
-            # An earlier save may have made its directory, and have been killed right then.
-            storage.fsync_directory(above)
         file.create()
         output: Output = FileOutput(file)
         if target.name.endswith(".zst"):
             output = ZstdOutput(output, level=options.level)
-        with progress_bar("save", contents.nbytes, show=options.progress) as advance:
-            text = _write(
-                output,
-                contents,
-                options,
-                plans=contents.plans,
-                shard=0,
-                single=True,
-                progress=advance,
-                gate=gate,
-            )
+        text = _write_all(output, contents, options, gate)
         check_expansion(contents, output.written)
         file.finish(sync=options.sync)
         gate.close()
@@ -349,10 +334,6 @@ def save_directory(
     text = b""
     try:
         durable = storage.make_directory(target, made, sync=options.sync)
-        if options.sync and not made:
-            # An earlier save may have made it without ``sync``, or have been killed right then.
-            with storage.writing(target):
-                durable = storage.fsync_directory(target.resolve().parent)
         with progress_bar("save", contents.nbytes, show=options.progress) as advance:
             manifest = _write_shards(contents, target, options, files, advance, gate)
         check_expansion(contents, sum(shard.bytes for shard in manifest.shards))

@@ -14,13 +14,12 @@ from pathlib import Path
 
 from jsonckpt.errors import CheckpointNotFoundError
 from jsonckpt.facts import MANIFEST_NAME
-from jsonckpt.names import temporary_stem
+from jsonckpt.names import is_shard_name, temporary_stem
 
 __all__ = ["File", "orphans", "searched"]
 
 #: Names that this package itself gives: its shards, its manifests under way.
 SHARD = re.compile(r"shard-([0-9a-f]{12})-([0-9]{5,})\.json(\.zst)?")
-_ANY_SHARD = re.compile(r"shard-[0-9a-z-]{1,100}\.json(\.zst)?")
 MANIFEST_TEMPORARY = re.compile(r"\.manifest-[0-9a-f]{12}\.tmp")
 _SINGLE_TEMPORARY = re.compile(r"\.(?P<name>.+\.json(\.zst)?)\.[0-9a-f]{12}\.tmp")
 
@@ -64,7 +63,7 @@ def searched(path: Path) -> tuple[list[File], list[File], bool]:
         path = path.parent
     if path.is_dir():
         files = list(regular_files(path))
-        shards = [_followed(path, name) for name in sorted(os.listdir(path)) if _is_shard(name)]
+        shards = [_followed(path, name) for name in sorted(os.listdir(path)) if is_shard_name(name)]
         manifests = [file for file in files if MANIFEST_TEMPORARY.fullmatch(file.path.name)]
         manifests.sort(key=lambda file: file.changed, reverse=True)
         final = _followed(path, MANIFEST_NAME)
@@ -100,10 +99,6 @@ def orphans(directory: Path, named: set[str]) -> list[File]:
         if MANIFEST_TEMPORARY.fullmatch(file.path.name)
         or (SHARD.fullmatch(file.path.name) and file.path.name not in named)
     ]
-
-
-def _is_shard(name: str) -> bool:
-    return _ANY_SHARD.fullmatch(name) is not None
 
 
 def _followed(directory: Path, name: str) -> File | None:

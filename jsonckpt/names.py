@@ -15,6 +15,7 @@ __all__ = [
     "Selector",
     "check_shard_name",
     "escape",
+    "is_shard_name",
     "join",
     "selector",
     "shard_name",
@@ -71,13 +72,22 @@ def shard_name(save_id: str, number: int, *, compressed: bool) -> str:
     return f"shard-{save_id[:12]}-{number:05d}.json{'.zst' if compressed else ''}"
 
 
+def is_shard_name(name: str) -> bool:
+    """Whether a shard may be called so: a plain file beside the manifest, nothing that leads away.
+
+    >>> is_shard_name("shard-0123456789ab-00001.json"), is_shard_name("shard-/../x.json")
+    (True, False)
+    """
+    return _SHARD.fullmatch(name) is not None
+
+
 def check_shard_name(name: str) -> str:
     """``name`` itself, when it is safe to open beside the manifest.
 
     Raises:
         UnsafePathError: it could lead elsewhere (``../x``, an absolute path, a device, …).
     """
-    if not _SHARD.fullmatch(name):
+    if not is_shard_name(name):
         raise UnsafePathError(
             f"unsafe shard file name {quote(name)}",
             hint="Shards are plain files shard-*.json beside the manifest; do not trust this.",

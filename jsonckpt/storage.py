@@ -182,7 +182,7 @@ def read_manifest(directory: Path, limit: int | None) -> bytes:
     if not path.exists():
         if not directory.is_dir():
             raise CheckpointNotFoundError("there is no such directory", file=directory)
-        if any(_is_shard(name) for name in os.listdir(directory)):
+        if any(names.is_shard_name(name) for name in os.listdir(directory)):
             raise IncompleteCheckpointError(
                 f"there are shards but no {MANIFEST_NAME}: a first save that did not finish",
                 file=directory,
@@ -198,14 +198,6 @@ def read_manifest(directory: Path, limit: int | None) -> bytes:
         text = bytearray(size)
         file.read_range(0, memoryview(text))
         return bytes(text)
-
-
-def _is_shard(name: str) -> bool:
-    try:
-        names.check_shard_name(name)
-    except UnsafePathError:
-        return False
-    return True
 
 
 # --- writing --------------------------------------------------------------------------------
@@ -316,6 +308,9 @@ def _rest_of(buffers: list[memoryview], written: int) -> list[memoryview]:
 def make_directory(path: Path, made: list[Path], *, sync: bool) -> bool:
     """Make a directory and what leads to it, durably.
 
+    One that is there already is synced in its parent, too: an earlier save may have made it without
+    ``sync``, or have been killed right then.
+
     Args:
         made: gets each directory before it is made, for :func:`remove_directories`.
 
@@ -329,6 +324,11 @@ def make_directory(path: Path, made: list[Path], *, sync: bool) -> bool:
             missing.append(at)
             at = at.parent
     durable = sync
+    if sync and not missing:
+        with writing(path):
+            there = path.resolve()
+        if there.parent != there:
+            durable = fsync_directory(there.parent)
     for directory in reversed(missing):
         made.append(directory)
         with writing(directory):
