@@ -308,8 +308,8 @@ def _rest_of(buffers: list[memoryview], written: int) -> list[memoryview]:
 def make_directory(path: Path, made: list[Path], *, sync: bool) -> bool:
     """Make a directory and what leads to it, durably.
 
-    One that is there already is synced in its parent, too: an earlier save may have made it without
-    ``sync``, or have been killed right then.
+    The last one that is there already is synced in its parent, too: an earlier save may have made
+    it without ``sync``, or have been killed right then.
 
     Args:
         made: gets each directory before it is made, for :func:`remove_directories`.
@@ -324,9 +324,9 @@ def make_directory(path: Path, made: list[Path], *, sync: bool) -> bool:
             missing.append(at)
             at = at.parent
     durable = sync
-    if sync and not missing:
+    if sync:
         with writing(path):
-            there = path.resolve()
+            there = at.resolve()
         if there.parent != there:
             durable = fsync_directory(there.parent)
     for directory in reversed(missing):

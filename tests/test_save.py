@@ -19,6 +19,7 @@ import pytest
 import torch
 
 import jsonckpt
+from jsonckpt import storage
 from tests.support import same
 
 OLD = {"a": torch.arange(50.0), "b": torch.zeros(30, dtype=torch.int16), "epoch": 1}
@@ -481,7 +482,8 @@ def log(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_the_order_of_a_directory(tmp_path: Path, log: list[str]) -> None:
     jsonckpt.save(OLD, tmp_path / "c", **OPTIONS)
     commit = ["fsync directory", "fsync manifest", "replace manifest", "fsync directory"]
-    assert log == ["fsync directory", "fsync shard", "fsync shard", *commit]
+    # Two directories: that of the new one's name, and that of the name of the one that it lies in.
+    assert log == ["fsync directory", "fsync directory", "fsync shard", "fsync shard", *commit]
     log.clear()
     jsonckpt.save(NEW, tmp_path / "c", **{**OPTIONS, "max_shard_size": "5GB"})
     assert log == [
@@ -562,3 +564,19 @@ def test_killed_at_any_moment(tmp_path: Path, name: str) -> None:
     # What the killed saves left behind is in nobody's way.
     jsonckpt.save(NEW, path)
     assert same(jsonckpt.load(path), NEW)
+
+
+def test_directories_that_a_killed_save_has_made_are_synced(tmp_path: Path) -> None:
+    """Each name on the way that may not be on the disk yet, whoever made it."""
+    (tmp_path / "a").mkdir()  # by a save that was killed before it could sync
+    synced: list[Path] = []
+    fsync = storage.fsync_directory
+
+    def noted(path: Path) -> bool:
+        synced.append(path)
+        return fsync(path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(storage, "fsync_directory", noted)
+        storage.make_directory(tmp_path / "a" / "b" / "c", [], sync=True)
+    assert synced == [tmp_path, tmp_path / "a", tmp_path / "a" / "b"]
