@@ -88,7 +88,7 @@ class Coder:
             return lists.encode(raw, dtype)
         if codec.compression == "none" and codec.filter == "none":
             return pybase64.b64encode(raw)
-        itemsize = DTYPES[dtype].itemsize if codec.filter == "shuffle" else 1
+        itemsize = _plane_count(codec, dtype)
         data = self._shuffle(raw, itemsize)
         if codec.compression == "zstd":
             return pybase64.b64encode(self._compress(data, itemsize, dtype))
@@ -96,7 +96,7 @@ class Coder:
 
     def compresses(self, raw: memoryview, codec: Codec, dtype: str) -> bool:
         """Whether compressing is worthwhile for a tensor, judged by one chunk of it."""
-        itemsize = DTYPES[dtype].itemsize if codec.filter == "shuffle" else 1
+        itemsize = _plane_count(codec, dtype)
         frame = self._compress(self._shuffle(raw, itemsize), itemsize, dtype)
         return len(frame) < _WORTHWHILE * len(raw)
 
@@ -189,12 +189,9 @@ class Coder:
             check_bool(out)
 
     def _put(self, data: bytes, codec: Codec, dtype: str, out: memoryview) -> None:
+        # Without planes numpy copies, which lets other threads run; a memoryview does not.
         raw, target = np.frombuffer(data, np.uint8), np.frombuffer(out, np.uint8)
-        if codec.filter == "shuffle":
-            self._shuffler.together(raw, DTYPES[dtype].itemsize, target)
-        else:
-            # numpy lets other threads run while it copies; a memoryview does not.
-            np.copyto(target, raw)
+        self._shuffler.together(raw, _plane_count(codec, dtype), target)
 
     def _decompress(self, frame: bytes, nbytes: int) -> bytes:
         # zstandard believes the size that a frame states and allocates it, whatever limit it is
@@ -228,6 +225,11 @@ class Coder:
         if len(data) != nbytes:
             raise FormatError(f"the zstd frame holds {len(data)} bytes, expected {nbytes}")
         return data
+
+
+def _plane_count(codec: Codec, dtype: str) -> int:
+    """Into how many byte planes the filter takes a chunk apart."""
+    return DTYPES[dtype].itemsize if codec.filter == "shuffle" else 1
 
 
 def check_bool(raw: memoryview) -> None:

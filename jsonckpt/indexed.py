@@ -159,11 +159,7 @@ def read_shard(
             if sink is None:
                 continue
             payload = text[offset - piece.start : position - piece.start]
-            try:
-                _decode(hands, payload, entry, chunk, sink, algorithm if verify else None)
-            except JsonckptError as error:
-                error.at(tensor=entry.name, chunk=chunk, hint=DAMAGED)
-                raise
+            _decode(hands, payload, entry, chunk, sink, algorithm if verify else None)
         between.append(bytes(text[position - piece.start :]))
         return between
 
@@ -276,11 +272,7 @@ def read_part(
         if chunk in wanted:
             payload = hands.text(length)
             file.read_range(offset, payload)
-            try:
-                _decode(hands, payload, entry, chunk, part, algorithm if verify else None)
-            except JsonckptError as error:
-                error.at(tensor=entry.name, chunk=chunk, hint=DAMAGED)
-                raise
+            _decode(hands, payload, entry, chunk, part, algorithm if verify else None)
     reader.text(text_between(position, entry.offset + entry.length))
     reader.end_run()
     reader.close()
@@ -296,19 +288,10 @@ def check_chunk(
         JsonckptError: it is damaged; without a tensor when the file ends before it.
     """
     hands = _Hands(limits)
-    offset, length, expected = entry.chunks[chunk]
+    offset, length, _ = entry.chunks[chunk]
     payload = hands.text(length)
     file.read_range(offset, payload)
-    start, stop = entry.raw_range(chunk)
-    out = hands.raw(stop - start)
-    try:
-        hands.coder.decode_into(payload, entry.codec, entry.dtype, out)
-        found = hexdigest(algorithm, out)
-        if found != expected:
-            raise checksum_error(entry.name, chunk, expected, found)
-    except JsonckptError as error:
-        error.at(tensor=entry.name, chunk=chunk, hint=DAMAGED)
-        raise
+    _decode(hands, payload, entry, chunk, None, algorithm)
 
 
 def _raw_bytes(entries: Sequence[Entry], payload: tuple[int, int, int, int]) -> int:
@@ -317,18 +300,32 @@ def _raw_bytes(entries: Sequence[Entry], payload: tuple[int, int, int, int]) -> 
 
 
 def _decode(
-    hands: _Hands, payload: memoryview, entry: Entry, chunk: int, sink: Sink, algorithm: str | None
+    hands: _Hands,
+    payload: memoryview,
+    entry: Entry,
+    chunk: int,
+    sink: Sink | None,
+    algorithm: str | None,
 ) -> None:
+    """Decode one payload and compare its checksum, unless ``algorithm`` is ``None``.
+
+    Args:
+        sink: ``None`` only checks.
+    """
     start, stop = entry.raw_range(chunk)
-    window = sink.window(start, stop)
+    window = sink.window(start, stop) if sink is not None else None
     out = window if window is not None else hands.raw(stop - start)
-    hands.coder.decode_into(payload, entry.codec, entry.dtype, out)
-    if algorithm is not None:
-        found = hexdigest(algorithm, out)
-        if found != entry.chunks[chunk][2]:
-            raise checksum_error(entry.name, chunk, entry.chunks[chunk][2], found)
-    if window is None:
-        sink.write(start, out)
+    try:
+        hands.coder.decode_into(payload, entry.codec, entry.dtype, out)
+        if algorithm is not None:
+            found = hexdigest(algorithm, out)
+            if found != entry.chunks[chunk][2]:
+                raise checksum_error(entry.name, chunk, entry.chunks[chunk][2], found)
+        if sink is not None and window is None:
+            sink.write(start, out)
+    except JsonckptError as error:
+        error.at(tensor=entry.name, chunk=chunk, hint=DAMAGED)
+        raise
 
 
 def must_agree(record: Record, entry: Entry | None) -> None:

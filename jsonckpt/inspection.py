@@ -12,15 +12,12 @@ from jsonckpt.deepcheck import check_state, leftover_notes, spelling_notes, stat
 from jsonckpt.errors import CheckpointNotFoundError, IntegrityError, JsonckptError, LimitError
 from jsonckpt.facts import Entry
 from jsonckpt.limits import DEFAULT_LIMITS, Limits
-from jsonckpt.opening import Container, open_container
+from jsonckpt.opening import RETRIES, Container, open_container
 from jsonckpt.progress import progress_bar
 from jsonckpt.restoring import Loading, Wishes, thread_count
 from jsonckpt.salvage import scan
 
 __all__ = ["VerifyReport", "verify"]
-
-#: Of a checkpoint that saves replace while it is read.
-_TRIES = 4
 
 
 @dataclass(frozen=True)
@@ -105,7 +102,7 @@ def verify(
     """
     limits = limits or DEFAULT_LIMITS
     count = thread_count(threads)
-    for _ in range(_TRIES):
+    for _ in range(RETRIES + 1):
         report, replaced = _verify(
             path, deep, count, progress, limits, storage_options, expected_digest
         )

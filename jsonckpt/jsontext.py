@@ -153,6 +153,11 @@ def _scan(text: bytes, decoded: str, plain: bytes, *, what: str, max_number: int
         raise LimitError(f"{what}: a number has too many digits for this Python") from error
 
 
+#: Saving or loading so many bytes takes about a second: whoever does more gives the rest of the
+#: process its collector back.
+BRIEF = 1 << 30
+
+
 @contextmanager
 def collector_paused() -> Iterator[None]:
     """No garbage collection inside: a large tree is all containers and none of them is garbage.

@@ -12,7 +12,7 @@ import torch
 from jsonckpt.digests import check_expected
 from jsonckpt.errors import JsonckptError
 from jsonckpt.forward import Forward, as_source, is_file_object
-from jsonckpt.jsontext import collector_paused
+from jsonckpt.jsontext import BRIEF, collector_paused
 from jsonckpt.limits import DEFAULT_LIMITS, Limits
 from jsonckpt.names import Selector
 from jsonckpt.opening import Container, locate, open_container, read_steadily
@@ -22,9 +22,6 @@ from jsonckpt.restoring import Allocate, Loading, Wishes, allocate_target, threa
 from jsonckpt.tensors import Target
 
 __all__ = ["load", "stream"]
-
-#: So many bytes take about a second: no time to look for garbage, of which loading makes none.
-_BRIEF = 1 << 30
 
 
 def load(
@@ -150,7 +147,7 @@ def load_container(
     streaming: bool = False,
 ) -> Any:
     """The state of an opened checkpoint."""
-    brief = container.manifest.nbytes < _BRIEF
+    brief = container.manifest.nbytes < BRIEF
     try:
         with collector_paused() if brief else nullcontext():
             return _load_container(

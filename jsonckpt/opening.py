@@ -51,7 +51,7 @@ __all__ = [
 
 _Found = TypeVar("_Found")
 #: How often a checkpoint is read anew that a save replaces while it is read.
-_RETRIES = 3
+RETRIES = 3
 
 
 class _OpenFile(RangeReader, AbstractContextManager["RangeReader"], Protocol):
@@ -406,7 +406,7 @@ def read_steadily(
         JsonckptError: as ``read`` and :func:`open_container`, and when the checkpoint was replaced
             for the fourth time in a row.
     """
-    for left in range(_RETRIES, -1, -1):
+    for left in range(RETRIES, -1, -1):
         container = open_container(
             path, limits=limits, storage_options=storage_options, expected_digest=expected_digest
         )
@@ -416,7 +416,7 @@ def read_steadily(
             if not container.was_replaced():
                 raise
             if not left:
-                error.hint = f"It was overwritten {_RETRIES + 1} times while it was read."
+                error.hint = f"It was overwritten {RETRIES + 1} times while it was read."
                 raise
             if not may_retry():
                 container.explain(error)

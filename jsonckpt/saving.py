@@ -22,14 +22,11 @@ from jsonckpt.destinations import (
     save_remote,
     save_stream,
 )
-from jsonckpt.jsontext import collector_paused
+from jsonckpt.jsontext import BRIEF, collector_paused
 from jsonckpt.pipeline import default_threads
 from jsonckpt.staging import Buffers
 
 __all__ = ["SaveResult", "save", "save_async"]
-
-#: Writing so many bytes takes about a second; for longer the process gets its collector back.
-_BRIEF = 1 << 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +140,7 @@ def save(
         # No garbage is made here; the collector would look through all tensors of the state.
         brief.enter_context(collector_paused())
         contents = encode(state, metadata, options)
-        if contents.nbytes > _BRIEF:
+        if contents.nbytes > BRIEF:
             brief.close()
         result = _write(contents, target, options, Gate(), began)
         del contents  # before the collector is back
