@@ -31,7 +31,7 @@ from jsonckpt.validation import (
     parse_identity,
 )
 
-__all__ = ["Header", "Record", "RecordReader"]
+__all__ = ["Header", "Record", "RecordReader", "parse_header"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,24 @@ class Record:
     offset: int
     length: int
     chunks: tuple[tuple[int, int, str], ...]
+
+
+def parse_header(found: dict[str, Any], limits: Limits) -> Header:
+    """What the members of a record before its data say, checked.
+
+    Raises:
+        FormatError, LimitError, UnsupportedVersionError: they do not make sense together, are over
+            a limit, or ask for a feature that is not known.
+    """
+    check_requires(found.get("requires", []))
+    name, dtype, shape, device = parse_identity(found, limits)
+    codec = parse_codec(found, limits)
+    if isinstance(codec, str):
+        kind = LimitError if "over the limit" in codec else FormatError
+        raise kind(codec, tensor=name)
+    nbytes = element_count(shape) * DTYPES[dtype].itemsize
+    check_chunking(dtype, shape, codec, chunk_count(nbytes, codec.chunk_bytes))
+    return Header(name, dtype, shape, device, codec, nbytes)
 
 
 class RecordReader:
@@ -201,19 +219,11 @@ class RecordReader:
 
     def open(self, found: dict[str, Any]) -> Header:
         """The members before a record's data are known."""
-        check_requires(found.get("requires", []))
-        name, dtype, shape, device = parse_identity(found, self._limits)
-        codec = parse_codec(found, self._limits)
-        if isinstance(codec, str):
-            kind = LimitError if "over the limit" in codec else FormatError
-            raise kind(codec, tensor=name)
-        nbytes = element_count(shape) * DTYPES[dtype].itemsize
-        check_chunking(dtype, shape, codec, chunk_count(nbytes, codec.chunk_bytes))
-        self.header = header = Header(name, dtype, shape, device, codec, nbytes)
+        self.header = header = parse_header(found, self._limits)
         if exceeds(header.chunks, self._limits.chunks):
             raise LimitError(
                 f"{header.chunks} chunks, the limit is {self._limits.chunks}",
-                tensor=name,
+                tensor=header.name,
                 hint="Pass limits=jsonckpt.Limits(chunks=...) if it is meant.",
             )
         if self._on_header is not None:

@@ -18,22 +18,18 @@ from typing import Any, Final, Protocol
 from jsonckpt import jsontext
 from jsonckpt.checksums import ALGORITHMS, Hasher, hasher, hexdigest
 from jsonckpt.codecs import Coder, longest_payload
-from jsonckpt.dtypes import DTYPES
 from jsonckpt.errors import FormatError, IntegrityError, JsonckptError, LimitError, quote
-from jsonckpt.facts import SHARD_FORMAT, chunk_count, element_count, identity_lines
+from jsonckpt.facts import SHARD_FORMAT, identity_lines
 from jsonckpt.grammar import TRAILER_MAX
 from jsonckpt.limits import Limits, exceeds
-from jsonckpt.records import Header
+from jsonckpt.records import Header, parse_header
 from jsonckpt.streaming import ByteSource
 from jsonckpt.validation import (
     LONGEST_LINE,
-    check_chunking,
     check_header,
     check_requires,
     is_hex,
     longest_tail,
-    parse_codec,
-    parse_identity,
 )
 
 __all__ = ["Found", "LostTensor", "Scan", "Spool", "scan"]
@@ -312,22 +308,15 @@ class _Scanner:
             max_depth=self._limits.depth or 1_000,
         )
         assert isinstance(value, dict)
-        check_requires(value.get("requires", []))
-        name, dtype, shape, device = parse_identity(value, self._limits)
-        codec = parse_codec(value, self._limits)
-        if isinstance(codec, str):
-            raise FormatError(codec, tensor=name)
-        nbytes = element_count(shape) * DTYPES[dtype].itemsize
-        check_chunking(dtype, shape, codec, chunk_count(nbytes, codec.chunk_bytes))
-        header = Header(name, dtype, shape, device, codec, nbytes)
-        size = self._size
+        header = parse_header(value, self._limits)
+        most = None if self._size is None else self._limits.total_bytes(self._size)
         for what, count, limit in (
             ("tensors", len(self._scan.found) + 1, self._limits.tensors),
             ("chunks", self._chunks + header.chunks, self._limits.chunks),
-            ("bytes", self._raw + nbytes, None if size is None else self._limits.total_bytes(size)),
+            ("bytes", self._raw + header.nbytes, most),
         ):
             if exceeds(count, limit):
-                raise LimitError(f"{count} {what} so far, the limit is {limit}", tensor=name)
+                raise LimitError(f"{count} {what} so far, the limit is {limit}", tensor=header.name)
         return header
 
     def _body(self, header: Header, skeleton: Hasher | None) -> Found:
