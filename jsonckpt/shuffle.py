@@ -1,8 +1,10 @@
 """The filter ``shuffle``: first bytes of all elements, then all second bytes, and so on.
 
 Moving single bytes is as slow as the processor's stores: one a cycle. So elements are taken apart
-and put together as integers of 16 and 32 bits, whose shifts and conversions NumPy does with SIMD,
-in blocks that stay in the cache; that is about twice as fast. Pure: bytes in, bytes out.
+and put together as integers of 16 and 32 bits, whose shifts and conversions NumPy does with SIMD.
+Each of its calls lets go of Python's lock and has to take it again, which another thread that does
+the same makes slow: so a chunk of usual size is one block, and there are as few calls as can be.
+(In blocks that stay in the cache two threads were slower than one.) Pure: bytes in, bytes out.
 Little-endian machines only, as the whole package.
 """
 
@@ -16,8 +18,8 @@ __all__ = ["Shuffler"]
 
 Bytes: TypeAlias = "np.ndarray[Any, np.dtype[np.uint8]]"
 
-#: Elements of a block. Smaller ones cost more calls, larger ones leave the cache.
-_BLOCK = 1 << 16
+#: Elements of a block: those of a chunk of usual size. It bounds the memory for larger ones.
+_BLOCK = 1 << 18
 
 
 class Shuffler:
@@ -35,7 +37,6 @@ class Shuffler:
 
     def __init__(self) -> None:
         self._halves: Any = np.empty((2, 0), np.uint16)
-        self._words: Any = np.empty((2, 0), np.uint32)
 
     def apart(self, raw: Bytes, itemsize: int, out: Bytes) -> Bytes:
         """The byte planes of ``raw`` in ``out``, which is returned.
@@ -51,21 +52,18 @@ class Shuffler:
         elif itemsize == 2:
             halves = raw.view(np.uint16)
             for start, stop in _blocks(len(halves)):
-                part = halves[start:stop]
-                shifted = self._half(0, stop - start)
-                np.copyto(planes[0, start:stop], part, casting="unsafe")
-                np.right_shift(part, 8, out=shifted)
-                np.copyto(planes[1, start:stop], shifted, casting="unsafe")
+                _split(halves[start:stop], planes[:, start:stop], self._half(0, stop - start))
         else:
             columns = raw.view(np.uint32).reshape(-1, itemsize // 4)
             for start, stop in _blocks(len(columns)):
-                word, moved = self._word(0, stop - start), self._word(1, stop - start)
+                half = self._half(0, stop - start)
                 for column in range(itemsize // 4):
-                    np.copyto(word, columns[start:stop, column])
-                    np.copyto(planes[4 * column, start:stop], word, casting="unsafe")
-                    for byte in (1, 2, 3):
-                        np.right_shift(word, 8 * byte, out=moved)
-                        np.copyto(planes[4 * column + byte, start:stop], moved, casting="unsafe")
+                    words = columns[start:stop, column]
+                    rows = planes[4 * column : 4 * column + 4, start:stop]
+                    np.copyto(half, words, casting="unsafe")
+                    _split(half, rows[:2], half)
+                    np.right_shift(words, 16, out=half, casting="unsafe", dtype=np.uint32)
+                    _split(half, rows[2:], half)
         return out
 
     def together(self, planes: Bytes, itemsize: int, out: Bytes) -> Bytes:
@@ -76,29 +74,20 @@ class Shuffler:
         elif itemsize == 2:
             halves = out.view(np.uint16)
             for start, stop in _blocks(len(halves)):
-                self._join(rows[0, start:stop], rows[1, start:stop], halves[start:stop])
+                _join(rows[:, start:stop], halves[start:stop], self._half(0, stop - start))
         else:
             columns = out.view(np.uint32).reshape(-1, itemsize // 4)
             for start, stop in _blocks(len(columns)):
-                half, word = self._half(1, stop - start), self._word(0, stop - start)
-                low = self._word(1, stop - start)
+                half, spread = (self._half(number, stop - start) for number in (0, 1))
                 for column in range(itemsize // 4):
-                    first = 4 * column
-                    self._join(rows[first + 2, start:stop], rows[first + 3, start:stop], half)
-                    np.copyto(word, half)
-                    np.left_shift(word, 16, out=word)
-                    self._join(rows[first, start:stop], rows[first + 1, start:stop], half)
-                    np.copyto(low, half)
-                    np.bitwise_or(word, low, out=columns[start:stop, column])
+                    words = columns[start:stop, column]
+                    part = rows[4 * column : 4 * column + 4, start:stop]
+                    _join(part[2:], half, spread)
+                    np.copyto(words, half)
+                    np.left_shift(words, 16, out=words)
+                    _join(part[:2], half, spread)
+                    np.bitwise_or(words, half, out=words, dtype=np.uint32)
         return out
-
-    def _join(self, low: Bytes, high: Bytes, out: np.ndarray[Any, np.dtype[np.uint16]]) -> None:
-        """Two bytes into 16 bits."""
-        spread = self._half(0, len(low))
-        np.copyto(spread, high)
-        np.left_shift(spread, 8, out=spread)
-        np.copyto(out, low)
-        np.bitwise_or(out, spread, out=out)
 
     def _half(self, number: int, count: int) -> np.ndarray[Any, np.dtype[np.uint16]]:
         if self._halves.shape[1] < count:
@@ -106,11 +95,20 @@ class Shuffler:
         half: np.ndarray[Any, np.dtype[np.uint16]] = self._halves[number, :count]
         return half
 
-    def _word(self, number: int, count: int) -> np.ndarray[Any, np.dtype[np.uint32]]:
-        if self._words.shape[1] < count:
-            self._words = np.empty((2, count), np.uint32)
-        word: np.ndarray[Any, np.dtype[np.uint32]] = self._words[number, :count]
-        return word
+
+def _split(halves: Any, rows: Bytes, spare: Any) -> None:
+    """16 bits into two bytes; ``spare`` may be ``halves``, which are then lost."""
+    np.copyto(rows[0], halves, casting="unsafe")
+    np.right_shift(halves, 8, out=spare)
+    np.copyto(rows[1], spare, casting="unsafe")
+
+
+def _join(rows: Bytes, out: Any, spare: Any) -> None:
+    """Two bytes into 16 bits. Conversions of their own are quicker than those inside of an or."""
+    np.copyto(out, rows[1])
+    np.left_shift(out, 8, out=out)
+    np.copyto(spare, rows[0])
+    np.bitwise_or(out, spare, out=out)
 
 
 def _blocks(count: int) -> list[tuple[int, int]]:

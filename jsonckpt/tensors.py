@@ -36,8 +36,9 @@ from jsonckpt.memory import (
     strided,
     torch_dtype,
 )
+from jsonckpt.pages import FreshPages
 
-__all__ = ["Source", "Target", "byte_count", "dtype_name", "torch_dtype"]
+__all__ = ["Source", "Target", "byte_count", "dtype_name", "ease_first_touch", "torch_dtype"]
 
 _CPU: Final = torch.device("cpu")
 #: Copying fewer bytes takes less time than asking torch's threads to help.
@@ -220,6 +221,7 @@ class Target:
         "_dtype",
         "_flat",
         "_memory",
+        "_pages",
         "_tensor",
         "_view",
         "_windowed",
@@ -241,6 +243,7 @@ class Target:
         self._flat: torch.Tensor | None = None
         self._view: torch.Tensor | None = None
         self._memory: memoryview | None = None
+        self._pages: FreshPages | None = None
         if not self.needs_data:
             return
         same = tensor.dtype == self._dtype
@@ -319,6 +322,11 @@ class Target:
             _require_cast(kind, tensor.dtype)
         return cls(tensor, dtype, shape, byte_count(dtype, shape))
 
+    @property
+    def address(self) -> int:
+        """Where the tensor's memory begins."""
+        return self._tensor.data_ptr()
+
     def window(self, start: int, stop: int) -> memoryview | None:
         """Writable memory of the raw bytes ``[start, stop)``, where the tensor has such memory.
 
@@ -329,6 +337,8 @@ class Target:
         if self._memory is None:
             return None
         self._windowed = True
+        if self._pages is not None:
+            self._pages.before_writing(self.address + start, stop - start)
         return self._memory[start:stop]
 
     def write(self, start: int, data: memoryview | bytes | bytearray) -> None:
@@ -375,6 +385,15 @@ class Target:
             # Autograd must notice that saved values have changed behind its back.
             torch.autograd.graph.increment_version(self._tensor)
         return self._tensor
+
+
+def ease_first_touch(targets: Sequence[Target]) -> None:
+    """To be called once for many new tensors of :meth:`Target.allocate`, before they are filled."""
+    fresh = [target for target in targets if target._flat is not None and target._memory]
+    pages = FreshPages((target.address, target.nbytes) for target in fresh)
+    if pages:
+        for target in fresh:
+            target._pages = pages
 
 
 def _elements(dtype: str, nbytes: int, start: int, stop: int) -> tuple[int, int]:
