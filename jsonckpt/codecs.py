@@ -6,6 +6,8 @@ nothing large is allocated per chunk. It is not thread-safe: each thread has its
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pybase64
 import zstandard
@@ -22,6 +24,8 @@ __all__ = ["Coder", "longest_payload", "payload_bound", "payload_too_long"]
 #: loading.
 _WORTHWHILE = 0.98
 _ZSTD_BLOCK = 128 << 10
+#: No frame or base64 text of a chunk of usual size is larger; what orjson takes for number lists.
+_LARGEST_TEXT, _LARGEST_LIST = 4 << 20, 16 << 20
 #: Blocks of smaller planes cost more than they save.
 _SMALLEST_PLANE = 512
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
@@ -73,19 +77,20 @@ class Coder:
         self._compressors: dict[bool, zstandard.ZstdCompressor] = {}
         self._decompressor: zstandard.ZstdDecompressor | None = None
         self._planes = np.empty(0, np.uint8)
-        self._frame = bytearray()
         self._shuffler = Shuffler()
 
     # --- encoding ---------------------------------------------------------------------------
 
-    def encode(self, raw: memoryview, codec: Codec, dtype: str) -> bytes:
+    def encode(self, raw: memoryview, codec: Codec, dtype: str) -> bytes | memoryview:
         """The payload of one chunk.
 
         Args:
             raw: the chunk's bytes, little-endian, whole elements.
         """
         if codec.encoding == "list":
-            return lists.encode(raw, dtype)
+            _keep_heap(_LARGEST_LIST)
+            return lists.encode_view(raw, dtype)
+        _keep_heap(_LARGEST_TEXT)
         if codec.compression == "none" and codec.filter == "none":
             return pybase64.b64encode(raw)
         itemsize = _plane_count(codec, dtype)
@@ -100,32 +105,22 @@ class Coder:
         frame = self._compress(self._shuffle(raw, itemsize), itemsize, dtype)
         return len(frame) < _WORTHWHILE * len(raw)
 
-    def _compress(self, data: Bytes, itemsize: int, dtype: str) -> memoryview:
-        """One zstd frame, in memory that the next call writes over.
-
-        With fresh memory for every frame, the page faults took longer than the compression.
-        """
-        noisy = itemsize > 1 and DTYPES[dtype].kind in ("float", "complex")
-        compressor = self._zstd(noisy=noisy)
+    def _compress(self, data: Bytes, itemsize: int, dtype: str) -> bytes:
+        """One zstd frame."""
+        compressor = self._zstd(noisy=itemsize > 1 and DTYPES[dtype].kind in ("float", "complex"))
         plane = len(data) // itemsize
-        if len(self._frame) < (most := len(data) + len(data) // 128 + 1024):
-            self._frame = bytearray(most)
-        frame = memoryview(self._frame)
         if itemsize == 1 or plane % _ZSTD_BLOCK == 0 or plane < _SMALLEST_PLANE:
-            length = compressor.stream_reader(data.data, size=len(data)).readinto(self._frame)
-            return frame[:length]
+            return compressor.compress(data.data)
         # Blocks have one table of codes each: none may hold the end of one plane and the
         # beginning of another. It costs 1 to 10 per cent of the size where planes are no
         # multiples of a block.
         stream = compressor.compressobj(size=len(data))
-        length = 0
+        pieces = []
         for start in range(0, len(data), plane):
             last = start + plane == len(data)
             end = zstandard.COMPRESSOBJ_FLUSH_FINISH if last else zstandard.COMPRESSOBJ_FLUSH_BLOCK
-            for piece in (stream.compress(data.data[start : start + plane]), stream.flush(end)):
-                frame[length : length + len(piece)] = piece
-                length += len(piece)
-        return frame[:length]
+            pieces += [stream.compress(data.data[start : start + plane]), stream.flush(end)]
+        return b"".join(pieces)
 
     def _zstd(self, *, noisy: bool) -> zstandard.ZstdCompressor:
         """The compressor for byte planes of floats (``noisy``), or for anything else."""
@@ -225,6 +220,17 @@ class Coder:
         if len(data) != nbytes:
             raise FormatError(f"the zstd frame holds {len(data)} bytes, expected {nbytes}")
         return data
+
+
+@functools.cache
+def _keep_heap(nbytes: int) -> None:
+    """See to it that memory for frames and texts is used again, not mapped anew for each chunk.
+
+    The C library of Linux maps what is larger than 128 KiB, until a mapping is freed: then it takes
+    that size from its heap from now on. With a mapping for each chunk, its page faults took as long
+    as compressing or encoding it.
+    """
+    np.empty(nbytes, np.uint8)
 
 
 def _plane_count(codec: Codec, dtype: str) -> int:

@@ -27,7 +27,7 @@ from jsonckpt.validation import check_name
 
 __all__ = ["Contents", "Options", "encode", "settle", "walk"]
 
-_SAMPLE_BYTES = 1 << 16
+_SAMPLE_BYTES = 1 << 14
 
 
 @dataclass(frozen=True)

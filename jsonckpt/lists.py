@@ -25,22 +25,24 @@ from jsonckpt.dtypes import DTYPES, DType
 from jsonckpt.errors import FormatError, quote
 from jsonckpt.smallfloats import INFINITY, narrow, small_float
 
-__all__ = ["decode_into", "encode", "text_bound"]
+__all__ = ["decode_into", "encode", "encode_view", "text_bound"]
 
 Buffer = bytes | bytearray | memoryview
 
 #: Elements that are written at once: those of a chunk of usual size, for joining texts of smaller
 #: blocks takes fresh memory, whose page faults took a third of the time. Characters that are read
-#: at once fit the cache.
+#: at once: with less, a call costs too much of its time, with more, numbers leave the cache.
 _BLOCK_ELEMENTS = 1 << 18
-_BLOCK_CHARACTERS = 1 << 17
+_BLOCK_CHARACTERS = 1 << 19
 
 #: Longest number that is read.
 _LONGEST_NUMBER = 64
+#: How far back the end of an item is looked for first.
+_NEAR = 1_024
 
 _NUMBER = re.compile(rb"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 _INTEGER = re.compile(rb"-?(?:0|[1-9][0-9]*)")
-_MINUS_ZERO_INTEGER = re.compile(rb"(?<![eE])-0(?=[, \t]|\Z)")
+_MINUS_ZERO_INTEGER = re.compile(rb"(?<![eE])-0(?=[], \t])")
 _HEX = re.compile(rb"0x[0-9a-f]+")
 
 # The one magnitude of the 2**31 (tests/exhaustive_float32.py) whose shortest binary32 decimal means
@@ -98,6 +100,11 @@ def encode(raw: Buffer, dtype: str) -> bytes:
     >>> encode(struct.pack("<3f", 1.0, -0.0, float("inf")), "float32")
     b'1.0,-0.0,"Infinity"'
     """
+    return bytes(encode_view(raw, dtype))
+
+
+def encode_view(raw: Buffer, dtype: str) -> bytes | memoryview:
+    """The same as :func:`encode`, not copied once more where that can be spared."""
     row = _row(dtype)
     source = memoryview(raw)
     if not _count(row, source.nbytes):
@@ -105,17 +112,10 @@ def encode(raw: Buffer, dtype: str) -> bytes:
     patterns = np.frombuffer(source, np.uint8).view(_storage(row))
     if not patterns.flags.aligned or not patterns.dtype.isnative:
         patterns = patterns.astype(patterns.dtype.newbyteorder("="))
-    blocks = (
-        patterns[start : start + _BLOCK_ELEMENTS]
-        for start in range(0, len(patterns), _BLOCK_ELEMENTS)
-    )
-    if row.kind == "bool":
-        return b",".join(map(_bool_text, blocks))
-    if row.kind == "packed":
-        return b",".join(_bytes_text(row.real, block) for block in blocks)
-    if row.kind in ("int", "uint"):
-        return b",".join(map(_numbers_text, blocks))
-    return b",".join(_float_text(row.real, block) for block in blocks)
+    if len(patterns) <= _BLOCK_ELEMENTS:
+        return _block_text(row, patterns)
+    starts = range(0, len(patterns), _BLOCK_ELEMENTS)
+    return b",".join(_block_text(row, patterns[at : at + _BLOCK_ELEMENTS]) for at in starts)
 
 
 def decode_into(text: Buffer, dtype: str, out: memoryview) -> None:
@@ -189,9 +189,19 @@ def _count(row: DType, nbytes: int) -> int:
 # Writing
 
 
+def _block_text(row: DType, block: NDArray[Any]) -> bytes | memoryview:
+    if row.kind == "bool":
+        return _bool_text(block)
+    if row.kind == "packed":
+        return _bytes_text(row.real, block)
+    if row.kind in ("int", "uint"):
+        return _numbers_text(block)
+    return _float_text(row.real, block)
+
+
 def _numbers_text(numbers: NDArray[Any]) -> memoryview:
     text: bytes = orjson.dumps(numbers, option=orjson.OPT_SERIALIZE_NUMPY)
-    return memoryview(text)[1:-1]  # without a copy: it is joined with others
+    return memoryview(text)[1:-1]  # without a copy
 
 
 def _bool_text(block: NDArray[np.uint8]) -> bytes:
@@ -289,18 +299,21 @@ def _pattern(real: str, token: bytes) -> int | None:
 
 
 def _blocks(text: memoryview) -> Iterator[bytes]:
-    """The text in pieces that end between items; the commas between pieces are left out."""
+    """The text in pieces that end between items, each a JSON array with brackets of its own."""
     start = 0
     while len(text) - start > _BLOCK_CHARACTERS:
-        block = bytes(text[start : start + _BLOCK_CHARACTERS])
-        end = block.rfind(b",")
-        if end < 0:
+        stop = start + _BLOCK_CHARACTERS
+        for near in (max(start, stop - _NEAR), start):
+            end = bytes(text[near:stop]).rfind(b",")
+            if end >= 0:
+                break
+        else:
             raise FormatError(f"an item of the list is longer than {_BLOCK_CHARACTERS} characters")
-        yield block[:end]
-        start += end + 1
-    last = bytes(text[start:])
-    if start or last.strip(b" \t"):
-        yield last
+        yield b"".join((b"[", text[start : near + end], b"]"))
+        start = near + end + 1
+    last = text[start:]
+    if start or len(last) > _NEAR or bytes(last).strip(b" \t"):
+        yield b"".join((b"[", last, b"]"))
 
 
 #: Parsers that are not in use. A parser serves one thread at a time and keeps its memory, which
@@ -319,14 +332,15 @@ def _simdjson(block: bytes, of_type: str) -> NDArray[Any] | None:
     Args:
         of_type: simdjson's own ``"d"`` (binary64), ``"i"`` (int64) or ``"u"`` (uint64).
     """
-    if b"[" in block or b"\n" in block or b"\r" in block or not _has_only_short_items(block):
+    nested = block.find(b"[", 1) > 0
+    if nested or b"\n" in block or b"\r" in block or not _has_only_short_items(block):
         return None
     try:
         parser = _parsers.pop()
     except IndexError:
         parser = simdjson.Parser()
     try:
-        document: Any = parser.parse(b"[%b]" % block)
+        document: Any = parser.parse(block)
         buffer = document.as_buffer(of_type=of_type)
     except (ValueError, TypeError, RuntimeError):
         # Every refusal of simdjson's is one of these. The slow reader says what is wrong.
@@ -350,7 +364,7 @@ def _read_integers(block: bytes, row: DType, before: int) -> NDArray[Any]:
     """The numbers of a block; ``before`` is how many numbers stand in the blocks before it."""
     of_type = "i" if row.kind == "int" else "u"
     if row.kind == "bool":
-        characters = np.frombuffer(block, np.uint8)
+        characters = np.frombuffer(block, np.uint8)[1:-1]
         bits: NDArray[np.uint8] = characters[0::2] - np.uint8(ord("0"))
         if len(block) % 2 and (bits <= 1).all() and (characters[1::2] == ord(",")).all():
             return bits
@@ -366,7 +380,7 @@ def _read_integers(block: bytes, row: DType, before: int) -> NDArray[Any]:
 
 
 def _slow_integers(block: bytes, row: DType, low: int, high: int, before: int) -> Iterator[int]:
-    for index, item in enumerate(block.split(b","), before):
+    for index, item in enumerate(block[1:-1].split(b","), before):
         item = item.strip(b" \t")
         if len(item) > _LONGEST_NUMBER or not _INTEGER.fullmatch(item):
             _refuse(index, item, row, "an integer")
@@ -391,7 +405,7 @@ def _read_floats(block: bytes, row: DType, before: int) -> NDArray[Any]:
         patterns, misfit = narrow(row.real, numbers)
     if row.real != "float64" and misfit.any():
         index = int(misfit.argmax())
-        item = block.split(b",")[index].strip(b" \t")
+        item = block[1:-1].split(b",")[index].strip(b" \t")
         _refuse(before + index, item, row, "a number that the dtype has")
     patterns[places] = strings
     return patterns
@@ -431,14 +445,14 @@ def _may_have_minus_zero_integer(block: bytes) -> bool:
     """Whether the regular expression, which is slow, is worth asking."""
     characters = np.frombuffer(block, np.uint8)
     minus_zero = (characters[:-2] == ord("-")) & (characters[1:-1] == ord("0"))
-    return block.endswith(b"-0") or bool((minus_zero & (characters[2:] != ord("."))).any())
+    return bool((minus_zero & (characters[2:] != ord("."))).any())
 
 
 def _slow_floats(block: bytes, row: DType, before: int) -> _Floats:
     numbers: list[float] = []
     places: list[int] = []
     strings: list[int] = []
-    for place, item in enumerate(block.split(b",")):
+    for place, item in enumerate(block[1:-1].split(b",")):
         item = item.strip(b" \t")
         if item[:1] == b'"':
             pattern = _pattern(row.real, item[1:-1]) if item[1:][-1:] == b'"' else None

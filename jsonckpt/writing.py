@@ -157,8 +157,8 @@ def write_shard(
     text = ShardText(algorithm, shard)
     output.put(0, [text.begin(head)])
 
-    def work(coder: Coder, job: list[Part]) -> list[tuple[bytes, str] | None]:
-        encoded: list[tuple[bytes, str] | None] = []
+    def work(coder: Coder, job: list[Part]) -> list[tuple[bytes | memoryview, str] | None]:
+        encoded: list[tuple[bytes | memoryview, str] | None] = []
         for part in job:
             plan = plans[part.record]
             source = sources[plan.source]
@@ -179,10 +179,10 @@ def write_shard(
         return encoded
 
     def turn(
-        job: list[Part], encoded: list[tuple[bytes, str] | None]
-    ) -> tuple[int, list[bytes]] | None:
+        job: list[Part], encoded: list[tuple[bytes | memoryview, str] | None]
+    ) -> tuple[int, list[bytes | memoryview]] | None:
         start = text.position
-        buffers: list[bytes] = []
+        buffers: list[bytes | memoryview] = []
         for part, chunk in zip(job, encoded):
             plan = plans[part.record]
             source = sources[plan.source]
@@ -223,7 +223,7 @@ def write_shard(
             return None
         return start, buffers
 
-    def land(_: Coder, placed: tuple[int, list[bytes]] | None) -> None:
+    def land(_: Coder, placed: tuple[int, list[bytes | memoryview]] | None) -> None:
         if placed is not None:
             output.put(*placed)
 
