@@ -263,7 +263,7 @@ def test_random_parts_of_all_float32() -> None:
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16", "int64", "uint8", "bool"])
 def test_many_blocks(dtype: str) -> None:
     rng = np.random.default_rng(1)
-    raw = rng.bytes(1 << 18)
+    raw = rng.bytes(1 << 20)
     if dtype == "bool":
         raw = (np.frombuffer(raw, np.uint8) & 1).tobytes()
     text = lists.encode(raw, dtype)
