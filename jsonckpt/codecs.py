@@ -24,8 +24,9 @@ __all__ = ["Coder", "longest_payload", "payload_bound", "payload_too_long"]
 #: loading.
 _WORTHWHILE = 0.98
 _ZSTD_BLOCK = 128 << 10
-#: No frame or base64 text of a chunk of usual size is larger; what orjson takes for number lists.
-_LARGEST_TEXT, _LARGEST_LIST = 4 << 20, 16 << 20
+#: Far more than any frame or text that is made at once for a chunk of usual size, because the C
+#: library gives memory back when twice as much is free.
+_LARGEST_USUAL = 16 << 20
 #: Blocks of smaller planes cost more than they save.
 _SMALLEST_PLANE = 512
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
@@ -81,23 +82,26 @@ class Coder:
 
     # --- encoding ---------------------------------------------------------------------------
 
-    def encode(self, raw: memoryview, codec: Codec, dtype: str) -> bytes | memoryview:
+    def encode(self, raw: memoryview, codec: Codec, dtype: str) -> bytes:
         """The payload of one chunk.
 
         Args:
             raw: the chunk's bytes, little-endian, whole elements.
         """
+        return b"".join(self.pieces(raw, codec, dtype))
+
+    def pieces(self, raw: memoryview, codec: Codec, dtype: str) -> list[bytes | memoryview]:
+        """What :meth:`encode` makes, in pieces that belong one behind the other."""
+        _keep_heap()
         if codec.encoding == "list":
-            _keep_heap(_LARGEST_LIST)
-            return lists.encode_view(raw, dtype)
-        _keep_heap(_LARGEST_TEXT)
+            return lists.encode_pieces(raw, dtype)
         if codec.compression == "none" and codec.filter == "none":
-            return pybase64.b64encode(raw)
+            return [pybase64.b64encode(raw)]
         itemsize = _plane_count(codec, dtype)
         data = self._shuffle(raw, itemsize)
         if codec.compression == "zstd":
-            return pybase64.b64encode(self._compress(data, itemsize, dtype))
-        return pybase64.b64encode(data.data)
+            return [pybase64.b64encode(self._compress(data, itemsize, dtype))]
+        return [pybase64.b64encode(data.data)]
 
     def compresses(self, raw: memoryview, codec: Codec, dtype: str) -> bool:
         """Whether compressing is worthwhile for a tensor, judged by one chunk of it."""
@@ -223,14 +227,14 @@ class Coder:
 
 
 @functools.cache
-def _keep_heap(nbytes: int) -> None:
+def _keep_heap() -> None:
     """See to it that memory for frames and texts is used again, not mapped anew for each chunk.
 
     The C library of Linux maps what is larger than 128 KiB, until a mapping is freed: then it takes
     that size from its heap from now on. With a mapping for each chunk, its page faults took as long
     as compressing or encoding it.
     """
-    np.empty(nbytes, np.uint8)
+    np.empty(_LARGEST_USUAL, np.uint8)
 
 
 def _plane_count(codec: Codec, dtype: str) -> int:

@@ -54,7 +54,7 @@ class Contents:
     created_at: str
     state: Any
     metadata: dict[str, Any]
-    sources: Sequence[Source]
+    sources: list[Source]
     plans: Sequence[plan.RecordPlan]
 
     @property
@@ -81,11 +81,11 @@ def check_options(options: Options, level: int | None) -> None:
 
 def encode(state: object, metadata: Mapping[str, Any] | None, options: Options) -> Contents:
     """Everything about the state that can fail, before anything is written."""
-    return settle(walk(state, metadata, options), options)
+    return settle(walk(state, metadata), options)
 
 
 @jsontext.collector_paused()
-def walk(state: object, metadata: Mapping[str, Any] | None, options: Options) -> Contents:
+def walk(state: object, metadata: Mapping[str, Any] | None) -> Contents:
     """All of :func:`encode` but for :func:`settle`. No payload is read.
 
     Nothing of the result but the memory of its sources belongs to the caller: what becomes of the
@@ -96,37 +96,38 @@ def walk(state: object, metadata: Mapping[str, Any] | None, options: Options) ->
     depth = (DEFAULT_LIMITS.depth or 1_000) - 1
     tree = encode_state(state, writer, rules=default_rules(), max_depth=depth)
     sources = writer.sources()
-    limits = DEFAULT_LIMITS
-    if exceeds(len(sources), limits.tensors):
-        raise LimitError(f"{len(sources)} tensors; readers accept at most {limits.tensors}")
-    plans = []
-    for position, source in enumerate(sources):
-        check_name(source.name, limits)
-        codec = _codec(source, options, worthwhile=True)
-        plans.append(plan.RecordPlan(position, codec, source.nbytes))
-    chunks = sum(record.chunks for record in plans)
-    if exceeds(chunks, limits.chunks):
+    if exceeds(len(sources), DEFAULT_LIMITS.tensors):
         raise LimitError(
-            f"{chunks} chunks; readers accept at most {limits.chunks}",
-            hint="Pass a larger chunk_size.",
+            f"{len(sources)} tensors; readers accept at most {DEFAULT_LIMITS.tensors}",
+            hint="Save parts of the state as checkpoints of their own.",
         )
     now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-    return Contents(new_save_id(), now, tree, _plain(metadata), sources, plans)
+    return Contents(new_save_id(), now, tree, _plain(metadata), sources, ())
 
 
 def settle(contents: Contents, options: Options) -> Contents:
-    """The same without compression for records that do not compress, judged by a sample."""
-    if options.compression == "none":
-        return contents
+    """The same with the plan of each record.
+
+    It is no part of :func:`walk`, for a save in the background has the time that the training has
+    not.
+
+    Raises:
+        LimitError: too many chunks.
+    """
     coder = Coder(level=options.level)
     plans = []
-    for record in contents.plans:
-        source = contents.sources[record.source]
-        if record.codec.compression != "none" and not _sample_compresses(
-            coder, source, record.codec
-        ):
-            record = replace(record, codec=_codec(source, options, worthwhile=False))
-        plans.append(record)
+    for position, source in enumerate(contents.sources):
+        check_name(source.name, DEFAULT_LIMITS)
+        codec = _codec(source, options, worthwhile=True)
+        if codec.compression != "none" and not _sample_compresses(coder, source, codec):
+            codec = _codec(source, options, worthwhile=False)
+        plans.append(plan.RecordPlan(position, codec, source.nbytes))
+    chunks = sum(record.chunks for record in plans)
+    if exceeds(chunks, DEFAULT_LIMITS.chunks):
+        raise LimitError(
+            f"{chunks} chunks; readers accept at most {DEFAULT_LIMITS.chunks}",
+            hint="Pass a larger chunk_size.",
+        )
     return replace(contents, plans=plans)
 
 

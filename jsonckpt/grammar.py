@@ -135,7 +135,7 @@ class ShardText:
         device: str,
         codec: Codec,
         nbytes: int,
-        payload: bytes | memoryview,
+        payload: Sequence[bytes | memoryview],
         checksum: str,
     ) -> bytes:
         """A whole record of one chunk: what the three calls make, in a third of their time."""
@@ -148,9 +148,9 @@ class ShardText:
         self._skeleton.update(before + after)
         start = self.position + len(separator)
         place = self.position + len(before)
-        text = b"".join((before, payload, after))
+        text = b"".join((before, *payload, after))
         self.position += len(text)
-        chunks = ((place, len(payload), checksum),)
+        chunks = ((place, len(text) - len(before) - len(after), checksum),)
         length = self.position - start
         self.entries.append(
             Entry(name, dtype, shape, device, codec, self._shard, start, length, chunks, nbytes)

@@ -25,14 +25,14 @@ from jsonckpt.dtypes import DTYPES, DType
 from jsonckpt.errors import FormatError, quote
 from jsonckpt.smallfloats import INFINITY, narrow, small_float
 
-__all__ = ["decode_into", "encode", "encode_view", "text_bound"]
+__all__ = ["decode_into", "encode", "encode_pieces", "text_bound"]
 
 Buffer = bytes | bytearray | memoryview
 
-#: Elements that are written at once: those of a chunk of usual size, for joining texts of smaller
-#: blocks takes fresh memory, whose page faults took a third of the time. Characters that are read
-#: at once: with less, a call costs too much of its time, with more, numbers leave the cache.
-_BLOCK_ELEMENTS = 1 << 18
+#: Elements that are written at once: their text and what orjson takes to write it are small enough
+#: for the C library to use the memory again. Characters that are read at once: with less, a call
+#: costs too much of its time, with more, numbers leave the cache.
+_BLOCK_ELEMENTS = 1 << 17
 _BLOCK_CHARACTERS = 1 << 19
 
 #: Longest number that is read.
@@ -100,22 +100,24 @@ def encode(raw: Buffer, dtype: str) -> bytes:
     >>> encode(struct.pack("<3f", 1.0, -0.0, float("inf")), "float32")
     b'1.0,-0.0,"Infinity"'
     """
-    return bytes(encode_view(raw, dtype))
+    return b"".join(encode_pieces(raw, dtype))
 
 
-def encode_view(raw: Buffer, dtype: str) -> bytes | memoryview:
-    """The same as :func:`encode`, not copied once more where that can be spared."""
+def encode_pieces(raw: Buffer, dtype: str) -> list[bytes | memoryview]:
+    """What :func:`encode` makes, in pieces that belong one behind the other."""
     row = _row(dtype)
     source = memoryview(raw)
     if not _count(row, source.nbytes):
-        return b""
+        return []
     patterns = np.frombuffer(source, np.uint8).view(_storage(row))
     if not patterns.flags.aligned or not patterns.dtype.isnative:
         patterns = patterns.astype(patterns.dtype.newbyteorder("="))
-    if len(patterns) <= _BLOCK_ELEMENTS:
-        return _block_text(row, patterns)
-    starts = range(0, len(patterns), _BLOCK_ELEMENTS)
-    return b",".join(_block_text(row, patterns[at : at + _BLOCK_ELEMENTS]) for at in starts)
+    pieces: list[bytes | memoryview] = []
+    for start in range(0, len(patterns), _BLOCK_ELEMENTS):
+        if pieces:
+            pieces.append(b",")
+        pieces.append(_block_text(row, patterns[start : start + _BLOCK_ELEMENTS]))
+    return pieces
 
 
 def decode_into(text: Buffer, dtype: str, out: memoryview) -> None:

@@ -76,6 +76,7 @@ def run_ordered(
             placed = turn(job, work(own, job))
             if land is not None:
                 land(own, placed)
+            del placed  # not to be held while the next job is worked
             if done is not None:
                 done(job)
         return
@@ -190,26 +191,32 @@ class _Run(Generic[Job, Worker, Worked, Placed]):
         try:
             own = self._worker()
             while (taken := self._next_job()) is not None:
-                number, job = taken
-                worked = self._work(own, job)
-                with self._turns:
-                    while number > self._next_turn + self._ahead and not self._stopped:
-                        self._turns.wait()
-                    if self._stopped:
-                        return
-                    self._waiting[number] = job, worked
-                    while (ready := self._waiting.pop(self._next_turn, None)) is not None:
-                        placed = self._turn(*ready)
-                        self._next_turn += 1
-                    self._turns.notify_all()
-                if self._land is not None:
-                    self._land(own, placed)
-                if self._done is not None:
-                    with self._take:
-                        self._done(job)
+                if not self._one(own, *taken):
+                    return
         except BaseException as error:
             # Carried to the caller's thread, which raises it.
             self._stop(error)
+
+    def _one(self, own: Worker, number: int, job: Job) -> bool:
+        """One job from its work to its end. A method of its own, so that nothing of it is kept
+        while the next one is worked. ``False``: the run has been stopped."""
+        worked = self._work(own, job)
+        with self._turns:
+            while number > self._next_turn + self._ahead and not self._stopped:
+                self._turns.wait()
+            if self._stopped:
+                return False
+            self._waiting[number] = job, worked
+            while (ready := self._waiting.pop(self._next_turn, None)) is not None:
+                placed = self._turn(*ready)
+                self._next_turn += 1
+            self._turns.notify_all()
+        if self._land is not None:
+            self._land(own, placed)
+        if self._done is not None:
+            with self._take:
+                self._done(job)
+        return True
 
     def _next_job(self) -> tuple[int, Job] | None:
         with self._take:

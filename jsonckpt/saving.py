@@ -202,7 +202,7 @@ def save_async(
     Raises:
         UnsupportedTypeError: a value that no rule covers; nothing has been written.
         CheckpointExistsError: what lies at ``path`` must not be overwritten.
-        LimitError: readers would refuse the result.
+        LimitError: readers would refuse the result. (Too many chunks: ``result()`` says so.)
         MemoryError: there is no memory for a copy.
         ValueError, TypeError: options that do not exist.
         JsonckptError: the error of an earlier call, of the type that it had (:class:`WriteError`
@@ -238,16 +238,15 @@ def save_async(
         target = replace(target, local=target.local.absolute())
     with _background.turn():
         target.check()
-        contents = walk(state, metadata, options)
-        copies = _buffers.stage(contents.sources)
-        contents = replace(contents, sources=copies)
+        contents = walk(state, metadata)
+        _buffers.stage(contents.sources)
 
         def write(gate: Gate) -> SaveResult:
             try:
                 return _write(settle(contents, options), target, options, gate, began)
             finally:
                 # The traceback of an error refers to this list, and so would hold on to the memory.
-                copies.clear()
+                contents.sources.clear()
                 if not keep_buffers:
                     _buffers.release()
 

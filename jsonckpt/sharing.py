@@ -6,6 +6,7 @@ over when it writes and when it reads (``docs/format.md`` sections 6.2 and 6.4).
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ from jsonckpt.memory import (
     borrow_range,
     collapse,
     dtype_name,
+    require_little_endian,
     require_memory,
     strided,
 )
@@ -40,21 +42,21 @@ _ALIGNMENT = 16
 class _Leaf:
     """One way of seeing one piece of memory, and the JSON objects that refer to it."""
 
-    __slots__ = ("name", "references", "region", "start", "tensor")
+    __slots__ = ("flat", "name", "references", "start", "tensor")
 
-    def __init__(self, name: str, tensor: torch.Tensor, *, contiguous: bool) -> None:
+    def __init__(self, name: str, tensor: torch.Tensor, start: int, *, flat: bool) -> None:
         self.name = name
         self.tensor = tensor  # also keeps its memory from being reused while the state is walked
         self.references: list[tuple[str, dict[str, Json]]] = []
-        self.start = tensor.data_ptr()
-        self.region: Region | None = None
-        # Lazily conjugated or negated memory means other values than it holds, and a tensor
-        # without elements has no memory: these are saved by themselves.
-        if tensor.numel() and not tensor.is_conj() and not tensor.is_neg():
-            if contiguous:
-                self.region = Region.flat(self.start, tensor.nbytes)
-            else:
-                self.region = Region.of(self.start, tensor.itemsize, tensor.shape, tensor.stride())
+        self.start = start
+        self.flat = flat  # row-major, without a gap, as it is, on the CPU
+
+    def region(self) -> Region:
+        """Its bytes."""
+        tensor = self.tensor
+        if self.flat:
+            return Region.flat(self.start, tensor.nbytes)
+        return Region.of(self.start, tensor.itemsize, tensor.shape, tensor.stride())
 
 
 @dataclass(slots=True)
@@ -90,6 +92,7 @@ class StateWriter:
     """
 
     def __init__(self) -> None:
+        require_little_endian()
         self._leaves: list[_Leaf] = []
         self._known: dict[tuple[object, ...], _Leaf] = {}
         self._sources: list[Source] | None = None
@@ -112,13 +115,12 @@ class StateWriter:
         """
         try:
             _require_plain(value)
-            plain = value.detach()
             if type(value) is torch.nn.Parameter:
-                data = self._put_data(plain, name)
+                data = self._put_data(value.detach(), name)
                 return {"$parameter": {"data": data, "requires_grad": value.requires_grad}}
             if value.requires_grad:
-                return {"$requires_grad": self._put_data(plain, name)}
-            return self._put_data(plain, name)
+                return {"$requires_grad": self._put_data(value.detach(), name)}
+            return self._put_data(value, name)
         except UnsupportedTypeError as error:
             raise error.at(tensor=name)  # noqa: B904, the same error with its place
 
@@ -158,24 +160,17 @@ class StateWriter:
         require_memory(tensor)
         if tensor.dim() > 64:
             raise UnsupportedTypeError(f"the tensor has {tensor.dim()} dimensions, at most 64 fit")
-        contiguous = tensor.is_contiguous()
-        steps = None
-        if not contiguous:
-            steps = tuple([step for size, step in zip(tensor.shape, tensor.stride()) if size > 1])
-        key = (
-            _space(tensor),
-            tensor.data_ptr(),
-            tensor.dtype,
-            tensor.shape,
-            steps,
-            tensor.is_conj(),
-            tensor.is_neg(),
-        )
+        start = tensor.data_ptr()
+        flat = tensor.is_cpu and tensor.is_contiguous()
+        flat = flat and not tensor.is_conj() and not tensor.is_neg()
+        key: tuple[object, ...] = (start, tensor.dtype, tensor.shape)
+        if not flat:
+            key = (*key, _space(tensor), _steps(tensor), tensor.is_conj(), tensor.is_neg())
         leaf = self._known.get(key)
         if leaf is None:
-            leaf = _Leaf(name, tensor, contiguous=contiguous)
+            leaf = _Leaf(name, tensor, start, flat=flat)
             self._leaves.append(leaf)
-            if tensor.numel():
+            if start:  # no two tensors without elements are one
                 self._known[key] = leaf
         reference: dict[str, Json] = {"$tensor": name}
         if leaf.name != name:
@@ -183,17 +178,34 @@ class StateWriter:
         leaf.references.append((name, reference))
         return reference
 
-    def _plan(self) -> list[Source]:
+    def _shared(self) -> dict[_Leaf, _Shared]:
+        """The leaves that share memory with others, each with the record that serves them."""
+        if self._all_apart():
+            return {}
         spaces: dict[object, list[_Leaf]] = {}
         for leaf in self._leaves:
-            if leaf.region is not None:
-                spaces.setdefault(_space(leaf.tensor), []).append(leaf)
+            tensor = leaf.tensor
+            # Lazily conjugated or negated memory means other values than it holds, and a tensor
+            # without elements has no memory: these are saved by themselves.
+            if tensor.numel() and not tensor.is_conj() and not tensor.is_neg():
+                spaces.setdefault(_space(tensor), []).append(leaf)
         shared_by: dict[_Leaf, _Shared] = {}
         for leaves in spaces.values():
-            for group in sharing_groups([leaf.region for leaf in leaves if leaf.region]):
+            for group in sharing_groups([leaf.region() for leaf in leaves]):
                 members = _without_odd_bools([leaves[i] for i in group])
                 if (shared := _share(members)) is not None:
                     shared_by.update((leaf, shared) for leaf in members)
+        return shared_by
+
+    def _all_apart(self) -> bool:
+        """Whether it is plain to see that no two leaves share memory, as it nearly always is."""
+        if not all(leaf.flat for leaf in self._leaves):
+            return False
+        ranges = sorted((leaf.start, leaf.start + leaf.tensor.nbytes) for leaf in self._leaves)
+        return all(one[1] <= other[0] for one, other in itertools.pairwise(ranges))
+
+    def _plan(self) -> list[Source]:
+        shared_by = self._shared()
         sources: list[Source] = []
         storages = 0
         for leaf in self._leaves:
@@ -393,6 +405,13 @@ def _space(tensor: torch.Tensor) -> object:
     return str(tensor.device), tensor.untyped_storage().data_ptr()
 
 
+def _steps(tensor: torch.Tensor) -> tuple[int, ...] | None:
+    """What of the strides means anything; ``None`` where the shape says it all."""
+    if tensor.is_contiguous():
+        return None
+    return tuple([step for size, step in zip(tensor.shape, tensor.stride()) if size > 1])
+
+
 def _without_odd_bools(leaves: list[_Leaf]) -> list[_Leaf]:
     """Without the bools seen in memory of other dtypes that holds bytes which are no bool.
 
@@ -412,7 +431,7 @@ def _share(leaves: Sequence[_Leaf]) -> _Shared | None:
     """One record for leaves that share memory, or ``None`` where no record can serve them all."""
     if len(leaves) < 2:
         return None
-    regions = [leaf.region for leaf in leaves if leaf.region]
+    regions = [leaf.region() for leaf in leaves]
     start = min(region.start for region in regions)
     stop = max(region.stop for region in regions)
     uniform = len({leaf.tensor.dtype for leaf in leaves}) == 1

@@ -6,6 +6,7 @@ the memory of one save is used again by the next.
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
 import sys
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from jsonckpt.memory import borrow_range
 from jsonckpt.pipeline import default_threads, run_lanes
 from jsonckpt.tensors import Source
 
@@ -26,8 +28,8 @@ __all__ = ["Buffers"]
 _PIECE = 32 << 20
 #: Each copy begins at a multiple of this: a cache line, and a multiple of every item size.
 _ALIGNMENT = 64
-#: Copying less than this takes less time than starting threads.
-_WORTH_THREADS = 8 << 20
+#: Copying less than this takes less time than starting threads, or asking torch's for help.
+_WORTH_THREADS, _WORTH_TORCH = 8 << 20, 256 << 10
 #: From the kernel's headers (Linux 4.14); the ``mmap`` module does not have it.
 _MADV_WIPEONFORK = 18
 #: ``cudaHostRegisterPortable``: pinned for every device.
@@ -44,9 +46,10 @@ class Buffers:
     call of it.
 
     >>> buffers, w = Buffers(), torch.arange(3, dtype=torch.uint8)
-    >>> [copy] = buffers.stage([Source.of("/w", w)])
+    >>> source = Source.of("/w", w)
+    >>> buffers.stage([source])
     >>> _ = w.fill_(9)
-    >>> bytes(copy.read(0, 3))
+    >>> bytes(source.read(0, 3))
     b'\\x00\\x01\\x02'
     """
 
@@ -60,29 +63,30 @@ class Buffers:
         self._plain = _Arena(pinned=False)
         self._pinned = _Arena(pinned=True)
 
-    def stage(self, sources: Sequence[Source]) -> list[Source]:
-        """Copies of all sources, in the same order.
+    def stage(self, sources: Sequence[Source]) -> None:
+        """Copy what all sources say, and let them say it of the copy.
 
-        Returns when they are complete, those from a CUDA device included: these are read in the
-        device's current stream, behind whatever the training has put into it.
+        Returns when the copies are complete, those from a CUDA device included: these are read in
+        the device's current stream, behind whatever the training has put into it.
 
         Raises:
             MemoryError: there is no memory for a copy of the state.
         """
-        copies: list[Source | None] = [None] * len(sources)
         for arena in (self._plain, self._pinned):
-            chosen = [i for i, source in enumerate(sources) if source.on_cuda is arena.pinned]
-            offsets, total = _lay_out([sources[i].nbytes for i in chosen])
+            chosen = [source for source in sources if source.on_cuda is arena.pinned]
+            offsets, total = _lay_out([source.nbytes for source in chosen])
             memory = arena.take(total)
-            pieces = _pieces([sources[i] for i in chosen], offsets, memory)
             if arena.pinned:
-                _copy_from_devices(pieces)
+                _copy_from_devices(_pieces(chosen, offsets, memory))
+            elif torch.get_num_threads() > 1:
+                # In a training loop torch's threads are awake, waiting for work in a loop of their
+                # own: threads beside them would share their processors.
+                _copy_together(chosen, offsets, memory)
             else:
-                _copy_in_memory(pieces, total)
-            storage = torch.from_numpy(memory).untyped_storage()
-            for i, offset in zip(chosen, offsets):
-                copies[i] = sources[i].copied(memory, storage, offset)
-        return [copy for copy in copies if copy is not None]
+                _copy_in_lanes(_pieces(chosen, offsets, memory), total)
+            owner, start = torch.from_numpy(memory), memory.ctypes.data
+            for source, offset in zip(chosen, offsets):
+                source.relocate(owner, start + offset)
 
     def release(self) -> None:
         """Give the memory back. What was staged is not valid any more."""
@@ -118,20 +122,32 @@ def _pieces(
         yield job
 
 
-def _copy(job: list[_Piece], *, together: bool = False) -> None:
+def _copy(job: list[_Piece]) -> None:
     for source, memory, start, stop in job:
-        source.copy_to(memory, start, stop, together=together)
+        if source.address:
+            ctypes.memmove(memory.ctypes.data, source.address + start, stop - start)
+        else:
+            source.copy_to(memory, start, stop)
 
 
-def _copy_in_memory(jobs: Iterator[list[_Piece]], total: int) -> None:
-    # In a training loop torch's threads are awake, waiting for work in a loop of their own: threads
-    # beside them would share their processors.
-    together = torch.get_num_threads() > 1
-    if together or total < _WORTH_THREADS:
-        for job in jobs:
-            _copy(job, together=together)
-        return
-    run_lanes(jobs, lambda job, _: _copy(job), threads=default_threads())
+def _copy_together(
+    sources: Sequence[Source], offsets: Sequence[int], memory: np.ndarray[Any, Any]
+) -> None:
+    """With torch's threads. Nearly all of the time is the copy itself, also of small tensors."""
+    begin, whole = memory.ctypes.data, torch.from_numpy(memory)
+    for source, offset in zip(sources, offsets):
+        nbytes = source.nbytes
+        if not source.address:
+            source.copy_to(memory[offset : offset + nbytes], 0, nbytes)
+        elif nbytes < _WORTH_TORCH:
+            ctypes.memmove(begin + offset, source.address, nbytes)
+        else:
+            whole[offset : offset + nbytes].copy_(borrow_range(source.address, nbytes, source))
+
+
+def _copy_in_lanes(jobs: Iterator[list[_Piece]], total: int) -> None:
+    threads = default_threads() if total >= _WORTH_THREADS else 1
+    run_lanes(jobs, lambda job, _: _copy(job), threads=threads)
 
 
 def _copy_from_devices(jobs: Iterator[list[_Piece]]) -> None:

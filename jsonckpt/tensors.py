@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -24,6 +24,7 @@ from jsonckpt.errors import (
 )
 from jsonckpt.memory import (
     borrow,
+    borrow_range,
     carrier,
     collapse,
     contiguous_stride,
@@ -38,12 +39,17 @@ from jsonckpt.memory import (
 )
 from jsonckpt.pages import FreshPages
 
-__all__ = ["Source", "Target", "byte_count", "dtype_name", "ease_first_touch", "torch_dtype"]
+__all__ = [
+    "Source",
+    "Target",
+    "byte_count",
+    "dtype_name",
+    "ease_first_touch",
+    "torch_dtype",
+]
 
 _CPU: Final = torch.device("cpu")
-#: Copying fewer bytes takes less time than asking torch's threads to help.
-_WORTH_THREADS: Final = 256 << 10
-#: What NumPy has, too, and what is written as it lies: bools may hold other bytes than 0 and 1.
+#: What NumPy has, too: its view of them is made in a fifth of the time.
 _NUMPY: Final = {torch.float32, torch.float64, torch.float16, torch.int64, torch.int32, torch.uint8}
 
 
@@ -64,7 +70,7 @@ def byte_count(dtype: str, shape: Sequence[int]) -> int:
     return nbytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # frozen, making one takes three times as long, and there are thousands
 class Source:
     """One record to be written.
 
@@ -74,6 +80,7 @@ class Source:
         shape: sizes.
         device: where the tensor lies, in torch's spelling (``cpu``, ``cuda:0``).
         nbytes: raw bytes.
+        address: where they lie, row-major, in memory of the CPU; 0 if they do not.
 
     >>> source = Source.of("/w", torch.arange(3, dtype=torch.int16))
     >>> bytes(source.read(2, 6))
@@ -85,10 +92,11 @@ class Source:
     shape: tuple[int, ...]
     device: str
     nbytes: int
-    _memory: memoryview | None = field(repr=False, compare=False)  # where it can be handed out
-    _flat: bool = field(default=False, repr=False, compare=False)
-    #: Of bytes if flat, else of elements.
-    _view: torch.Tensor | None = field(default=None, repr=False, compare=False)
+    address: int = field(repr=False, compare=False)
+    #: The tensor; of a copy that lies flat at the address, what keeps its memory.
+    _tensor: torch.Tensor = field(repr=False, compare=False)
+    #: What :meth:`read` takes from: made at its first call.
+    _memory: memoryview | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def of(cls, name: str, tensor: torch.Tensor) -> Source:
@@ -97,21 +105,18 @@ class Source:
         Raises:
             UnsupportedTypeError: a dtype that the format lacks, or memory that was freed.
         """
+        require_little_endian()
         require_memory(tensor)
         return cls.of_checked(name, tensor)
 
     @classmethod
     def of_checked(cls, name: str, tensor: torch.Tensor) -> Source:
-        """:meth:`of`, where the tensor's memory has been checked before."""
-        require_little_endian()
-        dtype, shape = dtype_name(tensor), tuple(tensor.shape)
-        nbytes = byte_count(dtype, shape)
-        if tensor.is_cpu and tensor.dtype in _NUMPY and shape and nbytes and _is_flat(tensor):
-            memory = tensor.detach().numpy().data.cast("B").toreadonly()
-            return cls(name, dtype, shape, "cpu", nbytes, memory)
-        flat = _flat_bytes(tensor, nbytes)
-        view = _few_dimensions(tensor) if flat is None else flat
-        return cls(name, dtype, shape, str(tensor.device), nbytes, None, flat is not None, view)
+        """:meth:`of`, where the machine and the tensor's memory have been checked before."""
+        dtype, shape, nbytes = dtype_name(tensor), tuple(tensor.shape), tensor.nbytes
+        if tensor.is_cpu:
+            address = tensor.data_ptr() if nbytes and _is_flat(tensor) else 0
+            return cls(name, dtype, shape, "cpu", nbytes, address, tensor)
+        return cls(name, dtype, shape, str(tensor.device), nbytes, 0, tensor)
 
     def read(self, start: int, stop: int) -> memoryview:
         """Raw row-major bytes ``[start, stop)``, read-only. Safe to call from several threads.
@@ -122,29 +127,50 @@ class Source:
             start, stop: byte offsets, multiples of the item size, inside the record.
         """
         first, last = _elements(self.dtype, self.nbytes, start, stop)
+        if self._memory is None and self.address:
+            self._memory = self._bytes()
         if self._memory is not None:
-            return self._memory[start:stop]
-        assert self._view is not None
-        if self._flat:
-            piece = self._view[start:stop]
+            raw = self._memory[start:stop]
         else:
-            piece = empty(last - first, self._view.dtype, self._view.device)
-            for part, memory in _parts(self._view, first, piece):
-                memory.copy_(part)
-        piece = piece.to(_CPU).view(torch.uint8)
-        if self.dtype == "bool" and piece.numel() and int(piece.max()) > 1:
+            raw = self._gathered(first, last).numpy().data
+        if self.dtype == "bool" and int(np.frombuffer(raw, np.uint8).max(initial=0)) > 1:
             # torch takes any byte but 0 for True; in the file True is 1.
-            piece = (piece != 0).view(torch.uint8)
-        return piece.numpy().data.toreadonly()
+            raw = (np.frombuffer(raw, np.uint8) != 0).view(np.uint8).data
+        return raw.toreadonly()
+
+    def _gathered(self, first: int, last: int) -> torch.Tensor:
+        """Elements that do not lie flat on the CPU, as bytes there."""
+        flat = _flat_bytes(self._tensor, self.nbytes)
+        if flat is not None:
+            itemsize = DTYPES[self.dtype].itemsize
+            return flat[first * itemsize : last * itemsize].to(_CPU)
+        view = _few_dimensions(self._tensor)
+        piece = empty(last - first, view.dtype, view.device)
+        for part, place in _parts(view, first, piece):
+            place.copy_(part)
+        return piece.to(_CPU).view(torch.uint8)
+
+    def _bytes(self) -> memoryview:
+        tensor = self._tensor.detach()
+        if tensor.dtype in _NUMPY and self.shape and tensor.data_ptr() == self.address:
+            return tensor.numpy().data.cast("B")
+        return borrow_range(self.address, self.nbytes, tensor).numpy().data
+
+    def relocate(self, memory: torch.Tensor, address: int) -> None:
+        """From now on read from a copy, and let go of the tensor.
+
+        Args:
+            memory: what keeps the copy's memory, on the CPU.
+            address: where the copy begins.
+        """
+        self._tensor, self.address, self._memory = memory, address, None
 
     @property
     def on_cuda(self) -> bool:
         """Whether pinned memory makes copies of it faster, and lets them run side by side."""
-        return self._view is not None and self._view.is_cuda
+        return self._tensor.is_cuda
 
-    def copy_to(
-        self, memory: np.ndarray[Any, Any], start: int, stop: int, *, together: bool = False
-    ) -> None:
+    def copy_to(self, memory: np.ndarray[Any, Any], start: int, stop: int) -> None:
         """Copy the raw bytes ``[start, stop)`` to ``memory``. Safe to call from several threads.
 
         From a CUDA device the copy is only begun, in the device's current stream.
@@ -152,50 +178,21 @@ class Source:
         Args:
             memory: as many ``uint8``, aligned for elements of any size.
             start, stop: as for :meth:`read`.
-            together: let torch's own threads help. Else NumPy copies memory of the CPU in this
-                thread, where torch would start threads for each of ours.
         """
         first, last = _elements(self.dtype, self.nbytes, start, stop)
-        if self._memory is not None:
-            raw = np.frombuffer(self._memory[start:stop], np.uint8)
-            if together and len(raw) >= _WORTH_THREADS:
-                torch.from_numpy(memory).copy_(borrow(raw))
-            else:
-                np.copyto(memory, raw)
-            return
-        assert self._view is not None
-        if self._flat and self._view.device.type == "cpu":
-            np.copyto(memory, self._view[start:stop].numpy())
-            return
         target = torch.from_numpy(memory)
-        if self._flat:
-            target.copy_(self._view[start:stop], non_blocking=self.on_cuda)
+        flat = _flat_bytes(self._tensor, self.nbytes)
+        if flat is not None:
+            target.copy_(flat[start:stop], non_blocking=self.on_cuda)
             return
-        device = self._view.device
-        piece = target.view(self._view.dtype)
-        if device.type != "cpu":
-            piece = empty(last - first, self._view.dtype, device)
-        for part, place in _parts(self._view, first, piece):
+        view = _few_dimensions(self._tensor)
+        piece = target.view(view.dtype)
+        if view.device.type != "cpu":
+            piece = empty(last - first, view.dtype, view.device)
+        for part, place in _parts(view, first, piece):
             place.copy_(part)
-        if device.type != "cpu":
+        if view.device.type != "cpu":
             target.copy_(piece.view(torch.uint8), non_blocking=self.on_cuda)
-
-    def copied(
-        self, memory: np.ndarray[Any, Any], storage: torch.UntypedStorage, offset: int
-    ) -> Source:
-        """The same record read from a copy that :meth:`copy_to` made.
-
-        Args:
-            memory, storage: the same memory of the CPU.
-            offset: where the copy begins, in bytes, a multiple of every item size.
-        """
-        if self.dtype != "bool":
-            raw = memory[offset : offset + self.nbytes].data.toreadonly()
-            return Source(self.name, self.dtype, self.shape, self.device, self.nbytes, raw)
-        kind = torch_dtype(self.dtype)
-        steps = contiguous_stride(self.shape)
-        tensor = strided(storage, kind, offset // kind.itemsize, self.shape, steps)
-        return replace(Source.of(self.name, tensor), device=self.device)
 
 
 class Target:

@@ -52,6 +52,8 @@ _BIG: Final[int] = 10**_MAX_DIGITS
 _RULE_LEVELS = 10
 
 
+#: Types whose values may be their own JSON.
+_PLAIN_TYPES: Final = frozenset({type(None), bool, int, float, str})
 #: Types that the encoder itself writes.
 _CORE_TYPES: Final = frozenset({dict, list, tuple})
 
@@ -214,8 +216,12 @@ class Encoder:
     def write(self, value: object, place: str, level: int) -> Json:
         """The JSON of a value that stands at ``place``, ``level`` containers deep."""
         kind = type(value)
-        if _is_plain(value, kind):
+        if kind in _PLAIN_TYPES and _is_plain(value, kind):
             return cast(Json, value)
+        return self._write_other(value, kind, place, level)
+
+    def _write_other(self, value: object, kind: type, place: str, level: int) -> Json:
+        """:meth:`write` for what is not its own JSON. States hold thousands of tensors."""
         rule = self._writers.get(kind)
         if rule is None and kind not in _CORE_TYPES:
             if not self._door.is_tensor(value):
@@ -268,10 +274,11 @@ class Encoder:
             self._too_deep(place)
         result: list[Json] = []
         for position, value in enumerate(values):
-            if _is_plain(value, type(value)):
+            kind = type(value)
+            if kind in _PLAIN_TYPES and _is_plain(value, kind):
                 result.append(cast(Json, value))
             else:
-                result.append(self.write(value, f"{place}/{position}", level + 1))
+                result.append(self._write_other(value, kind, f"{place}/{position}", level + 1))
         return result
 
     def members(
@@ -284,11 +291,12 @@ class Encoder:
             below = Siblings(place)
         result: dict[str, Json] = {}
         for key, value in values.items():
-            if _is_plain(value, type(value)):
+            kind = type(value)
+            if kind in _PLAIN_TYPES and _is_plain(value, kind):
                 result[key] = cast(Json, value)
             else:
                 at = child(place, key) if below is None else below.child(key)
-                result[key] = self.write(value, at, level + 1)
+                result[key] = self._write_other(value, kind, at, level + 1)
         return result
 
     def pairs(
@@ -301,7 +309,7 @@ class Encoder:
         result: list[Json] = []
         tensor_keys: set[bytes] = set()
         for key, value in values.items():
-            plain = _is_plain(key, type(key))
+            plain = type(key) in _PLAIN_TYPES and _is_plain(key, type(key))
             at = below.child(label(key, is_tensor=not plain and self._door.is_tensor(key)))
             written = cast(Json, key)
             if not plain:
@@ -346,19 +354,22 @@ class Encoder:
 
 
 def _is_plain(value: object, kind: type) -> bool:
-    """Whether a value is its own JSON."""
+    """Whether a value of one of :data:`_PLAIN_TYPES` is its own JSON."""
     if kind is str:
         return cast(str, value).isascii() or is_text(cast(str, value))
     if kind is float:
         return math.isfinite(cast(float, value))
     if kind is int:
         return -_BIG < cast(int, value) < _BIG
-    return value is None or kind is bool
+    return True  # a bool or None
 
 
 def has_object_keys(values: Mapping[Any, object]) -> bool:
     """Whether all keys are strings that the members of a plain JSON object may have."""
-    return all(type(key) is str and key[:1] != "$" and is_text(key) for key in values)
+    for key in values:
+        if type(key) is not str or key[:1] == "$" or not (key.isascii() or is_text(key)):
+            return False
+    return True
 
 
 def _height(value: Json) -> int:
@@ -368,9 +379,6 @@ def _height(value: Json) -> int:
     if type(value) is list:
         return 1 + max(map(_height, value), default=0)
     return 0
-
-
-_PLAIN_TYPES = frozenset({type(None), bool, int, float, str})
 
 
 class Decoder:

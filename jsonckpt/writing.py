@@ -24,6 +24,9 @@ __all__ = ["FileOutput", "Output", "StreamOutput", "ZstdOutput", "write_shard"]
 
 _FRAME_TEXT = 4 << 20
 
+#: The pieces of a payload, and the checksum of the chunk.
+_Chunk = tuple[list[bytes | memoryview], str]
+
 
 class RawSource(Sized, Protocol):
     """A tensor to be written."""
@@ -157,8 +160,8 @@ def write_shard(
     text = ShardText(algorithm, shard)
     output.put(0, [text.begin(head)])
 
-    def work(coder: Coder, job: list[Part]) -> list[tuple[bytes | memoryview, str] | None]:
-        encoded: list[tuple[bytes | memoryview, str] | None] = []
+    def work(coder: Coder, job: list[Part]) -> list[_Chunk | None]:
+        encoded: list[_Chunk | None] = []
         for part in job:
             plan = plans[part.record]
             source = sources[plan.source]
@@ -171,7 +174,7 @@ def write_shard(
                 raw = source.read(start, stop)
                 if source.dtype == "bool":
                     check_bool(raw)
-                payload = coder.encode(raw, plan.codec, source.dtype)
+                payload = coder.pieces(raw, plan.codec, source.dtype)
                 encoded.append((payload, hexdigest(algorithm, raw)))
             except JsonckptError as error:
                 error.at(tensor=source.name, chunk=part.chunk)
@@ -179,7 +182,7 @@ def write_shard(
         return encoded
 
     def turn(
-        job: list[Part], encoded: list[tuple[bytes | memoryview, str] | None]
+        job: list[Part], encoded: list[_Chunk | None]
     ) -> tuple[int, list[bytes | memoryview]] | None:
         start = text.position
         buffers: list[bytes | memoryview] = []
@@ -211,8 +214,8 @@ def write_shard(
                     )
                 )
             if chunk is not None:
-                before, after = text.add_chunk(len(chunk[0]), chunk[1])
-                buffers += [before, chunk[0], after]
+                before, after = text.add_chunk(sum(map(len, chunk[0])), chunk[1])
+                buffers += [before, *chunk[0], after]
             if part.last:
                 buffers.append(text.close_record())
         if len(job) > 1:
