@@ -603,10 +603,12 @@ def test_a_save_inside_a_save(tmp_path: Path) -> None:
 def test_ctrl_c_while_the_state_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     jsonckpt.save(OLD, tmp_path / "c")
     before = files(tmp_path / "c")
-    for threads in (1 << 40, 0):
+    interrupted = argparse.Namespace(memmove=fail(KeyboardInterrupt()))
+    for threads, worth in ((2, 0), (1, 1 << 40), (1, 0)):
         with monkeypatch.context() as patch:
-            patch.setattr(staging, "_WORTH_THREADS", threads)
-            patch.setattr(Source, "copy_to", fail(KeyboardInterrupt()))
+            patch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+            patch.setattr(staging, "_WORTH_THREADS", worth)
+            patch.setattr(staging, "ctypes", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 jsonckpt.save_async(NEW, tmp_path / "c")
         assert files(tmp_path / "c") == before
@@ -1026,22 +1028,21 @@ class FakeSource:
     """Looks like a tensor on a CUDA device; its copy arrives when the stream is waited for."""
 
     on_cuda = True
+    address = 0
 
     def __init__(self, name: str, device: str, data: bytes, cuda: FakeCuda) -> None:
         self.name, self.device, self._data, self._cuda = name, device, data, cuda
         self.nbytes = len(data)
 
-    def copy_to(self, memory: Any, start: int, stop: int, *, together: bool) -> None:
-        assert not together, "that is for memory of the CPU"
-
+    def copy_to(self, memory: Any, start: int, stop: int) -> None:
         def arrive() -> None:
             memory[:] = np.frombuffer(self._data[start:stop], np.uint8)
 
         self._cuda.queues.setdefault(self.device, []).append(arrive)
 
-    def copied(self, memory: Any, storage: torch.UntypedStorage, offset: int) -> bytes:
-        del memory
-        return bytes(storage[offset : offset + self.nbytes])
+    def relocate(self, memory: torch.Tensor, address: int) -> None:
+        start = address - memory.data_ptr() if self.nbytes else 0
+        self.copy = bytes(memory[start : start + self.nbytes].tolist())
 
 
 class FakeCuda:
@@ -1084,9 +1085,10 @@ def test_copies_from_devices(monkeypatch: pytest.MonkeyPatch, status: int) -> No
         FakeSource(f"/{n}", f"cuda:{n % 2}", content, cuda) for n, content in enumerate(data)
     ]
     host = Source.of("/host", torch.arange(5.0))
-    copies: list[Any] = buffers.stage([*sources, host])
-    assert copies[:-1] == data
-    assert bytes(copies[-1].read(0, 20)) == bytes(host.read(0, 20))
+    expected = bytes(host.read(0, 20))
+    buffers.stage([*sources, host])
+    assert [source.copy for source in sources] == data
+    assert bytes(host.read(0, 20)) == expected
     assert cuda.queues == {}
     buffers.stage(sources)
     pinned = "pin 4096 1" if status == 0 else "pin 4096 1 clear the error"
