@@ -18,14 +18,15 @@ from pathlib import Path
 
 __all__ = ["LEAST", "FreshPages"]
 
-_PAGE = 2 << 20
 #: Less than this is not worth a system call, and rarely holds a whole huge page.
 LEAST = 4 << 20
 #: Between two tensors that were allocated one after the other there is less than this.
 _NEIGHBOURS = 64 << 10
 #: From the kernel's headers; the ``mmap`` module has the first on Linux only, the second not yet.
 _MADV_HUGEPAGE, _MADV_COLLAPSE = 14, 25
-_SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+_SETTINGS = Path("/sys/kernel/mm/transparent_hugepage")
+#: So many refusals that took the kernel long are enough.
+_MOST_REFUSALS = 3
 
 
 class FreshPages:
@@ -47,12 +48,15 @@ class FreshPages:
 
     def __init__(self, ranges: Iterable[tuple[int, int]]) -> None:
         self._done: set[int] = set()
-        usable = _madvise() is not None and not _forbidden()
-        self._stretches = [
-            (start, stop) for start, stop in _stretches(ranges) if usable and stop - start >= LEAST
-        ]
-        for start, stop in self._stretches:
+        self._refusals = 0
+        self._stretches: list[tuple[int, int]] = []
+        if _madvise() is None:
+            return
+        found = [(start, stop) for start, stop in _stretches(ranges) if stop - start >= LEAST]
+        for start, stop in found:
             _advise(start, stop, _MADV_HUGEPAGE)
+        if _page_size():
+            self._stretches = found
 
     def __bool__(self) -> bool:
         """Whether there is any use in :meth:`before_writing`."""
@@ -68,15 +72,18 @@ class FreshPages:
         if number < 0:
             return
         low, high = stretches[number]
-        for page in range(address // _PAGE * _PAGE, min(address + nbytes, high), _PAGE):
-            if page in self._done or page < low or page + _PAGE > high:
+        size = _page_size()
+        for page in range(address // size * size, min(address + nbytes, high), size):
+            if page in self._done or page < low or page + size > high:
                 continue
             self._done.add(page)
-            if _advise(page, page + _PAGE, _MADV_COLLAPSE) == errno.ENOMEM:
-                # There is no huge page left, and looking for one takes long. Any other refusal is
-                # quick: nothing was there yet (a huge page will come by itself), or an old kernel.
-                self._stretches = []
-                return
+            # Nothing was there yet (then a huge page comes by itself), or an old kernel: both say
+            # so quickly. The other two mean that the kernel has looked for memory in vain.
+            if _advise(page, page + size, _MADV_COLLAPSE) in (errno.ENOMEM, errno.EBUSY):
+                self._refusals += 1
+                if self._refusals >= _MOST_REFUSALS:
+                    self._stretches = []
+                    return
 
 
 def _stretches(ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
@@ -117,9 +124,14 @@ def _madvise() -> Callable[..., int] | None:
 
 
 @functools.cache
-def _forbidden() -> bool:
-    """Whether the administrator wants no huge pages; exchanging pages would not ask."""
+def _page_size() -> int:
+    """Bytes of a huge page; 0 where the administrator wants none, or where that is not known.
+
+    Other than advice on fresh memory, an exchange of pages does not ask for that setting.
+    """
     try:
-        return "[never]" in _SETTING.read_text()
-    except OSError:
-        return True
+        if "[never]" in (_SETTINGS / "enabled").read_text():
+            return 0
+        return int((_SETTINGS / "hpage_pmd_size").read_text())
+    except (OSError, ValueError):
+        return 0

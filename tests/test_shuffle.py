@@ -11,9 +11,12 @@ from jsonckpt import shuffle
 from jsonckpt.codecs import Coder
 from jsonckpt.facts import Codec
 
+#: Beside the length of a block, too: one more element makes a second one.
+COUNTS = [0, 1, 3, 1000, shuffle._BLOCK - 1, shuffle._BLOCK, shuffle._BLOCK + 5]
+
 
 @pytest.mark.parametrize("itemsize", [1, 2, 4, 8, 16])
-@pytest.mark.parametrize("count", [0, 1, 3, 1000, (1 << 16) - 1, 1 << 16, (1 << 16) + 5])
+@pytest.mark.parametrize("count", COUNTS)
 @pytest.mark.parametrize("start", [0, 1, 2, 3])
 def test_planes(itemsize: int, count: int, start: int) -> None:
     """At any address: memory of the user's need not be aligned."""
@@ -28,7 +31,7 @@ def test_planes(itemsize: int, count: int, start: int) -> None:
 
 def test_one_shuffler_takes_one_size_after_the_other() -> None:
     shuffler = shuffle.Shuffler()
-    for size in (16, 64, 8, 1 << 20, 32):
+    for size in (16, 64, 8, 9 << 20, 32):
         for itemsize in (4, 2, 8):
             raw = np.random.default_rng(size).integers(0, 256, size, dtype=np.uint8)
             planes = shuffler.apart(raw, itemsize, np.empty(size, np.uint8))
