@@ -72,8 +72,9 @@ class PendingSave(Generic[Result]):
         path: where it goes.
     """
 
-    def __init__(self, path: str, changed: threading.Condition) -> None:
+    def __init__(self, path: str, place: str, changed: threading.Condition) -> None:
         self.path = path
+        self._place = place
         self._changed = changed
         self._gate = Gate()
         self._process = os.getpid()
@@ -239,13 +240,26 @@ class Background:
                     self._preparing = None
                     self._changed.notify_all()
 
-    def start(self, path: str, work: Callable[[Gate], Result]) -> PendingSave[Result]:
+    def leave(self, place: str) -> None:
+        """Wait until nothing is under way to a place. Its error stays for the next turn."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._last is None or self._last.done() or self._last._place != place
+            )
+
+    def start(
+        self, path: str, work: Callable[[Gate], Result], *, place: str | None = None
+    ) -> PendingSave[Result]:
         """Run ``work`` in the background; to be called in a :meth:`turn`.
+
+        Args:
+            path: what errors call the place.
+            place: one name for each place, whatever it was called; else ``path``.
 
         Where no thread can be had any more (in exit functions, from Python 3.12 on) it is done when
         this returns.
         """
-        pending: PendingSave[Result] = PendingSave(path, self._changed)
+        pending: PendingSave[Result] = PendingSave(path, place or path, self._changed)
         thread = threading.Thread(
             target=pending._run_nicely, args=(work,), name="jsonckpt-save", daemon=False
         )

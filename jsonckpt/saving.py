@@ -135,6 +135,8 @@ def save(
         progress=progress,
     )
     target = _target(path, options, overwrite, storage_options)
+    # What was asked for first is written first: it must not come out later and replace this one.
+    _background.leave(target.place)
     target.check()
     with ExitStack() as brief:
         # No garbage is made here; the collector would look through all tensors of the state.
@@ -181,6 +183,7 @@ def save_async(
     One save at a time: a second call first waits until the one before is written, since both need
     the memory of the copy. If that one has failed and nobody has asked for its :meth:`result
     <jsonckpt.PendingSave.result>`, the second call raises its error, once, and saves nothing.
+    A :func:`save` to the same path waits likewise.
     The interpreter waits for a save when it exits; an error that nobody has seen by then is printed
     to stderr. A child made by ``os.fork`` inherits no save.
 
@@ -250,7 +253,7 @@ def save_async(
                 if not keep_buffers:
                     _buffers.release()
 
-        return _background.start(os.fspath(path), write)
+        return _background.start(os.fspath(path), write, place=target.place)
 
 
 @dataclass(frozen=True)
@@ -262,6 +265,13 @@ class _Target:
     stream: Any
     overwrite: bool
     storage_options: Mapping[str, Any] | None
+
+    @property
+    def place(self) -> str:
+        """One name for the place, however it was given; ``""`` for a file object."""
+        if self.local is not None:
+            return os.path.abspath(self.local)
+        return self.url or ""
 
     def check(self) -> None:
         """Refuse to overwrite what lies there. Of a URL this is found out when it is written."""
