@@ -168,6 +168,9 @@ class Arena:
             if turn.do == "load_into" and _program(turn.peer) not in self._targets:
                 self._process(turn.peer).ask("target")
                 self._targets.add(_program(turn.peer))
+            if turn.do in ("load_into", "stream", "stream_pipe"):
+                path = str(self.path_of(turn.peer))
+                self._process(turn.peer).ask("check", peer=turn.peer, path=path, how=turn.do)
             if not (fresh and turn.do == "save"):
                 self.take(turn)
 
@@ -184,6 +187,8 @@ class Arena:
             remove(self._fresh(turn))
             if self._on_disk:
                 os.sync()
+        if turn.do == "load_cold":
+            self._process(turn.peer).ask("forget", path=str(self.path_of(turn.peer)))
         self._process(turn.peer).ask("back", nbytes=self._state.stat().st_size)
 
     def run(self, turn: Turn) -> float:

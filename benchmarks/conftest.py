@@ -6,6 +6,7 @@ size.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,20 @@ from benchmarks.figures import Stage
 from benchmarks.settings import Settings, places
 
 PLUGIN = "jsonckpt-benchmarks"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """That there is nothing to compare with, or that the machine has changed, is worth a line, and
+    no error as warnings are elsewhere. It is told while pytest is configured, before its filters
+    count, so Python's own are told, too."""
+    if config.pluginmanager.hasplugin("benchmark"):
+        from pytest_benchmark.logger import PytestBenchmarkWarning
+
+        config.addinivalue_line(
+            "filterwarnings", "default::pytest_benchmark.logger.PytestBenchmarkWarning"
+        )
+        warnings.simplefilter("default", PytestBenchmarkWarning)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -161,8 +161,12 @@ def _torch_zstd_load(path: Path) -> State:
 
     import zstandard
 
-    with path.open("rb") as file, zstandard.ZstdDecompressor().stream_reader(file) as stream:
-        state: State = torch.load(io.BytesIO(stream.read()), weights_only=True)
+    held = io.BytesIO()
+    with path.open("rb") as file:
+        # A third faster than stream_reader().read().
+        zstandard.ZstdDecompressor().copy_stream(file, held, read_size=1 << 20, write_size=1 << 20)
+    held.seek(0)
+    state: State = torch.load(held, weights_only=True)
     return state
 
 
@@ -365,12 +369,14 @@ PEERS: dict[str, Peer] = {
         _dcp_load,
     ),
     "tensordict": Peer(
-        "TensorDict.memmap / TensorDict.load_memmap + clone",
+        f"TensorDict.memmap, {_THREADS} threads / TensorDict.load_memmap + clone",
         _tensordict_save,
         _tensordict_load,
         needs=("tensordict",),
     ),
-    "hdf5": Peer("HDF5 (h5py)", _hdf5_save, _hdf5_load, needs=("h5py",), suffix=".h5"),
+    "hdf5": Peer(
+        "HDF5 (h5py, libver latest)", _hdf5_save, _hdf5_load, needs=("h5py",), suffix=".h5"
+    ),
     "torch-zstd": Peer(
         f"torch.save through zstd -1, {_THREADS} threads",
         _torch_zstd_save,

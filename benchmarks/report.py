@@ -15,9 +15,10 @@ Written by `python -m benchmarks`, all in one run. Measure it anew with
 
 ```
 pip install -e ".[bench]"                # and, for all peers: pip install tensordict h5py zipnn
-python -m benchmarks                     # about 10 minutes; --quick: about 90 seconds
+python -m benchmarks                     # at most 10 minutes; --quick: at most 90 seconds
 python -m benchmarks --only speed        # or size, memory, growth, small, guide, async
-pytest benchmarks --benchmark-autosave --benchmark-compare    # jsonckpt alone, across commits
+pytest benchmarks --benchmark-autosave                        # jsonckpt alone: keep the figures
+pytest benchmarks --benchmark-compare                         # at another commit: beside the last
 ```
 
 Every peer runs at the best setting that it documents, named in its row. Figures of other machines
@@ -29,7 +30,8 @@ def write_report(path: Path, machine: Table, sections: Sequence[Section], minute
     """Write the page, and its plots into the directory of the same name beside it."""
     plots = path.with_suffix("")
     plots.mkdir(parents=True, exist_ok=True)
-    parts = [_HEAD, machine.markdown(), f"The run took {minutes:.1f} minutes.\n"]
+    took = f"The run took {minutes:.1f} minutes, beside training the model, once for a checkout."
+    parts = [_HEAD, machine.markdown(), f"{took}\n"]
     for section in sections:
         parts.append(f"## {section.title}\n\n{section.text}\n")
         parts += [table.markdown() for table in section.tables]

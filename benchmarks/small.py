@@ -101,10 +101,9 @@ def _first_of(section: Section, settings: Settings) -> None:
 
 
 def _rows_of(section: Section, settings: Settings) -> None:
-    """Read ten rows of one large tensor."""
+    """Read ten rows of one large tensor, then slices of growing size, and of growing tensors."""
     size = 100_000_000 if settings.quick else 1_000_000_000
-    state = settings.fast.path / "one.pt"
-    states.write_state({"weight": states.half_random(size).view(-1, 1024)}, state)
+    state = _one(settings, size)
     total = size // 4096
     rows, notes = [], []
     for peer, label in _LAZY.items():
@@ -115,7 +114,8 @@ def _rows_of(section: Section, settings: Settings) -> None:
             watch("rows", peer=peer, path=path, start=total // 2, stop=total // 2 + 10)
             for _ in range(_runs(settings))
         ]
-        remove(path)
+        if peer != "own":
+            remove(path)
         milliseconds = spread([run.seconds * 1e3 for run in runs])
         read = runs[0].facts["read"]
         rows.append([label, f"{milliseconds:.1f}", bytes_text(read), mib(_medians(runs)[1])])
@@ -131,7 +131,66 @@ def _rows_of(section: Section, settings: Settings) -> None:
             notes,
         )
     )
+    _slices(section, settings, size)
     remove(state)
+
+
+def _slices(section: Section, settings: Settings, size: int) -> None:
+    """How the cost of a slice grows with it, and how it does not with its tensor."""
+    rows = []
+    small, more = 10, (1_000, 10_000, 100_000)
+    cases = [(size, count) for count in (small, *more) if 4096 * count < size // 2]
+    cases += [(other, small) for other in (size // 10, 4 * size)]
+    path = settings.fast.path / "one-own"
+    for whole, count in cases:
+        if whole != size:
+            remove(path)
+            path = _saved(_one(settings, whole), "own", settings.fast.path)
+        total = whole // 4096
+        runs = [
+            watch("rows", peer="own", path=path, start=total // 2, stop=total // 2 + count)
+            for _ in range(_runs(settings))
+        ]
+        wanted = 4096 * count
+        read = runs[0].facts["read"]
+        # All that a reader may need: the chunks that hold the slice, one more at each side, and
+        # what says where they are.
+        allowed = 4 * (wanted + (2 << 20)) / 3 + _told(path)
+        milliseconds = spread([run.seconds * 1e3 for run in runs])
+        rows.append(
+            [
+                f"{bytes_text(wanted)} of {bytes_text(whole)}",
+                f"{milliseconds:.1f}",
+                bytes_text(read),
+                mib(_medians(runs)[1]),
+            ]
+        )
+        name = f"slice/growth/{count}-of-{whole}"
+        section.figures[name] = read / allowed
+        section.figures["slice/growth/most"] = max(
+            read / allowed, section.figures.get("slice/growth/most", 0.0)
+        )
+    remove(path)
+    section.tables.append(
+        Table(
+            "jsonckpt: slices of growing size, and of growing tensors",
+            ["", "milliseconds", "bytes read", "extra MiB"],
+            rows,
+            ["A fresh process each: some 5 ms are the first use of the library."],
+        )
+    )
+
+
+def _told(path: Path) -> int:
+    """Bytes of the manifest, and of the records' text beside the payloads."""
+    manifest = (path / "manifest.json").stat().st_size
+    return 2 * manifest + (64 << 10)
+
+
+def _one(settings: Settings, size: int) -> Path:
+    """A state of one tensor."""
+    state = settings.fast.path / "one.pt"
+    return states.write_state({"weight": states.half_random(size).view(-1, 1024)}, state)
 
 
 def _state(settings: Settings, count: int) -> Path:

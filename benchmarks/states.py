@@ -25,6 +25,7 @@ __all__ = [
     "moments",
     "nbytes",
     "small",
+    "told",
     "trained",
     "weights",
     "write_state",
@@ -33,8 +34,7 @@ __all__ = [
 #: Flat, because that is the only form that every peer can save.
 State = dict[str, torch.Tensor]
 
-FULL_STEPS, QUICK_STEPS = 40, 6
-_TRAINING_SECONDS = 75.0
+FULL_STEPS, QUICK_STEPS = 300, 6
 
 
 def trained(cache: Path, *, quick: bool) -> Path:
@@ -48,8 +48,17 @@ def trained(cache: Path, *, quick: bool) -> Path:
     path, steps = (few, QUICK_STEPS) if quick else (full, FULL_STEPS)
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)
-        write_state(train(steps, _TRAINING_SECONDS), path)
+        write_state(train(steps), path)
     return path
+
+
+def told(checkpoint: dict[str, Any]) -> str:
+    """What the weights were trained on, for the page."""
+    losses = checkpoint["history"]
+    return (
+        f"GPT-2 of 19.3 M parameters, {checkpoint['step']} steps of AdamW, {checkpoint['tokens']:,}"
+        f" tokens drawn from {checkpoint['text']}, loss {losses[0]:.2f} to {losses[-1]:.2f}"
+    )
 
 
 def write_state(state: dict[str, Any], path: Path) -> Path:

@@ -72,6 +72,7 @@ TARGETS = (
     _least("load many small tensors / torch.load", "small/load/torch/ratio", 1.0),
     _most("open, and the first of 100,000 tensors", "open/own/seconds", 1.5, " s"),
     _most("the same, extra memory", "open/own/mib", 300, " MiB"),
+    _most("bytes read for a slice / its chunks and what tells of them", "slice/growth/most", 1.0),
     _most("the loop held by save_async, in copies of the state", "async/own-async/copies", 1.2),
     _most("a training step beside save_async", "async/own-async/step", 1.25),
     _most("extra memory of any operation", "memory/most", 64, " MiB"),

@@ -53,7 +53,8 @@ def test_speed(
         number = len(seconds[own.key])
         if number:
             arena.end(own)
-        # Another one goes first in each round, so that nobody always follows the same neighbour.
+        # The others go round, so that nobody always follows the same neighbour. pytest-benchmark
+        # times what comes last, and so jsonckpt is followed by another one each time, too.
         first = number % len(others) if others else 0
         for turn in [*others[first:], *others[:first]]:
             seconds[turn.key].append(arena.take(turn))

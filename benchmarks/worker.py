@@ -6,6 +6,7 @@ steady state of its own allocator and of nobody else's.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import json
@@ -55,6 +56,21 @@ class Worker:
         """Load everything."""
         self._loaded = PEERS[peer].load(Path(path))
 
+    def load_cold(self, peer: str, path: str) -> None:
+        """Load everything after :meth:`forget`."""
+        self.load(peer, path)
+
+    def forget(self, path: str) -> None:
+        """Let the system drop from its page cache what it holds of a checkpoint."""
+        place = Path(path)
+        for file in [place] if place.is_file() else [f for f in place.rglob("*") if f.is_file()]:
+            descriptor = os.open(file, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)  # what is not on the disk yet cannot be dropped
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            finally:
+                os.close(descriptor)
+
     def load_into(self, peer: str, path: str) -> None:
         """Load into the tensors of :meth:`target`."""
         load = PEERS[peer].load_into
@@ -78,7 +94,14 @@ class Worker:
     def drain_cat(self, peer: str, path: str) -> None:
         """What the pipe itself carries: ``cat FILE | cat >/dev/null``."""
         del peer
-        subprocess.run(["sh", "-c", 'cat "$1" | cat >/dev/null', "sh", path], check=True)
+        reading, writing = os.pipe()
+        _widen(reading)
+        with (
+            subprocess.Popen(["cat", path], stdout=writing),
+            subprocess.Popen(["cat"], stdin=reading, stdout=subprocess.DEVNULL),
+        ):
+            os.close(reading)
+            os.close(writing)
 
     def drain_python(self, peer: str, path: str) -> None:
         """What a Python process can take from ``cat FILE |`` when it drops the bytes."""
@@ -86,6 +109,7 @@ class Worker:
         buffer = bytearray(1 << 20)
         with subprocess.Popen(["cat", path], stdout=subprocess.PIPE) as cat:
             assert cat.stdout is not None
+            _widen(cat.stdout.fileno())
             while os.readv(cat.stdout.fileno(), [buffer]):
                 pass
 
@@ -101,15 +125,23 @@ class Worker:
             memory.madvise(mmap.MADV_HUGEPAGE)
             ctypes.memset(ctypes.addressof(ctypes.c_char.from_buffer(memory)), 1, len(memory))
 
-    def check(self, peer: str, path: str) -> None:
-        """Whether loading gives the very bytes that were saved, once, outside all timings."""
-        loaded = PEERS[peer].load(Path(path))
+    def check(self, peer: str, path: str, how: str = "load") -> None:
+        """Whether what comes back are the very bytes that were saved, once, outside all timings.
+
+        Args:
+            how: ``load``, ``load_into``, ``stream`` or ``stream_pipe``.
+        """
+        getattr(self, how)(peer, path)
+        loaded = self._target if how == "load_into" else self._loaded
+        assert loaded is not None
+        # A stream names tensors by their place in the state.
+        found = {name.removeprefix("/"): tensor for name, tensor in loaded.items()}
         for name, tensor in self._state.items():
-            found = loaded[name]
-            if found.dtype != tensor.dtype or not torch.equal(found, tensor):
+            if found[name].dtype != tensor.dtype or not torch.equal(found[name], tensor):
                 raise AssertionError(f"{name} came back changed")
-        if len(loaded) != len(self._state):
-            raise AssertionError(f"{len(loaded)} tensors came back, not {len(self._state)}")
+        if len(found) != len(self._state):
+            raise AssertionError(f"{len(found)} tensors came back, not {len(self._state)}")
+        self._loaded = None
 
     def clear(self) -> None:
         """Let go of what was loaded, and give its memory back to the system.
@@ -124,6 +156,14 @@ class Worker:
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:
             trim(0)
+
+
+def _widen(pipe: int) -> None:
+    """A pipe of 1 MiB, as jsonckpt makes its own."""
+    with contextlib.suppress(ImportError, AttributeError, OSError):
+        import fcntl
+
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, 1 << 20)
 
 
 def answer(worker: Worker, command: dict[str, Any]) -> dict[str, Any]:

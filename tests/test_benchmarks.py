@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import json
 import math
+import subprocess
+import sys
 import xml.dom.minidom
 from collections.abc import Iterator
 from pathlib import Path
@@ -119,3 +122,31 @@ def test_files_of_a_killed_run_are_removed_by_the_next_one(tmp_path: Path) -> No
             assert first[0].path.exists()
             assert first[0].path != second[0].path
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not available("safetensors"), reason="safetensors is not installed")
+def test_figures_of_another_machine_are_compared_with_a_warning(tmp_path: Path) -> None:
+    """Warnings are errors in tests; a kernel that was updated meanwhile is none."""
+    pytest.importorskip("pytest_benchmark")
+    storage = tmp_path / "storage"
+
+    def run(*options: str) -> str:
+        shown = subprocess.run(
+            [
+                sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider",
+                str(arena.ROOT / "benchmarks"), "-c", str(arena.ROOT / "pyproject.toml"),
+                "-k", "save-0 and not sync", "--bench-bytes=1000000",
+                f"--bench-dir={tmp_path / 'files'}", f"--benchmark-storage={storage}", *options,
+            ],
+            cwd=tmp_path, env=arena.child_environment(), capture_output=True, text=True,
+            check=False,
+        )  # fmt: skip
+        assert shown.returncode == 0, shown.stdout + shown.stderr
+        return shown.stdout + shown.stderr
+
+    assert "Can't compare" in run("--benchmark-autosave", "--benchmark-compare")
+    (saved,) = storage.rglob("*.json")
+    text = saved.read_text()
+    release = json.loads(text)["machine_info"]["release"]
+    saved.write_text(text.replace(json.dumps(release), '"another kernel"'))
+    assert "machine_info is different" in run("--benchmark-compare")
