@@ -37,10 +37,7 @@ from tests.states import LITERAL, numpy_arrays
 from tests.support import difference, same
 from tests.test_roundtrip import options as any_options
 from tests.test_roundtrip import states as any_states
-from tests.test_save import OLD, OPTIONS, files
-
-NEW = {"a": torch.arange(50.0) + 1, "b": torch.ones(30, dtype=torch.int16), "epoch": 2}
-KINDS = ["c", "c.json", "c.json.zst"]
+from tests.two_states import KINDS, NEW, OLD, OPTIONS, files
 
 
 @pytest.fixture(autouse=True)
