@@ -35,8 +35,8 @@ from jsonckpt.tensors import Source
 from tests.schemas import validate_checkpoint
 from tests.states import LITERAL, numpy_arrays
 from tests.support import difference, same
-from tests.test_roundtrip import options as any_options
-from tests.test_roundtrip import states as any_states
+from tests.tensor_states import options as any_options
+from tests.tensor_states import states as any_states
 from tests.two_states import KINDS, NEW, OLD, OPTIONS, files
 
 
