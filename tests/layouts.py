@@ -49,8 +49,6 @@ LAYOUTS: dict[str, Callable[[str], torch.Tensor]] = {
 
 def plain_bytes(tensor: torch.Tensor) -> bytes:
     """The row-major bytes by another way: element by element through Python lists."""
-    if tensor.is_conj() or tensor.is_neg():
-        tensor = tensor.resolve_conj().resolve_neg()
     size = tensor.itemsize
     whole = strided(
         tensor.untyped_storage(), torch.uint8, 0, (tensor.untyped_storage().nbytes(),), (1,)

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
+from jsonckpt import pages
 from jsonckpt.dtypes import DTYPES
 from jsonckpt.errors import (
     FormatError,
@@ -206,10 +207,15 @@ def test_writing_from_several_threads() -> None:
 
 
 def test_huge_pages_are_only_advice(monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_libc(_: object) -> object:
+    def no_libc(*_: object, **__: object) -> object:
         raise OSError("no libc")
 
     big = 5 << 20
     assert Target.allocate("uint8", (big,), device=CPU).finish().numel() == big
     monkeypatch.setattr("ctypes.CDLL", no_libc)
-    assert Target.allocate("uint8", (big,), device=CPU).finish().numel() == big
+    pages._madvise.cache_clear()  # the C library is looked for once in a process
+    try:
+        assert pages._madvise() is None
+        assert Target.allocate("uint8", (big,), device=CPU).finish().numel() == big
+    finally:
+        pages._madvise.cache_clear()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import jsonckpt
 from jsonckpt import destinations, staging
@@ -24,9 +25,11 @@ from tests.two_states import KINDS, NEW, OLD, OPTIONS, files
 def test_ctrl_c_while_the_state_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     jsonckpt.save(OLD, tmp_path / "c")
     before = files(tmp_path / "c")
-    for threads in (1 << 40, 0):
+    # By torch's threads, by the thread that calls, by threads of ours.
+    for threads, worth in ((2, 0), (1, 1 << 40), (1, 0)):
         with monkeypatch.context() as patch:
-            patch.setattr(staging, "_WORTH_THREADS", threads)
+            patch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+            patch.setattr(staging, "_WORTH_THREADS", worth)
             patch.setattr(Source, "copy_to", fail(KeyboardInterrupt()))
             with pytest.raises(KeyboardInterrupt):
                 jsonckpt.save_async(NEW, tmp_path / "c")
@@ -132,6 +135,8 @@ def test_cancelled_at_every_call_of_the_system(
     else:
         pytest.fail("the save never passed")
     assert verdicts == sorted(verdicts, reverse=True)
+    # A single file is replaced, and nothing is left to be removed.
+    assert verdicts or (call == "unlink" and not path.is_dir())
 
 
 def test_cancel_waits_until_nothing_is_left(
