@@ -1,16 +1,10 @@
-"""``recover``: all that is intact, nothing that is not, and every loss named."""
+"""``recover``, case by case: what is lost, what is found, and what is said of it."""
 
 from __future__ import annotations
 
 import collections
-import dataclasses
-import functools
-import io
-import operator
 import os
 import shutil
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,152 +14,11 @@ import zstandard
 
 import jsonckpt
 from jsonckpt.damaged import DamagedZstd
-from jsonckpt.facts import Entry
 from jsonckpt.limits import DEFAULT_LIMITS
-from jsonckpt.loading import load_container
-from jsonckpt.opening import open_container
-from jsonckpt.pruning import named_state, prune
-from jsonckpt.restoring import Wishes
 from jsonckpt.salvage import scan
-from jsonckpt.storage import LocalFile, LocalStream
-from jsonckpt.tree import record_of, tensor_names
-from tests.golden.make_v1 import FOLDER
+from jsonckpt.storage import LocalFile
+from tests.recovered import check_recovered, entries_of, small, tensors_of
 from tests.support import difference
-
-
-def small() -> dict[str, Any]:
-    tied = torch.arange(5, dtype=torch.float32)
-    return {
-        "model": collections.OrderedDict(w=tied, b=torch.tensor([1.5, -2.5]), tied=tied),
-        "n": [torch.tensor([7], dtype=torch.uint8), 3, (torch.zeros(2), "x")],
-        "none": torch.zeros(0),
-        "lr": 0.001,
-    }
-
-
-def _entries(path: Path) -> list[Entry]:
-    with jsonckpt.open(path) as checkpoint:
-        return list(checkpoint.manifest.entries)
-
-
-def _tensors(path: Path) -> dict[str, torch.Tensor]:
-    with jsonckpt.open(path) as checkpoint:
-        return {name: checkpoint[name].load() for name in checkpoint}
-
-
-def _check(out: Path, report: jsonckpt.RecoverReport, original: dict[str, torch.Tensor]) -> None:
-    """What was restored is what was saved, and the new checkpoint is whole."""
-    assert jsonckpt.verify(out)
-    with jsonckpt.open(out) as checkpoint:
-        assert tuple(checkpoint.manifest.by_name) == report.recovered
-        for name in checkpoint:
-            tensor = checkpoint[name].load()
-            assert tensor.dtype == original[name].dtype
-            assert torch.equal(tensor, original[name])
-
-
-def _damages(data: bytes, step: int = 1) -> Iterator[tuple[bytes, int, int]]:
-    """``(text, first damaged byte, end of the damage)``: every byte flipped, every truncation."""
-    for position in range(0, len(data), step):
-        flipped = bytearray(data)
-        flipped[position] ^= 1 << position % 7
-        yield bytes(flipped), position, position + 1
-        yield data[:position], position, len(data)
-
-
-# --- every byte ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("options", [{}, {"encoding": "list"}, {"compression": "zstd"}], ids=str)
-def test_every_intact_record_is_found_whatever_byte_is_damaged(
-    tmp_path: Path, options: dict[str, Any]
-) -> None:
-    path = tmp_path / "c.json"
-    state = {"a": torch.arange(300, dtype=torch.int16), "b": torch.tensor([True, False]), "x": {}}
-    jsonckpt.save({**state, "m": {"name": "/x"}}, path, chunk_size=100, **options)
-    entries = _entries(path)
-    sums = {entry.name: [chunk[2] for chunk in entry.chunks] for entry in entries}
-    damaged = tmp_path / "d.json"
-    with LocalStream(path) as stream:
-        head = scan(stream, DEFAULT_LIMITS).head
-    count = 0
-    for text, start, stop in _damages(path.read_bytes(), 4 if options else 1):
-        damaged.write_bytes(text)
-        with LocalStream(damaged) as stream:
-            result = scan(stream, DEFAULT_LIMITS)
-        found = {record.header.name: record for record in result.found}
-        for entry in entries:
-            untouched = stop <= entry.offset or start >= entry.offset + entry.length
-            cut = start < entry.offset + entry.length + 1 and stop == start + 1
-            if untouched:
-                assert entry.name in found or (cut and start == entry.offset + entry.length)
-            elif entry.name in found:
-                pytest.fail(f"byte {start} is damaged in {entry.name}")
-        for name, record in found.items():
-            assert [chunk[2] for chunk in record.chunks] == sums[name]
-        assert not result.sealed or result.head == head
-        assert result.sealed or not _in_a_payload(entries, start, stop)
-        count += 1
-    assert count > 800
-
-
-def _in_a_payload(entries: list[Entry], start: int, stop: int) -> bool:
-    return any(
-        offset <= start and stop <= offset + length
-        for entry in entries
-        for offset, length, _ in entry.chunks
-    )
-
-
-@pytest.mark.parametrize("container", ["c.json", "c", "c.json.zst"])
-def test_nothing_is_made_up_whatever_byte_is_damaged(tmp_path: Path, container: str) -> None:
-    path = tmp_path / container
-    jsonckpt.save(small(), path, chunk_size=8)
-    original, whole = _tensors(path), jsonckpt.load(path)
-    recovered = raised = verified = 0
-    files = sorted(path.iterdir()) if path.is_dir() else [path]
-    for file in files:
-        data = file.read_bytes()
-        for number, (text, _, _) in enumerate(_damages(data, 9 if path.is_file() else 23)):
-            file.write_bytes(text)
-            out = tmp_path / f"out-{number}.json"
-            try:
-                report = jsonckpt.recover(path, out, sync=False)
-            except jsonckpt.IncompleteCheckpointError:
-                assert not out.exists()
-                raised += 1
-                continue
-            _check(out, report, original)
-            lost = {item.name for item in report.lost}
-            assert not lost & set(report.recovered)
-            state = jsonckpt.load(out)
-            if report.state == "verified":
-                verified += 1
-                assert lost | set(report.recovered) >= set(original) - {"/model/tied"}
-                kept = [n for n in original if n in report.recovered]
-                if "/model/w" in kept:
-                    kept.append("/model/tied")
-                else:
-                    assert "/model/tied" in lost
-                assert difference(_without(whole, kept), state) is None
-                assert report.complete == (not lost)
-            recovered += 1
-            out.unlink()
-        file.write_bytes(data)
-    # A small compressed file is one block of zstd: most damage takes all of it.
-    assert recovered > (2 if container == "c.json.zst" else 50)
-    assert verified > 2 or container == "c.json.zst"
-    assert [name for name in os.listdir(tmp_path) if name.startswith(".")] == []
-
-
-def _without(state: Any, kept: list[str]) -> Any:
-    """What ``load(include=kept)`` would give."""
-    text = io.BytesIO()
-    jsonckpt.save(state, text)
-    return jsonckpt.load(io.BytesIO(text.getvalue()), include=lambda name: name in kept)
-
-
-# --- cases --------------------------------------------------------------------------------------
 
 
 def _state() -> dict[str, Any]:
@@ -217,7 +70,7 @@ def test_a_truncated_file(tmp_path: Path, cut: int) -> None:
 def test_damage_in_a_tensor_leaves_the_state_vouched_for(tmp_path: Path) -> None:
     path = tmp_path / "c.json"
     jsonckpt.save(_state(), path, chunk_size=800)
-    entry = _entries(path)[2]
+    entry = entries_of(path)[2]
     data = bytearray(path.read_bytes())
     offset, length, _ = entry.chunks[1]
     # A hole, as a file system leaves one: line feeds and quotes are gone as well.
@@ -302,7 +155,7 @@ def test_a_damaged_manifest_is_not_believed(tmp_path: Path) -> None:
 def test_a_missing_shard_is_reported_tensor_by_tensor(tmp_path: Path) -> None:
     path = tmp_path / "c"
     result = jsonckpt.save(small(), path, max_shard_size=400)
-    entries = _entries(path)
+    entries = entries_of(path)
     (path / result.files[0]).unlink()
     report = jsonckpt.recover(path, tmp_path / "new")
     gone = [entry.name for entry in entries if entry.shard == 0]
@@ -400,7 +253,7 @@ def test_frames_behind_a_broken_one_are_read(tmp_path: Path) -> None:
         assert 3 <= len(report.recovered) <= 5
         assert "/model/layer.0" in report.recovered
         assert "/model/layer.5" in report.recovered
-        _check(tmp_path / how, report, _tensors(tmp_path / "c.json"))
+        check_recovered(tmp_path / how, report, tensors_of(tmp_path / "c.json"))
 
 
 def test_what_is_already_there_is_not_touched(tmp_path: Path) -> None:
@@ -473,68 +326,3 @@ def test_a_file_that_changes_meanwhile_is_an_error(
     with pytest.raises(jsonckpt.IntegrityError, match="changed while it was read"):
         jsonckpt.recover(path, tmp_path / "new")
     assert not (tmp_path / "new" / "manifest.json").exists()
-
-
-# --- trees --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "name", ["shared.json", "numpy.json", "torch.json", "tensors.json", "plain", "gpt2-adamw.json"]
-)
-def test_pruning_is_what_exclude_does(name: str) -> None:
-    """On golden states: a record is lost, or its tensors are left out of a load."""
-    path = FOLDER / name
-    container = open_container(path, limits=DEFAULT_LIMITS)
-    tree = container.manifest.state
-    records = {name: record_of(name, body) for name, _, body in tensor_names(tree)}
-    for gone in list(container.manifest.by_name)[:: 1 + len(container.manifest.by_name) // 9]:
-        pruned = prune(tree, functools.partial(operator.ne, gone))
-        lacking = dataclasses.replace(
-            container, manifest=dataclasses.replace(container.manifest, state=pruned)
-        )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's, about sparse and quantized tensors
-            found = load_container(lacking, Wishes.of(None, None), limits=DEFAULT_LIMITS, threads=1)
-            expected = jsonckpt.load(path, exclude=lambda name, gone=gone: records[name] == gone)
-        assert difference(expected, found) is None
-
-
-def test_pruning_keeps_the_parents() -> None:
-    tree: Any = {
-        "a": {"$tuple": [{"$tensor": "/a/0"}, 1]},
-        "b": {"$parameter": {"data": {"$tensor": "/b"}, "requires_grad": True}},
-        "c": {"$dict": [[0, {"$tied": {"name": "/c/0", "of": "/b"}}], [1, 2]]},
-        "d": {"$ordered_dict": {"items": {"x": {"$tensor": "/d/x"}}, "metadata": {"v": 1}}},
-        "e": {"$deque": {"items": [{"$tensor": "/e/0"}], "maxlen": None}},
-        "f": {"$mine": {"w": {"$tensor": "/f"}, "n": 1}},
-        "g": {"x": {"$tensor": "/g/x"}, "$y": 1},
-        "h": {"$path": "p"},
-    }
-    assert prune(tree, lambda _: True) == tree
-    assert prune(tree, lambda _: False) == {
-        "a": {"$tuple": [1]},
-        "c": {"$dict": [[1, 2]]},
-        "d": {"$ordered_dict": {"items": {}, "metadata": {"v": 1}}},
-        "e": {"$deque": {"items": [], "maxlen": None}},
-        "g": {"$dict": [["$y", 1]]},
-        "h": {"$path": "p"},
-    }
-    assert prune({"$tensor": ""}, lambda _: False) is None
-
-
-def test_states_of_names() -> None:
-    assert named_state([""]) == {"$tensor": ""}
-    assert named_state(["/a/b~1c", "/a/d"]) == {
-        "a": {"b/c": {"$tensor": "/a/b~1c"}, "d": {"$tensor": "/a/d"}}
-    }
-    tree: Any = named_state(["/a", "/a/b", "$storage/0", "/" * 900, ""])
-    assert dict(tree["$dict"]) == {
-        name: {"$tensor": full}
-        for name, full in [
-            ("a", "/a"),
-            ("/a/b", "/a/b"),
-            ("$storage/0", "$storage/0"),
-            ("/" * 900, "/" * 900),
-            ("", ""),
-        ]
-    }

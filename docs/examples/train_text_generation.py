@@ -12,8 +12,8 @@ tokenizer is trained on it on the spot, and nothing is downloaded::
 ``tokenizer.json``, ``steps.jsonl`` (every loss, bit for bit) and ``final_model/`` (Hugging Face).
 
 All that this program does for its checkpoints stands in ``Run.state``, ``Run.restore``,
-``Run.save`` and ``load_checkpoint``. The text and its tokenizer are in ``pydoc_text.py`` beside it,
-the proof in ``prove_resume.py``.
+``Run.save`` and ``load_checkpoint``. Beside it lie the text and its tokenizer in ``pydoc_text.py``,
+the model in ``small_gpt2.py`` and the proof in ``prove_resume.py``.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 import numpy as np
 import pydoc_text
+import small_gpt2
 import torch
 from tqdm import tqdm
 
@@ -85,42 +86,13 @@ class Config:
 # The run --------------------------------------------------------------------------------------
 
 
-def warmup_cosine(warmup: int, total: int) -> Callable[[int], float]:
-    """The factor of the learning rate after ``n`` steps: up in a line, down to 0.1 in a cosine."""
-
-    def factor(n: int) -> float:
-        if n < warmup:
-            return (n + 1) / warmup
-        progress = min(1.0, (n - warmup) / max(1, total - warmup))
-        return 0.1 + 0.45 * (1 + math.cos(math.pi * progress))
-
-    return factor
-
-
-def autocast_dtype(precision: str, device: torch.device) -> torch.dtype:
-    if precision == "auto" and device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-        precision = "bfloat16" if native else "float16"
-    dtypes = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-    return dtypes.get(precision, torch.float32)
-
-
-def transformers_library() -> Any:
-    """transformers, imported late: it takes seconds, and ``--help`` and ``--prove`` need none."""
-    import transformers
-
-    hf: Any = transformers
-    hf.logging.disable_progress_bar()
-    return hf
-
-
 class Run:
     """Everything that lives as long as the training: model, optimizer, data, counters."""
 
     def __init__(
         self, config: Config, output: Path, device: torch.device, *, beside: Path | None = None
     ) -> None:
-        hf = transformers_library()
+        small_gpt2.transformers_library()  # before the seeds: an import may draw random numbers
         self.config, self.output, self.device = config, output, device
         random.seed(config.seed)
         np.random.seed(config.seed % 2**32)
@@ -134,25 +106,19 @@ class Run:
         self.data_sha256 = hashlib.sha256(self.samples.numpy().tobytes()).hexdigest()
         self.order = training.SeededOrder(len(self.samples), config.seed, epoch=1)
 
-        end = self.tokenizer.token_to_id(pydoc_text.END_OF_TEXT)
-        shape = hf.GPT2Config(
-            vocab_size=self.tokenizer.get_vocab_size(),
-            n_positions=config.max_length,
-            n_embd=config.width,
-            n_layer=config.layers,
-            n_head=config.heads,
-            resid_pdrop=config.dropout,
-            embd_pdrop=config.dropout,
-            attn_pdrop=config.dropout,
-            bos_token_id=end,
-            eos_token_id=end,
-            attn_implementation="eager",
+        self.model = small_gpt2.new_model(
+            self.tokenizer,
+            length=config.max_length,
+            width=config.width,
+            layers=config.layers,
+            heads=config.heads,
+            dropout=config.dropout,
         )
-        self.model = hf.GPT2LMHeadModel(shape).to(device).train()
+        self.model.to(device).train()
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
-        self.dtype = autocast_dtype(config.precision, device)
+        self.dtype = small_gpt2.autocast_dtype(config.precision, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
         self.step = 0
         self.loss_sum = 0.0
@@ -265,7 +231,7 @@ class Run:
         for group in self.optimizer.param_groups:
             group.pop("initial_lr", None)
             group["lr"] = self.config.learning_rate
-        factor = warmup_cosine(max(1, round(self.config.warmup * total)), total)
+        factor = small_gpt2.warmup_cosine(max(1, round(self.config.warmup * total)), total)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, factor)
 
     def optimizer_step(self, indices: np.ndarray[Any, Any]) -> float:
@@ -291,12 +257,7 @@ class Run:
         return loss_value
 
     def loss_of(self, tokens: torch.Tensor) -> torch.Tensor:
-        tokens = tokens.to(self.device)
-        enabled = self.dtype != torch.float32
-        with torch.autocast(self.device.type, dtype=self.dtype, enabled=enabled):
-            logits = self.model(input_ids=tokens, use_cache=False).logits
-        predicted = logits[:, :-1].flatten(0, 1).float()
-        return torch.nn.functional.cross_entropy(predicted, tokens[:, 1:].flatten())
+        return small_gpt2.next_token_loss(self.model, tokens.to(self.device), self.dtype)
 
     @torch.no_grad()
     def evaluate(self) -> bool:
@@ -361,13 +322,7 @@ class Run:
     def write_final_model(self) -> Path:
         """``final_model/``: what ``from_pretrained`` takes."""
         folder = self.output / "final_model"
-        self.model.save_pretrained(folder)
-        transformers_library().PreTrainedTokenizerFast(
-            tokenizer_object=self.tokenizer,
-            bos_token=pydoc_text.END_OF_TEXT,
-            eos_token=pydoc_text.END_OF_TEXT,
-            model_max_length=self.config.max_length,
-        ).save_pretrained(folder)
+        small_gpt2.export(self.model, self.tokenizer, folder)
         return folder
 
 

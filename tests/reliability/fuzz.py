@@ -35,6 +35,7 @@ from jsonckpt.facts import Codec
 from jsonckpt.limits import Limits
 from jsonckpt.manifest import parse_manifest
 from jsonckpt.tree import record_of, tensor_names
+from tests.convert.dialects import DIALECTS
 from tests.hostile.child import DOORS, Watch
 from tests.hostile.forge import good, zstd
 from tests.hostile.test_fuzz import _bytes
@@ -266,8 +267,6 @@ def _codecs(seed: int, number: int, folder: Path) -> str:
 
 
 def _foreign(seed: int, number: int, folder: Path) -> str:
-    from tests.test_dialects import DIALECTS
-
     chance = _chance(seed, "foreign", number)
     names = sorted(DIALECTS)
     text = DIALECTS[chance.choice(names)].encode()

@@ -29,10 +29,10 @@ def _targets(folder: Path) -> dict[str, tuple[Callable[[bytes], Any], list[bytes
     from jsonckpt.facts import Codec
     from jsonckpt.limits import Limits
     from jsonckpt.manifest import parse_manifest
+    from tests.convert.dialects import DIALECTS
     from tests.hostile.forge import good, zstd
     from tests.reliability.forked import BAD
     from tests.reliability.fuzz import judge, manifest_text
-    from tests.test_dialects import DIALECTS
 
     def refused(call: Callable[[], Any]) -> None:
         try:

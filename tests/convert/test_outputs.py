@@ -1,0 +1,204 @@
+"""Conversion: every kind of output, and what of a state is chosen for it."""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import jsonckpt
+from jsonckpt.convert import convert
+from jsonckpt.convert.command import main
+from jsonckpt.convert.selection import cast, choose, drop_optimizers
+from jsonckpt.convert.spool import Spool
+from jsonckpt.errors import (
+    JsonckptError,
+    UnsupportedTypeError,
+)
+from tests.convert.guide import guide_state, same
+
+# --- outputs ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["-o", "o.json"],
+        ["-o", "o.json.zst"],
+        ["-o", "o"],
+        ["-o", "o.json", "--encoding", "list"],
+        ["-o", "o", "--compression", "zstd"],
+        ["-o", "o", "--max-shard-size", "10kB"],
+        ["-o", "o.pth"],
+        ["-o", "o.safetensors"],
+        ["-o", "o.json", "--to", "legacy-json"],
+    ],
+    ids=" ".join,
+)
+def test_every_output(arguments: list[str], checkpoint: Path) -> None:
+    arguments[1] = str(checkpoint.with_name(arguments[1]))
+    assert main([str(checkpoint), *arguments, "--test-load", "-q"]) == 0
+    back = checkpoint.with_name("back.pt")
+    convert(arguments[1], back, test_load=True)
+    found = torch.load(back, weights_only=True)
+    if arguments[1].endswith("safetensors"):
+        assert len(found) == 113
+        assert torch.equal(
+            found["model_state_dict.lm_head.weight"],
+            guide_state()["model_state_dict"]["lm_head.weight"],
+        )
+    else:
+        same(guide_state(), found, exact="legacy-json" not in arguments)
+    if "--max-shard-size" in arguments:
+        assert len(list(Path(arguments[1]).glob("shard-*.json"))) > 1
+
+
+def test_the_guides_dialect_is_read_by_what_the_guide_does(checkpoint: Path) -> None:
+    output = checkpoint.with_name("o.json")
+    convert(checkpoint, output, to="legacy-json", exclude=["*exp_avg*"])
+    plain = json.loads(output.read_text())
+    expected = guide_state()
+    for name, entry in plain["model_state_dict"].items():
+        tensor = torch.tensor(entry["data"]).reshape(entry["shape"])
+        assert torch.equal(tensor, expected["model_state_dict"][name])
+        assert entry["dtype"] == "torch.float32"
+    assert plain["epoch"] == 1
+    assert plain["optimizer_state_dict"]["param_groups"][0]["betas"] == [0.9, 0.999]
+    assert list(plain["optimizer_state_dict"]["state"]["0"]) == ["step"]
+
+
+def test_safetensors_output_is_read_by_safetensors(checkpoint: Path) -> None:
+    safetensors = pytest.importorskip("safetensors.torch")
+    output = checkpoint.with_name("o.safetensors")
+    result = convert(checkpoint, output, optimizer=False, test_load=True)
+    found = safetensors.load_file(output)
+    expected = guide_state()["model_state_dict"]
+    tied = expected.pop("lm_head.weight")
+    assert torch.equal(tied, found["transformer.wte.weight"])
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert "/optimizer_state_dict" in result.left_out
+    assert "/epoch" in result.left_out
+    assert any("lm_head.weight" in note for note in result.notes)
+
+
+def test_tensors_in_other_forms(tmp_path: Path) -> None:
+    base = torch.arange(24.0)
+    state = OrderedDict(
+        plain=base,
+        view=base[3:9],
+        transposed=torch.arange(6).reshape(2, 3).t(),
+        expanded=torch.ones(1, 1).expand(3, 4),
+        parameter=torch.nn.Parameter(torch.randn(3)),
+        conjugate=torch.tensor([1 + 2j]).conj(),
+        scalar=torch.tensor(2.5, dtype=torch.bfloat16),
+        empty=torch.empty(0, 4),
+        listed=[torch.ones(2), {"deep": (torch.zeros(1), 5)}],
+        nan=torch.tensor([0x7FC00001, 0x7FC00000], dtype=torch.int32).view(torch.float32),
+    )
+    torch.save(state, tmp_path / "in.pt")
+    expected = torch.load(tmp_path / "in.pt", weights_only=True)
+    for name in ("o.json", "o", "o.json.zst", "o.pt"):
+        convert(tmp_path / "in.pt", tmp_path / name, test_load=True)
+    same(expected, jsonckpt.load(tmp_path / "o.json"))
+    convert(tmp_path / "in.pt", tmp_path / "o.safetensors", test_load=True)
+    with pytest.raises(UnsupportedTypeError, match="/conjugate"):
+        convert(tmp_path / "in.pt", tmp_path / "g.json", to="legacy-json")
+    plain = tmp_path / "g.json"
+    convert(tmp_path / "in.pt", plain, to="legacy-json", exclude=["conjugate"], test_load=True)
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_sparse_tensors_come_back(tmp_path: Path) -> None:
+    sparse = torch.tensor([[0.0, 1.5], [0.0, 0.0]]).to_sparse()
+    torch.save({"s": sparse, "w": torch.ones(3)}, tmp_path / "in.pt")
+    convert(tmp_path / "in.pt", tmp_path / "o.json", test_load=True)
+    assert torch.equal(jsonckpt.load(tmp_path / "o.json")["s"].to_dense(), sparse.to_dense())
+    for name, to in (("o.safetensors", None), ("g.json", "legacy-json")):
+        with pytest.raises(UnsupportedTypeError, match="s'"):
+            convert(tmp_path / "in.pt", tmp_path / name, to=to)
+        assert not (tmp_path / name).exists()
+
+
+def test_metadata_goes_along(tmp_path: Path) -> None:
+    jsonckpt.save({"w": torch.ones(2)}, tmp_path / "a", metadata={"run": 7})
+    convert(tmp_path / "a", tmp_path / "b.json")
+    with jsonckpt.open(tmp_path / "b.json") as found:
+        assert found.metadata["run"] == 7
+
+
+# --- what is chosen ---------------------------------------------------------------------------
+
+
+def test_include_and_exclude(checkpoint: Path) -> None:
+    output = checkpoint.with_name("o.json")
+    arguments = ["--include", "model_state_dict", "--include", "/optimizer_state_dict/state/0"]
+    assert main([str(checkpoint), "-o", str(output), *arguments, "--exclude", "*.bias", "-q"]) == 0
+    found = jsonckpt.load(output)
+    assert "transformer.ln_f.weight" in found["model_state_dict"]
+    assert "transformer.ln_f.bias" not in found["model_state_dict"]
+    assert set(found["optimizer_state_dict"]["state"][0]) == {"step", "exp_avg", "exp_avg_sq"}
+    assert found["optimizer_state_dict"]["state"][1] == {}
+    assert found["epoch"] == 1
+
+
+def test_an_include_that_selects_nothing(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(checkpoint), "--include", "/model_state_dict/wte"]) == 1
+    assert "'/model_state_dict/wte' selects no tensor" in capsys.readouterr().err
+
+
+def test_no_optimizer(checkpoint: Path) -> None:
+    result = convert(checkpoint, checkpoint.with_name("o.json"), optimizer=False, test_load=True)
+    found = jsonckpt.load(checkpoint.with_name("o.json"))
+    assert "optimizer_state_dict" not in found
+    assert result.left_out == ["/optimizer_state_dict"]
+    group: dict[str, Any] = {"state": {}, "param_groups": []}
+    state = {"a": {"opt": group}, "opts": [1], "optimizer_name": "AdamW", "model": {"optim": {}}}
+    assert drop_optimizers(state)[1] == ["/a/opt"]
+
+
+def test_dtype_changes_the_model_only(checkpoint: Path, tmp_path: Path) -> None:
+    output = tmp_path / "o.json"
+    assert main([str(checkpoint), "-o", str(output), "--dtype", "bfloat16", "--test-load"]) == 0
+    found, expected = jsonckpt.load(output), guide_state()
+    for name, tensor in found["model_state_dict"].items():
+        assert torch.equal(tensor, expected["model_state_dict"][name].bfloat16())
+    model = found["model_state_dict"]
+    assert model["lm_head.weight"].data_ptr() == model["transformer.wte.weight"].data_ptr()
+    same(expected["optimizer_state_dict"], found["optimizer_state_dict"])
+
+    kept = torch.ones(2)
+    state = {
+        "model": {"w": torch.ones(2), "n": torch.tensor(3), "scheduler": torch.ones(1)},
+        "lr_scheduler": {"t": kept},
+        "scaler": {"t": kept},
+        "rng_state": kept,
+        "optimizers": [{"state": {0: {"m": kept}}, "param_groups": []}],
+        "wrapped": {"state": {0: {"m": kept}}, "param_groups": []},
+        "ema": torch.nn.Parameter(torch.ones(2)),
+    }
+    with Spool(tmp_path) as spool:
+        changed, count = cast(state, torch.float16, spool)
+    assert count == 3
+    assert changed["model"]["w"].dtype == torch.float16
+    assert changed["model"]["n"].dtype == torch.int64
+    assert isinstance(changed["ema"], torch.nn.Parameter)
+    for name in ("lr_scheduler", "scaler", "rng_state", "optimizers", "wrapped"):
+        assert changed[name] is state[name]
+    with Spool(tmp_path) as spool, pytest.raises(JsonckptError, match="too large"):
+        cast({"w": torch.tensor([1e6])}, torch.float16, spool)
+
+
+def test_choose_keeps_types() -> None:
+    state = OrderedDict(a=[torch.ones(1), 5], b=(torch.ones(1),), c=np.ones(2))
+    found = choose(state, [], ["/a/0", "/c"])
+    assert type(found) is OrderedDict
+    assert found["a"] == [5]
+    assert list(found) == ["a", "b"]

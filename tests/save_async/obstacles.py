@@ -1,0 +1,37 @@
+"""What stands in the way of a save: one that holds it up, a call that fails."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from jsonckpt import saving
+
+__all__ = ["Blocked", "fail"]
+
+
+class Blocked:
+    """Holds up every save in the background between the copy and the first byte written."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.reached = threading.Event()
+        self.go = threading.Event()
+        write = saving._write
+
+        def held_up(contents: Any, target: Any, options: Any, gate: Any, began: float) -> Any:
+            if threading.current_thread().name == "jsonckpt-save":
+                self.reached.set()
+                assert self.go.wait(30)
+            return write(contents, target, options, gate, began)
+
+        patch.setattr(saving, "_write", held_up)
+
+
+def fail(error: BaseException) -> Callable[..., Any]:
+    def failing(*_: Any, **__: Any) -> Any:
+        raise error
+
+    return failing

@@ -1,0 +1,273 @@
+"""save_async: what is saved is the state at the moment of the call, whatever becomes of it."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import tempfile
+import uuid
+import warnings
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import jsonckpt
+from jsonckpt import registry, staging
+from tests.save_async.obstacles import Blocked
+from tests.schemas import validate_checkpoint
+from tests.states import LITERAL, numpy_arrays
+from tests.support import difference, same
+from tests.tensor_states import options as any_options
+from tests.tensor_states import states as any_states
+from tests.two_states import KINDS, NEW, OPTIONS, files
+
+
+class Thing:
+    """A class of the user's own, whose JSON is the very list that it holds."""
+
+    def __init__(self, values: list[Any]) -> None:
+        self.values = values
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Thing) and same(self.values, other.values)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def things() -> None:
+    registry.register(Thing, "tests.Thing", lambda thing: thing.values, Thing)
+
+
+def spoil(value: Any, seen: set[int] | None = None) -> None:
+    """Change whatever of a state can be changed in place, memory first."""
+    seen = set() if seen is None else seen
+    if id(value) in seen:
+        return
+    seen.add(id(value))
+    if isinstance(value, torch.Tensor):
+        for part in _dense(value.detach()):
+            with torch.no_grad():
+                blank = torch.empty(0, dtype=torch.uint8)
+                blank.set_(part.untyped_storage()).fill_(0xA5)
+    elif isinstance(value, np.ndarray):
+        value[...] = np.zeros((), value.dtype) if value.any() else np.ones(1, value.dtype)[0]
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            spoil(key, seen)
+            spoil(item, seen)
+        if hasattr(value, "_metadata"):
+            value._metadata.clear()
+        value.clear()
+    elif isinstance(value, list | deque):
+        for item in value:
+            spoil(item, seen)
+        value.append("late")
+        value.reverse()
+    elif isinstance(value, tuple | set | frozenset):
+        for item in value:
+            spoil(item, seen)
+        if isinstance(value, set):
+            value.add("late")
+    elif isinstance(value, bytearray):
+        value += b"late"
+    elif isinstance(value, Thing | argparse.Namespace):
+        spoil(vars(value), seen)
+
+
+def _dense(tensor: torch.Tensor) -> list[torch.Tensor]:
+    if tensor.layout is torch.sparse_coo:
+        return [tensor._indices(), tensor._values()]
+    if tensor.layout is torch.sparse_csr:
+        return [tensor.crow_indices(), tensor.col_indices(), tensor.values()]
+    if tensor.is_quantized and tensor.qscheme() is torch.per_channel_affine:
+        return [tensor, tensor.q_per_channel_scales(), tensor.q_per_channel_zero_points()]
+    return [tensor]
+
+
+def zoo() -> dict[str, Any]:
+    """Every way in which a tensor or an array can lie in memory."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch calls sparse beta and quantized deprecated
+        return {**_odd_tensors(), **_tensors()}
+
+
+def _odd_tensors() -> dict[str, Any]:
+    return {
+        "coo": torch.eye(3).to_sparse(),
+        "csr": torch.eye(3).to_sparse_csr(),
+        "quantized": torch.quantize_per_tensor(torch.randn(4), 0.1, 3, torch.qint8),
+        "per channel": torch.quantize_per_channel(
+            torch.randn(2, 3), torch.tensor([0.1, 0.2]), torch.tensor([0, 1]), 0, torch.quint8
+        ),
+    }
+
+
+def _tensors() -> dict[str, Any]:
+    base = torch.arange(60.0)
+    odd = torch.tensor([0, 1, 2, 255], dtype=torch.uint8)
+    metadata: OrderedDict[str, Any] = OrderedDict(w=torch.ones(2))
+    metadata._metadata = {"": {"version": 2}}  # type: ignore[attr-defined]
+    joined = torch.arange(12.0)
+    return {
+        "plain": torch.randn(7, 5),
+        "transposed": torch.randn(6, 7).t(),
+        "sliced": torch.randn(9, 10)[1::2, 2:9:3],
+        "expanded": torch.randn(1, 4).expand(3, 4),
+        "scalar": torch.tensor(3),
+        "empty": torch.empty(0, 3),
+        "channels_last": torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last),
+        "conj": torch.randn(3, 4, dtype=torch.complex64).conj(),
+        "conj, transposed": torch.randn(3, 4, dtype=torch.complex128).conj().t(),
+        "neg": torch.randn(5, dtype=torch.complex64).conj().imag,
+        "half": torch.randn(4).half(),
+        "bfloat16": torch.randn(4).bfloat16(),
+        "float8": torch.randn(4).to(torch.float8_e5m2),
+        "bool": torch.rand(9) > 0.5,
+        "odd bool": odd.view(torch.bool),
+        "parameter": torch.nn.Parameter(torch.randn(3)),
+        "grad": torch.randn(3, requires_grad=True),
+        "tied": [base, base],
+        "views of one storage": [joined[:8], joined[4:]],
+        "a view of a whole": [base, base[3:9], base.view(6, 10).t()],
+        "array": np.arange(12.0).reshape(3, 4),
+        "fortran": np.asfortranarray(np.arange(12.0).reshape(3, 4)),
+        "big-endian": np.arange(5, dtype=">i4"),
+        "strided": np.arange(20, dtype=np.int16)[::3],
+        "text": np.array(["a", "bc"]),
+        "dates": np.array([1, 2], "M8[s]"),
+        "both": [array := np.arange(6.0), torch.from_numpy(array)],
+        "list": [1, [2, {"x": [3]}]],
+        "int keys": {0: {"step": 1}, "1": [2]},
+        "tuple": ([1], {"x": 2}),
+        "ordered": metadata,
+        "default": defaultdict(list, a=[1]),
+        "deque": deque([1, [2]], 5),
+        "set": {1, "a"},
+        "bytes": bytearray(b"abc"),
+        "namespace": argparse.Namespace(lr=0.1, betas=[0.9, 0.99]),
+        "thing": Thing([1, torch.ones(2), [np.ones(3)]]),
+    }
+
+
+def check_moment(state: Any, directory: Path, name: str, **options: Any) -> None:
+    """What is written is what ``save`` writes of the state before it was changed."""
+    plain = jsonckpt.save(state, directory / "before" / name, **options)
+    before = jsonckpt.load(directory / "before" / name)
+    with pytest.MonkeyPatch.context() as patch:
+        blocked = Blocked(patch)
+        try:
+            pending = jsonckpt.save_async(state, directory / name, **options)
+            assert blocked.reached.wait(30)
+            spoil(state)
+        finally:
+            blocked.go.set()
+        result = pending.result()
+    validate_checkpoint(directory / name)
+    found = jsonckpt.load(directory / name)
+    assert difference(before, found) is None
+    assert (result.tensors, result.nbytes) == (plain.tensors, plain.nbytes)
+    assert _codecs(directory / name) == _codecs(directory / "before" / name)
+
+
+def _codecs(path: Path) -> list[Any]:
+    with jsonckpt.open(path) as checkpoint:
+        return [(e.name, e.dtype, e.shape, e.codec) for e in checkpoint.manifest.entries]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_zoo(tmp_path: Path, name: str) -> None:
+    torch.manual_seed(0)
+    check_moment(zoo(), tmp_path, name)
+    check_moment(zoo(), tmp_path, name, compression="zstd", threads=2, max_shard_size=500)
+
+
+@pytest.mark.parametrize("copies", [1, 4])
+def test_the_zoo_copied_in_pieces_on_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, copies: int
+) -> None:
+    monkeypatch.setattr(staging, "_PIECE", 16 * copies)
+    monkeypatch.setattr(staging, "_WORTH_THREADS", 0)
+    for threads in (1, 2):  # where torch has more than one, they copy, and none of ours
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        check_moment(zoo(), tmp_path, "c")
+
+
+def test_every_plain_type(tmp_path: Path) -> None:
+    check_moment(copy.deepcopy([value for value, _ in LITERAL]), tmp_path, "c")
+
+
+@settings(
+    deadline=None,
+    max_examples=40,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+@given(st.one_of(any_states, st.lists(numpy_arrays, max_size=4)), any_options())
+def test_any_state(state: Any, options: dict[str, Any]) -> None:
+    if options["encoding"] == "list":
+        options["filter"] = "none"
+    with tempfile.TemporaryDirectory() as directory:
+        check_moment(state, Path(directory), "c", **options)
+
+
+def test_metadata_and_path_are_those_of_the_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blocked: Blocked
+) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    metadata = {"losses": [1.0]}
+    monkeypatch.chdir(tmp_path / "one")
+    pending = jsonckpt.save_async(NEW, "c", metadata=metadata)
+    metadata["losses"].append(2.0)
+    monkeypatch.chdir(tmp_path / "two")
+    blocked.go.set()
+    assert pending.result().path == str(tmp_path / "one" / "c")
+    assert jsonckpt.open(tmp_path / "one" / "c").metadata == {"losses": [1.0]}
+
+
+@pytest.mark.parametrize(
+    "mode", [torch.inference_mode, torch.no_grad, lambda: torch.device("meta")]
+)
+def test_the_modes_of_torch(tmp_path: Path, mode: Callable[[], Any]) -> None:
+    jsonckpt.save_async(zoo(), tmp_path / "c").result()
+    with mode():
+        state = {"w": torch.arange(4.0, device="cpu"), "t": torch.ones(2, 3, device="cpu").t()}
+        pending = jsonckpt.save_async(state, tmp_path / "c")
+    assert pending.result().tensors == 2
+    jsonckpt.save_async(zoo(), tmp_path / "c").result()
+
+
+def test_the_result_is_that_of_save(tmp_path: Path) -> None:
+    pending = jsonckpt.save_async(NEW, tmp_path / "c", **OPTIONS)
+    result = pending.result()
+    assert isinstance(result, jsonckpt.SaveResult)
+    assert pending.done()
+    assert pending.result() is result
+    assert result.durability == "synced"
+    assert sorted(result.files) == files(tmp_path / "c")
+    assert (result.tensors, result.nbytes) == (2, 260)
+    assert "written" in repr(pending)
+    assert same(jsonckpt.load(tmp_path / "c"), NEW)
+
+
+def test_progress(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    jsonckpt.save_async(NEW, tmp_path / "c", progress=True).result()
+    assert "260" in capsys.readouterr().err
+
+
+def test_a_url() -> None:
+    pytest.importorskip("fsspec")
+    for name in KINDS:
+        url = f"memory://{uuid.uuid4().hex}/{name}"
+        assert jsonckpt.save_async(NEW, url, **OPTIONS).result().path == url
+        assert same(jsonckpt.load(url), NEW)
+    pending = jsonckpt.save_async(NEW, "abacus://x/c")
+    with pytest.raises(jsonckpt.JsonckptError, match="cannot open this URL"):
+        pending.result()
