@@ -111,13 +111,18 @@ class _Reader:
             del events[:]
 
         self._lifter = Lifter(source, self._scratch, take, advance)
-        self._lifter.run()
-        _guarded(parser.close)
-        for event, value in events:
-            self._event(event, value)
-        if not self._root:
-            raise IncompleteCheckpointError("there is no JSON text in the file")
-        return self._finish(self._root[0])
+        try:
+            self._lifter.run()
+            _guarded(parser.close)
+            for event, value in events:
+                self._event(event, value)
+            if not self._root:
+                raise IncompleteCheckpointError("there is no JSON text in the file")
+            return self._finish(self._root[0])
+        finally:
+            # It refers to this reader by ``take``: in a circle, the tensors' mapped file would stay
+            # open until the collector comes by.
+            self._lifter = None
 
     def _event(self, event: str, value: Any) -> None:
         if event == "map_key":

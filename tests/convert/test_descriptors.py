@@ -1,0 +1,28 @@
+"""A state that was read from another program's JSON lets go of its file when it is dropped."""
+
+from __future__ import annotations
+
+import gc
+import io
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from jsonckpt.convert.foreign import ForeignOptions, read_foreign
+from tests.convert.dialects import DIALECTS
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts in /proc/self/fd")
+@pytest.mark.parametrize("name", sorted(DIALECTS))
+def test_nothing_waits_for_the_collector(tmp_path: Path, name: str) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        before = set(os.listdir("/proc/self/fd"))
+        state = read_foreign(io.BytesIO(DIALECTS[name].encode()), tmp_path, ForeignOptions())
+        del state
+        assert len(os.listdir("/proc/self/fd")) == len(before)
+    finally:
+        gc.enable()
