@@ -17,7 +17,7 @@ from jsonckpt.names import Selector
 from jsonckpt.opening import Container, read_steadily
 from jsonckpt.progress import progress_bar
 from jsonckpt.registry import default_rules
-from jsonckpt.restoring import Loading, Wishes, thread_count
+from jsonckpt.restoring import Loading, Wishes, new_target, thread_count
 from jsonckpt.sharing import StateReader
 from jsonckpt.tensors import Target
 from jsonckpt.tree import decode_state
@@ -144,12 +144,13 @@ class _Into:
 
 def _fill(into: _Into, container: Container) -> LoadResult:
     target, strict, wishes, cast = into.target, into.strict, into.wishes, into.cast
+    by_name = container.manifest.by_name
 
     def read_tensors(records: Iterable[str]) -> dict[str, torch.Tensor]:
         made = {}
         for record in records:
-            entry = container.manifest.by_name[record]
-            made[record] = Target.allocate(entry.dtype, entry.shape, device=torch.device("cpu"))
+            entry = by_name[record]
+            made[record] = new_target(record, entry.dtype, entry.shape, torch.device("cpu"))
         read(made)
         return {record: target.finish() for record, target in made.items()}
 
@@ -166,7 +167,10 @@ def _fill(into: _Into, container: Container) -> LoadResult:
             )
 
     try:
-        Loading(container.manifest.state, wishes).check(container.manifest.by_name)
+        loading = Loading(container.manifest.state, wishes)
+        loading.check(by_name)
+        # Before anything is allocated: the limit on that rests on the files' true sizes.
+        container.check_files(entry.shard for name, entry in by_name.items() if loading.wants(name))
         door = SlotDoor(container, wishes, read_tensors)
         value = decode_state(container.manifest.state, door, rules=default_rules())
     except JsonckptError as error:
@@ -198,7 +202,7 @@ def _fill(into: _Into, container: Container) -> LoadResult:
             bases.add(slot.record)
     for name, (slot, device) in plan.fresh.items():
         if slot.view is None:
-            fresh = Target.allocate(slot.dtype, slot.shape, device=device)
+            fresh = new_target(name, slot.dtype, slot.shape, device)
             made[name] = slot, fresh
             sinks.setdefault(slot.record, []).append(fresh)
         else:
@@ -206,11 +210,9 @@ def _fill(into: _Into, container: Container) -> LoadResult:
             bases.add(slot.record)
     base_targets = {}
     for record in bases:
-        entry = container.manifest.by_name[record]
-        base_targets[record] = Target.allocate(entry.dtype, entry.shape, device=torch.device("cpu"))
+        entry = by_name[record]
+        base_targets[record] = new_target(record, entry.dtype, entry.shape, torch.device("cpu"))
         sinks.setdefault(record, []).append(base_targets[record])
-    by_name = container.manifest.by_name
-    container.check_files(by_name[record].shard for record in sinks)
     total = sum(by_name[record].nbytes for record in sinks)
     with progress_bar("load", total, show=into.progress) as advance:
         read({record: _Fan(into, targets) for record, targets in sinks.items()}, advance)

@@ -19,7 +19,7 @@ from jsonckpt.tensors import Target
 from jsonckpt.tree import OMIT, decode_state, record_of, tensor_names
 from jsonckpt.views import View
 
-__all__ = ["Loading", "Wishes", "allocate_target", "thread_count"]
+__all__ = ["Loading", "Wishes", "allocate_target", "new_target", "thread_count"]
 
 Allocate = Callable[[int], torch.UntypedStorage]
 
@@ -135,10 +135,19 @@ def allocate_target(
     Raises:
         LimitError: there is not so much.
     """
+    return new_target(name, dtype, shape, wishes.placement.device_for(device), wishes.allocate)
+
+
+def new_target(
+    name: str,
+    dtype: str,
+    shape: tuple[int, ...],
+    device: torch.device,
+    allocate: Allocate | None = None,
+) -> Target:
+    """:func:`allocate_target` where the device is known."""
     try:
-        return Target.allocate(
-            dtype, shape, device=wishes.placement.device_for(device), allocate=wishes.allocate
-        )
+        return Target.allocate(dtype, shape, device=device, allocate=allocate)
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "alloc" not in str(error):
             raise  # torch's own complaint, about a device that is not there for example

@@ -23,8 +23,10 @@ from jsonckpt.records import Header, Record
 from jsonckpt.skeleton import SkeletonReader
 from jsonckpt.streaming import ByteSource, read_records
 from jsonckpt.validation import (
+    LONGEST_BEGINNING,
     Problems,
     check_layout,
+    check_not_newer,
     check_totals,
     creation_time,
     no_checkpoint,
@@ -146,6 +148,17 @@ def from_index(
     Raises:
         IntegrityError: it is not the file that ``expected_digest`` pins.
     """
+    try:
+        return _from_index(file, limits, expected_digest)
+    except JsonckptError:
+        # What makes no sense here may be the file of a later release.
+        beginning = bytearray(min(file.size, LONGEST_BEGINNING))
+        file.read_range(0, memoryview(beginning))
+        check_not_newer(bytes(beginning))
+        raise
+
+
+def _from_index(file: RangeReader, limits: Limits, expected_digest: str | None) -> Manifest:
     rows = _index_rows(file, limits)
     entries: list[Entry] = []
     reader = SkeletonReader(

@@ -32,6 +32,7 @@ from jsonckpt.records import Header, Record, RecordReader
 from jsonckpt.validation import (
     LONGEST_LINE,
     check_header,
+    check_not_newer,
     checksum_name,
     longest_tail,
     no_checkpoint,
@@ -194,6 +195,7 @@ class SkeletonReader:
             if self._in_head:
                 if b"jsonckpt.shard" not in self._head_text:
                     raise no_checkpoint(self._head_text)
+                check_not_newer(bytes(self._head_text))
                 if b'"index_offset"' in self._head_text[-TRAILER_MAX:]:
                     raise reformatted()
             if self._handle is not SkeletonReader._trailer_line:

@@ -42,6 +42,16 @@ _MOST_BUFFERS = 512
 # --- reading --------------------------------------------------------------------------------
 
 
+def read_error(error: OSError, path: str) -> JsonckptError:
+    """The system's error with the way out."""
+    return JsonckptError(
+        f"cannot read: {error.strerror or error}",
+        file=path,
+        hint="The disk or the connection fails: take another copy of the checkpoint, or restore "
+        "what can be read with: jsonckpt recover PATH NEW",
+    )
+
+
 class LocalFile:
     """A regular file, open for reading at any offset from several threads."""
 
@@ -60,7 +70,7 @@ class LocalFile:
             try:
                 count = os.preadv(self._fd, [buffer[done:]], offset + done)
             except OSError as error:
-                raise JsonckptError(f"cannot read: {error.strerror}", file=self.path) from error
+                raise read_error(error, self.path) from error
             if count == 0:
                 raise IncompleteCheckpointError(
                     f"the file ends after {offset + done} bytes, expected "
@@ -93,8 +103,15 @@ class LocalStream:
             self._source = ZstdStream(self._file, zstd_window=zstd_window)
 
     def readinto(self, buffer: memoryview, /) -> int:
-        """The next bytes of the text."""
-        return self._source.readinto(buffer) or 0
+        """The next bytes of the text.
+
+        Raises:
+            JsonckptError: the system cannot read it.
+        """
+        try:
+            return self._source.readinto(buffer) or 0
+        except OSError as error:
+            raise read_error(error, self.path) from error
 
     def close(self) -> None:
         """Close the file."""

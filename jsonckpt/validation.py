@@ -5,6 +5,7 @@ Pure: values in, facts or errors out.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -19,6 +20,7 @@ from jsonckpt.facts import (
     ENCODINGS,
     FILTERS,
     FORMAT_VERSION,
+    SHARD_FORMAT,
     Codec,
     Entry,
     chunk_count,
@@ -33,6 +35,13 @@ _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 _SAVE_ID = re.compile(r"[0-9a-f]{32}")
 _BAD_NAME = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 _PROBLEMS_SHOWN = 5
+#: Members that say of which version a file is, and what they may be; they stand before these.
+_FIRST_MEMBERS = re.compile(
+    rb'"(format|version|requires|readable_by|created_by)"[ \t\r\n]*:[ \t\r\n]*'
+    rb'("[^"\\]{0,200}"|-?[0-9]{1,20}|\[[^\[\]{}]{0,1000}\])'
+)
+_BEHIND = re.compile(rb'"(?:state|metadata|tensors)"[ \t\r\n]*:')
+LONGEST_BEGINNING = 16 << 10
 #: Characters of the member that says which release reads a file.
 _LONGEST_RELEASE = 80
 #: Bytes of a record's first line, and of its last one beside the checksums.
@@ -90,20 +99,59 @@ def check_header(value: object, expected_format: str) -> dict[str, Any]:
             f"format is {quote(found)}, expected {expected_format!r}",
             hint="This is not a jsonckpt file; python -m jsonckpt.convert reads other programs'.",
         )
-    version = value.get("version")
+    check_version(value)
+    save_id = value.get("save_id")
+    if not isinstance(save_id, str) or not _SAVE_ID.fullmatch(save_id):
+        raise FormatError(f"save_id is {quote(save_id)}, expected 32 hexadecimal digits")
+    return value
+
+
+def check_version(header: dict[str, Any]) -> None:
+    """The members ``version`` and ``requires``.
+
+    Raises:
+        UnsupportedVersionError: a newer version, or a required feature this release lacks.
+        FormatError: they are not what they must be.
+    """
+    version = header.get("version")
     if type(version) is not int or version < 1:
         raise FormatError(f"version is {quote(version)}, expected a positive integer")
     if version > FORMAT_VERSION:
         raise UnsupportedVersionError(
             f"format version {quote(version).strip(chr(39))} is newer than {FORMAT_VERSION}, "
-            f"the newest that this release reads{_reader_of(value)}",
+            f"the newest that this release reads{_reader_of(header)}",
             hint="Upgrade: pip install -U jsonckpt.",
         )
-    check_requires(value.get("requires", []))
-    save_id = value.get("save_id")
-    if not isinstance(save_id, str) or not _SAVE_ID.fullmatch(save_id):
-        raise FormatError(f"save_id is {quote(save_id)}, expected 32 hexadecimal digits")
-    return value
+    check_requires(header.get("requires", []))
+
+
+def check_not_newer(beginning: bytes) -> None:
+    """Whether a text that makes no sense is one of a later release; to be asked then.
+
+    The layout of a later version is not known here, but that its first members say which one it
+    is (format, section 9).
+
+    Args:
+        beginning: of a file, at least some hundred bytes.
+
+    Raises:
+        UnsupportedVersionError: it is.
+    """
+    said: dict[str, Any] = {}
+    head = _BEHIND.split(beginning[:LONGEST_BEGINNING], maxsplit=1)[0]
+    for match in _FIRST_MEMBERS.finditer(head):
+        try:
+            said.setdefault(match[1].decode(), json.loads(match[2]))
+        except ValueError:
+            return  # damaged: whoever asks has an error to raise
+    if said.get("format") != SHARD_FORMAT or "version" not in said:
+        return
+    try:
+        check_version(said)
+    except UnsupportedVersionError:
+        raise
+    except FormatError:
+        return  # likewise
 
 
 def _reader_of(header: dict[str, Any]) -> str:
