@@ -185,6 +185,21 @@ def head_text(contents: Contents, options: Options, *, single: bool) -> bytes:
     return head
 
 
+def check_index(text: bytes) -> None:
+    """Whether a reader takes the index of a single file, which it needs before anything else.
+
+    Raises:
+        LimitError: it does not.
+    """
+    if exceeds(len(text), DEFAULT_LIMITS.manifest_bytes):
+        raise LimitError(
+            f"the index of the file takes {len(text)} bytes; readers accept at most "
+            f"{DEFAULT_LIMITS.manifest_bytes}",
+            hint="Pass a larger chunk_size.",
+        )
+    _check_marks(text)
+
+
 def _check_marks(text: bytes) -> None:
     if len(text) < (DEFAULT_LIMITS.marks or 0):
         return

@@ -15,6 +15,7 @@ from jsonckpt.contents import (
     Contents,
     Options,
     check_expansion,
+    check_index,
     dumped,
     head_text,
     manifest_of,
@@ -180,6 +181,7 @@ def _write(
         level=options.level,
         threads=options.threads,
         progress=advance,
+        check_index=check_index if single else None,
     )
 
 

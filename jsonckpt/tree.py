@@ -349,7 +349,7 @@ class Encoder:
     def _too_deep(self, place: str) -> NoReturn:
         raise LimitError(
             f"{shown(place)}: nested deeper than {self._max_depth} levels of JSON",
-            hint="Flatten the state, or raise the limit for saving and for loading.",
+            hint="Flatten the state: readers refuse what is nested deeper.",
         )
 
 

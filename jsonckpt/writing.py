@@ -150,10 +150,12 @@ def write_shard(
     level: int | None,
     threads: int,
     progress: Callable[[int], None] | None = None,
+    check_index: Callable[[bytes], None] | None = None,
 ) -> ShardText:
     """Write a whole shard; the returned text knows its entries, its seal and its length.
 
     Args:
+        check_index: gets what stands behind the last record before it is written, and may raise.
         plans: the records in order; each names the position of its source in ``sources``.
         head: what stands before the first record.
     """
@@ -244,7 +246,10 @@ def write_shard(
         done=done,
     )
     start = text.position
-    output.put(start, [text.finish()])
+    end = text.finish()
+    if check_index is not None:
+        check_index(end)
+    output.put(start, [end])
     output.end(text.position)
     return text
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import io
 import json
 import os
 import subprocess
@@ -139,20 +140,40 @@ def test_the_writer_writes_nothing_that_unfolds_too_far(
         (Limits(name_bytes=10), {}, "Use shorter keys"),
         (Limits(manifest_bytes=300), {}, "readers accept at most 300"),
         (Limits(depth=3), {}, "nested deeper than 2 levels"),
+        (Limits(marks=150), {"chunk_size": 64}, "brackets and strings"),
     ],
     ids=str,
 )
+@pytest.mark.parametrize("name", ["c", "c.json", "c.json.zst"])
 def test_the_writer_obeys(
     tmp_path: Path,
     limits: Limits,
     options: dict[str, Any],
     hint: str,
+    name: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    if limits.shards == 1 and name != "c":
+        pytest.skip("a single file has no shards")
     monkeypatch.setattr("jsonckpt.contents.DEFAULT_LIMITS", limits)
     with pytest.raises(jsonckpt.LimitError, match=hint):
-        jsonckpt.save(_state(), tmp_path / "c", **options)
-    assert not list(tmp_path.rglob("*.json"))
+        jsonckpt.save(_state(), tmp_path / name, **options)
+    assert list(tmp_path.rglob("*")) == []
+
+
+@pytest.mark.parametrize("limits", [Limits(manifest_bytes=3_000), Limits(marks=200)], ids=str)
+@pytest.mark.parametrize("name", ["c.json", "c.json.zst", None])
+def test_the_index_of_a_single_file_obeys(
+    tmp_path: Path, limits: Limits, name: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its head is small here; what readers would refuse stands at its end."""
+    monkeypatch.setattr("jsonckpt.contents.DEFAULT_LIMITS", limits)
+    state = {"w": torch.zeros(8_000)}
+    target: Any = io.BytesIO() if name is None else tmp_path / name
+    with pytest.raises(jsonckpt.LimitError, match="readers accept at most"):
+        jsonckpt.save(state, target, chunk_size=64)
+    assert list(tmp_path.iterdir()) == []
+    jsonckpt.save(state, target, chunk_size=16_000)
 
 
 # --- memory ---------------------------------------------------------------------------------------
