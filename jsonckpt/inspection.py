@@ -9,7 +9,7 @@ from typing import Any
 
 from jsonckpt.damaged import DamagedZstd
 from jsonckpt.deepcheck import check_state, leftover_notes, spelling_notes, state_notes
-from jsonckpt.errors import CheckpointNotFoundError, IntegrityError, JsonckptError, LimitError
+from jsonckpt.errors import CheckpointNotFoundError, IntegrityError, JsonckptError, is_refusal
 from jsonckpt.facts import Entry
 from jsonckpt.limits import DEFAULT_LIMITS, Limits
 from jsonckpt.opening import RETRIES, Container, open_container
@@ -186,9 +186,12 @@ def _problems(
         if streaming:
             return [error]
         if container.file_of(shard).endswith(".zst"):
-            if isinstance(error, LimitError):
+            if is_refusal(error):
                 return [error]  # a few bytes may unfold to more than there is time to read
-            return _in_frames(container, shard, entries, limits) or [error]
+            try:
+                return _in_frames(container, shard, entries, limits) or [error]
+            except JsonckptError:  # it cannot be searched
+                return [error]
         problems = []
         for entry in entries:
             problems += _in_tensor(container, entry, limits)

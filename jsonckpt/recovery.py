@@ -14,12 +14,14 @@ from jsonckpt import storage
 from jsonckpt.background import Gate
 from jsonckpt.contents import Contents, Options
 from jsonckpt.damaged import DamagedZstd
+from jsonckpt.deepcheck import seal_notes
 from jsonckpt.destinations import is_single, save_directory, save_file
 from jsonckpt.errors import (
     CheckpointExistsError,
     IncompleteCheckpointError,
     JsonckptError,
     LimitError,
+    is_refusal,
     quote,
 )
 from jsonckpt.facts import Manifest
@@ -121,7 +123,9 @@ def recover(
         CheckpointNotFoundError: there is nothing at ``path``.
         CheckpointExistsError: something is at ``out``.
         IncompleteCheckpointError: nothing can be restored; nothing was written.
-        LimitError: it holds more than the limits allow.
+        UnsupportedVersionError: it has a version, or requires a feature, that this release does
+            not know; nothing was written.
+        LimitError: it holds more than the limits allow; nothing was written.
         WriteError: the system refused a write.
 
     >>> import tempfile, torch, jsonckpt
@@ -249,11 +253,17 @@ class _Evidence:
                 with storage.LocalFile(file.path) as opened:
                     limit = self.limits.manifest_bytes
                     if exceeds(opened.size, limit):
-                        raise LimitError(f"the manifest has {opened.size} bytes, over {limit}")
-                    text = bytearray(opened.size)
-                    opened.read_range(0, memoryview(text))
-                manifest = parse_manifest(bytes(text), self.limits)
+                        raise LimitError(
+                            f"the manifest has {opened.size} bytes, the limit is {limit}",
+                            hint="Pass limits=jsonckpt.Limits(manifest_bytes=...) if it is meant.",
+                        )
+                    read = bytearray(opened.size)
+                    opened.read_range(0, memoryview(read))
+                    text = bytes(read)
+                manifest = parse_manifest(text, self.limits)
             except JsonckptError as error:
+                if is_refusal(error.at(file=file.path)):
+                    raise
                 self.notes.append(f"{file.path.name} is not used: {error.message}")
                 continue
             if save_id is not None and not manifest.save_id.startswith(save_id):
@@ -261,6 +271,9 @@ class _Evidence:
                 continue
             if file.path.name.endswith(".tmp"):
                 self.notes.append(f"the manifest is {file.path.name}, of a save cut short")
+            unsealed = seal_notes(file.path.name, text)
+            self.notes += unsealed
+            self.state_is = "unverified" if unsealed else "verified"
             return manifest
         return None
 
@@ -268,10 +281,17 @@ class _Evidence:
         """A manifest that its seal vouches for (or whose editor does)."""
         self.save_id, self.created_at = manifest.save_id, manifest.created_at
         self.metadata, self.state = manifest.metadata, manifest.state
-        self.state_is, self.checksum = "verified", manifest.checksum
+        self.checksum = manifest.checksum
         self.expected = dict(manifest.by_name)
 
     def _scan(self, file: File) -> Scan:
+        try:
+            return self._found_in(file)
+        except JsonckptError as error:
+            error.at(file=file.path)
+            raise
+
+    def _found_in(self, file: File) -> Scan:
         if not file.compressed:
             with storage.LocalStream(file.path) as stream:
                 return scan(stream, self.limits)

@@ -91,8 +91,12 @@ def test_every_intact_record_is_found_whatever_byte_is_damaged(
     count = 0
     for text, start, stop in _damages(path.read_bytes(), 4 if options else 1):
         damaged.write_bytes(text)
-        with LocalStream(damaged) as stream:
-            result = scan(stream, DEFAULT_LIMITS)
+        try:
+            with LocalStream(damaged) as stream:
+                result = scan(stream, DEFAULT_LIMITS)
+        except jsonckpt.UnsupportedVersionError:
+            assert text[start - 10 : start] == b'"version":'
+            continue
         found = {record.header.name: record for record in result.found}
         for entry in entries:
             untouched = stop <= entry.offset or start >= entry.offset + entry.length
@@ -131,7 +135,7 @@ def test_nothing_is_made_up_whatever_byte_is_damaged(tmp_path: Path, container: 
             out = tmp_path / f"out-{number}.json"
             try:
                 report = jsonckpt.recover(path, out, sync=False)
-            except jsonckpt.IncompleteCheckpointError:
+            except (jsonckpt.IncompleteCheckpointError, jsonckpt.UnsupportedVersionError):
                 assert not out.exists()
                 raised += 1
                 continue
@@ -441,18 +445,16 @@ def test_lines_without_end_are_not_searched(tmp_path: Path) -> None:
 def test_limits_hold_for_what_is_recovered(tmp_path: Path) -> None:
     path = tmp_path / "c.json"
     jsonckpt.save(_state(), path)
-    for limits, restored in (
-        (jsonckpt.Limits(tensors=2), 2),
-        (jsonckpt.Limits(chunks=3), 3),
-        (jsonckpt.Limits(total_floor=4000, expansion=0), 2),
+    for limits in (
+        jsonckpt.Limits(tensors=2),
+        jsonckpt.Limits(chunks=3),
+        jsonckpt.Limits(total_floor=4000, expansion=0),
+        jsonckpt.Limits(name_bytes=5),
+        jsonckpt.Limits(chunk_bytes=100),
     ):
-        out = tmp_path / f"out{restored}{len(os.listdir(tmp_path))}"
-        report = jsonckpt.recover(path, out, limits=limits)
-        assert len(report.recovered) == restored
-        assert "limit" in report.lost[0].reason
-    for limits in (jsonckpt.Limits(name_bytes=5), jsonckpt.Limits(chunk_bytes=100)):
-        with pytest.raises(jsonckpt.IncompleteCheckpointError, match="limit"):
+        with pytest.raises(jsonckpt.LimitError, match="limit"):
             jsonckpt.recover(path, tmp_path / "none", limits=limits)
+        assert os.listdir(tmp_path) == ["c.json"]
 
 
 def test_a_file_that_changes_meanwhile_is_an_error(
