@@ -13,7 +13,7 @@ from typing import Any
 from jsonckpt import storage
 from jsonckpt.background import Gate
 from jsonckpt.contents import Contents, Options
-from jsonckpt.damaged import DamagedZstd
+from jsonckpt.damaged import DamagedPlain, DamagedZstd, PatchedFile
 from jsonckpt.deepcheck import seal_notes
 from jsonckpt.destinations import is_single, save_directory, save_file
 from jsonckpt.errors import (
@@ -21,10 +21,11 @@ from jsonckpt.errors import (
     IncompleteCheckpointError,
     JsonckptError,
     LimitError,
+    WriteError,
     is_refusal,
     quote,
 )
-from jsonckpt.facts import Manifest
+from jsonckpt.facts import Entry, Manifest
 from jsonckpt.leftovers import File, searched
 from jsonckpt.limits import DEFAULT_LIMITS, Limits, exceeds
 from jsonckpt.manifest import parse_manifest
@@ -102,7 +103,8 @@ def recover(
 
     For a truncated or damaged file, a directory without its manifest, and what a killed save left.
     ``path`` is never changed. A tensor is restored when the checksums of all its chunks and the
-    digest of its record agree; no byte is made up. Where the seal shows that the text around the
+    digest of its record agree; no byte is made up. What the system fails to read counts as damage:
+    the search goes on behind it, and behind a shard that cannot be opened. Where the seal shows that the text around the
     tensors was damaged, the state is not taken from it.
 
     Args:
@@ -181,6 +183,8 @@ class _Evidence:
     metadata: dict[str, Any] = field(default_factory=dict)
     state: Any = None
     state_is: str = "lost"
+    #: A state that is not taken: it still says which tensors there were.
+    claimed: Any = None
     expected: dict[str, Any] = field(default_factory=dict)
     spools: dict[Path, Path] = field(default_factory=dict)
 
@@ -199,6 +203,7 @@ class _Evidence:
             self.notes.append("the file is one shard of a directory, which has no state")
             return
         if found.ended and not found.sealed and not self.trust_state:
+            self.claimed = head["state"]
             self.notes.append(
                 "the state is not taken: the seal shows damage in the text around the tensors, "
                 "and it may lie there; trust_state takes it all the same"
@@ -219,9 +224,14 @@ class _Evidence:
         if manifest is not None:
             self._adopt(manifest)
             named = {shard.file for shard in manifest.shards}
+            by_file: dict[str, list[Entry]] = {name: [] for name in named}
+            for entry in manifest.entries:
+                by_file[manifest.shards[entry.shard].file].append(entry)
             for file in files:
                 if file.path.name in named:
-                    self._take(file, self._scan(file))
+                    scanned = self._scan_shard(file, by_file[file.path.name])
+                    if scanned is not None:
+                        self._take(file, scanned)
                     named.remove(file.path.name)
             self.notes += [f"{quote(name, 200)} is missing" for name in sorted(named)]
             return
@@ -229,8 +239,10 @@ class _Evidence:
             self.notes.append("there is no manifest.json, so the state is lost")
         groups: dict[str, list[tuple[File, Scan]]] = {}
         for file in files:
-            found = self._scan(file)
-            groups.setdefault(_save_of(file, found), []).append((file, found))
+            shard = self._scan_shard(file)
+            if shard is None:
+                continue
+            groups.setdefault(_save_of(file, shard), []).append((file, shard))
         chosen = _choose(groups, save_id)
         if chosen is None:
             known = ", ".join(sorted(groups)) or "none"
@@ -286,23 +298,43 @@ class _Evidence:
 
     def _scan(self, file: File) -> Scan:
         try:
-            return self._found_in(file)
+            with storage.LocalFile(file.path) as opened:
+                patched = PatchedFile(opened)
+                found = self._found_in(patched, file)
         except JsonckptError as error:
             error.at(file=file.path)
             raise
+        if patched.holes:
+            self.notes.append(f"{file.path.name}: {patched.note()}")
+        return found
 
-    def _found_in(self, file: File) -> Scan:
+    def _found_in(self, patched: PatchedFile, file: File) -> Scan:
         if not file.compressed:
-            with storage.LocalStream(file.path) as stream:
-                return scan(stream, self.limits)
+            plain = DamagedPlain(patched)
+            return scan(plain, self.limits, fault_in=plain.fault_in)
         spool = self.stack.enter_context(spool_beside(self.target))
-        with storage.LocalFile(file.path) as opened:
-            source = DamagedZstd(opened, window=self.limits.zstd_window)
-            found = scan(source, self.limits, spool=spool)
+        source = DamagedZstd(patched, window=self.limits.zstd_window)
+        found = scan(source, self.limits, spool=spool, fault_in=source.fault_in)
         if source.broken:
             self.notes.append(f"{file.path.name}: {source.broken} zstd frame(s) are damaged")
         self.spools[file.path] = spool.path
         return found
+
+    def _scan_shard(self, file: File, entries: Sequence[Entry] = ()) -> Scan | None:
+        """One shard of several; ``None`` where it cannot be opened, which costs its tensors only.
+
+        Args:
+            entries: what the manifest says of it, when there is one.
+        """
+        try:
+            return self._scan(file)
+        except JsonckptError as error:
+            if is_refusal(error) or isinstance(error, WriteError):
+                raise
+            self.notes.append(f"{file.path.name} is not used: {error.message}")
+            where = str(file.path)
+            self.lost += [LostTensor(entry.name, error.message, where) for entry in entries]
+            return None
 
     def _take(self, file: File, found: Scan) -> None:
         where = str(file.path)
@@ -386,7 +418,7 @@ class _Evidence:
         """The names in a state, with the records that they need."""
         try:
             return {name: record_of(name, body) for name, _, body in tensor_names(state)}
-        except JsonckptError:
+        except (JsonckptError, RecursionError):
             return {}
 
     def _losses(self) -> Iterator[LostTensor]:
@@ -411,6 +443,10 @@ class _Evidence:
                 if known and item.name is None:
                     continue  # the tensor is listed by the name that it should have
                 yield item
+        claimed = dict.fromkeys(self._names(self.claimed).values())
+        for name in claimed:
+            if name not in self.sources and name not in reasons:
+                yield LostTensor(name, "it is in no file that is left")
 
 
 def _agrees(record: Found, entry: Any) -> bool:

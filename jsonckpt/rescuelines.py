@@ -62,6 +62,11 @@ class Lines:
         whole = not cut and len(line) <= limit
         return (at if not cut else self.position - len(line)), line, whole
 
+    @property
+    def at(self) -> int:
+        """Where the next line begins."""
+        return self.position if self._again is None else self._again[0]
+
     def first(self) -> bytes:
         """The first byte of the next line; empty at the end."""
         if self._again is not None:

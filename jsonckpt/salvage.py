@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -117,25 +117,39 @@ class Spool(Protocol):
         """Forget what was written after ``length`` bytes."""
 
 
-def scan(source: ByteSource, limits: Limits, *, spool: Spool | None = None) -> Scan:
+def scan(
+    source: ByteSource,
+    limits: Limits,
+    *,
+    spool: Spool | None = None,
+    fault_in: Callable[[int, int], str] | None = None,
+) -> Scan:
     """Find every intact record of a text.
 
     Args:
         source: a shard or a single file, or what is left of one.
         spool: takes the payloads of the intact records where the source cannot be read again.
+        fault_in: says why a part of the text could not be read; ``""`` when it could.
 
     Raises:
         UnsupportedVersionError: it has a version, or requires a feature, that is not known.
         LimitError: it holds more than the limits allow.
         JsonckptError: the source itself cannot be read.
     """
-    return _Scanner(source, limits, spool).run()
+    return _Scanner(source, limits, spool, fault_in).run()
 
 
 class _Scanner:
     """One scan under way."""
 
-    def __init__(self, source: ByteSource, limits: Limits, spool: Spool | None) -> None:
+    def __init__(
+        self,
+        source: ByteSource,
+        limits: Limits,
+        spool: Spool | None,
+        fault_in: Callable[[int, int], str] | None,
+    ) -> None:
+        self._fault_in = fault_in
         self._lines = Lines(source)
         self._limits = limits
         self._spool = spool
@@ -246,7 +260,9 @@ class _Scanner:
             if is_refusal(error) and error.chunk is None:
                 raise
             name = header.name if header is not None else error.tensor
-            reason = error.message if header is not None else f"at byte {at}: {error.message}"
+            unread = self._fault_in(at, self._lines.at) if self._fault_in is not None else ""
+            why = unread or error.message
+            reason = why if header is not None else f"at byte {at}: {why}"
             self._scan.lost.append(LostTensor(name, reason, chunk=error.chunk))
             return
         self._algorithm = record.algorithm
