@@ -196,9 +196,18 @@ def _problems(
         for entry in entries:
             problems += _in_tensor(container, entry, limits)
         beside = _beside(container, shard, entries, limits, threads)
-        known = {str(problem) for problem in problems}
-        return [*problems, *(b for b in beside if str(b) not in known)] or [error]
+        return _once([*problems, *beside]) or [error]
     return []
+
+
+def _once(problems: Sequence[JsonckptError]) -> list[JsonckptError]:
+    """Each problem once; one of the file not at all where a tensor says the same of it."""
+    said = {(problem.file, problem.message) for problem in problems if problem.tensor is not None}
+    kept: dict[str, JsonckptError] = {}
+    for problem in problems:
+        if problem.tensor is not None or (problem.file, problem.message) not in said:
+            kept.setdefault(str(problem), problem)
+    return list(kept.values())
 
 
 def _in_tensor(container: Container, entry: Entry, limits: Limits) -> list[JsonckptError]:
@@ -215,6 +224,9 @@ def _in_tensor(container: Container, entry: Entry, limits: Limits) -> list[Jsonc
                 if fault.tensor is None:
                     return [fault]  # the file itself: the same for all
                 problems.append(fault)
+        if not problems and isinstance(error.__cause__, OSError):
+            # The text around its chunks cannot be read.
+            error.at(tensor=entry.name)
         return problems or [error]
 
 

@@ -104,8 +104,8 @@ def recover(
     For a truncated or damaged file, a directory without its manifest, and what a killed save left.
     ``path`` is never changed. A tensor is restored when the checksums of all its chunks and the
     digest of its record agree; no byte is made up. What the system fails to read counts as damage:
-    the search goes on behind it, and behind a shard that cannot be opened. Where the seal shows that the text around the
-    tensors was damaged, the state is not taken from it.
+    the search goes on behind it, and behind a shard that cannot be opened. Where the seal shows
+    that the text around the tensors was damaged, the state is not taken from it.
 
     Args:
         path: a directory, or a file (also a lone shard, or a temporary file of a save). For a
