@@ -11,7 +11,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from jsonckpt.errors import CheckpointNotFoundError, IncompleteCheckpointError, JsonckptError
+from jsonckpt.errors import (
+    CheckpointNotFoundError,
+    IncompleteCheckpointError,
+    JsonckptError,
+    is_refusal,
+)
 from jsonckpt.facts import MANIFEST_NAME
 from jsonckpt.leftovers import File, orphans, single_temporaries
 from jsonckpt.limits import DEFAULT_LIMITS, Limits
@@ -76,6 +81,7 @@ def gc(
         CheckpointNotFoundError: there is no checkpoint at ``path``.
         IncompleteCheckpointError: it cannot be read, so the leftovers may be all that remains of
             it; :func:`jsonckpt.recover` looks into them.
+        LimitError, UnsupportedVersionError: as for :func:`jsonckpt.load`; nothing was removed.
         WriteError: the system refused to remove a file.
         ValueError: ``older_than`` is no age.
 
@@ -133,7 +139,9 @@ def _candidates(place: Path, limits: Limits) -> Sequence[File]:
         except CheckpointNotFoundError:
             raise
         except JsonckptError as error:
-            raise _unreadable(error, place / MANIFEST_NAME) from error
+            if is_refusal(error.at(file=place / MANIFEST_NAME)):
+                raise
+            raise _unreadable(error) from error
         named = {shard.file for shard in manifest.shards}
         return [file for file in listed if file.path.name not in named]
     if not place.exists():
@@ -141,14 +149,16 @@ def _candidates(place: Path, limits: Limits) -> Sequence[File]:
     try:
         open_container(place, limits=limits)
     except JsonckptError as error:
-        raise _unreadable(error, place) from error
+        if is_refusal(error.at(file=place)):
+            raise
+        raise _unreadable(error) from error
     return single_temporaries(place)
 
 
-def _unreadable(error: JsonckptError, file: Path) -> IncompleteCheckpointError:
+def _unreadable(error: JsonckptError) -> IncompleteCheckpointError:
     return IncompleteCheckpointError(
         f"nothing was removed, for the checkpoint cannot be read: {error.message}",
-        file=error.file or file,
+        file=error.file,
         hint="What killed saves left may be all that remains of it: see jsonckpt recover.",
     )
 

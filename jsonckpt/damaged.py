@@ -1,7 +1,9 @@
-"""A compressed text read past its damage: what the intact frames hold, in order.
+"""Files read past what cannot be read, and compressed texts past their broken frames, in order.
 
-The usual reader stops at the first broken frame. This one goes on at the next place where a frame
-begins. What it gives is not to be trusted by itself; :mod:`jsonckpt.salvage` checks every record.
+The usual readers stop at the first fault. Of a file that the system cannot read in some places,
+:class:`PatchedFile` gives the rest; of a compressed text, :class:`DamagedZstd` goes on at the next
+place where a frame begins. What they give is not to be trusted by itself;
+:mod:`jsonckpt.salvage` checks every record.
 """
 
 from __future__ import annotations
@@ -10,15 +12,103 @@ from typing import Any, Final, cast
 
 import zstandard
 
+from jsonckpt.errors import IncompleteCheckpointError, JsonckptError
 from jsonckpt.indexed import RangeReader
 
-__all__ = ["DamagedZstd"]
+__all__ = ["DamagedPlain", "DamagedZstd", "PatchedFile"]
 
 _MAGIC: Final = b"\x28\xb5\x2f\xfd"
 _LONGEST_HEADER: Final = 18
 _SEARCH: Final = 1 << 20
 #: What one read may lose when it meets damage.
 _STEP: Final = 1 << 16
+#: What a disk that fails loses at least: a page.
+_PAGE: Final = 4096
+
+
+class PatchedFile:
+    """A file with zeros where the system fails to read it.
+
+    Zeros, not nothing, so that everything behind them stays where it is. They are in no text.
+
+    Attributes:
+        holes: ``[start, stop)`` of what could not be read, in the order in which it was met.
+        reason: of the first failure; ``""`` while there is none.
+    """
+
+    def __init__(self, file: RangeReader) -> None:
+        self.size = file.size
+        self.holes: list[tuple[int, int]] = []
+        self.reason = ""
+        self._file = file
+
+    def read_range(self, offset: int, buffer: memoryview) -> None:
+        """Fill ``buffer`` from ``offset`` on.
+
+        Raises:
+            IncompleteCheckpointError: the file ends before that.
+        """
+        try:
+            self._file.read_range(offset, buffer)
+            return
+        except IncompleteCheckpointError:
+            raise
+        except JsonckptError as error:
+            self.reason = self.reason or error.message
+        done = 0
+        while done < len(buffer):
+            stop = min(len(buffer), done + _PAGE - (offset + done) % _PAGE)
+            part = buffer[done:stop]
+            try:
+                self._file.read_range(offset + done, part)
+            except IncompleteCheckpointError:
+                raise
+            except JsonckptError:
+                part[:] = bytes(len(part))
+                self._hole(offset + done, offset + stop)
+            done = stop
+
+    def fault_in(self, start: int, stop: int) -> str:
+        """Why a range is not what the file holds; ``""`` when it is."""
+        hit = any(begin < stop and start < end for begin, end in self.holes)
+        return self.reason if hit else ""
+
+    def note(self) -> str:
+        """What could not be read, in words; ``""`` when all could."""
+        if not self.holes:
+            return ""
+        lost = sum(stop - start for start, stop in self.holes)
+        return f"{lost} bytes from byte {min(self.holes)[0]} on cannot be read ({self.reason})"
+
+    def _hole(self, start: int, stop: int) -> None:
+        if self.holes and self.holes[-1][1] == start:
+            start = self.holes.pop()[0]
+        elif any(begin <= start and stop <= end for begin, end in self.holes):
+            return
+        self.holes.append((start, stop))
+
+
+class DamagedPlain:
+    """The text of a file that is not compressed, a :class:`~jsonckpt.streaming.ByteSource`."""
+
+    def __init__(self, file: PatchedFile) -> None:
+        self.size: int | None = file.size
+        self._file = file
+        self._at = 0
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        """The next bytes of the text; 0 at the end."""
+        count = min(len(buffer), self._file.size - self._at)
+        try:
+            self._file.read_range(self._at, buffer[:count])
+        except IncompleteCheckpointError:  # cut off since it was opened
+            return 0
+        self._at += count
+        return count
+
+    def fault_in(self, start: int, stop: int) -> str:
+        """Why a part of the text could not be read; ``""`` when it could."""
+        return self._file.fault_in(start, stop)
 
 
 class DamagedZstd:
@@ -29,7 +119,7 @@ class DamagedZstd:
         window: the largest window that a frame may ask for, in bytes; others are passed over.
     """
 
-    def __init__(self, file: RangeReader, *, window: int | None) -> None:
+    def __init__(self, file: RangeReader | PatchedFile, *, window: int | None) -> None:
         self.size: int | None = file.size
         #: Frames that could not be read to their end.
         self.broken = 0
@@ -38,6 +128,12 @@ class DamagedZstd:
         self._at = 0
         self._frame = 0
         self._reader: Any = None
+        self._given = 0
+        self._faults: list[tuple[int, str]] = []
+
+    def fault_in(self, start: int, stop: int) -> str:
+        """Why the text breaks off in this part of it, where that is a failure to read."""
+        return next((why for at, why in self._faults if start <= at <= stop), "")
 
     def readinto(self, buffer: memoryview, /) -> int:
         """The next bytes of the text; 0 at the end of the last frame that can be read."""
@@ -49,8 +145,11 @@ class DamagedZstd:
             except zstandard.ZstdError:
                 # The frame may seem to end far behind what is its own: look for the next one in it.
                 self.broken += 1
+                if isinstance(self._file, PatchedFile):
+                    self._faults.append((self._given, self._file.fault_in(self._frame, self._at)))
                 self._at, count = self._frame + len(_MAGIC), 0
             if count:
+                self._given += count
                 return count
             self._reader = None
 

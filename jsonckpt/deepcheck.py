@@ -102,9 +102,14 @@ def state_notes(container: Container) -> Iterator[str]:
     if unneeded:
         yield f"{len(unneeded)} tensor(s) that the state does not use, e.g. {quote(unneeded[0])}"
     if container.single is None:
-        tail = container.place.manifest(None)[-400:].rstrip()
-        if tail.endswith(b'"seal":null}'):
-            yield f"{MANIFEST_NAME} was edited by hand: its seal is null"
+        yield from seal_notes(MANIFEST_NAME, container.place.manifest(None))
+
+
+def seal_notes(name: str, text: bytes) -> list[str]:
+    """Whether nothing vouches for a manifest that is valid, for a seal of null says no more."""
+    if text[-400:].rstrip().endswith(b'"seal":null}'):
+        return [f"{name} was edited by hand: its seal is null"]
+    return []
 
 
 def leftover_notes(container: Container) -> Iterator[str]:

@@ -124,6 +124,17 @@ class JsonckptError(Exception):
         return text
 
 
+def is_refusal(error: BaseException) -> bool:
+    """Whether an error says nothing of damage: a reader that may, knows or has more would go on.
+
+    That is a limit, a version or a feature that this release does not know, or a package that is
+    not installed. What is refused so must not be taken for broken, nor for empty.
+    """
+    return isinstance(error, LimitError | UnsupportedVersionError) or isinstance(
+        error.__cause__, ImportError
+    )
+
+
 def _printable(path: str) -> str:
     """A path for a message: as it is where it can be printed, escaped where not."""
     return path if path.isprintable() and len(path) <= 300 else quote(path, 300)

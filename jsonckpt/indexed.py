@@ -15,7 +15,13 @@ from typing import Protocol
 
 from jsonckpt.checksums import hexdigest
 from jsonckpt.codecs import Coder
-from jsonckpt.errors import DAMAGED, FormatError, JsonckptError, quote
+from jsonckpt.errors import (
+    DAMAGED,
+    FormatError,
+    IncompleteCheckpointError,
+    JsonckptError,
+    quote,
+)
 from jsonckpt.facts import Entry
 from jsonckpt.limits import Limits
 from jsonckpt.pipeline import run_ordered, threads_for
@@ -290,7 +296,13 @@ def check_chunk(
     hands = _Hands(limits)
     offset, length, _ = entry.chunks[chunk]
     payload = hands.text(length)
-    file.read_range(offset, payload)
+    try:
+        file.read_range(offset, payload)
+    except IncompleteCheckpointError:
+        raise
+    except JsonckptError as error:  # the system fails to read here, and may well elsewhere
+        error.at(tensor=entry.name, chunk=chunk)
+        raise
     _decode(hands, payload, entry, chunk, None, algorithm)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from jsonckpt.damaged import DamagedZstd
 from jsonckpt.deepcheck import check_state, leftover_notes, spelling_notes, state_notes
-from jsonckpt.errors import CheckpointNotFoundError, IntegrityError, JsonckptError, LimitError
+from jsonckpt.errors import CheckpointNotFoundError, IntegrityError, JsonckptError, is_refusal
 from jsonckpt.facts import Entry
 from jsonckpt.limits import DEFAULT_LIMITS, Limits
 from jsonckpt.opening import RETRIES, Container, open_container
@@ -186,16 +186,28 @@ def _problems(
         if streaming:
             return [error]
         if container.file_of(shard).endswith(".zst"):
-            if isinstance(error, LimitError):
+            if is_refusal(error):
                 return [error]  # a few bytes may unfold to more than there is time to read
-            return _in_frames(container, shard, entries, limits) or [error]
+            try:
+                return _in_frames(container, shard, entries, limits) or [error]
+            except JsonckptError:  # it cannot be searched
+                return [error]
         problems = []
         for entry in entries:
             problems += _in_tensor(container, entry, limits)
         beside = _beside(container, shard, entries, limits, threads)
-        known = {str(problem) for problem in problems}
-        return [*problems, *(b for b in beside if str(b) not in known)] or [error]
+        return _once([*problems, *beside]) or [error]
     return []
+
+
+def _once(problems: Sequence[JsonckptError]) -> list[JsonckptError]:
+    """Each problem once; one of the file not at all where a tensor says the same of it."""
+    said = {(problem.file, problem.message) for problem in problems if problem.tensor is not None}
+    kept: dict[str, JsonckptError] = {}
+    for problem in problems:
+        if problem.tensor is not None or (problem.file, problem.message) not in said:
+            kept.setdefault(str(problem), problem)
+    return list(kept.values())
 
 
 def _in_tensor(container: Container, entry: Entry, limits: Limits) -> list[JsonckptError]:
@@ -212,6 +224,9 @@ def _in_tensor(container: Container, entry: Entry, limits: Limits) -> list[Jsonc
                 if fault.tensor is None:
                     return [fault]  # the file itself: the same for all
                 problems.append(fault)
+        if not problems and isinstance(error.__cause__, OSError):
+            # The text around its chunks cannot be read.
+            error.at(tensor=entry.name)
         return problems or [error]
 
 

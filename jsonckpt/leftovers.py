@@ -86,7 +86,7 @@ def single_temporaries(path: Path) -> list[File]:
 
 
 def temporary_of(path: Path) -> str | None:
-    """The single file that a temporary file was to become; of a long name, a part of it."""
+    """What :func:`~jsonckpt.names.temporary_stem` says of the file that it was to become."""
     match = _SINGLE_TEMPORARY.fullmatch(path.name)
     return match["name"] if match else None
 

@@ -6,6 +6,7 @@ Pure text: nothing here opens a file.
 from __future__ import annotations
 
 import fnmatch
+import hashlib
 import re
 from collections.abc import Callable, Iterable, Sequence
 
@@ -27,7 +28,7 @@ __all__ = [
 Selector = str | Sequence[str] | Callable[[str], bool]
 
 _SHARD = re.compile(r"shard-[0-9a-z-]{1,100}\.json(\.zst)?")
-#: Characters, each of up to 4 bytes, of the 255 bytes that a name may have.
+#: Characters, each of up to 4 bytes, that a temporary name keeps of the 255 bytes of a name.
 _LONGEST_STEM = 50
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 
@@ -158,8 +159,6 @@ def _matcher(select: Selector) -> Callable[[str], bool]:
 def temporary_name(name: str, token: str) -> str:
     """What a single file is called until it is complete.
 
-    A name may have 255 bytes, so that of a long one only the beginning and the ending are kept.
-
     >>> temporary_name("run.json", "0123456789ab")
     '.run.json.0123456789ab.tmp'
     """
@@ -167,8 +166,17 @@ def temporary_name(name: str, token: str) -> str:
 
 
 def temporary_stem(name: str) -> str:
-    """The part of a single file's name that its temporary file has."""
+    """The part of a single file's name that its temporary file has: one name's alone.
+
+    A name may have 255 bytes, so that of a long one the beginning and the ending are kept, and in
+    place of the rest a hash of all of it. The result is then longer than any name that is kept
+    whole, so that it cannot be one.
+
+    >>> temporary_stem("run.json")
+    'run.json'
+    """
     if len(name) <= _LONGEST_STEM:
         return name
     ending = next((end for end in (".json.zst", ".json") if name.endswith(end)), "")
-    return name[: _LONGEST_STEM - len(ending)] + ending
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+    return f"{name[: _LONGEST_STEM - len(digest) - len(ending)]}-{digest}{ending}"

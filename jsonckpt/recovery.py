@@ -13,16 +13,19 @@ from typing import Any
 from jsonckpt import storage
 from jsonckpt.background import Gate
 from jsonckpt.contents import Contents, Options
-from jsonckpt.damaged import DamagedZstd
+from jsonckpt.damaged import DamagedPlain, DamagedZstd, PatchedFile
+from jsonckpt.deepcheck import seal_notes
 from jsonckpt.destinations import is_single, save_directory, save_file
 from jsonckpt.errors import (
     CheckpointExistsError,
     IncompleteCheckpointError,
     JsonckptError,
     LimitError,
+    WriteError,
+    is_refusal,
     quote,
 )
-from jsonckpt.facts import Manifest
+from jsonckpt.facts import Entry, Manifest
 from jsonckpt.leftovers import File, searched
 from jsonckpt.limits import DEFAULT_LIMITS, Limits, exceeds
 from jsonckpt.manifest import parse_manifest
@@ -100,8 +103,9 @@ def recover(
 
     For a truncated or damaged file, a directory without its manifest, and what a killed save left.
     ``path`` is never changed. A tensor is restored when the checksums of all its chunks and the
-    digest of its record agree; no byte is made up. Where the seal shows that the text around the
-    tensors was damaged, the state is not taken from it.
+    digest of its record agree; no byte is made up. What the system fails to read counts as damage:
+    the search goes on behind it, and behind a shard that cannot be opened. Where the seal shows
+    that the text around the tensors was damaged, the state is not taken from it.
 
     Args:
         path: a directory, or a file (also a lone shard, or a temporary file of a save). For a
@@ -121,7 +125,9 @@ def recover(
         CheckpointNotFoundError: there is nothing at ``path``.
         CheckpointExistsError: something is at ``out``.
         IncompleteCheckpointError: nothing can be restored; nothing was written.
-        LimitError: it holds more than the limits allow.
+        UnsupportedVersionError: it has a version, or requires a feature, that this release does
+            not know; nothing was written.
+        LimitError: it holds more than the limits allow; nothing was written.
         WriteError: the system refused a write.
 
     >>> import tempfile, torch, jsonckpt
@@ -177,6 +183,8 @@ class _Evidence:
     metadata: dict[str, Any] = field(default_factory=dict)
     state: Any = None
     state_is: str = "lost"
+    #: A state that is not taken: it still says which tensors there were.
+    claimed: Any = None
     expected: dict[str, Any] = field(default_factory=dict)
     spools: dict[Path, Path] = field(default_factory=dict)
 
@@ -195,6 +203,7 @@ class _Evidence:
             self.notes.append("the file is one shard of a directory, which has no state")
             return
         if found.ended and not found.sealed and not self.trust_state:
+            self.claimed = head["state"]
             self.notes.append(
                 "the state is not taken: the seal shows damage in the text around the tensors, "
                 "and it may lie there; trust_state takes it all the same"
@@ -215,9 +224,14 @@ class _Evidence:
         if manifest is not None:
             self._adopt(manifest)
             named = {shard.file for shard in manifest.shards}
+            by_file: dict[str, list[Entry]] = {name: [] for name in named}
+            for entry in manifest.entries:
+                by_file[manifest.shards[entry.shard].file].append(entry)
             for file in files:
                 if file.path.name in named:
-                    self._take(file, self._scan(file))
+                    scanned = self._scan_shard(file, by_file[file.path.name])
+                    if scanned is not None:
+                        self._take(file, scanned)
                     named.remove(file.path.name)
             self.notes += [f"{quote(name, 200)} is missing" for name in sorted(named)]
             return
@@ -225,8 +239,10 @@ class _Evidence:
             self.notes.append("there is no manifest.json, so the state is lost")
         groups: dict[str, list[tuple[File, Scan]]] = {}
         for file in files:
-            found = self._scan(file)
-            groups.setdefault(_save_of(file, found), []).append((file, found))
+            shard = self._scan_shard(file)
+            if shard is None:
+                continue
+            groups.setdefault(_save_of(file, shard), []).append((file, shard))
         chosen = _choose(groups, save_id)
         if chosen is None:
             known = ", ".join(sorted(groups)) or "none"
@@ -249,11 +265,17 @@ class _Evidence:
                 with storage.LocalFile(file.path) as opened:
                     limit = self.limits.manifest_bytes
                     if exceeds(opened.size, limit):
-                        raise LimitError(f"the manifest has {opened.size} bytes, over {limit}")
-                    text = bytearray(opened.size)
-                    opened.read_range(0, memoryview(text))
-                manifest = parse_manifest(bytes(text), self.limits)
+                        raise LimitError(
+                            f"the manifest has {opened.size} bytes, the limit is {limit}",
+                            hint="Pass limits=jsonckpt.Limits(manifest_bytes=...) if it is meant.",
+                        )
+                    read = bytearray(opened.size)
+                    opened.read_range(0, memoryview(read))
+                    text = bytes(read)
+                manifest = parse_manifest(text, self.limits)
             except JsonckptError as error:
+                if is_refusal(error.at(file=file.path)):
+                    raise
                 self.notes.append(f"{file.path.name} is not used: {error.message}")
                 continue
             if save_id is not None and not manifest.save_id.startswith(save_id):
@@ -261,6 +283,9 @@ class _Evidence:
                 continue
             if file.path.name.endswith(".tmp"):
                 self.notes.append(f"the manifest is {file.path.name}, of a save cut short")
+            unsealed = seal_notes(file.path.name, text)
+            self.notes += unsealed
+            self.state_is = "unverified" if unsealed else "verified"
             return manifest
         return None
 
@@ -268,21 +293,48 @@ class _Evidence:
         """A manifest that its seal vouches for (or whose editor does)."""
         self.save_id, self.created_at = manifest.save_id, manifest.created_at
         self.metadata, self.state = manifest.metadata, manifest.state
-        self.state_is, self.checksum = "verified", manifest.checksum
+        self.checksum = manifest.checksum
         self.expected = dict(manifest.by_name)
 
     def _scan(self, file: File) -> Scan:
+        try:
+            with storage.LocalFile(file.path) as opened:
+                patched = PatchedFile(opened)
+                found = self._found_in(patched, file)
+        except JsonckptError as error:
+            error.at(file=file.path)
+            raise
+        if patched.holes:
+            self.notes.append(f"{file.path.name}: {patched.note()}")
+        return found
+
+    def _found_in(self, patched: PatchedFile, file: File) -> Scan:
         if not file.compressed:
-            with storage.LocalStream(file.path) as stream:
-                return scan(stream, self.limits)
+            plain = DamagedPlain(patched)
+            return scan(plain, self.limits, fault_in=plain.fault_in)
         spool = self.stack.enter_context(spool_beside(self.target))
-        with storage.LocalFile(file.path) as opened:
-            source = DamagedZstd(opened, window=self.limits.zstd_window)
-            found = scan(source, self.limits, spool=spool)
+        source = DamagedZstd(patched, window=self.limits.zstd_window)
+        found = scan(source, self.limits, spool=spool, fault_in=source.fault_in)
         if source.broken:
             self.notes.append(f"{file.path.name}: {source.broken} zstd frame(s) are damaged")
         self.spools[file.path] = spool.path
         return found
+
+    def _scan_shard(self, file: File, entries: Sequence[Entry] = ()) -> Scan | None:
+        """One shard of several; ``None`` where it cannot be opened, which costs its tensors only.
+
+        Args:
+            entries: what the manifest says of it, when there is one.
+        """
+        try:
+            return self._scan(file)
+        except JsonckptError as error:
+            if is_refusal(error) or isinstance(error, WriteError):
+                raise
+            self.notes.append(f"{file.path.name} is not used: {error.message}")
+            where = str(file.path)
+            self.lost += [LostTensor(entry.name, error.message, where) for entry in entries]
+            return None
 
     def _take(self, file: File, found: Scan) -> None:
         where = str(file.path)
@@ -366,7 +418,7 @@ class _Evidence:
         """The names in a state, with the records that they need."""
         try:
             return {name: record_of(name, body) for name, _, body in tensor_names(state)}
-        except JsonckptError:
+        except (JsonckptError, RecursionError):
             return {}
 
     def _losses(self) -> Iterator[LostTensor]:
@@ -391,6 +443,10 @@ class _Evidence:
                 if known and item.name is None:
                     continue  # the tensor is listed by the name that it should have
                 yield item
+        claimed = dict.fromkeys(self._names(self.claimed).values())
+        for name in claimed:
+            if name not in self.sources and name not in reasons:
+                yield LostTensor(name, "it is in no file that is left")
 
 
 def _agrees(record: Found, entry: Any) -> bool:

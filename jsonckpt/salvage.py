@@ -11,18 +11,26 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from jsonckpt import jsontext
 from jsonckpt.checksums import ALGORITHMS, Hasher, hasher, hexdigest
 from jsonckpt.codecs import Coder, longest_payload
-from jsonckpt.errors import FormatError, IntegrityError, JsonckptError, LimitError, quote
+from jsonckpt.errors import (
+    FormatError,
+    IntegrityError,
+    JsonckptError,
+    LimitError,
+    is_refusal,
+    quote,
+)
 from jsonckpt.facts import SHARD_FORMAT, identity_lines
 from jsonckpt.grammar import TRAILER_MAX
 from jsonckpt.limits import Limits, exceeds
 from jsonckpt.records import Header, parse_header
+from jsonckpt.rescuelines import Lines
 from jsonckpt.streaming import ByteSource
 from jsonckpt.validation import (
     LONGEST_LINE,
@@ -34,13 +42,10 @@ from jsonckpt.validation import (
 
 __all__ = ["Found", "LostTensor", "Scan", "Spool", "scan"]
 
-_READ: Final = 1 << 20
-#: The shortest line of a record is that of a chunk of one element; few others are around records.
-_SHORTEST_LINE: Final = 6
-_FEW_LINES: Final = 100_000
 _TENSORS: Final = b'"tensors":[\n'
 _CHUNKS: Final = b'"chunks":[\n'
 _RECORD: Final = re.compile(rb'\{[ \t]*"name"[ \t]*:')
+_HEAD: Final = re.compile(rb'\{[ \t]*"format"[ \t]*:')
 _SEAL: Final = re.compile(
     rb',"seal":"([a-z0-9_]{1,16}:[0-9a-f]{1,128})","index_offset": *[0-9]+\}\n\Z'
 )
@@ -112,100 +117,40 @@ class Spool(Protocol):
         """Forget what was written after ``length`` bytes."""
 
 
-class _Lines:
-    """A text line by line; what is too long for a line is passed over in constant memory."""
-
-    def __init__(self, source: ByteSource) -> None:
-        self._source = source
-        self._buffer = bytearray()
-        self._start = 0
-        self._ended = False
-        self._again: tuple[int, bytes] | None = None
-        self._count = 0
-        self.position = 0
-        #: Whether the lines were so short and so many that they are there to keep us busy: a few
-        #: bytes of zstd unfold to gigabytes of line feeds.
-        self.given_up = False
-
-    def next(self, limit: int) -> tuple[int, bytes, bool]:
-        """``(position, line, whole)``; the line is empty at the end.
-
-        Of a line of over ``limit`` bytes it is the last part, and ``whole`` is false.
-        """
-        if self._again is not None:
-            (at, line), self._again = self._again, None
-            return at, line, len(line) <= limit
-        at = self.position
-        self._count += 1
-        if self._count > _FEW_LINES + at // _SHORTEST_LINE:
-            self.given_up = True
-            return at, b"", True
-        scanned = self._start
-        cut = False
-        while (stop := self._buffer.find(b"\n", scanned) + 1) <= 0:
-            if self._ended:
-                stop = len(self._buffer)
-                break
-            held = len(self._buffer) - self._start
-            if held > max(limit, LONGEST_LINE):
-                cut = True
-                self._start += held - LONGEST_LINE
-                self.position += held - LONGEST_LINE
-            self._fill()
-            scanned = max(self._start, len(self._buffer) - self._filled)
-        line = bytes(memoryview(self._buffer)[self._start : stop])
-        self.position += len(line)
-        self._start = stop
-        whole = not cut and len(line) <= limit
-        return (at if not cut else self.position - len(line)), line, whole
-
-    def first(self) -> bytes:
-        """The first byte of the next line; empty at the end."""
-        if self._again is not None:
-            return self._again[1][:1]
-        while self._start == len(self._buffer) and not self._ended:
-            self._fill()
-        return bytes(self._buffer[self._start : self._start + 1])
-
-    def push(self, at: int, line: bytes) -> None:
-        """Let :meth:`next` give this line (again)."""
-        self._again = at, line
-
-    _filled = 0
-
-    def _fill(self) -> None:
-        del self._buffer[: self._start]
-        self._start = 0
-        used = len(self._buffer)
-        self._buffer += bytes(_READ)
-        view = memoryview(self._buffer)
-        try:
-            count = self._source.readinto(view[used:])
-        finally:
-            view.release()
-        del self._buffer[used + count :]
-        self._filled = count
-        self._ended = not count
-
-
-def scan(source: ByteSource, limits: Limits, *, spool: Spool | None = None) -> Scan:
+def scan(
+    source: ByteSource,
+    limits: Limits,
+    *,
+    spool: Spool | None = None,
+    fault_in: Callable[[int, int], str] | None = None,
+) -> Scan:
     """Find every intact record of a text.
 
     Args:
         source: a shard or a single file, or what is left of one.
         spool: takes the payloads of the intact records where the source cannot be read again.
+        fault_in: says why a part of the text could not be read; ``""`` when it could.
 
     Raises:
+        UnsupportedVersionError: it has a version, or requires a feature, that is not known.
+        LimitError: it holds more than the limits allow.
         JsonckptError: the source itself cannot be read.
     """
-    return _Scanner(source, limits, spool).run()
+    return _Scanner(source, limits, spool, fault_in).run()
 
 
 class _Scanner:
     """One scan under way."""
 
-    def __init__(self, source: ByteSource, limits: Limits, spool: Spool | None) -> None:
-        self._lines = _Lines(source)
+    def __init__(
+        self,
+        source: ByteSource,
+        limits: Limits,
+        spool: Spool | None,
+        fault_in: Callable[[int, int], str] | None,
+    ) -> None:
+        self._fault_in = fault_in
+        self._lines = Lines(source)
         self._limits = limits
         self._spool = spool
         self._coder = Coder(zstd_window=limits.zstd_window)
@@ -221,6 +166,7 @@ class _Scanner:
     def run(self) -> Scan:
         scan = self._scan
         head: bytearray | None = bytearray()
+        over = False
         while True:
             # The head may have long lines, and so may the line that ends the file.
             long = head is not None or self._lines.first() == b"]"
@@ -232,13 +178,17 @@ class _Scanner:
             if start >= 0:
                 head = None
                 self._record(at + start, line[start:])
-            elif head is not None and whole:
-                head += line
-                if line == _TENSORS:
-                    self._read_head(bytes(head))
-                    head = None
-                elif len(head) > self._head_limit():
-                    scan.head_fault, head = "it is larger than the limits allow", None
+            elif head is not None and line == _TENSORS:
+                if over:
+                    self._head_is_over(head)
+                self._read_head(bytes(head + line))
+                head = None
+            elif head is not None:
+                # Where the line that ends a head is damaged, this may be tensors.
+                if not over and whole and len(head) + len(line) <= self._head_limit():
+                    head += line
+                else:
+                    scan.head_fault, over = "it is larger than the limits allow", True
             elif line[:1] == b"]":
                 self._read_trailer(line)
         scan.position = self._lines.position
@@ -257,6 +207,14 @@ class _Scanner:
             found = f"{self._algorithm}:{self._skeleton.hexdigest()}"
             self._scan.sealed = seal[1].decode() == found
 
+    def _head_is_over(self, head: bytearray) -> None:
+        limit = self._limits.manifest_bytes
+        if not head or _HEAD.match(head):
+            raise LimitError(
+                f"the head is larger than the limit of {limit} bytes",
+                hint="Pass limits=jsonckpt.Limits(manifest_bytes=...) if it is meant.",
+            )
+
     def _head_limit(self) -> int:
         limit = self._limits.manifest_bytes
         return 1 << 40 if limit is None else limit
@@ -268,9 +226,13 @@ class _Scanner:
                 what="the head",
                 max_depth=self._limits.depth or 1_000,
                 max_number=self._limits.number_chars or 1 << 20,
+                max_marks=self._limits.marks,
             )
             self._scan.head = check_header(value, SHARD_FORMAT)
         except JsonckptError as error:
+            # What a file of another version means nobody here knows: no part of it may be taken.
+            if is_refusal(error):
+                raise
             self._scan.head_fault = str(error)
             return
         self._scan.head_fault = ""
@@ -294,8 +256,13 @@ class _Scanner:
         except JsonckptError as error:
             if self._spool is not None:
                 self._spool.cut(mark)
+            # In a chunk, what asks for too much may as well be damage.
+            if is_refusal(error) and error.chunk is None:
+                raise
             name = header.name if header is not None else error.tensor
-            reason = error.message if header is not None else f"at byte {at}: {error.message}"
+            unread = self._fault_in(at, self._lines.at) if self._fault_in is not None else ""
+            why = unread or error.message
+            reason = why if header is not None else f"at byte {at}: {why}"
             self._scan.lost.append(LostTensor(name, reason, chunk=error.chunk))
             return
         self._algorithm = record.algorithm
@@ -404,11 +371,15 @@ class _Scanner:
         try:
             return *self._confirmed(header, value), line[:behind] + rest
         except JsonckptError as error:
+            if is_refusal(error):
+                raise
             raise fault or error from error
 
     def _confirmed(self, header: Header, value: Mapping[str, Any]) -> tuple[str, list[str]]:
         check_requires(value.get("requires", []))
         present = [name for name in ALGORITHMS if name in value]
+        if self._algorithm is None and len(present) == 1:
+            ALGORITHMS[present[0]].start()  # says so when its package is missing
         if len(present) != 1 or present[0] not in self._algorithms():
             raise FormatError("its checksums are not there")
         algorithm = present[0]

@@ -294,18 +294,16 @@ def test_lines_without_end_are_not_searched(tmp_path: Path) -> None:
 def test_limits_hold_for_what_is_recovered(tmp_path: Path) -> None:
     path = tmp_path / "c.json"
     jsonckpt.save(_state(), path)
-    for limits, restored in (
-        (jsonckpt.Limits(tensors=2), 2),
-        (jsonckpt.Limits(chunks=3), 3),
-        (jsonckpt.Limits(total_floor=4000, expansion=0), 2),
+    for limits in (
+        jsonckpt.Limits(tensors=2),
+        jsonckpt.Limits(chunks=3),
+        jsonckpt.Limits(total_floor=4000, expansion=0),
+        jsonckpt.Limits(name_bytes=5),
+        jsonckpt.Limits(chunk_bytes=100),
     ):
-        out = tmp_path / f"out{restored}{len(os.listdir(tmp_path))}"
-        report = jsonckpt.recover(path, out, limits=limits)
-        assert len(report.recovered) == restored
-        assert "limit" in report.lost[0].reason
-    for limits in (jsonckpt.Limits(name_bytes=5), jsonckpt.Limits(chunk_bytes=100)):
-        with pytest.raises(jsonckpt.IncompleteCheckpointError, match="limit"):
+        with pytest.raises(jsonckpt.LimitError, match="limit"):
             jsonckpt.recover(path, tmp_path / "none", limits=limits)
+        assert os.listdir(tmp_path) == ["c.json"]
 
 
 def test_a_file_that_changes_meanwhile_is_an_error(
