@@ -256,6 +256,14 @@ def check_expansion(contents: Contents, stored: int) -> None:
             f"at most {limit} of so few",
             hint="Pass compression=None; the previous checkpoint, if any, is untouched.",
         )
+    chunks = sum(record.chunks for record in contents.plans)
+    most = DEFAULT_LIMITS.most_chunks(stored)
+    if exceeds(chunks, most):
+        raise LimitError(
+            f"{chunks} chunks were compressed to {stored} bytes; readers accept at most {most} in"
+            " so few",
+            hint="Pass a larger chunk_size; the previous checkpoint, if any, is untouched.",
+        )
 
 
 def manifest_of(

@@ -80,6 +80,7 @@ class Forward:
             open_sink=self.open_sink,
             on_head=on_head,
             verify=self._verify,
+            alone=True,
         ):
             del sink  # the caller's alone
             entries.append(entry_of(record))

@@ -48,6 +48,16 @@ class Limits:
     expansion: int | None = 1_000
     zstd_window: int | None = 64 * MIB
 
+    def most_chunks(self, on_disk: int) -> int | None:
+        """The most chunks that a checkpoint of ``on_disk`` bytes may claim to have.
+
+        Each takes some microseconds, and text that compresses well could claim millions in a few
+        hundred bytes. In text that is not compressed a chunk takes more than 50 bytes.
+        """
+        if self.chunks is None:
+            return None
+        return min(self.chunks, max(_FEW_CHUNKS, on_disk // _LEAST_PER_CHUNK))
+
     def total_bytes(self, on_disk: int) -> int | None:
         """The most raw bytes that a checkpoint of ``on_disk`` bytes may claim to hold."""
         if self.total_floor is None or self.expansion is None:
@@ -55,6 +65,9 @@ class Limits:
         return max(self.total_floor, self.expansion * on_disk)
 
 
+#: So many take a second at most.
+_FEW_CHUNKS = 50_000
+_LEAST_PER_CHUNK = 32
 DEFAULT_LIMITS = Limits()
 
 

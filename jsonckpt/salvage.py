@@ -277,9 +277,12 @@ class _Scanner:
         assert isinstance(value, dict)
         header = parse_header(value, self._limits)
         most = None if self._size is None else self._limits.total_bytes(self._size)
+        chunks = self._limits.chunks
+        if self._size is not None:
+            chunks = self._limits.most_chunks(self._size)
         for what, count, limit in (
             ("tensors", len(self._scan.found) + 1, self._limits.tensors),
-            ("chunks", self._chunks + header.chunks, self._limits.chunks),
+            ("chunks", self._chunks + header.chunks, chunks),
             ("bytes", self._raw + header.nbytes, most),
         ):
             if exceeds(count, limit):

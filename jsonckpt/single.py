@@ -128,7 +128,12 @@ def gather(source: ByteSource, limits: Limits, *, expected_digest: str | None = 
     entries = [
         entry_of(record)
         for record, _ in read_records(
-            source, limits=limits, open_sink=_pass_over, on_head=readers.append, verify=False
+            source,
+            limits=limits,
+            open_sink=_pass_over,
+            on_head=readers.append,
+            verify=False,
+            alone=True,
         )
     ]
     reader = readers[0]

@@ -149,10 +149,13 @@ def read_records(
     on_head: Callable[[SkeletonReader], None] | None = None,
     algorithm: str | None = None,
     verify: bool = True,
+    alone: bool = False,
 ) -> Iterator[tuple[Record, Sink | None]]:
     """Read a whole shard forward, yielding each record when all of it has been checked.
 
     Args:
+        alone: it is a checkpoint of its own; of a directory the manifest has been held against
+            the limits on the whole.
         open_sink: called with each record's header before its data; ``None`` passes it over
             without decoding.
         on_head: called once when everything before the first record has been read.
@@ -172,12 +175,22 @@ def read_records(
     sums: list[str] = []
     headed = False
     decoded = 0
+    chunks = 0
+    most_chunks = limits.most_chunks(source.size) if alone and source.size is not None else None
     while True:
         if reader.awaits_payload:
             header = reader.header
             assert header is not None
             if header is not opened:
                 opened, sums = header, []
+                chunks += header.chunks
+                if exceeds(chunks, most_chunks):
+                    raise LimitError(
+                        f"{chunks} chunks in a file of {source.size} bytes, the limit is"
+                        f" {most_chunks}",
+                        tensor=header.name,
+                        hint="Pass limits=jsonckpt.Limits(chunks=None) if it is meant.",
+                    )
                 sink = open_sink(header)
             chunk = len(sums)
             start = chunk * header.codec.chunk_bytes

@@ -395,8 +395,11 @@ def check_totals(
 ) -> None:
     """The limits on the whole checkpoint."""
     chunks = sum(len(entry.chunks) for entry in entries)
-    if exceeds(chunks, limits.chunks):
-        problems.over("tensors", f"{chunks} chunks, the limit is {limits.chunks}")
+    most = limits.most_chunks(on_disk)
+    if exceeds(chunks, most):
+        problems.over(
+            "tensors", f"{chunks} chunks in {on_disk} bytes of files, the limit is {most}"
+        )
     total = sum(entry.nbytes for entry in entries)
     if exceeds(total, limits.total_bytes(on_disk)):
         problems.over(
