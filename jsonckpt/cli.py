@@ -18,9 +18,10 @@ from jsonckpt._version import __version__
 from jsonckpt.checkpoint import Checkpoint, open_checkpoint
 from jsonckpt.collecting import gc, parse_age
 from jsonckpt.digests import check_expected
-from jsonckpt.errors import JsonckptError
+from jsonckpt.errors import JsonckptError, UnsupportedVersionError
 from jsonckpt.inspection import verify
 from jsonckpt.limits import Limits, parse_limits
+from jsonckpt.progress import show_anything
 from jsonckpt.recovery import recover
 
 __all__ = ["main"]
@@ -34,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     >>> main(["show", "/no/such/checkpoint"])
     1
     """
+    show_anything()
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["convert"]:
         from jsonckpt.convert.command import main as convert
@@ -56,13 +58,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             # The reader of our output has gone (``| head``): nothing more to say, not at exit.
             sys.stderr.close()
         elif getattr(options, "json", False):
-            print(json.dumps({"ok": False, **_problem(error)}, ensure_ascii=False))
+            print(json.dumps({"ok": False, **_problem(error)}))
         else:
             print(f"error: {error}", file=sys.stderr)
         return EXIT_FAILURE
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+def _local(path: str) -> str:
+    if "://" in path:
+        raise _UsageError(f"{path} is no local path: copy the checkpoint here first")
+    return path
 
 
 class _UsageError(Exception):
@@ -80,7 +88,8 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser(
         "verify",
         help="read everything and report every problem",
-        epilog="Exit codes: 0 in order, 3 a problem, 1 nothing there, 2 wrong usage.",
+        epilog="Exit codes: 0 in order, 3 a problem, 1 nothing there or a newer release's file, "
+        "2 wrong usage.",
     )
     check.set_defaults(run=_verify)
     rescue = commands.add_parser(
@@ -176,7 +185,7 @@ def _show(options: argparse.Namespace) -> int:
         options.path, limits=_limits(options), expected_digest=_digest(options)
     ) as checkpoint:
         if options.json:
-            print(json.dumps(_summary(checkpoint), ensure_ascii=False))
+            print(json.dumps(_summary(checkpoint)))
             return EXIT_OK
         manifest = checkpoint.manifest
         totals = manifest.totals()
@@ -233,23 +242,27 @@ def _verify(options: argparse.Namespace) -> int:
             "problems": [_problem(problem) for problem in report.problems],
             "notes": list(report.notes),
         }
-        print(json.dumps(summary, ensure_ascii=False))
+        print(json.dumps(summary))
     elif not report.ok or not options.quiet:
         print(report)
-    return EXIT_OK if report.ok else EXIT_MISMATCH
+    if report.ok:
+        return EXIT_OK
+    # What this release cannot read is not for that reason other than what was saved.
+    unread = all(isinstance(problem, UnsupportedVersionError) for problem in report.problems)
+    return EXIT_FAILURE if unread else EXIT_MISMATCH
 
 
 def _recover(options: argparse.Namespace) -> int:
     report = recover(
-        options.path,
-        options.out,
+        _local(options.path),
+        _local(options.out),
         save_id=options.save_id,
         trust_state=options.trust_state,
         limits=_limits(options),
     )
     if options.json:
         summary = dataclasses.asdict(report) | {"ok": report.complete}
-        print(json.dumps(summary, ensure_ascii=False))
+        print(json.dumps(summary))
     else:
         print(report)
     return EXIT_OK if report.complete else EXIT_MISMATCH
@@ -257,13 +270,13 @@ def _recover(options: argparse.Namespace) -> int:
 
 def _gc(options: argparse.Namespace) -> int:
     report = gc(
-        options.path,
+        _local(options.path),
         older_than=options.older_than,
         dry_run=options.dry_run,
         limits=_limits(options),
     )
     if options.json:
-        print(json.dumps(dataclasses.asdict(report) | {"ok": True}, ensure_ascii=False))
+        print(json.dumps(dataclasses.asdict(report) | {"ok": True}))
     else:
         print(report)
     return EXIT_OK

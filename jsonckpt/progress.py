@@ -1,12 +1,24 @@
-"""The progress bar: tqdm where one is asked for, nothing elsewhere."""
+"""What a person sees: tqdm where a bar is asked for, and text on any terminal."""
 
 from __future__ import annotations
 
+import io
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["progress_bar"]
+__all__ = ["progress_bar", "show_anything"]
+
+
+def show_anything() -> None:
+    """Let commands print names that the terminal's encoding lacks, escaped: it is never an error.
+
+    Else a report would end in the middle, after the work has been done.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 @contextmanager

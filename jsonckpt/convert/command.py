@@ -22,6 +22,7 @@ from jsonckpt.convert.progress import human
 from jsonckpt.convert.targets import FORMATS, format_of
 from jsonckpt.errors import JsonckptError, quote
 from jsonckpt.limits import parse_limits
+from jsonckpt.progress import show_anything
 
 __all__ = ["main"]
 
@@ -38,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
+    show_anything()
     parser = _parser()
     try:
         arguments = parser.parse_args(argv)
