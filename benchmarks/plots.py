@@ -11,7 +11,9 @@ from benchmarks.arena import Spread
 __all__ = ["bars", "lines"]
 
 _OWN, _OTHER = "#0b6e4f", "#9aa5b1"
-_PALETTE = ("#0b6e4f", "#d1495b", "#2e86ab", "#edae49", "#6a4c93", "#5c6b73")
+_PALETTE = (
+    "#0b6e4f", "#d1495b", "#2e86ab", "#edae49", "#6a4c93", "#5c6b73", "#a0522d", "#7cb518",
+)  # fmt: skip
 _FONT = 'font-family="system-ui, sans-serif" font-size="13" fill="#1f2933"'
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import runpy
 import subprocess
 import sys
@@ -157,6 +158,36 @@ def save(peer: str, path: str, size: int, single: bool) -> Operation:
     yield {}
 
 
+def save_async(path: str, size: int, single: bool) -> Operation:
+    """One copy of the state is asked for: what the loop changes must not show in the file."""
+    import jsonckpt
+
+    state = filled(size, single)
+    yield {}
+    jsonckpt.save_async(state, path, sync=False).result()
+    yield {"asked": sum(tensor.nbytes for tensor in state.values())}
+
+
+def verify(path: str) -> Operation:
+    """Every byte is read, and nothing is asked for but the answer."""
+    import jsonckpt
+
+    yield {}
+    if not jsonckpt.verify(path, deep=True):
+        raise RuntimeError(f"{path} is damaged")
+    yield {}
+
+
+def recover(path: str, output: str) -> Operation:
+    """Of a file whose last 64 KiB are missing; nothing is asked for but the new file."""
+    import jsonckpt
+
+    os.truncate(path, os.path.getsize(path) - (64 << 10))
+    yield {}
+    report = jsonckpt.recover(path, output, sync=False)
+    yield {"recovered": len(report.recovered), "lost": len(report.lost)}
+
+
 def load(peer: str, path: str) -> Operation:
     """The tensors of the state are asked for."""
     from benchmarks.peers import PEERS
@@ -270,8 +301,10 @@ def _import_of(peer: str) -> None:
 
 OPERATIONS: dict[str, Callable[..., Operation]] = {
     function.__name__: function
-    for function in (save, load, load_into, stream, convert, first_tensor, rows)
-}
+    for function in (
+        save, save_async, load, load_into, stream, verify, recover, convert, first_tensor, rows
+    )
+}  # fmt: skip
 
 
 def main() -> None:
