@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks import background, growth, guide_case, memory, sizes, small, speed
+from benchmarks import background, growth, guide_case, inputs, memory, sizes, small, speed
 from benchmarks.arena import ROOT
 from benchmarks.machine import machine
 from benchmarks.report import write_report
@@ -21,6 +21,7 @@ from benchmarks.targets import target_table
 
 GROUPS: dict[str, Callable[[Settings], Section]] = {
     "speed": speed.run,
+    "inputs": inputs.run,
     "small": small.run,
     "size": sizes.run,
     "memory": memory.run,

@@ -1,9 +1,8 @@
 """How cost grows beyond what fits the ten minutes: gigabytes on a disk, and very many tensors.
 
-``python -m benchmarks.large DIRECTORY`` takes some minutes, 22 GB of disk and 18 GB
-of memory, and prints the tables
-that ``docs/performance.md`` reasons from. Each measurement is a process of its own; of states below
-1 GB the figures are medians of three.
+``python -m benchmarks.large DIRECTORY`` takes some minutes, 22 GB of disk and 18 GB of memory, and
+prints the tables that ``docs/performance.md`` reasons from. Each measurement is a process of its
+own; of states below 1 GB the figures are medians of three.
 """
 
 from __future__ import annotations
