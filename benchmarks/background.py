@@ -26,7 +26,7 @@ __all__ = ["run"]
 
 #: Starts a save and returns what waits for its end.
 Start = Callable[[states.State, Path], Callable[[], object]]
-_LABELS = {
+LABELS = {
     "copy": "one copy of the tensors, into memory that is in use",
     "clone": "clone() of each tensor",
     "own": "**jsonckpt**.save, the loop waits for all of it",
@@ -75,7 +75,7 @@ def run(settings: Settings) -> Section:
             spread([second * 1e3 for second in figures[name]]) for name in ("blocked", "whole")
         )
         copies = blocked.median / 1e3 / copy
-        rows.append([_LABELS[key], f"{blocked:,.0f}", f"{copies:.2f}x", f"{whole:,.0f}", slower])
+        rows.append([LABELS[key], f"{blocked:,.0f}", f"{copies:.2f}x", f"{whole:,.0f}", slower])
         section.figures[f"async/{key}/copies"] = copies
         section.figures[f"async/{key}/blocked"] = blocked.median / 1e3
         section.figures[f"async/{key}/whole"] = whole.median / 1e3
