@@ -103,7 +103,7 @@ def kinds(checkpoint: dict[str, Any], most: int) -> dict[str, Callable[[], State
         "AdamW exp_avg": lambda: _part(states.moments(checkpoint, "exp_avg"), most),
         "AdamW exp_avg_sq": lambda: _part(states.moments(checkpoint, "exp_avg_sq"), most),
         "LoRA, 512 small fp32 tensors": lambda: states.lora(checkpoint),
-        "one huge fp32 tensor": lambda: _one(states.large(checkpoint, 2 * most)),
+        "one huge fp32 tensor": lambda: _part(_one(states.large(checkpoint, 2 * most)), 2 * most),
         "all zeros": lambda: {"zeros": torch.zeros(most // 4)},
         "incompressible random bits": lambda: {"bits": _random_bits(most)},
     }

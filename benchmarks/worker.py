@@ -103,16 +103,6 @@ class Worker:
             os.close(reading)
             os.close(writing)
 
-    def drain_python(self, peer: str, path: str) -> None:
-        """What a Python process can take from ``cat FILE |`` when it drops the bytes."""
-        del peer
-        buffer = bytearray(1 << 20)
-        with subprocess.Popen(["cat", path], stdout=subprocess.PIPE) as cat:
-            assert cat.stdout is not None
-            _widen(cat.stdout.fileno())
-            while os.readv(cat.stdout.fileno(), [buffer]):
-                pass
-
     def back(self, nbytes: int) -> None:
         """See to it that the system has as much free memory at hand as a turn will take.
 
