@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.arena import remove
 from benchmarks.peers import PEERS, available
 from benchmarks.plots import lines
-from benchmarks.probe import Watched, watch
+from benchmarks.probe import Crew, Watched
 from benchmarks.settings import Settings
 from benchmarks.tables import Section, Table, bytes_text, mib
 
@@ -44,13 +44,14 @@ def run(settings: Settings) -> Section:
     sizes = _sizes(quick=settings.quick)
     found: dict[str, dict[str, list[Watched]]] = {}
     notes = []
-    for size in sizes:
-        directory = _directory(settings, size.nbytes)
-        if directory is None:
-            notes.append(f"{size.label}: left out, there is no room for its files.")
-            continue
-        for label, watched in _measure(directory, size):
-            found.setdefault(label, {}).setdefault(size.label, []).append(watched)
+    with Crew() as crew:
+        for size in sizes:
+            directory = _directory(settings, size.nbytes)
+            if directory is None:
+                notes.append(f"{size.label}: left out, there is no room for its files.")
+                continue
+            for label, watched in _measure(crew.watch, directory, size):
+                found.setdefault(label, {}).setdefault(size.label, []).append(watched)
     if importlib.util.find_spec("jsonckpt.convert") is None:
         notes.append("convert: not in this version of jsonckpt.")
     section = Section(
@@ -121,7 +122,9 @@ def _memory_available() -> int:
     return 0
 
 
-def _measure(directory: Path, size: _Size) -> Iterator[tuple[str, Watched]]:
+def _measure(
+    watch: Callable[..., Watched], directory: Path, size: _Size
+) -> Iterator[tuple[str, Watched]]:
     """Every operation on one state."""
     state = {"size": size.nbytes, "single": size.single}
     path = directory / "memory.json"

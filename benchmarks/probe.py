@@ -1,8 +1,8 @@
 """One operation in a fresh process, its memory watched from outside.
 
-:func:`watch` starts ``python -m benchmarks.probe OPERATION ARGUMENTS``, which imports what it
-needs, builds the state it starts from, says so, and then does the one thing. What it held before
-does not count, nor do the tensors that were asked for.
+:func:`watch` starts ``python -m benchmarks.probe`` and names the operation on its standard input.
+The process imports what it needs, builds the state it starts from, says so, and then does the one
+thing. What it held before does not count, nor do the tensors that were asked for.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 
 from benchmarks.arena import ROOT, child_environment
 
-__all__ = ["Sampler", "Watched", "shapes", "status", "watch"]
+__all__ = ["Crew", "Sampler", "Watched", "shapes", "status", "watch"]
 
 INTERVAL = 0.005  # seconds
 
@@ -77,20 +77,61 @@ class Sampler:
             self.most = max(self.most, status(self._pid, "RssAnon:"))
 
 
+class Crew:
+    """Fresh processes, the next of which imports torch while the last one is at work.
+
+    Imports take longer than most operations. For memory only: they would disturb what is timed.
+    """
+
+    def __init__(self) -> None:
+        self._next: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> Crew:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._next is not None:
+            self._next.communicate()  # its input ends, and it with it
+
+    def watch(self, operation: str, **arguments: Any) -> Watched:
+        """Like :func:`watch`."""
+        child, self._next = self._next or _started(), None
+
+        def start_next() -> None:
+            self._next = _started()
+
+        return _watch(child, operation, arguments, start_next)
+
+
 def watch(operation: str, **arguments: Any) -> Watched:
     """Run one operation of this module in a fresh process.
 
     Raises:
         RuntimeError: it failed; what it printed is on the standard error.
     """
-    with subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.probe", operation, json.dumps(arguments, default=str)],
+    return _watch(_started(), operation, arguments, lambda: None)
+
+
+def _started() -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.probe"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=child_environment(),
-    ) as child:  # fmt: skip
+    )  # fmt: skip
+
+
+def _watch(
+    process: subprocess.Popen[str],
+    operation: str,
+    arguments: dict[str, Any],
+    meanwhile: Callable[[], None],
+) -> Watched:
+    with process as child:
         assert child.stdin is not None
         assert child.stdout is not None
+        print(json.dumps([operation, arguments], default=str), file=child.stdin, flush=True)
         if child.stdout.readline().strip() != "ready":
             raise RuntimeError(f"{operation} {arguments}: died before it began")
+        meanwhile()
         base = status(child.pid, "RssAnon:")
         with Sampler(child.pid) as sampler:
             print("go", file=child.stdin, flush=True)
@@ -308,11 +349,17 @@ OPERATIONS: dict[str, Callable[..., Operation]] = {
 
 
 def main() -> None:
-    """Do the one thing, once told to go."""
+    """Do the one thing, once told what it is, and to go."""
+    import torch  # noqa: F401  # every operation needs it; it may be imported long before
+
     from benchmarks.worker import private_output
 
     answers = private_output()
-    running = OPERATIONS[sys.argv[1]](**json.loads(sys.argv[2]))
+    asked = sys.stdin.readline()
+    if not asked:
+        return  # nothing is left to do
+    operation, arguments = json.loads(asked)
+    running = OPERATIONS[operation](**arguments)
     next(running)
     with suppress(OSError):
         # The kernel's mark of most resident memory starts anew.

@@ -22,6 +22,7 @@ from benchmarks import (
     inputs,
     memory,
     plots,
+    probe,
     sizes,
     small,
     states,
@@ -204,8 +205,8 @@ def unmeasured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     tiny = {"w": weight}
     for module in (growth, inputs, small):
         monkeypatch.setattr(module, "Arena", _NoArena)
-    for module in (memory, small):
-        monkeypatch.setattr(module, "watch", _watched)
+    monkeypatch.setattr(small, "watch", _watched)
+    monkeypatch.setattr(probe.Crew, "watch", lambda _, *args, **options: _watched(*args, **options))
     for name in ("trained", "map_state"):
         monkeypatch.setattr(states, name, lambda *_, **__: tiny)
     for name in ("large", "small"):
