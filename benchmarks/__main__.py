@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks import background, growth, guide_case, memory, sizes, small, speed
+from benchmarks import background, growth, guide_case, inputs, memory, sizes, small, speed
 from benchmarks.arena import ROOT
 from benchmarks.machine import machine
 from benchmarks.report import write_report
@@ -21,6 +21,7 @@ from benchmarks.targets import target_table
 
 GROUPS: dict[str, Callable[[Settings], Section]] = {
     "speed": speed.run,
+    "inputs": inputs.run,
     "small": small.run,
     "size": sizes.run,
     "memory": memory.run,
@@ -36,8 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Ended by a signal, it still removes its files.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     chosen = arguments.only or list(GROUPS)
-    began = time.monotonic()
     figures: dict[str, float] = {}
+    seconds: dict[str, float] = {}
     sections = []
     with places(arguments.dir) as found:
         settings = Settings.of(
@@ -50,22 +51,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(facts.text(), flush=True)
         _say("training the GPT, once for this directory" if _untrained(settings) else "")
         weights = trained(settings.cache, quick=settings.quick)
-        began = time.monotonic()  # training is done once for a checkout, and not counted
         facts = replace(facts, rows=[*facts.rows, ("weights", told(map_state(weights)))])
         for name in chosen:
-            section, seconds = _timed(name, settings)
+            section, seconds[name] = _timed(name, settings)
             sections.append(section)
             figures |= section.figures
             for table in section.tables:
                 print(table.text(), flush=True)
-            _say(f"{name}: {seconds:.0f} s")
+            _say(f"{name}: {seconds[name]:.0f} s")
+        _say(f"all: {sum(seconds.values()) / 60:.1f} minutes")
     if arguments.targets:
         print(target_table(figures, quick=arguments.quick).text())
     output = arguments.output
     if output is None and chosen == list(GROUPS) and not arguments.quick:
         output = ROOT / "docs" / "benchmarks.md"
     if output is not None:
-        write_report(output, facts, sections, (time.monotonic() - began) / 60)
+        write_report(output, facts, sections, seconds)
         _say(f"wrote {output}")
     return 0
 

@@ -17,7 +17,7 @@ __all__ = ["GPT", "initial_state", "train"]
 
 VOCABULARY, WIDTH, LAYERS, HEADS, CONTEXT = 50257, 256, 8, 8, 512
 _SEED = 20240229
-_BATCH, _LENGTH = 2, 96
+_BATCH, _LENGTH = 2, 64
 
 
 class _Attention(nn.Module):

@@ -45,7 +45,7 @@ def run(settings: Settings) -> Section:
     )
     rows, notes = [], []
     if importlib.util.find_spec("jsonckpt.convert") is not None:
-        rounds = 1 if settings.quick else settings.rounds
+        rounds = 1 if settings.quick else 3
         arguments = ["-m", "jsonckpt.convert", str(source), "--output", str(output), "--test-load"]
         imports = _imports("jsonckpt.convert")
         runs = [_command([*arguments, "--quiet"], output, imports) for _ in range(rounds)]

@@ -1,14 +1,17 @@
 """How cost grows beyond what fits the ten minutes: gigabytes on a disk, and very many tensors.
 
-``python -m benchmarks.large DIRECTORY`` takes some minutes and 22 GB of disk, and prints the tables
-that ``docs/performance.md`` reasons from. Each measurement is a process of its own.
+``python -m benchmarks.large DIRECTORY`` takes some minutes, 22 GB of disk and 18 GB of memory, and
+prints the tables that ``docs/performance.md`` reasons from. Each measurement is a process of its
+own; of states below 1 GB the figures are medians of three.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -18,15 +21,16 @@ from typing import Any
 import torch
 
 from benchmarks.arena import ROOT, child_environment, remove
-from benchmarks.tables import Table, bytes_text
+from benchmarks.probe import Sampler, status
+from benchmarks.tables import Table, bytes_text, mib
 
 SIZES = (1_000_000, 16_000_000, 250_000_000, 1_000_000_000, 4_000_000_000, 16_000_000_000)
 COUNTS = (1, 100, 1_000, 10_000, 50_000, 100_000, 200_000)
 
 
 def state_of(size: int, count: int) -> dict[str, torch.Tensor]:
-    """``count`` tensors of together ``size`` bytes. Zeros: pages that were never written to cost no
-    memory, and without compression one value takes as long as another."""
+    """``count`` tensors of together ``size`` bytes. Zeros, which are made quickly: without
+    compression one value takes as long as another."""
     return {
         f"model.layers.{number}.weight": torch.zeros(max(1, size // count // 4))
         for number in range(count)
@@ -34,33 +38,52 @@ def state_of(size: int, count: int) -> dict[str, torch.Tensor]:
 
 
 def measure(path: Path, size: int, count: int) -> dict[str, Any]:
-    """Save, open and load once, in this process."""
+    """Save, open and load once, in this process, and say when its memory is to be watched."""
     import jsonckpt
 
     state = state_of(size, count)
     os.sync()
+    before_save = _say("save")
     began = time.perf_counter()
     result = jsonckpt.save(state, path, sync=False)
     saved = time.perf_counter()
+    after_save = _say("sync")
+    unsynced = time.perf_counter()
     os.sync()
     synced = time.perf_counter()
     with jsonckpt.open(path) as checkpoint:
         next(iter(checkpoint.values())).load()
     opened = time.perf_counter()
-    del state
+    del state, checkpoint
+    _trim()
+    before_load = _say("load")
+    closed = time.perf_counter()
     loaded = jsonckpt.load(path)
     done = time.perf_counter()
-    nbytes = sum(tensor.nbytes for tensor in loaded.values())
     return {
-        "bytes": nbytes,
+        "bytes": sum(tensor.nbytes for tensor in loaded.values()),
         "save": saved - began,
-        "sync": synced - saved,
+        "sync": synced - unsynced,
         "open": opened - synced,
-        "load": done - opened,
+        "load": done - closed,
+        "anonymous": [before_save, after_save, before_load, status("self", "RssAnon:")],
         "files": len(result.files),
         "manifest": (path / "manifest.json").stat().st_size,
         "text": result.stored_bytes,
     }
+
+
+def _trim() -> None:
+    """Give freed memory back, or what is loaded into it next would seem to need none."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+def _say(phase: str) -> int:
+    """Tell the process that watches what comes next; the anonymous memory until then."""
+    print(phase, flush=True)
+    return status("self", "RssAnon:")
 
 
 def main() -> int:
@@ -79,32 +102,55 @@ def main() -> int:
     ):
         rows = []
         for size, count in cases:
-            try:
-                found = json.loads(_child(arguments.directory, size, count))
-            finally:
-                remove(path)
-            rows.append(_row(found, count))
-        columns = ["", "tensors", "save s", "sync s", "open s", "load s", "files", "manifest"]
+            runs = []
+            for _ in range(3 if size < 1_000_000_000 else 1):
+                try:
+                    runs.append(_child(arguments.directory, size, count))
+                finally:
+                    remove(path)
+            rows.append(_row(runs, count))
+        columns = [
+            "", "tensors", "save s", "sync s", "open s", "load s", "files", "manifest",
+            "save, extra MiB", "load, extra MiB",
+        ]  # fmt: skip
         print(Table(title, columns, rows).markdown(), flush=True)
     return 0
 
 
-def _child(directory: Path, size: int, count: int) -> str:
+def _child(directory: Path, size: int, count: int) -> dict[str, Any]:
+    """What a fresh process measured, its memory watched from here: beside its own work."""
     command = [sys.executable, "-m", "benchmarks.large", str(directory), "--one"]
-    return subprocess.run(
+    most = {}
+    with subprocess.Popen(
         [*command, str(size), str(count)],
-        cwd=ROOT,
-        env=child_environment(),
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    ).stdout
+        cwd=ROOT, env=child_environment(), stdout=subprocess.PIPE, text=True,
+    ) as child:  # fmt: skip
+        assert child.stdout is not None
+        line = child.stdout.readline()
+        while line and not line.startswith("{"):
+            with Sampler(child.pid) as sampler:
+                following = child.stdout.readline()
+            most[line.strip()] = sampler.most
+            line = following
+    if child.returncode != 0:
+        raise RuntimeError(f"{size} bytes in {count} tensors: failed")
+    found: dict[str, Any] = json.loads(line)
+    before_save, after_save, before_load, after_load = found["anonymous"]
+    found["save memory"] = max(most["save"], after_save) - before_save
+    found["load memory"] = max(most["load"], after_load) - before_load - found["bytes"]
+    return found
 
 
-def _row(found: dict[str, Any], count: int) -> list[str]:
-    seconds = [f"{found[key]:.3f}" for key in ("save", "sync", "open", "load")]
-    manifest = bytes_text(found["manifest"])
-    return [bytes_text(found["bytes"]), f"{count:,}", *seconds, str(found["files"]), manifest]
+def _row(runs: list[dict[str, Any]], count: int) -> list[str]:
+    def median(key: str) -> float:
+        return float(statistics.median(run[key] for run in runs))
+
+    last = runs[-1]
+    seconds = [f"{median(key):.3f}" for key in ("save", "sync", "open", "load")]
+    memory = [mib(median(key)) for key in ("save memory", "load memory")]
+    manifest = bytes_text(last["manifest"])
+    files = str(last["files"])
+    return [bytes_text(last["bytes"]), f"{count:,}", *seconds, files, manifest, *memory]
 
 
 if __name__ == "__main__":

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.arena import remove
 from benchmarks.peers import PEERS, available
 from benchmarks.plots import lines
-from benchmarks.probe import Watched, watch
+from benchmarks.probe import Crew, Watched
 from benchmarks.settings import Settings
 from benchmarks.tables import Section, Table, bytes_text, mib
 
@@ -22,13 +22,17 @@ __all__ = ["run"]
 class _Size:
     """A state: its bytes, in many tensors or in a single one.
 
-    ``reference``: measured with peers and other codecs, too; ``quick``: with few of them.
+    ``reference``: measured with peers and other codecs, too; ``quick``: with few of them;
+    ``all_operations``: with those of jsonckpt, too, that are not done every day; ``runs``: how
+    often what jsonckpt does is measured.
     """
 
     nbytes: int
     single: bool
     reference: bool
     quick: bool = False
+    all_operations: bool = False
+    runs: int = 1
 
     @property
     def label(self) -> str:
@@ -36,17 +40,18 @@ class _Size:
 
 
 def run(settings: Settings) -> Section:
-    """Measure save, load, load_into, stream and convert in fresh processes."""
+    """Measure each operation in fresh processes."""
     sizes = _sizes(quick=settings.quick)
-    found: dict[str, dict[str, Watched]] = {}
+    found: dict[str, dict[str, list[Watched]]] = {}
     notes = []
-    for size in sizes:
-        directory = _directory(settings, size.nbytes)
-        if directory is None:
-            notes.append(f"{size.label}: left out, there is no room for its files.")
-            continue
-        for label, watched in _measure(directory, size):
-            found.setdefault(label, {})[size.label] = watched
+    with Crew() as crew:
+        for size in sizes:
+            directory = _directory(settings, size.nbytes)
+            if directory is None:
+                notes.append(f"{size.label}: left out, there is no room for its files.")
+                continue
+            for label, watched in _measure(crew.watch, directory, size):
+                found.setdefault(label, {}).setdefault(size.label, []).append(watched)
     if importlib.util.find_spec("jsonckpt.convert") is None:
         notes.append("convert: not in this version of jsonckpt.")
     section = Section(
@@ -56,10 +61,12 @@ def run(settings: Settings) -> Section:
         "memory of a fresh process, sampled every 5 ms, and in parentheses the kernel's own "
         "high-water mark of all resident pages (what ru_maxrss reports, mapped files included). "
         "`stream` lets go of each tensor before it takes the next; `convert` reads its output back "
-        "(`--test-load`).",
+        "(`--test-load`); the copy that save_async makes of the state counts as asked for; "
+        "`verify` reads every byte (deep=True); `recover` takes a file whose last 64 KiB are "
+        "missing. Where something was run twice, both figures are given.",
     )
     rows = [
-        [label, *(_cell(by_size.get(size.label)) for size in sizes)]
+        [label, *(_cell(by_size.get(size.label, [])) for size in sizes)]
         for label, by_size in found.items()
     ]
     section.tables.append(
@@ -67,11 +74,11 @@ def run(settings: Settings) -> Section:
     )
     own = {label: by_size for label, by_size in found.items() if "jsonckpt" in label}
     section.figures["memory/most"] = max(
-        watched.extra / (1 << 20) for by_size in own.values() for watched in by_size.values()
+        _most(runs) / (1 << 20) for by_size in own.values() for runs in by_size.values()
     )
     for label, by_size in found.items():
-        for title, watched in by_size.items():
-            section.figures[f"memory/{label}/{title}"] = watched.extra / (1 << 20)
+        for title, runs in by_size.items():
+            section.figures[f"memory/{label}/{title}"] = _most(runs) / (1 << 20)
     series = {label: _points(by_size, sizes) for label, by_size in own.items()}
     series = {label: points for label, points in series.items() if len(points) > 1}
     if series:
@@ -89,8 +96,8 @@ def _sizes(*, quick: bool) -> list[_Size]:
             _Size(giga // 2, single=True, reference=False),
         ]
     return [
-        _Size(giga // 4, single=False, reference=True),
-        _Size(giga, single=False, reference=False),
+        _Size(giga // 4, single=False, reference=True, all_operations=True, runs=2),
+        _Size(giga, single=False, reference=False, all_operations=True),
         _Size(4 * giga, single=False, reference=False),
         _Size(giga, single=True, reference=False),
     ]
@@ -115,14 +122,23 @@ def _memory_available() -> int:
     return 0
 
 
-def _measure(directory: Path, size: _Size) -> Iterator[tuple[str, Watched]]:
+def _measure(
+    watch: Callable[..., Watched], directory: Path, size: _Size
+) -> Iterator[tuple[str, Watched]]:
     """Every operation on one state."""
     state = {"size": size.nbytes, "single": size.single}
     path = directory / "memory.json"
-    yield "**jsonckpt** save", watch("save", peer="own-file", path=path, **state)
-    yield "**jsonckpt** load", watch("load", peer="own-file", path=path)
-    yield "**jsonckpt** load_into", watch("load_into", peer="own-file", path=path, **state)
-    yield "**jsonckpt** stream", watch("stream", path=path)
+    for _ in range(size.runs):
+        yield "**jsonckpt** save", watch("save", peer="own-file", path=path, **state)
+        yield "**jsonckpt** load", watch("load", peer="own-file", path=path)
+        yield "**jsonckpt** load_into", watch("load_into", peer="own-file", path=path, **state)
+        yield "**jsonckpt** stream", watch("stream", path=path)
+        if size.all_operations:
+            yield "**jsonckpt** save_async", watch("save_async", path=path, **state)
+            yield "**jsonckpt** verify", watch("verify", path=path)
+            recovered = directory / "recovered.json"
+            yield "**jsonckpt** recover", watch("recover", path=path, output=recovered)
+            remove(recovered)
     remove(path)
     source = directory / "memory.pt"
     torch_save = watch("save", peer="torch", path=source, **state)
@@ -140,6 +156,9 @@ def _measure(directory: Path, size: _Size) -> Iterator[tuple[str, Watched]]:
             continue  # three bytes of text for each byte: minutes for a figure that does not grow
         yield f"**jsonckpt** save, {what}", watch("save", peer=peer, path=path, **state)
         yield f"**jsonckpt** load, {what}", watch("load", peer=peer, path=path)
+        if peer == "own-zstd" and not size.quick:
+            label = f"**jsonckpt** load_into, {what}"
+            yield label, watch("load_into", peer=peer, path=path, **state)
         remove(path)
     yield "torch.save", torch_save
     yield "torch.load", watch("load", peer="torch", path=source)
@@ -154,16 +173,22 @@ def _measure(directory: Path, size: _Size) -> Iterator[tuple[str, Watched]]:
             remove(path)
 
 
-def _cell(watched: Watched | None) -> str:
-    if watched is None:
+def _most(runs: list[Watched]) -> int:
+    return max(watched.extra for watched in runs)
+
+
+def _cell(runs: list[Watched]) -> str:
+    """Like ``9.5–9.9 (10.1)``: the extra memory of all runs, and the kernel's highest mark."""
+    if not runs:
         return ""
-    return f"{mib(watched.extra)} ({mib(watched.high_water)})"
+    shown = dict.fromkeys(mib(watched.extra) for watched in sorted(runs, key=lambda run: run.extra))
+    return f"{'–'.join(shown)} ({mib(max(watched.high_water for watched in runs))})"
 
 
-def _points(by_size: dict[str, Watched], sizes: list[_Size]) -> list[tuple[float, float]]:
+def _points(by_size: dict[str, list[Watched]], sizes: list[_Size]) -> list[tuple[float, float]]:
     """GB and MiB; at least 1 MiB, since the axis is logarithmic."""
     return [
-        (size.nbytes / 1e9, max(1.0, by_size[size.label].extra / (1 << 20)))
+        (size.nbytes / 1e9, max(1.0, _most(by_size[size.label]) / (1 << 20)))
         for size in sizes
         if size.label in by_size and not size.single
     ]

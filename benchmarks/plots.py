@@ -1,4 +1,4 @@
-"""Plots as SVG text: horizontal bars with their spread, and lines over logarithmic axes."""
+"""Plots as SVG text: bars with their spread, bars in groups, lines over logarithmic axes."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from html import escape
 
 from benchmarks.arena import Spread
 
-__all__ = ["bars", "lines"]
+__all__ = ["bars", "groups", "lines"]
 
 _OWN, _OTHER = "#0b6e4f", "#9aa5b1"
-_PALETTE = ("#0b6e4f", "#d1495b", "#2e86ab", "#edae49", "#6a4c93", "#5c6b73")
+_PALETTE = (
+    "#0b6e4f", "#d1495b", "#2e86ab", "#edae49", "#6a4c93", "#5c6b73", "#a0522d", "#7cb518",
+)  # fmt: skip
 _FONT = 'font-family="system-ui, sans-serif" font-size="13" fill="#1f2933"'
 
 
@@ -48,6 +50,37 @@ def bars(title: str, unit: str, figures: Mapping[str, Spread], *, own: str = "js
             f"{figure.median:,.0f} {escape(unit)}</text>",
         ]
     return _svg(left + scale + 110, 56 + row * len(figures), title, parts)
+
+
+def groups(title: str, figures: Mapping[str, Mapping[str, float]]) -> str:
+    """For each group a heading, and under it a thin bar for each of its ratios.
+
+    The bars of a label have one colour in all groups, and a line marks the ratio 1.
+    """
+    left, scale, row, heading = 240, 460, 15, 24
+    most = (
+        max((ratio for group in figures.values() for ratio in group.values()), default=1.0) or 1.0
+    )
+    labels = list(dict.fromkeys(label for group in figures.values() for label in group))
+    parts = []
+    y = 44.0
+    for name, group in figures.items():
+        parts.append(_text(12, y + 12, name, "start", ' font-weight="600"'))
+        y += heading
+        for label, ratio in group.items():
+            colour = _PALETTE[labels.index(label) % len(_PALETTE)]
+            length = scale * ratio / most
+            parts += [
+                _text(left - 8, y + 11, label.replace("**", ""), "end"),
+                f'<rect x="{left}" y="{y}" width="{length:.1f}" height="{row - 4}" '
+                f'fill="{colour}"/>',
+                _text(left + length + 6, y + 11, f"{ratio:.3f}", "start"),
+            ]
+            y += row
+        y += 6
+    one = left + scale / most
+    parts.append(f'<path d="M{one:.1f} 44V{y:.1f}" stroke="#1f2933" stroke-dasharray="2 3"/>')
+    return _svg(left + scale + 70, round(y) + 12, title, parts)
 
 
 def lines(
@@ -89,8 +122,10 @@ def lines(
     return _svg(left + width + 300, top + height + 54, title, parts)
 
 
-def _text(x: float, y: float, text: str, anchor: str) -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" {_FONT} text-anchor="{anchor}">{escape(text)}</text>'
+def _text(x: float, y: float, text: str, anchor: str, more: str = "") -> str:
+    return (
+        f'<text x="{x:.1f}" y="{y:.1f}" {_FONT}{more} text-anchor="{anchor}">{escape(text)}</text>'
+    )
 
 
 def _share(value: float, low: float, high: float) -> float:

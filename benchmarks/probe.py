@@ -1,14 +1,15 @@
 """One operation in a fresh process, its memory watched from outside.
 
-:func:`watch` starts ``python -m benchmarks.probe OPERATION ARGUMENTS``, which imports what it
-needs, builds the state it starts from, says so, and then does the one thing. What it held before
-does not count, nor do the tensors that were asked for.
+:func:`watch` starts ``python -m benchmarks.probe`` and names the operation on its standard input.
+The process imports what it needs, builds the state it starts from, says so, and then does the one
+thing. What it held before does not count, nor do the tensors that were asked for.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
+import os
 import runpy
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from typing import Any
 
 from benchmarks.arena import ROOT, child_environment
 
-__all__ = ["Sampler", "Watched", "shapes", "status", "watch"]
+__all__ = ["Crew", "Sampler", "Watched", "shapes", "status", "watch"]
 
 INTERVAL = 0.005  # seconds
 
@@ -76,20 +77,61 @@ class Sampler:
             self.most = max(self.most, status(self._pid, "RssAnon:"))
 
 
+class Crew:
+    """Fresh processes, the next of which imports torch while the last one is at work.
+
+    Imports take longer than most operations. For memory only: they would disturb what is timed.
+    """
+
+    def __init__(self) -> None:
+        self._next: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> Crew:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._next is not None:
+            self._next.communicate()  # its input ends, and it with it
+
+    def watch(self, operation: str, **arguments: Any) -> Watched:
+        """Like :func:`watch`."""
+        child, self._next = self._next or _started(), None
+
+        def start_next() -> None:
+            self._next = _started()
+
+        return _watch(child, operation, arguments, start_next)
+
+
 def watch(operation: str, **arguments: Any) -> Watched:
     """Run one operation of this module in a fresh process.
 
     Raises:
         RuntimeError: it failed; what it printed is on the standard error.
     """
-    with subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.probe", operation, json.dumps(arguments, default=str)],
+    return _watch(_started(), operation, arguments, lambda: None)
+
+
+def _started() -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.probe"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=child_environment(),
-    ) as child:  # fmt: skip
+    )  # fmt: skip
+
+
+def _watch(
+    process: subprocess.Popen[str],
+    operation: str,
+    arguments: dict[str, Any],
+    meanwhile: Callable[[], None],
+) -> Watched:
+    with process as child:
         assert child.stdin is not None
         assert child.stdout is not None
+        print(json.dumps([operation, arguments], default=str), file=child.stdin, flush=True)
         if child.stdout.readline().strip() != "ready":
             raise RuntimeError(f"{operation} {arguments}: died before it began")
+        meanwhile()
         base = status(child.pid, "RssAnon:")
         with Sampler(child.pid) as sampler:
             print("go", file=child.stdin, flush=True)
@@ -155,6 +197,36 @@ def save(peer: str, path: str, size: int, single: bool) -> Operation:
     yield {}
     PEERS[peer].save(state, Path(path))
     yield {}
+
+
+def save_async(path: str, size: int, single: bool) -> Operation:
+    """One copy of the state is asked for: what the loop changes must not show in the file."""
+    import jsonckpt
+
+    state = filled(size, single)
+    yield {}
+    jsonckpt.save_async(state, path, sync=False).result()
+    yield {"asked": sum(tensor.nbytes for tensor in state.values())}
+
+
+def verify(path: str) -> Operation:
+    """Every byte is read, and nothing is asked for but the answer."""
+    import jsonckpt
+
+    yield {}
+    if not jsonckpt.verify(path, deep=True):
+        raise RuntimeError(f"{path} is damaged")
+    yield {}
+
+
+def recover(path: str, output: str) -> Operation:
+    """Of a file whose last 64 KiB are missing; nothing is asked for but the new file."""
+    import jsonckpt
+
+    os.truncate(path, os.path.getsize(path) - (64 << 10))
+    yield {}
+    report = jsonckpt.recover(path, output, sync=False)
+    yield {"recovered": len(report.recovered), "lost": len(report.lost)}
 
 
 def load(peer: str, path: str) -> Operation:
@@ -270,16 +342,24 @@ def _import_of(peer: str) -> None:
 
 OPERATIONS: dict[str, Callable[..., Operation]] = {
     function.__name__: function
-    for function in (save, load, load_into, stream, convert, first_tensor, rows)
-}
+    for function in (
+        save, save_async, load, load_into, stream, verify, recover, convert, first_tensor, rows
+    )
+}  # fmt: skip
 
 
 def main() -> None:
-    """Do the one thing, once told to go."""
+    """Do the one thing, once told what it is, and to go."""
+    import torch  # noqa: F401  # every operation needs it; it may be imported long before
+
     from benchmarks.worker import private_output
 
     answers = private_output()
-    running = OPERATIONS[sys.argv[1]](**json.loads(sys.argv[2]))
+    asked = sys.stdin.readline()
+    if not asked:
+        return  # nothing is left to do
+    operation, arguments = json.loads(asked)
+    running = OPERATIONS[operation](**arguments)
     next(running)
     with suppress(OSError):
         # The kernel's mark of most resident memory starts anew.

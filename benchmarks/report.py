@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.tables import Section, Table
@@ -16,7 +16,7 @@ Written by `python -m benchmarks`, all in one run. Measure it anew with
 ```
 pip install -e ".[bench]"                # and, for all peers: pip install tensordict h5py zipnn
 python -m benchmarks                     # at most 10 minutes; --quick: at most 90 seconds
-python -m benchmarks --only speed        # or size, memory, growth, small, guide, async
+python -m benchmarks --only speed        # or inputs, small, size, memory, growth, guide, async
 pytest benchmarks --benchmark-autosave                        # jsonckpt alone: keep the figures
 pytest benchmarks --benchmark-compare                         # at another commit: beside the last
 ```
@@ -26,11 +26,21 @@ differ; what carries over are the ratios.
 """
 
 
-def write_report(path: Path, machine: Table, sections: Sequence[Section], minutes: float) -> None:
-    """Write the page, and its plots into the directory of the same name beside it."""
+def write_report(
+    path: Path, machine: Table, sections: Sequence[Section], seconds: Mapping[str, float]
+) -> None:
+    """Write the page, and its plots into the directory of the same name beside it.
+
+    Args:
+        seconds: that each group took.
+    """
     plots = path.with_suffix("")
     plots.mkdir(parents=True, exist_ok=True)
-    took = f"The run took {minutes:.1f} minutes, beside training the model, once for a checkout."
+    each = ", ".join(f"{name} {taken:.0f} s" for name, taken in seconds.items())
+    took = (
+        f"The run took {sum(seconds.values()) / 60:.1f} minutes ({each}): all but the training of "
+        "the model, which is done once for a checkout."
+    )
     parts = [_HEAD, machine.markdown(), f"{took}\n"]
     for section in sections:
         parts.append(f"## {section.title}\n\n{section.text}\n")

@@ -1,7 +1,7 @@
 """Speed under pytest-benchmark.
 
-The rounds that it times are jsonckpt's; with peers, each of them takes its turn before every round,
-so that both were measured side by side. ``extra_info`` holds the seconds of all.
+The rounds that it times are jsonckpt's; with peers, each of them takes its turn in every round, so
+that all were measured side by side. ``extra_info`` holds the seconds of all.
 """
 
 from __future__ import annotations
@@ -43,28 +43,40 @@ def test_speed(
     )
     wanted = figure.turns_of(settings, position)
     turns, notes = installed(wanted if with_peers else wanted[:1])
-    own, others = turns[0], turns[1:]
+    own = turns[0]
     rounds = figure.rounds_at(position, settings)
     arena, size = stage.arena(figure, place)
     arena.prepare(turns)
     seconds: dict[str, list[float]] = {turn.key: [] for turn in turns}
+    behind: list[Turn] = []
+
+    def take(others: list[Turn]) -> None:
+        for turn in others:
+            seconds[turn.key].append(arena.take(turn))
+
+    def finish() -> None:
+        arena.end(own)
+        take(behind)
 
     def before() -> None:
+        # All go round, jsonckpt with them, so that nobody always follows the same neighbour or is
+        # always the last. pytest-benchmark times one of them: those behind it in a round wait
+        # until it has called back for the next.
         number = len(seconds[own.key])
         if number:
-            arena.end(own)
-        # The others go round, so that nobody always follows the same neighbour. pytest-benchmark
-        # times what comes last, and so jsonckpt is followed by another one each time, too.
-        first = number % len(others) if others else 0
-        for turn in [*others[first:], *others[:first]]:
-            seconds[turn.key].append(arena.take(turn))
+            finish()
+        first = number % len(turns)
+        order = [*turns[first:], *turns[:first]]
+        place_of_own = order.index(own)
+        take(order[:place_of_own])
+        behind[:] = order[place_of_own + 1 :]
         arena.begin(own)
 
     def measured(turn: Turn) -> None:
         seconds[turn.key].append(arena.run(turn))
 
     benchmark.pedantic(measured, args=(own,), setup=before, rounds=rounds)
-    arena.end(own)
+    finish()
     benchmark.extra_info.update(
         figure=figure.key, place=place.key, bytes=size, seconds=seconds, notes=notes
     )

@@ -103,16 +103,6 @@ class Worker:
             os.close(reading)
             os.close(writing)
 
-    def drain_python(self, peer: str, path: str) -> None:
-        """What a Python process can take from ``cat FILE |`` when it drops the bytes."""
-        del peer
-        buffer = bytearray(1 << 20)
-        with subprocess.Popen(["cat", path], stdout=subprocess.PIPE) as cat:
-            assert cat.stdout is not None
-            _widen(cat.stdout.fileno())
-            while os.readv(cat.stdout.fileno(), [buffer]):
-                pass
-
     def back(self, nbytes: int) -> None:
         """See to it that the system has as much free memory at hand as a turn will take.
 
@@ -137,7 +127,7 @@ class Worker:
         # A stream names tensors by their place in the state.
         found = {name.removeprefix("/"): tensor for name, tensor in loaded.items()}
         for name, tensor in self._state.items():
-            if found[name].dtype != tensor.dtype or not torch.equal(found[name], tensor):
+            if not _same_bits(found[name], tensor):
                 raise AssertionError(f"{name} came back changed")
         if len(found) != len(self._state):
             raise AssertionError(f"{len(found)} tensors came back, not {len(self._state)}")
@@ -156,6 +146,14 @@ class Worker:
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:
             trim(0)
+
+
+def _same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Bytes are compared: among random bits are NaNs, which do not equal themselves."""
+    if one.dtype != other.dtype or one.shape != other.shape:
+        return False
+    bytes_of = (tensor.detach().flatten().view(torch.uint8) for tensor in (one, other))
+    return torch.equal(*bytes_of)
 
 
 def _widen(pipe: int) -> None:

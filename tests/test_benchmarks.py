@@ -15,10 +15,22 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import arena, plots, sizes, states
+from benchmarks import (
+    arena,
+    background,
+    growth,
+    inputs,
+    memory,
+    plots,
+    probe,
+    sizes,
+    small,
+    states,
+)
 from benchmarks.figures import FIGURES, label_of
 from benchmarks.peers import PEERS, available
-from benchmarks.settings import places
+from benchmarks.probe import Watched
+from benchmarks.settings import Place, Settings, places
 from benchmarks.tables import Table
 from benchmarks.targets import TARGETS, target_table
 
@@ -79,11 +91,12 @@ def test_ratios_compare_the_turns_of_one_round() -> None:
 def test_plots_are_well_formed_whatever_the_labels() -> None:
     bars = plots.bars("a < b", "MB/s", {"x & y": arena.Spread(2.0, 1.0, 3.0)})
     lines = plots.lines("t", "x", "y", {"<s>": [(1.0, 10.0), (1000.0, 10.0)]})
-    for svg in (bars, lines):
+    groups = plots.groups("a > b", {"x & y": {"**<z>**": 0.0}, "none": {}})
+    for svg in (bars, lines, groups):
         root = xml.dom.minidom.parseString(svg).documentElement
         assert root is not None
         assert root.tagName == "svg"
-    assert "nan" not in bars + lines
+    assert "nan" not in bars + lines + groups
 
 
 def test_cells_of_a_markdown_table_stay_apart() -> None:
@@ -150,3 +163,81 @@ def test_figures_of_another_machine_are_compared_with_a_warning(tmp_path: Path) 
     release = json.loads(text)["machine_info"]["release"]
     saved.write_text(text.replace(json.dumps(release), '"another kernel"'))
     assert "machine_info is different" in run("--benchmark-compare")
+
+
+# --- every group, with all that measures replaced -------------------------------------------------
+
+
+class _NoArena:
+    """Takes no turns and says that each took a second."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        pass
+
+    def __enter__(self) -> _NoArena:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def use(self, _: Path) -> None:
+        pass
+
+    def compare(self, turns: list[arena.Turn], rounds: int) -> dict[str, list[float]]:
+        return {turn.key: [1.0] * rounds for turn in turns}
+
+
+def _watched(_: str, **arguments: object) -> Watched:
+    del arguments
+    return Watched(1 << 20, 1 << 20, 1.0, {"read": 1000})
+
+
+def _written(state: object, path: Path) -> Path:
+    del state
+    path.touch()
+    return path
+
+
+@pytest.fixture
+def unmeasured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """The settings of a full run in which nothing is saved, loaded or timed."""
+    weight = torch.zeros(8, 16)
+    tiny = {"w": weight}
+    for module in (growth, inputs, small):
+        monkeypatch.setattr(module, "Arena", _NoArena)
+    monkeypatch.setattr(small, "watch", _watched)
+    monkeypatch.setattr(probe.Crew, "watch", lambda _, *args, **options: _watched(*args, **options))
+    for name in ("trained", "map_state"):
+        monkeypatch.setattr(states, name, lambda *_, **__: tiny)
+    for name in ("large", "small"):
+        monkeypatch.setattr(states, name, lambda *_, **__: tiny)
+    monkeypatch.setattr(states, "half_random", lambda _: torch.zeros(1024))
+    monkeypatch.setattr(states, "write_state", _written)
+    monkeypatch.setattr(memory, "_directory", lambda *_: tmp_path)
+    monkeypatch.setattr(small, "_saved", lambda *_: tmp_path / "saved")
+    monkeypatch.setattr(small, "_told", lambda _: 0)
+    monkeypatch.setattr(sizes, "_written", lambda *_: 1)
+    for name in ("_zstd_ratio", "_zipnn_ratio"):
+        monkeypatch.setattr(sizes, name, lambda *_: 1.0)
+    kinds = dict.fromkeys(sizes.kinds({}, 0), lambda: tiny)
+    for module in (sizes, inputs):
+        monkeypatch.setattr(module, "kinds", lambda *_: kinds)
+    child = {key: {"blocked": [1.0], "whole": [1.0], "step": [1.0]} for key in background.LABELS}
+    answer = subprocess.CompletedProcess(
+        [], 0, stdout=json.dumps({"alone": {"step": [1.0]}, **child})
+    )
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: answer)
+    return Settings.of((Place("memory", "nowhere", tmp_path),), quick=False, cache=tmp_path)
+
+
+def test_every_target_of_the_other_groups_names_a_figure(unmeasured: Settings) -> None:
+    figures: dict[str, float] = {}
+    for group in (background, growth, inputs, memory, sizes, small):
+        section = group.run(unmeasured)
+        figures |= section.figures
+        for table in section.tables:
+            assert {len(row) for row in table.rows} == {len(table.columns)}, table.title
+    groups = {figure.key for figure in FIGURES}
+    wanted = [target.figure for target in TARGETS if target.figure.split("/")[0] not in groups]
+    assert len(wanted) > 10
+    assert [figure for figure in wanted if figure not in figures] == []
