@@ -18,7 +18,7 @@ import torch
 
 from jsonckpt.tree import OMIT, Json
 
-__all__ = ["FakeDoor", "FakeTensor", "difference", "same"]
+__all__ = ["FakeDoor", "FakeTensor", "difference", "same", "tensor_bytes"]
 
 
 def same(one: object, two: object) -> bool:
@@ -180,7 +180,7 @@ def _tensors(one: torch.Tensor, two: torch.Tensor, place: str) -> str | None:
         parts = ["ccol_indices", "row_indices", "values"]
     else:
         one, two = _once(one, two)
-        equal = one.device.type == "meta" or _tensor_bytes(one) == _tensor_bytes(two)
+        equal = one.device.type == "meta" or tensor_bytes(one) == tensor_bytes(two)
         return None if equal else f"{place}: the bytes of {one!r} and {two!r}"
     for part in parts:
         if found := difference(getattr(one, part)(), getattr(two, part)(), f"{place}.{part}"):
@@ -196,7 +196,8 @@ def _once(one: torch.Tensor, two: torch.Tensor) -> tuple[torch.Tensor, torch.Ten
     return one, two
 
 
-def _tensor_bytes(tensor: torch.Tensor) -> bytes:
+def tensor_bytes(tensor: torch.Tensor) -> bytes:
+    """The elements of a dense tensor in row-major order, as they lie in memory."""
     plain = tensor.resolve_conj().resolve_neg().cpu()
     # torch can view its sub-byte integers and bits as plain integers, but not copy them.
     bits = {1: torch.uint8, 2: torch.int16}.get(plain.element_size())
