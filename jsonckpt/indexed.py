@@ -109,6 +109,9 @@ class _Hands:
             self._text = bytearray(nbytes)
         return memoryview(self._text)[:nbytes]
 
+    def breaks_line(self, start: int, stop: int) -> bool:
+        return self._text.find(b"\n", start, stop) >= 0
+
     def raw(self, nbytes: int) -> memoryview:
         if len(self._raw) < nbytes:
             self._raw = bytearray(nbytes)
@@ -163,6 +166,11 @@ def read_shard(
             position = offset + length
             sink, entry = sinks[number], entries[number]
             if sink is None:
+                # Nothing is asked of it but that it is one line, as the text around it says.
+                if hands.breaks_line(offset - piece.start, position - piece.start):
+                    raise FormatError(
+                        "a line feed in the payload", tensor=entry.name, chunk=chunk, hint=DAMAGED
+                    )
                 continue
             payload = text[offset - piece.start : position - piece.start]
             _decode(hands, payload, entry, chunk, sink, algorithm if verify else None)

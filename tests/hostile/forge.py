@@ -18,18 +18,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import blake3
 import xxhash
 import zstandard
+
+from tests.hostile.spelling import ITEMSIZE, listed
 
 __all__ = ["AUTO", "Forgery", "Members", "Raw", "Record", "dumps", "encode", "good", "zstd"]
 
 SAVE_ID = "0123456789abcdef0123456789abcdef"
 Hook = Callable[[Any], Any]
-
-ITEMSIZE = {
-    "bool": 1, "uint8": 1, "int32": 4, "int64": 8, "float32": 4, "float64": 8, "bfloat16": 2,
-    "complex64": 8,
-}  # fmt: skip
 
 
 class Raw(bytes):
@@ -41,7 +39,10 @@ class Members(list[tuple[Any, Any]]):
 
 
 class _Auto:
-    """The type of :data:`AUTO`."""
+    """The type of :data:`AUTO`, which is itself in every copy."""
+
+    def __deepcopy__(self, _: object) -> _Auto:
+        return self
 
 
 #: What is computed when it is written.
@@ -64,6 +65,8 @@ def checksum(algorithm: str, data: bytes) -> str:
     """The checksum of bytes in hexadecimal."""
     if algorithm == "sha256":
         return hashlib.sha256(data).hexdigest()
+    if algorithm == "blake3":
+        return blake3.blake3(data).hexdigest()
     return xxhash.xxh3_128_hexdigest(data)
 
 
@@ -76,7 +79,7 @@ def encode(raw: bytes, members: dict[str, Any]) -> bytes:
     """The payload of a chunk as the members of its record ask for it."""
     dtype = members["dtype"]
     if members["encoding"] == "list":
-        return _as_list(raw, dtype)
+        return listed(raw, dtype)
     data = raw
     if members["filter"] == "shuffle":
         size = ITEMSIZE[dtype]
@@ -84,14 +87,6 @@ def encode(raw: bytes, members: dict[str, Any]) -> bytes:
     if members["compression"] == "zstd":
         data = zstd(data)
     return base64.b64encode(data)
-
-
-def _as_list(raw: bytes, dtype: str) -> bytes:
-    codes = {"float32": "f", "float64": "d", "int32": "i", "int64": "q", "uint8": "B", "bool": "B"}
-    code = codes["float32" if dtype == "complex64" else dtype]
-    numbers = struct.unpack(f"<{len(raw) // struct.calcsize(code)}{code}", raw)
-    # Values that forgeries use are short in binary, so that repr is their shortest spelling.
-    return ",".join(map(repr, numbers)).encode()
 
 
 @dataclass
@@ -105,7 +100,10 @@ class Record:
         digest: AUTO, or a lie.
         tail: members after the digest.
         head_line, chunk_lines, tail_line: the whole lines, where those that follow from the rest
-            are not wanted; ``tail_line`` without the comma to the next record.
+            are not wanted; ``tail_line`` without the comma to the next record. The seal does not
+            know of ``chunk_lines``.
+        around: what stands before and after each payload, where it is not as it should be; the
+            seal and the ranges follow it.
         shard: the file that holds it, in a directory.
     """
 
@@ -117,6 +115,7 @@ class Record:
     head_line: bytes | None = None
     chunk_lines: list[bytes] | None = None
     tail_line: bytes | None = None
+    around: list[tuple[bytes, bytes]] | None = None
     shard: int = 0
 
     @classmethod
@@ -150,6 +149,15 @@ class Record:
         chunks = [raw[start : start + size] for start in range(0, len(raw), size)]
         self.payloads = [encode(chunk, self.members) for chunk in chunks]
         self.sums = [checksum(algorithm, chunk) for chunk in chunks]
+
+    def surroundings(self) -> list[tuple[bytes, bytes]]:
+        """What stands before and after each payload in its line."""
+        if self.around is not None:
+            return self.around
+        marks = b"[]" if self.members.get("encoding") == "list" else b'""'
+        last = len(self.payloads) - 1
+        commas = [b"" if number == last else b"," for number in range(last + 1)]
+        return [(marks[:1], marks[1:] + comma + b"\n") for comma in commas]
 
     def identity(self) -> bytes:
         """The text whose checksum is the digest."""
@@ -218,7 +226,8 @@ class Forgery:
     @property
     def algorithm(self) -> str:
         """The checksum in use, as far as it is one."""
-        return "sha256" if self.head.get("checksum") == "sha256" else "xxh3_128"
+        said = self.head.get("checksum")
+        return said if said in ("sha256", "blake3") else "xxh3_128"
 
     @property
     def state(self) -> Any:
@@ -260,15 +269,14 @@ class Forgery:
         for position, record in enumerate(records):
             start = len(text)
             put(record.head_line or dumps(record.members)[:-1] + b',"chunks":[\n')
-            listed = record.members.get("encoding") == "list"
-            opening, closing = (b"[", b"]") if listed else (b'"', b'"')
             places = []
-            for number, payload in enumerate(record.payloads):
-                comma = b"," if number + 1 < len(record.payloads) else b""
-                places.append([len(text) + 1, len(payload)])
-                line = opening + payload + closing + comma + b"\n"
-                lifted = opening + closing + comma + b"\n"
-                put(line if record.chunk_lines is None else record.chunk_lines[number], lifted)
+            for number, (payload, (before, after)) in enumerate(
+                zip(record.payloads, record.surroundings(), strict=True)
+            ):
+                places.append([len(text) + len(before), len(payload)])
+                line = before + payload + after
+                lines = record.chunk_lines
+                put(line if lines is None else lines[number], before + after)
             put(record.tail_line or self._tail(record))
             rows.append([start, len(text) - start, places])
             put(b",\n" if position + 1 < len(records) else b"\n")
@@ -355,7 +363,8 @@ class Forgery:
             totals = totals | {"stored_bytes": stored, "shards": len(shards)}
         members["totals"] = totals
         members = _edited(self.edit_manifest, members)
-        body = b"{" + b",\n".join(dumps(k) + b":" + dumps(v) for k, v in members.items())
+        pairs = members.items() if isinstance(members, dict) else members
+        body = b"{" + b",\n".join(dumps(k) + b":" + dumps(v) for k, v in pairs)
         body = _edited(self.edit_body, body)
         algorithm = self.algorithm
         sealed = body + b',\n"seal":"%s:%s"}\n' % (

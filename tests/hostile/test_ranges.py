@@ -8,7 +8,7 @@ from typing import Any
 
 from jsonckpt import FormatError, IncompleteCheckpointError, IntegrityError, LimitError
 from tests.hostile.cases import MOST_GROWTH, Case, Cases, check
-from tests.hostile.forge import Forgery, Raw, dumps
+from tests.hostile.forge import Forgery, Raw, Record, dumps
 from tests.hostile.runner import Child
 
 CASES = Cases()
@@ -114,6 +114,13 @@ def entry_missing_with_totals_that_agree(forgery: Forgery) -> None:
         manifest["totals"]["tensors"] -= 1
 
     forgery.edit_manifest = edit
+
+
+@CASES.add(FormatError, "line", blind=("load_into",), name="line_feed_in_a_payload_nobody_needs")
+def _(forgery: Forgery) -> None:
+    # The reader that knows the ranges does not decode it; the other one reads line by line.
+    forgery.records.insert(0, record := Record.of("/spare", "uint8", [3], b"abc"))
+    record.payloads[0] = b"YW\nj"
 
 
 def _members(

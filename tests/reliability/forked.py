@@ -20,11 +20,14 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
+from typing import Any
 
 import torch
 
-__all__ = ["BAD", "Tally", "run_trials", "scratch_parent"]
+__all__ = ["BAD", "Answerer", "Tally", "run_trials", "scratch_parent"]
 
 #: Verdicts that begin with this are failures.
 BAD = "BAD: "
@@ -124,6 +127,39 @@ def run_trials(
     return tally
 
 
+def _confine() -> None:
+    """Bound what this process, a child, may take."""
+    torch.set_num_threads(1)
+    faulthandler.disable()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with open("/proc/self/statm") as statm:
+        size = int(statm.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (size + _EXTRA_BYTES,) * 2)
+
+
+def _timed(call: Callable[[], str]) -> str:
+    """The verdict of a call; whatever it raises is one. The kernel ends it when it hangs."""
+    signal.setitimer(signal.ITIMER_PROF, MOST_SECONDS)
+    try:
+        verdict = call()
+    except BaseException as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{Path(where.filename).name}:{where.lineno}"
+        verdict = f"{BAD}{type(error).__name__} at {place}: {error}"[:600]
+    signal.setitimer(signal.ITIMER_PROF, 0)
+    return verdict
+
+
+def _death(status: int, *, hung: bool) -> str:
+    """The verdict on what has killed a child."""
+    code = os.waitstatus_to_exitcode(status)
+    if hung:
+        return f"{BAD}hangs: nothing for {_PATIENCE:.0f} s"
+    if code == -signal.SIGPROF:
+        return f"{BAD}hangs: over {MOST_SECONDS} s of the processor"
+    return f"{BAD}crash: the process ended with {code}"
+
+
 class _Child:
     """One forked process and the part of the trials that it does."""
 
@@ -162,23 +198,11 @@ class _Child:
         return position
 
     def _work(self, trial: Trial, folder: Path, writing: int) -> None:
-        torch.set_num_threads(1)
-        faulthandler.disable()
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        with open("/proc/self/statm") as statm:
-            size = int(statm.read().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (size + _EXTRA_BYTES,) * 2)
+        _confine()
         with os.fdopen(writing, "w", buffering=1) as out:
             for position in self._part:
                 self._set(position)
-                signal.setitimer(signal.ITIMER_PROF, MOST_SECONDS)
-                try:
-                    verdict = trial(self._numbers[position], folder)
-                except BaseException as error:
-                    where = traceback.extract_tb(error.__traceback__)[-1]
-                    place = f"{Path(where.filename).name}:{where.lineno}"
-                    verdict = f"{BAD}{type(error).__name__} at {place}: {error}"[:600]
-                signal.setitimer(signal.ITIMER_PROF, 0)
+                verdict = _timed(partial(trial, self._numbers[position], folder))
                 if verdict.startswith(BAD):
                     # Failures are told at once: a later trial may kill this process.
                     out.write(json.dumps([self._numbers[position], verdict]) + "\n")
@@ -216,14 +240,8 @@ class _Child:
         position = self._get()
         if position >= self._part.stop and os.waitstatus_to_exitcode(status) == 0:
             return None
-        code = os.waitstatus_to_exitcode(status)
-        if self._hung:
-            what = f"hangs: nothing for {_PATIENCE:.0f} s"
-        elif code == -signal.SIGPROF:
-            what = f"hangs: over {MOST_SECONDS} s of the processor"
-        else:
-            what = f"crash: the process ended with {code}"
-        tally.failures.append((self._numbers[min(position, len(self._numbers) - 1)], BAD + what))
+        what = _death(status, hung=self._hung)
+        tally.failures.append((self._numbers[min(position, len(self._numbers) - 1)], what))
         tally.verdicts["killed"] += 1
         return range(position + 1, self._part.stop) if position + 1 < self._part.stop else None
 
@@ -233,3 +251,83 @@ class _Child:
             os.kill(self._pid, signal.SIGKILL)
         os.close(self.pipe)
         os.waitpid(self._pid, 0)
+
+
+class Answerer:
+    """Answers questions in a forked child, which is replaced when one has killed it.
+
+    For those who ask depending on the answers, as Hypothesis does when it shrinks an example: a
+    crash is a verdict as any other, and whoever asked still has the question in hand.
+
+    Args:
+        answer: ``answer(question, folder)`` gives a verdict, see :func:`run_trials`.
+        folder: a directory of the child's own.
+    """
+
+    def __init__(self, answer: Callable[[Any, Path], str], folder: Path) -> None:
+        self._answer = answer
+        self._folder = folder
+        self._pid = 0
+        self._asked = 0
+        self._line: Connection[Any, Any] | None = None
+
+    def ask(self, question: Any) -> str:
+        """The verdict on something that can be pickled."""
+        if self._asked >= _BATCH:
+            self.close()
+        if self._line is None:
+            self._fork()
+        assert self._line is not None
+        self._asked += 1
+        hung = False
+        try:
+            self._line.send(question)
+            # In short waits: this process may have been stopped for a while, with the child.
+            if any(self._line.poll(1.0) for _ in range(int(_PATIENCE))):
+                verdict: str = self._line.recv()
+                return verdict
+            hung = True
+            os.kill(self._pid, signal.SIGKILL)
+        except (EOFError, ConnectionError):
+            pass  # it is dead, or about to be
+        return _death(self._end(), hung=hung)
+
+    def _fork(self) -> None:
+        self._line, other = Pipe()
+        self._asked = 0
+        self._pid = os.fork()
+        if self._pid == 0:
+            try:
+                self._line.close()
+                _confine()
+                while True:
+                    try:
+                        question = other.recv()
+                    except EOFError:
+                        break
+                    other.send(_timed(partial(self._answer, question, self._folder)))
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+            finally:
+                os._exit(0)
+        other.close()
+
+    def _end(self) -> int:
+        """Wait for the child's death; its status."""
+        assert self._line is not None
+        self._line.close()
+        self._line = None
+        return os.waitpid(self._pid, 0)[1]
+
+    def close(self) -> None:
+        """End the child, whatever it is at."""
+        if self._line is not None:
+            os.kill(self._pid, signal.SIGKILL)
+            self._end()
+
+    def __enter__(self) -> Answerer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -45,7 +45,7 @@ from tests.reliability.forked import BAD, Tally, Trial, run_trials, scratch_pare
 from tests.reliability.mutants import Files, mutant, put, shaken
 from tests.support import difference
 
-__all__ = ["TARGETS", "fuzz", "judge", "main", "manifest_text"]
+__all__ = ["LIST_ITEMS", "TARGETS", "fuzz", "judge", "main", "manifest_text"]
 
 FULL = 1_000_000
 CI = 20_000
@@ -194,7 +194,8 @@ def manifest_text() -> bytes:
     return _texts["manifest"]
 
 
-_ITEMS = [
+#: Numbers and what is none, as a list may hold them.
+LIST_ITEMS = [
     b"0", b"1", b"-1", b"-0", b"-0.0", b"1.5", b"255", b"256", b"-128", b"65504", b"65520", b"448",
     b"1e5", b"3.4028235e38", b"3.4028236e38", b"1e-45", b"7e-46", b"1e308", b"1e309", b"5e-324",
     b"9223372036854775807", b"9223372036854775808", b"18446744073709551615", b'"NaN"',
@@ -217,7 +218,7 @@ def _lists(seed: int, number: int, folder: Path) -> str:
     simple = [b"0", b"1"] if chance.random() < 0.3 else [b"0", b"1", b"0.5", b"2", b"-1", b"6"]
     items = [chance.choice(simple) for _ in range(count)]
     for _ in range(chance.choice([0, 1, 1, 2])):
-        items[chance.randrange(count)] = chance.choice(_ITEMS)
+        items[chance.randrange(count)] = chance.choice(LIST_ITEMS)
     text = b",".join(items)
     if chance.random() < 0.15:
         text = _bytes(chance, text)

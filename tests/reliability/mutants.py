@@ -22,7 +22,10 @@ from tests.hostile.cases import write
 from tests.hostile.forge import Forgery, Raw, Record, dumps, good, zstd
 from tests.hostile.test_fuzz import MUTATIONS, VALUES, _bytes
 
-__all__ = ["FORMS", "Files", "forms_of", "mutant", "put", "shaken"]
+__all__ = [
+    "FORMS", "MEMBERS", "ODD_LEAVES", "TAGS", "TOKENS", "Files", "forms_of", "mutant", "put",
+    "shaken", "written",
+]  # fmt: skip
 
 FORMS = ("directory", "single", "zst", "directory_zst")
 #: A checkpoint's files by name: one, or those of a directory.
@@ -30,7 +33,7 @@ Files = dict[str, bytes]
 
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|-?[0-9][0-9.eE+-]*|[a-zA-Z$_]+|[^\sa-zA-Z0-9]|\s+')
 #: Texts that parsers are known to disagree about.
-_TOKENS = [
+TOKENS = [
     b"{}", b"[]", b"null", b"true", b"false", b"0", b"-0", b"-0.0", b"1e5", b"1E400", b"-1", b"1.",
     b"01", b"+1", b".5", b"NaN", b"Infinity", b"-Infinity", b'""', b'"NaN"', b'"0x7fc00001"',
     b'"\\u0000"', b'"\\ud800"', b'"\\ud83d\\ude00"', b'"\xff"', b"\xef\xbb\xbf", b"\0", b"\x0c",
@@ -41,7 +44,7 @@ _TOKENS = [
     b'"tensors":[\n', b'"chunks":[\n', b'"seal":null', b'"index":[', b"[" * 250, b"AAAA", b"====",
 ]  # fmt: skip
 
-_TAGS = [
+TAGS = [
     "tensor", "tied", "view", "parameter", "requires_grad", "sparse", "quantized", "tuple", "set",
     "frozenset", "dict", "ordered_dict", "defaultdict", "counter", "deque", "int", "float",
     "complex", "str", "bytes", "bytearray", "range", "slice", "ellipsis", "path", "pure_path",
@@ -49,13 +52,13 @@ _TAGS = [
     "namespace", "simple_namespace", "ndarray", "scalar", "numpy_dtype", "dtype", "device", "size",
     "layout", "memory_format", "torch_version", "no_such_tag",
 ]  # fmt: skip
-_MEMBERS = [
+MEMBERS = [
     "name", "of", "dtype", "shape", "stride", "offset", "data", "requires_grad", "layout",
     "indices", "values", "coalesced", "scheme", "scale", "zero_point", "axis", "items", "metadata",
     "factory", "maxlen", "iso", "zone", "fold", "flavour", "path", "order", "value", "compressed",
     "plain",
 ]  # fmt: skip
-_LEAVES: list[Any] = [
+ODD_LEAVES: list[Any] = [
     *VALUES, "/w", "/i", "/mask", "<f4", "|b1", "|S4", "<U2", "<M8[ns]", "coo", "csr", "strided",
     "quint8", "per_tensor_affine", "posix", "2020-01-01", "2020-01-01T00:00:00Z", "12:00:00",
     "Europe/Berlin", "../../etc/passwd", "1.5", "NaN", "Infinity", "0x7ff8000000000001",
@@ -71,14 +74,14 @@ def shaken(chance: random.Random, text: bytes) -> bytes:
     """A text with a few of its tokens changed, lost, doubled or swapped."""
     tokens = _TOKEN.findall(text)
     if not tokens:
-        return chance.choice(_TOKENS)
+        return chance.choice(TOKENS)
     for _ in range(chance.choice([1, 1, 1, 2, 4])):
         at = chance.randrange(len(tokens))
         kind = chance.randrange(6)
         if kind == 0:
-            tokens[at] = chance.choice(_TOKENS)
+            tokens[at] = chance.choice(TOKENS)
         elif kind == 1:
-            tokens.insert(at, chance.choice(_TOKENS))
+            tokens.insert(at, chance.choice(TOKENS))
         elif kind == 2 and len(tokens) > 1:
             del tokens[at]
         elif kind == 3:
@@ -99,11 +102,11 @@ def _value(chance: random.Random, depth: int = 0) -> Any:
     """A value for a state, with tags that are right, nearly right or wrong."""
     kind = chance.random()
     if kind < 0.4 or depth > 4:
-        return chance.choice(_LEAVES)
+        return chance.choice(ODD_LEAVES)
     if kind < 0.75:
-        return {f"${chance.choice(_TAGS)}": _value(chance, depth + 1)}
+        return {f"${chance.choice(TAGS)}": _value(chance, depth + 1)}
     if kind < 0.9:
-        names = chance.sample(_MEMBERS, chance.randrange(1, 5))
+        names = chance.sample(MEMBERS, chance.randrange(1, 5))
         return {name: _value(chance, depth + 1) for name in names}
     return [_value(chance, depth + 1) for _ in range(chance.randrange(4))]
 
@@ -206,11 +209,11 @@ def _forged(chance: random.Random, form: str) -> Files | None:
     with contextlib.suppress(*_UNTOLD):
         for _ in range(chance.choice([1, 1, 1, 2, 3])):
             chance.choice(_FORGED)(chance, forgery)
-        return _written(forgery, form)
+        return written(forgery, form)
     return None
 
 
-def _written(forgery: Forgery, form: str) -> Files:
+def written(forgery: Forgery, form: str) -> Files:
     with tempfile.TemporaryDirectory(dir=_memory()) as directory:
         path = write(forgery, form, Path(directory))
         if path.is_file():
@@ -225,7 +228,7 @@ def _memory() -> str | None:
 
 @functools.cache
 def _good(form: str) -> Files:
-    return _written(good(), form)
+    return written(good(), form)
 
 
 # --- all kinds -----------------------------------------------------------------------------------

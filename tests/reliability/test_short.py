@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import collections
 import os
+import re
 import signal
 import time
 from functools import partial
 from pathlib import Path
 
+import pybase64
 import pytest
 
-from tests.reliability import flips, forked, fuzz, races, soak
-from tests.reliability.forked import BAD, run_trials
+from jsonckpt import codecs, lists, streaming, validation, views
+from tests.reliability import flips, forked, fuzz, fuzz_hypothesis, races, soak
+from tests.reliability.forked import BAD, Answerer, run_trials
 
 SEED = int(os.environ.get("JSONCKPT_SEED", "1"))
 
@@ -26,6 +29,14 @@ def test_fuzz(tmp_path: Path) -> None:
         # Mutants that nobody accepts, or nobody refuses, test nothing.
         assert tally.verdicts["accepted"] > tally.trials // 50, name
         assert tally.verdicts["refused"] > tally.trials // 5, name
+
+
+def test_fuzz_hypothesis(tmp_path: Path) -> None:
+    tally, failures = fuzz_hypothesis.fuzz(SEED, fuzz_hypothesis.CI, keep=tmp_path)
+    assert not failures
+    assert tally.trials == fuzz_hypothesis.CI
+    assert tally.verdicts["accepted"] > tally.trials // 8
+    assert tally.verdicts["refused"] > tally.trials // 4
 
 
 def test_flips() -> None:
@@ -89,6 +100,76 @@ def test_crashes_hangs_and_foreign_exceptions_count(
     assert failures[9] == f"{BAD}wrong"
     assert len(list(tmp_path.glob("*/*"))) == 12 - 4
     assert tally.trials == 12
+
+
+def test_an_answerer_outlives_what_kills_its_child(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forked, "MOST_SECONDS", 0.2)
+    with Answerer(_trial, tmp_path) as answerer:
+        found = [answerer.ask(number) for number in range(10)]
+    assert found[0] == found[1] == found[2] == found[4] == found[6] == "fine"
+    assert "crash" in found[3]
+    assert "hangs" in found[5]
+    assert "ValueError" in found[7]
+    assert "MemoryError" in found[8]
+    assert found[9] == f"{BAD}wrong"
+
+
+def _die(*_: object, **__: object) -> None:
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def _foreign(*_: object, **__: object) -> None:
+    raise KeyError("foreign")
+
+
+def _lenient(payload: memoryview) -> bytes:
+    return pybase64.b64decode(bytes(payload), validate=True)
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "fault", "says"),
+    [
+        # The forward reader, the only one of compressed files, does not compare checksums.
+        (streaming, "compare_checksums", lambda *_: None, "loads it|accepts what must be refused"),
+        # No reader knows that a feature is unknown: they agree, and are wrong.
+        (validation, "KNOWN_FEATURES", ("x",), "accepts what must be refused"),
+        # No reader sees the bits behind the last byte.
+        (codecs, "_from_base64", _lenient, "accepts what must be refused"),
+        # No reader can look through a view.
+        (views, "contiguous_stride", _foreign, "KeyError"),
+        # A native parser crashes.
+        (lists, "decode_into", _die, "crash"),
+        # All readers take a shuffled chunk for one that is not.
+        (codecs, "_plane_count", lambda *_: 1, "refuses what must be accepted"),
+    ],
+    ids=["checksum", "requires", "base64", "foreign", "crash", "shuffle"],
+)
+def test_hypothesis_finds_and_shrinks_a_planted_fault(
+    place: object,
+    name: str,
+    fault: object,
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(place, name, fault)
+        tally, failures = fuzz_hypothesis.fuzz(1, 6_000, keep=tmp_path, most_failures=1)
+    (failure,) = failures
+    what, example = failure.shrunken
+    assert tally.failures == [(failure.number, what)]
+    assert re.search(says, what)
+    assert len(example.lies) <= 1  # a lie that has nothing to do with it is shrunk away
+    # Without the fault, what was kept is judged rightly.
+    (kept,) = tmp_path.iterdir()
+    assert fuzz_hypothesis.main(["--replay", str(kept)]) == 0
+
+
+def test_hypothesis_draws_the_same_for_the_same_seed() -> None:
+    one, two = (fuzz_hypothesis.fuzz(SEED + 1, 40)[0] for _ in range(2))
+    assert one == two
 
 
 def test_a_mix_is_seen() -> None:
