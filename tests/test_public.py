@@ -52,14 +52,14 @@ SIGNATURES = {
     "save": (
         "state, path, *, encoding='base64', compression=None, compression_level=None, "
         "filter='auto', chunk_size='1MiB', max_shard_size='5GB', checksum='xxh3_128', "
-        "metadata=None, overwrite=True, threads=None, progress=False, storage_options=None, "
-        "sync=True"
+        "metadata=None, overwrite=True, delete_first=False, threads=None, progress=False, "
+        "storage_options=None, sync=True"
     ),
     "save_async": (
         "state, path, *, encoding='base64', compression=None, compression_level=None, "
         "filter='auto', chunk_size='1MiB', max_shard_size='5GB', checksum='xxh3_128', "
-        "metadata=None, overwrite=True, threads=1, progress=False, storage_options=None, "
-        "sync=True, keep_buffers=True"
+        "metadata=None, overwrite=True, delete_first=False, threads=1, progress=False, "
+        "storage_options=None, sync=True, keep_buffers=True"
     ),
     "load": (
         "path, map_location=None, *, include=None, exclude=None, weights_only=True, verify=True, "
