@@ -11,7 +11,6 @@ from pathlib import Path
 from jsonckpt import storage
 from jsonckpt.checksums import hexdigest
 from jsonckpt.codecs import Coder
-from jsonckpt.destinations import is_single
 from jsonckpt.errors import IntegrityError, JsonckptError
 from jsonckpt.limits import Limits
 from jsonckpt.names import temporary_name
@@ -100,8 +99,7 @@ def spool_beside(target: Path) -> Iterator[SpoolFile]:
     """A temporary file beside ``target``, removed at the end."""
     made: list[Path] = []
     # A name that gc knows, should this be killed.
-    name = target.name if is_single(target.name) else f"{target.name}.json"
-    spool = SpoolFile(target.with_name(temporary_name(name, secrets.token_hex(6))))
+    spool = SpoolFile(target.with_name(temporary_name(target.name, secrets.token_hex(6))))
     try:
         storage.make_directory(target.parent, made, sync=False)
         spool.create()

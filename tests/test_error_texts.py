@@ -299,10 +299,11 @@ SITUATIONS: dict[str, tuple[Callable[[Situation, pytest.MonkeyPatch], Any], Any,
     "gc without a manifest": (
         lambda s, _: (s.remove(s.manifest), jsonckpt.gc(s.path / "step10")),
         E.IncompleteCheckpointError,
-        r"DIR/step10: nothing was removed, for the checkpoint cannot be read: there are shards but "
-        r"no manifest\.json: a first save that did not finish\. What killed saves left may be all "
-        r"that remains of it: see jsonckpt recover\.",
-        E.IncompleteCheckpointError,
+        r"DIR/step10: nothing was removed, for there is no manifest\.json: what is there is of a "
+        r"first save that did not finish \('shard-[0-9a-f]{12}-00001\.json'\)\. jsonckpt recover "
+        r"PATH NEW restores what is whole in them; abandoned=True \(--abandoned\) lets gc remove "
+        r"them\.",
+        None,
     ),
     "blake3 is not installed": (
         lambda s, patch: (

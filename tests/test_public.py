@@ -84,7 +84,7 @@ SIGNATURES = {
     "recover": (
         "path, out, *, save_id=None, trust_state=False, threads=None, limits=None, sync=True"
     ),
-    "gc": "path, *, older_than='24h', dry_run=False, limits=None",
+    "gc": "path, *, older_than='24h', dry_run=False, abandoned=False, limits=None",
     "register": "cls, tag=None, to_json=None, from_json=None",
 }
 
