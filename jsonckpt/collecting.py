@@ -23,7 +23,8 @@ from jsonckpt.leftovers import File, is_checkpoint_file, orphans, single_tempora
 from jsonckpt.limits import DEFAULT_LIMITS, Limits
 from jsonckpt.manifest import parse_manifest
 from jsonckpt.opening import open_container
-from jsonckpt.storage import read_manifest, write_error
+from jsonckpt.reading import read_manifest
+from jsonckpt.storage import write_error
 
 __all__ = ["GcReport", "gc", "parse_age"]
 

@@ -14,6 +14,7 @@ from jsonckpt.codecs import Coder
 from jsonckpt.errors import IntegrityError, JsonckptError
 from jsonckpt.limits import Limits
 from jsonckpt.names import temporary_name
+from jsonckpt.reading import LocalFile
 from jsonckpt.salvage import Found
 
 __all__ = ["FoundSource", "SpoolFile", "spool_beside"]
@@ -52,7 +53,7 @@ class FoundSource:
         chunk = start // self.found.header.codec.chunk_bytes
         offset, length, _ = self.found.chunks[chunk]
         payload = bytearray(length)
-        with storage.LocalFile(self.file) as file:
+        with LocalFile(self.file) as file:
             file.read_range(offset, memoryview(payload))
         try:
             raw = decode_chunk(bytes(payload), self.found, chunk, self.limits)
