@@ -74,7 +74,7 @@ _BINARY: tuple[str, ...] = (
 )
 _BINARY_FULL_ONLY = ("own-file", "torch-fast", "tensordict", "hdf5")
 _ZSTD = ("own-zstd", "torch-zstd", "dcp-zstd")
-_LISTS = ("own-list", "own-list-zstd", "numbers", "dumps", "torch-base64", "own-file")
+_LISTS = ("own-list", "own-list-zstd", "numbers", "torch-base64", "own-file")
 
 FIGURES = (
     Figure(
@@ -154,7 +154,7 @@ FIGURES = (
         state="lists",
         group="lists",
         note="The last row is there for the one above it: both are base64.",
-        full_only=("own-list-zstd", "dumps", "torch-base64", "own-file"),
+        full_only=("own-list-zstd", "torch-base64", "own-file"),
         most_rounds=2,
     ),
     Figure(
@@ -165,7 +165,7 @@ FIGURES = (
         state="lists",
         group="lists",
         note="The last row is there for the one above it: both are base64.",
-        full_only=("own-list-zstd", "dumps", "torch-base64", "own-file"),
+        full_only=("own-list-zstd", "torch-base64", "own-file"),
         most_rounds=2,
     ),
 )
