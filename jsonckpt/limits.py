@@ -71,6 +71,17 @@ _LEAST_PER_CHUNK = 32
 DEFAULT_LIMITS = Limits()
 
 
+def way_over(*names: str) -> str:
+    """The way out for what is over these limits, as a hint of an error.
+
+    >>> way_over("tensors")
+    'Pass limits=jsonckpt.Limits(tensors=...) if it is meant.'
+    """
+    return (
+        f"Pass limits=jsonckpt.Limits({', '.join(f'{name}=...' for name in names)}) if it is meant."
+    )
+
+
 def exceeds(value: int, limit: int | None) -> bool:
     """Whether ``value`` is over a limit that may have been lifted."""
     return limit is not None and value > limit

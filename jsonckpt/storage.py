@@ -20,6 +20,7 @@ import zstandard
 
 from jsonckpt import names
 from jsonckpt.errors import (
+    CUT_OFF,
     CheckpointNotFoundError,
     DurabilityUncertainError,
     FormatError,
@@ -76,7 +77,7 @@ class LocalFile:
                     f"the file ends after {offset + done} bytes, expected "
                     f"{offset + len(buffer)} or more",
                     file=self.path,
-                    hint="It was cut off; take another copy.",
+                    hint=CUT_OFF,
                 )
             done += count
 
