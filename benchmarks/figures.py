@@ -38,7 +38,7 @@ class Figure:
     group: str = "base64"
     note: str = ""
     full_only: tuple[str, ...] = ()
-    most_rounds: int = 5
+    most_rounds: int = 4
 
     def measured_at(self, position: int, settings: Settings) -> bool:
         """Whether it is measured in the place of that position."""
@@ -48,7 +48,7 @@ class Figure:
 
     def rounds_at(self, position: int, settings: Settings) -> int:
         """How many rounds: fewer in the second place, which is there to confirm the first."""
-        return min(settings.rounds, self.most_rounds, 5 if position == 0 else 3)
+        return min(settings.rounds, self.most_rounds, 4 if position == 0 else 3)
 
     def turns_of(self, settings: Settings, position: int = 0) -> tuple[Turn, ...]:
         """All turns; the most important ones in a second place, or in a quick run."""

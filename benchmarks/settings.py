@@ -85,7 +85,7 @@ class Settings:
             scratch=found[-1].path,
             state_bytes=200_000_000 if quick else 700_000_000,
             list_bytes=3_000_000 if quick else 12_000_000,
-            rounds=3 if quick else 5,
+            rounds=3 if quick else 4,
             full_guide=full_guide,
         )
 

@@ -83,7 +83,7 @@ def _first_of(section: Section, settings: Settings) -> None:
             notes.append(f"{label}: not installed.")
             continue
         path = _saved(state, peer, settings.fast.path)
-        runs = [watch("first_tensor", peer=peer, path=path) for _ in range(_runs(settings))]
+        runs = [watch("first_tensor", peer=peer, path=path) for _ in range(_runs(settings, peer))]
         remove(path)
         seconds, extra = _medians(runs)
         rows.append([label, f"{spread([run.seconds for run in runs]):.2f}", mib(extra)])
@@ -208,9 +208,12 @@ def _saved(state: Path, peer: str, directory: Path) -> Path:
     return path
 
 
-def _runs(settings: Settings) -> int:
-    """How many fresh processes; their imports take longer than what is measured."""
-    return 1 if settings.quick else 2
+def _runs(settings: Settings, peer: str = "own") -> int:
+    """How many fresh processes; their imports take longer than what is measured.
+
+    Of torch one is enough where it takes several times as long as all others.
+    """
+    return 1 if settings.quick or peer == "torch" else 2
 
 
 def _medians(runs: Sequence[Watched]) -> tuple[float, float]:

@@ -136,6 +136,11 @@ def _parser() -> argparse.ArgumentParser:
         type=_age,
         help="30m, 24h, 7d: longer than any save that may be in progress",
     )
+    clean.add_argument(
+        "--abandoned",
+        action="store_true",
+        help="also what is left of a first save that never finished, and may be restored from",
+    )
     clean.add_argument("--dry-run", action="store_true", help="say what would be removed")
     commands.add_parser("convert", help="see python -m jsonckpt.convert --help", add_help=False)
     return parser
@@ -273,6 +278,7 @@ def _gc(options: argparse.Namespace) -> int:
         _local(options.path),
         older_than=options.older_than,
         dry_run=options.dry_run,
+        abandoned=options.abandoned,
         limits=_limits(options),
     )
     if options.json:

@@ -16,18 +16,25 @@ from jsonckpt.errors import (
     IncompleteCheckpointError,
     JsonckptError,
     is_refusal,
+    quote,
 )
 from jsonckpt.facts import MANIFEST_NAME
-from jsonckpt.leftovers import File, orphans, single_temporaries
+from jsonckpt.leftovers import File, is_checkpoint_file, orphans, single_temporaries
 from jsonckpt.limits import DEFAULT_LIMITS, Limits
 from jsonckpt.manifest import parse_manifest
 from jsonckpt.opening import open_container
-from jsonckpt.storage import read_manifest, write_error
+from jsonckpt.reading import read_manifest
+from jsonckpt.storage import write_error
 
 __all__ = ["GcReport", "gc", "parse_age"]
 
 _AGE = re.compile(r"([0-9]+(?:\.[0-9]+)?)([smhdw])")
 _SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
+#: The ways out where there is no checkpoint, only leftovers.
+_ABANDONED = (
+    "jsonckpt recover PATH NEW restores what is whole in them; abandoned=True (--abandoned) lets "
+    "gc remove them."
+)
 
 
 @dataclass(frozen=True)
@@ -61,24 +68,31 @@ def gc(
     *,
     older_than: str | float | timedelta = "24h",
     dry_run: bool = False,
+    abandoned: bool = False,
     limits: Limits | None = None,
 ) -> GcReport:
     """Remove what saves that were killed left in a checkpoint's directory.
 
     That is: shards (``shard-<id>-<number>.json``) that the manifest does not name, and manifests
-    under way; beside a single file its own temporary files. Other files, links and
+    under way; beside a single file its own temporary files, and beside any target those of a
+    killed :func:`jsonckpt.recover` or conversion. Other files, links and
     subdirectories are never touched. A save in progress is told from a killed one by the age
     of its files only: ``older_than`` must be longer than any save may take.
 
     Args:
-        path: a checkpoint directory, or a ``.json`` or ``.json.zst`` file.
+        path: a checkpoint directory, or a ``.json`` or ``.json.zst`` file; also another program's
+            file that a conversion was to make.
         older_than: ``"30m"``, ``"24h"``, ``"7d"``, a number of seconds, or a ``timedelta``; counted
             from the last change of a file.
         dry_run: say what would be removed, and remove nothing.
+        abandoned: also remove what is left where no checkpoint is: of a first save that never
+            finished. :func:`jsonckpt.recover` might restore from it. A directory without a manifest
+            must hold nothing else; it is itself kept.
         limits: as for :func:`jsonckpt.load`.
 
     Raises:
-        CheckpointNotFoundError: there is no checkpoint at ``path``.
+        CheckpointNotFoundError: there is no checkpoint at ``path``; the message names leftovers
+            that ``abandoned`` would remove.
         IncompleteCheckpointError: it cannot be read, so the leftovers may be all that remains of
             it; :func:`jsonckpt.recover` looks into them.
         LimitError, UnsupportedVersionError: as for :func:`jsonckpt.load`; nothing was removed.
@@ -102,7 +116,7 @@ def gc(
     place = Path(text)
     if place.name == MANIFEST_NAME and not place.is_dir():
         place = place.parent
-    candidates = _candidates(place, limits)
+    candidates = _candidates(place, limits, abandoned)
     before = time.time() - age
     removed: list[File] = []
     kept = [file.path.name for file in candidates if file.changed > before]
@@ -126,33 +140,78 @@ def gc(
     )
 
 
-def _candidates(place: Path, limits: Limits) -> Sequence[File]:
-    """What may be removed if it is old enough.
+def _candidates(place: Path, limits: Limits, abandoned: bool) -> Sequence[File]:
+    """What may be removed if it is old enough."""
+    beside = single_temporaries(place)
+    if place.is_dir():
+        return [*_in_directory(place, limits, abandoned, bool(beside)), *beside]
+    if not os.path.lexists(place):
+        if not beside:
+            raise CheckpointNotFoundError("there is no such file or directory", file=place)
+        # What recover and conversions leave can be made again; what a save leaves cannot.
+        if is_checkpoint_file(place) and not abandoned:
+            raise CheckpointNotFoundError(
+                f"there is no such file, only what killed saves of it left: {_named(beside)}",
+                file=place,
+                hint=_ABANDONED,
+            )
+        return beside
+    if is_checkpoint_file(place):
+        try:
+            open_container(place, limits=limits)
+        except JsonckptError as error:
+            if is_refusal(error.at(file=place)):
+                raise
+            raise _unreadable(error) from error
+    return beside
+
+
+def _in_directory(place: Path, limits: Limits, abandoned: bool, more: bool) -> list[File]:
+    """What may be removed in a directory.
 
     The files are listed before the manifest is read: a shard that a save commits in between is
     then named.
+
+    Args:
+        more: whether there is something to remove beside it.
     """
-    if place.is_dir():
-        listed = orphans(place, set())
-        try:
-            manifest = parse_manifest(read_manifest(place, limits.manifest_bytes), limits)
-        except CheckpointNotFoundError:
-            raise
-        except JsonckptError as error:
-            if is_refusal(error.at(file=place / MANIFEST_NAME)):
-                raise
-            raise _unreadable(error) from error
-        named = {shard.file for shard in manifest.shards}
-        return [file for file in listed if file.path.name not in named]
-    if not place.exists():
-        raise CheckpointNotFoundError("there is no such file or directory", file=place)
+    listed = orphans(place, set())
+    if not os.path.lexists(place / MANIFEST_NAME) and (listed or more):
+        if not listed:
+            return []
+        if not abandoned:
+            raise IncompleteCheckpointError(
+                f"nothing was removed, for there is no {MANIFEST_NAME}: what is there is of a "
+                f"first save that did not finish ({_named(listed)})",
+                file=place,
+                hint=_ABANDONED,
+            )
+        ours = {file.path.name for file in listed}
+        others = sorted(name for name in os.listdir(place) if name not in ours)
+        # A save that has committed since has a manifest now, and is not abandoned.
+        if others:
+            raise IncompleteCheckpointError(
+                f"nothing was removed, for there is no {MANIFEST_NAME}, and not only leftovers of "
+                f"saves are there: {quote(others[0])}",
+                file=place,
+                hint="Move the other files away, or remove the leftovers by hand.",
+            )
+        return listed
     try:
-        open_container(place, limits=limits)
+        manifest = parse_manifest(read_manifest(place, limits.manifest_bytes), limits)
+    except CheckpointNotFoundError:
+        raise
     except JsonckptError as error:
-        if is_refusal(error.at(file=place)):
+        if is_refusal(error.at(file=place / MANIFEST_NAME)):
             raise
         raise _unreadable(error) from error
-    return single_temporaries(place)
+    named = {shard.file for shard in manifest.shards}
+    return [file for file in listed if file.path.name not in named]
+
+
+def _named(files: Sequence[File]) -> str:
+    more = f" and {len(files) - 3} more" if len(files) > 3 else ""
+    return ", ".join(quote(file.path.name, 200) for file in files[:3]) + more
 
 
 def _unreadable(error: JsonckptError) -> IncompleteCheckpointError:

@@ -44,6 +44,7 @@ class Options:
     threads: int
     sync: bool
     progress: bool
+    delete_first: bool = False
 
 
 @dataclass(frozen=True)

@@ -119,6 +119,7 @@ def leftover_notes(container: Container) -> Iterator[str]:
     directory = Path(container.place.directory)
     if container.single is None:
         found = orphans(directory, {shard.file for shard in container.manifest.shards})
+        found += single_temporaries(directory)
     else:
         found = single_temporaries(directory / container.single)
     if found:

@@ -33,6 +33,7 @@ from jsonckpt.manifest import shard_files
 from jsonckpt.opening import Place
 from jsonckpt.pipeline import run_lanes
 from jsonckpt.progress import progress_bar
+from jsonckpt.space import Room
 from jsonckpt.writing import FileOutput, Output, StreamOutput, ZstdOutput, write_shard
 
 __all__ = [
@@ -303,8 +304,12 @@ def save_file(contents: Contents, target: Path, options: Options, gate: Gate) ->
     temporary = target.with_name(names.temporary_name(target.name, contents.save_id[:12]))
     file = storage.NewFile(temporary)
     made: list[Path] = []
+    room = Room(contents, options, compressed=target.name.endswith(".zst"))
     try:
         storage.make_directory(target.parent, made, sync=options.sync)
+        gate.check()
+        room.make(target, ())
+        room.look(target.parent)
         file.create()
         output: Output = FileOutput(file)
         if target.name.endswith(".zst"):
@@ -314,7 +319,8 @@ def save_file(contents: Contents, target: Path, options: Options, gate: Gate) ->
         file.finish(sync=options.sync)
         gate.close()
         durable = storage.commit(temporary, target, None, sync=options.sync)
-    except BaseException:
+    except BaseException as error:
+        room.explain(error)
         # After the commit there is no file of this name, and no directory that is empty.
         file.abandon()
         storage.remove_directories(made)
@@ -334,8 +340,14 @@ def save_directory(
     files: list[storage.NewFile] = []
     made: list[Path] = []
     text = b""
+    zipped = options.encoding == "list" and options.compression == "zstd"
+    room = Room(contents, options, compressed=zipped)
     try:
         durable = storage.make_directory(target, made, sync=options.sync)
+        gate.check()
+        old = _replaced(storage.LocalPlace(target)) if options.delete_first else []
+        room.make(target / MANIFEST_NAME, [target / name for name in old])
+        room.look(target)
         with progress_bar("save", contents.nbytes, show=options.progress) as advance:
             manifest = _write_shards(contents, target, options, files, advance, gate)
         check_expansion(contents, sum(shard.bytes for shard in manifest.shards))
@@ -349,7 +361,8 @@ def save_directory(
             text,
             sync=options.sync,
         )
-    except BaseException:
+    except BaseException as error:
+        room.explain(error)
         # The commit may have happened before the error (a failed last fsync, a Ctrl-C): then the
         # shards belong to the checkpoint that everybody sees.
         if not (text and storage.may_hold(target / MANIFEST_NAME, text)):

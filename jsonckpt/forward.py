@@ -11,11 +11,11 @@ from jsonckpt.digests import check_seal
 from jsonckpt.errors import LimitError
 from jsonckpt.limits import Limits, exceeds
 from jsonckpt.opening import Container
+from jsonckpt.reading import widen_pipe
 from jsonckpt.records import Header, Record
 from jsonckpt.restoring import Loading, Wishes, allocate_target
 from jsonckpt.single import entry_of, manifest_of_head, parse_head
 from jsonckpt.skeleton import SkeletonReader
-from jsonckpt.storage import widen_pipe
 from jsonckpt.streaming import ByteSource, Sink, read_records
 from jsonckpt.tensors import Target
 

@@ -182,6 +182,7 @@ def _problems(
             streaming=streaming,
             progress=progress,
         )
+        container.check_files([shard])  # reading a compressed file says nothing of its size
     except JsonckptError as error:
         if streaming:
             return [error]

@@ -16,12 +16,12 @@ from jsonckpt.errors import CheckpointNotFoundError
 from jsonckpt.facts import MANIFEST_NAME
 from jsonckpt.names import is_shard_name, temporary_stem
 
-__all__ = ["File", "orphans", "searched"]
+__all__ = ["File", "is_checkpoint_file", "orphans", "searched", "single_temporaries"]
 
 #: Names that this package itself gives: its shards, its manifests under way.
 SHARD = re.compile(r"shard-([0-9a-f]{12})-([0-9]{5,})\.json(\.zst)?")
 MANIFEST_TEMPORARY = re.compile(r"\.manifest-[0-9a-f]{12}\.tmp")
-_SINGLE_TEMPORARY = re.compile(r"\.(?P<name>.+\.json(\.zst)?)\.[0-9a-f]{12}\.tmp")
+_SINGLE_TEMPORARY = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{12}\.tmp")
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def searched(path: Path) -> tuple[list[File], list[File], bool]:
     single = _followed(path.parent, path.name)
     if single is not None:
         return [single], [], False
-    left = single_temporaries(path) if path.parent.is_dir() else []
+    left = single_temporaries(path) if is_checkpoint_file(path) else []
     if not left:
         raise CheckpointNotFoundError(
             "there is no such file or directory, and no leftovers of a save of it", file=path
@@ -79,10 +79,24 @@ def searched(path: Path) -> tuple[list[File], list[File], bool]:
     return [max(left, key=lambda file: file.changed)], [], False
 
 
+def is_checkpoint_file(path: Path) -> bool:
+    """Whether a file of this name would be a checkpoint, not what was made from one."""
+    return path.name.endswith((".json", ".json.zst"))
+
+
 def single_temporaries(path: Path) -> list[File]:
-    """What killed saves of a single file left beside it."""
+    """What was left beside a path by those who were killed before it was complete.
+
+    That is a save of a single file; ``recover``, which keeps payloads beside what it makes, be it
+    a file or a directory; a conversion to another program's file.
+    """
+    if path.name in ("", ".."):  # a directory that is not called by its name
+        path = Path(os.path.abspath(path))
     stem = temporary_stem(path.name)
-    return [file for file in regular_files(path.parent) if temporary_of(file.path) == stem]
+    try:
+        return [file for file in regular_files(path.parent) if temporary_of(file.path) == stem]
+    except OSError:  # there is no such directory, or it may not be listed
+        return []
 
 
 def temporary_of(path: Path) -> str | None:

@@ -177,7 +177,8 @@ def _load_container(
     by_name = container.manifest.by_name
     loading = Loading(container.manifest.state, wishes)
     loading.check(by_name)
-    container.check_files(entry.shard for name, entry in by_name.items() if loading.wants(name))
+    needed = (entry.shard for name, entry in by_name.items() if loading.wants(name))
+    container.check_files(range(len(container.manifest.shards)) if loading.wants_all else needed)
     targets = {
         name: allocate_target(wishes, name, entry.dtype, entry.shape, entry.device)
         for name, entry in by_name.items()

@@ -31,6 +31,7 @@ from jsonckpt.limits import DEFAULT_LIMITS, Limits, exceeds
 from jsonckpt.manifest import parse_manifest
 from jsonckpt.plan import RecordPlan
 from jsonckpt.pruning import named_state, prune
+from jsonckpt.reading import LocalFile
 from jsonckpt.restoring import Loading, Wishes, thread_count
 from jsonckpt.salvage import Found, LostTensor, Scan, scan
 from jsonckpt.single import parse_head
@@ -262,7 +263,7 @@ class _Evidence:
     def _manifest(self, files: Sequence[File], save_id: str | None) -> Manifest | None:
         for file in files:
             try:
-                with storage.LocalFile(file.path) as opened:
+                with LocalFile(file.path) as opened:
                     limit = self.limits.manifest_bytes
                     if exceeds(opened.size, limit):
                         raise LimitError(
@@ -298,7 +299,7 @@ class _Evidence:
 
     def _scan(self, file: File) -> Scan:
         try:
-            with storage.LocalFile(file.path) as opened:
+            with LocalFile(file.path) as opened:
                 patched = PatchedFile(opened)
                 found = self._found_in(patched, file)
         except JsonckptError as error:

@@ -19,7 +19,7 @@ from jsonckpt.errors import (
     WriteError,
 )
 from jsonckpt.facts import MANIFEST_NAME
-from jsonckpt.storage import ZstdStream
+from jsonckpt.reading import ZstdStream
 
 __all__ = ["RemotePlace", "remote_place"]
 

@@ -71,6 +71,7 @@ def save(
     checksum: str = "xxh3_128",
     metadata: Mapping[str, Any] | None = None,
     overwrite: bool = True,
+    delete_first: bool = False,
     threads: int | None = None,
     progress: bool = False,
     storage_options: Mapping[str, Any] | None = None,
@@ -95,6 +96,9 @@ def save(
         digest.
         metadata: your own plain JSON object, read with ``jsonckpt.open(path).metadata``.
         overwrite: ``False`` refuses when a checkpoint is already there.
+        delete_first: remove the checkpoint at ``path`` before the new one is written, where there
+            is no room for both. It gives up the guarantee: a save that fails or is killed leaves
+            nothing there. Local paths only.
         threads: ``None`` takes the processors that may be used, up to 8.
         progress: show a tqdm bar.
         storage_options: for paths such as ``s3://…`` (extra ``remote``): passed to fsspec.
@@ -108,7 +112,8 @@ def save(
         UnsupportedTypeError: a value that no rule covers; nothing has been written.
         CheckpointExistsError: what lies at ``path`` must not be overwritten.
         LimitError: readers would refuse the result.
-        WriteError: the system refused; what was at ``path`` before is untouched.
+        WriteError: the system refused; what was at ``path`` before is untouched, but for
+            ``delete_first``.
         DurabilityUncertainError: written and visible, but the last fsync failed.
         ValueError, TypeError: options that do not exist.
 
@@ -133,6 +138,7 @@ def save(
         threads=threads,
         sync=sync,
         progress=progress,
+        delete_first=delete_first,
     )
     target = _target(path, options, overwrite, storage_options)
     # What was asked for first is written first: it must not come out later and replace this one.
@@ -167,6 +173,7 @@ def save_async(
     checksum: str = "xxh3_128",
     metadata: Mapping[str, Any] | None = None,
     overwrite: bool = True,
+    delete_first: bool = False,
     threads: int | None = 1,
     progress: bool = False,
     storage_options: Mapping[str, Any] | None = None,
@@ -189,7 +196,8 @@ def save_async(
 
     Args:
         state, encoding, compression, compression_level, filter, chunk_size, max_shard_size,
-        checksum, metadata, overwrite, progress, storage_options, sync: as for :func:`save`.
+        checksum, metadata, overwrite, delete_first, progress, storage_options, sync: as for
+            :func:`save`.
         path: as for :func:`save`, but no file object.
         threads: of the background. One, at a low priority on Linux, leaves the rest to the
             training; ``None`` takes as many as :func:`save`. The copy itself is made by all
@@ -234,6 +242,7 @@ def save_async(
         threads=threads,
         sync=sync,
         progress=progress,
+        delete_first=delete_first,
     )
     target = _target(path, options, overwrite, storage_options)
     if target.local is not None:
@@ -287,11 +296,15 @@ def _target(
 ) -> _Target:
     if hasattr(path, "write"):
         return _Target(None, None, path, overwrite, None)
+    if options.delete_first and not overwrite:
+        raise ValueError("delete_first=True removes what overwrite=False keeps: pass one of them")
     text = os.fspath(path)
     if not isinstance(text, str):
         raise TypeError("path must be str or os.PathLike[str], or a binary file object")
     check_container(text, options)
     if "://" in text:
+        if options.delete_first:
+            raise ValueError("delete_first is for local paths; remove the remote checkpoint first")
         return _Target(None, text, None, overwrite, dict(storage_options or {}))
     return _Target(Path(text), None, None, overwrite, None)
 
@@ -308,6 +321,7 @@ def _options(
     threads: int | None,
     sync: bool,
     progress: bool,
+    delete_first: bool,
 ) -> Options:
     options = Options(
         encoding=encoding,
@@ -320,6 +334,7 @@ def _options(
         threads=default_threads() if threads is None else threads,
         sync=sync,
         progress=progress,
+        delete_first=delete_first,
     )
     check_options(options, compression_level)
     return options

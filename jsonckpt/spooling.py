@@ -11,10 +11,10 @@ from pathlib import Path
 from jsonckpt import storage
 from jsonckpt.checksums import hexdigest
 from jsonckpt.codecs import Coder
-from jsonckpt.destinations import is_single
 from jsonckpt.errors import IntegrityError, JsonckptError
 from jsonckpt.limits import Limits
 from jsonckpt.names import temporary_name
+from jsonckpt.reading import LocalFile
 from jsonckpt.salvage import Found
 
 __all__ = ["FoundSource", "SpoolFile", "spool_beside"]
@@ -53,7 +53,7 @@ class FoundSource:
         chunk = start // self.found.header.codec.chunk_bytes
         offset, length, _ = self.found.chunks[chunk]
         payload = bytearray(length)
-        with storage.LocalFile(self.file) as file:
+        with LocalFile(self.file) as file:
             file.read_range(offset, memoryview(payload))
         try:
             raw = decode_chunk(bytes(payload), self.found, chunk, self.limits)
@@ -100,8 +100,7 @@ def spool_beside(target: Path) -> Iterator[SpoolFile]:
     """A temporary file beside ``target``, removed at the end."""
     made: list[Path] = []
     # A name that gc knows, should this be killed.
-    name = target.name if is_single(target.name) else f"{target.name}.json"
-    spool = SpoolFile(target.with_name(temporary_name(name, secrets.token_hex(6))))
+    spool = SpoolFile(target.with_name(temporary_name(target.name, secrets.token_hex(6))))
     try:
         storage.make_directory(target.parent, made, sync=False)
         spool.create()

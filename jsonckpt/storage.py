@@ -1,8 +1,7 @@
-"""Files on the local file system: ranged reads, streamed writes, and the commit protocol.
+"""Files on the local file system: streamed writes, and the commit protocol.
 
-The only room that opens local files of a checkpoint. What happens in which order on a save, and
-why, is ``docs/format.md`` section 7: a reader finds the old checkpoint or the new one at every
-moment.
+What happens in which order on a save, and why, is ``docs/format.md`` section 7: a reader finds the
+old checkpoint or the new one at every moment.
 """
 
 from __future__ import annotations
@@ -10,215 +9,20 @@ from __future__ import annotations
 import errno
 import os
 import secrets
-import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import zstandard
+from jsonckpt.errors import DurabilityUncertainError, JsonckptError, WriteError
+from jsonckpt.reading import LocalFile, LocalStream, read_manifest
 
-from jsonckpt import names
-from jsonckpt.errors import (
-    CUT_OFF,
-    CheckpointNotFoundError,
-    DurabilityUncertainError,
-    FormatError,
-    IncompleteCheckpointError,
-    JsonckptError,
-    UnsafePathError,
-    WriteError,
-)
-from jsonckpt.facts import MANIFEST_NAME
-from jsonckpt.frames import FrameWatch
-
-__all__ = ["LocalFile", "LocalStream", "NewFile", "fsync_directory", "replace", "unlink"]
+__all__ = ["LocalPlace", "NewFile", "commit", "fsync_directory", "replace", "unlink"]
 
 #: What a file system answers that cannot fsync a directory.
 _NO_DIRECTORY_FSYNC = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EACCES}
 #: Buffers for one writev; IOV_MAX is 1024 on Linux.
 _MOST_BUFFERS = 512
-
-
-# --- reading --------------------------------------------------------------------------------
-
-
-def read_error(error: OSError, path: str) -> JsonckptError:
-    """The system's error with the way out."""
-    return JsonckptError(
-        f"cannot read: {error.strerror or error}",
-        file=path,
-        hint="The disk or the connection fails: take another copy of the checkpoint, or restore "
-        "what can be read with: jsonckpt recover PATH NEW",
-    )
-
-
-class LocalFile:
-    """A regular file, open for reading at any offset from several threads."""
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = os.fspath(path)
-        self._fd, self.size = _open_regular(self.path)
-
-    def read_range(self, offset: int, buffer: memoryview) -> None:
-        """Fill ``buffer`` from ``offset`` on.
-
-        Raises:
-            IncompleteCheckpointError: the file ends before that.
-        """
-        done = 0
-        while done < len(buffer):
-            try:
-                count = os.preadv(self._fd, [buffer[done:]], offset + done)
-            except OSError as error:
-                raise read_error(error, self.path) from error
-            if count == 0:
-                raise IncompleteCheckpointError(
-                    f"the file ends after {offset + done} bytes, expected "
-                    f"{offset + len(buffer)} or more",
-                    file=self.path,
-                    hint=CUT_OFF,
-                )
-            done += count
-
-    def close(self) -> None:
-        """Close the file."""
-        os.close(self._fd)
-
-    def __enter__(self) -> LocalFile:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-class LocalStream:
-    """A local file read forward, decompressed where its name ends in ``.zst``."""
-
-    def __init__(self, path: str | os.PathLike[str], *, zstd_window: int | None = None) -> None:
-        self.path = os.fspath(path)
-        fd, self.size = _open_regular(self.path)
-        self._file = open(fd, "rb", buffering=0)  # noqa: SIM115
-        self._source: Any = self._file
-        if self.path.endswith(".zst"):
-            self._source = ZstdStream(self._file, zstd_window=zstd_window)
-
-    def readinto(self, buffer: memoryview, /) -> int:
-        """The next bytes of the text.
-
-        Raises:
-            JsonckptError: the system cannot read it.
-        """
-        try:
-            return self._source.readinto(buffer) or 0
-        except OSError as error:
-            raise read_error(error, self.path) from error
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-    def __enter__(self) -> LocalStream:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-def widen_pipe(stream: Any) -> None:
-    """Let a pipe hold 1 MiB instead of 64 KiB, where the system can: fewer changes of process."""
-    try:
-        import fcntl
-
-        fcntl.fcntl(stream.fileno(), fcntl.F_SETPIPE_SZ, 1 << 20)
-    except (ImportError, AttributeError, OSError, ValueError):
-        return  # not a pipe, or not Linux: it is only faster
-
-
-class ZstdStream:
-    """A compressed source, decompressed as it is read; any number of frames."""
-
-    def __init__(self, source: Any, *, zstd_window: int | None) -> None:
-        self._watch = FrameWatch(source, window_limit=zstd_window)
-        # The watch has refused larger windows before the decompressor sees the frame.
-        self._reader = zstandard.ZstdDecompressor(max_window_size=1 << 31).stream_reader(
-            cast("Any", self._watch), read_across_frames=True, read_size=1 << 17
-        )
-
-    def readinto(self, buffer: memoryview, /) -> int:
-        """The next bytes of the text.
-
-        Raises:
-            FormatError: damaged frames.
-            IncompleteCheckpointError: the last frame is cut off.
-        """
-        try:
-            count: int = self._reader.readinto(buffer)
-        except zstandard.ZstdError as error:
-            raise FormatError(f"damaged zstd frame: {error}") from error
-        if not count:
-            self._watch.check_end()
-        return count
-
-
-def _open_regular(path: str) -> tuple[int, int]:
-    """A descriptor and the size of a regular file."""
-    # Opening a FIFO or a device for reading can block or have effects: O_NONBLOCK, then fstat.
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
-    except FileNotFoundError as error:
-        raise IncompleteCheckpointError(
-            "the file is missing",
-            file=path,
-            hint="Copy it beside the others, or restore the rest with: jsonckpt recover PATH NEW",
-        ) from error
-    except OSError as error:
-        raise JsonckptError(f"cannot open: {error.strerror}", file=path) from error
-    try:
-        facts = os.fstat(fd)
-        if not stat.S_ISREG(facts.st_mode):
-            raise UnsafePathError(
-                "not a regular file", file=path, hint="Do not trust this checkpoint."
-            )
-    except OSError as error:
-        os.close(fd)
-        raise JsonckptError(f"cannot open: {error.strerror}", file=path) from error
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd, facts.st_size
-
-
-def read_manifest(directory: Path, limit: int | None) -> bytes:
-    """The bytes of a directory's manifest.
-
-    Raises:
-        CheckpointNotFoundError: no such directory, or nothing of a checkpoint in it.
-        IncompleteCheckpointError: there are shards, but no manifest.
-    """
-    path = directory / MANIFEST_NAME
-    if not path.exists():
-        if not directory.is_dir():
-            raise CheckpointNotFoundError("there is no such directory", file=directory)
-        if any(names.is_shard_name(name) for name in os.listdir(directory)):
-            raise IncompleteCheckpointError(
-                f"there are shards but no {MANIFEST_NAME}: a first save that did not finish",
-                file=directory,
-                hint="Save again, or restore what is intact with: jsonckpt recover PATH NEW",
-            )
-        raise CheckpointNotFoundError(
-            f"there is no {MANIFEST_NAME} in this directory",
-            file=directory,
-            hint="Give the directory that holds it, or the path of a .json file.",
-        )
-    with LocalFile(path) as file:
-        size = file.size if limit is None else min(file.size, limit + 1)
-        text = bytearray(size)
-        file.read_range(0, memoryview(text))
-        return bytes(text)
-
-
-# --- writing --------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -240,6 +44,12 @@ def write_error(error: OSError, path: object) -> WriteError:
         errno.EFBIG: "Files may not grow so large here; save a directory, max_shard_size smaller.",
         errno.EROFS: "Save to a directory that can be written.",
         errno.EACCES: "Save to a directory that can be written.",
+        errno.EPERM: "Save to a directory that can be written.",
+        errno.ENOENT: "A directory on the way was removed meanwhile; make it and save again.",
+        errno.ENOTDIR: "A part of the path is a file; choose another path.",
+        errno.ENAMETOOLONG: "Choose a shorter name.",
+        errno.EMFILE: "Too many files are open in this process; close some, or raise ulimit -n.",
+        errno.EIO: "The disk fails: save elsewhere. The previous checkpoint is untouched.",
     }
     return WriteError(
         f"cannot write: {error.strerror or error}",
@@ -425,7 +235,7 @@ def commit(temporary: Path, target: Path, content: bytes | None, *, sync: bool) 
             file.finish(sync=sync)
         with writing(target):
             inode = os.stat(temporary).st_ino
-        replace(temporary, target, is_ours=lambda: _has_inode(target, inode))
+        replace(temporary, target, is_ours=lambda: _is_ours(target, inode, content))
     except BaseException:
         file.abandon()
         raise
@@ -457,9 +267,17 @@ def may_hold(path: Path, content: bytes) -> bool:
         return True
 
 
-def _has_inode(path: Path, inode: int) -> bool:
+def _is_ours(path: Path, inode: int, content: bytes | None) -> bool:
+    """Whether a rename that reported an error has happened all the same.
+
+    A network file system may give the file another inode: then its content tells, where it is
+    known. Where nothing can be read, nothing is claimed.
+    """
     try:
-        return os.stat(path).st_ino == inode
+        found = os.stat(path)
+        if found.st_ino == inode:
+            return True
+        return content is not None and path.read_bytes() == content
     except OSError:
         return False
 

@@ -54,6 +54,18 @@ def test_nothing_is_recorded_without_a_note(
     assert not (tmp_path / "x.json").exists()
 
 
+def test_another_change_needs_another_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    note = json.loads(fresh.RECORDED.read_text())["note"]
+    recorded = tmp_path / "x.json"
+    recorded.write_text(json.dumps({"note": note, "zstd": "", "files": {"x": {}}}))
+    before = recorded.read_text()
+    monkeypatch.setattr(fresh, "RECORDED", recorded)
+    monkeypatch.setattr(fresh, "CASES", CASES[:1])
+    with pytest.raises(SystemExit, match="earlier change"):
+        fresh.main(["--record", note])
+    assert recorded.read_text() == before
+
+
 # --- the policy of versions -------------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jsonckpt.errors import FormatError, IncompleteCheckpointError, LimitError
-from jsonckpt.storage import ZstdStream
+from jsonckpt.reading import ZstdStream
 
 TEXT = b'{"some":"text"}\n' * 400
 

@@ -52,14 +52,14 @@ SIGNATURES = {
     "save": (
         "state, path, *, encoding='base64', compression=None, compression_level=None, "
         "filter='auto', chunk_size='1MiB', max_shard_size='5GB', checksum='xxh3_128', "
-        "metadata=None, overwrite=True, threads=None, progress=False, storage_options=None, "
-        "sync=True"
+        "metadata=None, overwrite=True, delete_first=False, threads=None, progress=False, "
+        "storage_options=None, sync=True"
     ),
     "save_async": (
         "state, path, *, encoding='base64', compression=None, compression_level=None, "
         "filter='auto', chunk_size='1MiB', max_shard_size='5GB', checksum='xxh3_128', "
-        "metadata=None, overwrite=True, threads=1, progress=False, storage_options=None, "
-        "sync=True, keep_buffers=True"
+        "metadata=None, overwrite=True, delete_first=False, threads=1, progress=False, "
+        "storage_options=None, sync=True, keep_buffers=True"
     ),
     "load": (
         "path, map_location=None, *, include=None, exclude=None, weights_only=True, verify=True, "
@@ -84,7 +84,7 @@ SIGNATURES = {
     "recover": (
         "path, out, *, save_id=None, trust_state=False, threads=None, limits=None, sync=True"
     ),
-    "gc": "path, *, older_than='24h', dry_run=False, limits=None",
+    "gc": "path, *, older_than='24h', dry_run=False, abandoned=False, limits=None",
     "register": "cls, tag=None, to_json=None, from_json=None",
 }
 

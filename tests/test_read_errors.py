@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import jsonckpt
-from jsonckpt import storage
+from jsonckpt import reading
 
 CASES: dict[str, dict[str, Any]] = {
     "c": {},
@@ -60,7 +60,7 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(os, "preadv", read)
     monkeypatch.setattr(
-        storage, "open", lambda *a, **k: Broken(opened(*a, **k), 2_000), raising=False
+        reading, "open", lambda *a, **k: Broken(opened(*a, **k), 2_000), raising=False
     )
 
 

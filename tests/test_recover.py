@@ -15,8 +15,8 @@ import zstandard
 import jsonckpt
 from jsonckpt.damaged import DamagedZstd
 from jsonckpt.limits import DEFAULT_LIMITS
+from jsonckpt.reading import LocalFile
 from jsonckpt.salvage import scan
-from jsonckpt.storage import LocalFile
 from tests.recovered import check_recovered, entries_of, small, tensors_of
 from tests.support import difference
 

@@ -14,8 +14,8 @@ import torch
 import jsonckpt
 from jsonckpt.facts import Entry
 from jsonckpt.limits import DEFAULT_LIMITS
+from jsonckpt.reading import LocalStream
 from jsonckpt.salvage import scan
-from jsonckpt.storage import LocalStream
 from tests.recovered import check_recovered, entries_of, small, tensors_of
 from tests.support import difference
 

@@ -401,7 +401,21 @@ def test_a_disk_that_is_full(tmp_path: Path) -> None:
         pytest.skip("needs unshare, and leave to mount a tmpfs in a user namespace")
     script = f'{mount} && exec "$@"'
     done = subprocess.run(
-        [unshare, "-Urm", "sh", "-c", script, "sh", sys.executable, "-c", SMALL_DISK, room, source],
+        [
+            unshare,
+            "-Urm",
+            "sh",
+            "-c",
+            script,
+            "sh",
+            sys.executable,
+            "-W",
+            "ignore::RuntimeWarning",
+            "-c",
+            SMALL_DISK,
+            room,
+            source,
+        ],
         capture_output=True,
         text=True,
         check=False,

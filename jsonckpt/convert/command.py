@@ -92,6 +92,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
     parser.add_argument(
+        "--delete-first",
+        action="store_true",
+        help="with --overwrite: remove the old output before the new one is written, where there "
+        "is no room for both; a failure then leaves neither",
+    )
+    parser.add_argument(
         "--dry-run", action="store_true", help="say what would be written, and write nothing"
     )
     parser.add_argument("--version", action="version", version=f"jsonckpt {__version__}")
@@ -160,6 +166,10 @@ def _options(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> 
     for name in ("encoding", "compression", "max_shard_size"):
         if getattr(arguments, name) is not None and to not in ("dir", "json", "json.zst"):
             parser.error(f"--{name.replace('_', '-')} does not apply to {to}")
+    if arguments.delete_first and to not in ("dir", "json", "json.zst"):
+        parser.error(f"--delete-first does not apply to {to}")
+    if arguments.delete_first and not arguments.overwrite:
+        parser.error("--delete-first needs --overwrite")
     if arguments.encoding == "list" and arguments.compression == "zstd":
         parser.error("--compression zstd needs --encoding base64; .json.zst compresses lists")
     ties = [tuple(pair.split("=", 1)) for pair in arguments.tie]
@@ -179,6 +189,7 @@ def _options(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> 
         optimizer=not arguments.no_optimizer,
         dtype=arguments.dtype,
         overwrite=arguments.overwrite,
+        delete_first=arguments.delete_first,
         dry_run=arguments.dry_run,
         test_load=arguments.test_load,
         unsafe_pickle=arguments.unsafe_pickle,

@@ -49,6 +49,7 @@ class ConvertOptions:
         optimizer: keep the states of optimizers.
         dtype: of the model's floating-point tensors.
         overwrite: replace an output that exists.
+        delete_first: remove it before the new one is written, as :func:`jsonckpt.save` does.
         dry_run: write nothing.
         test_load: read the output back and compare every bit.
         unsafe_pickle: let files that need it run pickle code.
@@ -68,6 +69,7 @@ class ConvertOptions:
     optimizer: bool = True
     dtype: str | None = None
     overwrite: bool = False
+    delete_first: bool = False
     dry_run: bool = False
     test_load: bool = False
     unsafe_pickle: bool = False
@@ -236,6 +238,12 @@ def _check_paths(source: Path, output: Path, to: Format, options: ConvertOptions
             raise CheckpointExistsError(
                 "is the input itself", file=output, hint="Name another --output."
             )
+    if options.delete_first and output.resolve() in source.resolve().parents:
+        raise CheckpointExistsError(
+            "holds the input, which delete_first would remove",
+            file=output,
+            hint="Name another --output.",
+        )
     if os.path.lexists(output) and not options.overwrite and not options.dry_run:
         raise CheckpointExistsError(
             "exists already", file=output, hint="Pass --overwrite to replace it."
@@ -286,6 +294,7 @@ def _save_options(options: ConvertOptions, source: Source) -> dict[str, Any]:
         "encoding": options.encoding,
         "compression": options.compression,
         "max_shard_size": options.max_shard_size,
+        "delete_first": options.delete_first or None,
         "metadata": source.metadata or None,
     }
     return {name: value for name, value in chosen.items() if value is not None}

@@ -27,6 +27,7 @@ from jsonckpt.errors import (
     WriteError,
     quote,
 )
+from jsonckpt.names import temporary_name
 
 __all__ = ["FORMATS", "Format", "Written", "flat_names", "format_of", "write_target"]
 
@@ -235,7 +236,8 @@ def _replacing(path: Path) -> Iterator[tuple[IO[bytes], _Into]]:
     """A file that takes the place of ``path`` when all is written, and is gone when not."""
     with storage.writing(path):
         target = Path(os.path.realpath(path))
-    temporary = target.with_name(f".{target.name[:50]}.{secrets.token_hex(8)}.tmp")
+    # A name that gc knows, should this be killed.
+    temporary = target.with_name(temporary_name(target.name, secrets.token_hex(6)))
     file = storage.NewFile(temporary)
     into = _Into(file)
     try:

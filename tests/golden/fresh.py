@@ -83,6 +83,8 @@ def main(arguments: list[str]) -> None:
     [note] = arguments[1:]
     if not note.strip() or note not in CHANGELOG.read_text(encoding="utf-8"):
         raise SystemExit(f"refused: CHANGELOG.md has no such line: {note!r}")
+    if changed and note == known.get("note"):
+        raise SystemExit(f"refused: that line tells of an earlier change: {note!r}")
     record = {"note": note, "zstd": zstd_version(), "files": files}
     RECORDED.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
 

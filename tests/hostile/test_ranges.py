@@ -149,6 +149,21 @@ _members("shards_are_an_object", lambda m: _set(m, "shards", {}), "shards")
 _members("shard_is_null", lambda m: _set(m["shards"], 0, None), "shards\\[0\\]")
 _members("shard_twice", lambda m: _set(m["shards"], 1, m["shards"][0]), "twice")
 _members("shard_of_other_size", _shard("bytes", 17), "17")
+
+
+@CASES.add(IncompleteCheckpointError, "bytes", forms=("directory_zst",))
+def compressed_shard_of_other_size(forgery: Forgery) -> None:
+    forgery.edit_manifest = lambda manifest: _add(manifest["shards"][0], "bytes", 1)
+
+
+@CASES.add(FormatError, "bytes", forms=("directory_zst",), blind=("load_into",))
+def compressed_shard_that_nobody_needs_of_other_size(forgery: Forgery) -> None:
+    for record in forgery.records:
+        if record.shard == 1:
+            del forgery.state[record.members["name"][1:]]
+    forgery.edit_manifest = lambda manifest: _add(manifest["shards"][1], "bytes", -1)
+
+
 _members("shard_of_bool_size", _shard("bytes", True), "integers")
 _members("shard_of_float_size", _shard("bytes", 1e3), "integers")
 _members("shard_of_negative_size", _shard("text_bytes", -1), "integers")

@@ -1,0 +1,202 @@
+"""Local files, read: at any offset from several threads, or forward, decompressed.
+
+With ``storage``, which writes them, the only room that opens local files of a checkpoint.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import Any, cast
+
+import zstandard
+
+from jsonckpt import names
+from jsonckpt.errors import (
+    CUT_OFF,
+    CheckpointNotFoundError,
+    FormatError,
+    IncompleteCheckpointError,
+    JsonckptError,
+    UnsafePathError,
+)
+from jsonckpt.facts import MANIFEST_NAME
+from jsonckpt.frames import FrameWatch
+
+__all__ = ["LocalFile", "LocalStream", "ZstdStream", "read_error", "read_manifest", "widen_pipe"]
+
+
+def read_error(error: OSError, path: str) -> JsonckptError:
+    """The system's error with the way out."""
+    return JsonckptError(
+        f"cannot read: {error.strerror or error}",
+        file=path,
+        hint="The disk or the connection fails: take another copy of the checkpoint, or restore "
+        "what can be read with: jsonckpt recover PATH NEW",
+    )
+
+
+class LocalFile:
+    """A regular file, open for reading at any offset from several threads."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.fspath(path)
+        self._fd, self.size = _open_regular(self.path)
+
+    def read_range(self, offset: int, buffer: memoryview) -> None:
+        """Fill ``buffer`` from ``offset`` on.
+
+        Raises:
+            IncompleteCheckpointError: the file ends before that.
+        """
+        done = 0
+        while done < len(buffer):
+            try:
+                count = os.preadv(self._fd, [buffer[done:]], offset + done)
+            except OSError as error:
+                raise read_error(error, self.path) from error
+            if count == 0:
+                raise IncompleteCheckpointError(
+                    f"the file ends after {offset + done} bytes, expected "
+                    f"{offset + len(buffer)} or more",
+                    file=self.path,
+                    hint=CUT_OFF,
+                )
+            done += count
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._fd)
+
+    def __enter__(self) -> LocalFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class LocalStream:
+    """A local file read forward, decompressed where its name ends in ``.zst``."""
+
+    def __init__(self, path: str | os.PathLike[str], *, zstd_window: int | None = None) -> None:
+        self.path = os.fspath(path)
+        fd, self.size = _open_regular(self.path)
+        self._file = open(fd, "rb", buffering=0)  # noqa: SIM115
+        self._source: Any = self._file
+        if self.path.endswith(".zst"):
+            self._source = ZstdStream(self._file, zstd_window=zstd_window)
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        """The next bytes of the text.
+
+        Raises:
+            JsonckptError: the system cannot read it.
+        """
+        try:
+            return self._source.readinto(buffer) or 0
+        except OSError as error:
+            raise read_error(error, self.path) from error
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def __enter__(self) -> LocalStream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def widen_pipe(stream: Any) -> None:
+    """Let a pipe hold 1 MiB instead of 64 KiB, where the system can: fewer changes of process."""
+    try:
+        import fcntl
+
+        fcntl.fcntl(stream.fileno(), fcntl.F_SETPIPE_SZ, 1 << 20)
+    except (ImportError, AttributeError, OSError, ValueError):
+        return  # not a pipe, or not Linux: it is only faster
+
+
+class ZstdStream:
+    """A compressed source, decompressed as it is read; any number of frames."""
+
+    def __init__(self, source: Any, *, zstd_window: int | None) -> None:
+        self._watch = FrameWatch(source, window_limit=zstd_window)
+        # The watch has refused larger windows before the decompressor sees the frame.
+        self._reader = zstandard.ZstdDecompressor(max_window_size=1 << 31).stream_reader(
+            cast("Any", self._watch), read_across_frames=True, read_size=1 << 17
+        )
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        """The next bytes of the text.
+
+        Raises:
+            FormatError: damaged frames.
+            IncompleteCheckpointError: the last frame is cut off.
+        """
+        try:
+            count: int = self._reader.readinto(buffer)
+        except zstandard.ZstdError as error:
+            raise FormatError(f"damaged zstd frame: {error}") from error
+        if not count:
+            self._watch.check_end()
+        return count
+
+
+def _open_regular(path: str) -> tuple[int, int]:
+    """A descriptor and the size of a regular file."""
+    # Opening a FIFO or a device for reading can block or have effects: O_NONBLOCK, then fstat.
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
+    except FileNotFoundError as error:
+        raise IncompleteCheckpointError(
+            "the file is missing",
+            file=path,
+            hint="Copy it beside the others, or restore the rest with: jsonckpt recover PATH NEW",
+        ) from error
+    except OSError as error:
+        raise JsonckptError(f"cannot open: {error.strerror}", file=path) from error
+    try:
+        facts = os.fstat(fd)
+        if not stat.S_ISREG(facts.st_mode):
+            raise UnsafePathError(
+                "not a regular file", file=path, hint="Do not trust this checkpoint."
+            )
+    except OSError as error:
+        os.close(fd)
+        raise JsonckptError(f"cannot open: {error.strerror}", file=path) from error
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd, facts.st_size
+
+
+def read_manifest(directory: Path, limit: int | None) -> bytes:
+    """The bytes of a directory's manifest.
+
+    Raises:
+        CheckpointNotFoundError: no such directory, or nothing of a checkpoint in it.
+        IncompleteCheckpointError: there are shards, but no manifest.
+    """
+    path = directory / MANIFEST_NAME
+    if not path.exists():
+        if not directory.is_dir():
+            raise CheckpointNotFoundError("there is no such directory", file=directory)
+        if any(names.is_shard_name(name) for name in os.listdir(directory)):
+            raise IncompleteCheckpointError(
+                f"there are shards but no {MANIFEST_NAME}: a first save that did not finish",
+                file=directory,
+                hint="Save again, or restore what is intact with: jsonckpt recover PATH NEW",
+            )
+        raise CheckpointNotFoundError(
+            f"there is no {MANIFEST_NAME} in this directory",
+            file=directory,
+            hint="Give the directory that holds it, or the path of a .json file.",
+        )
+    with LocalFile(path) as file:
+        size = file.size if limit is None else min(file.size, limit + 1)
+        text = bytearray(size)
+        file.read_range(0, memoryview(text))
+        return bytes(text)
