@@ -56,7 +56,7 @@ def test_refused_or_readable(
         limits = dataclasses.replace(limits, **{other: 0})
     monkeypatch.setattr("jsonckpt.contents.DEFAULT_LIMITS", limits)
     path = tmp_path / name
-    options = {"max_shard_size": 500} if name == "c" else {}
+    options: dict[str, Any] = {"max_shard_size": 500} if name == "c" else {}
     try:
         jsonckpt.save(_state(), path, chunk_size=64, sync=False, **options)
     except (jsonckpt.LimitError, ValueError):  # an argument is a ValueError
