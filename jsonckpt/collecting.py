@@ -198,7 +198,9 @@ def _in_directory(place: Path, limits: Limits, abandoned: bool, more: bool) -> l
             )
         return listed
     try:
-        manifest = parse_manifest(read_manifest(place, limits.manifest_bytes), limits)
+        manifest = parse_manifest(
+            read_manifest(place, limits.manifest_bytes, follow=limits.follow), limits
+        )
     except CheckpointNotFoundError:
         raise
     except JsonckptError as error:

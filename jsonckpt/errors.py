@@ -49,6 +49,8 @@ DAMAGED = (
 CUT_OFF = "It was cut off: copy it again, or restore what is intact with: jsonckpt recover PATH NEW"
 #: Longest piece of foreign text that a message repeats.
 _QUOTE_LIMIT = 80
+#: Names that a message lists; the error's attributes have all.
+_NAMES_SHOWN = 5
 
 
 def quote(text: object, limit: int = _QUOTE_LIMIT) -> str:
@@ -205,8 +207,9 @@ class StateMismatchError(JsonckptError):
         for label in ("missing", "unexpected", "mismatched"):
             names: list[str] = getattr(self, label)
             if names:
-                shown = ", ".join(quote(name, 120) for name in names[:20])
-                more = f" and {len(names) - 20} more" if len(names) > 20 else ""
+                shown = ", ".join(quote(name, 120) for name in names[:_NAMES_SHOWN])
+                rest = len(names) - _NAMES_SHOWN
+                more = f" and {rest} more" if rest > 0 else ""
                 lines.append(f"  {label}: {shown}{more}")
         return "\n".join(lines)
 

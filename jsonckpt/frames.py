@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from jsonckpt.errors import FormatError, IncompleteCheckpointError, LimitError, quote
+from jsonckpt.errors import CUT_OFF, FormatError, IncompleteCheckpointError, LimitError, quote
 
 __all__ = ["FrameWatch"]
 
@@ -47,7 +47,7 @@ class FrameWatch:
         if self._in_frame or self._skip or self._pending or not self._frames:
             raise IncompleteCheckpointError(
                 "the compressed text ends inside a zstd frame",
-                hint="The file was cut off; take another copy.",
+                hint=CUT_OFF,
             )
 
     def _follow(self, data: bytes) -> None:

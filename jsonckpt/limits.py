@@ -29,6 +29,8 @@ class Limits:
         total_floor, expansion: all tensors may have ``total_floor`` raw bytes, or ``expansion``
             times the bytes on disk where that is more.
         zstd_window: the memory that a zstd frame may ask for.
+        links: 0 refuses files of a checkpoint that are symbolic links, as download caches make
+            them. Links to the directory that holds them are followed: the caller names it.
 
     >>> Limits(tensors=10).tensors
     10
@@ -47,6 +49,16 @@ class Limits:
     total_floor: int | None = 1 << 30
     expansion: int | None = 1_000
     zstd_window: int | None = 64 * MIB
+    links: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.links not in (None, 0):
+            raise ValueError(f"links must be 0 or None, not {self.links!r}")
+
+    @property
+    def follow(self) -> bool:
+        """Whether symbolic links to files are followed."""
+        return self.links is None
 
     def most_chunks(self, on_disk: int) -> int | None:
         """The most chunks that a checkpoint of ``on_disk`` bytes may claim to have.
@@ -69,6 +81,17 @@ class Limits:
 _FEW_CHUNKS = 50_000
 _LEAST_PER_CHUNK = 32
 DEFAULT_LIMITS = Limits()
+
+
+def way_over(*names: str) -> str:
+    """The way out for what is over these limits, as a hint of an error.
+
+    >>> way_over("tensors")
+    'Pass limits=jsonckpt.Limits(tensors=...) if it is meant.'
+    """
+    return (
+        f"Pass limits=jsonckpt.Limits({', '.join(f'{name}=...' for name in names)}) if it is meant."
+    )
 
 
 def exceeds(value: int, limit: int | None) -> bool:

@@ -260,7 +260,7 @@ def stream(
     if is_file_object(source):
         yield from forward.tensors(as_source(source))
         return
-    place, name = locate(source, storage_options)
+    place, name = locate(source, storage_options, follow=limits.follow)
     if name is not None and expected_digest is None:
         try:
             with place.stream(name, zstd_window=limits.zstd_window) as opened:

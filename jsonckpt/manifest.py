@@ -31,7 +31,7 @@ from jsonckpt.facts import (
     Manifest,
     ShardFile,
 )
-from jsonckpt.limits import Limits, exceeds
+from jsonckpt.limits import Limits, exceeds, way_over
 from jsonckpt.validation import (
     Problems,
     check_chunking,
@@ -220,7 +220,9 @@ def _parse_shards(
         problems.add("shards", f"expected an array, found {kind(value)}")
         return ()
     if exceeds(len(value), limits.shards):
-        problems.over("shards", f"{len(value)} shards, the limit is {limits.shards}")
+        problems.over(
+            "shards", f"{len(value)} shards, the limit is {limits.shards}", way_over("shards")
+        )
         return ()
     shards = []
     for position, item in enumerate(value):
@@ -260,11 +262,12 @@ def _parse_codecs(value: object, limits: Limits, problems: Problems) -> list[Cod
     codecs = []
     for position, item in enumerate(value):
         codec = parse_codec(item, limits)
-        if isinstance(codec, str):
-            problems.limit |= "over the limit" in codec
-            problems.add(f"codecs[{position}]", codec)
-        else:
+        if not isinstance(codec, str):
             codecs.append(codec)
+        elif "over the limit" in codec:
+            problems.over(f"codecs[{position}]", codec, way_over("chunk_bytes"))
+        else:
+            problems.add(f"codecs[{position}]", codec)
     return codecs
 
 
@@ -280,7 +283,9 @@ def _parse_entries(
         problems.add("tensors", f"expected an array, found {kind(value)}")
         return ()
     if exceeds(len(value), limits.tensors):
-        problems.over("tensors", f"{len(value)} tensors, the limit is {limits.tensors}")
+        problems.over(
+            "tensors", f"{len(value)} tensors, the limit is {limits.tensors}", way_over("tensors")
+        )
         return ()
     entries = []
     digits = ALGORITHMS[checksum].digits
@@ -290,9 +295,11 @@ def _parse_entries(
         except UnsupportedVersionError:
             raise
         except (FormatError, LimitError) as error:
-            problems.limit |= isinstance(error, LimitError)
-            name = f" ({quote(error.tensor)})" if error.tensor else ""
-            problems.add(f"tensors[{position}]{name}", error.message)
+            path = f"tensors[{position}]" + (f" ({quote(error.tensor)})" if error.tensor else "")
+            if isinstance(error, LimitError):
+                problems.over(path, error.message, error.hint)
+            else:
+                problems.add(path, error.message)
     return tuple(entries)
 
 

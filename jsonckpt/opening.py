@@ -364,7 +364,7 @@ def open_container(
         JsonckptError: what is there is no whole checkpoint.
     """
     check_expected(expected_digest)
-    place, name = locate(path, storage_options)
+    place, name = locate(path, storage_options, follow=limits.follow)
     stamp = place.stamp(name or MANIFEST_NAME)
     try:
         if name is None:
@@ -425,9 +425,15 @@ def read_steadily(
 
 
 def locate(
-    path: str | os.PathLike[str], storage_options: Mapping[str, Any] | None
+    path: str | os.PathLike[str],
+    storage_options: Mapping[str, Any] | None,
+    *,
+    follow: bool,
 ) -> tuple[Place, str | None]:
     """The place that a path leads to, and the file in it unless the checkpoint is a directory.
+
+    Args:
+        follow: whether the files may be symbolic links.
 
     Raises:
         CheckpointNotFoundError: nothing is there.
@@ -439,10 +445,10 @@ def locate(
         from jsonckpt.remote import remote_place
 
         return remote_place(text, storage_options)
-    return _local(Path(text))
+    return _local(Path(text), follow)
 
 
-def _local(path: Path) -> tuple[LocalPlace, str | None]:
+def _local(path: Path, follow: bool) -> tuple[LocalPlace, str | None]:
     """The directory, and the name of the file in it when the checkpoint is a single file."""
     try:
         mode = path.stat().st_mode
@@ -454,10 +460,10 @@ def _local(path: Path) -> tuple[LocalPlace, str | None]:
         reason = error.strerror if isinstance(error, OSError) else error
         raise CheckpointNotFoundError(f"cannot open: {reason}", file=path) from error
     if stat.S_ISDIR(mode):
-        return LocalPlace(path), None
+        return LocalPlace(path, follow=follow), None
     if path.name == MANIFEST_NAME:
-        return LocalPlace(path.parent), None
-    return LocalPlace(path.parent), path.name
+        return LocalPlace(path.parent, follow=follow), None
+    return LocalPlace(path.parent, follow=follow), path.name
 
 
 def _neighbours(path: Path) -> str | None:

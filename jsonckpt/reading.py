@@ -5,6 +5,7 @@ With ``storage``, which writes them, the only room that opens local files of a c
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -14,6 +15,7 @@ import zstandard
 
 from jsonckpt import names
 from jsonckpt.errors import (
+    CUT_OFF,
     CheckpointNotFoundError,
     FormatError,
     IncompleteCheckpointError,
@@ -39,9 +41,9 @@ def read_error(error: OSError, path: str) -> JsonckptError:
 class LocalFile:
     """A regular file, open for reading at any offset from several threads."""
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, follow: bool = True) -> None:
         self.path = os.fspath(path)
-        self._fd, self.size = _open_regular(self.path)
+        self._fd, self.size = _open_regular(self.path, follow=follow)
 
     def read_range(self, offset: int, buffer: memoryview) -> None:
         """Fill ``buffer`` from ``offset`` on.
@@ -60,7 +62,7 @@ class LocalFile:
                     f"the file ends after {offset + done} bytes, expected "
                     f"{offset + len(buffer)} or more",
                     file=self.path,
-                    hint="It was cut off; take another copy.",
+                    hint=CUT_OFF,
                 )
             done += count
 
@@ -78,9 +80,15 @@ class LocalFile:
 class LocalStream:
     """A local file read forward, decompressed where its name ends in ``.zst``."""
 
-    def __init__(self, path: str | os.PathLike[str], *, zstd_window: int | None = None) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        zstd_window: int | None = None,
+        follow: bool = True,
+    ) -> None:
         self.path = os.fspath(path)
-        fd, self.size = _open_regular(self.path)
+        fd, self.size = _open_regular(self.path, follow=follow)
         self._file = open(fd, "rb", buffering=0)  # noqa: SIM115
         self._source: Any = self._file
         if self.path.endswith(".zst"):
@@ -144,11 +152,30 @@ class ZstdStream:
         return count
 
 
-def _open_regular(path: str) -> tuple[int, int]:
-    """A descriptor and the size of a regular file."""
+def _open_error(error: OSError, path: str) -> JsonckptError:
+    """The system's error with the way out."""
+    hint = "The disk or the connection fails: take another copy of the checkpoint."
+    if error.errno in (errno.EACCES, errno.EPERM):
+        hint = "Check the permissions of the file and of the directories above it."
+    elif error.errno in (errno.EMFILE, errno.ENFILE):
+        hint = "Too many files are open: close some, or raise the limit (ulimit -n)."
+    return JsonckptError(f"cannot open: {error.strerror or error}", file=path, hint=hint)
+
+
+def _open_regular(path: str, *, follow: bool) -> tuple[int, int]:
+    """A descriptor and the size of a regular file; of a link to one only where ``follow``."""
     # Opening a FIFO or a device for reading can block or have effects: O_NONBLOCK, then fstat.
+    flags = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0)
+    if not follow:
+        if not hasattr(os, "O_NOFOLLOW"):
+            raise UnsafePathError(
+                "this system cannot open files without following links",
+                file=path,
+                hint="Pass limits=jsonckpt.Limits(links=None).",
+            )
+        flags |= os.O_NOFOLLOW
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
+        fd = os.open(path, flags)
     except FileNotFoundError as error:
         raise IncompleteCheckpointError(
             "the file is missing",
@@ -156,7 +183,15 @@ def _open_regular(path: str) -> tuple[int, int]:
             hint="Copy it beside the others, or restore the rest with: jsonckpt recover PATH NEW",
         ) from error
     except OSError as error:
-        raise JsonckptError(f"cannot open: {error.strerror}", file=path) from error
+        # Linux says ELOOP of a link that is not followed, FreeBSD EMLINK.
+        if not follow and error.errno in (errno.ELOOP, errno.EMLINK):
+            raise UnsafePathError(
+                "the file is a symbolic link, the limit is 0 links",
+                file=path,
+                hint="Pass limits=jsonckpt.Limits(links=None) if it is meant, or copy what the "
+                "link leads to.",
+            ) from error
+        raise _open_error(error, path) from error
     try:
         facts = os.fstat(fd)
         if not stat.S_ISREG(facts.st_mode):
@@ -165,14 +200,14 @@ def _open_regular(path: str) -> tuple[int, int]:
             )
     except OSError as error:
         os.close(fd)
-        raise JsonckptError(f"cannot open: {error.strerror}", file=path) from error
+        raise _open_error(error, path) from error
     except BaseException:
         os.close(fd)
         raise
     return fd, facts.st_size
 
 
-def read_manifest(directory: Path, limit: int | None) -> bytes:
+def read_manifest(directory: Path, limit: int | None, *, follow: bool = True) -> bytes:
     """The bytes of a directory's manifest.
 
     Raises:
@@ -180,7 +215,7 @@ def read_manifest(directory: Path, limit: int | None) -> bytes:
         IncompleteCheckpointError: there are shards, but no manifest.
     """
     path = directory / MANIFEST_NAME
-    if not path.exists():
+    if not (path.exists() or path.is_symlink()):
         if not directory.is_dir():
             raise CheckpointNotFoundError("there is no such directory", file=directory)
         if any(names.is_shard_name(name) for name in os.listdir(directory)):
@@ -194,7 +229,7 @@ def read_manifest(directory: Path, limit: int | None) -> bytes:
             file=directory,
             hint="Give the directory that holds it, or the path of a .json file.",
         )
-    with LocalFile(path) as file:
+    with LocalFile(path, follow=follow) as file:
         size = file.size if limit is None else min(file.size, limit + 1)
         text = bytearray(size)
         file.read_range(0, memoryview(text))

@@ -22,7 +22,7 @@ from jsonckpt.errors import DAMAGED, FormatError, IntegrityError, JsonckptError,
 from jsonckpt.facts import Codec, Entry, chunk_count, element_count, identity_lines
 from jsonckpt.grammar import record_head, record_tail
 from jsonckpt.guards import guard
-from jsonckpt.limits import Limits, exceeds
+from jsonckpt.limits import Limits, exceeds, way_over
 from jsonckpt.validation import (
     check_chunking,
     check_requires,
@@ -72,8 +72,9 @@ def parse_header(found: dict[str, Any], limits: Limits) -> Header:
     name, dtype, shape, device = parse_identity(found, limits)
     codec = parse_codec(found, limits)
     if isinstance(codec, str):
-        kind = LimitError if "over the limit" in codec else FormatError
-        raise kind(codec, tensor=name)
+        if "over the limit" in codec:
+            raise LimitError(codec, tensor=name, hint=way_over("chunk_bytes"))
+        raise FormatError(codec, tensor=name)
     nbytes = element_count(shape) * DTYPES[dtype].itemsize
     check_chunking(dtype, shape, codec, chunk_count(nbytes, codec.chunk_bytes))
     return Header(name, dtype, shape, device, codec, nbytes)
@@ -323,7 +324,9 @@ def _shallow(opening: str, max_depth: int) -> Generator[None, tuple[str, Any], A
             names.append(set())
             deep = True
             if len(names) > max_depth:
-                raise LimitError(f"a record is nested deeper than {max_depth} levels")
+                raise LimitError(
+                    f"a record is nested deeper than {max_depth} levels", hint=way_over("depth")
+                )
         elif event in ("end_map", "end_array"):
             names.pop()
         elif event == "map_key":

@@ -263,7 +263,7 @@ class _Evidence:
     def _manifest(self, files: Sequence[File], save_id: str | None) -> Manifest | None:
         for file in files:
             try:
-                with LocalFile(file.path) as opened:
+                with LocalFile(file.path, follow=self.limits.follow) as opened:
                     limit = self.limits.manifest_bytes
                     if exceeds(opened.size, limit):
                         raise LimitError(
@@ -299,7 +299,7 @@ class _Evidence:
 
     def _scan(self, file: File) -> Scan:
         try:
-            with LocalFile(file.path) as opened:
+            with LocalFile(file.path, follow=self.limits.follow) as opened:
                 patched = PatchedFile(opened)
                 found = self._found_in(patched, file)
         except JsonckptError as error:

@@ -69,7 +69,11 @@ def mapped(where: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise IncompleteCheckpointError("the file is missing", file=where) from error
     except OSError as error:
-        raise JsonckptError(f"cannot read: {error}", file=where) from error
+        raise JsonckptError(
+            f"cannot read: {error}",
+            file=where,
+            hint="Check the connection and what storage_options say, or copy the checkpoint here.",
+        ) from error
 
 
 class RemoteFile:

@@ -24,6 +24,7 @@ from jsonckpt.skeleton import SkeletonReader
 from jsonckpt.streaming import ByteSource, read_records
 from jsonckpt.validation import (
     LONGEST_BEGINNING,
+    LONGEST_LINE,
     Problems,
     check_layout,
     check_not_newer,
@@ -202,7 +203,10 @@ def _from_index(file: RangeReader, limits: Limits, expected_digest: str | None) 
 
 
 def _push(reader: SkeletonReader, file: RangeReader, start: int, stop: int, limits: Limits) -> None:
-    if exceeds(stop - start, limits.manifest_bytes):
+    # The end of a record stands before the index, and the head of one behind the file's: each of
+    # these is measured by the reader that they are pushed into, as when it comes from a stream.
+    most = None if limits.manifest_bytes is None else 2 * limits.manifest_bytes + 2 * LONGEST_LINE
+    if exceeds(stop - start, most):
         raise LimitError(
             f"{stop - start} bytes of text between two tensors, "
             f"the limit is {limits.manifest_bytes}",

@@ -53,7 +53,7 @@ class FoundSource:
         chunk = start // self.found.header.codec.chunk_bytes
         offset, length, _ = self.found.chunks[chunk]
         payload = bytearray(length)
-        with LocalFile(self.file) as file:
+        with LocalFile(self.file, follow=self.limits.follow) as file:
             file.read_range(offset, memoryview(payload))
         try:
             raw = decode_chunk(bytes(payload), self.found, chunk, self.limits)

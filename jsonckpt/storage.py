@@ -294,14 +294,15 @@ def new_save_id() -> str:
 
 
 class LocalPlace:
-    """A directory of files, local."""
+    """A directory of files, local; ``follow`` says whether they may be symbolic links."""
 
-    def __init__(self, directory: str | os.PathLike[str]) -> None:
+    def __init__(self, directory: str | os.PathLike[str], *, follow: bool = True) -> None:
         self.directory = Path(directory)
+        self.follow = follow
 
     def manifest(self, limit: int | None) -> bytes:
         """The bytes of ``manifest.json``."""
-        return read_manifest(self.directory, limit)
+        return read_manifest(self.directory, limit, follow=self.follow)
 
     def where(self, name: str) -> str:
         """How messages call a file."""
@@ -320,8 +321,8 @@ class LocalPlace:
 
     def file(self, name: str) -> LocalFile:
         """A file for ranged reads."""
-        return LocalFile(self.directory / name)
+        return LocalFile(self.directory / name, follow=self.follow)
 
     def stream(self, name: str, *, zstd_window: int | None) -> LocalStream:
         """A file for forward reading, decompressed."""
-        return LocalStream(self.directory / name, zstd_window=zstd_window)
+        return LocalStream(self.directory / name, zstd_window=zstd_window, follow=self.follow)

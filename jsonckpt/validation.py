@@ -26,7 +26,7 @@ from jsonckpt.facts import (
     chunk_count,
     element_count,
 )
-from jsonckpt.limits import Limits, exceeds
+from jsonckpt.limits import Limits, exceeds, way_over
 
 #: Features that ``requires`` may name. Version 1 defines none.
 KNOWN_FEATURES: frozenset[str] = frozenset()
@@ -34,7 +34,8 @@ _MAX_SIZE = (1 << 63) - 1
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 _SAVE_ID = re.compile(r"[0-9a-f]{32}")
 _BAD_NAME = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
-_PROBLEMS_SHOWN = 5
+#: A message is to be read at one glance; ``jsonckpt.verify`` has them all.
+_PROBLEMS_SHOWN = 3
 #: Members that say of which version a file is, and what they may be; they stand before these.
 _FIRST_MEMBERS = re.compile(
     rb'"(format|version|requires|readable_by|created_by)"[ \t\r\n]*:[ \t\r\n]*'
@@ -44,6 +45,8 @@ _BEHIND = re.compile(rb'"(?:state|metadata|tensors)"[ \t\r\n]*:')
 LONGEST_BEGINNING = 16 << 10
 #: Characters of the member that says which release reads a file.
 _LONGEST_RELEASE = 80
+#: Characters of created_at and created_by.
+_LONGEST_TEXT = 1_000
 #: Bytes of a record's first line, and of its last one beside the checksums.
 LONGEST_LINE = 1 << 20
 
@@ -55,14 +58,17 @@ class Problems:
         self.found: list[str] = []
         self.unsafe = False
         self.limit = False
+        self._ways: dict[str, None] = {}
 
     def add(self, path: str, message: str) -> None:
         """Note a problem; after the first few only their number matters."""
         self.found.append(f"{path}: {message}")
 
-    def over(self, path: str, message: str) -> None:
-        """Note that a limit is exceeded."""
+    def over(self, path: str, message: str, way: str | None) -> None:
+        """Note that a limit is exceeded; ``way`` is the way out, where there is one."""
         self.limit = True
+        if way is not None:
+            self._ways[way] = None
         self.add(path, message)
 
     def raise_if_any(self) -> None:
@@ -76,11 +82,11 @@ class Problems:
         shown = "; ".join(self.found[:_PROBLEMS_SHOWN])
         more = len(self.found) - _PROBLEMS_SHOWN
         if more > 0:
-            shown += f"; and {more} more problems"
+            shown += f"; and {more} more"
         if self.unsafe:
             raise UnsafePathError(shown, hint="Do not trust this file.")
         if self.limit:
-            raise LimitError(shown, hint="Pass limits=jsonckpt.Limits(...) if it is meant.")
+            raise LimitError(shown, hint=next(iter(self._ways), None))
         raise FormatError(shown, hint="Run jsonckpt.verify on it, or take another copy.")
 
 
@@ -194,9 +200,12 @@ def checksum_name(value: object) -> str:
 def text_member(header: dict[str, Any], key: str, problems: Problems) -> str:
     """A required string member."""
     value = header.get(key)
-    if isinstance(value, str) and len(value) <= 1_000:
+    if not isinstance(value, str):
+        problems.add(key, f"expected a string, found {kind(value)}")
+    elif len(value) > _LONGEST_TEXT:
+        problems.add(key, f"has {len(value)} characters, over {_LONGEST_TEXT}")
+    else:
         return value
-    problems.add(key, f"expected a string, found {kind(value)}")
     return ""
 
 
@@ -250,7 +259,11 @@ def parse_identity(item: dict[str, Any], limits: Limits) -> tuple[str, str, tupl
         not name or name[0] == "/" or name.startswith("$storage/")
     ):
         raise FormatError(f"name is {quote(name)}, expected a JSON Pointer")
-    check_name(name, limits)
+    try:
+        check_name(name, limits)
+    except LimitError as error:
+        error.hint = way_over("name_bytes")  # nobody who reads can choose shorter names
+        raise
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise FormatError(f"unknown dtype {quote(dtype)}", tensor=name)
     if type(shape) is not list or not all(map(is_size, shape)):
@@ -258,7 +271,11 @@ def parse_identity(item: dict[str, Any], limits: Limits) -> tuple[str, str, tupl
             f"shape is {quote(shape)}, expected an array of integers from 0 to 2^63-1", tensor=name
         )
     if exceeds(len(shape), limits.rank):
-        raise LimitError(f"{len(shape)} dimensions, the limit is {limits.rank}", tensor=name)
+        raise LimitError(
+            f"{len(shape)} dimensions, the limit is {limits.rank}",
+            tensor=name,
+            hint=way_over("rank"),
+        )
     # A zero hides the other sizes from the byte count, but torch still multiplies them.
     if math.prod([size for size in shape if size]) > _MAX_SIZE:
         raise LimitError(f"shape {quote(shape)} has over 2^63-1 elements", tensor=name)
@@ -339,6 +356,7 @@ def check_layout(
     No text between two payloads is longer than a reader would take.
     """
     ends = [0] * len(sizes)
+    way = way_over("manifest_bytes")
     shard = -1
     for entry in entries:
         stop = entry.offset + entry.length
@@ -357,7 +375,7 @@ def check_layout(
                 quote(entry.name), f"it ends at byte {stop}, the file at {sizes[entry.shard]}"
             )
         if entry.shard > shard and exceeds(entry.offset, limits.manifest_bytes):
-            problems.over(quote(entry.name), f"{entry.offset} bytes of text before it")
+            problems.over(quote(entry.name), f"{entry.offset} bytes of text before it", way)
         shard = entry.shard
         ends[shard] = stop
         fault = _misplaced_chunk(entry)
@@ -365,7 +383,7 @@ def check_layout(
             problems.add(quote(entry.name), fault)
     for number, (size, end) in enumerate(zip(sizes, ends)):
         if exceeds(size - end, limits.manifest_bytes):
-            problems.over(f"shards[{number}]", f"{size - end} bytes of text after its tensors")
+            problems.over(f"shards[{number}]", f"{size - end} bytes of text after its tensors", way)
 
 
 def _misplaced_chunk(entry: Entry) -> str | None:
@@ -398,12 +416,19 @@ def check_totals(
     most = limits.most_chunks(on_disk)
     if exceeds(chunks, most):
         problems.over(
-            "tensors", f"{chunks} chunks in {on_disk} bytes of files, the limit is {most}"
+            "tensors",
+            f"{chunks} chunks in {on_disk} bytes of files, the limit is {most}",
+            # A larger number does not lift what the bytes on disk bound.
+            way_over("chunks")
+            if exceeds(chunks, limits.chunks)
+            else "Pass limits=jsonckpt.Limits(chunks=None) if it is meant.",
         )
     total = sum(entry.nbytes for entry in entries)
     if exceeds(total, limits.total_bytes(on_disk)):
         problems.over(
-            "tensors", f"{total} bytes of tensors in {on_disk} bytes of files is over the limit"
+            "tensors",
+            f"{total} bytes of tensors in {on_disk} bytes of files is over the limit",
+            way_over("total_floor"),
         )
 
 

@@ -88,3 +88,29 @@ def test_verify_reports_it(tmp_path: Path, name: str, deep: bool) -> None:
     report = jsonckpt.verify(path, deep=deep)
     assert not report
     assert any("Input/output error" in str(problem) for problem in report.problems)
+
+
+@pytest.mark.parametrize(
+    ("number", "way"),
+    [
+        (errno.EACCES, "Check the permissions"),
+        (errno.EMFILE, "Too many files are open"),
+        (errno.EIO, "take another copy"),
+    ],
+)
+@pytest.mark.parametrize("name", CASES)
+def test_a_file_that_cannot_be_opened(
+    tmp_path: Path, name: str, number: int, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / name
+    jsonckpt.save({"w": torch.ones(9)}, path, sync=False, **CASES[name])
+
+    def refuse(*_: object, **__: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(jsonckpt.JsonckptError, match="cannot open: ") as caught:
+        jsonckpt.load(path)
+    monkeypatch.undo()
+    assert caught.value.file is not None
+    assert way in str(caught.value)

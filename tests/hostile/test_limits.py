@@ -173,6 +173,7 @@ def test_brackets_cost_memory_only_up_to_a_limit(child: Child, tmp_path: Path) -
 def test_every_limit_has_a_test() -> None:
     tested = {bound.field for bound in BOUNDS.values()}
     tested |= {"manifest_bytes", "zstd_window", "expansion", "marks"}
+    tested |= {"links"}  # tests/test_links.py
     assert tested == {field.name for field in dataclasses.fields(Limits)}
 
 
@@ -191,6 +192,7 @@ def test_defaults_are_those_of_the_specification() -> None:
         "total_floor": 1 << 30,
         "expansion": 1_000,
         "zstd_window": 64 << 20,
+        "links": None,
     }
     with pytest.raises(dataclasses.FrozenInstanceError):
         Limits().rank = 3  # type: ignore[misc]

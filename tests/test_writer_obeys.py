@@ -1,0 +1,71 @@
+"""What the writer lets pass, a reader with the same limits takes: for each limit and each form."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import jsonckpt
+from jsonckpt.limits import Limits
+
+#: For each limit a value that the state below is over in some form, and one that it is not.
+VALUES: dict[str, tuple[int, int]] = {
+    "manifest_bytes": (900, 1 << 20),
+    "tensors": (2, 3),
+    "chunks": (9, 1_000),
+    "shards": (1, 100),
+    "name_bytes": (8, 40),
+    "rank": (64, 64),  # no tensor of torch has more
+    "chunk_bytes": (32, 1 << 20),
+    "depth": (3, 20),
+    "number_chars": (1_000, 1_000),  # longer integers are written in hexadecimal
+    "marks": (60, 10_000),
+    "total_floor": (0, 1 << 20),
+    "expansion": (0, 1_000),
+    "zstd_window": (64 << 20, 64 << 20),  # the levels of zstd ask for less
+}
+
+
+def _state() -> dict[str, Any]:
+    return {
+        "weight.first": torch.zeros(40, 2),
+        "weight.second": torch.arange(50.0),
+        "nested": [[[{"number": 3**700}]]],
+        "byte": torch.zeros(1, dtype=torch.uint8),
+    }
+
+
+def test_every_limit_has_a_value() -> None:
+    # Whether files are links is nothing that a writer chooses.
+    assert {field.name for field in dataclasses.fields(Limits)} - {"links"} == set(VALUES)
+
+
+@pytest.mark.parametrize("name", ["c", "c.json", "c.json.zst"])
+@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize("field", VALUES)
+def test_refused_or_readable(
+    tmp_path: Path, field: str, which: int, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = Limits(**{field: VALUES[field][which]})
+    if field in ("total_floor", "expansion"):
+        other = "expansion" if field == "total_floor" else "total_floor"
+        limits = dataclasses.replace(limits, **{other: 0})
+    monkeypatch.setattr("jsonckpt.contents.DEFAULT_LIMITS", limits)
+    path = tmp_path / name
+    options: dict[str, Any] = {"max_shard_size": 500} if name == "c" else {}
+    try:
+        jsonckpt.save(_state(), path, chunk_size=64, sync=False, **options)
+    except (jsonckpt.LimitError, ValueError):  # an argument is a ValueError
+        assert which == 0
+        assert list(tmp_path.iterdir()) == []
+        return
+    loaded = jsonckpt.load(path, limits=limits)
+    assert loaded["nested"] == _state()["nested"]
+    assert dict(jsonckpt.stream(path, limits=limits)).keys() == {
+        "/weight.first", "/weight.second", "/byte",
+    }  # fmt: skip
+    assert jsonckpt.verify(path, limits=limits)
