@@ -149,6 +149,8 @@ _members("shards_are_an_object", lambda m: _set(m, "shards", {}), "shards")
 _members("shard_is_null", lambda m: _set(m["shards"], 0, None), "shards\\[0\\]")
 _members("shard_twice", lambda m: _set(m["shards"], 1, m["shards"][0]), "twice")
 _members("shard_of_other_size", _shard("bytes", 17), "17")
+
+
 @CASES.add(IncompleteCheckpointError, "bytes", forms=("directory_zst",))
 def compressed_shard_of_other_size(forgery: Forgery) -> None:
     forgery.edit_manifest = lambda manifest: _add(manifest["shards"][0], "bytes", 1)
