@@ -53,7 +53,7 @@ CI = 20_000
 _EVERY_DOOR = 16
 _MOST_CHARACTERS = 2_000
 _LIMITS = Limits()
-_UNSOUND = re.compile(r": state '|is not a device|on the meta device")
+_UNSOUND = re.compile(r": (state '|the state: )|is not a device|saved on ")
 
 
 # --- a whole checkpoint ---------------------------------------------------------------------------

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import copy
+import math
+import re
 from typing import Any
 
 from hypothesis import strategies as st
@@ -96,6 +98,49 @@ def _called(teller: Teller) -> None:
     teller.note(f"{shown(name)} is called {shown(other)} everywhere", ACCEPT if good else REFUSE)
 
 
+def _shape(teller: Teller) -> None:
+    """A shape without elements that is beyond all limits, or just within."""
+    record = teller.add("uint8", "base64")
+    shape: Any = teller.pick(
+        [
+            [1] * 63 + [0], [1] * 64 + [0], [2**63 - 1, 0], [2**63, 0], [2**31, 2**31, 0, 2],
+            [2**32, 2**31, 0], [2**62, 0, 2], [-1, 0], [0, -1], [0, 0.0], [True, 0], [0, "1"],
+            [0, None], [[0]],
+        ]
+    )  # fmt: skip
+    record.members["shape"] = shape
+    record.fill(b"", teller.forgery.algorithm)
+    teller.ground.raw[record.members["name"]] = b""
+    sizes = [size for size in shape if type(size) is int and 0 <= size < 2**63]
+    sound = len(sizes) == len(shape) <= 64 and math.prod(size for size in sizes if size) < 2**63
+    teller.note(f"shape of {named(record)}: {shown(shape)}", ACCEPT if sound else REFUSE)
+
+
+def _device(teller: Teller) -> None:
+    if (record := teller.record()) is not None:
+        device = teller.pick(
+            [
+                "cpu",
+                "cpu:0",
+                "cuda:0",
+                "CPU",
+                "meta",
+                "",
+                "cpu:",
+                "nonsense",
+                "cuda:123456",
+                None,
+                0,
+            ]
+        )
+        record.members["device"] = device
+        # What is no device of torch's is refused where a tensor shall go there.
+        sound = ACCEPT if device == "cpu" else None
+        told = f"device of {named(record)}: {shown(device)}"
+        pattern = isinstance(device, str) and re.fullmatch("[a-z]{1,20}(:[0-9]{1,5})?", device)
+        teller.note(told, teller.if_needed(record, sound if pattern else REFUSE))
+
+
 def _renamed(node: Any, name: str, other: str) -> Any:
     """A state in which a record has another name."""
     if isinstance(node, list) and not isinstance(node, Members):
@@ -115,18 +160,18 @@ def _renamed(node: Any, name: str, other: str) -> Any:
 # --- data ---------------------------------------------------------------------------------------
 
 
-def _chunk(teller: Teller, *, compression: str = "") -> tuple[Record, int, bytes] | None:
+def _chunk(teller: Teller, **wanted: str) -> tuple[Record, int, bytes]:
     """A chunk of a record that no other lie has touched: its record, number and raw bytes.
 
     Args:
-        compression: that the record must have, if any.
+        wanted: members that the record must have; where none has them, there will be one.
     """
     found = []
     for record in teller.forgery.records:
         members, raw = record.members, teller.raw(record)
         if raw is None or record.around is not None:
             continue
-        if compression and members["compression"] != compression:
+        if any(members[name] != value for name, value in wanted.items()):
             continue
         size, item = members["chunk_bytes"], ITEMSIZE.get(str(members["dtype"]), 0)
         if type(size) is not int or not item or size < item or size % item or len(raw) % item:
@@ -135,7 +180,11 @@ def _chunk(teller: Teller, *, compression: str = "") -> tuple[Record, int, bytes
         if pieces and record.sums == [checksum(teller.forgery.algorithm, p) for p in pieces]:
             found.append((record, pieces))
     if not found:
-        return None
+        dtype = wanted.get("dtype") or teller.pick(["uint8", "float32", "int64", "bool"])
+        encoding = wanted.get("encoding", "base64")
+        record = teller.add(dtype, encoding, wanted.get("compression", "none"))
+        raw, size = teller.ground.raw[record.members["name"]], record.members["chunk_bytes"]
+        found = [(record, [raw[start : start + size] for start in range(0, len(raw), size)])]
     record, pieces = teller.pick(found)
     number = teller.number(0, len(pieces) - 1)
     return record, number, pieces[number]
@@ -157,19 +206,16 @@ def _understood(teller: Teller) -> bool:
 
 def _data(teller: Teller) -> None:
     """Other data, rightly encoded, with a checksum that fits it or without."""
-    found = _chunk(teller)
-    if found is None:
-        return
-    record, number, chunk = found
+    kind = teller.pick(["unlike its checksum", "other", "longer", "shorter", "no bool"])
+    record, number, chunk = _chunk(teller, **({"dtype": "bool"} if kind == "no bool" else {}))
     members = record.members
     item = ITEMSIZE[members["dtype"]]
-    kind = teller.pick(["unlike its checksum", "other", "longer", "shorter", "no bool"])
     expects: str | None = REFUSE
     if kind == "longer":
         other = chunk + bytes(item * teller.number(1, 3))
     elif kind == "shorter":
         other = chunk[:-item]
-    elif kind == "no bool" and members["dtype"] == "bool":
+    elif kind == "no bool":
         at = teller.number(0, len(chunk) - 1)
         other = chunk[:at] + bytes([teller.number(2, 255)]) + chunk[at + 1 :]
     else:
@@ -214,10 +260,7 @@ def _digest(teller: Teller) -> None:
 
 def _base64_text(teller: Teller) -> None:
     """What base64 decoders are known to let pass."""
-    found = _chunk(teller)
-    if found is None or found[0].members.get("encoding") != "base64":
-        return
-    record, number, _ = found
+    record, number, _ = _chunk(teller, encoding="base64")
     text = record.payloads[number]
     padding = len(text) - len(text.rstrip(b"="))
     at = teller.number(0, len(text))
@@ -226,7 +269,7 @@ def _base64_text(teller: Teller) -> None:
     if kind == "bits" and padding:
         # The last character before the padding has two or four bits that mean nothing.
         place = len(text) - padding - 1
-        code = _ALPHABET.index(text[place]) + teller.number(1, 3 if padding == 1 else 15)
+        code = _ALPHABET.find(text[place]) + teller.number(1, 3 if padding == 1 else 15)
         changed = text[:place] + _ALPHABET[code : code + 1] + text[place + 1 :]
     elif kind == "padding" and padding:
         changed = text[: -teller.number(1, padding)]
@@ -251,10 +294,9 @@ def _states_no_size(_: st.DrawFn, made: Frame, __: bytes) -> None:
 
 def _frame(teller: Teller) -> None:
     """The zstd frame of a chunk, sound in another way or with one fault."""
-    found = _chunk(teller, compression="zstd")
-    if found is None or found[0].members.get("filter") not in ("none", "shuffle"):
+    record, number, chunk = _chunk(teller, encoding="base64", compression="zstd")
+    if record.members["filter"] not in ("none", "shuffle"):
         return
-    record, number, chunk = found
     raw = base64.b64decode(encode(chunk, {**record.members, "compression": "none"}))
     made = sound_frame(teller.draw, raw)
     fault = teller.pick([None, None, None, _states_no_size, *FAULTS])
@@ -280,10 +322,7 @@ _REFERENCE = ("bool", "uint8", "int64", "float64", "float32", "float16", "bfloat
 
 def _list_text(teller: Teller) -> None:
     """Numbers spelled in every way; what they mean is asked of a slow and simple reader."""
-    found = _chunk(teller)
-    if found is None or found[0].members.get("encoding") != "list":
-        return
-    record, number, chunk = found
+    record, number, chunk = _chunk(teller, encoding="list")
     dtype = record.members["dtype"]
     items = record.payloads[number].split(b",")
     for _ in range(teller.number(1, 2)):
@@ -386,7 +425,7 @@ def _records(teller: Teller) -> None:
 
 #: In every form of a checkpoint.
 RECORD_LIES: list[Lie] = [
-    _member, _member, _members, _head_line, _tail_line, _spaces, _called, _data, _data, _sums,
-    _digest, _base64_text, _frame, _frame, _list_text, _list_text, _payload_text, _around, _chunks,
-    _records,
+    _member, _member, _members, _shape, _device, _head_line, _tail_line, _spaces, _called, _data,
+    _data, _sums, _digest, _base64_text, _frame, _frame, _list_text, _list_text, _payload_text,
+    _around, _chunks, _records,
 ]  # fmt: skip

@@ -14,7 +14,8 @@ from typing import Any, TypeAlias, TypeVar
 from hypothesis import strategies as st
 
 from tests.hostile.forge import Forgery, Raw, Record, dumps
-from tests.reliability.drawn.sound import Ground
+from tests.hostile.spelling import ITEMSIZE
+from tests.reliability.drawn.sound import Ground, raw_bytes
 from tests.reliability.drawn.twists import edited, shown, twisted
 
 __all__ = ["ACCEPT", "REFUSE", "Lie", "Teller", "named"]
@@ -116,6 +117,24 @@ class Teller:
         """A record that fits, if there is one."""
         records = [record for record in self.forgery.records if fits(record)]
         return self.pick(records) if records else None
+
+    def add(self, dtype: str, encoding: str, compression: str = "none") -> Record:
+        """A further record in a codec that is asked for, which the state needs."""
+        count = self.number(1, 6)
+        raw = self.draw(raw_bytes(dtype, count * ITEMSIZE[dtype]))
+        name = f"/further/{len(self.forgery.records)}"
+        record = Record.of(
+            name, dtype, [count], raw,
+            encoding=encoding, compression=compression,
+            chunk_bytes=self.pick([1 << 10, ITEMSIZE[dtype], 2 * ITEMSIZE[dtype]]),
+            algorithm=self.forgery.algorithm,
+        )  # fmt: skip
+        self.forgery.records.insert(0, record)  # of the first file
+        self.ground.raw[name] = raw
+        state = self.forgery.state
+        if isinstance(state, dict):
+            self.forgery.single["state"] = {**state, name: {"$tensor": name}}
+        return record
 
     def if_needed(self, record: Record, expects: str | None) -> str | None:
         """What is expected of a lie about the data of a record.
