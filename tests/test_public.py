@@ -128,6 +128,7 @@ FIELDS = {
         "total_floor",
         "expansion",
         "zstd_window",
+        "links",
     ],
 }
 
