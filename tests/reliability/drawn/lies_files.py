@@ -53,7 +53,9 @@ def _about(teller: Teller) -> None:
     """What a single file and a manifest say besides their tensors."""
     if teller.number(0, 3) == 3:
         totals = teller.forgery._totals()
-        teller.forgery.totals = teller.twist(totals, "totals")
+        changed = teller.twist(totals, "totals")
+        if changed is not totals:  # else they follow the records that are made for other lies
+            teller.forgery.totals = changed
         return
     name = teller.pick(_SINGLE)
     teller.forgery.single[name] = teller.twist(teller.forgery.single[name], name)
