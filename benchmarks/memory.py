@@ -23,8 +23,7 @@ class _Size:
     """A state: its bytes, in many tensors or in a single one.
 
     ``reference``: measured with peers and other codecs, too; ``quick``: with few of them;
-    ``all_operations``: with those of jsonckpt, too, that are not done every day; ``runs``: how
-    often what jsonckpt does is measured.
+    ``all_operations``: with those of jsonckpt, too, that are not done every day.
     """
 
     nbytes: int
@@ -32,7 +31,6 @@ class _Size:
     reference: bool
     quick: bool = False
     all_operations: bool = False
-    runs: int = 1
 
     @property
     def label(self) -> str:
@@ -42,7 +40,7 @@ class _Size:
 def run(settings: Settings) -> Section:
     """Measure each operation in fresh processes."""
     sizes = _sizes(quick=settings.quick)
-    found: dict[str, dict[str, list[Watched]]] = {}
+    found: dict[str, dict[str, Watched]] = {}
     notes = []
     with Crew() as crew:
         for size in sizes:
@@ -51,7 +49,7 @@ def run(settings: Settings) -> Section:
                 notes.append(f"{size.label}: left out, there is no room for its files.")
                 continue
             for label, watched in _measure(crew.watch, directory, size):
-                found.setdefault(label, {}).setdefault(size.label, []).append(watched)
+                found.setdefault(label, {})[size.label] = watched
     if importlib.util.find_spec("jsonckpt.convert") is None:
         notes.append("convert: not in this version of jsonckpt.")
     section = Section(
@@ -66,7 +64,7 @@ def run(settings: Settings) -> Section:
         "missing. One run each.",
     )
     rows = [
-        [label, *(_cell(by_size.get(size.label, [])) for size in sizes)]
+        [label, *(_cell(by_size.get(size.label)) for size in sizes)]
         for label, by_size in found.items()
     ]
     section.tables.append(
@@ -74,11 +72,11 @@ def run(settings: Settings) -> Section:
     )
     own = {label: by_size for label, by_size in found.items() if "jsonckpt" in label}
     section.figures["memory/most"] = max(
-        _most(runs) / (1 << 20) for by_size in own.values() for runs in by_size.values()
+        watched.extra / (1 << 20) for by_size in own.values() for watched in by_size.values()
     )
     for label, by_size in found.items():
-        for title, runs in by_size.items():
-            section.figures[f"memory/{label}/{title}"] = _most(runs) / (1 << 20)
+        for title, watched in by_size.items():
+            section.figures[f"memory/{label}/{title}"] = watched.extra / (1 << 20)
     series = {label: _points(by_size, sizes) for label, by_size in own.items()}
     series = {label: points for label, points in series.items() if len(points) > 1}
     if series:
@@ -128,17 +126,16 @@ def _measure(
     """Every operation on one state."""
     state = {"size": size.nbytes, "single": size.single}
     path = directory / "memory.json"
-    for _ in range(size.runs):
-        yield "**jsonckpt** save", watch("save", peer="own-file", path=path, **state)
-        yield "**jsonckpt** load", watch("load", peer="own-file", path=path)
-        yield "**jsonckpt** load_into", watch("load_into", peer="own-file", path=path, **state)
-        yield "**jsonckpt** stream", watch("stream", path=path)
-        if size.all_operations:
-            yield "**jsonckpt** save_async", watch("save_async", path=path, **state)
-            yield "**jsonckpt** verify", watch("verify", path=path)
-            recovered = directory / "recovered.json"
-            yield "**jsonckpt** recover", watch("recover", path=path, output=recovered)
-            remove(recovered)
+    yield "**jsonckpt** save", watch("save", peer="own-file", path=path, **state)
+    yield "**jsonckpt** load", watch("load", peer="own-file", path=path)
+    yield "**jsonckpt** load_into", watch("load_into", peer="own-file", path=path, **state)
+    yield "**jsonckpt** stream", watch("stream", path=path)
+    if size.all_operations:
+        yield "**jsonckpt** save_async", watch("save_async", path=path, **state)
+        yield "**jsonckpt** verify", watch("verify", path=path)
+        recovered = directory / "recovered.json"
+        yield "**jsonckpt** recover", watch("recover", path=path, output=recovered)
+        remove(recovered)
     remove(path)
     if size.nbytes > 2_000_000_000:
         return  # a conversion of that size takes half a minute, for a figure that does not grow
@@ -175,22 +172,15 @@ def _measure(
             remove(path)
 
 
-def _most(runs: list[Watched]) -> int:
-    return max(watched.extra for watched in runs)
+def _cell(watched: Watched | None) -> str:
+    """Like ``9.5 (10.1)``: the extra memory, and the kernel's highest mark."""
+    return "" if watched is None else f"{mib(watched.extra)} ({mib(watched.high_water)})"
 
 
-def _cell(runs: list[Watched]) -> str:
-    """Like ``9.5–9.9 (10.1)``: the extra memory of all runs, and the kernel's highest mark."""
-    if not runs:
-        return ""
-    shown = dict.fromkeys(mib(watched.extra) for watched in sorted(runs, key=lambda run: run.extra))
-    return f"{'–'.join(shown)} ({mib(max(watched.high_water for watched in runs))})"
-
-
-def _points(by_size: dict[str, list[Watched]], sizes: list[_Size]) -> list[tuple[float, float]]:
+def _points(by_size: dict[str, Watched], sizes: list[_Size]) -> list[tuple[float, float]]:
     """GB and MiB; at least 1 MiB, since the axis is logarithmic."""
     return [
-        (size.nbytes / 1e9, max(1.0, _most(by_size[size.label]) / (1 << 20)))
+        (size.nbytes / 1e9, max(1.0, by_size[size.label].extra / (1 << 20)))
         for size in sizes
         if size.label in by_size and not size.single
     ]

@@ -305,16 +305,6 @@ def _numbers_load(path: Path) -> State:
     return state
 
 
-def _dumps_save(state: State, path: Path) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        file.write(json.dumps({name: tensor.tolist() for name, tensor in state.items()}))
-
-
-def _dumps_load(path: Path) -> State:
-    with path.open(encoding="utf-8") as file:
-        return {name: torch.tensor(numbers) for name, numbers in json.load(file).items()}
-
-
 #: All peers by a short name. Those of jsonckpt begin with ``own``.
 PEERS: dict[str, Peer] = {
     "own": _own("**jsonckpt** base64, directory"),
@@ -393,12 +383,6 @@ PEERS: dict[str, Peer] = {
         "the guide: json.dump(tolist()) / the guide: json.load + torch.tensor",
         _numbers_save,
         _numbers_load,
-        suffix=".json",
-    ),
-    "dumps": Peer(
-        "json.dumps(tolist()), one piece of text / json.load + torch.tensor, no tags",
-        _dumps_save,
-        _dumps_load,
         suffix=".json",
     ),
 }

@@ -6,7 +6,6 @@ steady state of its own allocator and of nobody else's.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import gc
 import json
@@ -93,15 +92,19 @@ class Worker:
 
     def drain_cat(self, peer: str, path: str) -> None:
         """What the pipe itself carries: ``cat FILE | cat >/dev/null``."""
+        from jsonckpt.reading import widen_pipe  # as wide as jsonckpt makes its own
+
         del peer
-        reading, writing = os.pipe()
-        _widen(reading)
+        ends = os.pipe()
         with (
-            subprocess.Popen(["cat", path], stdout=writing),
-            subprocess.Popen(["cat"], stdin=reading, stdout=subprocess.DEVNULL),
+            open(ends[0], "rb", buffering=0) as reading,
+            open(ends[1], "wb", buffering=0) as writing,
         ):
-            os.close(reading)
-            os.close(writing)
+            widen_pipe(reading)
+            writer = subprocess.Popen(["cat", path], stdout=writing)
+            reader = subprocess.Popen(["cat"], stdin=reading, stdout=subprocess.DEVNULL)
+        with writer, reader:
+            pass
 
     def back(self, nbytes: int) -> None:
         """See to it that the system has as much free memory at hand as a turn will take.
@@ -154,14 +157,6 @@ def _same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
         return False
     bytes_of = (tensor.detach().flatten().view(torch.uint8) for tensor in (one, other))
     return torch.equal(*bytes_of)
-
-
-def _widen(pipe: int) -> None:
-    """A pipe of 1 MiB, as jsonckpt makes its own."""
-    with contextlib.suppress(ImportError, AttributeError, OSError):
-        import fcntl
-
-        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, 1 << 20)
 
 
 def answer(worker: Worker, command: dict[str, Any]) -> dict[str, Any]:
