@@ -45,7 +45,7 @@ from tests.reliability.forked import BAD, Tally, Trial, run_trials, scratch_pare
 from tests.reliability.mutants import Files, mutant, put, shaken
 from tests.support import difference
 
-__all__ = ["LIST_ITEMS", "TARGETS", "fuzz", "judge", "main", "manifest_text"]
+__all__ = ["LIST_ITEMS", "TARGETS", "fuzz", "judge", "main", "manifest_text", "options"]
 
 FULL = 1_000_000
 CI = 20_000
@@ -366,18 +366,29 @@ def replay(file: Path) -> int:
     return int(verdict.startswith(BAD))
 
 
-def main(argv: list[str] | None = None) -> int:
-    """The command line; 1 if anything failed."""
-    parser = argparse.ArgumentParser(prog="python -m tests.reliability.fuzz")
-    parser.add_argument("--full", action="store_true", help=f"{FULL} mutants, not {CI}")
+def options(name: str, full: str) -> argparse.ArgumentParser:
+    """What the command line of every fuzzer takes.
+
+    Args:
+        name: of the module.
+        full: what ``--full`` makes of it.
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m tests.reliability.{name}")
+    parser.add_argument("--full", action="store_true", help=full)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--from", dest="start", type=int, default=0)
     parser.add_argument("--count", type=int)
-    parser.add_argument("--target", choices=sorted(TARGETS))
-    parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--seconds", type=float, help="stop after about so long")
     parser.add_argument("--keep", type=Path, default=Path("fuzz-failures"))
     parser.add_argument("--replay", type=Path)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line; 1 if anything failed."""
+    parser = options("fuzz", f"{FULL} mutants, not {CI}")
+    parser.add_argument("--from", dest="start", type=int, default=0)
+    parser.add_argument("--target", choices=sorted(TARGETS))
+    parser.add_argument("--workers", type=int, default=1)
     arguments = parser.parse_args(argv)
     if arguments.replay:
         return replay(arguments.replay)

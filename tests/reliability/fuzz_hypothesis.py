@@ -17,7 +17,6 @@ as it was found and shrunken.
 
 from __future__ import annotations
 
-import argparse
 import base64
 import contextlib
 import json
@@ -45,7 +44,7 @@ from tests.reliability.drawn.lies_state import STATE_LIES
 from tests.reliability.drawn.sound import ground
 from tests.reliability.drawn.teller import ACCEPT, REFUSE, Lie, Teller
 from tests.reliability.forked import BAD, Answerer, Tally, scratch_parent
-from tests.reliability.fuzz import judge
+from tests.reliability.fuzz import judge, options
 from tests.reliability.mutants import FORMS, Files, written
 from tests.support import difference, tensor_bytes
 
@@ -324,14 +323,7 @@ def replay(file: Path) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; 1 if anything failed."""
-    parser = argparse.ArgumentParser(prog="python -m tests.reliability.fuzz_hypothesis")
-    parser.add_argument("--full", action="store_true", help=f"{FULL} examples, not {CI}")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--count", type=int)
-    parser.add_argument("--seconds", type=float, help="stop after about so long")
-    parser.add_argument("--keep", type=Path, default=Path("fuzz-failures"))
-    parser.add_argument("--replay", type=Path)
-    arguments = parser.parse_args(argv)
+    arguments = options("fuzz_hypothesis", f"{FULL} examples, not {CI}").parse_args(argv)
     if arguments.replay:
         return replay(arguments.replay)
     torch.set_num_threads(1)
