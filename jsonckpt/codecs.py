@@ -16,6 +16,7 @@ from jsonckpt import lists
 from jsonckpt.dtypes import DTYPES
 from jsonckpt.errors import FormatError, LimitError
 from jsonckpt.facts import Codec
+from jsonckpt.limits import way_over
 from jsonckpt.shuffle import Bytes, Shuffler
 
 __all__ = ["Coder", "longest_payload", "payload_bound", "payload_too_long"]
@@ -213,7 +214,7 @@ class Coder:
             raise LimitError(
                 f"the zstd frame needs a window of {header.window_size} bytes, "
                 f"the limit is {self._window}",
-                hint="Pass limits=jsonckpt.Limits(zstd_window=...) if it is meant.",
+                hint=way_over("zstd_window"),
             )
         if self._decompressor is None:
             self._decompressor = zstandard.ZstdDecompressor()

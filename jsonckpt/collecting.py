@@ -19,9 +19,10 @@ from jsonckpt.errors import (
     quote,
 )
 from jsonckpt.facts import MANIFEST_NAME
-from jsonckpt.leftovers import File, is_checkpoint_file, orphans, single_temporaries
+from jsonckpt.leftovers import File, orphans, single_temporaries
 from jsonckpt.limits import DEFAULT_LIMITS, Limits
 from jsonckpt.manifest import parse_manifest
+from jsonckpt.names import is_single
 from jsonckpt.opening import open_container
 from jsonckpt.reading import read_manifest
 from jsonckpt.storage import write_error
@@ -149,14 +150,14 @@ def _candidates(place: Path, limits: Limits, abandoned: bool) -> Sequence[File]:
         if not beside:
             raise CheckpointNotFoundError("there is no such file or directory", file=place)
         # What recover and conversions leave can be made again; what a save leaves cannot.
-        if is_checkpoint_file(place) and not abandoned:
+        if is_single(place.name) and not abandoned:
             raise CheckpointNotFoundError(
                 f"there is no such file, only what killed saves of it left: {_named(beside)}",
                 file=place,
                 hint=_ABANDONED,
             )
         return beside
-    if is_checkpoint_file(place):
+    if is_single(place.name):
         try:
             open_container(place, limits=limits)
         except JsonckptError as error:

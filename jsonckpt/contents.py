@@ -46,6 +46,11 @@ class Options:
     progress: bool
     delete_first: bool = False
 
+    @property
+    def zips_files(self) -> bool:
+        """Whether whole files are compressed: number lists are, other text holds zstd frames."""
+        return self.encoding == "list" and self.compression == "zstd"
+
 
 @dataclass(frozen=True)
 class Contents:
@@ -61,6 +66,10 @@ class Contents:
     @property
     def nbytes(self) -> int:
         return sum(source.nbytes for source in self.sources)
+
+    @property
+    def chunks(self) -> int:
+        return sum(record.chunks for record in self.plans)
 
 
 def check_options(options: Options, level: int | None) -> None:
@@ -123,13 +132,13 @@ def settle(contents: Contents, options: Options) -> Contents:
         if codec.compression != "none" and not _sample_compresses(coder, source, codec):
             codec = _codec(source, options, worthwhile=False)
         plans.append(plan.RecordPlan(position, codec, source.nbytes))
-    chunks = sum(record.chunks for record in plans)
-    if exceeds(chunks, DEFAULT_LIMITS.chunks):
+    settled = replace(contents, plans=plans)
+    if exceeds(settled.chunks, DEFAULT_LIMITS.chunks):
         raise LimitError(
-            f"{chunks} chunks; readers accept at most {DEFAULT_LIMITS.chunks}",
+            f"{settled.chunks} chunks; readers accept at most {DEFAULT_LIMITS.chunks}",
             hint="Pass a larger chunk_size.",
         )
-    return replace(contents, plans=plans)
+    return settled
 
 
 def _codec(source: Source, options: Options, *, worthwhile: bool) -> Codec:
@@ -176,13 +185,8 @@ def head_text(contents: Contents, options: Options, *, single: bool) -> bytes:
             "state": jsontext.dump_pretty(contents.state),
         },
     )
-    if exceeds(len(head), DEFAULT_LIMITS.manifest_bytes):
-        raise LimitError(
-            f"the state beside its tensors takes {len(head)} bytes; readers accept at most "
-            f"{DEFAULT_LIMITS.manifest_bytes}",
-            hint="Put large data into tensors or NumPy arrays.",
-        )
-    _check_marks(head)
+    hint = "Put large data into tensors or NumPy arrays."
+    _check_length("the state beside its tensors", head, hint)
     return head
 
 
@@ -192,16 +196,17 @@ def check_index(text: bytes) -> None:
     Raises:
         LimitError: it does not.
     """
+    _check_length("the index of the file", text, "Pass a larger chunk_size.")
+
+
+def _check_length(what: str, text: bytes, hint: str) -> None:
+    """Whether a reader takes so much text, and so many marks in it, at once."""
     if exceeds(len(text), DEFAULT_LIMITS.manifest_bytes):
         raise LimitError(
-            f"the index of the file takes {len(text)} bytes; readers accept at most "
+            f"{what} takes {len(text)} bytes; readers accept at most "
             f"{DEFAULT_LIMITS.manifest_bytes}",
-            hint="Pass a larger chunk_size.",
+            hint=hint,
         )
-    _check_marks(text)
-
-
-def _check_marks(text: bytes) -> None:
     if len(text) < (DEFAULT_LIMITS.marks or 0):
         return
     marks = jsontext.marks_of(text)
@@ -225,7 +230,6 @@ def shards_of(
     if single:
         yield 0, "", contents.plans
         return
-    compressed = options.encoding == "list" and options.compression == "zstd"
     estimates = [plan.text_estimate(p, contents.sources[p.source].dtype) for p in contents.plans]
     wanted = plan.lane_size(sum(estimates), options.threads, options.max_shard_size)
     assigned = plan.assign_shards(estimates, wanted)
@@ -235,7 +239,7 @@ def shards_of(
             hint="Pass a larger max_shard_size.",
         )
     for number, members in enumerate(assigned):
-        name = names.shard_name(contents.save_id, number + 1, compressed=compressed)
+        name = names.shard_name(contents.save_id, number + 1, compressed=options.zips_files)
         yield number, name, [contents.plans[member] for member in members]
 
 
@@ -257,12 +261,11 @@ def check_expansion(contents: Contents, stored: int) -> None:
             f"at most {limit} of so few",
             hint="Pass compression=None; the previous checkpoint, if any, is untouched.",
         )
-    chunks = sum(record.chunks for record in contents.plans)
     most = DEFAULT_LIMITS.most_chunks(stored)
-    if exceeds(chunks, most):
+    if exceeds(contents.chunks, most):
         raise LimitError(
-            f"{chunks} chunks were compressed to {stored} bytes; readers accept at most {most} in"
-            " so few",
+            f"{contents.chunks} chunks were compressed to {stored} bytes; readers accept at most "
+            f"{most} in so few",
             hint="Pass a larger chunk_size; the previous checkpoint, if any, is untouched.",
         )
 
@@ -285,11 +288,5 @@ def manifest_of(
 @jsontext.collector_paused()
 def dumped(manifest: Manifest) -> bytes:
     text = dump_manifest(manifest)
-    if exceeds(len(text), DEFAULT_LIMITS.manifest_bytes):
-        raise LimitError(
-            f"the manifest takes {len(text)} bytes; readers accept at most "
-            f"{DEFAULT_LIMITS.manifest_bytes}",
-            hint="Pass a larger chunk_size, or put large data into tensors.",
-        )
-    _check_marks(text)
+    _check_length("the manifest", text, "Pass a larger chunk_size, or put large data into tensors.")
     return text

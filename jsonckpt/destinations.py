@@ -39,7 +39,6 @@ from jsonckpt.writing import FileOutput, Output, StreamOutput, ZstdOutput, write
 __all__ = [
     "check_container",
     "check_target",
-    "is_single",
     "save_directory",
     "save_file",
     "save_remote",
@@ -47,20 +46,11 @@ __all__ = [
 ]
 
 
-def is_single(path: str) -> bool:
-    """Whether a path names a single-file checkpoint.
-
-    >>> is_single("a.json"), is_single("b.json.zst"), is_single("run/checkpoint")
-    (True, True, False)
-    """
-    return path.endswith((".json", ".json.zst"))
-
-
 # --- before anything is written ---------------------------------------------------------------
 
 
 def check_container(path: str, options: Options) -> None:
-    if options.encoding == "list" and options.compression == "zstd" and path.endswith(".json"):
+    if options.zips_files and path.endswith(".json"):
         raise ValueError(
             "encoding='list' with compression='zstd' compresses whole files: "
             "write to a directory or to a path ending in .json.zst"
@@ -75,7 +65,7 @@ def check_target(target: Path, *, overwrite: bool) -> None:
         WriteError: the system does not say what lies there.
     """
     with storage.writing(target):
-        if is_single(target.name):
+        if names.is_single(target.name):
             _check_file(target, overwrite=overwrite)
         else:
             _check_directory(target, overwrite=overwrite)
@@ -202,7 +192,7 @@ def _write_all(output: Output, contents: Contents, options: Options, gate: Gate)
 
 
 def save_stream(contents: Contents, stream: Any, options: Options, gate: Gate) -> dict[str, Any]:
-    if options.encoding == "list" and options.compression == "zstd":
+    if options.zips_files:
         raise ValueError(
             "a file object gets plain text: pass compression=None with encoding='list'"
         )
@@ -240,7 +230,7 @@ def save_remote(
     from jsonckpt.remote import RemoteTarget
 
     target = RemoteTarget(url, storage_options)
-    single = is_single(url)
+    single = names.is_single(url)
     target.check(single=single, overwrite=overwrite)
     if not single:
         _check_ours(target.place())
@@ -340,8 +330,7 @@ def save_directory(
     files: list[storage.NewFile] = []
     made: list[Path] = []
     text = b""
-    zipped = options.encoding == "list" and options.compression == "zstd"
-    room = Room(contents, options, compressed=zipped)
+    room = Room(contents, options, compressed=options.zips_files)
     try:
         durable = storage.make_directory(target, made, sync=options.sync)
         gate.check()

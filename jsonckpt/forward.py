@@ -9,7 +9,7 @@ import torch
 
 from jsonckpt.digests import check_seal
 from jsonckpt.errors import LimitError
-from jsonckpt.limits import Limits, exceeds
+from jsonckpt.limits import Limits, exceeds, way_over
 from jsonckpt.opening import Container
 from jsonckpt.reading import widen_pipe
 from jsonckpt.records import Header, Record
@@ -108,7 +108,7 @@ class Forward:
             raise LimitError(
                 f"{self._claimed} bytes of tensors in a file of {size} bytes",
                 tensor=header.name,
-                hint="Pass limits=jsonckpt.Limits(total_floor=...) if it is meant.",
+                hint=way_over("total_floor"),
             )
         if self.loading is not None:
             wanted = self.loading.wants(header.name)

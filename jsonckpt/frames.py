@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from jsonckpt.errors import CUT_OFF, FormatError, IncompleteCheckpointError, LimitError, quote
+from jsonckpt.limits import way_over
 
 __all__ = ["FrameWatch"]
 
@@ -98,7 +99,7 @@ class FrameWatch:
         if self._limit is not None and window > max(self._limit, 1024):
             raise LimitError(
                 f"the zstd frame needs a window of {window} bytes, the limit is {self._limit}",
-                hint="Pass limits=jsonckpt.Limits(zstd_window=...) if it is meant.",
+                hint=way_over("zstd_window"),
             )
         self._checksum = bool(descriptor & 0x04)
         self._in_frame = True

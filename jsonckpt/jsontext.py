@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from jsonckpt.errors import FormatError, LimitError, UnsupportedTypeError, quote
+from jsonckpt.limits import way_over
 from jsonckpt.names import join
 from jsonckpt.places import full_name
 
@@ -105,7 +106,7 @@ def parse(
     if max_marks is not None and marks > max_marks:
         raise LimitError(
             f"{what}: {marks} brackets and strings, the limit is {max_marks}",
-            hint="Pass limits=jsonckpt.Limits(marks=...) if it is meant.",
+            hint=way_over("marks"),
         )
     if deepest > max_depth:
         place = _first_deeper(plain, max_depth)
@@ -207,7 +208,7 @@ def _fail(
     column = len(text[start:offset].decode("utf-8", "replace")) + 1
     message = f"{what}: line {line} column {column}: {problem}"
     if limit is not None:
-        hint = f"Pass limits=jsonckpt.Limits({limit}=...) if it is meant."
+        hint = way_over(limit)
         raise LimitError(message, hint=hint) from cause
     raise FormatError(message) from cause
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from jsonckpt.errors import CheckpointNotFoundError
 from jsonckpt.facts import MANIFEST_NAME
-from jsonckpt.names import is_shard_name, temporary_stem
+from jsonckpt.names import is_shard_name, is_single, temporary_stem
 
-__all__ = ["File", "is_checkpoint_file", "orphans", "searched", "single_temporaries"]
+__all__ = ["File", "orphans", "searched", "single_temporaries"]
 
 #: Names that this package itself gives: its shards, its manifests under way.
 SHARD = re.compile(r"shard-([0-9a-f]{12})-([0-9]{5,})\.json(\.zst)?")
@@ -71,17 +71,12 @@ def searched(path: Path) -> tuple[list[File], list[File], bool]:
     single = _followed(path.parent, path.name)
     if single is not None:
         return [single], [], False
-    left = single_temporaries(path) if is_checkpoint_file(path) else []
+    left = single_temporaries(path) if is_single(path.name) else []
     if not left:
         raise CheckpointNotFoundError(
             "there is no such file or directory, and no leftovers of a save of it", file=path
         )
     return [max(left, key=lambda file: file.changed)], [], False
-
-
-def is_checkpoint_file(path: Path) -> bool:
-    """Whether a file of this name would be a checkpoint, not what was made from one."""
-    return path.name.endswith((".json", ".json.zst"))
 
 
 def single_temporaries(path: Path) -> list[File]:

@@ -60,14 +60,14 @@ class Limits:
         """Whether symbolic links to files are followed."""
         return self.links is None
 
-    def most_chunks(self, on_disk: int) -> int | None:
-        """The most chunks that a checkpoint of ``on_disk`` bytes may claim to have.
+    def most_chunks(self, on_disk: int | None) -> int | None:
+        """The most chunks that a checkpoint of ``on_disk`` bytes, if known, may claim to have.
 
         Each takes some microseconds, and text that compresses well could claim millions in a few
         hundred bytes. In text that is not compressed a chunk takes more than 50 bytes.
         """
-        if self.chunks is None:
-            return None
+        if self.chunks is None or on_disk is None:
+            return self.chunks
         return min(self.chunks, max(_FEW_CHUNKS, on_disk // _LEAST_PER_CHUNK))
 
     def total_bytes(self, on_disk: int) -> int | None:
@@ -83,15 +83,13 @@ _LEAST_PER_CHUNK = 32
 DEFAULT_LIMITS = Limits()
 
 
-def way_over(*names: str) -> str:
-    """The way out for what is over these limits, as a hint of an error.
+def way_over(name: str, value: str = "...") -> str:
+    """The way out for what is over a limit, as a hint of an error.
 
-    >>> way_over("tensors")
-    'Pass limits=jsonckpt.Limits(tensors=...) if it is meant.'
+    >>> way_over("chunks", "None")
+    'Pass limits=jsonckpt.Limits(chunks=None) if it is meant.'
     """
-    return (
-        f"Pass limits=jsonckpt.Limits({', '.join(f'{name}=...' for name in names)}) if it is meant."
-    )
+    return f"Pass limits=jsonckpt.Limits({name}={value}) if it is meant."
 
 
 def exceeds(value: int, limit: int | None) -> bool:

@@ -121,7 +121,7 @@ def parse_manifest(text: bytes, limits: Limits) -> Manifest:
     if exceeds(len(text), limits.manifest_bytes):
         raise LimitError(
             f"the manifest has {len(text)} bytes, the limit is {limits.manifest_bytes}",
-            hint="Pass limits=jsonckpt.Limits(manifest_bytes=...) if it is meant.",
+            hint=way_over("manifest_bytes"),
         )
     try:
         value = jsontext.parse(

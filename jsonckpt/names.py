@@ -17,6 +17,7 @@ __all__ = [
     "check_shard_name",
     "escape",
     "is_shard_name",
+    "is_single",
     "join",
     "selector",
     "shard_name",
@@ -163,6 +164,15 @@ def temporary_name(name: str, token: str) -> str:
     '.run.json.0123456789ab.tmp'
     """
     return f".{temporary_stem(name)}.{token}.tmp"
+
+
+def is_single(path: str) -> bool:
+    """Whether a path names a single-file checkpoint.
+
+    >>> is_single("a.json"), is_single("b.json.zst"), is_single("run/checkpoint")
+    (True, True, False)
+    """
+    return path.endswith((".json", ".json.zst"))
 
 
 def temporary_stem(name: str) -> str:

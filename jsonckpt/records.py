@@ -225,7 +225,7 @@ class RecordReader:
             raise LimitError(
                 f"{header.chunks} chunks, the limit is {self._limits.chunks}",
                 tensor=header.name,
-                hint="Pass limits=jsonckpt.Limits(chunks=...) if it is meant.",
+                hint=way_over("chunks"),
             )
         if self._on_header is not None:
             self._on_header(header)

@@ -15,7 +15,7 @@ from jsonckpt.background import Gate
 from jsonckpt.contents import Contents, Options
 from jsonckpt.damaged import DamagedPlain, DamagedZstd, PatchedFile
 from jsonckpt.deepcheck import seal_notes
-from jsonckpt.destinations import is_single, save_directory, save_file
+from jsonckpt.destinations import save_directory, save_file
 from jsonckpt.errors import (
     CheckpointExistsError,
     IncompleteCheckpointError,
@@ -27,8 +27,9 @@ from jsonckpt.errors import (
 )
 from jsonckpt.facts import Entry, Manifest
 from jsonckpt.leftovers import File, searched
-from jsonckpt.limits import DEFAULT_LIMITS, Limits, exceeds
+from jsonckpt.limits import DEFAULT_LIMITS, Limits, exceeds, way_over
 from jsonckpt.manifest import parse_manifest
+from jsonckpt.names import is_single
 from jsonckpt.plan import RecordPlan
 from jsonckpt.pruning import named_state, prune
 from jsonckpt.reading import LocalFile
@@ -268,7 +269,7 @@ class _Evidence:
                     if exceeds(opened.size, limit):
                         raise LimitError(
                             f"the manifest has {opened.size} bytes, the limit is {limit}",
-                            hint="Pass limits=jsonckpt.Limits(manifest_bytes=...) if it is meant.",
+                            hint=way_over("manifest_bytes"),
                         )
                     read = bytearray(opened.size)
                     opened.read_range(0, memoryview(read))

@@ -28,7 +28,7 @@ from jsonckpt.errors import (
 )
 from jsonckpt.facts import SHARD_FORMAT, identity_lines
 from jsonckpt.grammar import TRAILER_MAX
-from jsonckpt.limits import Limits, exceeds
+from jsonckpt.limits import Limits, exceeds, way_over
 from jsonckpt.records import Header, parse_header
 from jsonckpt.rescuelines import Lines
 from jsonckpt.streaming import ByteSource
@@ -212,7 +212,7 @@ class _Scanner:
         if not head or _HEAD.match(head):
             raise LimitError(
                 f"the head is larger than the limit of {limit} bytes",
-                hint="Pass limits=jsonckpt.Limits(manifest_bytes=...) if it is meant.",
+                hint=way_over("manifest_bytes"),
             )
 
     def _head_limit(self) -> int:
@@ -277,12 +277,9 @@ class _Scanner:
         assert isinstance(value, dict)
         header = parse_header(value, self._limits)
         most = None if self._size is None else self._limits.total_bytes(self._size)
-        chunks = self._limits.chunks
-        if self._size is not None:
-            chunks = self._limits.most_chunks(self._size)
         for what, count, limit in (
             ("tensors", len(self._scan.found) + 1, self._limits.tensors),
-            ("chunks", self._chunks + header.chunks, chunks),
+            ("chunks", self._chunks + header.chunks, self._limits.most_chunks(self._size)),
             ("bytes", self._raw + header.nbytes, most),
         ):
             if exceeds(count, limit):

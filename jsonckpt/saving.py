@@ -16,13 +16,13 @@ from jsonckpt.contents import Contents, Options, check_options, encode, settle, 
 from jsonckpt.destinations import (
     check_container,
     check_target,
-    is_single,
     save_directory,
     save_file,
     save_remote,
     save_stream,
 )
 from jsonckpt.jsontext import BRIEF, collector_paused
+from jsonckpt.names import is_single
 from jsonckpt.pipeline import default_threads
 from jsonckpt.staging import Buffers
 

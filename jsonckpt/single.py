@@ -18,7 +18,7 @@ from jsonckpt.errors import (
 from jsonckpt.facts import Entry, Manifest
 from jsonckpt.grammar import TRAILER_MAX, index_offset
 from jsonckpt.indexed import RangeReader
-from jsonckpt.limits import Limits, exceeds
+from jsonckpt.limits import Limits, exceeds, way_over
 from jsonckpt.records import Header, Record
 from jsonckpt.skeleton import SkeletonReader
 from jsonckpt.streaming import ByteSource, read_records
@@ -210,7 +210,7 @@ def _push(reader: SkeletonReader, file: RangeReader, start: int, stop: int, limi
         raise LimitError(
             f"{stop - start} bytes of text between two tensors, "
             f"the limit is {limits.manifest_bytes}",
-            hint="Pass limits=jsonckpt.Limits(manifest_bytes=...) if it is meant.",
+            hint=way_over("manifest_bytes"),
         )
     text = bytearray(stop - start)
     file.read_range(start, memoryview(text))
@@ -229,7 +229,7 @@ def _index_rows(file: RangeReader, limits: Limits) -> list[tuple[int, int, list[
     if exceeds(size - offset, limits.manifest_bytes):
         raise LimitError(
             f"the index has {size - offset} bytes, the limit is {limits.manifest_bytes}",
-            hint="Pass limits=jsonckpt.Limits(manifest_bytes=...) if it is meant.",
+            hint=way_over("manifest_bytes"),
         )
     text = bytearray(size - offset)
     file.read_range(offset, memoryview(text))

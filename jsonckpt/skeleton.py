@@ -27,7 +27,7 @@ from jsonckpt.errors import (
 )
 from jsonckpt.facts import SHARD_FORMAT, Entry
 from jsonckpt.grammar import TRAILER_MAX, index_row, trailer
-from jsonckpt.limits import Limits, exceeds
+from jsonckpt.limits import Limits, exceeds, way_over
 from jsonckpt.records import Header, Record, RecordReader
 from jsonckpt.validation import (
     LONGEST_LINE,
@@ -213,7 +213,7 @@ class SkeletonReader:
         if exceeds(length, self._limits.manifest_bytes):
             raise LimitError(
                 f"over {self._limits.manifest_bytes} bytes of text beside the tensors",
-                hint="Pass limits=jsonckpt.Limits(manifest_bytes=...) if it is meant.",
+                hint=way_over("manifest_bytes"),
             )
 
     def _take_head(self, text: bytes) -> bytes:
@@ -274,7 +274,7 @@ class SkeletonReader:
         if exceeds(self.records + 1, self._limits.tensors):
             raise LimitError(
                 f"{self.records + 1} tensors or more, the limit is {self._limits.tensors}",
-                hint="Pass limits=jsonckpt.Limits(tensors=...) if it is meant.",
+                hint=way_over("tensors"),
             )
         self._record_start, self._ranges = self._line_start, []
         self._left = self._reader.head(line).chunks

@@ -260,7 +260,7 @@ def may_hold(path: Path, content: bytes) -> bool:
     be read nobody knows, and then they must stay.
     """
     try:
-        return path.stat().st_size == len(content) and path.read_bytes() == content
+        return _holds(path, content)
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError:
@@ -274,12 +274,13 @@ def _is_ours(path: Path, inode: int, content: bytes | None) -> bool:
     known. Where nothing can be read, nothing is claimed.
     """
     try:
-        found = os.stat(path)
-        if found.st_ino == inode:
-            return True
-        return content is not None and path.read_bytes() == content
+        return os.stat(path).st_ino == inode or (content is not None and _holds(path, content))
     except OSError:
         return False
+
+
+def _holds(path: Path, content: bytes) -> bool:
+    return path.stat().st_size == len(content) and path.read_bytes() == content
 
 
 def unlink(path: Path) -> None:

@@ -21,7 +21,7 @@ from jsonckpt.errors import (
     JsonckptError,
     LimitError,
 )
-from jsonckpt.limits import Limits, exceeds
+from jsonckpt.limits import Limits, exceeds, way_over
 from jsonckpt.records import Header, Record
 from jsonckpt.skeleton import HEAD_END, SkeletonReader
 
@@ -55,7 +55,7 @@ class Sink(Protocol):
 def _line_too_long(limit: int) -> JsonckptError:
     return LimitError(
         f"a line of over {limit} bytes beside the tensors",
-        hint="Pass limits=jsonckpt.Limits(manifest_bytes=...) if it is meant.",
+        hint=way_over("manifest_bytes"),
     )
 
 
@@ -189,7 +189,7 @@ def read_records(
                         f"{chunks} chunks in a file of {source.size} bytes, the limit is"
                         f" {most_chunks}",
                         tensor=header.name,
-                        hint="Pass limits=jsonckpt.Limits(chunks=None) if it is meant.",
+                        hint=way_over("chunks", "None"),
                     )
                 sink = open_sink(header)
             chunk = len(sums)
@@ -262,7 +262,7 @@ def check_expansion(decoded: int, read: int, limits: Limits) -> None:
     if exceeds(decoded, limits.total_bytes(read)):
         raise LimitError(
             f"{decoded} bytes of tensors in the first {read} bytes, over the limit",
-            hint="Pass limits=jsonckpt.Limits(total_floor=...) if it is meant.",
+            hint=way_over("total_floor"),
         )
 
 

@@ -419,9 +419,7 @@ def check_totals(
             "tensors",
             f"{chunks} chunks in {on_disk} bytes of files, the limit is {most}",
             # A larger number does not lift what the bytes on disk bound.
-            way_over("chunks")
-            if exceeds(chunks, limits.chunks)
-            else "Pass limits=jsonckpt.Limits(chunks=None) if it is meant.",
+            way_over("chunks") if exceeds(chunks, limits.chunks) else way_over("chunks", "None"),
         )
     total = sum(entry.nbytes for entry in entries)
     if exceeds(total, limits.total_bytes(on_disk)):
