@@ -205,7 +205,7 @@ def _wrong(
     except Exception as error:
         return f"unloadable: {error!r}"
     left = unexpected(scene, room, killed=fault.dead)
-    if found == "new":
+    if found == "new" or (found == "none" and scene.gives_up):
         # Old shards that could not be removed, or whose manifest could not be read.
         left = [name for name in left if name not in before]
         if left:
@@ -213,7 +213,7 @@ def _wrong(
     elif not fault.dead and inside(room) != sorted(before):
         return f"not what was there before: {inside(room)}, and before {sorted(before)}"
     uncertain = isinstance(raised, jsonckpt.DurabilityUncertainError)
-    if uncertain and not set(before) <= set(inside(room)):
+    if uncertain and not scene.gives_up and not set(before) <= set(inside(room)):
         return "what a power failure may bring back has been removed"
     if fault.interrupt:
         return "" if isinstance(raised, KeyboardInterrupt) else f"raised {raised!r}"

@@ -238,7 +238,7 @@ def _judge(report: Report, scene: Scene, room: Path, where: str, *, recover: boo
     """Look at what a killed save left; then save over it."""
     try:
         found: str = outcome(scene, room)
-        wrong = "" if found in (scene.before, "new") else f"there is {found}"
+        wrong = "" if found in scene.allowed else f"there is {found}"
         if strange := unexpected(scene, room, killed=True):
             wrong = f"strange files {strange}"
         report.outcomes[found] += 1

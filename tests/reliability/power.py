@@ -196,7 +196,7 @@ def trial(scene: Scene, room: Path) -> Trial:
     with recorded(room) as log:
         scene.run(room)
     clear(room)
-    return Trial(scene.name, scene, before, tuple(log), frozenset({scene.before, "new"}))
+    return Trial(scene.name, scene, before, tuple(log), scene.allowed)
 
 
 def _after_a_killed_one(scene: Scene, room: Path, dice: random.Random) -> Trial:
@@ -219,7 +219,7 @@ def _after_a_killed_one(scene: Scene, room: Path, dice: random.Random) -> Trial:
     with recorded(room) as second:
         scene.run(room, NEW)
     clear(room)
-    allowed = frozenset({scene.before, "old", "new"})
+    allowed = scene.allowed | {"old"}
     name = f"{scene.name}, after one killed at operation {len(cut)}"
     return Trial(name, scene, before, (*cut, *second), allowed)
 

@@ -82,6 +82,16 @@ class Scene:
         """What must be there as long as the new checkpoint is not."""
         return "old" if self.overwrite else "none"
 
+    @property
+    def gives_up(self) -> bool:
+        """Whether the old checkpoint is removed before the new one is written."""
+        return bool(self.options.get("delete_first"))
+
+    @property
+    def allowed(self) -> frozenset[str]:
+        """What may be there, whole, at any moment of the save."""
+        return frozenset({self.before, "new", *(("none",) if self.gives_up else ())})
+
     def prepare(self, room: Path) -> None:
         """Lay down what is there before: a source to convert, the old checkpoint."""
         room.mkdir(parents=True, exist_ok=True)
@@ -139,6 +149,14 @@ def _scenes() -> list[Scene]:
                 Scene("c", "async", overwrite, {**_SHARDS, **one}),
                 Scene("c.json", "async", overwrite, one),
             ]
+    # Nothing is promised of the old one; what is there is never half of it.
+    gone: dict[str, Any] = {"delete_first": True, **one}
+    scenes += [
+        Scene("c", options={**_SHARDS, **gone}),
+        Scene("c.json", options={"chunk_size": 64, **gone}),
+    ]
+    if ASYNC:
+        scenes.append(Scene("c", "async", options={**_SHARDS, **gone}))
     return scenes
 
 
