@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -44,13 +45,14 @@ from jsonckpt.validation import (
     is_hex,
     is_size,
     kind,
+    known_versions,
     parse_codec,
     parse_identity,
     same_totals,
     text_member,
 )
 
-__all__ = ["dump_manifest", "parse_manifest"]
+__all__ = ["dump_manifest", "parse_manifest", "parse_misread"]
 
 
 _SEAL_TAIL = re.compile(rb',\n"seal":("([a-z0-9_]{1,16}):([0-9a-f]{1,128})"|null)\}\s*\Z')
@@ -190,6 +192,27 @@ def shard_files(text: bytes, limits: Limits) -> list[str]:
     shards = _parse_shards(header.get("shards"), checksum, limits, problems)
     problems.raise_if_any()
     return [shard.file for shard in shards]
+
+
+def parse_misread(text: bytes, limits: Limits) -> tuple[Manifest, bytes]:
+    """As :func:`parse_manifest`, also where the version that it says is damaged.
+
+    Returns:
+        The manifest, and the text that its seal vouches for.
+
+    Raises:
+        UnsupportedVersionError: of no version that is known does the seal fit.
+        JsonckptError: as :func:`parse_manifest`.
+    """
+    try:
+        return parse_manifest(text, limits), text
+    except UnsupportedVersionError:
+        tail = _SEAL_TAIL.search(text)
+        if tail is not None and tail[2] is not None:
+            for guess in known_versions(text):
+                with suppress(JsonckptError):
+                    return parse_manifest(guess, limits), guess
+        raise
 
 
 def _check_seal(text: bytes, header: dict[str, Any]) -> None:

@@ -28,7 +28,7 @@ from jsonckpt.errors import (
 from jsonckpt.facts import Entry, Manifest
 from jsonckpt.leftovers import File, searched
 from jsonckpt.limits import DEFAULT_LIMITS, Limits, exceeds, way_over
-from jsonckpt.manifest import parse_manifest
+from jsonckpt.manifest import parse_misread
 from jsonckpt.names import is_single
 from jsonckpt.plan import RecordPlan
 from jsonckpt.pruning import named_state, prune
@@ -128,7 +128,7 @@ def recover(
         CheckpointExistsError: something is at ``out``.
         IncompleteCheckpointError: nothing can be restored; nothing was written.
         UnsupportedVersionError: it has a version, or requires a feature, that this release does
-            not know; nothing was written.
+            not know (and no seal says that the version is damage); nothing was written.
         LimitError: it holds more than the limits allow; nothing was written.
         WriteError: the system refused a write.
 
@@ -166,6 +166,9 @@ def _local(path: str | os.PathLike[str]) -> str:
     if "://" in text:
         raise ValueError("recover works on local files: copy the checkpoint first")
     return text
+
+
+_MISREAD = "the version that it says is damaged: the seal vouches for another"
 
 
 @dataclass
@@ -274,7 +277,9 @@ class _Evidence:
                     read = bytearray(opened.size)
                     opened.read_range(0, memoryview(read))
                     text = bytes(read)
-                manifest = parse_manifest(text, self.limits)
+                manifest, as_sealed = parse_misread(text, self.limits)
+                if as_sealed is not text:
+                    self.notes.append(f"{file.path.name}: {_MISREAD}")
             except JsonckptError as error:
                 if is_refusal(error.at(file=file.path)):
                     raise
@@ -285,7 +290,7 @@ class _Evidence:
                 continue
             if file.path.name.endswith(".tmp"):
                 self.notes.append(f"the manifest is {file.path.name}, of a save cut short")
-            unsealed = seal_notes(file.path.name, text)
+            unsealed = seal_notes(file.path.name, as_sealed)
             self.notes += unsealed
             self.state_is = "unverified" if unsealed else "verified"
             return manifest
@@ -306,6 +311,8 @@ class _Evidence:
         except JsonckptError as error:
             error.at(file=file.path)
             raise
+        if found.misread:
+            self.notes.append(f"{file.path.name}: {_MISREAD}")
         if patched.holes:
             self.notes.append(f"{file.path.name}: {patched.note()}")
         return found

@@ -1,14 +1,19 @@
-"""A damaged text line by line, in constant memory."""
+"""A damaged text line by line, in constant memory; and the lines in it that open a record."""
 
 from __future__ import annotations
 
-from typing import Final
+import re
+from typing import Any, Final
 
+from jsonckpt import jsontext
+from jsonckpt.errors import JsonckptError
 from jsonckpt.streaming import ByteSource
 from jsonckpt.validation import LONGEST_LINE
 
-__all__ = ["Lines"]
+__all__ = ["Lines", "record_header", "record_start"]
 
+_CHUNKS: Final = b'"chunks":[\n'
+_RECORD: Final = re.compile(rb'\{[ \t]*"name"[ \t]*:')
 _READ: Final = 1 << 20
 #: The shortest line of a record is that of a chunk of one element; few others are around records.
 _SHORTEST_LINE: Final = 6
@@ -94,3 +99,34 @@ class Lines:
         del self._buffer[used + count :]
         self._filled = count
         self._ended = not count
+
+
+def record_start(line: bytes) -> int:
+    """Where a record opens in a line, which then ends in it; -1 where none does.
+
+    A string cannot hold these bytes, for quotes in it are escaped.
+    """
+    if not line.endswith(_CHUNKS):
+        return -1
+    if line.startswith(b"{") and not _RECORD.match(line) and _is_header(line):
+        return 0  # its members stand in another order
+    starts = [match.start() for match in _RECORD.finditer(line[-LONGEST_LINE:])]
+    return max(0, len(line) - LONGEST_LINE) + starts[-1] if starts else -1
+
+
+def _is_header(line: bytes) -> bool:
+    """Whether a line of its own opens a record, whatever its first member is."""
+    try:
+        value = record_header(line, 1_000)
+    except JsonckptError:
+        return False
+    return "name" in value and "dtype" in value
+
+
+def record_header(line: bytes, depth: int) -> dict[str, Any]:
+    """What the line that opens a record says."""
+    value = jsontext.parse(
+        line[: -len(_CHUNKS)] + b'"chunks":null}', what="the head of a record", max_depth=depth
+    )
+    assert isinstance(value, dict)
+    return value

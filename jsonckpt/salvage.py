@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -23,6 +24,7 @@ from jsonckpt.errors import (
     IntegrityError,
     JsonckptError,
     LimitError,
+    UnsupportedVersionError,
     is_refusal,
     quote,
 )
@@ -30,21 +32,20 @@ from jsonckpt.facts import SHARD_FORMAT, identity_lines
 from jsonckpt.grammar import TRAILER_MAX
 from jsonckpt.limits import Limits, exceeds, way_over
 from jsonckpt.records import Header, parse_header
-from jsonckpt.rescuelines import Lines
+from jsonckpt.rescuelines import Lines, record_header, record_start
 from jsonckpt.streaming import ByteSource
 from jsonckpt.validation import (
     LONGEST_LINE,
     check_header,
     check_requires,
     is_hex,
+    known_versions,
     longest_tail,
 )
 
 __all__ = ["Found", "LostTensor", "Scan", "Spool", "scan"]
 
 _TENSORS: Final = b'"tensors":[\n'
-_CHUNKS: Final = b'"chunks":[\n'
-_RECORD: Final = re.compile(rb'\{[ \t]*"name"[ \t]*:')
 _HEAD: Final = re.compile(rb'\{[ \t]*"format"[ \t]*:')
 _SEAL: Final = re.compile(
     rb',"seal":"([a-z0-9_]{1,16}:[0-9a-f]{1,128})","index_offset": *[0-9]+\}\n\Z'
@@ -96,6 +97,7 @@ class Scan:
         head_fault: why not, else ``""``.
         ended: whether the line that ends a file is there.
         sealed: whether the seal vouches for the head, and for what the records say of themselves.
+        misread: whether the head says another version than the one that the seal vouches for.
         position: bytes of text that were read.
     """
 
@@ -103,6 +105,7 @@ class Scan:
     head_fault: str = "it is missing"
     ended: bool = False
     sealed: bool = False
+    misread: bool = False
     position: int = 0
     found: list[Found] = field(default_factory=list)
     lost: list[LostTensor] = field(default_factory=list)
@@ -162,8 +165,24 @@ class _Scanner:
         #: Over the text around the payloads; ``None`` when some of it is not known.
         self._skeleton: Hasher | None = None
         self._scan = Scan()
+        #: Why the version or a feature that the head asks for is not known.
+        self._refusal: UnsupportedVersionError | None = None
 
     def run(self) -> Scan:
+        # What a file of another version means nobody here knows: no part of it may be taken. But
+        # where the seal fits a version that is known, the number was damaged.
+        try:
+            scan = self._run()
+        except JsonckptError:
+            if self._refusal is not None:
+                raise self._refusal from None
+            raise
+        if self._refusal is not None and not scan.sealed:
+            raise self._refusal
+        scan.misread = self._refusal is not None
+        return scan
+
+    def _run(self) -> Scan:
         scan = self._scan
         head: bytearray | None = bytearray()
         over = False
@@ -174,7 +193,7 @@ class _Scanner:
             at, line, whole = self._lines.next(limit)
             if not line:
                 break
-            start = _record_start(line)
+            start = record_start(line)
             if start >= 0:
                 head = None
                 self._record(at + start, line[start:])
@@ -221,6 +240,17 @@ class _Scanner:
 
     def _read_head(self, text: bytes) -> None:
         try:
+            self._take_head(text)
+        except UnsupportedVersionError as error:
+            for guess in known_versions(text):
+                with suppress(JsonckptError):
+                    self._take_head(guess)
+                    self._refusal = error
+                    return
+            raise
+
+    def _take_head(self, text: bytes) -> None:
+        try:
             value = jsontext.parse(
                 text[: -len(_TENSORS)] + b'"tensors":null}',
                 what="the head",
@@ -230,7 +260,6 @@ class _Scanner:
             )
             self._scan.head = check_header(value, SHARD_FORMAT)
         except JsonckptError as error:
-            # What a file of another version means nobody here knows: no part of it may be taken.
             if is_refusal(error):
                 raise
             self._scan.head_fault = str(error)
@@ -269,13 +298,7 @@ class _Scanner:
         self._scan.found.append(record)
 
     def _header(self, line: bytes) -> Header:
-        value = jsontext.parse(
-            line[: -len(_CHUNKS)] + b'"chunks":null}',
-            what="the head of a record",
-            max_depth=self._limits.depth or 1_000,
-        )
-        assert isinstance(value, dict)
-        header = parse_header(value, self._limits)
+        header = parse_header(record_header(line, self._limits.depth or 1_000), self._limits)
         most = None if self._size is None else self._limits.total_bytes(self._size)
         for what, count, limit in (
             ("tensors", len(self._scan.found) + 1, self._limits.tensors),
@@ -343,7 +366,7 @@ class _Scanner:
         opening = b'{"chunks":['
         while True:
             at, line, whole = self._lines.next(longest_tail(header.chunks, "sha256"))
-            ends = not line or _record_start(line) == 0 or line.startswith(b'],"index":')
+            ends = not line or record_start(line) == 0 or line.startswith(b'],"index":')
             try:
                 if ends or not whole or not line.startswith(b"]"):
                     raise FormatError(_broken_line(line))
@@ -363,7 +386,7 @@ class _Scanner:
         # The line feed behind the record may be damaged, while the next record is not.
         behind = len(encoded) - len(opening)
         rest = line[behind:]
-        start = _record_start(rest)
+        start = record_start(rest)
         if start >= 0:
             self._lines.push(at + behind + start, rest[start:])
             rest = b",\n"
@@ -415,17 +438,6 @@ def _installed(algorithm: str) -> bool:
     except JsonckptError:
         return False
     return True
-
-
-def _record_start(line: bytes) -> int:
-    """Where a record opens in a line, which then ends in it; -1 where none does.
-
-    A string cannot hold these bytes, for quotes in it are escaped.
-    """
-    if not line.endswith(_CHUNKS):
-        return -1
-    starts = [match.start() for match in _RECORD.finditer(line[-LONGEST_LINE:])]
-    return max(0, len(line) - LONGEST_LINE) + starts[-1] if starts else -1
 
 
 def _payload(line: bytes, header: Header, *, last: bool) -> bytes | None:

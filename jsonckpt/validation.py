@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeGuard
 
 from jsonckpt.checksums import ALGORITHMS
@@ -36,6 +36,7 @@ _SAVE_ID = re.compile(r"[0-9a-f]{32}")
 _BAD_NAME = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 #: A message is to be read at one glance; ``jsonckpt.verify`` has them all.
 _PROBLEMS_SHOWN = 3
+_SAID_VERSION = re.compile(rb'("version"[ \t]*:[ \t]*)[0-9]+')
 #: Members that say of which version a file is, and what they may be; they stand before these.
 _FIRST_MEMBERS = re.compile(
     rb'"(format|version|requires|readable_by|created_by)"[ \t\r\n]*:[ \t\r\n]*'
@@ -129,6 +130,12 @@ def check_version(header: dict[str, Any]) -> None:
             hint="Upgrade: pip install -U jsonckpt.",
         )
     check_requires(header.get("requires", []))
+
+
+def known_versions(text: bytes) -> Iterator[bytes]:
+    """A text that says a version which is not known, as it would be in those that are."""
+    for version in range(FORMAT_VERSION, 0, -1):
+        yield _SAID_VERSION.sub(rb"\g<1>%d" % version, text, count=1)
 
 
 def check_not_newer(beginning: bytes) -> None:

@@ -8,17 +8,29 @@ import ctypes
 import dataclasses
 import datetime
 import decimal
+import os
 import struct
 import types
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
+import pytest
 import torch
 
 from jsonckpt.tree import OMIT, Json
 
-__all__ = ["FakeDoor", "FakeTensor", "difference", "same", "tensor_bytes"]
+__all__ = ["FakeDoor", "FakeTensor", "difference", "lacking", "same", "tensor_bytes"]
+
+
+def lacking(tool: str, reason: str) -> NoReturn:
+    """Leave a test out for want of a tool; not where that tool is required.
+
+    ``JSONCKPT_REQUIRE`` names the tools, with spaces between them, that a machine must have.
+    """
+    if tool in os.environ.get("JSONCKPT_REQUIRE", "").split():
+        pytest.fail(f"{tool} is required here: {reason}")
+    pytest.skip(reason)
 
 
 def same(one: object, two: object) -> bool:

@@ -44,12 +44,8 @@ def test_every_intact_record_is_found_whatever_byte_is_damaged(
     count = 0
     for text, start, stop in _damages(path.read_bytes(), 4 if options else 1):
         damaged.write_bytes(text)
-        try:
-            with LocalStream(damaged) as stream:
-                result = scan(stream, DEFAULT_LIMITS)
-        except jsonckpt.UnsupportedVersionError:
-            assert text[start - 10 : start] == b'"version":'
-            continue
+        with LocalStream(damaged) as stream:
+            result = scan(stream, DEFAULT_LIMITS)  # also where the version is what is damaged
         found = {record.header.name: record for record in result.found}
         for entry in entries:
             untouched = stop <= entry.offset or start >= entry.offset + entry.length
@@ -88,7 +84,7 @@ def test_nothing_is_made_up_whatever_byte_is_damaged(tmp_path: Path, container: 
             out = tmp_path / f"out-{number}.json"
             try:
                 report = jsonckpt.recover(path, out, sync=False)
-            except (jsonckpt.IncompleteCheckpointError, jsonckpt.UnsupportedVersionError):
+            except jsonckpt.IncompleteCheckpointError:
                 assert not out.exists()
                 raised += 1
                 continue

@@ -11,6 +11,9 @@ import torch
 import jsonckpt
 from jsonckpt.checksums import ALGORITHMS, Algorithm
 from jsonckpt.limits import Limits
+from tests.hostile.cases import FORMS, write
+from tests.hostile.forge import good
+from tests.support import difference
 
 STATE = {"a": torch.arange(40), "b": torch.ones(2, 3), "lr": 0.25}
 VERSION = (b'"version":1', b'"version":2')
@@ -32,8 +35,8 @@ def _edit(path: Path, change: tuple[bytes, bytes]) -> None:
 
 @pytest.mark.parametrize(
     ("change", "said"),
-    [(VERSION, "version 2"), (REQUIRES, "'later'"), (RECORD, "'later'"), (TAIL, "'later'")],
-    ids=["version", "head", "record", "tail"],
+    [(REQUIRES, "'later'"), (RECORD, "'later'"), (TAIL, "'later'")],
+    ids=["head", "record", "tail"],
 )
 @pytest.mark.parametrize("place", ["c.json", "shard", "shard without manifest"])
 def test_a_file_that_is_not_understood_is_not_recovered(
@@ -53,6 +56,77 @@ def test_a_file_that_is_not_understood_is_not_recovered(
             jsonckpt.recover(path, tmp_path / out)
         assert caught.value.file == str(file)
     assert _listing(tmp_path) == before
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("has_manifest", [True, False], ids=["manifest", "none"])
+def test_a_file_of_a_later_version_is_not_recovered(
+    tmp_path: Path, form: str, has_manifest: bool
+) -> None:
+    forgery = good()
+    forgery.head["version"] = 2
+    path = write(forgery, form, tmp_path)
+    if path.is_dir() and not has_manifest:
+        (path / "manifest.json").unlink()
+    with pytest.raises(jsonckpt.UnsupportedVersionError, match="version 2"):
+        jsonckpt.recover(path, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("version", [b"3", b"9", b"0", b"5"])
+@pytest.mark.parametrize("place", ["c.json", "shard", "shard without manifest", "manifest"])
+def test_a_version_that_the_seal_contradicts_is_damage(
+    tmp_path: Path, place: str, version: bytes
+) -> None:
+    path = tmp_path / place
+    jsonckpt.save(STATE, path)
+    if place == "manifest":
+        _edit(path / "manifest.json", (b'"version":1', b'"version":' + version))
+        for shard in path.glob("shard-*"):
+            _edit(shard, (b'"version":1', b'"version":' + version))
+    elif path.is_dir():
+        [file] = path.glob("shard-*")
+        _edit(file, (b'"version":1', b'"version":' + version))
+        if "without" in place:
+            (path / "manifest.json").unlink()
+    else:
+        _edit(path, (b'"version":1', b'"version":' + version))
+    report = jsonckpt.recover(path, tmp_path / "new")
+    assert sorted(report.recovered) == ["/a", "/b"]
+    assert not report.lost
+    if version != b"0":  # that is no version, and only costs what stands beside it
+        assert any("the seal vouches for another" in note for note in report.notes)
+        if "without" not in place:
+            assert report.state == "verified"
+            assert difference(jsonckpt.load(tmp_path / "new"), STATE) is None
+
+
+def test_damage_beside_a_version_leaves_its_refusal(tmp_path: Path) -> None:
+    path = tmp_path / "c.json"
+    jsonckpt.save(STATE, path)
+    _edit(path, VERSION)
+    _edit(path, (b"0.25", b"0.26"))
+    with pytest.raises(jsonckpt.UnsupportedVersionError, match="version 2"):
+        jsonckpt.recover(path, tmp_path / "new")
+
+
+@pytest.mark.parametrize("name", ["c.json", "c.json.zst"])
+def test_members_in_another_order_hide_no_record(tmp_path: Path, name: str) -> None:
+    forgery = good()
+    for record in forgery.records:
+        record.members = dict(reversed(record.members.items()))
+    path = write(forgery, "zst" if name.endswith("zst") else "single", tmp_path)
+    whole = jsonckpt.load(path)
+    report = jsonckpt.recover(path, tmp_path / "new.json")
+    assert not report.lost
+    assert difference(jsonckpt.load(tmp_path / "new.json"), whole) is None
+    if name.endswith("zst"):
+        # The others are in order, and none of them is said not to be.
+        first, *rest = forgery.records[0].payloads
+        forgery.records[0].payloads = [b"BBBB" + first[4:], *rest]
+        (tmp_path / "two").mkdir()
+        problems = jsonckpt.verify(write(forgery, "zst", tmp_path / "two")).problems
+        assert [problem.tensor for problem in problems] == [forgery.records[0].members["name"]]
 
 
 @pytest.mark.parametrize("change", [VERSION, REQUIRES, RECORD], ids=["version", "top", "entry"])

@@ -36,7 +36,7 @@ from tests.reliability.scenes import (
     scratch_place,
     snapshot,
 )
-from tests.support import same
+from tests.support import lacking, same
 
 OPTIONS: dict[str, Any] = {"chunk_size": 64, "max_shard_size": 400, "threads": 1}
 SHARDS = Scene("c", options={**OPTIONS, "max_shard_size": 1500})
@@ -77,7 +77,7 @@ def test_power_failures(scratch: Path) -> None:
 
 def test_killed_at_some_calls(scratch: Path) -> None:
     if reason := kills.strace_works():
-        pytest.skip(reason)
+        lacking("strace", reason)
     report = kills.at_every_call(SCENES, scratch / "room", dice=random.Random(0), sample=2)
     assert report.words == []
     assert report.kills > 30
@@ -362,7 +362,7 @@ def test_signals_all_the_time(tmp_path: Path) -> None:
 SMALL_DISK = """
 import errno, os, sys, torch, jsonckpt
 from jsonckpt.convert import convert
-from tests.support import same
+from tests.support import lacking, same
 room, source = sys.argv[1:]
 old, new = {"w": torch.zeros(20_000)}, {"w": torch.randn(2_000_000)}
 torch.save(new, source + "/new.pt")
@@ -398,7 +398,7 @@ def test_a_disk_that_is_full(tmp_path: Path) -> None:
             [unshare, "-Urm", "sh", "-c", mount], capture_output=True, check=False
         ).returncode
     ):
-        pytest.skip("needs unshare, and leave to mount a tmpfs in a user namespace")
+        lacking("unshare", "needs unshare, and leave to mount a tmpfs in a user namespace")
     script = f'{mount} && exec "$@"'
     done = subprocess.run(
         [

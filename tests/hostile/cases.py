@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import jsonckpt
+from tests.hostile.child import RESCUE
 from tests.hostile.forge import Forgery, good
 from tests.hostile.runner import Child, Outcome
 from tests.readers import READERS, readers_for
@@ -129,11 +130,13 @@ def refused(
     limits: dict[str, Any] | None = None,
     growth: int = MOST_GROWTH,
     blind: tuple[str, ...] = (),
+    rescue: bool = True,
 ) -> None:
     """Every door refuses what lies at ``path``, and the readers say why.
 
     Args:
         blind: ways in that do not come across what is wrong.
+        rescue: whether what looks for the rest of it must end, too, soon and with nothing done.
     """
     expected = expects if isinstance(expects, tuple) else (expects,)
     names = {kind.__name__ for kind in expected}
@@ -147,6 +150,18 @@ def refused(
         if door in READERS:
             assert names & set(outcome.error), f"{door}: {outcome.error[0]}: {outcome.message}"
             assert re.search(says, outcome.message), f"{door}: {outcome.message}"
+    if rescue:
+        rescued(child, path, limits)
+
+
+def rescued(child: Child, path: Path, limits: dict[str, Any] | None = None) -> None:
+    """Nothing is run, nor written elsewhere, by what looks into a checkpoint that is damaged."""
+    for door in RESCUE:
+        outcome = child.ask(path, door, limits)
+        assert not outcome.events, f"{door}: {outcome.events}"
+        known = not outcome.error or "JsonckptError" in outcome.error
+        assert known, f"{door}: {outcome.error[0]}: {outcome.message}"
+        assert outcome.seconds < MOST_SECONDS, f"{door} took {outcome.seconds:.1f} s"
 
 
 def assert_modest(outcome: Outcome, door: str, path: Path, growth: int = MOST_GROWTH) -> None:

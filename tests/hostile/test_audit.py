@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import socket
 import subprocess
 from pathlib import Path
@@ -16,8 +17,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.hostile.cases import doors_of
-from tests.hostile.child import Watch
+from tests.hostile.cases import doors_of, rescued
+from tests.hostile.child import RESCUED, Watch
 from tests.hostile.runner import Child
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "v1"
@@ -35,6 +36,20 @@ def test_golden_files(path: Path, child: Child) -> None:
         assert not outcome.events, f"{door}: {outcome.events}"
         # Some hold types that this process has not registered.
         assert not outcome.error or "register" in outcome.message, f"{door}: {outcome}"
+
+
+@pytest.mark.parametrize("path", _golden(), ids=lambda path: path.name)
+def test_golden_files_whole_and_cut_are_rescued(path: Path, child: Child, tmp_path: Path) -> None:
+    copy = tmp_path / path.name
+    if path.is_dir():
+        shutil.copytree(path, copy)
+    else:
+        shutil.copy(path, copy)
+    rescued(child, copy)
+    shutil.rmtree(f"{copy}{RESCUED}")
+    for file in copy.iterdir() if copy.is_dir() else [copy]:
+        os.truncate(file, file.stat().st_size * 2 // 3)
+    rescued(child, copy)
 
 
 def test_there_are_golden_files() -> None:

@@ -205,15 +205,18 @@ def _traced(scene: Scene, room: Path, trace: Path, inject: str = "") -> int:
     """One save under ``strace``; its exit status. The trace goes to a file."""
     child = Child(scene, room, inline=True)
     options = ["-e", inject] if inject else []
-    with subprocess.Popen(
-        ["strace", "-fqqo", trace, "-e", f"trace={CALLS}", *options, "-p", str(child.pid)],
-        stderr=subprocess.PIPE,
-    ) as tracer:
-        _wait_until_traced(child.pid)
-        child.go()
-        status = child.end()
-        tracer.wait()
-    return status
+    command = ["strace", "-fqqo", trace, "-e", f"trace={CALLS}", *options, "-p", str(child.pid)]
+    said = b""
+    for _ in range(3):  # on a busy machine it sometimes never gets to its process
+        with subprocess.Popen(command, stderr=subprocess.PIPE) as tracer:
+            if _is_traced(child.pid):
+                child.go()
+                status = child.end()
+                tracer.wait()
+                return status
+            tracer.kill()
+            said = tracer.stderr.read() if tracer.stderr else b""
+    raise TimeoutError(f"strace did not attach: {said!r}")
 
 
 def _calls(scene: Scene, room: Path, trace: Path) -> Counter[str]:
@@ -224,14 +227,15 @@ def _calls(scene: Scene, room: Path, trace: Path) -> Counter[str]:
     return Counter(rest[0].partition("(")[0] for _, *rest in words if rest and rest[0][0].isalpha())
 
 
-def _wait_until_traced(pid: int) -> None:
-    deadline = time.monotonic() + _PATIENCE
+def _is_traced(pid: int) -> bool:
+    """Whether a process is traced, after some time."""
+    deadline = time.monotonic() + _PATIENCE / 3
     while time.monotonic() < deadline:
         text = Path(f"/proc/{pid}/status").read_text()
         if "TracerPid:\t0\n" not in text:
-            return
+            return True
         time.sleep(0.0005)
-    raise TimeoutError("strace did not attach")
+    return False
 
 
 def _judge(report: Report, scene: Scene, room: Path, where: str, *, recover: bool) -> None:

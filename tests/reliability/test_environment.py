@@ -21,7 +21,7 @@ import torch
 
 import jsonckpt
 from tests.readers import indexed, readers_for, streaming
-from tests.support import difference
+from tests.support import difference, lacking
 
 ROOT = Path(__file__).parents[2]
 NOBODY = 65_534
@@ -128,7 +128,7 @@ def test_the_system_is_asked_for_no_write(tmp_path: Path, name: str) -> None:
     """Not even a lock file, an access time or an fsync, as the system itself sees it."""
     strace = shutil.which("strace")
     if strace is None:
-        pytest.skip("strace is not installed")
+        lacking("strace", "strace is not installed")
     jsonckpt.save(STATE, tmp_path / name, **KINDS[name])
     jsonckpt.save(STATE, tmp_path / f"warm-{name}", **KINDS[name])
     log = tmp_path / "trace"
@@ -139,7 +139,7 @@ def test_the_system_is_asked_for_no_write(tmp_path: Path, name: str) -> None:
         text=True, check=False,
     )  # fmt: skip
     if traced.returncode and ("ptrace" in traced.stderr or "not permitted" in traced.stderr):
-        pytest.skip("processes may not be traced here")
+        lacking("strace", "processes may not be traced here")
     assert traced.returncode == 0, traced.stderr
     text = log.read_text()
     during = text.partition("/begin-of-load")[2].partition("/end-of-load")[0].splitlines()[1:]
@@ -162,7 +162,7 @@ def test_the_system_is_asked_for_no_write(tmp_path: Path, name: str) -> None:
 def _german(tmp_path: Path) -> dict[str, str]:
     """Variables that ask for a locale with a comma in numbers."""
     if shutil.which("localedef") is None:
-        pytest.skip("localedef is not installed")
+        lacking("localedef", "localedef is not installed")
     made = subprocess.run(
         ["localedef", "-i", "de_DE", "-f", "UTF-8", str(tmp_path / "de_DE.UTF-8")],
         capture_output=True,
@@ -170,7 +170,7 @@ def _german(tmp_path: Path) -> dict[str, str]:
         check=False,
     )
     if not (tmp_path / "de_DE.UTF-8" / "LC_NUMERIC").exists():
-        pytest.skip(f"localedef has no sources of de_DE: {made.stderr.strip()[:100]}")
+        lacking("localedef", f"localedef has no sources of de_DE: {made.stderr.strip()[:100]}")
     return {"LOCPATH": str(tmp_path), "LC_ALL": "de_DE.UTF-8", "LANG": "de_DE.UTF-8"}
 
 
