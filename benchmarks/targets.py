@@ -53,6 +53,7 @@ TARGETS = (
     _least("stream from a pipe", "stream/memory/stream_pipe", 1000, unit=" MB/s"),
     _least("stream from a pipe / torch.load", "stream/memory/torch/ratio", 0.5),
     _least("stream from a pipe / cat | cat", "stream/memory/drain_cat/ratio", 0.9),
+    _least("the same, the pipe of cat widened", "stream/memory/drain_wide/ratio", 0.9),
     _least("stream from a file / torch.load", "stream/memory/file-to-torch", 0.9),
     _least("save lists / json.dump", "list-save/memory/numbers/ratio", 12, 20),
     _least("load lists / json.load", "list-load/memory/numbers/ratio", 5, 8),

@@ -17,7 +17,7 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 import torch
 
@@ -91,16 +91,24 @@ class Worker:
             self._loaded = stream(cat.stdout)
 
     def drain_cat(self, peer: str, path: str) -> None:
-        """What the pipe itself carries: ``cat FILE | cat >/dev/null``."""
-        from jsonckpt.reading import widen_pipe  # as wide as jsonckpt makes its own
+        """What a pipe itself carries, as a shell makes it: ``cat FILE | cat >/dev/null``."""
+        del peer
+        self._drain(path, lambda _: None)
+
+    def drain_wide(self, peer: str, path: str) -> None:
+        """The same, the pipe as wide as jsonckpt makes its own."""
+        from jsonckpt.reading import widen_pipe
 
         del peer
+        self._drain(path, widen_pipe)
+
+    def _drain(self, path: str, widen: Callable[[BinaryIO], None]) -> None:
         ends = os.pipe()
         with (
             open(ends[0], "rb", buffering=0) as reading,
             open(ends[1], "wb", buffering=0) as writing,
         ):
-            widen_pipe(reading)
+            widen(reading)
             writer = subprocess.Popen(["cat", path], stdout=writing)
             reader = subprocess.Popen(["cat"], stdin=reading, stdout=subprocess.DEVNULL)
         with writer, reader:

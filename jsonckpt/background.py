@@ -12,6 +12,7 @@ import atexit
 import os
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -150,6 +151,9 @@ class PendingSave(Generic[Result]):
 
     def _run_nicely(self, work: Callable[[Gate], Result]) -> None:
         """The life of the thread."""
+        # Whoever has started it waits for the interpreter's lock, and gets it now: else this thread
+        # would keep it for a switch interval (5 ms), which the training stands still.
+        time.sleep(0.001)
         _be_nice()
         self._run(work)
 

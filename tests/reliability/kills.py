@@ -205,7 +205,16 @@ def _traced(scene: Scene, room: Path, trace: Path, inject: str = "") -> int:
     """One save under ``strace``; its exit status. The trace goes to a file."""
     child = Child(scene, room, inline=True)
     options = ["-e", inject] if inject else []
-    command = ["strace", "-fqqo", trace, "-e", f"trace={CALLS}", *options, "-p", str(child.pid)]
+    command = [
+        "strace",
+        "-fqqo",
+        str(trace),
+        "-e",
+        f"trace={CALLS}",
+        *options,
+        "-p",
+        str(child.pid),
+    ]
     said = b""
     for _ in range(3):  # on a busy machine it sometimes never gets to its process
         with subprocess.Popen(command, stderr=subprocess.PIPE) as tracer:
