@@ -42,21 +42,28 @@ _ALIGNMENT = 16
 class _Leaf:
     """One way of seeing one piece of memory, and the JSON objects that refer to it."""
 
-    __slots__ = ("flat", "name", "references", "start", "tensor")
+    __slots__ = ("flat", "name", "nbytes", "references", "start", "tensor")
 
     def __init__(self, name: str, tensor: torch.Tensor, start: int, *, flat: bool) -> None:
         self.name = name
         self.tensor = tensor  # also keeps its memory from being reused while the state is walked
         self.references: list[tuple[str, dict[str, Json]]] = []
         self.start = start
+        self.nbytes = tensor.nbytes
         self.flat = flat  # row-major, without a gap, as it is, on the CPU
 
     def region(self) -> Region:
         """Its bytes."""
         tensor = self.tensor
         if self.flat:
-            return Region.flat(self.start, tensor.nbytes)
+            return Region.flat(self.start, self.nbytes)
         return Region.of(self.start, tensor.itemsize, tensor.shape, tensor.stride())
+
+    def source(self) -> Source:
+        """The record of it alone. That its memory is there has been checked."""
+        if self.flat:
+            return Source.of_flat(self.name, self.tensor, self.start, self.nbytes)
+        return Source.of_checked(self.name, self.tensor)
 
 
 @dataclass(slots=True)
@@ -201,7 +208,7 @@ class StateWriter:
         """Whether it is plain to see that no two leaves share memory, as it nearly always is."""
         if not all(leaf.flat for leaf in self._leaves):
             return False
-        ranges = sorted((leaf.start, leaf.start + leaf.tensor.nbytes) for leaf in self._leaves)
+        ranges = sorted((leaf.start, leaf.start + leaf.nbytes) for leaf in self._leaves)
         return all(one[1] <= other[0] for one, other in itertools.pairwise(ranges))
 
     def _plan(self) -> list[Source]:
@@ -211,7 +218,7 @@ class StateWriter:
         for leaf in self._leaves:
             found = shared_by.get(leaf)
             if found is None or found.cover is leaf:
-                sources.append(Source.of_checked(leaf.name, leaf.tensor))
+                sources.append(leaf.source())
                 continue
             if found.record is not None and not found.name:
                 found.name = f"$storage/{storages}"

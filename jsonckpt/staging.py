@@ -60,6 +60,7 @@ class Buffers:
 
     def _forget(self) -> None:
         # A forked child makes its own when it saves. What was pinned is the parent's to unpin.
+        self._pairs = _Pairs()
         self._plain = _Arena(pinned=False)
         self._pinned = _Arena(pinned=True)
 
@@ -75,13 +76,15 @@ class Buffers:
         for arena in (self._plain, self._pinned):
             chosen = [source for source in sources if source.on_cuda is arena.pinned]
             offsets, total = _lay_out([source.nbytes for source in chosen])
+            if not arena.pinned and total > arena.size:
+                self._pairs = _Pairs()  # they hold on to the memory that is let go of
             memory = arena.take(total)
             if arena.pinned:
                 _copy_from_devices(_pieces(chosen, offsets, memory))
             elif torch.get_num_threads() > 1:
                 # In a training loop torch's threads are awake, waiting for work in a loop of their
                 # own: threads beside them would share their processors.
-                _copy_together(chosen, offsets, memory)
+                self._pairs.copy(chosen, offsets, memory)
             else:
                 _copy_in_lanes(_pieces(chosen, offsets, memory), total)
             owner, start = torch.from_numpy(memory), memory.ctypes.data
@@ -90,6 +93,7 @@ class Buffers:
 
     def release(self) -> None:
         """Give the memory back. What was staged is not valid any more."""
+        self._pairs = _Pairs()
         self._plain.release()
         self._pinned.release()
 
@@ -130,19 +134,54 @@ def _copy(job: list[_Piece]) -> None:
             source.copy_to(memory, start, stop)
 
 
-def _copy_together(
-    sources: Sequence[Source], offsets: Sequence[int], memory: np.ndarray[Any, Any]
-) -> None:
-    """With torch's threads. Nearly all of the time is the copy itself, also of small tensors."""
-    begin, whole = memory.ctypes.data, torch.from_numpy(memory)
-    for source, offset in zip(sources, offsets):
-        nbytes = source.nbytes
-        if not source.address:
-            source.copy_to(memory[offset : offset + nbytes], 0, nbytes)
-        elif nbytes < _WORTH_TORCH:
-            ctypes.memmove(begin + offset, source.address, nbytes)
-        else:
-            whole[offset : offset + nbytes].copy_(borrow_range(source.address, nbytes, source))
+class _Pairs:
+    """Copies with torch's threads: of what and to where, remembered from one save to the next.
+
+    A training loop saves the same memory again and again. To say anew of each tensor where it lies
+    would take as long as a fifth of a copy of tensors of some hundred kilobytes.
+    """
+
+    def __init__(self) -> None:
+        self._places: list[tuple[int, int]] = []
+        self._begin = 0
+        self._large: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._rest: list[int] = []
+
+    def copy(
+        self, sources: Sequence[Source], offsets: Sequence[int], memory: np.ndarray[Any, Any]
+    ) -> None:
+        """Copy all of ``sources``, which keep alive what is read here by its address."""
+        places = [(source.address, source.nbytes) for source in sources]
+        begin = memory.ctypes.data
+        if places != self._places or begin != self._begin:
+            self._places = []  # an error leaves half of it, which is nobody's
+            # What is made in inference mode could not be written to outside of it, next time.
+            with torch.inference_mode(False):
+                self._prepare(places, offsets, memory)
+            self._places, self._begin = places, begin
+        for copy, original in self._large:
+            copy.copy_(original)
+        for number in self._rest:
+            (address, nbytes), offset = places[number], offsets[number]
+            if address:
+                ctypes.memmove(begin + offset, address, nbytes)
+            else:
+                sources[number].copy_to(memory[offset : offset + nbytes], 0, nbytes)
+
+    def _prepare(
+        self,
+        places: Sequence[tuple[int, int]],
+        offsets: Sequence[int],
+        memory: np.ndarray[Any, Any],
+    ) -> None:
+        self._large, self._rest = [], []
+        whole = torch.from_numpy(memory)
+        for number, ((address, nbytes), offset) in enumerate(zip(places, offsets)):
+            if address and nbytes >= _WORTH_TORCH:
+                target = whole[offset : offset + nbytes]
+                self._large.append((target, borrow_range(address, nbytes, None)))
+            else:
+                self._rest.append(number)
 
 
 def _copy_in_lanes(jobs: Iterator[list[_Piece]], total: int) -> None:
@@ -169,6 +208,11 @@ class _Arena:
         self.pinned = pinned
         self._memory: np.ndarray[Any, Any] = np.empty(0, np.uint8)
         self._registered = False
+
+    @property
+    def size(self) -> int:
+        """Bytes that it holds already."""
+        return len(self._memory)
 
     def take(self, nbytes: int) -> np.ndarray[Any, Any]:
         """The first ``nbytes`` of it. What was taken before is overwritten, or let go."""

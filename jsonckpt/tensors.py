@@ -118,6 +118,12 @@ class Source:
             return cls(name, dtype, shape, "cpu", nbytes, address, tensor)
         return cls(name, dtype, shape, str(tensor.device), nbytes, 0, tensor)
 
+    @classmethod
+    def of_flat(cls, name: str, tensor: torch.Tensor, address: int, nbytes: int) -> Source:
+        """As :meth:`of_checked` for a tensor known to lie flat at an address of the CPU."""
+        shape = tuple(tensor.shape)
+        return cls(name, dtype_name(tensor), shape, "cpu", nbytes, address if nbytes else 0, tensor)
+
     def read(self, start: int, stop: int) -> memoryview:
         """Raw row-major bytes ``[start, stop)``, read-only. Safe to call from several threads.
 

@@ -337,8 +337,12 @@ def test_a_file_may_not_grow(tmp_path: Path, scene: Scene) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert caught.value.errno == errno.EFBIG
-    assert inside(room) == before
-    assert outcome(scene, room) == scene.before
+    if scene.gives_up:
+        assert set(inside(room)) <= set(before)
+        assert outcome(scene, room) == "none"
+    else:
+        assert inside(room) == before
+        assert outcome(scene, room) == scene.before
 
 
 def test_signals_all_the_time(tmp_path: Path) -> None:

@@ -174,14 +174,17 @@ def test_cancelling_behind_a_url(
     jsonckpt.save(OLD, url)
     verdicts = []
     write = destinations._write
+    begun = threading.Event()
 
     def cancelling(*arguments: Any, **named: Any) -> Any:
         verdicts.append(named["gate"].cancel())
+        begun.set()
         return write(*arguments, **named)
 
     with monkeypatch.context() as patch:
         patch.setattr(destinations, "_write", cancelling)
         pending = jsonckpt.save_async(NEW, url)
+        assert begun.wait(30)
         assert pending.cancel() is possible
     assert verdicts == [possible]
     assert same(jsonckpt.load(url), OLD if possible else NEW)

@@ -7,8 +7,9 @@ import copy
 import tempfile
 import uuid
 import warnings
+import weakref
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import jsonckpt
-from jsonckpt import registry, staging
+from jsonckpt import memory, registry, staging
+from jsonckpt.tensors import Source
 from tests.save_async.obstacles import Blocked
 from tests.schemas import validate_checkpoint
 from tests.states import LITERAL, numpy_arrays
@@ -271,3 +273,94 @@ def test_a_url() -> None:
     pending = jsonckpt.save_async(NEW, "abacus://x/c")
     with pytest.raises(jsonckpt.JsonckptError, match="cannot open this URL"):
         pending.result()
+
+
+# --- memory that is remembered from save to save --------------------------------------------------
+
+#: Enough for torch's threads to copy it.
+LARGE = 100_000
+
+
+@pytest.fixture
+def several_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("several_threads")
+def test_each_save_of_a_loop_has_its_own_values(tmp_path: Path) -> None:
+    """Kept in place, replaced, grown, shrunken, of another dtype, and gone."""
+    w, small = torch.zeros(LARGE), torch.zeros(3)
+    state: dict[str, Any] = {"w": w, "small": small, "odd": torch.zeros(4, 5).t()}
+    changes: list[Callable[[], object]] = [
+        lambda: w.fill_(1),
+        lambda: state.update(w=torch.full((LARGE,), 2.0)),
+        lambda: state.update(more=torch.full((2 * LARGE,), 3.0)),
+        lambda: state.update(w=torch.full((2 * LARGE,), 4, dtype=torch.int16)),
+        lambda: state.pop("small"),
+        lambda: state["more"].fill_(5),
+        lambda: state.pop("more"),
+        lambda: state["odd"].fill_(6),
+    ]
+    for number, change in enumerate(changes):
+        change()
+        expected = copy.deepcopy(state)
+        pending = jsonckpt.save_async(state, tmp_path / str(number))
+        for value in state.values():
+            value.add_(1)
+        pending.result()
+        assert difference(jsonckpt.load(tmp_path / str(number)), expected) is None
+        for value in state.values():
+            value.sub_(1)
+
+
+@pytest.mark.usefixtures("several_threads")
+@pytest.mark.parametrize("first", [True, False])
+def test_saves_inside_and_outside_of_inference_mode(tmp_path: Path, first: bool) -> None:
+    state = {"w": torch.ones(LARGE)}
+    for number, inside in enumerate((first, not first)):
+        state["w"].fill_(number)
+        with torch.inference_mode(inside):
+            jsonckpt.save_async(state, tmp_path / str(number)).result()
+        assert torch.equal(jsonckpt.load(tmp_path / str(number))["w"], state["w"])
+
+
+@pytest.mark.usefixtures("several_threads")
+def test_an_error_on_the_way_leaves_no_half_of_a_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = {"a": torch.ones(LARGE), "b": torch.full((LARGE,), 2.0)}
+    jsonckpt.save_async(state, tmp_path / "first").result()
+    real = memory.borrow_range
+    calls = []
+
+    def failing(*arguments: Any) -> torch.Tensor:
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise MemoryError("no more")
+        return real(*arguments)
+
+    other = {"a": torch.full((LARGE,), 3.0), "b": torch.full((LARGE,), 4.0)}
+    with monkeypatch.context() as patch:
+        patch.setattr(staging, "borrow_range", failing)
+        with pytest.raises(MemoryError):
+            jsonckpt.save_async(other, tmp_path / "second")
+    for value in state.values():
+        value.mul_(10)
+    jsonckpt.save_async(state, tmp_path / "third").result()
+    assert difference(jsonckpt.load(tmp_path / "third"), state) is None
+
+
+@pytest.mark.usefixtures("several_threads")
+def test_there_is_never_a_second_copy() -> None:
+    """What is remembered does not hold on to memory that was given back, or was too small."""
+    buffers = staging.Buffers()
+    buffers.stage([Source.of("/w", torch.ones(LARGE))])
+    kept = weakref.ref(buffers._plain._memory.base)
+    buffers.stage([Source.of("/w", torch.ones(2 * LARGE))])
+    assert kept() is None
+    kept = weakref.ref(buffers._plain._memory.base)
+    buffers.release()
+    assert kept() is None
