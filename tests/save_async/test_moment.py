@@ -354,13 +354,21 @@ def test_an_error_on_the_way_leaves_no_half_of_a_copy(
 
 
 @pytest.mark.usefixtures("several_threads")
-def test_there_is_never_a_second_copy() -> None:
-    """What is remembered does not hold on to memory that was given back, or was too small."""
+def test_there_is_never_a_second_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is remembered does not hold on to memory that was given back, or is too small."""
     buffers = staging.Buffers()
     buffers.stage([Source.of("/w", torch.ones(LARGE))])
     kept = weakref.ref(buffers._plain._memory.base)
+    fresh = staging._fresh
+    there: list[bool] = []
+
+    def seen(nbytes: int) -> Any:
+        there.append(kept() is not None)
+        return fresh(nbytes)
+
+    monkeypatch.setattr(staging, "_fresh", seen)
     buffers.stage([Source.of("/w", torch.ones(2 * LARGE))])
-    assert kept() is None
+    assert there == [False]
     kept = weakref.ref(buffers._plain._memory.base)
     buffers.release()
     assert kept() is None
