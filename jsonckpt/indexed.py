@@ -84,16 +84,45 @@ def tile(entries: Sequence[Entry], whole: int | None) -> Iterator[Piece]:
                 yield Piece(position, stop, tuple(payloads), begins, True)
                 payloads, position, begins, first = [], entry.offset, True, number
         for chunk, (offset, length, _) in enumerate(entry.chunks):
+            if offset - position > _PIECE_BYTES:
+                for piece in _text_pieces(position, offset, payloads, begins):
+                    yield piece
+                    payloads, position, begins = [], piece.stop, False
             payloads.append((offset, length, number, chunk))
             stop = offset + length
             if stop - position >= _PIECE_BYTES or len(payloads) >= _PIECE_CHUNKS:
                 yield Piece(position, stop, tuple(payloads), begins, False)
                 payloads, position, begins = [], stop, False
     if whole is not None:
+        for piece in _text_pieces(position, whole, payloads, begins):
+            yield piece
+            payloads, position, begins = [], piece.stop, False
         yield Piece(position, whole, tuple(payloads), begins, True)
     elif entries:
         stop = entries[-1].offset + entries[-1].length
         yield Piece(position, stop, tuple(payloads), begins, True)
+
+
+def _text_pieces(
+    position: int, end: int, payloads: Sequence[tuple[int, int, int, int]], begins: bool
+) -> Iterator[Piece]:
+    """All but the last piece of a stretch that ends with much text, as only bad files have it.
+
+    Args:
+        position: where the stretch begins.
+        end: where it ends.
+        payloads: those in it, at its front.
+        begins: whether a run begins with it.
+    """
+    if end - position <= _PIECE_BYTES:
+        return
+    if payloads:
+        offset, length, _, _ = payloads[-1]
+        yield Piece(position, offset + length, tuple(payloads), begins, False)
+        position, begins = offset + length, False
+    while end - position > _PIECE_BYTES:
+        yield Piece(position, position + _PIECE_BYTES, (), begins, False)
+        position, begins = position + _PIECE_BYTES, False
 
 
 class _Hands:
