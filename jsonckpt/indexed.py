@@ -106,7 +106,7 @@ def tile(entries: Sequence[Entry], whole: int | None) -> Iterator[Piece]:
 def _text_pieces(
     position: int, end: int, payloads: Sequence[tuple[int, int, int, int]], begins: bool
 ) -> Iterator[Piece]:
-    """All but the last piece of a stretch that ends with much text, as only bad files have it.
+    """All but the last piece of a stretch that ends with much text: a large index, or a bad file.
 
     Args:
         position: where the stretch begins.

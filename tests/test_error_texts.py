@@ -360,7 +360,7 @@ def test_the_examples_of_the_page_are_real(
     monkeypatch.undo()
     hint = caught.value.hint
     assert hint is not None
-    if kind not in (E.JsonckptError, E.UnsafePathError, E.StateMismatchError):
+    if kind not in (E.JsonckptError, E.StateMismatchError):
         # Of a disk's figures only the words are compared.
         first, page = (
             re.sub("[0-9][0-9,]*", "N", text)
