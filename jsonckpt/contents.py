@@ -231,7 +231,7 @@ def shards_of(
         yield 0, "", contents.plans
         return
     estimates = [plan.text_estimate(p, contents.sources[p.source].dtype) for p in contents.plans]
-    wanted = plan.lane_size(sum(estimates), options.threads, options.max_shard_size)
+    wanted = plan.lane_size(estimates, options.threads, options.max_shard_size)
     assigned = plan.assign_shards(estimates, wanted)
     if exceeds(len(assigned), DEFAULT_LIMITS.shards):
         raise LimitError(

@@ -23,6 +23,9 @@ JOB_BYTES = 1 << 20
 _JOB_PARTS = 1_024
 #: Shards are not made smaller than this only to be written side by side.
 SMALLEST_LANE = 64 << 20
+#: Shares are equal to within this part of the whole, and no larger than this many times one.
+_LANE_PRECISION = 400
+_MOST_UNEVEN = 1.25
 #: Compressing fewer bytes than this saves nothing worth the frame around them.
 SMALLEST_COMPRESSED = 256
 #: Text of a record beside its payloads: the head and tail, and what each chunk adds.
@@ -155,17 +158,31 @@ def text_estimate(plan: RecordPlan, dtype: str) -> int:
     return payloads + _RECORD_OVERHEAD + plan.chunks * _CHUNK_OVERHEAD
 
 
-def lane_size(total: int, threads: int, max_shard_size: int) -> int:
-    """The size of shards that lets every thread write one, unless they become small.
+def lane_size(estimates: Sequence[int], threads: int, max_shard_size: int) -> int:
+    """The size of shards that lets every thread write one, all of about the same size.
 
-    >>> lane_size(800 << 20, 2, 5_000_000_000) >> 20, lane_size(1 << 20, 2, 5_000_000_000)
-    (408, 5000000000)
+    One shard for all threads where they would be small, or where one record is so large that the
+    thread that writes it would be the only one for long.
+
+    >>> lane_size([200 << 20] * 4, 2, 5_000_000_000) >> 20, lane_size([1 << 20], 2, 5_000_000_000)
+    (400, 5000000000)
+    >>> lane_size([700 << 20, 100 << 20], 2, 5_000_000_000)
+    5000000000
     """
+    total = sum(estimates)
     if threads < 2 or total < threads * SMALLEST_LANE:
         return max_shard_size
-    # A little more than an equal share: records do not divide evenly, and one more shard than
-    # threads would be waited for.
-    return min(max_shard_size, total // threads + total // (50 * threads))
+    share, largest = -(-total // threads), max(estimates)
+    # With the upper bound each shard but the last takes more than a share; below it lies the least
+    # size that does not make one more shard than threads, which would be waited for.
+    low, high = max(share, largest) - 1, share + largest
+    while high - low > max(1, total // _LANE_PRECISION):
+        middle = (low + high) // 2
+        if len(assign_shards(estimates, middle)) <= threads:
+            high = middle
+        else:
+            low = middle
+    return min(max_shard_size, high) if high <= _MOST_UNEVEN * share else max_shard_size
 
 
 def assign_shards(estimates: Sequence[int], max_shard_size: int) -> list[range]:

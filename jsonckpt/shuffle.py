@@ -18,8 +18,8 @@ __all__ = ["Shuffler"]
 
 Bytes: TypeAlias = "np.ndarray[Any, np.dtype[np.uint8]]"
 
-#: Elements of a block: those of a chunk of usual size. It bounds the memory for larger ones.
-_BLOCK = 1 << 18
+#: Bytes of a block: those of a chunk of usual size. It bounds the memory for larger ones.
+_BLOCK = 1 << 20
 
 
 class Shuffler:
@@ -47,69 +47,55 @@ class Shuffler:
             out: as many bytes.
         """
         planes = out.reshape(itemsize, -1)
-        if itemsize == 1:
-            np.copyto(planes[0], raw)
-        elif itemsize == 2:
-            halves = raw.view(np.uint16)
-            for start, stop in _blocks(len(halves)):
-                _split(halves[start:stop], planes[:, start:stop], self._half(0, stop - start))
-        else:
-            columns = raw.view(np.uint32).reshape(-1, itemsize // 4)
-            for start, stop in _blocks(len(columns)):
-                half = self._half(0, stop - start)
-                for column in range(itemsize // 4):
-                    words = columns[start:stop, column]
-                    rows = planes[4 * column : 4 * column + 4, start:stop]
-                    np.copyto(half, words, casting="unsafe")
-                    _split(half, rows[:2], half)
-                    np.right_shift(words, 16, out=half, casting="unsafe", dtype=np.uint32)
-                    _split(half, rows[2:], half)
+        for start, stop in _blocks(len(raw), itemsize):
+            elements, rows = raw[start * itemsize : stop * itemsize], planes[:, start:stop]
+            if itemsize == 1:
+                np.copyto(rows[0], elements)
+                continue
+            spare = halves = self._memory(0, itemsize, stop - start)
+            if itemsize == 2:
+                halves = elements.view(np.uint16).reshape(1, -1)
+            else:
+                words = elements.view(np.uint32).reshape(stop - start, -1).T
+                np.copyto(halves[0::2], words, casting="unsafe")
+                np.right_shift(words, 16, out=halves[1::2], casting="unsafe", dtype=np.uint32)
+            np.copyto(rows[0::2], halves, casting="unsafe")
+            np.right_shift(halves, 8, out=spare)
+            np.copyto(rows[1::2], spare, casting="unsafe")
         return out
 
     def together(self, planes: Bytes, itemsize: int, out: Bytes) -> Bytes:
         """The elements of byte planes in ``out``, which is returned: undoes :meth:`apart`."""
-        rows = planes.reshape(itemsize, -1)
-        if itemsize == 1:
-            np.copyto(out, rows[0])
-        elif itemsize == 2:
-            halves = out.view(np.uint16)
-            for start, stop in _blocks(len(halves)):
-                _join(rows[:, start:stop], halves[start:stop], self._half(0, stop - start))
-        else:
-            columns = out.view(np.uint32).reshape(-1, itemsize // 4)
-            for start, stop in _blocks(len(columns)):
-                half, spread = (self._half(number, stop - start) for number in (0, 1))
-                for column in range(itemsize // 4):
-                    words = columns[start:stop, column]
-                    part = rows[4 * column : 4 * column + 4, start:stop]
-                    _join(part[2:], half, spread)
-                    np.copyto(words, half)
-                    np.left_shift(words, 16, out=words)
-                    _join(part[:2], half, spread)
-                    np.bitwise_or(words, half, out=words, dtype=np.uint32)
+        columns = planes.reshape(itemsize, -1)
+        for start, stop in _blocks(len(out), itemsize):
+            elements, rows = out[start * itemsize : stop * itemsize], columns[:, start:stop]
+            if itemsize == 1:
+                np.copyto(elements, rows[0])
+                continue
+            spare, halves = (self._memory(number, itemsize, stop - start) for number in (0, 1))
+            if itemsize == 2:
+                halves = elements.view(np.uint16).reshape(1, -1)
+            # Conversions of their own are quicker than those inside of an or.
+            np.copyto(halves, rows[1::2])
+            np.left_shift(halves, 8, out=halves)
+            np.copyto(spare, rows[0::2])
+            np.bitwise_or(halves, spare, out=halves)
+            if itemsize > 2:
+                words = elements.view(np.uint32).reshape(stop - start, -1).T
+                np.copyto(words, halves[1::2])
+                np.left_shift(words, 16, out=words)
+                np.bitwise_or(words, halves[0::2], out=words, dtype=np.uint32)
         return out
 
-    def _half(self, number: int, count: int) -> np.ndarray[Any, np.dtype[np.uint16]]:
-        if self._halves.shape[1] < count:
-            self._halves = np.empty((2, count), np.uint16)
-        half: np.ndarray[Any, np.dtype[np.uint16]] = self._halves[number, :count]
-        return half
+    def _memory(self, number: int, itemsize: int, count: int) -> Any:
+        """Room for the 16-bit halves of so many elements: those of one place in each row."""
+        needed = itemsize // 2 * count
+        if self._halves.shape[1] < needed:
+            self._halves = np.empty((2, needed), np.uint16)
+        return self._halves[number, :needed].reshape(-1, count)
 
 
-def _split(halves: Any, rows: Bytes, spare: Any) -> None:
-    """16 bits into two bytes; ``spare`` may be ``halves``, which are then lost."""
-    np.copyto(rows[0], halves, casting="unsafe")
-    np.right_shift(halves, 8, out=spare)
-    np.copyto(rows[1], spare, casting="unsafe")
-
-
-def _join(rows: Bytes, out: Any, spare: Any) -> None:
-    """Two bytes into 16 bits. Conversions of their own are quicker than those inside of an or."""
-    np.copyto(out, rows[1])
-    np.left_shift(out, 8, out=out)
-    np.copyto(spare, rows[0])
-    np.bitwise_or(out, spare, out=out)
-
-
-def _blocks(count: int) -> list[tuple[int, int]]:
-    return [(start, min(count, start + _BLOCK)) for start in range(0, count, _BLOCK)]
+def _blocks(nbytes: int, itemsize: int) -> list[tuple[int, int]]:
+    """Of so many bytes, in elements."""
+    count, step = nbytes // itemsize, _BLOCK // itemsize
+    return [(start, min(count, start + step)) for start in range(0, count, step)]

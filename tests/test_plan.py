@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jsonckpt.facts import Codec
-from jsonckpt.plan import RecordPlan, assign_shards, jobs, lane_size, parse_size
+from jsonckpt.plan import SMALLEST_LANE, RecordPlan, assign_shards, jobs, lane_size, parse_size
 
 
 @pytest.mark.parametrize(
@@ -49,11 +49,31 @@ def test_shards_take_all_records_once_in_order_and_keep_the_size(
 
 
 def test_small_saves_make_one_shard_and_large_ones_one_for_each_thread() -> None:
-    assert lane_size(100 << 20, 2, 5 << 30) == 5 << 30
+    assert lane_size([100 << 20], 2, 5 << 30) == 5 << 30
     equal = [1 << 20] * 800
-    assert len(assign_shards(equal, lane_size(sum(equal), 4, 5 << 30))) == 4
-    assert len(assign_shards(equal, lane_size(sum(equal), 4, 100 << 20))) == 8
-    assert lane_size(800 << 20, 1, 5 << 30) == 5 << 30
+    assert len(assign_shards(equal, lane_size(equal, 4, 5 << 30))) == 4
+    assert len(assign_shards(equal, lane_size(equal, 4, 100 << 20))) == 8
+    assert lane_size(equal, 1, 5 << 30) == 5 << 30
+
+
+@given(st.lists(st.integers(1, 60 << 20), min_size=40, max_size=200), st.integers(2, 8))
+def test_no_thread_waits_long_for_the_shard_of_another(sizes: list[int], threads: int) -> None:
+    most = lane_size(sizes, threads, 1 << 40)
+    shards = assign_shards(sizes, most)
+    if most == 1 << 40:
+        small = sum(sizes) < threads * SMALLEST_LANE
+        assert small or max(sizes) > sum(sizes) // (8 * threads)
+        return
+    assert len(shards) <= threads
+    largest = max(sum(sizes[record] for record in shard) for shard in shards)
+    # No border between two records makes the largest shard smaller, but for a part in 400.
+    total = sum(sizes)
+    assert len(assign_shards(sizes, largest - 1 - total // 400)) > threads
+
+
+def test_a_record_larger_than_all_others_is_written_by_all_threads() -> None:
+    sizes = [700 << 20, *[1 << 20] * 100]
+    assert assign_shards(sizes, lane_size(sizes, 2, 5 << 30)) == [range(101)]
 
 
 @given(st.lists(st.tuples(st.integers(0, 5_000_000), st.sampled_from([1, 4096, 1 << 20]))))

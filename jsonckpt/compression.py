@@ -1,0 +1,209 @@
+"""One chunk's bytes to one zstd frame and back (format section 4.3). Bytes in, bytes out.
+
+What is tuned here is tuned for the byte planes of floats, of which some are noise and the others
+have skewed bytes and few repetitions. Nothing here is thread-safe: each thread has its own.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import zstandard
+
+from jsonckpt.errors import FormatError, LimitError
+from jsonckpt.limits import way_over
+from jsonckpt.shuffle import Bytes
+
+__all__ = ["Compressor", "Decompressor"]
+
+_MAGIC = b"\x28\xb5\x2f\xfd"
+_WINDOW_LOG = 20
+#: Most bytes of a block (RFC 8878 section 3.1.1.2.3).
+_BLOCK = 128 << 10
+_BLOCK_HEADER = 3
+#: The header of a frame that is put together here (section 3.1.1.1): a window, a size in 4 bytes.
+_DESCRIPTOR, _WINDOW = 0x80, (_WINDOW_LOG - 10) << 3
+_HEADER = 10
+_LARGEST_SIZE = (1 << 32) - 1
+#: The header of a frame without magic number and size: a descriptor and a window.
+_BARE_HEADER = 2
+#: Blocks of smaller planes cost more than they save.
+_SMALLEST_PLANE = 512
+#: Judging planes costs more than it saves where they are smaller.
+_SMALLEST_JUDGED = 64 << 10
+#: Noise is judged by so many bytes, in so many pieces.
+_SAMPLE, _PIECES = 16 << 10, 64
+#: A plane repeats itself where less than this share is left of so many bytes in a row.
+_REPETITIVE, _RUN = 0.28, 4 << 10
+
+
+class Compressor:
+    """Makes frames; owns the memory it needs.
+
+    Args:
+        level: zstd level, or ``None`` for the parameters that measured best on weights.
+    """
+
+    def __init__(self, level: int | None = None) -> None:
+        if level is not None:
+            self._general = zstandard.ZstdCompressor(level=level)
+        else:
+            self._general = _fast(hash_log=14, min_match=5)
+        self._tuned = level is None
+        # Hardly a match in skewed bytes is worth its cost: with a tiny hash table zstd comes down
+        # to its Huffman coder, which takes half the time of level 1 and ends nearer to the entropy
+        # (0.340 against 0.354 of the exponents' plane of weights; the bound is 0.335).
+        self._skewed = _fast(hash_log=6, min_match=7)
+        self._bare_skewed = _fast(hash_log=6, min_match=7, bare=True)
+        self._bare_repetitive = _fast(hash_log=14, min_match=7, bare=True)
+        self._frame: Bytes = np.empty(0, np.uint8)
+
+    def frame(self, data: Bytes, planes: int, *, floats: bool) -> bytes | memoryview:
+        """The frame of some bytes; valid until the next call.
+
+        Args:
+            planes: of how many byte planes the data consists, all of one size.
+            floats: whether they are planes of floats, the exponents last.
+        """
+        plane = len(data) // planes
+        if not (self._tuned and floats and planes > 1):
+            return _blocks(self._general, data, plane)
+        if plane < _SMALLEST_JUDGED or len(data) > _LARGEST_SIZE:
+            return _blocks(self._skewed, data, plane)
+        noise = self._leading_noise(data.reshape(planes, plane)[:-1])
+        rest = data[noise * plane :]
+        middle = len(rest) - (plane + _RUN) // 2
+        left = len(self._bare_skewed.compress(rest[middle : middle + _RUN].data)) / _RUN
+        bare = self._bare_repetitive if left < _REPETITIVE else self._bare_skewed
+        return self._assembled(data[: noise * plane], _blocks(bare, rest, plane), len(data))
+
+    def _leading_noise(self, planes: Bytes) -> int:
+        """How many planes from the first one on are noise; mostly it is all that are asked for."""
+        if self._is_noise(planes):
+            return len(planes)
+        noise = 0
+        while noise < len(planes) - 1 and self._is_noise(planes[noise : noise + 1]):
+            noise += 1
+        return noise
+
+    def _is_noise(self, planes: Bytes) -> bool:
+        """Judged by pieces from all over them: some rows of a tensor may be zeros, others noise."""
+        count, length = planes.shape
+        step = length // _PIECES
+        pieces = planes[:, : _PIECES * step].reshape(count, _PIECES, step)
+        sample = np.ascontiguousarray(pieces[:, :, : _SAMPLE // (_PIECES * count)])
+        return len(self._bare_skewed.compress(sample.data)) >= sample.size
+
+    def _assembled(self, noise: Bytes, bare: bytes, size: int) -> memoryview:
+        """The frame of ``size`` bytes that begin with noise, and whose rest is in a bare frame.
+
+        zstd finds out by itself that noise does not compress, but takes four times as long as it
+        takes to copy it. Raw blocks change nothing of what a decoder remembers, so that blocks
+        which were made as the first ones of a frame may follow them.
+        """
+        whole, part = divmod(len(noise), _BLOCK)
+        stored = len(noise) + _BLOCK_HEADER * (whole + (part > 0))
+        length = _HEADER + stored + len(bare) - _BARE_HEADER
+        if len(self._frame) < length:
+            self._frame = np.empty(length + length // 8, np.uint8)
+        frame = self._frame[:length]
+        frame[:_HEADER] = (*_MAGIC, _DESCRIPTOR, _WINDOW, *size.to_bytes(4, "little"))
+        at = whole * (_BLOCK_HEADER + _BLOCK)
+        blocks = frame[_HEADER : _HEADER + stored]
+        # All whole blocks at once: after each call a thread has to get Python's lock again.
+        _store(noise[: whole * _BLOCK], blocks[:at], whole)
+        _store(noise[whole * _BLOCK :], blocks[at:], int(part > 0))
+        frame[_HEADER + stored :] = np.frombuffer(bare, np.uint8, offset=_BARE_HEADER)
+        return frame.data
+
+
+def _store(data: Bytes, out: Bytes, count: int) -> None:
+    """Raw blocks of one size, none of which is the last of its frame."""
+    if count:
+        rows = out.reshape(count, -1)
+        rows[:, :_BLOCK_HEADER] = tuple((len(data) // count << 3).to_bytes(3, "little"))
+        rows[:, _BLOCK_HEADER:] = data.reshape(count, -1)
+
+
+def _fast(*, hash_log: int, min_match: int, bare: bool = False) -> zstandard.ZstdCompressor:
+    """A compressor of zstd's fastest kind that still codes literals.
+
+    Args:
+        bare: its frames have neither magic number nor size.
+    """
+    return zstandard.ZstdCompressor(
+        compression_params=zstandard.ZstdCompressionParameters(
+            format=zstandard.FORMAT_ZSTD1_MAGICLESS if bare else zstandard.FORMAT_ZSTD1,
+            write_content_size=not bare,
+            window_log=_WINDOW_LOG,
+            hash_log=hash_log,
+            min_match=min_match,
+            target_length=0,
+            strategy=zstandard.STRATEGY_FAST,
+        )
+    )
+
+
+def _blocks(compressor: zstandard.ZstdCompressor, data: Bytes, plane: int) -> bytes:
+    """A frame whose blocks end where the planes do.
+
+    Blocks have one table of codes each: none may hold the end of one plane and the beginning of
+    another. It costs 1 to 10 per cent of the size where planes are no multiples of a block.
+    """
+    if len(data) == plane or plane % _BLOCK == 0 or plane < _SMALLEST_PLANE:
+        return compressor.compress(data.data)
+    stream = compressor.compressobj(size=len(data))
+    pieces = []
+    for start in range(0, len(data), plane):
+        last = start + plane == len(data)
+        end = zstandard.COMPRESSOBJ_FLUSH_FINISH if last else zstandard.COMPRESSOBJ_FLUSH_BLOCK
+        pieces += [stream.compress(data.data[start : start + plane]), stream.flush(end)]
+    return b"".join(pieces)
+
+
+class Decompressor:
+    """Opens frames.
+
+    Args:
+        window: the largest window that a frame may ask for, in bytes.
+    """
+
+    def __init__(self, window: int) -> None:
+        self._window = window
+        self._decompressor = zstandard.ZstdDecompressor()
+
+    def data(self, frame: bytes, nbytes: int) -> bytes:
+        """The bytes of a frame that holds ``nbytes`` of them.
+
+        Raises:
+            FormatError: it is damaged, or holds another number of bytes.
+            LimitError: it asks for too large a window.
+        """
+        # zstandard believes the size that a frame states and allocates it, whatever limit it is
+        # given: so the header is read first.
+        if frame[:4] != _MAGIC:
+            raise FormatError("not a zstd frame")
+        if len(frame) > 4 and frame[4] & 0x18:
+            raise FormatError("damaged zstd frame: a bit without meaning is set in its header")
+        try:
+            header = zstandard.get_frame_parameters(frame)
+        except zstandard.ZstdError as error:
+            raise FormatError(f"damaged zstd frame: {error}") from error
+        if header.content_size != nbytes:
+            size = header.content_size
+            stated = "no size" if size == zstandard.CONTENTSIZE_UNKNOWN else f"{size} bytes"
+            raise FormatError(f"the zstd frame states {stated}, expected {nbytes}")
+        if header.dict_id:
+            raise FormatError("the zstd frame needs a dictionary, which the format forbids")
+        if header.window_size > max(self._window, 1024):
+            raise LimitError(
+                f"the zstd frame needs a window of {header.window_size} bytes, "
+                f"the limit is {self._window}",
+                hint=way_over("zstd_window"),
+            )
+        try:
+            data: bytes = self._decompressor.decompress(frame, allow_extra_data=False)
+        except zstandard.ZstdError as error:
+            raise FormatError(f"damaged zstd frame: {error}") from error
+        if len(data) != nbytes:
+            raise FormatError(f"the zstd frame holds {len(data)} bytes, expected {nbytes}")
+        return data
