@@ -164,8 +164,9 @@ def lane_size(estimates: Sequence[int], threads: int, max_shard_size: int) -> in
     One shard for all threads where they would be small, or where one record is so large that the
     thread that writes it would be the only one for long.
 
-    >>> lane_size([200 << 20] * 4, 2, 5_000_000_000) >> 20, lane_size([1 << 20], 2, 5_000_000_000)
-    (400, 5000000000)
+    >>> sizes = [200 << 20] * 4
+    >>> assign_shards(sizes, lane_size(sizes, 2, 5_000_000_000))
+    [range(0, 2), range(2, 4)]
     >>> lane_size([700 << 20, 100 << 20], 2, 5_000_000_000)
     5000000000
     """
