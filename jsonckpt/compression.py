@@ -77,21 +77,25 @@ class Compressor:
         return self._assembled(data[: noise * plane], _blocks(bare, rest, plane), len(data))
 
     def _leading_noise(self, planes: Bytes) -> int:
-        """How many planes from the first one on are noise; mostly it is all that are asked for."""
-        if self._is_noise(planes):
-            return len(planes)
-        noise = 0
-        while noise < len(planes) - 1 and self._is_noise(planes[noise : noise + 1]):
-            noise += 1
-        return noise
+        """How many planes from the first one on are noise; of floats mostly all but the last."""
+        count = len(planes)
+        while count and not self._is_noise(planes[:count]):
+            count -= 1
+        return count
 
     def _is_noise(self, planes: Bytes) -> bool:
-        """Judged by pieces from all over them: some rows of a tensor may be zeros, others noise."""
-        count, length = planes.shape
-        step = length // _PIECES
-        pieces = planes[:, : _PIECES * step].reshape(count, _PIECES, step)
-        sample = np.ascontiguousarray(pieces[:, :, : _SAMPLE // (_PIECES * count)])
-        return len(self._bare_skewed.compress(sample.data)) >= sample.size
+        """Judged by pieces from all over them: some rows of a tensor may be zeros, others noise.
+
+        Half of the sample is from the last plane: it is next to the exponents, and less even than
+        the others where there is a difference.
+        """
+        others = len(planes) - 1
+        length = planes.shape[1] // _PIECES
+        pieces = planes[:, : _PIECES * length].reshape(-1, _PIECES, length)
+        width = _SAMPLE // _PIECES // (2 if others else 1)
+        parts = [pieces[-1, :, :width], *pieces[:-1, :, : width // max(1, others)]]
+        sample = np.concatenate(parts, axis=None)
+        return len(self._bare_skewed.compress(sample.data)) >= len(sample)
 
     def _assembled(self, noise: Bytes, bare: bytes, size: int) -> memoryview:
         """The frame of ``size`` bytes that begin with noise, and whose rest is in a bare frame.

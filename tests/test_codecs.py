@@ -79,6 +79,7 @@ def test_weights_compress_to_the_entropy_of_their_planes_within_one_and_a_half_p
 def test_noise_is_judged_not_worth_compressing_and_weights_are() -> None:
     noise = os.urandom(1 << 16)
     assert not Coder().compresses(memoryview(noise), ZSTD, "uint8")
+    assert not Coder().compresses(memoryview(noise), BOTH, "float32")
     weights = np.random.default_rng(0).normal(0, 0.02, 1 << 14).astype(np.float32).tobytes()
     assert Coder().compresses(memoryview(weights), BOTH, "float32")
 
