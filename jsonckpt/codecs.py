@@ -141,6 +141,7 @@ class Coder:
             FormatError: the payload is not the canonical encoding of that many bytes.
             LimitError: a zstd frame asks for too large a window.
         """
+        _keep_heap()
         longest = longest_payload(len(out), codec, dtype)
         if len(payload) > longest:
             raise payload_too_long(longest)
