@@ -171,8 +171,9 @@ class Arena:
             if turn.do in ("load_into", "stream", "stream_pipe"):
                 path = str(self.path_of(turn.peer))
                 self._process(turn.peer).ask("check", peer=turn.peer, path=path, how=turn.do)
-            if not (fresh and turn.do == "save"):
-                self.take(turn)
+                self._process(turn.peer).ask("clear")
+            elif turn.do != "load" and not (fresh and turn.do == "save"):
+                self.take(turn)  # the others have been taken by what checks them
 
     def take(self, turn: Turn) -> float:
         """One turn; its seconds. What it wrote or loaded is let go before this returns."""

@@ -40,7 +40,7 @@ def run(settings: Settings) -> Section:
 def _many(section: Section, settings: Settings) -> None:
     """Save and load 20,000 tensors of 1 KB."""
     count = 2_000 if settings.quick else 20_000
-    state = _state(settings, count)
+    state = states.write_state(_small(settings, count), settings.fast.path / f"small-{count}.pt")
     peers = ["own", "torch", "safetensors", *([] if settings.quick else ["own-file"])]
     turns, notes = installed([Turn(peer, peer, "save") for peer in peers])
     seconds: dict[str, dict[str, list[float]]] = {}
@@ -76,7 +76,7 @@ def _many(section: Section, settings: Settings) -> None:
 def _first_of(section: Section, settings: Settings) -> None:
     """Open a checkpoint of 100,000 tensors and read one."""
     count = 5_000 if settings.quick else 100_000
-    state = _state(settings, count)
+    state = _small(settings, count)
     rows, notes = [], []
     for peer, label in _LAZY.items():
         if not available(peer):
@@ -97,13 +97,12 @@ def _first_of(section: Section, settings: Settings) -> None:
             notes,
         )
     )
-    remove(state)
 
 
 def _rows_of(section: Section, settings: Settings) -> None:
     """Read ten rows of one large tensor, then slices of growing size, and of growing tensors."""
     size = 100_000_000 if settings.quick else 1_000_000_000
-    state = _one(settings, size)
+    state = _one(size)
     total = size // 4096
     rows, notes = [], []
     for peer, label in _LAZY.items():
@@ -132,7 +131,6 @@ def _rows_of(section: Section, settings: Settings) -> None:
         )
     )
     _slices(section, settings, size)
-    remove(state)
 
 
 def _slices(section: Section, settings: Settings, size: int) -> None:
@@ -140,12 +138,12 @@ def _slices(section: Section, settings: Settings, size: int) -> None:
     rows = []
     small, more = 10, (1_000, 10_000, 100_000)
     cases = [(size, count) for count in (small, *more) if 4096 * count < size // 2]
-    cases += [(other, small) for other in (size // 10, 4 * size)]
+    cases += [(other, small) for other in (size // 10, 2 * size)]
     path = settings.fast.path / "one-own"
     for whole, count in cases:
         if whole != size:
             remove(path)
-            path = _saved(_one(settings, whole), "own", settings.fast.path)
+            path = _saved(_one(whole), "own", settings.fast.path)
         total = whole // 4096
         runs = [
             watch("rows", peer="own", path=path, start=total // 2, stop=total // 2 + count)
@@ -187,24 +185,21 @@ def _told(path: Path) -> int:
     return 2 * manifest + (64 << 10)
 
 
-def _one(settings: Settings, size: int) -> Path:
+def _one(size: int) -> states.State:
     """A state of one tensor."""
-    state = settings.fast.path / "one.pt"
-    return states.write_state({"weight": states.half_random(size).view(-1, 1024)}, state)
+    return {"weight": states.half_random(size).view(-1, 1024)}
 
 
-def _state(settings: Settings, count: int) -> Path:
+def _small(settings: Settings, count: int) -> states.State:
     checkpoint = states.map_state(states.trained(settings.cache, quick=settings.quick))
-    return states.write_state(
-        states.small(checkpoint, count), settings.fast.path / f"small-{count}.pt"
-    )
+    return states.small(checkpoint, count)
 
 
-def _saved(state: Path, peer: str, directory: Path) -> Path:
+def _saved(state: states.State, peer: str, directory: Path) -> Path:
     """A peer's checkpoint of a state, written by this process."""
     path = directory / f"one-{peer}{PEERS[peer].suffix}"
     with torch.no_grad():
-        PEERS[peer].save(states.map_state(state), path)
+        PEERS[peer].save(state, path)
     return path
 
 
