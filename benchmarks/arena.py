@@ -147,6 +147,7 @@ class Arena:
         self._processes: dict[str, _Process] = {}
         self._saved: set[str] = set()
         self._targets: set[str] = set()
+        self._left: Path | None = None
 
     def __enter__(self) -> Arena:
         self._directory.mkdir(parents=True, exist_ok=True)
@@ -176,7 +177,7 @@ class Arena:
                 self.take(turn)  # the others have been taken by what checks them
 
     def take(self, turn: Turn) -> float:
-        """One turn; its seconds. What it wrote or loaded is let go before this returns."""
+        """One turn; its seconds. What it loaded is let go before this returns."""
         self.begin(turn)
         seconds = self.run(turn)
         self.end(turn)
@@ -184,13 +185,16 @@ class Arena:
 
     def begin(self, turn: Turn) -> None:
         """Make ready: nothing in the way, nothing still on its way to the disk, memory at hand."""
-        if turn.saves:
-            remove(self._fresh(turn))
-            if self._on_disk:
-                os.sync()
         if turn.do == "load_cold":
             self._process(turn.peer).ask("forget", path=str(self.path_of(turn.peer)))
         self._process(turn.peer).ask("back", nbytes=self._state.stat().st_size)
+        # What was written last goes only now: its pages are the first that the system gives away,
+        # and the host of a virtual machine has not taken them back yet.
+        if self._left is not None:
+            remove(self._left)
+            self._left = None
+            if self._on_disk:
+                os.sync()
 
     def run(self, turn: Turn) -> float:
         """The part of a turn that counts; its seconds."""
@@ -198,9 +202,9 @@ class Arena:
         return self._process(turn.peer).ask(turn.do, peer=turn.peer, path=str(path))
 
     def end(self, turn: Turn) -> None:
-        """Let go of what the turn left behind."""
+        """Let go of what the turn has loaded; of what it has written before the next one."""
         if turn.saves:
-            remove(self._fresh(turn))
+            self._left = self._fresh(turn)
         self._process(turn.peer).ask("clear")
 
     def compare(self, turns: Sequence[Turn], rounds: int) -> dict[str, list[float]]:
