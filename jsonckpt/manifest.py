@@ -76,17 +76,23 @@ def dump_manifest(manifest: Manifest) -> bytes:
         b'"checksum":' + text(manifest.checksum),
         b'"metadata":' + jsontext.dump_pretty(manifest.metadata),
         b'"state":' + jsontext.dump_pretty(manifest.state),
-        b'"shards":' + _rows(text(_shard_json(shard)) for shard in manifest.shards),
-        b'"codecs":' + _rows(text(codec.to_json()) for codec in codecs),
-        b'"tensors":' + _rows([_entry_text(e, number[e.codec]) for e in manifest.entries]),
     ]
+    _add_rows(parts, b'"shards":', [text(_shard_json(shard)) for shard in manifest.shards])
+    _add_rows(parts, b'"codecs":', [text(codec.to_json()) for codec in codecs])
+    _add_rows(parts, b'"tensors":', [_entry_text(e, number[e.codec]) for e in manifest.entries])
     body = b",\n".join(parts)
+    parts.clear()  # of many tensors they are as large as the body
     return body + b',\n"seal":' + text(seal_of(manifest.checksum, body)) + b"}\n"
 
 
-def _rows(rows: Iterable[bytes]) -> bytes:
-    joined = b",\n".join(rows)
-    return b"[\n" + joined + b"\n]" if joined else b"[]"
+def _add_rows(parts: list[bytes], key: bytes, rows: list[bytes]) -> None:
+    """Add a member that is an array, which has a line for each of its elements."""
+    if not rows:
+        parts.append(key + b"[]")
+        return
+    rows[0] = key + b"[\n" + rows[0]
+    rows[-1] += b"\n]"
+    parts += rows
 
 
 def _shard_json(shard: ShardFile) -> dict[str, Any]:
