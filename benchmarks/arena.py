@@ -106,8 +106,14 @@ class _Process:
         return float(reply["seconds"])
 
     def close(self) -> None:
-        """End it."""
-        self._child.communicate()
+        """Let it end; :meth:`wait` until it has."""
+        assert self._child.stdin is not None
+        self._child.stdin.close()
+
+    def wait(self) -> None:
+        """Until it has ended."""
+        with self._child:
+            pass
 
 
 @dataclass(frozen=True)
@@ -158,6 +164,8 @@ class Arena:
     ) -> None:
         for process in self._processes.values():
             process.close()
+        for process in self._processes.values():
+            process.wait()
         remove(self._directory)
 
     def prepare(self, turns: Sequence[Turn]) -> None:

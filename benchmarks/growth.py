@@ -35,7 +35,9 @@ def run(settings: Settings) -> Section:
     path, directory = settings.fast.path / "growth.pt", settings.fast.path / "growth"
     with Arena(path, directory, on_disk=settings.fast.on_disk) as arena:
         take = partial(_measure, arena, path, _ROUNDS)
-        by_setting = _settings(arena, path, states.large(checkpoint, sizes[-2] * 1_000_000))
+        by_setting = []
+        if not settings.quick:
+            by_setting = _settings(arena, path, states.large(checkpoint, sizes[-2] * 1_000_000))
         by_size = take([size * 1_000_000 for size in sizes], partial(states.large, checkpoint))
         by_count = take(counts, partial(states.small, checkpoint))
     remove(path)

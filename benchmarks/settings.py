@@ -83,9 +83,9 @@ class Settings:
             places=found,
             cache=cache or CACHE,
             scratch=found[-1].path,
-            state_bytes=200_000_000 if quick else 700_000_000,
+            state_bytes=100_000_000 if quick else 700_000_000,
             list_bytes=3_000_000 if quick else 12_000_000,
-            rounds=3 if quick else 4,
+            rounds=2 if quick else 4,
             full_guide=full_guide,
         )
 
