@@ -30,8 +30,9 @@ _BARE_HEADER = 2
 _SMALLEST_PLANE = 512
 #: Judging planes costs more than it saves where they are smaller.
 _SMALLEST_JUDGED = 64 << 10
-#: Noise is judged by so many bytes, in so many pieces.
-_SAMPLE, _PIECES = 16 << 10, 64
+#: Noise is judged by so many bytes, in so many pieces: a prime number of them, for rows of tensors
+#: come in powers of two, and some pieces have to lie in each.
+_SAMPLE, _PIECES = 16 << 10, 61
 #: A plane repeats itself where less than this share is left of so many bytes in a row.
 _REPETITIVE, _RUN = 0.28, 4 << 10
 

@@ -106,6 +106,17 @@ def test_rows_of_zeros_between_weights_take_no_room(share: float) -> None:
     assert len(Compressor().frame(planes, 4, floats=True)) < 1.06 * dense + 0.004 * planes.size
 
 
+@pytest.mark.parametrize("period", [2, 4, 8, 64])
+@pytest.mark.parametrize("width", [256, 768, 1024, 4096])
+def test_zeros_in_every_row_but_one_of_some_are_seen_whatever_the_widths(
+    width: int, period: int
+) -> None:
+    rows = RNG.normal(0, 0.02, (MIB // 4 // width, width)).astype(np.float32)
+    rows[np.arange(len(rows)) % period != 0] = 0
+    planes = planes_of(rows)
+    assert len(Compressor().frame(planes, 4, floats=True)) < planes.size * (1 / period + 0.05)
+
+
 def test_exponents_that_repeat_themselves_get_a_table_that_finds_it() -> None:
     exponents = np.resize(plane("skewed", 1000, 5), 262_144)
     data = np.concatenate([plane("noise", 3 * 262_144, 6), exponents])
