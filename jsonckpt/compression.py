@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 import zstandard
+from zstandard import BLOCKSIZE_MAX, FRAME_HEADER
 
 from jsonckpt.errors import FormatError, LimitError
 from jsonckpt.limits import way_over
@@ -15,15 +16,12 @@ from jsonckpt.shuffle import Bytes
 
 __all__ = ["Compressor", "Decompressor"]
 
-_MAGIC = b"\x28\xb5\x2f\xfd"
 _WINDOW_LOG = 20
-#: Most bytes of a block (RFC 8878 section 3.1.1.2.3).
-_BLOCK = 128 << 10
+#: Of a block (RFC 8878 section 3.1.1.2).
 _BLOCK_HEADER = 3
 #: The header of a frame that is put together here (section 3.1.1.1): a window, a size in 4 bytes.
 _DESCRIPTOR, _WINDOW = 0x80, (_WINDOW_LOG - 10) << 3
 _HEADER = 10
-_LARGEST_SIZE = (1 << 32) - 1
 #: The header of a frame without magic number and size: a descriptor and a window.
 _BARE_HEADER = 2
 #: Blocks of smaller planes cost more than they save.
@@ -68,7 +66,7 @@ class Compressor:
         plane = len(data) // planes
         if not (self._tuned and floats and planes > 1):
             return _blocks(self._general, data, plane)
-        if plane < _SMALLEST_JUDGED or len(data) > _LARGEST_SIZE:
+        if plane < _SMALLEST_JUDGED:
             return _blocks(self._skewed, data, plane)
         noise = self._leading_noise(data.reshape(planes, plane)[:-1])
         rest = data[noise * plane :]
@@ -105,18 +103,18 @@ class Compressor:
         takes to copy it. Raw blocks change nothing of what a decoder remembers, so that blocks
         which were made as the first ones of a frame may follow them.
         """
-        whole, part = divmod(len(noise), _BLOCK)
+        whole, part = divmod(len(noise), BLOCKSIZE_MAX)
         stored = len(noise) + _BLOCK_HEADER * (whole + (part > 0))
         length = _HEADER + stored + len(bare) - _BARE_HEADER
         if len(self._frame) < length:
             self._frame = np.empty(length + length // 8, np.uint8)
         frame = self._frame[:length]
-        frame[:_HEADER] = (*_MAGIC, _DESCRIPTOR, _WINDOW, *size.to_bytes(4, "little"))
-        at = whole * (_BLOCK_HEADER + _BLOCK)
+        frame[:_HEADER] = (*FRAME_HEADER, _DESCRIPTOR, _WINDOW, *size.to_bytes(4, "little"))
+        at = whole * (_BLOCK_HEADER + BLOCKSIZE_MAX)
         blocks = frame[_HEADER : _HEADER + stored]
         # All whole blocks at once: after each call a thread has to get Python's lock again.
-        _store(noise[: whole * _BLOCK], blocks[:at], whole)
-        _store(noise[whole * _BLOCK :], blocks[at:], int(part > 0))
+        _store(noise[: whole * BLOCKSIZE_MAX], blocks[:at], whole)
+        _store(noise[whole * BLOCKSIZE_MAX :], blocks[at:], int(part > 0))
         frame[_HEADER + stored :] = np.frombuffer(bare, np.uint8, offset=_BARE_HEADER)
         return frame.data
 
@@ -154,7 +152,7 @@ def _blocks(compressor: zstandard.ZstdCompressor, data: Bytes, plane: int) -> by
     Blocks have one table of codes each: none may hold the end of one plane and the beginning of
     another. It costs 1 to 10 per cent of the size where planes are no multiples of a block.
     """
-    if len(data) == plane or plane % _BLOCK == 0 or plane < _SMALLEST_PLANE:
+    if len(data) == plane or plane % BLOCKSIZE_MAX == 0 or plane < _SMALLEST_PLANE:
         return compressor.compress(data.data)
     stream = compressor.compressobj(size=len(data))
     pieces = []
@@ -185,7 +183,7 @@ class Decompressor:
         """
         # zstandard believes the size that a frame states and allocates it, whatever limit it is
         # given: so the header is read first.
-        if frame[:4] != _MAGIC:
+        if frame[:4] != FRAME_HEADER:
             raise FormatError("not a zstd frame")
         if len(frame) > 4 and frame[4] & 0x18:
             raise FormatError("damaged zstd frame: a bit without meaning is set in its header")

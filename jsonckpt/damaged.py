@@ -17,7 +17,7 @@ from jsonckpt.indexed import RangeReader
 
 __all__ = ["DamagedPlain", "DamagedZstd", "PatchedFile"]
 
-_MAGIC: Final = b"\x28\xb5\x2f\xfd"
+
 _LONGEST_HEADER: Final = 18
 _SEARCH: Final = 1 << 20
 #: What one read may lose when it meets damage.
@@ -147,7 +147,7 @@ class DamagedZstd:
                 self.broken += 1
                 if isinstance(self._file, PatchedFile):
                     self._faults.append((self._given, self._file.fault_in(self._frame, self._at)))
-                self._at, count = self._frame + len(_MAGIC), 0
+                self._at, count = self._frame + len(zstandard.FRAME_HEADER), 0
             if count:
                 self._given += count
                 return count
@@ -155,7 +155,7 @@ class DamagedZstd:
 
     def _open_next(self) -> bool:
         while (start := self._find(self._at)) is not None:
-            self._frame, self._at = start, start + len(_MAGIC)
+            self._frame, self._at = start, start + len(zstandard.FRAME_HEADER)
             header = self._bytes(start, _LONGEST_HEADER)
             try:
                 parameters = zstandard.get_frame_parameters(header)
@@ -198,12 +198,12 @@ class DamagedZstd:
         """Where the next frame begins."""
         while start < self._file.size:
             block = self._bytes(start, _SEARCH)
-            found = block.find(_MAGIC)
+            found = block.find(zstandard.FRAME_HEADER)
             if found >= 0:
                 return start + found
             if start + len(block) >= self._file.size:
                 return None
-            start += len(block) - len(_MAGIC) + 1
+            start += len(block) - len(zstandard.FRAME_HEADER) + 1
         return None
 
     def _bytes(self, start: int, length: int) -> bytes:

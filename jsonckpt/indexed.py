@@ -76,6 +76,18 @@ def tile(entries: Sequence[Entry], whole: int | None) -> Iterator[Piece]:
     first, begins = 0, True
     position = 0 if whole is not None else (entries[0].offset if entries else 0)
     payloads: list[tuple[int, int, int, int]] = []
+
+    def text_until(end: int) -> Iterator[Piece]:
+        """Give away what is too much text for one piece: a large index, or a bad file."""
+        nonlocal payloads, position, begins
+        if payloads and end - position > _PIECE_BYTES:
+            stop = payloads[-1][0] + payloads[-1][1]
+            yield Piece(position, stop, tuple(payloads), begins, False)
+            payloads, position, begins = [], stop, False
+        while end - position > _PIECE_BYTES:
+            yield Piece(position, position + _PIECE_BYTES, (), begins, False)
+            position, begins = position + _PIECE_BYTES, False
+
     for number, entry in enumerate(entries):
         if whole is None and number > first:
             previous = entries[number - 1]
@@ -85,44 +97,18 @@ def tile(entries: Sequence[Entry], whole: int | None) -> Iterator[Piece]:
                 payloads, position, begins, first = [], entry.offset, True, number
         for chunk, (offset, length, _) in enumerate(entry.chunks):
             if offset - position > _PIECE_BYTES:
-                for piece in _text_pieces(position, offset, payloads, begins):
-                    yield piece
-                    payloads, position, begins = [], piece.stop, False
+                yield from text_until(offset)
             payloads.append((offset, length, number, chunk))
             stop = offset + length
             if stop - position >= _PIECE_BYTES or len(payloads) >= _PIECE_CHUNKS:
                 yield Piece(position, stop, tuple(payloads), begins, False)
                 payloads, position, begins = [], stop, False
     if whole is not None:
-        for piece in _text_pieces(position, whole, payloads, begins):
-            yield piece
-            payloads, position, begins = [], piece.stop, False
+        yield from text_until(whole)
         yield Piece(position, whole, tuple(payloads), begins, True)
     elif entries:
         stop = entries[-1].offset + entries[-1].length
         yield Piece(position, stop, tuple(payloads), begins, True)
-
-
-def _text_pieces(
-    position: int, end: int, payloads: Sequence[tuple[int, int, int, int]], begins: bool
-) -> Iterator[Piece]:
-    """All but the last piece of a stretch that ends with much text: a large index, or a bad file.
-
-    Args:
-        position: where the stretch begins.
-        end: where it ends.
-        payloads: those in it, at its front.
-        begins: whether a run begins with it.
-    """
-    if end - position <= _PIECE_BYTES:
-        return
-    if payloads:
-        offset, length, _, _ = payloads[-1]
-        yield Piece(position, offset + length, tuple(payloads), begins, False)
-        position, begins = offset + length, False
-    while end - position > _PIECE_BYTES:
-        yield Piece(position, position + _PIECE_BYTES, (), begins, False)
-        position, begins = position + _PIECE_BYTES, False
 
 
 class _Hands:

@@ -46,12 +46,12 @@ class Shuffler:
             itemsize: bytes of an element: 1, 2, 4, 8 or 16.
             out: as many bytes.
         """
+        if itemsize == 1:
+            np.copyto(out, raw)
+            return out
         planes = out.reshape(itemsize, -1)
         for start, stop in _blocks(len(raw), itemsize):
             elements, rows = raw[start * itemsize : stop * itemsize], planes[:, start:stop]
-            if itemsize == 1:
-                np.copyto(rows[0], elements)
-                continue
             spare = halves = self._memory(0, itemsize, stop - start)
             if itemsize == 2:
                 halves = elements.view(np.uint16).reshape(1, -1)
@@ -66,12 +66,12 @@ class Shuffler:
 
     def together(self, planes: Bytes, itemsize: int, out: Bytes) -> Bytes:
         """The elements of byte planes in ``out``, which is returned: undoes :meth:`apart`."""
+        if itemsize == 1:
+            np.copyto(out, planes)
+            return out
         columns = planes.reshape(itemsize, -1)
         for start, stop in _blocks(len(out), itemsize):
             elements, rows = out[start * itemsize : stop * itemsize], columns[:, start:stop]
-            if itemsize == 1:
-                np.copyto(elements, rows[0])
-                continue
             spare, halves = (self._memory(number, itemsize, stop - start) for number in (0, 1))
             if itemsize == 2:
                 halves = elements.view(np.uint16).reshape(1, -1)

@@ -145,7 +145,7 @@ def _read_file(path: Path, options: ReadOptions) -> Source:
     if head.startswith((b"PK\x03\x04", b"\x80")):
         state = load_torch_file(path, options.spool, unsafe_pickle=options.unsafe_pickle)
         return Source(state, "PyTorch file", size, [], {})
-    if head.startswith(b"\x28\xb5\x2f\xfd"):
+    if head.startswith(zstandard.FRAME_HEADER):
         return _read_compressed(path, options)
     if _INDEX.fullmatch(path.name):
         return _read_sharded(path, options)
