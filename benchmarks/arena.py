@@ -201,8 +201,8 @@ class Arena:
         if self._left is not None:
             remove(self._left)
             self._left = None
-            if self._on_disk:
-                os.sync()
+        if turn.saves and self._on_disk:
+            os.sync()
 
     def run(self, turn: Turn) -> float:
         """The part of a turn that counts; its seconds."""

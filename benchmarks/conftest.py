@@ -51,7 +51,10 @@ def settings(request: pytest.FixtureRequest) -> Iterator[Settings]:
     with places(request.config.getoption("--bench-dir")) as found:
         size: int = request.config.getoption("--bench-bytes")
         yield replace(
-            Settings.of(found, quick=True), state_bytes=size, list_bytes=min(size, 6_000_000)
+            Settings.of(found, quick=True),
+            state_bytes=size,
+            list_bytes=min(size, 6_000_000),
+            rounds=3,
         )
 
 
