@@ -17,7 +17,6 @@ from jsonckpt.indexed import RangeReader
 
 __all__ = ["DamagedPlain", "DamagedZstd", "PatchedFile"]
 
-
 _LONGEST_HEADER: Final = 18
 _SEARCH: Final = 1 << 20
 #: What one read may lose when it meets damage.
