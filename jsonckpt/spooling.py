@@ -56,7 +56,7 @@ class FoundSource:
         with LocalFile(self.file, follow=self.limits.follow) as file:
             file.read_range(offset, memoryview(payload))
         try:
-            raw = decode_chunk(bytes(payload), self.found, chunk, self.limits)
+            raw = decode_chunk(memoryview(payload), self.found, chunk, self.limits)
         except JsonckptError as error:
             error.at(file=self.file)
             raise
@@ -110,7 +110,7 @@ def spool_beside(target: Path) -> Iterator[SpoolFile]:
         storage.remove_directories(made)
 
 
-def decode_chunk(payload: bytes, found: Found, chunk: int, limits: Limits) -> memoryview:
+def decode_chunk(payload: memoryview, found: Found, chunk: int, limits: Limits) -> memoryview:
     """The raw bytes of a chunk that :func:`scan` found, checked again.
 
     Raises:
@@ -121,7 +121,7 @@ def decode_chunk(payload: bytes, found: Found, chunk: int, limits: Limits) -> me
     out = memoryview(bytearray(min(header.codec.chunk_bytes, header.nbytes - start)))
     coder = Coder(zstd_window=limits.zstd_window)
     try:
-        coder.decode_into(memoryview(payload), header.codec, header.dtype, out)
+        coder.decode_into(payload, header.codec, header.dtype, out)
         if hexdigest(found.algorithm, out) != found.chunks[chunk][2]:
             raise IntegrityError("the file was changed while it was read")
     except JsonckptError as error:
