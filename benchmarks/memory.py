@@ -91,7 +91,6 @@ def _sizes(*, quick: bool) -> list[_Size]:
     if quick:
         return [
             _Size(giga // 8, single=False, reference=True, quick=True),
-            _Size(giga // 4, single=True, reference=False, quick=True),
         ]
     return [
         _Size(giga // 4, single=False, reference=True, all_operations=True),

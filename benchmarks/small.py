@@ -79,6 +79,8 @@ def _first_of(section: Section, settings: Settings) -> None:
     state = _small(settings, count)
     rows, notes = [], []
     for peer, label in _LAZY.items():
+        if settings.quick and peer == "torch":
+            continue
         if not available(peer):
             notes.append(f"{label}: not installed.")
             continue
@@ -106,7 +108,7 @@ def _rows_of(section: Section, settings: Settings) -> None:
     total = size // 4096
     rows, notes = [], []
     for peer, label in _LAZY.items():
-        if not available(peer) or (settings.quick and peer == "torch"):
+        if not available(peer) or (settings.quick and peer != "own"):
             continue
         path = _saved(state, peer, settings.fast.path)
         runs = [
