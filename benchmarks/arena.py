@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from benchmarks.peers import PEERS, available
+from benchmarks.peers import PEERS, available, stored_bytes
 
 __all__ = [
     "Arena",
@@ -155,18 +155,11 @@ class _Ballast:
 
     def fill(self, beside: Path) -> None:
         """Take up what a save has left of them, whose file or directory is ``beside``."""
-        size = _size(beside)
+        size = stored_bytes(beside)
         self._most = max(self._most, size)
         with self._path.open("wb") as file:
             for _ in range((self._most - size) >> 20):
                 file.write(_MEBIBYTE)
-
-
-def _size(path: Path) -> int:
-    """Bytes of a file, or of all files in a directory."""
-    if path.is_file():
-        return path.stat().st_size
-    return sum(each.stat().st_size for each in path.rglob("*") if each.is_file())
 
 
 class Arena:
