@@ -102,10 +102,10 @@ def parse(
         plain = text.replace(b"\\\\", b"__").replace(b'\\"', b"__")
         if b"\\u" in plain and (lone := _LONE_SURROGATE.search(plain)):
             _fail(what, text, lone.start(), "a lone surrogate, which is no character")
-    deepest, marks = _shape(plain)
+    deepest, marks = _shape(plain, max_marks)
     if max_marks is not None and marks > max_marks:
         raise LimitError(
-            f"{what}: {marks} brackets and strings, the limit is {max_marks}",
+            f"{what}: {marks} brackets and strings or more, the limit is {max_marks}",
             hint=way_over("marks"),
         )
     if deepest > max_depth:
@@ -222,16 +222,24 @@ def marks_of(text: bytes) -> int:
     return _shape(text.replace(b"\\\\", b"__").replace(b'\\"', b"__"))[1]
 
 
-def _shape(plain: bytes) -> tuple[int, int]:
-    """Levels, and brackets and strings, of a text in which no quote is escaped."""
-    marks = np.frombuffer(plain.translate(None, _NOT_STRUCTURE), np.uint8)
-    level = quotes = deepest = brackets = 0
-    for start in range(0, len(marks), _BLOCK):
-        steps, quotes = _steps(marks[start : start + _BLOCK], quotes)
+def _shape(plain: bytes, most: int | None = None) -> tuple[int, int]:
+    """Levels, and brackets and strings, of a text in which no quote is escaped.
+
+    The count ends soon after ``most``: text of nothing else is refused without reading it all.
+    """
+    level = quotes = deepest = brackets = marks = 0
+    for start in range(0, len(plain), _BLOCK):
+        found = plain[start : start + _BLOCK].translate(None, _NOT_STRUCTURE)
+        if not found:
+            continue
+        steps, quotes = _steps(np.frombuffer(found, np.uint8), quotes)
         levels = np.cumsum(steps, dtype=np.int64) + level
         level, deepest = int(levels[-1]), max(deepest, int(levels.max()))
         brackets += int(np.count_nonzero(steps))
-    return deepest, brackets + -(-quotes // 2)
+        marks = brackets + -(-quotes // 2)
+        if most is not None and marks > most:
+            break
+    return deepest, marks
 
 
 def _steps(marks: npt.NDArray[np.uint8], quotes: int) -> tuple[npt.NDArray[np.int8], int]:

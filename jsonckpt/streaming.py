@@ -7,6 +7,7 @@ Memory is the buffer (a few chunks), whatever the size of the file.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
@@ -23,7 +24,7 @@ from jsonckpt.errors import (
 )
 from jsonckpt.limits import Limits, exceeds, way_over
 from jsonckpt.records import Header, Record
-from jsonckpt.skeleton import HEAD_END, SkeletonReader
+from jsonckpt.skeleton import HEAD_END, HEAD_END_PATTERN, SkeletonReader
 
 __all__ = ["ByteSource", "Sink", "read_records"]
 
@@ -105,14 +106,14 @@ class Window:
             self._fill()
         return bytes(self._buffer[self._start : min(self._start + 1, self._end)])
 
-    def through(self, mark: bytes) -> memoryview:
+    def through(self, mark: re.Pattern[bytes], longest: int) -> memoryview:
         """What is there up to and with ``mark``; where it is not there, all that cannot be of it.
 
         Empty at the end of the source. The view is valid until the next call.
         """
         while True:
-            stop = self._buffer.find(mark, self._start, self._end)
-            stop = stop + len(mark) if stop >= 0 else self._end - len(mark) + 1
+            found = mark.search(self._buffer, self._start, self._end)
+            stop = self._end - longest + 1 if found is None else found.end()
             if stop > self._start:
                 break
             if self._finished:
@@ -227,7 +228,7 @@ def read_records(
             reader.text(bytes(after))
             continue
         if reader.in_head:
-            line = window.through(HEAD_END)
+            line = window.through(HEAD_END_PATTERN, len(HEAD_END))
         else:
             line = window.line(reader.longest_line(window.first()))
         if not line:
