@@ -10,6 +10,7 @@ import numpy as np
 import zstandard
 from zstandard import BLOCKSIZE_MAX, FRAME_HEADER
 
+from jsonckpt.entropy import EntropyCoder
 from jsonckpt.errors import FormatError, LimitError
 from jsonckpt.limits import way_over
 from jsonckpt.shuffle import Bytes
@@ -22,8 +23,8 @@ _BLOCK_HEADER = 3
 #: The header of a frame that is put together here (section 3.1.1.1): a window, a size in 4 bytes.
 _DESCRIPTOR, _WINDOW = 0x80, (_WINDOW_LOG - 10) << 3
 _HEADER = 10
-#: The header of a frame without magic number and size: a descriptor and a window.
-_BARE_HEADER = 2
+#: The header of a frame without a size: a magic number, a descriptor and a window.
+_BARE_HEADER = 6
 #: Blocks of smaller planes cost more than they save.
 _SMALLEST_PLANE = 512
 #: Judging planes costs more than it saves where they are smaller.
@@ -31,8 +32,9 @@ _SMALLEST_JUDGED = 64 << 10
 #: Noise is judged by so many bytes, in so many pieces: a prime number of them, for rows of tensors
 #: come in powers of two, and some pieces have to lie in each.
 _SAMPLE, _PIECES = 16 << 10, 61
-#: A plane repeats itself where less than this share is left of so many bytes in a row.
-_REPETITIVE, _RUN = 0.28, 4 << 10
+#: A plane repeats itself where a search leaves less than this share of what the coder alone makes
+#: of so many bytes in a row. It takes twice the time: for less, writing the bytes is quicker.
+_REPETITIVE, _RUN = 0.6, 4 << 10
 
 
 class Compressor:
@@ -48,12 +50,12 @@ class Compressor:
         else:
             self._general = _fast(hash_log=14, min_match=5)
         self._tuned = level is None
-        # Hardly a match in skewed bytes is worth its cost: with a tiny hash table zstd comes down
-        # to its Huffman coder, which takes half the time of level 1 and ends nearer to the entropy
-        # (0.340 against 0.354 of the exponents' plane of weights; the bound is 0.335).
-        self._skewed = _fast(hash_log=6, min_match=7)
-        self._bare_skewed = _fast(hash_log=6, min_match=7, bare=True)
-        self._bare_repetitive = _fast(hash_log=14, min_match=7, bare=True)
+        # Hardly a match in skewed bytes is worth its cost: the coder alone takes a third of the
+        # time of level 1 and ends nearer to the entropy (0.327 against 0.354 of the exponents'
+        # plane of weights).
+        self._skewed = EntropyCoder(window_log=_WINDOW_LOG)
+        self._bare_skewed = EntropyCoder(window_log=_WINDOW_LOG, sized=False)
+        self._bare_repetitive = _fast(hash_log=14, min_match=7, sized=False)
         self._frame: Bytes = np.empty(0, np.uint8)
 
     def frame(self, data: Bytes, planes: int, *, floats: bool) -> bytes | memoryview:
@@ -65,15 +67,23 @@ class Compressor:
         """
         plane = len(data) // planes
         if not (self._tuned and floats and planes > 1):
-            return _blocks(self._general, data, plane)
+            return _searched(self._general, _parts(data, plane))
         if plane < _SMALLEST_JUDGED:
-            return _blocks(self._skewed, data, plane)
+            return self._skewed.frame(_parts(data, plane))
         noise = self._leading_noise(data.reshape(planes, plane)[:-1])
         rest = data[noise * plane :]
         middle = len(rest) - (plane + _RUN) // 2
-        left = len(self._bare_skewed.compress(rest[middle : middle + _RUN].data)) / _RUN
-        bare = self._bare_repetitive if left < _REPETITIVE else self._bare_skewed
-        return self._assembled(data[: noise * plane], _blocks(bare, rest, plane), len(data))
+        parts = _parts(rest, plane)
+        if self._repeats(rest[middle : middle + _RUN]):
+            bare = _searched(self._bare_repetitive, parts)
+        else:
+            bare = self._bare_skewed.frame(parts)
+        return self._assembled(data[: noise * plane], bare, len(data))
+
+    def _repeats(self, run: Bytes) -> bool:
+        """Whether a search for repetitions is worth its time, judged by a run of bytes."""
+        coded = len(self._bare_skewed.frame([run.data]))
+        return len(self._bare_repetitive.compress(run.data)) < _REPETITIVE * coded
 
     def _leading_noise(self, planes: Bytes) -> int:
         """How many planes from the first one on are noise; of floats mostly all but the last."""
@@ -94,7 +104,7 @@ class Compressor:
         width = _SAMPLE // _PIECES // (2 if others else 1)
         parts = [pieces[-1, :, :width], *pieces[:-1, :, : width // max(1, others)]]
         sample = np.concatenate(parts, axis=None)
-        return len(self._bare_skewed.compress(sample.data)) >= len(sample)
+        return len(self._bare_skewed.frame([sample.data])) >= len(sample)
 
     def _assembled(self, noise: Bytes, bare: bytes, size: int) -> memoryview:
         """The frame of ``size`` bytes that begin with noise, and whose rest is in a bare frame.
@@ -127,16 +137,15 @@ def _store(data: Bytes, out: Bytes, count: int) -> None:
         rows[:, _BLOCK_HEADER:] = data.reshape(count, -1)
 
 
-def _fast(*, hash_log: int, min_match: int, bare: bool = False) -> zstandard.ZstdCompressor:
+def _fast(*, hash_log: int, min_match: int, sized: bool = True) -> zstandard.ZstdCompressor:
     """A compressor of zstd's fastest kind that still codes literals.
 
     Args:
-        bare: its frames have neither magic number nor size.
+        sized: whether its frames state their size.
     """
     return zstandard.ZstdCompressor(
         compression_params=zstandard.ZstdCompressionParameters(
-            format=zstandard.FORMAT_ZSTD1_MAGICLESS if bare else zstandard.FORMAT_ZSTD1,
-            write_content_size=not bare,
+            write_content_size=sized,
             window_log=_WINDOW_LOG,
             hash_log=hash_log,
             min_match=min_match,
@@ -146,21 +155,26 @@ def _fast(*, hash_log: int, min_match: int, bare: bool = False) -> zstandard.Zst
     )
 
 
-def _blocks(compressor: zstandard.ZstdCompressor, data: Bytes, plane: int) -> bytes:
-    """A frame whose blocks end where the planes do.
+def _parts(data: Bytes, plane: int) -> list[memoryview]:
+    """The planes, or all in one where blocks end with the planes anyway.
 
     Blocks have one table of codes each: none may hold the end of one plane and the beginning of
     another. It costs 1 to 10 per cent of the size where planes are no multiples of a block.
     """
-    if len(data) == plane or plane % BLOCKSIZE_MAX == 0 or plane < _SMALLEST_PLANE:
-        return compressor.compress(data.data)
-    stream = compressor.compressobj(size=len(data))
+    if plane % BLOCKSIZE_MAX == 0 or plane < _SMALLEST_PLANE:
+        return [data.data]
+    return [data.data[start : start + plane] for start in range(0, len(data), plane)]
+
+
+def _searched(compressor: zstandard.ZstdCompressor, parts: list[memoryview]) -> bytes:
+    """A frame with the repetitions that zstd finds, whose blocks end where the parts do."""
+    if len(parts) == 1:
+        return compressor.compress(parts[0])
+    stream = compressor.compressobj(size=sum(map(len, parts)))
     pieces = []
-    for start in range(0, len(data), plane):
-        last = start + plane == len(data)
-        end = zstandard.COMPRESSOBJ_FLUSH_FINISH if last else zstandard.COMPRESSOBJ_FLUSH_BLOCK
-        pieces += [stream.compress(data.data[start : start + plane]), stream.flush(end)]
-    return b"".join(pieces)
+    for part in parts[:-1]:
+        pieces += [stream.compress(part), stream.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK)]
+    return b"".join([*pieces, stream.compress(parts[-1]), stream.flush()])
 
 
 class Decompressor:

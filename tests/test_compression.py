@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from jsonckpt.codecs import payload_bound
 from jsonckpt.compression import Compressor, Decompressor
+from jsonckpt.entropy import EntropyCoder
 from jsonckpt.errors import FormatError
 from jsonckpt.facts import Codec
 from jsonckpt.shuffle import Bytes, Shuffler
@@ -121,6 +122,38 @@ def test_exponents_that_repeat_themselves_get_a_table_that_finds_it() -> None:
     exponents = np.resize(plane("skewed", 1000, 5), 262_144)
     data = np.concatenate([plane("noise", 3 * 262_144, 6), exponents])
     assert len(Compressor().frame(data, 4, floats=True)) < 3 * 262_144 + 4096
+
+
+def test_a_zstd_that_does_not_know_the_parameter_makes_the_same_of_it_in_more_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data = plane("skewed", 262_144, 5)
+    coded = EntropyCoder(window_log=20).frame([data.data])
+    monkeypatch.setattr("jsonckpt.entropy._CODE_LITERALS", 77_777)
+    frame = EntropyCoder(window_log=20).frame([data.data])
+    assert zstandard.ZstdDecompressor().decompress(frame) == data.tobytes()
+    assert 0.99 * len(coded) < len(frame) < 1.01 * len(coded)
+
+
+def test_a_frame_that_was_broken_off_leaves_nothing_in_the_next() -> None:
+    coder = EntropyCoder(window_log=20)
+    data = plane("skewed", 262_144, 5).data
+    with pytest.raises(TypeError):
+        coder.frame([data, data, "no bytes"])  # type: ignore[list-item]
+    assert zstandard.ZstdDecompressor().decompress(coder.frame([data])) == data
+
+
+@pytest.mark.parametrize("sized", [True, False])
+@pytest.mark.parametrize("size", [0, 1, 255, 256, 65_791, 65_792, 262_144])
+def test_a_frame_states_its_size_or_has_a_header_of_six_bytes(size: int, sized: bool) -> None:
+    data = plane("skewed", size, 5).data
+    for parts in ([data], [data, data]):
+        frame = EntropyCoder(window_log=20, sized=sized).frame(parts)
+        header = zstandard.get_frame_parameters(frame)
+        assert header.content_size == (size * len(parts) if sized else 2**64 - 1)
+        assert sized or zstandard.frame_header_size(frame) == 6
+        text = zstandard.ZstdDecompressor().decompressobj().decompress(frame)
+        assert text == b"".join(parts)
 
 
 def test_a_level_is_taken_at_its_word() -> None:
