@@ -31,7 +31,7 @@ from jsonckpt.grammar import ShardText
 from jsonckpt.limits import DEFAULT_LIMITS
 from jsonckpt.manifest import shard_files
 from jsonckpt.opening import Place
-from jsonckpt.pipeline import run_lanes
+from jsonckpt.pipeline import Lane, run_lanes
 from jsonckpt.progress import progress_bar
 from jsonckpt.space import Room
 from jsonckpt.writing import FileOutput, Output, StreamOutput, ZstdOutput, write_shard
@@ -156,6 +156,7 @@ def _write(
     single: bool,
     progress: Callable[[int], None] | None,
     gate: Gate,
+    lane: Lane | None = None,
 ) -> ShardText:
     def advance(count: int) -> None:
         gate.check()
@@ -173,6 +174,7 @@ def _write(
         threads=options.threads,
         progress=advance,
         check_index=check_index if single else None,
+        lane=lane,
     )
 
 
@@ -379,16 +381,17 @@ def _write_shards(
     gate: Gate,
 ) -> Manifest:
     jobs = list(shards_of(contents, options, single=False))
-    # Each shard has a thread of its own: writes to one file wait for each other in the kernel.
+    # Each shard has a thread of its own: writes to one file wait for each other in the kernel. One
+    # that is done earlier helps the others, for shards of one size do not take the same time.
     inner = options if len(jobs) < 2 else replace(options, threads=1)
 
     def write(
-        job: tuple[int, str, Sequence[plan.RecordPlan]], check: Callable[[], None]
+        job: tuple[int, str, Sequence[plan.RecordPlan]], lane: Lane
     ) -> tuple[ShardFile, Sequence[Entry]]:
         number, name, plans = job
 
         def progress(count: int) -> None:
-            check()
+            lane.check()
             if advance is not None:
                 advance(count)
 
@@ -407,6 +410,7 @@ def _write_shards(
             single=False,
             progress=progress,
             gate=gate,
+            lane=lane,
         )
         file.finish(sync=options.sync)
         return ShardFile(name, output.written, text.position, text.seal), text.entries

@@ -11,9 +11,9 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-__all__ = ["default_threads", "run_lanes", "run_ordered", "threads_for"]
+__all__ = ["Lane", "default_threads", "run_lanes", "run_ordered", "threads_for"]
 
 Job = TypeVar("Job")
 Worker = TypeVar("Worker")
@@ -57,6 +57,7 @@ def run_ordered(
     land: Callable[[Worker, Placed], None] | None = None,
     done: Callable[[Job], None] | None = None,
     ahead: int = 0,
+    lane: Lane | None = None,
 ) -> None:
     """Run all jobs; the first error stops them all and is raised.
 
@@ -69,7 +70,12 @@ def run_ordered(
         ahead: without ``land``, how many worked jobs may wait for their turn while their threads go
             on; 0 lets each thread wait. A thread that the system has put aside then holds up
             nobody.
+        lane: where ``threads`` is 1, the lane that this runs in: the threads of others that have
+            nothing more to do take part.
     """
+    if threads <= 1 and lane is not None and lane.has_others:
+        _Run(iter(jobs), worker, work, turn, land, done).lead(lane)
+        return
     if threads <= 1:
         own = worker()
         for job in jobs:
@@ -87,28 +93,66 @@ class Stopped(Exception):
     """Another lane has failed; raised inside the lanes that still run, and never outside."""
 
 
+class Lane:
+    """What the work of all lanes has in common.
+
+    Args:
+        threads: how many lanes there are.
+        check: raises when the run has been stopped.
+    """
+
+    def __init__(self, threads: int, check: Callable[[], None]) -> None:
+        self.has_others = threads > 1
+        self.check = check
+        self._lock = threading.Lock()
+        self._runs: list[_Run[Any, Any, Any, Any]] = []
+
+    def open(self, run: _Run[Any, Any, Any, Any]) -> None:
+        """From now on idle threads take part in ``run``."""
+        with self._lock:
+            self._runs.append(run)
+
+    def close(self, run: _Run[Any, Any, Any, Any]) -> None:
+        """From now on none begins to take part in ``run``."""
+        with self._lock:
+            self._runs.remove(run)
+
+    def help(self) -> None:
+        """Take part in what the others do, until there are no jobs to take."""
+        while True:
+            with self._lock:
+                runs = [run for run in self._runs if run.has_jobs]
+            if not runs:
+                return
+            min(runs, key=lambda run: run.helpers).help()
+
+
 def run_lanes(
     jobs: Iterable[Job],
-    work: Callable[[Job, Callable[[], None]], Worked],
+    work: Callable[[Job, Lane], Worked],
     *,
     threads: int,
 ) -> list[Worked]:
     """Run long jobs side by side; their results in the order of the jobs.
 
     Args:
-        work: gets a function to call now and then, which raises when another job has failed.
+        work: gets the lane. It should call its ``check`` now and then, which raises when another
+            job has failed, and give it to :func:`run_ordered`: long jobs are of one size at best,
+            not of one duration, and a thread that is done with its own helps the others.
 
     The first error stops all lanes and is raised.
     """
     results: list[Worked] = []
     runs: list[_Run[Job, None, Worked, None]] = []
+    lane = Lane(threads, lambda: runs[0].check())
     run = _Run(
         iter(jobs),
         worker=lambda: None,
-        work=lambda _, job: work(job, runs[0].check),
+        work=lambda _, job: work(job, lane),
         turn=lambda _, worked: results.append(worked),
         land=None,
         done=None,
+        idle=lane.help,
     )
     runs.append(run)
     try:
@@ -131,7 +175,12 @@ class _Run(Generic[Job, Worker, Worked, Placed]):
         land: Callable[[Worker, Placed], None] | None,
         done: Callable[[Job], None] | None,
         ahead: int = 0,
+        idle: Callable[[], None] | None = None,
     ) -> None:
+        self.has_jobs = True
+        self.helpers = 0
+        self._closed = False
+        self._idle = idle
         self._ahead = ahead
         self._waiting: dict[int, tuple[Job, Worked]] = {}
         self._jobs = jobs
@@ -166,6 +215,31 @@ class _Run(Generic[Job, Worker, Worked, Placed]):
                 if thread.ident is not None:
                     thread.join()
             raise
+        self._raise()
+
+    def lead(self, lane: Lane) -> None:
+        """Run all jobs on this thread, and on those that come to help."""
+        lane.open(self)
+        self._loop()
+        lane.close(self)
+        with self._turns:
+            self._closed = True
+            while self.helpers:
+                self._turns.wait()
+        self._raise()
+
+    def help(self) -> None:
+        """Take part in a run that another thread leads; its errors are raised there."""
+        with self._turns:
+            if self._closed:
+                return
+            self.helpers += 1
+        self._loop()
+        with self._turns:
+            self.helpers -= 1
+            self._turns.notify_all()
+
+    def _raise(self) -> None:
         if self._error is not None:
             try:
                 raise self._error
@@ -193,6 +267,9 @@ class _Run(Generic[Job, Worker, Worked, Placed]):
             while (taken := self._next_job()) is not None:
                 if not self._one(own, *taken):
                     return
+            del own  # buffers, which are not needed while helping
+            if self._idle is not None:
+                self._idle()
         except BaseException as error:
             # Carried to the caller's thread, which raises it.
             self._stop(error)
@@ -226,11 +303,12 @@ class _Run(Generic[Job, Worker, Worked, Placed]):
                 number = self._taken
                 self._taken += 1
                 return number, job
+            self.has_jobs = False
             return None
 
     def _stop(self, error: BaseException | None) -> None:
         with self._turns:
             if self._error is None:
                 self._error = error
-            self._stopped = True
+            self._stopped, self.has_jobs = True, False
             self._turns.notify_all()

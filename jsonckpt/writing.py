@@ -17,7 +17,7 @@ from jsonckpt.checksums import hexdigest
 from jsonckpt.codecs import Coder, check_bool
 from jsonckpt.errors import JsonckptError
 from jsonckpt.grammar import ShardText
-from jsonckpt.pipeline import run_ordered, threads_for
+from jsonckpt.pipeline import Lane, run_ordered, threads_for
 from jsonckpt.plan import Part, RecordPlan, Sized, jobs
 
 __all__ = ["FileOutput", "Output", "StreamOutput", "ZstdOutput", "write_shard"]
@@ -151,6 +151,7 @@ def write_shard(
     threads: int,
     progress: Callable[[int], None] | None = None,
     check_index: Callable[[bytes], None] | None = None,
+    lane: Lane | None = None,
 ) -> ShardText:
     """Write a whole shard; the returned text knows its entries, its seal and its length.
 
@@ -158,6 +159,7 @@ def write_shard(
         check_index: gets what stands behind the last record before it is written, and may raise.
         plans: the records in order; each names the position of its source in ``sources``.
         head: what stands before the first record.
+        lane: the lane that this runs in, where several shards are written at once.
     """
     text = ShardText(algorithm, shard)
     output.put(0, [text.begin(head)])
@@ -236,14 +238,16 @@ def write_shard(
         if progress is not None:
             progress(sum(_raw_bytes(plans[part.record], part.chunk) for part in job))
 
+    nbytes = sum(plan.nbytes for plan in plans)
     run_ordered(
         jobs(plans),
-        threads=threads_for(threads, sum(plan.nbytes for plan in plans), len(plans)),
+        threads=threads_for(threads, nbytes, len(plans)),
         worker=lambda: Coder(level=level),
         work=work,
         turn=turn,
         land=land,
         done=done,
+        lane=lane if threads_for(2, nbytes, len(plans)) > 1 else None,
     )
     start = text.position
     end = text.finish()

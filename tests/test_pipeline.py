@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from jsonckpt.pipeline import run_lanes, run_ordered
+from jsonckpt.pipeline import Lane, run_lanes, run_ordered
 
 
 @pytest.mark.parametrize("threads", [1, 2, 4])
@@ -99,9 +99,9 @@ def test_an_error_of_the_source_of_jobs_is_raised() -> None:
 
 
 def test_lanes_give_results_in_order() -> None:
-    def work(job: int, check: Any) -> int:
+    def work(job: int, lane: Lane) -> int:
         time.sleep(0.01 * (3 - job))
-        check()
+        lane.check()
         return job * 10
 
     assert run_lanes([0, 1, 2], work, threads=3) == [0, 10, 20]
@@ -111,20 +111,99 @@ def test_lanes_give_results_in_order() -> None:
 def test_a_failing_lane_stops_the_others_at_their_next_check() -> None:
     checks = 0
 
-    def work(job: int, check: Any) -> None:
+    def work(job: int, lane: Lane) -> None:
         nonlocal checks
         if job == 1:
             raise ZeroDivisionError("lane 1")
         for _ in range(10_000):
             time.sleep(0.001)
             checks += 1
-            check()
+            lane.check()
 
     began = time.monotonic()
     with pytest.raises(ZeroDivisionError, match="lane 1"):
         run_lanes([0, 1], work, threads=2)
     assert checks < 1_000
     assert time.monotonic() - began < 5
+
+
+def _short_and_long(
+    on_done: Any = None, worker: Any = object, threads: int = 2
+) -> dict[int, set[int]]:
+    """Two lanes, of which one has much more to do; the threads that worked for each."""
+    turns: dict[int, list[int]] = {0: [], 1: []}
+    workers: dict[int, set[int]] = {0: set(), 1: set()}
+    landed: list[None] = []
+
+    def work(number: int, lane: Lane) -> None:
+        def one(_: object, job: int) -> int:
+            workers[number].add(threading.get_ident())
+            time.sleep(0.002 if number else 0.0)
+            return job
+
+        def done(job: int) -> None:
+            lane.check()
+            if on_done is not None:
+                on_done(number, job)
+
+        run_ordered(
+            range(100 if number else 3),
+            threads=1,
+            worker=worker,
+            work=one,
+            turn=lambda _, worked: turns[number].append(worked),
+            land=lambda _, placed: landed.append(placed),
+            done=done,
+            lane=lane,
+        )
+        assert turns[number] == list(range(100 if number else 3))
+
+    run_lanes([0, 1], work, threads=threads)
+    assert len(landed) == 103
+    return workers
+
+
+def test_a_lane_that_is_done_helps_the_others_in_their_order() -> None:
+    workers = _short_and_long()
+    assert len(workers[1]) == 2
+    assert not [t for t in threading.enumerate() if t.name.startswith("jsonckpt-")]
+
+
+def test_one_lane_has_no_help() -> None:
+    workers = _short_and_long(threads=1)
+    assert len(workers[0] | workers[1]) == 1
+
+
+def test_each_helper_has_a_worker_of_its_own() -> None:
+    made: list[int] = []
+    _short_and_long(worker=lambda: made.append(threading.get_ident()))
+    assert len(made) == 3
+    assert len(set(made)) == 2
+
+
+def test_an_error_while_helping_is_raised_once_and_stops_all() -> None:
+    owners: list[int] = []
+
+    def fail(number: int, job: int) -> None:
+        owners.append(threading.get_ident())
+        if number == 1 and len(set(owners)) == 2 and job > 20:
+            raise ZeroDivisionError("late")
+
+    with pytest.raises(ZeroDivisionError, match="late"):
+        _short_and_long(fail)
+    assert not [t for t in threading.enumerate() if t.name.startswith("jsonckpt-")]
+
+
+def test_a_helper_that_cannot_get_its_memory_fails_the_run() -> None:
+    made: list[int] = []
+
+    def worker() -> None:
+        made.append(1)
+        if len(made) == 3:
+            raise MemoryError("no buffers")
+
+    with pytest.raises(MemoryError, match="no buffers"):
+        _short_and_long(worker=worker)
 
 
 @pytest.mark.parametrize("most", [0, 1, 2])
