@@ -97,10 +97,9 @@ class Coder:
         if codec.compression == "none" and codec.filter == "none":
             return [pybase64.b64encode(raw)]
         itemsize = _plane_count(codec, dtype)
-        data = self._shuffle(raw, itemsize)
         if codec.compression == "zstd":
-            return [pybase64.b64encode(self._frame(data, itemsize, dtype))]
-        return [pybase64.b64encode(data.data)]
+            return [pybase64.b64encode(self._frame(raw, itemsize, dtype))]
+        return [pybase64.b64encode(self._shuffle(raw, itemsize).data)]
 
     def compresses(self, raw: memoryview, codec: Codec, dtype: str) -> bool:
         """Whether compressing is worthwhile for a tensor, judged by a sample of it."""
@@ -110,15 +109,15 @@ class Coder:
             exponents = raw[itemsize - 1 :: len(raw) // (_EXPONENTS * itemsize) * itemsize]
             if len(set(exponents[:_EXPONENTS])) <= _FEW_EXPONENTS:
                 return True
-        frame = self._frame(self._shuffle(raw, itemsize), itemsize, dtype)
+        frame = self._frame(raw, itemsize, dtype)
         return len(frame) < _WORTHWHILE * len(raw)
 
-    def _frame(self, data: Bytes, itemsize: int, dtype: str) -> bytes | memoryview:
+    def _frame(self, raw: memoryview, itemsize: int, dtype: str) -> bytes | memoryview:
         """One zstd frame."""
         if self._compressor is None:
             self._compressor = Compressor(self._level)
         floats = DTYPES[dtype].kind in ("float", "complex")
-        return self._compressor.frame(data, itemsize, floats=floats)
+        return self._compressor.frame(np.frombuffer(raw, np.uint8), itemsize, floats=floats)
 
     def _shuffle(self, raw: memoryview, itemsize: int) -> Bytes:
         flat = np.frombuffer(raw, np.uint8)

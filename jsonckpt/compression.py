@@ -1,4 +1,5 @@
-"""One chunk's bytes to one zstd frame and back (format section 4.3). Bytes in, bytes out.
+"""One chunk's elements to one zstd frame of their byte planes, and a frame to its bytes (format
+section 4.3). Bytes in, bytes out.
 
 What is tuned here is tuned for the byte planes of floats, of which some are noise and the others
 have skewed bytes and few repetitions. Nothing here is thread-safe: each thread has its own.
@@ -13,7 +14,7 @@ from zstandard import BLOCKSIZE_MAX, FRAME_HEADER
 from jsonckpt.entropy import EntropyCoder
 from jsonckpt.errors import FormatError, LimitError
 from jsonckpt.limits import way_over
-from jsonckpt.shuffle import Bytes
+from jsonckpt.shuffle import Bytes, take_planes
 
 __all__ = ["Compressor", "Decompressor"]
 
@@ -57,84 +58,103 @@ class Compressor:
         self._bare_skewed = EntropyCoder(window_log=_WINDOW_LOG, sized=False)
         self._bare_repetitive = _fast(hash_log=14, min_match=7, sized=False)
         self._frame: Bytes = np.empty(0, np.uint8)
+        self._planes: Bytes = np.empty(0, np.uint8)
 
-    def frame(self, data: Bytes, planes: int, *, floats: bool) -> bytes | memoryview:
-        """The frame of some bytes; valid until the next call.
+    def frame(self, raw: Bytes, itemsize: int, *, floats: bool) -> bytes | memoryview:
+        """The frame of the byte planes of some elements; valid until the next call.
 
         Args:
-            planes: of how many byte planes the data consists, all of one size.
-            floats: whether they are planes of floats, the exponents last.
+            raw: whole elements, as they are.
+            itemsize: bytes of an element; 1 where there are no planes to be made.
+            floats: whether they are floats, whose exponents are in the last plane.
         """
-        plane = len(data) // planes
-        if not (self._tuned and floats and planes > 1):
-            return _searched(self._general, _parts(data, plane))
+        if itemsize == 1:
+            return self._general.compress(raw.data)
+        plane = len(raw) // itemsize
+        if not (self._tuned and floats):
+            return _searched(self._general, _parts(self._planes_from(0, raw, itemsize), plane))
         if plane < _SMALLEST_JUDGED:
-            return self._skewed.frame(_parts(data, plane))
-        noise = self._leading_noise(data.reshape(planes, plane)[:-1])
-        rest = data[noise * plane :]
+            return self._skewed.frame(_parts(self._planes_from(0, raw, itemsize), plane))
+        noise = _leading_noise(raw, itemsize, self._bare_skewed)
+        rest = self._planes_from(noise, raw, itemsize)
         middle = len(rest) - (plane + _RUN) // 2
         parts = _parts(rest, plane)
         if self._repeats(rest[middle : middle + _RUN]):
             bare = _searched(self._bare_repetitive, parts)
         else:
             bare = self._bare_skewed.frame(parts)
-        return self._assembled(data[: noise * plane], bare, len(data))
+        return self._assembled(raw, itemsize, noise, bare)
+
+    def _planes_from(self, first: int, raw: Bytes, itemsize: int) -> Bytes:
+        if len(self._planes) < len(raw):
+            self._planes = np.empty(len(raw), np.uint8)
+        planes = self._planes[: len(raw) // itemsize * (itemsize - first)]
+        take_planes(raw, itemsize, first, planes.reshape(itemsize - first, 1, -1))
+        return planes
 
     def _repeats(self, run: Bytes) -> bool:
         """Whether a search for repetitions is worth its time, judged by a run of bytes."""
         coded = len(self._bare_skewed.frame([run.data]))
         return len(self._bare_repetitive.compress(run.data)) < _REPETITIVE * coded
 
-    def _leading_noise(self, planes: Bytes) -> int:
-        """How many planes from the first one on are noise; of floats mostly all but the last."""
-        count = len(planes)
-        while count and not self._is_noise(planes[:count]):
-            count -= 1
-        return count
+    def _assembled(self, raw: Bytes, itemsize: int, noise: int, bare: bytes) -> memoryview:
+        """The frame whose first planes are noise, and whose other ones are in a bare frame.
 
-    def _is_noise(self, planes: Bytes) -> bool:
-        """Judged by pieces from all over them: some rows of a tensor may be zeros, others noise.
-
-        Half of the sample is from the last plane: it is next to the exponents, and less even than
-        the others where there is a difference.
+        zstd finds out by itself that noise does not compress, but takes several times as long as
+        it takes to put it there. Raw blocks change nothing of what a decoder remembers, so that
+        blocks which were made as the first ones of a frame may follow them.
         """
-        others = len(planes) - 1
-        length = planes.shape[1] // _PIECES
-        pieces = planes[:, : _PIECES * length].reshape(-1, _PIECES, length)
-        width = _SAMPLE // _PIECES // (2 if others else 1)
-        parts = [pieces[-1, :, :width], *pieces[:-1, :, : width // max(1, others)]]
-        sample = np.concatenate(parts, axis=None)
-        return len(self._bare_skewed.frame([sample.data])) >= len(sample)
-
-    def _assembled(self, noise: Bytes, bare: bytes, size: int) -> memoryview:
-        """The frame of ``size`` bytes that begin with noise, and whose rest is in a bare frame.
-
-        zstd finds out by itself that noise does not compress, but takes four times as long as it
-        takes to copy it. Raw blocks change nothing of what a decoder remembers, so that blocks
-        which were made as the first ones of a frame may follow them.
-        """
-        whole, part = divmod(len(noise), BLOCKSIZE_MAX)
-        stored = len(noise) + _BLOCK_HEADER * (whole + (part > 0))
-        length = _HEADER + stored + len(bare) - _BARE_HEADER
+        count = len(raw) // itemsize
+        whole, part = divmod(count, BLOCKSIZE_MAX)
+        stored = whole * (_BLOCK_HEADER + BLOCKSIZE_MAX) + (_BLOCK_HEADER + part if part else 0)
+        length = _HEADER + noise * stored + len(bare) - _BARE_HEADER
         if len(self._frame) < length:
             self._frame = np.empty(length + length // 8, np.uint8)
         frame = self._frame[:length]
-        frame[:_HEADER] = (*FRAME_HEADER, _DESCRIPTOR, _WINDOW, *size.to_bytes(4, "little"))
-        at = whole * (_BLOCK_HEADER + BLOCKSIZE_MAX)
-        blocks = frame[_HEADER : _HEADER + stored]
+        size = len(raw).to_bytes(4, "little")
+        frame[:_HEADER] = (*FRAME_HEADER, _DESCRIPTOR, _WINDOW, *size)
+        rows = frame[_HEADER : _HEADER + noise * stored].reshape(noise, stored)
+        at = stored - part - _BLOCK_HEADER if part else stored
+        split = whole * BLOCKSIZE_MAX * itemsize
         # All whole blocks at once: after each call a thread has to get Python's lock again.
-        _store(noise[: whole * BLOCKSIZE_MAX], blocks[:at], whole)
-        _store(noise[whole * BLOCKSIZE_MAX :], blocks[at:], int(part > 0))
-        frame[_HEADER + stored :] = np.frombuffer(bare, np.uint8, offset=_BARE_HEADER)
+        if noise and whole:
+            _store(raw[:split], itemsize, rows[:, :at].reshape(noise, whole, -1))
+        if noise and part:
+            _store(raw[split:], itemsize, rows[:, at:].reshape(noise, 1, -1))
+        frame[_HEADER + noise * stored :] = np.frombuffer(bare, np.uint8, offset=_BARE_HEADER)
         return frame.data
 
 
-def _store(data: Bytes, out: Bytes, count: int) -> None:
-    """Raw blocks of one size, none of which is the last of its frame."""
-    if count:
-        rows = out.reshape(count, -1)
-        rows[:, :_BLOCK_HEADER] = tuple((len(data) // count << 3).to_bytes(3, "little"))
-        rows[:, _BLOCK_HEADER:] = data.reshape(count, -1)
+def _leading_noise(raw: Bytes, itemsize: int, coder: EntropyCoder) -> int:
+    """How many planes from the first one on are noise; of floats mostly all but the last."""
+    length = len(raw) // itemsize // _PIECES
+    pieces = raw[: _PIECES * length * itemsize].reshape(_PIECES, length, itemsize)
+    count = itemsize - 1
+    while count and not _is_noise(pieces[:, :, :count], coder):
+        count -= 1
+    return count
+
+
+def _is_noise(pieces: Bytes, coder: EntropyCoder) -> bool:
+    """Judged by pieces from all over them: some rows of a tensor may be zeros, others noise.
+
+    Half of the sample is from the last plane: it is next to the exponents, and less even than
+    the others where there is a difference.
+    """
+    others = pieces.shape[2] - 1
+    width = _SAMPLE // _PIECES // (2 if others else 1)
+    others_width = width // max(1, others)
+    parts = [pieces[:, :width, others]]
+    parts += [pieces[:, :others_width, number] for number in range(others)]
+    sample = np.concatenate(parts, axis=None)
+    return len(coder.frame([sample.data])) >= len(sample)
+
+
+def _store(raw: Bytes, itemsize: int, out: Bytes) -> None:
+    """Raw blocks of one size with the first planes, none of which is the last of its frame."""
+    size = out.shape[2] - _BLOCK_HEADER
+    out[:, :, :_BLOCK_HEADER] = tuple((size << 3).to_bytes(3, "little"))
+    take_planes(raw, itemsize, 0, out[:, :, _BLOCK_HEADER:])
 
 
 def _fast(*, hash_log: int, min_match: int, sized: bool = True) -> zstandard.ZstdCompressor:

@@ -1,9 +1,9 @@
 """The filter ``shuffle``: first bytes of all elements, then all second bytes, and so on.
 
 Moving single bytes is as slow as the processor's stores: one a cycle. So elements are taken apart
-and put together as integers of 16 and 32 bits, whose shifts and conversions NumPy does with SIMD.
-Each of its calls lets go of Python's lock and has to take it again, which another thread that does
-the same makes slow: so a chunk of usual size is one block, and there are as few calls as can be.
+and put together as wider integers, which NumPy shifts and converts with SIMD. Each of its calls
+lets go of Python's lock and has to take it again, which another thread that does the same makes
+slow: so a chunk of usual size is one block, and there are as few calls as can be.
 (In blocks that stay in the cache two threads were slower than one.) Pure: bytes in, bytes out.
 Little-endian machines only, as the whole package.
 """
@@ -14,12 +14,44 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-__all__ = ["Shuffler"]
+__all__ = ["Bytes", "Shuffler", "take_planes"]
 
 Bytes: TypeAlias = "np.ndarray[Any, np.dtype[np.uint8]]"
 
+#: Unsigned integers; there is none of 16 bytes.
+_WORDS = {2: np.uint16, 4: np.uint32, 8: np.uint64, 16: np.uint64}
 #: Bytes of a block: those of a chunk of usual size. It bounds the memory for larger ones.
 _BLOCK = 1 << 20
+
+
+def take_planes(raw: Bytes, itemsize: int, first: int, out: Bytes) -> None:
+    """Some of the byte planes of ``raw``, each in blocks that may lie apart.
+
+    The byte ``n`` of an element is the lowest of the integer that begins there, and to make the
+    lowest byte of an integer is a conversion, which is done with SIMD wherever the integer lies.
+
+    Args:
+        raw: whole elements.
+        itemsize: bytes of an element: 2, 4, 8 or 16.
+        first: the first plane that is taken.
+        out: of shape (planes, blocks, elements in each).
+
+    >>> planes = np.empty((1, 2, 3), np.uint8)
+    >>> take_planes(np.arange(12, dtype=np.uint8), 2, 1, planes)
+    >>> planes.tolist()
+    [[[1, 3, 5], [7, 9, 11]]]
+    """
+    planes, blocks, count = out.shape
+    if not count:
+        return
+    steps = (1, itemsize * count, itemsize)
+    # Not for the last of a block: behind it may be the end of the memory.
+    words: Any = np.ndarray(
+        (planes, blocks, count - 1), _WORDS[itemsize], raw.data, first, steps
+    )  # fmt: skip
+    np.copyto(out[:, :, :-1], words, casting="unsafe")
+    last = raw.reshape(blocks, count, itemsize)[:, -1]
+    out[:, :, -1] = last[:, first : first + planes].T
 
 
 class Shuffler:
@@ -49,19 +81,7 @@ class Shuffler:
         if itemsize == 1:
             np.copyto(out, raw)
             return out
-        planes = out.reshape(itemsize, -1)
-        for start, stop in _blocks(len(raw), itemsize):
-            elements, rows = raw[start * itemsize : stop * itemsize], planes[:, start:stop]
-            spare = halves = self._memory(0, itemsize, stop - start)
-            if itemsize == 2:
-                halves = elements.view(np.uint16).reshape(1, -1)
-            else:
-                words = elements.view(np.uint32).reshape(stop - start, -1).T
-                np.copyto(halves[0::2], words, casting="unsafe")
-                np.right_shift(words, 16, out=halves[1::2], casting="unsafe", dtype=np.uint32)
-            np.copyto(rows[0::2], halves, casting="unsafe")
-            np.right_shift(halves, 8, out=spare)
-            np.copyto(rows[1::2], spare, casting="unsafe")
+        take_planes(raw, itemsize, 0, out.reshape(itemsize, 1, -1))
         return out
 
     def together(self, planes: Bytes, itemsize: int, out: Bytes) -> Bytes:

@@ -19,12 +19,21 @@ from jsonckpt.shuffle import Bytes, Shuffler
 
 MIB = 1 << 20
 RNG = np.random.default_rng(7)
+KINDS = ["noise", "zeros", "rows of zeros", "repeated", "skewed"]
 BOTH = Codec("base64", "zstd", "shuffle", MIB)
 
 
 def planes_of(values: np.ndarray[Any, Any]) -> Bytes:
     raw = values.reshape(-1).view(np.uint8)
     return Shuffler().apart(raw, values.itemsize, np.empty_like(raw))
+
+
+def frame_of(
+    planes: Bytes, count: int, *, floats: bool = True, compressor: Compressor | None = None
+) -> bytes:
+    """The frame of the elements that have such byte planes."""
+    raw = planes if count == 1 else Shuffler().together(planes, count, np.empty_like(planes))
+    return bytes((compressor or Compressor()).frame(raw, count, floats=floats))
 
 
 def entropy(planes: Bytes, count: int) -> float:
@@ -53,12 +62,10 @@ def plane(kind: str, size: int, seed: int) -> Bytes:
 
 
 @given(
-    st.lists(
-        st.sampled_from(["noise", "zeros", "rows of zeros", "repeated", "skewed"]),
-        min_size=1,
-        max_size=8,
+    st.sampled_from([1, 2, 4, 8, 16]).flatmap(
+        lambda count: st.lists(st.sampled_from(KINDS), min_size=count, max_size=count)
     ),
-    st.sampled_from([1, 511, 4096, 65_535, 65_536, 65_537, 131_072, 196_608, 262_144]),
+    st.sampled_from([1, 511, 4096, 65_535, 65_536, 65_537, 131_072, 131_073, 196_608, 262_144]),
     st.booleans(),
     st.integers(0, 3),
 )
@@ -66,7 +73,7 @@ def test_any_decoder_opens_the_frame_of_any_planes(
     kinds: list[str], size: int, floats: bool, seed: int
 ) -> None:
     data = np.concatenate([plane(kind, size, seed + at) for at, kind in enumerate(kinds)])
-    frame = bytes(Compressor().frame(data, len(kinds), floats=floats))
+    frame = frame_of(data, len(kinds), floats=floats)
     assert zstandard.ZstdDecompressor().decompress(frame) == data.tobytes()
     assert Decompressor(MIB).data(frame, len(data)) == data.tobytes()
     assert 4 * -(-len(frame) // 3) <= payload_bound(len(data), BOTH, "float32")
@@ -76,8 +83,8 @@ def test_a_compressor_is_used_again_for_planes_of_every_size() -> None:
     compressor = Compressor()
     for size in (262_144, 65_536, 200_000, 131_072, 262_144, 3 * 131_072 + 5):
         data = np.concatenate([plane("noise", size, 1), plane("skewed", size, 2)])
-        frame = compressor.frame(data, 2, floats=True)
-        assert zstandard.ZstdDecompressor().decompress(bytes(frame)) == data.tobytes()
+        frame = frame_of(data, 2, compressor=compressor)
+        assert zstandard.ZstdDecompressor().decompress(frame) == data.tobytes()
 
 
 @pytest.mark.parametrize("size", [65_536, 196_608, 262_144])
@@ -89,13 +96,13 @@ def test_weights_take_their_entropy_and_at_most_a_hundredth_and_a_half(
     halves = weights.view(np.uint16)[1::2].copy() if dtype == "bf16" else None
     values = weights if halves is None else halves
     planes = planes_of(values)
-    frame = Compressor().frame(planes, values.itemsize, floats=True)
+    frame = frame_of(planes, values.itemsize)
     assert len(frame) <= 1.015 * entropy(planes, values.itemsize)
 
 
 def test_noise_is_stored_and_costs_a_few_bytes_of_headers() -> None:
     noise = plane("noise", MIB, 3)
-    assert len(noise) < len(Compressor().frame(noise, 4, floats=True)) < len(noise) + 64
+    assert len(noise) < len(frame_of(noise, 4)) < len(noise) + 64
 
 
 @pytest.mark.parametrize("share", [0.05, 0.5, 0.95])
@@ -103,8 +110,8 @@ def test_rows_of_zeros_between_weights_take_no_room(share: float) -> None:
     rows = RNG.normal(0, 0.02, (512, 512)).astype(np.float32)
     rows[RNG.permutation(512)[: int(512 * share)]] = 0  # tokens that the training has not seen
     planes = planes_of(rows)
-    dense = len(Compressor().frame(planes_of(rows[(rows != 0).any(1)]), 4, floats=True))
-    assert len(Compressor().frame(planes, 4, floats=True)) < 1.06 * dense + 0.004 * planes.size
+    dense = len(frame_of(planes_of(rows[(rows != 0).any(1)]), 4))
+    assert len(frame_of(planes, 4)) < 1.06 * dense + 0.004 * planes.size
 
 
 @pytest.mark.parametrize("period", [2, 4, 8, 64])
@@ -115,13 +122,13 @@ def test_zeros_in_every_row_but_one_of_some_are_seen_whatever_the_widths(
     rows = RNG.normal(0, 0.02, (MIB // 4 // width, width)).astype(np.float32)
     rows[np.arange(len(rows)) % period != 0] = 0
     planes = planes_of(rows)
-    assert len(Compressor().frame(planes, 4, floats=True)) < planes.size * (1 / period + 0.05)
+    assert len(frame_of(planes, 4)) < planes.size * (1 / period + 0.05)
 
 
 def test_exponents_that_repeat_themselves_get_a_table_that_finds_it() -> None:
     exponents = np.resize(plane("skewed", 1000, 5), 262_144)
     data = np.concatenate([plane("noise", 3 * 262_144, 6), exponents])
-    assert len(Compressor().frame(data, 4, floats=True)) < 3 * 262_144 + 4096
+    assert len(frame_of(data, 4)) < 3 * 262_144 + 4096
 
 
 def test_a_zstd_that_does_not_know_the_parameter_makes_the_same_of_it_in_more_time(
@@ -159,12 +166,12 @@ def test_a_frame_states_its_size_or_has_a_header_of_six_bytes(size: int, sized: 
 def test_a_level_is_taken_at_its_word() -> None:
     data = np.concatenate([plane("noise", 3 * 262_144, 6), plane("skewed", 262_144, 7)])
     expected = zstandard.ZstdCompressor(level=5).compress(data.tobytes())
-    assert bytes(Compressor(5).frame(data, 4, floats=True)) == expected
+    assert frame_of(data, 4, compressor=Compressor(5)) == expected
 
 
 def test_a_damaged_raw_block_is_seen_as_a_frame_of_another_size() -> None:
     data = np.concatenate([plane("noise", 3 * 262_144, 6), plane("skewed", 262_144, 7)])
-    frame = bytearray(Compressor().frame(data, 4, floats=True))
+    frame = bytearray(frame_of(data, 4))
     frame[10] ^= 8  # the size of the first block
     with pytest.raises(FormatError):
         Decompressor(MIB).data(bytes(frame), len(data))

@@ -1,6 +1,9 @@
-"""The filter ``shuffle``: planes by integers of 16 and 32 bits equal those of single bytes."""
+"""The filter ``shuffle``: planes by wider integers equal those of single bytes."""
 
 from __future__ import annotations
+
+import ctypes
+import mmap
 
 import numpy as np
 import pytest
@@ -27,6 +30,37 @@ def test_planes(itemsize: int, count: int, start: int) -> None:
     assert (planes.reshape(itemsize, -1) == raw.reshape(-1, itemsize).T).all()
     back = np.empty(start + len(raw), np.uint8)[start:]
     assert (shuffler.together(planes, itemsize, back) == raw).all()
+
+
+@pytest.mark.parametrize("itemsize", [2, 4, 8, 16])
+@pytest.mark.parametrize("count", [1, 2, 100])
+@pytest.mark.parametrize("blocks", [1, 2, 5])
+def test_some_planes_in_blocks_that_lie_apart(itemsize: int, count: int, blocks: int) -> None:
+    raw = np.random.default_rng(1).integers(0, 256, blocks * count * itemsize, dtype=np.uint8)
+    expected = raw.reshape(-1, itemsize).T.reshape(itemsize, blocks, count)
+    for first in range(itemsize):
+        for last in range(first + 1, itemsize + 1):
+            memory = np.full((last - first, blocks, count + 5), 7, np.uint8)
+            shuffle.take_planes(raw, itemsize, first, memory[:, :, 3:-2])
+            assert (memory[:, :, 3:-2] == expected[first:last]).all()
+            assert (memory[:, :, :3] == 7).all()
+            assert (memory[:, :, -2:] == 7).all()
+
+
+def test_nothing_is_read_beyond_the_last_element() -> None:
+    """The memory may end there: the next page is not to be read."""
+    memory = mmap.mmap(-1, 2 * mmap.PAGESIZE)
+    data = np.frombuffer(memory, np.uint8)
+    libc = ctypes.CDLL(None, use_errno=True)
+    address = data.ctypes.data + mmap.PAGESIZE
+    assert libc.mprotect(ctypes.c_void_p(address), mmap.PAGESIZE, 0) == 0
+    try:
+        for itemsize in (2, 4, 8, 16):
+            out = np.empty((itemsize, 1, mmap.PAGESIZE // itemsize), np.uint8)
+            shuffle.take_planes(data[: mmap.PAGESIZE], itemsize, 0, out)
+            assert not out.any()
+    finally:
+        assert libc.mprotect(ctypes.c_void_p(address), mmap.PAGESIZE, 3) == 0
 
 
 def test_one_shuffler_takes_one_size_after_the_other() -> None:
