@@ -68,7 +68,7 @@ class Shuffler:
     """
 
     def __init__(self) -> None:
-        self._halves: Any = np.empty((2, 0), np.uint16)
+        self._spare = [np.empty(0, np.uint8), np.empty(0, np.uint8)]
 
     def apart(self, raw: Bytes, itemsize: int, out: Bytes) -> Bytes:
         """The byte planes of ``raw`` in ``out``, which is returned.
@@ -91,28 +91,36 @@ class Shuffler:
             return out
         columns = planes.reshape(itemsize, -1)
         for start, stop in _blocks(len(out), itemsize):
-            elements, rows = out[start * itemsize : stop * itemsize], columns[:, start:stop]
-            spare, halves = (self._memory(number, itemsize, stop - start) for number in (0, 1))
-            if itemsize == 2:
-                halves = elements.view(np.uint16).reshape(1, -1)
-            # Conversions of their own are quicker than those inside of an or.
-            np.copyto(halves, rows[1::2])
-            np.left_shift(halves, 8, out=halves)
-            np.copyto(spare, rows[0::2])
-            np.bitwise_or(halves, spare, out=halves)
-            if itemsize > 2:
-                words = elements.view(np.uint32).reshape(stop - start, -1).T
-                np.copyto(words, halves[1::2])
-                np.left_shift(words, 16, out=words)
-                np.bitwise_or(words, halves[0::2], out=words, dtype=np.uint32)
+            self._join(columns[:, start:stop], out[start * itemsize : stop * itemsize])
         return out
 
-    def _memory(self, number: int, itemsize: int, count: int) -> Any:
-        """Room for the 16-bit halves of so many elements: those of one place in each row."""
-        needed = itemsize // 2 * count
-        if self._halves.shape[1] < needed:
-            self._halves = np.empty((2, needed), np.uint16)
-        return self._halves[number, :needed].reshape(-1, count)
+    def _join(self, rows: Any, out: Bytes) -> None:
+        """Put rows of bytes together to integers of 16 bits, those to integers of 32, and so on.
+
+        What goes into the upper half of an integer is widened to one that begins where that half
+        does, which spares the shift. Its own upper half, zeros, is the lower half of the next.
+        """
+        itemsize, count = rows.shape
+        width, nbytes = 1, len(out)
+        while width < min(itemsize, 8):
+            wide = _WORDS[2 * width]
+            memory = self._memory(width, nbytes)
+            memory[:width] = 0
+            joined = memory[:nbytes].view(wide).reshape(-1, count)
+            np.copyto(memory[width : width + nbytes].view(wide).reshape(-1, count), rows[1::2])
+            width *= 2
+            target = joined if width < itemsize else out.view(wide).reshape(1, count)
+            np.bitwise_or(joined, rows[0::2], out=target, dtype=wide)
+            rows = target
+        if width < itemsize:
+            np.copyto(out.view(rows.dtype).reshape(count, -1).T, rows)
+
+    def _memory(self, width: int, nbytes: int) -> Bytes:
+        """Room for so many bytes and a word, other than for the widths next to this."""
+        number = width == 2  # the integers of 16 and 64 bits are not needed at the same time
+        if len(self._spare[number]) < nbytes + 8:
+            self._spare[number] = np.empty(nbytes + 8, np.uint8)
+        return self._spare[number][: nbytes + 8]
 
 
 def _blocks(nbytes: int, itemsize: int) -> list[tuple[int, int]]:
