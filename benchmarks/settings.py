@@ -85,7 +85,7 @@ class Settings:
             scratch=found[-1].path,
             state_bytes=100_000_000 if quick else 700_000_000,
             list_bytes=3_000_000 if quick else 12_000_000,
-            rounds=2 if quick else 4,
+            rounds=2 if quick else 3,
             full_guide=full_guide,
         )
 

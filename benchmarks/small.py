@@ -140,7 +140,7 @@ def _slices(section: Section, settings: Settings, size: int) -> None:
     rows = []
     small, more = 10, (1_000,) if settings.quick else (1_000, 10_000, 100_000)
     cases = [(size, count) for count in (small, *more) if 4096 * count < size // 2]
-    others = (size // 10,) if settings.quick else (size // 10, 2 * size)
+    others = (size // 10,) if settings.quick else (size // 10, size // 100)
     cases += [(other, small) for other in others]
     path = settings.fast.path / "one-own"
     for whole, count in cases:
@@ -148,22 +148,18 @@ def _slices(section: Section, settings: Settings, size: int) -> None:
             remove(path)
             path = _saved(_one(whole), "own", settings.fast.path)
         total = whole // 4096
-        runs = [
-            watch("rows", peer="own", path=path, start=total // 2, stop=total // 2 + count)
-            for _ in range(min(2, _runs(settings)))
-        ]
+        run = watch("rows", peer="own", path=path, start=total // 2, stop=total // 2 + count)
         wanted = 4096 * count
-        read = runs[0].facts["read"]
+        read = run.facts["read"]
         # All that a reader may need: the chunks that hold the slice, one more at each side, and
         # what says where they are.
         allowed = 4 * (wanted + (2 << 20)) / 3 + _told(path)
-        milliseconds = spread([run.seconds * 1e3 for run in runs])
         rows.append(
             [
                 f"{bytes_text(wanted)} of {bytes_text(whole)}",
-                f"{milliseconds:.1f}",
+                f"{run.seconds * 1e3:.1f}",
                 bytes_text(read),
-                mib(_medians(runs)[1]),
+                mib(run.extra),
             ]
         )
         name = f"slice/growth/{count}-of-{whole}"
