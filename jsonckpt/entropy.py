@@ -19,7 +19,10 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-__all__ = ["EntropyCoder"]
+__all__ = ["ZSTD_VERSION", "EntropyCoder"]
+
+#: Of the library behind this module; ``zstandard`` has one of its own.
+ZSTD_VERSION: Final = zstd.zstd_version
 
 #: ``ZSTD_c_literalCompressionMode``, whose name is not exported, and ``ZSTD_ps_enable``.
 _CODE_LITERALS, _ENABLED = 1002, 1

@@ -22,6 +22,7 @@ import torch
 import zstandard
 
 import jsonckpt
+from jsonckpt.entropy import ZSTD_VERSION
 from tests.golden.cases import CASES, Case
 
 RECORDED = Path(__file__).parent / "fresh.sha256.json"
@@ -40,7 +41,8 @@ class _Clock(datetime.datetime):
 
 def zstd_version() -> str:
     """What makes the frames: they may differ between versions of it."""
-    return f"{zstandard.__version__} {'.'.join(map(str, zstandard.ZSTD_VERSION))}"
+    own = ".".join(map(str, zstandard.ZSTD_VERSION))
+    return f"{zstandard.__version__} {own}, {ZSTD_VERSION}"
 
 
 def needs_zstd(case: Case) -> bool:

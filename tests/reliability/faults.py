@@ -112,7 +112,7 @@ class Injector:
     calls: int = 0
     call: Call | None = None
     fault: Fault | None = None
-    error: BaseException | None = None
+    errors: list[BaseException] = field(default_factory=list)
     failed_fsyncs: set[str] = field(default_factory=set)
     repeated_fsyncs: list[str] = field(default_factory=list)
 
@@ -123,7 +123,7 @@ class Injector:
         if self.calls != self.at:
             later = self.fault is not None and self.fault.dead
             if later and (call.name in _CHANGES or call.creates):
-                raise OSError(errno.EIO, os.strerror(errno.EIO))
+                raise self._kept(OSError(errno.EIO, os.strerror(errno.EIO)))
             return do()
         choices = faults_of(call)
         if self.choice >= len(choices):
@@ -144,10 +144,12 @@ class Injector:
         if call.name == "fsync" and fault.number and not fault.harmless:
             self.failed_fsyncs.add(call.path)
         if fault.interrupt:
-            self.error = KeyboardInterrupt()
-        else:
-            self.error = OSError(fault.number, os.strerror(fault.number))
-        raise self.error
+            raise self._kept(KeyboardInterrupt())
+        raise self._kept(OSError(fault.number, os.strerror(fault.number)))
+
+    def _kept(self, error: BaseException) -> BaseException:
+        self.errors.append(error)
+        return error
 
 
 @dataclass
@@ -233,10 +235,13 @@ def _wrong_error(raised: BaseException, injector: Injector, found: str) -> str:
         return f"raised {raised!r}"
     if isinstance(raised, jsonckpt.DurabilityUncertainError) != (found == "new"):
         return f"{raised!r}, and there is {found}"
-    assert injector.error is not None
-    if raised.errno != getattr(injector.error, "errno", None) or not raised.file:
+    # Where nothing works any more, two threads fail, and either may be the first to say so.
+    causes = [error for error in _causes(raised) if error in injector.errors]
+    if not causes:
+        return "the cause is missing"
+    if raised.errno not in [getattr(cause, "errno", None) for cause in causes] or not raised.file:
         return f"errno {raised.errno}, file {raised.file}: {raised}"
-    return "" if injector.error in list(_causes(raised)) else "the cause is missing"
+    return ""
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
