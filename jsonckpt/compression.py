@@ -75,8 +75,12 @@ class Compressor:
             return _searched(self._general, _parts(self._planes_from(0, raw, itemsize), plane))
         if plane < _SMALLEST_JUDGED:
             return self._skewed.frame(_parts(self._planes_from(0, raw, itemsize), plane))
+        # The plane of the exponents first: to take it reads all elements in a row, and then those
+        # that are looked at here and there are in the cache.
+        rest = self._planes_from(itemsize - 1, raw, itemsize)
         noise = _leading_noise(raw, itemsize, self._bare_skewed)
-        rest = self._planes_from(noise, raw, itemsize)
+        if noise < itemsize - 1:
+            rest = self._planes_from(noise, raw, itemsize)
         middle = len(rest) - (plane + _RUN) // 2
         parts = _parts(rest, plane)
         if self._repeats(rest[middle : middle + _RUN]):

@@ -31,7 +31,7 @@ from jsonckpt.grammar import ShardText
 from jsonckpt.limits import DEFAULT_LIMITS
 from jsonckpt.manifest import shard_files
 from jsonckpt.opening import Place
-from jsonckpt.pipeline import Lane, run_lanes
+from jsonckpt.pipeline import Lane, run_lanes, run_ordered
 from jsonckpt.progress import progress_bar
 from jsonckpt.space import Room
 from jsonckpt.writing import FileOutput, Output, StreamOutput, ZstdOutput, write_shard
@@ -294,7 +294,7 @@ def save_file(contents: Contents, target: Path, options: Options, gate: Gate) ->
     with storage.writing(target):
         target = target.resolve()
     temporary = target.with_name(names.temporary_name(target.name, contents.save_id[:12]))
-    file = storage.NewFile(temporary)
+    file = storage.NewFile(temporary, early=options.sync)
     made: list[Path] = []
     room = Room(contents, options, compressed=target.name.endswith(".zst"))
     try:
@@ -361,8 +361,7 @@ def save_directory(
                 file.abandon()
             storage.remove_directories(made)
         raise
-    for name in replaced:
-        storage.unlink(target / name)
+    _remove([target / name for name in replaced], options)
     return {
         "path": str(target),
         "digest": f"sha256:{hashlib.sha256(text).hexdigest()}",
@@ -395,7 +394,7 @@ def _write_shards(
             if advance is not None:
                 advance(count)
 
-        file = storage.NewFile(target / name)
+        file = storage.NewFile(target / name, early=options.sync)
         files.append(file)
         file.create()
         output: Output = FileOutput(file)
@@ -419,6 +418,17 @@ def _write_shards(
     shards = [shard for shard, _ in written]
     entries = [entry for _, part in written for entry in part]
     return manifest_of(contents, options, shards, entries)
+
+
+def _remove(paths: Sequence[Path], options: Options) -> None:
+    """Remove files side by side: to let go of 400 MB of pages takes the system 20 to 40 ms."""
+    run_ordered(
+        paths,
+        threads=min(options.threads, len(paths)),
+        worker=lambda: None,
+        work=lambda _, path: storage.unlink(path),
+        turn=lambda _, done: done,
+    )
 
 
 def _durability(options: Options, durable: bool) -> str:

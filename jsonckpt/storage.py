@@ -16,6 +16,7 @@ from typing import Any
 
 from jsonckpt.errors import DurabilityUncertainError, JsonckptError, WriteError
 from jsonckpt.reading import LocalFile, LocalStream, read_manifest
+from jsonckpt.writeback import Writeback
 
 __all__ = ["LocalPlace", "NewFile", "commit", "fsync_directory", "replace", "unlink"]
 
@@ -65,10 +66,14 @@ class NewFile:
     Raises :class:`WriteError` from every method. :meth:`abandon` removes it. It is made in two
     steps so that whoever removes it holds it already at the moment when it comes into being: a
     Ctrl-C can arrive between any two instructions.
+
+    Args:
+        early: the disk is to begin before :meth:`finish`, which will have to wait for it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, early: bool = False) -> None:
         self.path = path
+        self._writeback = Writeback() if early else None
         self._fd = -1
         self._ours = False
 
@@ -97,6 +102,8 @@ class NewFile:
                         raise OSError(errno.EIO, "the system took no byte and gave no reason")
                     written += count
                 offset += total
+        if self._writeback is not None:
+            self._writeback.reached(self._fd, offset)
 
     def finish(self, *, sync: bool) -> None:
         """Make it durable and close it; a failed fsync is never tried again."""

@@ -238,7 +238,7 @@ def _replacing(path: Path) -> Iterator[tuple[IO[bytes], _Into]]:
         target = Path(os.path.realpath(path))
     # A name that gc knows, should this be killed.
     temporary = target.with_name(temporary_name(target.name, secrets.token_hex(6)))
-    file = storage.NewFile(temporary)
+    file = storage.NewFile(temporary, early=True)
     into = _Into(file)
     try:
         file.create()
