@@ -317,6 +317,20 @@ def test_each_save_of_a_loop_has_its_own_values(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("several_threads")
+@pytest.mark.parametrize("start", [0, 1, 2, 4, 6, 8])
+def test_bytes_of_any_number_that_begin_anywhere(tmp_path: Path, start: int) -> None:
+    """They are copied in words where they consist of such, and one by one where they do not."""
+    whole = torch.arange(4 * LARGE).to(torch.uint8)
+    for more in (0, 1, 2, 4, 6, 8):
+        part = whole[start : 3 * LARGE + more]
+        expected = part.clone()
+        pending = jsonckpt.save_async({"w": part}, tmp_path / str(more))
+        part.add_(1)
+        pending.result()
+        assert torch.equal(jsonckpt.load(tmp_path / str(more))["w"], expected)
+
+
+@pytest.mark.usefixtures("several_threads")
 @pytest.mark.parametrize("first", [True, False])
 def test_saves_inside_and_outside_of_inference_mode(tmp_path: Path, first: bool) -> None:
     state = {"w": torch.ones(LARGE)}
