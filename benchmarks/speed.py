@@ -41,7 +41,7 @@ def run(settings: Settings) -> Section:
         "Speed",
         f"{bytes_text(settings.state_bytes)} of fp32 weights and AdamW moments of a trained GPT-2, "
         "tiled and scaled. Each program runs in a process of its own; all of them take turns, "
-        "2 to 4 rounds after one that warms up and checks the bytes. Programs are warm, and so is "
+        "2 or 3 rounds after one that warms up and checks the bytes. Programs are warm, and so is "
         "the page cache but where it says cold; memory is fresh, as it is for whoever loads once: "
         "what a turn has freed is given back to the system (malloc_trim) before the next, and the "
         "system has as much at hand as the turn will take. jsonckpt compares all checksums. A "

@@ -72,15 +72,16 @@ class Compressor:
             return self._general.compress(raw.data)
         plane = len(raw) // itemsize
         if not (self._tuned and floats):
-            return _searched(self._general, _parts(self._planes_from(0, raw, itemsize), plane))
+            return _searched(self._general, _parts(self._all_planes(raw, itemsize), plane))
         if plane < _SMALLEST_JUDGED:
-            return self._skewed.frame(_parts(self._planes_from(0, raw, itemsize), plane))
+            return self._skewed.frame(_parts(self._all_planes(raw, itemsize), plane))
         # The plane of the exponents first: to take it reads all elements in a row, and then those
         # that are looked at here and there are in the cache.
-        rest = self._planes_from(itemsize - 1, raw, itemsize)
+        planes = self._room(len(raw)).reshape(itemsize, 1, -1)
+        take_planes(raw, itemsize, itemsize - 1, planes[-1:])
         noise = _leading_noise(raw, itemsize, self._bare_skewed)
-        if noise < itemsize - 1:
-            rest = self._planes_from(noise, raw, itemsize)
+        take_planes(raw, itemsize, noise, planes[noise:-1])
+        rest = planes[noise:].reshape(-1)
         middle = len(rest) - (plane + _RUN) // 2
         parts = _parts(rest, plane)
         if self._repeats(rest[middle : middle + _RUN]):
@@ -89,12 +90,15 @@ class Compressor:
             bare = self._bare_skewed.frame(parts)
         return self._assembled(raw, itemsize, noise, bare)
 
-    def _planes_from(self, first: int, raw: Bytes, itemsize: int) -> Bytes:
-        if len(self._planes) < len(raw):
-            self._planes = np.empty(len(raw), np.uint8)
-        planes = self._planes[: len(raw) // itemsize * (itemsize - first)]
-        take_planes(raw, itemsize, first, planes.reshape(itemsize - first, 1, -1))
+    def _all_planes(self, raw: Bytes, itemsize: int) -> Bytes:
+        planes = self._room(len(raw))
+        take_planes(raw, itemsize, 0, planes.reshape(itemsize, 1, -1))
         return planes
+
+    def _room(self, nbytes: int) -> Bytes:
+        if len(self._planes) < nbytes:
+            self._planes = np.empty(nbytes, np.uint8)
+        return self._planes[:nbytes]
 
     def _repeats(self, run: Bytes) -> bool:
         """Whether a search for repetitions is worth its time, judged by a run of bytes."""

@@ -12,9 +12,10 @@ import ctypes
 import errno
 import functools
 import mmap
-import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+from jsonckpt.libc import linux_call
 
 __all__ = ["LEAST", "FreshPages"]
 
@@ -50,7 +51,7 @@ class FreshPages:
         self._done: set[int] = set()
         self._refusals = 0
         self._stretches: list[tuple[int, int]] = []
-        if _madvise() is None:
+        if linux_call("madvise") is None:
             return
         found = [(start, stop) for start, stop in _stretches(ranges) if stop - start >= LEAST]
         for start, stop in found:
@@ -102,7 +103,7 @@ def _stretches(ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
 
 def _advise(start: int, stop: int, advice: int) -> int:
     """Give advice on the whole pages of a range; 0 or the error number."""
-    madvise = _madvise()
+    madvise = linux_call("madvise")
     start = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
     stop = stop // mmap.PAGESIZE * mmap.PAGESIZE
     if madvise is None or start >= stop:
@@ -110,17 +111,6 @@ def _advise(start: int, stop: int, advice: int) -> int:
     # Of a stretch with holes the kernel says that there are, and takes what is there.
     refused = madvise(ctypes.c_void_p(start), ctypes.c_size_t(stop - start), advice)
     return ctypes.get_errno() if refused else 0
-
-
-@functools.cache
-def _madvise() -> Callable[..., int] | None:
-    if not sys.platform.startswith("linux"):
-        return None
-    try:
-        found: Callable[..., int] = ctypes.CDLL(None, use_errno=True).madvise
-    except (OSError, AttributeError):  # a libc without the function
-        return None
-    return found
 
 
 @functools.cache

@@ -50,8 +50,7 @@ class Room:
         self._gone = True
         if self._options.sync:
             storage.fsync_directory(first.parent)
-        for path in others:
-            storage.unlink(path)
+        storage.unlink_all(others, threads=self._options.threads)
 
     def look(self, directory: Path) -> None:
         """Warn when it is certain that the text does not fit; to be called before it is written.

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from jsonckpt.errors import DurabilityUncertainError, JsonckptError, WriteError
+from jsonckpt.pipeline import run_ordered
 from jsonckpt.reading import LocalFile, LocalStream, read_manifest
 from jsonckpt.writeback import Writeback
 
-__all__ = ["LocalPlace", "NewFile", "commit", "fsync_directory", "replace", "unlink"]
+__all__ = ["LocalPlace", "NewFile", "commit", "fsync_directory", "replace", "unlink", "unlink_all"]
 
 #: What a file system answers that cannot fsync a directory.
 _NO_DIRECTORY_FSYNC = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EACCES}
@@ -294,6 +295,17 @@ def unlink(path: Path) -> None:
     """Remove a file of ours; one that cannot be removed is an orphan, which harms nobody."""
     with suppress(OSError):
         os.unlink(path)
+
+
+def unlink_all(paths: Sequence[Path], *, threads: int) -> None:
+    """:func:`unlink` side by side: to let go of 400 MB of pages takes the system 20 to 40 ms."""
+    run_ordered(
+        paths,
+        threads=min(threads, len(paths)),
+        worker=lambda: None,
+        work=lambda _, path: unlink(path),
+        turn=lambda _, done: done,
+    )
 
 
 def new_save_id() -> str:

@@ -10,10 +10,9 @@ fsync that follows.
 from __future__ import annotations
 
 import ctypes
-import functools
 import mmap
-import sys
-from collections.abc import Callable
+
+from jsonckpt.libc import linux_call
 
 __all__ = ["Writeback"]
 
@@ -48,17 +47,6 @@ class Writeback:
         if stop - start < _STEP:
             return
         self._begun = stop
-        begin = _sync_file_range()
+        begin = linux_call("sync_file_range")
         if begin is not None:
             begin(fd, ctypes.c_int64(start), ctypes.c_int64(stop - start), _BEGIN)
-
-
-@functools.cache
-def _sync_file_range() -> Callable[..., int] | None:
-    if not sys.platform.startswith("linux"):
-        return None
-    try:
-        found: Callable[..., int] = ctypes.CDLL(None, use_errno=True).sync_file_range
-    except (OSError, AttributeError):  # a libc without the function
-        return None
-    return found

@@ -40,7 +40,7 @@ class Kernel:
 @pytest.fixture
 def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     fake = Kernel()
-    monkeypatch.setattr(pages, "_madvise", lambda: fake)
+    monkeypatch.setattr(pages, "linux_call", lambda _: fake)
     monkeypatch.setattr(pages, "_page_size", lambda: HUGE)
     return fake
 

@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from jsonckpt import pages
 from jsonckpt.dtypes import DTYPES
 from jsonckpt.errors import (
     FormatError,
@@ -15,6 +14,7 @@ from jsonckpt.errors import (
     StateMismatchError,
     UnsupportedTypeError,
 )
+from jsonckpt.libc import linux_call
 from jsonckpt.tensors import Source, Target, torch_dtype
 from tests.layouts import CPU, KNOWN, LAYOUTS, plain_bytes
 
@@ -213,9 +213,9 @@ def test_huge_pages_are_only_advice(monkeypatch: pytest.MonkeyPatch) -> None:
     big = 5 << 20
     assert Target.allocate("uint8", (big,), device=CPU).finish().numel() == big
     monkeypatch.setattr("ctypes.CDLL", no_libc)
-    pages._madvise.cache_clear()  # the C library is looked for once in a process
+    linux_call.cache_clear()  # the C library is looked for once in a process
     try:
-        assert pages._madvise() is None
+        assert linux_call("madvise") is None
         assert Target.allocate("uint8", (big,), device=CPU).finish().numel() == big
     finally:
-        pages._madvise.cache_clear()
+        linux_call.cache_clear()

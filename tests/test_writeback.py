@@ -15,6 +15,7 @@ import torch
 
 import jsonckpt
 from jsonckpt import storage, writeback
+from jsonckpt.libc import linux_call
 
 #: Text of 12 MiB: one hand-over, and a rest.
 STATE = {"w": torch.arange(9 << 18, dtype=torch.int32)}
@@ -37,7 +38,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, int]]:
         made.append(("fsync", 0, os.fstat(fd).st_size))
         real(fd)
 
-    monkeypatch.setattr(writeback, "_sync_file_range", lambda: begin)
+    monkeypatch.setattr(writeback, "linux_call", lambda _: begin)
     monkeypatch.setattr(os, "fsync", fsync)
     return made
 
@@ -80,13 +81,13 @@ def test_a_save_without_sync_hands_over_nothing(
 def test_without_the_function_saves_are_as_they_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writeback, "_sync_file_range", lambda: None)
+    monkeypatch.setattr(writeback, "linux_call", lambda _: None)
     assert jsonckpt.save(STATE, tmp_path / "ckpt").durability == "synced"
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux's own call")
 def test_the_system_takes_the_call(tmp_path: Path) -> None:
-    begin = writeback._sync_file_range()
+    begin = linux_call("sync_file_range")
     assert begin is not None
     with open(tmp_path / "file", "wb") as file:
         file.write(bytes(8192))
