@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks import background, growth, guide_case, inputs, memory, sizes, small, speed
+from benchmarks import background, first, growth, guide_case, inputs, memory, sizes, small, speed
 from benchmarks.arena import ROOT
 from benchmarks.machine import machine
 from benchmarks.report import write_report
@@ -20,6 +20,7 @@ from benchmarks.tables import Section
 from benchmarks.targets import target_table
 
 GROUPS: dict[str, Callable[[Settings], Section]] = {
+    "first": first.run,
     "speed": speed.run,
     "inputs": inputs.run,
     "small": small.run,

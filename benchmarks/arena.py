@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from benchmarks.peers import PEERS, available, stored_bytes
+from benchmarks.peers import PEERS, available
 
 __all__ = [
     "Arena",
@@ -29,7 +29,6 @@ __all__ = [
 ]
 
 ROOT = Path(__file__).resolve().parent.parent
-_MEBIBYTE = bytes(1 << 20)
 
 
 @dataclass(frozen=True)
@@ -137,31 +136,6 @@ class Turn:
         return self.do.startswith("save")
 
 
-class _Ballast:
-    """Pages of the file system in memory that every save gets in the same number.
-
-    A virtual machine touches a page for the first time many times more slowly than any other. A
-    save whose file is larger than the one removed before it would take some of those; so a file of
-    ballast fills up what the last save wrote to the most that any has written.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._most = 0
-
-    def drop(self) -> None:
-        """Give the pages away."""
-        remove(self._path)
-
-    def fill(self, beside: Path) -> None:
-        """Take up what a save has left of them, whose file or directory is ``beside``."""
-        size = stored_bytes(beside)
-        self._most = max(self._most, size)
-        with self._path.open("wb") as file:
-            for _ in range((self._most - size) >> 20):
-                file.write(_MEBIBYTE)
-
-
 class Arena:
     """The processes of several programs that save the same state in the same directory.
 
@@ -180,7 +154,6 @@ class Arena:
         self._saved: set[str] = set()
         self._targets: set[str] = set()
         self._left: Path | None = None
-        self._ballast = None if on_disk else _Ballast(directory / "ballast")
 
     def __enter__(self) -> Arena:
         self._directory.mkdir(parents=True, exist_ok=True)
@@ -219,19 +192,14 @@ class Arena:
         return seconds
 
     def begin(self, turn: Turn) -> None:
-        """Make ready: nothing in the way, nothing still on its way to the disk, memory at hand."""
+        """Make ready: nothing in the way, nothing still on its way to the disk."""
         if turn.do == "load_cold":
             self._process(turn.peer).ask("forget", path=str(self.path_of(turn.peer)))
-        self._process(turn.peer).ask("back", nbytes=self._state.stat().st_size)
         if not (turn.saves or self._on_disk):
             return
-        # What was written last goes only now: its pages are the first that the system gives away,
-        # and the host of a virtual machine has not taken them back yet.
         if self._left is not None:
             remove(self._left)
             self._left = None
-        if self._ballast is not None:
-            self._ballast.drop()
         if turn.saves and self._on_disk:
             os.sync()
 
@@ -244,8 +212,6 @@ class Arena:
         """Let go of what the turn has loaded; of what it has written before the next one."""
         if turn.saves:
             self._left = self._fresh(turn)
-            if self._ballast is not None:
-                self._ballast.fill(self._left)
         self._process(turn.peer).ask("clear")
 
     def compare(self, turns: Sequence[Turn], rounds: int) -> dict[str, list[float]]:

@@ -43,6 +43,7 @@ class Peer:
         load_into: into tensors that exist.
         stream: all tensors from a binary file object, forward only.
         needs: modules without which it is left out.
+        module: what it is imported from, for those who time it without its import.
         suffix: of the path that it writes to; ``""`` is a directory.
     """
 
@@ -54,6 +55,7 @@ class Peer:
     stream: Callable[[Any], State] | None = None
     needs: tuple[str, ...] = ()
     suffix: str = ""
+    module: str = "torch"
 
     def label_of(self, do: str) -> str:
         """The half of the label that fits: programs whose save and load differ say ``A / B``."""
@@ -118,6 +120,7 @@ def _own(label: str, suffix: str = "", threads: int | None = None, **options: An
         load_into=_own_load_into,
         stream=_own_stream,
         suffix=suffix,
+        module="jsonckpt",
     )
 
 
@@ -344,6 +347,7 @@ PEERS: dict[str, Peer] = {
         save_synced=partial(_then_sync, _safetensors_save),
         load_into=_safetensors_load_into,
         needs=("safetensors",),
+        module="safetensors.torch",
         suffix=".safetensors",
     ),
     "dcp": Peer(

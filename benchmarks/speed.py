@@ -38,13 +38,11 @@ def run(settings: Settings) -> Section:
     found = _measure(settings)
     section = Section(
         "speed",
-        "Speed",
+        "The same again, in one process",
         f"{bytes_text(settings.state_bytes)} of fp32 weights and AdamW moments of a trained GPT-2, "
         "tiled and scaled. Each program runs in a process of its own; all of them take turns, "
-        "2 or 3 rounds after one that warms up and checks the bytes. Programs are warm, and so is "
-        "the page cache but where it says cold; memory is fresh, as it is for whoever loads once: "
-        "what a turn has freed is given back to the system (malloc_trim) before the next, and the "
-        "system has as much at hand as the turn will take. jsonckpt compares all checksums. A "
+        "2 or 3 rounds after one that warms up and checks the bytes. The page cache is warm but "
+        "where it says cold, and so is memory that a process has used before and kept. A "
         "speed is MB (10^6 bytes) of tensors a second, the median and in "
         "parentheses the least and the most of the rounds; a ratio compares the two turns of one "
         "round. Above 1.00x jsonckpt is the faster one.",

@@ -43,6 +43,24 @@ def _most(text: str, figure: str, aim: float, unit: str = "x") -> Target:
 _FP32, _BF16 = "trained fp32 weights", "the same in bf16"
 
 TARGETS = (
+    *(
+        _least(
+            f"first load, {size} MB / torch.load",
+            f"first/memory/{size}/load/torch/first/ratio",
+            1.3,
+        )
+        for size in (16, 180, 720)
+    ),
+    _least("first load on disk / torch.load", "first/disk/720/load/torch/first/ratio", 1.3),
+    _least("first zstd load / torch.load", "first/memory/720/load/zstd-to-torch/first", 0.9),
+    _least(
+        "first load_into / torch.load and copy_",
+        "first/memory/180/load_into/torch/first/ratio",
+        1.0,
+    ),
+    _least("first save / torch.save", "first/memory/180/save/torch/first/ratio", 1.0),
+    _most("first save_async / clone", "first/memory/180/save_async/held/first", 1.3),
+    _least("load again / torch.load again", "first/memory/720/load/torch/again/ratio", 0.75),
     _least("load base64 / torch.load", "load/memory/torch/ratio", 1.3, 1.6),
     _least("load base64 / torch.load, on disk", "load/disk/torch/ratio", 1.3, 1.6),
     _least("save base64 / torch.save, in memory", "save/memory/torch/ratio", 1.0, 1.5),

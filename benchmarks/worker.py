@@ -6,10 +6,8 @@ steady state of its own allocator and of nobody else's.
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import json
-import mmap
 import os
 import subprocess
 import sys
@@ -114,18 +112,6 @@ class Worker:
         with writer, reader:
             pass
 
-    def back(self, nbytes: int) -> None:
-        """See to it that the system has as much free memory at hand as a turn will take.
-
-        A virtual machine gives free pages back to its host after a while, and the first touch
-        of such a page takes many times longer than that of any other: the same program was seen at
-        0.5 and at 2.8 GB/s. Memory that was in use a moment ago is as quick as on real hardware.
-        """
-        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-        with mmap.mmap(-1, nbytes + nbytes // 2, flags=flags) as memory:
-            memory.madvise(mmap.MADV_HUGEPAGE)
-            ctypes.memset(ctypes.addressof(ctypes.c_char.from_buffer(memory)), 1, len(memory))
-
     def check(self, peer: str, path: str, how: str = "load") -> None:
         """Whether what comes back are the very bytes that were saved, once, outside all timings.
 
@@ -145,18 +131,10 @@ class Worker:
         self._loaded = None
 
     def clear(self) -> None:
-        """Let go of what was loaded, and give its memory back to the system.
-
-        A checkpoint is loaded once, into memory that is fresh. What the C library keeps of the last
-        turn would spare the next one its page faults, or not, as it happens: torch.load was seen
-        at 1.1 and at 4.3 GB/s for that reason alone.
-        """
+        """Let go of what was loaded."""
         if self._loaded is not None:  # a collection walks all that torch has imported: 50 ms
             self._loaded = None
             gc.collect()
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)
 
 
 def _same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:

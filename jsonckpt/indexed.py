@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+
 from jsonckpt.checksums import hexdigest
 from jsonckpt.codecs import Coder
 from jsonckpt.errors import (
@@ -116,21 +118,22 @@ class _Hands:
 
     def __init__(self, limits: Limits) -> None:
         self.coder = Coder(zstd_window=limits.zstd_window)
-        self._text = bytearray(0)
-        self._raw = bytearray(0)
+        self._text = np.empty(0, np.uint8)
+        self._raw = np.empty(0, np.uint8)
 
     def text(self, nbytes: int) -> memoryview:
+        # Not a bytearray, whose zeros would be written for nothing.
         if len(self._text) < nbytes:
-            self._text = bytearray(nbytes)
-        return memoryview(self._text)[:nbytes]
+            self._text = np.empty(nbytes, np.uint8)
+        return self._text.data[:nbytes]
 
     def breaks_line(self, start: int, stop: int) -> bool:
-        return self._text.find(b"\n", start, stop) >= 0
+        return bool((self._text[start:stop] == ord("\n")).any())
 
     def raw(self, nbytes: int) -> memoryview:
         if len(self._raw) < nbytes:
-            self._raw = bytearray(nbytes)
-        return memoryview(self._raw)[:nbytes]
+            self._raw = np.empty(nbytes, np.uint8)
+        return self._raw.data[:nbytes]
 
 
 def read_shard(

@@ -19,7 +19,7 @@ from jsonckpt.opening import Container, locate, open_container, read_steadily
 from jsonckpt.placement import MapLocation
 from jsonckpt.progress import progress_bar
 from jsonckpt.restoring import Allocate, Loading, Wishes, allocate_target, thread_count
-from jsonckpt.tensors import Target, ease_first_touch
+from jsonckpt.tensors import Target
 
 __all__ = ["load", "stream"]
 
@@ -184,8 +184,6 @@ def _load_container(
         for name, entry in by_name.items()
         if loading.wants(name)
     }
-    if wishes.allocate is None:
-        ease_first_touch(list(targets.values()))
     sinks: dict[str, Target | None] = {
         name: target for name, target in targets.items() if target.needs_data
     }

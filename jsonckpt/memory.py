@@ -16,7 +16,6 @@ import torch
 
 from jsonckpt.dtypes import DTYPES
 from jsonckpt.errors import FormatError, JsonckptError, UnsupportedTypeError, quote
-from jsonckpt.pages import LEAST, FreshPages
 
 __all__ = [
     "borrow",
@@ -176,7 +175,7 @@ def empty(count: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
 
 
 def fresh_storage(nbytes: int, device: torch.device) -> torch.UntypedStorage:
-    """Uninitialized memory, quick to fill.
+    """Uninitialized memory.
 
     Raises:
         RuntimeError: torch's own, when the device does not exist or its memory does not suffice.
@@ -184,8 +183,6 @@ def fresh_storage(nbytes: int, device: torch.device) -> torch.UntypedStorage:
     storage: torch.UntypedStorage = torch.UntypedStorage(  # type: ignore[no-untyped-call]
         nbytes, device=device
     )
-    if device.type == "cpu" and nbytes >= LEAST:
-        FreshPages([(storage.data_ptr(), nbytes)])
     return storage
 
 

@@ -237,7 +237,7 @@ class _Arena:
 
 
 def _fresh(nbytes: int) -> np.ndarray[Any, Any]:
-    """Private memory in pages as large as can be had, which forked children see as zeros."""
+    """Private memory, which forked children see as zeros."""
     size = -(-nbytes // mmap.PAGESIZE) * mmap.PAGESIZE
     try:
         mapped = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -247,12 +247,11 @@ def _fresh(nbytes: int) -> np.ndarray[Any, Any]:
             " needs no copy"
         ) from error
     if sys.platform.startswith("linux"):
-        # Advice; where the system does not take it, everything works as before. Without the second
-        # one, every page that is written while a child lives (a DataLoader's worker) would be
-        # copied by the kernel first, for a child that never looks at it.
-        for advice in (mmap.MADV_HUGEPAGE, _MADV_WIPEONFORK):
-            with suppress(OSError):
-                mapped.madvise(advice)
+        # Advice; where the system does not take it, everything works as before. Without it, every
+        # page that is written while a child lives (a DataLoader's worker) would be copied by the
+        # kernel first, for a child that never looks at it.
+        with suppress(OSError):
+            mapped.madvise(_MADV_WIPEONFORK)
     return np.frombuffer(mapped, np.uint8)
 
 

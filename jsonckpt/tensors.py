@@ -37,14 +37,13 @@ from jsonckpt.memory import (
     strided,
     torch_dtype,
 )
-from jsonckpt.pages import FreshPages
+from jsonckpt.pages import populate
 
 __all__ = [
     "Source",
     "Target",
     "byte_count",
     "dtype_name",
-    "ease_first_touch",
     "torch_dtype",
 ]
 
@@ -223,8 +222,8 @@ class Target:
     __slots__ = (
         "_dtype",
         "_flat",
+        "_fresh",
         "_memory",
-        "_pages",
         "_tensor",
         "_view",
         "_windowed",
@@ -246,7 +245,7 @@ class Target:
         self._flat: torch.Tensor | None = None
         self._view: torch.Tensor | None = None
         self._memory: memoryview | None = None
-        self._pages: FreshPages | None = None
+        self._fresh = False
         if not self.needs_data:
             return
         same = tensor.dtype == self._dtype
@@ -292,7 +291,9 @@ class Target:
         except (RuntimeError, TypeError, OverflowError) as error:
             # An empty tensor may have sizes whose product, without the 0, is beyond 64 bits.
             raise FormatError(f"torch has no tensor of shape {quote(list(shape))}") from error
-        return cls(tensor, dtype, shape, nbytes)
+        target = cls(tensor, dtype, shape, nbytes)
+        target._fresh = allocate is None
+        return target
 
     @classmethod
     def into(
@@ -340,8 +341,8 @@ class Target:
         if self._memory is None:
             return None
         self._windowed = True
-        if self._pages is not None:
-            self._pages.before_writing(self.address + start, stop - start)
+        if self._fresh:
+            populate(self.address + start, stop - start)
         return self._memory[start:stop]
 
     def write(self, start: int, data: memoryview | bytes | bytearray) -> None:
@@ -388,15 +389,6 @@ class Target:
             # Autograd must notice that saved values have changed behind its back.
             torch.autograd.graph.increment_version(self._tensor)
         return self._tensor
-
-
-def ease_first_touch(targets: Sequence[Target]) -> None:
-    """To be called once for many new tensors of :meth:`Target.allocate`, before they are filled."""
-    fresh = [target for target in targets if target._flat is not None and target._memory]
-    pages = FreshPages((target.address, target.nbytes) for target in fresh)
-    if pages:
-        for target in fresh:
-            target._pages = pages
 
 
 def _elements(dtype: str, nbytes: int, start: int, stop: int) -> tuple[int, int]:
