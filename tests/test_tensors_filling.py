@@ -206,7 +206,7 @@ def test_writing_from_several_threads() -> None:
     assert torch.equal(target.finish(), torch.arange(64 * 65).view(64, 65))
 
 
-def test_huge_pages_are_only_advice(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_c_library_is_no_obstacle(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_libc(*_: object, **__: object) -> object:
         raise OSError("no libc")
 
