@@ -117,7 +117,12 @@ class Forward:
         if not wanted:
             return None
         target = allocate_target(
-            self.wishes, header.name, header.dtype, header.shape, header.device
+            self.wishes,
+            header.name,
+            header.dtype,
+            header.shape,
+            header.device,
+            header.layout.stride,
         )
         self._targets[header.name] = target
         return target if target.needs_data else None

@@ -180,7 +180,9 @@ def _load_container(
     needed = (entry.shard for name, entry in by_name.items() if loading.wants(name))
     container.check_files(range(len(container.manifest.shards)) if loading.wants_all else needed)
     targets = {
-        name: allocate_target(wishes, name, entry.dtype, entry.shape, entry.device)
+        name: allocate_target(
+            wishes, name, entry.dtype, entry.shape, entry.device, entry.layout.stride
+        )
         for name, entry in by_name.items()
         if loading.wants(name)
     }

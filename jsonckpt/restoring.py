@@ -10,6 +10,7 @@ import torch
 
 from jsonckpt.errors import FormatError, LimitError, StateMismatchError, quote
 from jsonckpt.facts import Entry
+from jsonckpt.memory import collapse
 from jsonckpt.names import Selector, selector
 from jsonckpt.pipeline import default_threads
 from jsonckpt.placement import MapLocation, Placement, placement
@@ -94,7 +95,13 @@ class Loading:
                 )
         for name, view in self._bounds.items():
             if view.of in records:
-                view.check(records[view.of].nbytes, f"{name}/$view")
+                entry = records[view.of]
+                view.check(entry.nbytes, f"{name}/$view")
+                steps = entry.layout.stride
+                if steps and entry.nbytes and collapse(entry.shape, steps)[1] != [1]:
+                    raise FormatError(
+                        f"the record {quote(view.of)} of a view is not row-major", tensor=name
+                    )
         unmatched = self._wishes.unmatched([name for name, _, _ in self.references])
         if unmatched:
             raise StateMismatchError(
@@ -128,14 +135,20 @@ class Loading:
 
 
 def allocate_target(
-    wishes: Wishes, name: str, dtype: str, shape: tuple[int, ...], device: str
+    wishes: Wishes,
+    name: str,
+    dtype: str,
+    shape: tuple[int, ...],
+    device: str,
+    stride: tuple[int, ...] | None = None,
 ) -> Target:
     """Memory for a record.
 
     Raises:
         LimitError: there is not so much.
     """
-    return new_target(name, dtype, shape, wishes.placement.device_for(device), wishes.allocate)
+    place = wishes.placement.device_for(device)
+    return new_target(name, dtype, shape, place, wishes.allocate, stride)
 
 
 def new_target(
@@ -144,10 +157,11 @@ def new_target(
     shape: tuple[int, ...],
     device: torch.device,
     allocate: Allocate | None = None,
+    stride: tuple[int, ...] | None = None,
 ) -> Target:
     """:func:`allocate_target` where the device is known."""
     try:
-        return Target.allocate(dtype, shape, device=device, allocate=allocate)
+        return Target.allocate(dtype, shape, device=device, allocate=allocate, stride=stride)
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "alloc" not in str(error):
             raise  # torch's own complaint, about a device that is not there for example
