@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -251,6 +251,7 @@ class StateReader:
         self._loaded = loaded
         self._chosen = frozenset(chosen)
         self._views: dict[str, tuple[View, torch.Tensor]] = {}
+        self._seen: dict[View, torch.Tensor] = {}
         self._composites: dict[tuple[str, str], Any] = {}
 
     def get(self, tag: str, body: Json, place: str) -> Any:
@@ -353,7 +354,11 @@ class StateReader:
         if view.name not in self._chosen:
             return OMIT
         if view.name not in self._views:
-            self._views[view.name] = (view, view.on(self._record(view.of, at), at))
+            # What is seen in the same way at two places is one tensor, as it is where it is tied.
+            same = replace(view, name="")
+            if same not in self._seen:
+                self._seen[same] = view.on(self._record(view.of, at), at)
+            self._views[view.name] = (view, self._seen[same])
         seen, tensor = self._views[view.name]
         if seen != view:
             raise malformed(at, f"another view is called {quote(view.name)}, too")

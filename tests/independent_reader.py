@@ -109,11 +109,12 @@ def read_record(record: dict[str, Any], chunks: list[bytes], algorithm: str) -> 
     check_sum(algorithm, "".join(f"{line}\n" for line in identity).encode(), record["digest"])
     memory = torch.empty(nbytes, dtype=torch.uint8)
     memory.copy_(torch.tensor(list(raw), dtype=torch.uint8))
-    rows = [math.prod(shape[i + 1 :]) for i in range(len(shape))]
+    rows = [math.prod(max(size, 1) for size in shape[i + 1 :]) for i in range(len(shape))]
     tensor = strided(memory, name, shape, rows, 0)
     check_storage(record, nbytes, item)
-    if (stride := record.get("stride")) is None:
+    if "stride" not in record:
         return tensor
+    stride = record["stride"]
     check_stride(shape, stride, item)
     turned = strided(torch.empty(nbytes, dtype=torch.uint8), name, shape, stride, 0)
     bits = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}.get(item)
@@ -123,7 +124,7 @@ def read_record(record: dict[str, Any], chunks: list[bytes], algorithm: str) -> 
 
 
 def check_stride(shape: list[int], stride: list[int], item: int) -> None:
-    need(len(stride) == len(shape), "a stride for each dimension")
+    need(type(stride) is list and len(stride) == len(shape), "a stride for each dimension")
     need(all(type(step) is int and 0 <= step * item < 2**63 for step in stride), "a stride")
     expected = 1
     for step, size in sorted(zip(stride, shape, strict=True)):
@@ -134,7 +135,8 @@ def check_stride(shape: list[int], stride: list[int], item: int) -> None:
 def check_storage(record: dict[str, Any], nbytes: int, item: int) -> None:
     if "storage" in record:
         place = record["storage"]
-        need(len(place) == 3 and all(type(part) is int and part >= 0 for part in place), "storage")
+        need(type(place) is list and len(place) == 3, "storage")
+        need(all(type(part) is int and part >= 0 for part in place), "storage")
         need(nbytes and place[1] % item == 0, "the place in a storage")
         need(place[1] + nbytes <= place[2] < 2**63, "a place in its storage")
 

@@ -55,10 +55,10 @@ def layouts(draw: st.DrawFn) -> Any:
     """A tensor as programs hold it: plain, transposed, strided, a parameter, two that share."""
     tensor = draw(tensors())
     kind = draw(
-        st.sampled_from(["plain", "plain", "t", "step", "grad", "parameter", "tie", "view"])
+        st.sampled_from(["plain", "plain", "turned", "step", "grad", "parameter", "tie", "view"])
     )
-    if kind == "t" and tensor.dim() == 2:
-        return tensor.t()
+    if kind in ("turned", "grad", "parameter"):
+        tensor = tensor.permute(draw(st.permutations(range(tensor.dim()))))
     if kind == "step" and tensor.dim():
         return tensor[::2]
     if kind == "grad" and tensor.dtype.is_floating_point:
