@@ -31,8 +31,10 @@ __all__ = [
     "flat_bytes",
     "fresh_storage",
     "is_flat",
+    "is_wrapped",
     "layout_of",
     "parts",
+    "require_address",
     "require_little_endian",
     "require_memory",
     "slabs",
@@ -140,6 +142,25 @@ def require_memory(tensor: torch.Tensor) -> None:
             f"the tensor needs {needed} bytes of memory, but its storage has {found}",
             hint="Its memory was freed; gather the full tensor first.",
         )
+
+
+def require_address(tensor: torch.Tensor) -> None:
+    """Nothing may read or write the memory of a tensor that only says that it has some.
+
+    Raises:
+        UnsupportedTypeError: the tensor has elements but no address (a ZeroTensor of autograd's,
+            or what torch's function transforms put around tensors).
+    """
+    if tensor.numel() and (tensor.is_cpu or tensor._is_zerotensor()) and not tensor.data_ptr():
+        raise UnsupportedTypeError(
+            f"the tensor of {tensor.nbytes} bytes has no memory, as the zeros that autograd makes",
+            hint="Give it memory with tensor.clone().",
+        )
+
+
+def is_wrapped(tensor: torch.Tensor) -> bool:
+    """Whether the tensor stands for one inside a function transform of torch."""
+    return bool(torch._C._functorch.is_functorch_wrapped_tensor(tensor))
 
 
 def contiguous_stride(shape: Sequence[int]) -> tuple[int, ...]:

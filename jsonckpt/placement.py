@@ -80,6 +80,11 @@ class Placement:
         mapped = self._table.get(saved)
         return _existing_device(saved) if mapped is None else mapped
 
+    @property
+    def relocates(self) -> bool:
+        """Whether a callable moves each tensor by itself."""
+        return self._relocate is not None
+
     def relocate(self, tensor: torch.Tensor, saved: str) -> torch.Tensor:
         """The loaded tensor where a callable wants it; the same tensor when there is no callable.
 

@@ -35,6 +35,7 @@ from jsonckpt.memory import (
     is_flat,
     layout_of,
     parts,
+    require_address,
     require_little_endian,
     require_memory,
     strided,
@@ -112,6 +113,7 @@ class Source:
         """
         require_little_endian()
         require_memory(tensor)
+        require_address(tensor)
         return cls.of_checked(name, tensor)
 
     @classmethod
@@ -455,6 +457,7 @@ def _require_writable(tensor: torch.Tensor) -> None:
             hint="Give the target memory of its own with .clone().",
         )
     require_memory(plain)
+    require_address(plain)
 
 
 def _require_cast(source: torch.dtype, target: torch.dtype) -> None:

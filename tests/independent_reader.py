@@ -217,9 +217,9 @@ def resolve(node: Any, tensors: dict[str, torch.Tensor]) -> Any:
     if tag == "$view":
         memory, item = tensors[body["of"]], getattr(torch, body["dtype"]).itemsize
         need(memory.is_contiguous(), "the record of a view is row-major")
-        start = memory.storage_offset() * memory.itemsize
+        start = int(memory.storage_offset()) * memory.itemsize
         need(start % item == 0, "the record of a view is aligned for it")
-        at, end = start // item + body["offset"], start + memory.nbytes
+        at, end = start // item + body["offset"], start + int(memory.nbytes)
         return strided(memory, body["dtype"], body["shape"], body["stride"], at, end)
     need(tag in TAGS, f"a type is registered under {tag[1:]}, which this reader lacks")
     return TAGS[tag](body)

@@ -175,7 +175,7 @@ def _tensors(one: torch.Tensor, two: torch.Tensor, place: str) -> str | None:
         if values[0] != values[1]:
             return f"{place}: {fact} {values[0]} and {values[1]}"
     one, two = one.detach(), two.detach()
-    if one.layout is torch.strided and dense(one) and one.stride() != two.stride():
+    if one.layout is torch.strided and dense(one) and steps(one) != steps(two):
         return f"{place}: strides {one.stride()} and {two.stride()}"
     if one.is_quantized:
         schemes = one.qscheme(), two.qscheme()
@@ -210,6 +210,12 @@ def dense(tensor: torch.Tensor) -> bool:
             return False
         expected *= max(size, 1)
     return True
+
+
+def steps(tensor: torch.Tensor) -> list[int]:
+    """The strides that say where elements are."""
+    pairs = zip(tensor.shape, tensor.stride(), strict=True)
+    return [step for size, step in pairs if size > 1] if tensor.numel() else []
 
 
 def _once(one: torch.Tensor, two: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

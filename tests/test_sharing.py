@@ -92,18 +92,30 @@ def test_one_column_is_saved_by_itself_row_major() -> None:
     assert load(sources[0]).tolist() == [1, 5, 9]
 
 
-def test_interleaved_columns_share_nothing() -> None:
+def test_interleaved_columns_share_no_byte_but_their_storage() -> None:
     w = torch.arange(12.0).view(3, 4)
     state, sources = write({"/q": w[:, :2], "/k": w[:, 2:3], "/v": w[:, 3:]})
-    assert state == {name: {"$tensor": name} for name in ("/q", "/k", "/v")}
-    assert sum(source.nbytes for source in sources) == 48
+    assert records(sources) == [("$storage/0", "float32", (12,))]
+    assert state == {
+        "/q": view("/q", "$storage/0", "float32", [3, 2], [4, 1], 0),
+        "/k": view("/k", "$storage/0", "float32", [3, 1], [4, 1], 2),
+        "/v": view("/v", "$storage/0", "float32", [3, 1], [4, 1], 3),
+    }
+
+
+def test_columns_of_a_matrix_that_is_mostly_not_saved_are_records_of_their_own() -> None:
+    w = torch.arange(15.0).view(3, 5)
+    state, sources = write({"/a": w[:, :1], "/b": w[:, 3:4]})
+    assert state == {name: {"$tensor": name} for name in ("/a", "/b")}
+    assert sum(source.nbytes for source in sources) == 24
 
 
 def test_expanded_tensors_alone_and_with_their_origin() -> None:
     row = torch.arange(3.0)
     state, sources = write({"/e": row.expand(2, 3)})
-    assert state == {"/e": {"$tensor": "/e"}}
-    assert load(sources[0]).tolist() == [[0, 1, 2], [0, 1, 2]]
+    assert records(sources) == [("$storage/0", "float32", (3,))]
+    assert state == {"/e": view("/e", "$storage/0", "float32", [2, 3], [0, 1], 0)}
+    assert read(state, sources)["/e"].tolist() == [[0, 1, 2], [0, 1, 2]]
     state, sources = write({"/e": row.expand(2, 3), "/r": row})
     assert records(sources) == [("/r", "float32", (3,))]
     assert state["/e"] == view("/e", "/r", "float32", [2, 3], [0, 1], 0)
@@ -146,7 +158,7 @@ def test_dtypes_that_torch_cannot_copy_share_as_well() -> None:
 def test_parts_of_a_complex_tensor() -> None:
     z = torch.tensor([1 + 2j, 3 + 4j])
     state, sources = write({"/re": z.real, "/im": z.imag})
-    assert records(sources) == [("/re", "float32", (2,)), ("/im", "float32", (2,))]
+    assert records(sources) == [("$storage/0", "float32", (4,))]
     state, sources = write({"/re": z.real, "/im": z.imag, "/z": z})
     assert records(sources) == [("/z", "complex64", (2,))]
     assert state["/im"] == view("/im", "/z", "float32", [2], [2], 1)

@@ -26,7 +26,7 @@ IMAGES = torch.arange(2 * 3 * 4 * 5, dtype=torch.float32).reshape(2, 3, 4, 5)
 
 def turned() -> dict[str, torch.Tensor]:
     """Dense tensors of every order, and dimensions of one element or none."""
-    found = {
+    found: dict[str, torch.Tensor] = {
         f"order {order}": IMAGES.permute(order).clone(memory_format=torch.preserve_format)
         for order in itertools.permutations(range(4))
     }
@@ -45,7 +45,7 @@ def turned() -> dict[str, torch.Tensor]:
         "parameter": torch.nn.Parameter(torch.arange(6.0).reshape(2, 3).t()),
         "gradient": torch.arange(6.0).reshape(2, 3).t().requires_grad_(),
     }
-    return {name: tensor for name, tensor in found.items()}
+    return found
 
 
 def by_torch(state: Any) -> Any:
@@ -58,7 +58,7 @@ def by_torch(state: Any) -> Any:
 @pytest.mark.parametrize("name", ["c", "c.json", "c.json.zst", "list.json"])
 def test_every_reader_gives_the_strides_that_torch_gives(tmp_path: Path, name: str) -> None:
     state, path = turned(), tmp_path / name
-    options = {"encoding": "list"} if name.startswith("list") else {}
+    options: dict[str, Any] = {"encoding": "list"} if name.startswith("list") else {}
     jsonckpt.save(state, path, chunk_size=16, checksum="sha256", **options)
     expected = by_torch(state)
     for reader in readers_for(path).values():
@@ -131,7 +131,8 @@ def test_members_of_composite_tensors_keep_their_strides(tmp_path: Path) -> None
 
 def test_new_state_of_an_optimizer_gets_the_saved_strides(tmp_path: Path) -> None:
     def make() -> tuple[torch.nn.Module, torch.optim.Optimizer]:
-        model = torch.nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+        model: Any = torch.nn.Conv2d(3, 4, 3)
+        model = model.to(memory_format=torch.channels_last)
         return model, torch.optim.AdamW(model.parameters(), fused=True)
 
     model, optimizer = make()
@@ -158,7 +159,11 @@ def test_a_background_save_and_a_rescue_keep_strides(tmp_path: Path) -> None:
 
 def test_a_callable_map_location_keeps_strides(tmp_path: Path) -> None:
     jsonckpt.save({"w": IMAGES.to(memory_format=torch.channels_last)}, tmp_path / "c")
-    found = jsonckpt.load(tmp_path / "c", map_location=lambda storage, _: storage.clone())["w"]
+
+    def copied(storage: Any, _: str) -> Any:
+        return storage.clone()
+
+    found = jsonckpt.load(tmp_path / "c", map_location=copied)["w"]
     assert found.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(found, IMAGES)
 
