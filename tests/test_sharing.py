@@ -359,3 +359,63 @@ def test_views_on_cuda() -> None:
     loaded = read(state, sources, torch.device("cuda"))
     loaded["/w"].zero_()
     assert not loaded["/row"].any()
+
+
+# --- what would be lost, and what is not there ------------------------------------------------
+
+
+def test_attributes_that_would_be_lost_are_refused_by_name() -> None:
+    for tensor in (
+        torch.ones(2),
+        torch.nn.Parameter(torch.ones(2)),
+        torch.sparse_coo_tensor(torch.tensor([[0]]), torch.ones(1), (3,)),
+    ):
+        tensor.partition_dim = 1  # type: ignore[attr-defined]
+        with pytest.raises(UnsupportedTypeError, match=r"'partition_dim'.*detach") as caught:
+            write({"/w": tensor})
+        assert caught.value.tensor == "/w"
+        write({"/w": tensor.detach()})
+
+
+def test_marks_of_libraries_and_hooks_stand_in_no_ones_way() -> None:
+    weight: Any = torch.nn.Parameter(torch.ones(2))
+    weight._is_hf_initialized = weight._ddp_ignored = True
+    weight.register_hook(lambda grad: grad)
+    weight.register_post_accumulate_grad_hook(lambda _: None)
+    weight.sum().backward()
+    state, _ = write({"/w": weight, "/g": weight.grad})
+    assert list(state["/w"]) == ["$parameter"]
+
+
+def test_a_tensor_without_memory_is_never_read() -> None:
+    zeros = torch._efficientzerotensor((3,))  # type: ignore[attr-defined]
+    functional = torch._to_functional_tensor(torch.ones(3))
+    for tensor in (zeros, functional):
+        with pytest.raises(UnsupportedTypeError, match=r"no memory.*clone\(\)"):
+            write({"/z": tensor})
+        with pytest.raises(UnsupportedTypeError, match="no memory"):
+            Source.of("/z", tensor)
+    state, sources = write({"/z": zeros.clone()})
+    assert read(state, sources)["/z"].tolist() == [0, 0, 0]
+
+
+def test_a_tensor_inside_a_function_transform_is_refused() -> None:
+    refused = []
+
+    def function(x: torch.Tensor) -> torch.Tensor:
+        with pytest.raises(UnsupportedTypeError, match=r"torch\.func"):
+            write({"/x": x})
+        refused.append(x)
+        return x.sum()
+
+    torch.func.vmap(function)(torch.ones(2, 3))
+    torch.func.grad(function)(torch.ones(3))
+    assert len(refused) == 2
+
+
+def test_what_is_seen_alike_at_two_places_is_one_object() -> None:
+    base = torch.arange(10.0)
+    state, sources = write({"/a": base[:6], "/b": base[4:], "/again": base[:6]})
+    loaded = read(state, sources)
+    assert loaded["/a"] is loaded["/again"]
+    assert shares(loaded["/a"], loaded["/b"])
