@@ -33,6 +33,10 @@ from jsonckpt.views import View
 __all__ = ["StateReader", "StateWriter"]
 
 
+#: What torch itself sets on plain tensors: a ``torch.nn.Buffer`` says how its module saves it.
+_TORCHS_OWN = frozenset({"persistent"})
+
+
 class StateWriter:
     """Takes the tensors of one state while ``tree`` writes it; then says what to save.
 
@@ -322,7 +326,8 @@ def _require_plain(value: torch.Tensor) -> None:
             hint=f"Call jsonckpt.register({kind.__name__}, ...) before saving, or save the plain"
             " tensors in it.",
         )
-    if attributes := [name for name in vars(value) if not name.startswith("_")]:
+    attributes = [name for name in vars(value) if name[:1] != "_" and name not in _TORCHS_OWN]
+    if attributes:
         raise UnsupportedTypeError(
             f"the tensor has the attribute {quote(attributes[0])}, which would be lost",
             hint="Save the attribute apart, and the tensor as tensor.detach(), which has none; a"

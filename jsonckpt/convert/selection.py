@@ -200,7 +200,8 @@ def _converted(tensor: torch.Tensor, dtype: torch.dtype, spool: Spool) -> torch.
     order = list(range(tensor.dim()))
     if is_dense(tensor.shape, tensor.stride()):
         # In the order of its memory, so that it lies there as before.
-        order.sort(key=lambda dim: -tensor.stride(dim))
+        steps = tensor.stride()
+        order.sort(key=lambda dim: -steps[dim])
         tensor = tensor.permute(order)
     target = spool.tensor(dtype, tensor.shape)
     flat, position = target.view(-1), 0
