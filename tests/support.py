@@ -175,7 +175,8 @@ def _tensors(one: torch.Tensor, two: torch.Tensor, place: str) -> str | None:
         if values[0] != values[1]:
             return f"{place}: {fact} {values[0]} and {values[1]}"
     one, two = one.detach(), two.detach()
-    if one.layout is torch.strided and dense(one) and steps(one) != steps(two):
+    both_dense = one.layout is torch.strided and dense(one) and dense(two)
+    if both_dense and steps(one) != steps(two):
         return f"{place}: strides {one.stride()} and {two.stride()}"
     if one.is_quantized:
         schemes = one.qscheme(), two.qscheme()
