@@ -190,7 +190,14 @@ class Checkpoint(Mapping[str, TensorEntry]):
         wishes = Wishes.of(None, None, map_location)
         try:
             self._container.check_files([entry.shard])
-            target = allocate_target(wishes, entry.name, entry.dtype, entry.shape, entry.device)
+            target = allocate_target(
+                wishes,
+                entry.name,
+                entry.dtype,
+                entry.shape,
+                entry.device,
+                entry.layout.stride,
+            )
             if target.needs_data:
                 self._read(entry, target)
             tensor = wishes.placement.relocate(target.finish(), entry.device)

@@ -182,9 +182,21 @@ def join_quantized(body: Json, part: Part, place: str) -> Any:
         if tuple(tensor.shape) != (data.shape[axis],):
             members.refuse(member, f"{data.shape[axis]} channels")
     with _torch_refusals(place), _quiet():
-        return torch._make_per_channel_quantized_tensor(
-            data, channels["scale"], channels["zero_point"], axis
+        if data.is_meta:
+            return torch._make_per_channel_quantized_tensor(
+                data, channels["scale"], channels["zero_point"], axis
+            )
+        # Not made of the data, for that would be a row-major copy.
+        sizes = [0 if dim != axis else data.shape[axis] for dim in range(data.dim())]
+        blank = torch._empty_per_channel_affine_quantized(
+            sizes,
+            scales=channels["scale"],
+            zero_points=channels["zero_point"],
+            axis=axis,
+            dtype=dtype,
+            device=data.device,
         )
+        return blank.set_(data.untyped_storage(), data.storage_offset(), data.shape, data.stride())
 
 
 @contextmanager

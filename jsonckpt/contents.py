@@ -14,7 +14,7 @@ from jsonckpt.checksums import ALGORITHMS, hasher
 from jsonckpt.codecs import Coder
 from jsonckpt.dtypes import DTYPES
 from jsonckpt.errors import JsonckptError, LimitError
-from jsonckpt.facts import Codec, Entry, Manifest, ShardFile
+from jsonckpt.facts import Codec, Entry, Manifest, ShardFile, claimed_bytes
 from jsonckpt.grammar import shard_head
 from jsonckpt.limits import DEFAULT_LIMITS, exceeds
 from jsonckpt.manifest import dump_manifest
@@ -255,9 +255,10 @@ def check_expansion(contents: Contents, stored: int) -> None:
         LimitError: it does not; what was there before stays.
     """
     limit = DEFAULT_LIMITS.total_bytes(stored)
-    if exceeds(contents.nbytes, limit):
+    nbytes = claimed_bytes((source.nbytes, source.layout) for source in contents.sources)
+    if exceeds(nbytes, limit):
         raise LimitError(
-            f"{contents.nbytes} bytes of tensors were compressed to {stored} bytes; readers accept "
+            f"{nbytes} bytes of tensors were compressed to {stored} bytes; readers accept "
             f"at most {limit} of so few",
             hint="Pass compression=None; the previous checkpoint, if any, is untouched.",
         )

@@ -44,7 +44,9 @@ def check_state(container: Container) -> None:
     names = {name for name, _, _ in tensor_names(manifest.state)}
     without_data = Wishes.of(None, None, "meta")
     shapes = {
-        name: allocate_target(without_data, name, entry.dtype, entry.shape, "cpu").finish()
+        name: allocate_target(
+            without_data, name, entry.dtype, entry.shape, "cpu", entry.layout.stride
+        ).finish()
         for name, entry in manifest.by_name.items()
     }
     rules = Rules(BUILTIN.writers, _Readers(BUILTIN.readers))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final, TypeGuard
 
-__all__ = ["Codec", "Entry", "Manifest", "ShardFile"]
+from jsonckpt.errors import FormatError, quote
+
+__all__ = ["PLAIN", "Codec", "Entry", "Layout", "Manifest", "ShardFile", "is_dense", "parse_layout"]
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
@@ -16,6 +18,7 @@ SHARD_FORMAT = "jsonckpt.shard"
 ENCODINGS = ("base64", "list")
 COMPRESSIONS = ("none", "zstd")
 FILTERS = ("none", "shuffle")
+MAX_SIZE = (1 << 63) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,79 @@ class Codec:
 
 
 @dataclass(frozen=True, slots=True)
+class Layout:
+    """How a record's tensor lies in memory, where that is not row-major in memory of its own.
+
+    Attributes:
+        stride: in elements, of a tensor that is dense but not row-major.
+        storage: ``(id, offset, size)`` in bytes, of a tensor that shares its storage with others
+            that it does not overlap.
+    """
+
+    stride: tuple[int, ...] | None = None
+    storage: tuple[int, int, int] | None = None
+
+    def to_text(self) -> str:
+        """The members of a record, each with the comma that precedes it."""
+        text = ""
+        if self.stride is not None:
+            text += f',"stride":[{",".join(map(str, self.stride))}]'
+        if self.storage is not None:
+            text += ',"storage":[{},{},{}]'.format(*self.storage)
+        return text
+
+
+#: Row-major, in memory of its own: nearly every record.
+PLAIN: Final = Layout()
+
+
+def is_dense(shape: Sequence[int], stride: Sequence[int]) -> bool:
+    """Whether strides are those of a tensor that fills its memory and meets no byte twice.
+
+    Strides of dimensions that have one element or none mean nothing and may be any.
+
+    >>> is_dense((2, 3), (1, 2)), is_dense((2, 3), (1, 3)), is_dense((2, 1), (1, 7))
+    (True, False, True)
+    """
+    expected = 1
+    for step, size in sorted((step, size) for size, step in zip(shape, stride) if size > 1):
+        if step != expected:
+            return False
+        expected *= size
+    return True
+
+
+def parse_layout(item: dict[str, Any], shape: list[int], itemsize: int) -> Layout:
+    """The members ``stride`` and ``storage``, each where it is there.
+
+    Raises:
+        FormatError: one is not what it may be.
+    """
+    stride, storage = item.get("stride"), item.get("storage")
+    if "stride" in item:
+        if type(stride) is not list or not all(map(is_size, stride)) or len(stride) != len(shape):
+            raise FormatError(f"stride is {quote(stride)}, expected {len(shape)} sizes")
+        # Those of dimensions of one element mean nothing, but NumPy counts them in bytes.
+        if max(stride, default=0) * itemsize > MAX_SIZE or not is_dense(shape, stride):
+            raise FormatError(
+                f"stride {quote(stride)} is not that of a dense tensor of shape {quote(shape)}"
+            )
+    if "storage" in item:
+        nbytes = element_count(shape) * itemsize
+        if type(storage) is not list or not all(map(is_size, storage)) or len(storage) != 3:
+            raise FormatError(f"storage is {quote(storage)}, expected [id, offset, size]")
+        _, offset, size = storage
+        if not nbytes or offset % itemsize or offset + nbytes > size:
+            raise FormatError(
+                f"storage is {quote(storage)}, where {nbytes} bytes of items of {itemsize} bytes "
+                "have no place"
+            )
+    return Layout(
+        None if stride is None else tuple(stride), None if storage is None else tuple(storage)
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One record: what tensor it holds and where its bytes lie.
 
@@ -55,6 +131,7 @@ class Entry:
     length: int
     chunks: tuple[tuple[int, int, str], ...]
     nbytes: int
+    layout: Layout = PLAIN
 
     def raw_range(self, chunk: int) -> tuple[int, int]:
         """The raw bytes ``(start, stop)`` of the tensor that a chunk holds."""
@@ -102,6 +179,21 @@ class Manifest:
             "stored_bytes": sum(chunk[1] for entry in self.entries for chunk in entry.chunks),
             "shards": len(self.shards),
         }
+
+
+def claimed_bytes(records: Iterable[tuple[int, Layout]]) -> int:
+    """Raw bytes that records take in memory: those in one storage, together what it has."""
+    total, sizes = 0, dict[int, int]()
+    for nbytes, layout in records:
+        if layout.storage is None:
+            total += nbytes
+        else:
+            sizes[layout.storage[0]] = layout.storage[2]
+    return total + sum(sizes.values())
+
+
+def is_size(value: object) -> TypeGuard[int]:
+    return type(value) is int and 0 <= value <= MAX_SIZE
 
 
 def element_count(shape: Sequence[int]) -> int:

@@ -13,7 +13,7 @@ from jsonckpt.limits import Limits, exceeds, way_over
 from jsonckpt.opening import Container
 from jsonckpt.reading import widen_pipe
 from jsonckpt.records import Header, Record
-from jsonckpt.restoring import Loading, Wishes, allocate_target
+from jsonckpt.restoring import Loading, Place, Room, Wishes, allocate_target
 from jsonckpt.single import entry_of, manifest_of_head, parse_head
 from jsonckpt.skeleton import SkeletonReader
 from jsonckpt.streaming import ByteSource, Sink, read_records
@@ -23,11 +23,24 @@ __all__ = ["Forward", "as_source", "is_file_object"]
 
 
 class Forward:
-    """Reading forward only: allocates as headers come, and keeps what has been read."""
+    """Reading forward only: allocates as headers come, and keeps what has been read.
+
+    Args:
+        whole: all tensors are kept to the end, so those of one storage may share its memory.
+    """
 
     def __init__(
-        self, wishes: Wishes, limits: Limits, verify: bool, expected_digest: str | None = None
+        self,
+        wishes: Wishes,
+        limits: Limits,
+        verify: bool,
+        expected_digest: str | None = None,
+        *,
+        whole: bool = False,
     ) -> None:
+        self._whole = whole
+        self._storages: dict[int, int] = {}
+        self._rooms: dict[int, Room] = {}
         self._expected_digest = expected_digest
         self.wishes = wishes
         self.loading: Loading | None = None
@@ -92,6 +105,8 @@ class Forward:
                 reader.head, entries, reader.position, self._limits, on_disk=source.size
             )
             self.loading.check(manifest.by_name)
+            for room in self._rooms.values():
+                room.clear_gaps()
 
     def open_sink(self, header: Header) -> Sink | None:
         """Memory for the next record, where it is wanted.
@@ -99,7 +114,12 @@ class Forward:
         Raises:
             LimitError: all records so far claim more than a file of this size may hold.
         """
-        self._claimed += header.nbytes
+        storage = header.layout.storage
+        if storage is None:
+            self._claimed += header.nbytes
+        else:
+            self._claimed += storage[2] - self._storages.get(storage[0], 0)
+            self._storages[storage[0]] = storage[2]
         # Of a pipe nobody knows the size beforehand. The system gives memory only when it is
         # written to, so what a false size can take is what really comes; the sum is checked at
         # the end.
@@ -117,10 +137,30 @@ class Forward:
         if not wanted:
             return None
         target = allocate_target(
-            self.wishes, header.name, header.dtype, header.shape, header.device
+            self.wishes,
+            header.name,
+            header.dtype,
+            header.shape,
+            header.device,
+            header.layout.stride,
+            self._place(header),
         )
         self._targets[header.name] = target
         return target if target.needs_data else None
+
+    def _place(self, header: Header) -> Place | None:
+        """Where a record of a storage goes, if it shares memory with the others."""
+        loading, placement = self.loading, self.wishes.placement
+        if header.layout.storage is None or not self._whole or placement.relocates:
+            return None
+        if loading is None or not loading.wants_all:
+            return None  # of what comes later nobody knows whether it is wanted
+        number, offset, size = header.layout.storage
+        device = placement.device_for(header.device)
+        if number not in self._rooms:
+            self._rooms[number] = Room(self.wishes, device, 0, size)
+        room = self._rooms[number]
+        return room.place(offset, header.nbytes) if room.device == device else None
 
     def close(self, record: Record, *, keep: bool) -> Iterator[tuple[str, torch.Tensor]]:
         """A record has been read and checked: its tensors, under their names.

@@ -380,6 +380,8 @@ def must_agree(record: Record, entry: Entry | None) -> None:
         ("dtype", entry.dtype, header.dtype),
         ("shape", entry.shape, header.shape),
         ("device", entry.device, header.device),
+        ("stride", entry.layout.stride, header.layout.stride),
+        ("storage", entry.layout.storage, header.layout.storage),
         ("codec", entry.codec, header.codec),
         ("range", (entry.offset, entry.length), (record.offset, record.length)),
         ("chunks", entry.chunks, record.chunks),

@@ -150,7 +150,13 @@ def _fill(into: _Into, container: Container) -> LoadResult:
         made = {}
         for record in records:
             entry = by_name[record]
-            made[record] = new_target(record, entry.dtype, entry.shape, torch.device("cpu"))
+            made[record] = new_target(
+                record,
+                entry.dtype,
+                entry.shape,
+                torch.device("cpu"),
+                stride=entry.layout.stride,
+            )
         read(made)
         return {record: target.finish() for record, target in made.items()}
 
@@ -202,7 +208,7 @@ def _fill(into: _Into, container: Container) -> LoadResult:
             bases.add(slot.record)
     for name, (slot, device) in plan.fresh.items():
         if slot.view is None:
-            fresh = new_target(name, slot.dtype, slot.shape, device)
+            fresh = new_target(name, slot.dtype, slot.shape, device, stride=slot.stride)
             made[name] = slot, fresh
             sinks.setdefault(slot.record, []).append(fresh)
         else:

@@ -18,7 +18,7 @@ from jsonckpt.names import Selector
 from jsonckpt.opening import Container, locate, open_container, read_steadily
 from jsonckpt.placement import MapLocation
 from jsonckpt.progress import progress_bar
-from jsonckpt.restoring import Allocate, Loading, Wishes, allocate_target, thread_count
+from jsonckpt.restoring import Allocate, Loading, Wishes, allocate_targets, thread_count
 from jsonckpt.tensors import Target
 
 __all__ = ["load", "stream"]
@@ -112,7 +112,7 @@ def _load(
     check_expected(expected_digest, verify=verify)
     wishes = Wishes.of(include, exclude, map_location, allocate)
     if is_file_object(path):
-        forward = Forward(wishes, limits, verify, expected_digest)
+        forward = Forward(wishes, limits, verify, expected_digest, whole=True)
         with progress_bar("load", None, show=progress) as advance:
             return _load_forward(path, forward, advance)
 
@@ -179,11 +179,9 @@ def _load_container(
     loading.check(by_name)
     needed = (entry.shard for name, entry in by_name.items() if loading.wants(name))
     container.check_files(range(len(container.manifest.shards)) if loading.wants_all else needed)
-    targets = {
-        name: allocate_target(wishes, name, entry.dtype, entry.shape, entry.device)
-        for name, entry in by_name.items()
-        if loading.wants(name)
-    }
+    targets = allocate_targets(
+        wishes, [entry for name, entry in by_name.items() if loading.wants(name)]
+    )
     sinks: dict[str, Target | None] = {
         name: target for name, target in targets.items() if target.needs_data
     }

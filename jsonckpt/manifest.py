@@ -27,10 +27,12 @@ from jsonckpt.errors import (
 from jsonckpt.facts import (
     FORMAT_VERSION,
     MANIFEST_FORMAT,
+    PLAIN,
     Codec,
     Entry,
     Manifest,
     ShardFile,
+    is_size,
 )
 from jsonckpt.limits import Limits, exceeds, way_over
 from jsonckpt.validation import (
@@ -39,11 +41,11 @@ from jsonckpt.validation import (
     check_header,
     check_layout,
     check_requires,
+    check_storages,
     check_totals,
     checksum_name,
     creation_time,
     is_hex,
-    is_size,
     kind,
     known_versions,
     parse_codec,
@@ -106,6 +108,8 @@ def _shard_json(shard: ShardFile) -> dict[str, Any]:
 
 def _entry_text(entry: Entry, codec: int) -> bytes:
     place = "" if entry.device == "cpu" else f',"device":"{entry.device}"'
+    if entry.layout is not PLAIN:
+        place += entry.layout.to_text()
     sizes = ",".join(map(str, entry.shape))
     chunks = ",".join([f'[{start},{size},"{checksum}"]' for start, size, checksum in entry.chunks])
     return (
@@ -162,6 +166,7 @@ def parse_manifest(text: bytes, limits: Limits) -> Manifest:
     check_layout(entries, [shard.text_bytes for shard in shards], limits, problems)
     on_disk = sum(shard.bytes for shard in shards)
     check_totals(entries, on_disk, limits, problems)
+    check_storages(entries, problems)
     manifest = Manifest(
         header["save_id"],
         created_at,
@@ -339,7 +344,7 @@ def _parse_entry(
         raise FormatError(f"expected an object, found {kind(item)}")
     if "requires" in item:
         check_requires(item["requires"])
-    name, dtype, shape, device = parse_identity(item, limits)
+    name, dtype, shape, device, layout = parse_identity(item, limits)
     try:
         shard, codec = item.get("shard"), item.get("codec")
         if type(shard) is not int or not 0 <= shard < shards:
@@ -354,7 +359,9 @@ def _parse_entry(
     except FormatError as error:
         error.at(tensor=name)
         raise
-    return Entry(name, dtype, shape, device, codecs[codec], shard, offset, length, rows, nbytes)
+    return Entry(
+        name, dtype, shape, device, codecs[codec], shard, offset, length, rows, nbytes, layout
+    )
 
 
 def _parse_chunk(chunk: object, digits: int) -> tuple[int, int, str]:

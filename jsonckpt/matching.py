@@ -26,13 +26,20 @@ class Slot:
     """Stands for a tensor of the checkpoint while the state is matched against the target."""
 
     def __init__(
-        self, name: str, record: str, dtype: str, shape: tuple[int, ...], view: Any
+        self,
+        name: str,
+        record: str,
+        dtype: str,
+        shape: tuple[int, ...],
+        view: Any,
+        stride: tuple[int, ...] | None = None,
     ) -> None:
         self.name = name
         self.record = record
         self.dtype = dtype
         self.shape = shape
         self.view = view
+        self.stride = stride
 
 
 class LeftOut:
@@ -306,7 +313,7 @@ class SlotDoor:
                 view = View.from_json(inner, place)
                 return Slot(name, record, view.dtype, view.shape, inner)
             entry = self._by_name[record]
-            return Slot(name, record, entry.dtype, entry.shape, None)
+            return Slot(name, record, entry.dtype, entry.shape, None, entry.layout.stride)
         return self._door(found).get(tag, body, place)
 
     def get_array(self, body: Any, place: str) -> Any:

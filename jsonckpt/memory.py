@@ -16,6 +16,7 @@ import torch
 
 from jsonckpt.dtypes import DTYPES
 from jsonckpt.errors import FormatError, JsonckptError, UnsupportedTypeError, quote
+from jsonckpt.facts import MAX_SIZE, PLAIN, Layout, is_dense
 
 __all__ = [
     "borrow",
@@ -25,7 +26,14 @@ __all__ = [
     "contiguous_stride",
     "dtype_name",
     "empty",
+    "few_dimensions",
+    "flat_bytes",
     "fresh_storage",
+    "is_flat",
+    "is_wrapped",
+    "layout_of",
+    "parts",
+    "require_address",
     "require_little_endian",
     "require_memory",
     "slabs",
@@ -135,6 +143,25 @@ def require_memory(tensor: torch.Tensor) -> None:
         )
 
 
+def require_address(tensor: torch.Tensor) -> None:
+    """Nothing may read or write the memory of a tensor that only says that it has some.
+
+    Raises:
+        UnsupportedTypeError: the tensor has elements but no address (a ZeroTensor of autograd's,
+            or what torch's function transforms put around tensors).
+    """
+    if tensor.numel() and (tensor.is_cpu or tensor._is_zerotensor()) and not tensor.data_ptr():
+        raise UnsupportedTypeError(
+            f"the tensor of {tensor.nbytes} bytes has no memory, as the zeros that autograd makes",
+            hint="Give it memory with tensor.clone().",
+        )
+
+
+def is_wrapped(tensor: torch.Tensor) -> bool:
+    """Whether the tensor stands for one inside a function transform of torch."""
+    return bool(torch._C._functorch.is_functorch_wrapped_tensor(tensor))
+
+
 def contiguous_stride(shape: Sequence[int]) -> tuple[int, ...]:
     """Strides in elements of a row-major tensor of ``shape``.
 
@@ -147,6 +174,18 @@ def contiguous_stride(shape: Sequence[int]) -> tuple[int, ...]:
         steps.append(step)
         step *= max(size, 1)
     return tuple(reversed(steps))
+
+
+def layout_of(tensor: torch.Tensor) -> Layout:
+    """The strides of a dense tensor that is not row-major; of others nothing is to be kept.
+
+    >>> layout_of(torch.zeros(2, 3).t()).stride, layout_of(torch.zeros(6, 3)[::2]).stride
+    ((1, 3), None)
+    """
+    shape, stride = tensor.shape, tensor.stride()
+    if stride == contiguous_stride(shape) or not is_dense(shape, stride):
+        return PLAIN
+    return Layout(stride) if max(stride) * tensor.itemsize <= MAX_SIZE else PLAIN
 
 
 def strided(
@@ -269,3 +308,46 @@ def slabs(shape: Sequence[int], start: int, stop: int) -> Iterator[Slab]:
 def _below(index: int, shape: Sequence[int], start: int, stop: int) -> Iterator[Slab]:
     for prefix, low, high in slabs(shape[1:], start, stop):
         yield (index, *prefix), low, high
+
+
+def flat_bytes(tensor: torch.Tensor, nbytes: int) -> torch.Tensor | None:
+    """All bytes of a row-major contiguous tensor, as ``uint8`` on its device, without a copy."""
+    if nbytes == 0:
+        return torch.empty(0, dtype=torch.uint8, device=tensor.device)
+    if not is_flat(tensor):
+        return None
+    start = int(tensor.storage_offset()) * tensor.itemsize
+    return strided(tensor.untyped_storage(), torch.uint8, start, (nbytes,), (1,))
+
+
+def is_flat(tensor: torch.Tensor) -> bool:
+    """Whether the tensor's memory, front to back, is what it says."""
+    return tensor.is_contiguous() and not tensor.is_conj() and not tensor.is_neg()
+
+
+def few_dimensions(tensor: torch.Tensor, *, carried: bool = True) -> torch.Tensor:
+    """The same memory in row-major order with as few dimensions as possible, outside autograd.
+
+    With ``carried`` as the carrier dtype. Lazily conjugated or negated memory keeps its dtype, as
+    only torch's own copy resolves it.
+    """
+    sizes, steps = collapse(tensor.shape, tensor.stride())
+    offset = int(tensor.storage_offset())
+    if tensor.is_conj() or tensor.is_neg():
+        return tensor.detach().as_strided(sizes, steps, offset)
+    dtype = carrier(tensor.dtype) if carried else tensor.dtype
+    return strided(tensor.untyped_storage(), dtype, offset, sizes, steps)
+
+
+def parts(
+    view: torch.Tensor, first: int, flat: torch.Tensor
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Pairs of equal shape: pieces of ``view`` from element ``first`` on, their ``flat`` places."""
+    done = 0
+    for prefix, low, high in slabs(view.shape, first, first + flat.numel()):
+        part = view
+        for index in prefix:
+            part = part.select(0, index)
+        part = part.narrow(0, low, high - low)
+        yield part, flat[done : done + part.numel()].view(part.shape)
+        done += part.numel()

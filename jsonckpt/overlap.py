@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Region", "sharing_groups"]
+__all__ = ["Region", "runs", "sharing_groups"]
 
 #: What numpy may spend on one pair of irregular regions, in candidate solutions: milliseconds.
 _MAX_WORK: Any = 100_000  # the stubs of numpy know two special values only
@@ -89,7 +89,7 @@ def sharing_groups(regions: Sequence[Region]) -> list[list[int]]:
         parents[other] = one
         return one != other
 
-    for run in _runs((region.start, region.stop, i) for i, region in enumerate(regions)):
+    for run in runs((region.start, region.stop, i) for i, region in enumerate(regions)):
         if all(regions[i].gapless for i in run):
             for i in run[1:]:
                 unite(run[0], i)
@@ -102,7 +102,7 @@ def sharing_groups(regions: Sequence[Region]) -> list[list[int]]:
     return [group for group in groups.values() if len(group) > 1]
 
 
-def _runs(intervals: Iterable[tuple[int, int, int]]) -> Iterator[list[int]]:
+def runs(intervals: Iterable[tuple[int, int, int]]) -> Iterator[list[int]]:
     """Ids of the intervals ``(start, stop, id)``, as chains in which each meets an earlier one."""
     run: list[int] = []
     end = 0
@@ -133,7 +133,7 @@ def _interleaved(regions: Sequence[Region], run: list[int]) -> Iterator[list[int
             yield run
             return
         intervals.append((place, place + width, i))
-    yield from _runs(intervals)
+    yield from runs(intervals)
 
 
 def _compare_pairs(

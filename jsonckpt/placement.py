@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from jsonckpt.errors import FormatError, JsonckptError, quote
-from jsonckpt.memory import contiguous_stride, strided
+from jsonckpt.memory import strided
 
 __all__ = ["MapLocation", "Placement", "placement"]
 
@@ -80,11 +80,16 @@ class Placement:
         mapped = self._table.get(saved)
         return _existing_device(saved) if mapped is None else mapped
 
+    @property
+    def relocates(self) -> bool:
+        """Whether a callable moves each tensor by itself."""
+        return self._relocate is not None
+
     def relocate(self, tensor: torch.Tensor, saved: str) -> torch.Tensor:
         """The loaded tensor where a callable wants it; the same tensor when there is no callable.
 
         Args:
-            tensor: row-major, from the start of its own storage.
+            tensor: dense, from the start of its own storage.
             saved: the device that it was saved on.
 
         Raises:
@@ -107,7 +112,7 @@ class Placement:
                 f"map_location returned a storage of {moved.nbytes()} bytes "
                 f"for a tensor of {tensor.nbytes}"
             )
-        return strided(moved, tensor.dtype, 0, tensor.shape, contiguous_stride(tensor.shape))
+        return strided(moved, tensor.dtype, 0, tensor.shape, tensor.stride())
 
 
 def _existing_device(saved: str) -> torch.device:

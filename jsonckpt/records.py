@@ -19,7 +19,15 @@ import ijson
 from jsonckpt.checksums import ALGORITHMS, hexdigest
 from jsonckpt.dtypes import DTYPES
 from jsonckpt.errors import DAMAGED, FormatError, IntegrityError, JsonckptError, LimitError, quote
-from jsonckpt.facts import Codec, Entry, chunk_count, element_count, identity_lines
+from jsonckpt.facts import (
+    PLAIN,
+    Codec,
+    Entry,
+    Layout,
+    chunk_count,
+    element_count,
+    identity_lines,
+)
 from jsonckpt.grammar import record_head, record_tail
 from jsonckpt.guards import guard
 from jsonckpt.limits import Limits, exceeds, way_over
@@ -44,6 +52,7 @@ class Header:
     device: str
     codec: Codec
     nbytes: int
+    layout: Layout = PLAIN
 
     @property
     def chunks(self) -> int:
@@ -69,7 +78,7 @@ def parse_header(found: dict[str, Any], limits: Limits) -> Header:
             a limit, or ask for a feature that is not known.
     """
     check_requires(found.get("requires", []))
-    name, dtype, shape, device = parse_identity(found, limits)
+    name, dtype, shape, device, layout = parse_identity(found, limits)
     codec = parse_codec(found, limits)
     if isinstance(codec, str):
         if "over the limit" in codec:
@@ -77,7 +86,7 @@ def parse_header(found: dict[str, Any], limits: Limits) -> Header:
         raise FormatError(codec, tensor=name)
     nbytes = element_count(shape) * DTYPES[dtype].itemsize
     check_chunking(dtype, shape, codec, chunk_count(nbytes, codec.chunk_bytes))
-    return Header(name, dtype, shape, device, codec, nbytes)
+    return Header(name, dtype, shape, device, codec, nbytes, layout)
 
 
 class RecordReader:
@@ -125,11 +134,17 @@ class RecordReader:
         """
         if self._count < len(self._expected):
             entry = self._expected[self._count]
-            head = record_head(entry.name, entry.dtype, entry.shape, entry.device, entry.codec)
+            head = _head_of(entry)
             if line == head:
                 self._entry = entry
                 header = Header(
-                    entry.name, entry.dtype, entry.shape, entry.device, entry.codec, entry.nbytes
+                    entry.name,
+                    entry.dtype,
+                    entry.shape,
+                    entry.device,
+                    entry.codec,
+                    entry.nbytes,
+                    entry.layout,
                 )
                 self.header = header
                 if self._on_header is not None:
@@ -188,7 +203,7 @@ class RecordReader:
 
     def _catch_up(self, entry: Entry) -> None:
         """Let ijson see a record whose head was as expected, and whose tail is not."""
-        line = record_head(entry.name, entry.dtype, entry.shape, entry.device, entry.codec)
+        line = _head_of(entry)
         on_header, self._on_header = self._on_header, None
         header = self._parse_head(line)
         self._on_header = on_header
@@ -261,6 +276,12 @@ class RecordReader:
         self._sums = sums
         self._parsed += 1
         self.header = None
+
+
+def _head_of(entry: Entry) -> bytes:
+    return record_head(
+        entry.name, entry.dtype, entry.shape, entry.device, entry.codec, entry.layout
+    )
 
 
 def _assemble(reader: RecordReader) -> Generator[None, tuple[str, Any], None]:

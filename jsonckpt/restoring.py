@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from jsonckpt.dtypes import DTYPES
 from jsonckpt.errors import FormatError, LimitError, StateMismatchError, quote
 from jsonckpt.facts import Entry
+from jsonckpt.memory import collapse, fresh_storage, strided
 from jsonckpt.names import Selector, selector
 from jsonckpt.pipeline import default_threads
 from jsonckpt.placement import MapLocation, Placement, placement
@@ -19,9 +21,23 @@ from jsonckpt.tensors import Target
 from jsonckpt.tree import OMIT, decode_state, record_of, tensor_names
 from jsonckpt.views import View
 
-__all__ = ["Loading", "Wishes", "allocate_target", "new_target", "thread_count"]
+__all__ = [
+    "Loading",
+    "Room",
+    "Wishes",
+    "allocate_target",
+    "allocate_targets",
+    "new_target",
+    "thread_count",
+]
 
 Allocate = Callable[[int], torch.UntypedStorage]
+#: A storage, and the byte in it where a tensor begins.
+Place = tuple[torch.UntypedStorage, int]
+#: A storage of which not all is wanted begins at a multiple of this, so that views stay aligned.
+_ALIGNMENT = 16
+#: Where memory for a storage would be more than so many times its records, each gets its own.
+_MOST_SPREAD = 2
 
 
 @dataclass(frozen=True)
@@ -94,7 +110,9 @@ class Loading:
                 )
         for name, view in self._bounds.items():
             if view.of in records:
-                view.check(records[view.of].nbytes, f"{name}/$view")
+                entry = records[view.of]
+                view.check(entry.nbytes, f"{name}/$view")
+                _check_viewed(entry, view)
         unmatched = self._wishes.unmatched([name for name, _, _ in self.references])
         if unmatched:
             raise StateMismatchError(
@@ -127,15 +145,126 @@ class Loading:
         return None if state is OMIT else state
 
 
+def _check_viewed(entry: Entry, view: View) -> None:
+    """Whether a record lies in memory as a view of it needs it."""
+    stride, storage = entry.layout.stride, entry.layout.storage
+    flat = not stride or not entry.nbytes or collapse(entry.shape, stride)[1] == [1]
+    if not flat or (storage is not None and storage[1] % DTYPES[view.dtype].itemsize):
+        raise FormatError(
+            f"the record {quote(view.of)} does not lie in memory as a view of it needs it",
+            tensor=view.name,
+        )
+
+
+class Room:
+    """Memory for records of one storage, in which each is filled by itself.
+
+    Args:
+        wishes: say where memory comes from.
+        device: where it is.
+        low, high: the bytes of the storage that it is for.
+
+    Raises:
+        LimitError: there is not so much.
+    """
+
+    def __init__(self, wishes: Wishes, device: torch.device, low: int, high: int) -> None:
+        self.device = device
+        self._low, self._high = low, high
+        self._taken: list[tuple[int, int]] = []
+        try:
+            if wishes.allocate is not None and device.type != "meta":
+                self._storage = wishes.allocate(high - low)
+            else:
+                self._storage = fresh_storage(high - low, device)
+        except (MemoryError, RuntimeError) as error:
+            raise _no_memory(error, f"{high - low} bytes of a storage", None) from error
+
+    def place(self, offset: int, nbytes: int) -> Place | None:
+        """Where a record goes; ``None`` where it has no place here."""
+        if not self._low <= offset <= self._high - nbytes:
+            return None
+        self._taken.append((offset, offset + nbytes))
+        return self._storage, offset - self._low
+
+    def clear_gaps(self) -> None:
+        """Fill what no record has taken with zeros."""
+        if self.device.type == "meta":
+            return
+        end = self._low
+        for start, stop in [*sorted(self._taken), (self._high, self._high)]:
+            if start > end:
+                gap = strided(self._storage, torch.uint8, end - self._low, (start - end,), (1,))
+                gap.zero_()
+            end = max(end, stop)
+
+
+def rooms_of(wishes: Wishes, entries: Sequence[Entry]) -> dict[str, Place]:
+    """Where records go that are to share memory, by name: of each storage what is wanted of it.
+
+    Raises:
+        LimitError: there is not so much memory.
+    """
+    storages: dict[int, list[tuple[int, Entry]]] = {}
+    for entry in entries:
+        if entry.layout.storage is not None:
+            number, offset, _ = entry.layout.storage
+            storages.setdefault(number, []).append((offset, entry))
+    places: dict[str, Place] = {}
+    for members in storages.values():
+        low = min(offset for offset, _ in members) // _ALIGNMENT * _ALIGNMENT
+        high = max(offset + entry.nbytes for offset, entry in members)
+        own = sum(entry.nbytes for _, entry in members)
+        devices = {wishes.placement.device_for(entry.device) for _, entry in members}
+        alone = len(members) < 2 or len(devices) > 1 or wishes.placement.relocates
+        if alone or high - low > _MOST_SPREAD * own:
+            continue
+        room = Room(wishes, devices.pop(), low, high)
+        for offset, entry in members:
+            place = room.place(offset, entry.nbytes)
+            assert place is not None
+            places[entry.name] = place
+        room.clear_gaps()
+    return places
+
+
+def allocate_targets(wishes: Wishes, entries: Sequence[Entry]) -> dict[str, Target]:
+    """Memory for the records that are wanted, by name.
+
+    Raises:
+        LimitError: there is not so much.
+    """
+    places = rooms_of(wishes, entries)
+    return {
+        entry.name: allocate_target(
+            wishes,
+            entry.name,
+            entry.dtype,
+            entry.shape,
+            entry.device,
+            entry.layout.stride,
+            places.get(entry.name),
+        )
+        for entry in entries
+    }
+
+
 def allocate_target(
-    wishes: Wishes, name: str, dtype: str, shape: tuple[int, ...], device: str
+    wishes: Wishes,
+    name: str,
+    dtype: str,
+    shape: tuple[int, ...],
+    device: str,
+    stride: tuple[int, ...] | None = None,
+    place: Place | None = None,
 ) -> Target:
     """Memory for a record.
 
     Raises:
         LimitError: there is not so much.
     """
-    return new_target(name, dtype, shape, wishes.placement.device_for(device), wishes.allocate)
+    where = wishes.placement.device_for(device)
+    return new_target(name, dtype, shape, where, wishes.allocate, stride, place)
 
 
 def new_target(
@@ -144,16 +273,23 @@ def new_target(
     shape: tuple[int, ...],
     device: torch.device,
     allocate: Allocate | None = None,
+    stride: tuple[int, ...] | None = None,
+    place: Place | None = None,
 ) -> Target:
     """:func:`allocate_target` where the device is known."""
     try:
-        return Target.allocate(dtype, shape, device=device, allocate=allocate)
+        return Target.allocate(
+            dtype, shape, device=device, allocate=allocate, stride=stride, place=place
+        )
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "alloc" not in str(error):
-            raise  # torch's own complaint, about a device that is not there for example
-        raise LimitError(
-            f"no memory for {dtype} {quote(list(shape))}: {quote(str(error))}", tensor=name
-        ) from error
+        raise _no_memory(error, f"{dtype} {quote(list(shape))}", name) from error
+
+
+def _no_memory(error: MemoryError | RuntimeError, what: str, name: str | None) -> Exception:
+    """An error of ours for memory that is not there."""
+    if isinstance(error, RuntimeError) and "alloc" not in str(error):
+        return error  # torch's own complaint, about a device that is not there for example
+    return LimitError(f"no memory for {what}: {quote(str(error))}", tensor=name)
 
 
 def thread_count(threads: int | None) -> int:

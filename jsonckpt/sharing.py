@@ -6,9 +6,8 @@ over when it writes and when it reads (``docs/format.md`` sections 6.2 and 6.4).
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,69 +17,24 @@ from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-def
 from jsonckpt.bodies import Body, malformed, single_member
 from jsonckpt.composites import is_composite, join_quantized, join_sparse, split
 from jsonckpt.errors import JsonckptError, UnsupportedTypeError, quote
+from jsonckpt.leaves import Leaf, Shared, note_storages, shared_records, space_of
 from jsonckpt.memory import (
     borrow,
-    borrow_range,
-    collapse,
     dtype_name,
+    is_wrapped,
+    require_address,
     require_little_endian,
     require_memory,
-    strided,
 )
-from jsonckpt.overlap import Region, sharing_groups
 from jsonckpt.tensors import Source
 from jsonckpt.tree import OMIT, Json, tensor_names
 from jsonckpt.views import View
 
 __all__ = ["StateReader", "StateWriter"]
 
-#: Records of shared memory begin at a multiple of this in their storage, so that every view in
-#: them is aligned after loading as it was before.
-_ALIGNMENT = 16
 
-
-class _Leaf:
-    """One way of seeing one piece of memory, and the JSON objects that refer to it."""
-
-    __slots__ = ("flat", "name", "nbytes", "references", "start", "tensor")
-
-    def __init__(self, name: str, tensor: torch.Tensor, start: int, *, flat: bool) -> None:
-        self.name = name
-        self.tensor = tensor  # also keeps its memory from being reused while the state is walked
-        self.references: list[tuple[str, dict[str, Json]]] = []
-        self.start = start
-        self.nbytes = tensor.nbytes
-        self.flat = flat  # row-major, without a gap, as it is, on the CPU
-
-    def region(self) -> Region:
-        """Its bytes."""
-        tensor = self.tensor
-        if self.flat:
-            return Region.flat(self.start, self.nbytes)
-        return Region.of(self.start, tensor.itemsize, tensor.shape, tensor.stride())
-
-    def source(self) -> Source:
-        """The record of it alone. That its memory is there has been checked."""
-        if self.flat:
-            return Source.of_flat(self.name, self.tensor, self.start, self.nbytes)
-        return Source.of_checked(self.name, self.tensor)
-
-
-@dataclass(slots=True)
-class _Shared:
-    """A record that others are views of.
-
-    Attributes:
-        base: address of its first byte.
-        cover: the leaf that it is, or ``None`` for a record of its own.
-        record: otherwise the memory, one dimension.
-        name: of the record; empty until it has one.
-    """
-
-    base: int
-    cover: _Leaf | None
-    record: torch.Tensor | None
-    name: str
+#: What torch itself sets on plain tensors: a ``torch.nn.Buffer`` says how its module saves it.
+_TORCHS_OWN = frozenset({"persistent"})
 
 
 class StateWriter:
@@ -100,8 +54,8 @@ class StateWriter:
 
     def __init__(self) -> None:
         require_little_endian()
-        self._leaves: list[_Leaf] = []
-        self._known: dict[tuple[object, ...], _Leaf] = {}
+        self._leaves: list[Leaf] = []
+        self._known: dict[tuple[object, ...], Leaf] = {}
         self._sources: list[Source] | None = None
 
     def is_tensor(self, value: object) -> bool:
@@ -167,15 +121,15 @@ class StateWriter:
         require_memory(tensor)
         if tensor.dim() > 64:
             raise UnsupportedTypeError(f"the tensor has {tensor.dim()} dimensions, at most 64 fit")
-        start = tensor.data_ptr()
+        start = _address(tensor)
         flat = tensor.is_cpu and tensor.is_contiguous()
         flat = flat and not tensor.is_conj() and not tensor.is_neg()
         key: tuple[object, ...] = (start, tensor.dtype, tensor.shape)
         if not flat:
-            key = (*key, _space(tensor), _steps(tensor), tensor.is_conj(), tensor.is_neg())
+            key = (*key, space_of(tensor), _steps(tensor), tensor.is_conj(), tensor.is_neg())
         leaf = self._known.get(key)
         if leaf is None:
-            leaf = _Leaf(name, tensor, start, flat=flat)
+            leaf = Leaf(name, tensor, start, flat=flat)
             self._leaves.append(leaf)
             if start:  # no two tensors without elements are one
                 self._known[key] = leaf
@@ -185,48 +139,26 @@ class StateWriter:
         leaf.references.append((name, reference))
         return reference
 
-    def _shared(self) -> dict[_Leaf, _Shared]:
-        """The leaves that share memory with others, each with the record that serves them."""
-        if self._all_apart():
-            return {}
-        spaces: dict[object, list[_Leaf]] = {}
-        for leaf in self._leaves:
-            tensor = leaf.tensor
-            # Lazily conjugated or negated memory means other values than it holds, and a tensor
-            # without elements has no memory: these are saved by themselves.
-            if tensor.numel() and not tensor.is_conj() and not tensor.is_neg():
-                spaces.setdefault(_space(tensor), []).append(leaf)
-        shared_by: dict[_Leaf, _Shared] = {}
-        for leaves in spaces.values():
-            for group in sharing_groups([leaf.region() for leaf in leaves]):
-                members = _without_odd_bools([leaves[i] for i in group])
-                if (shared := _share(members)) is not None:
-                    shared_by.update((leaf, shared) for leaf in members)
-        return shared_by
-
-    def _all_apart(self) -> bool:
-        """Whether it is plain to see that no two leaves share memory, as it nearly always is."""
-        if not all(leaf.flat for leaf in self._leaves):
-            return False
-        ranges = sorted((leaf.start, leaf.start + leaf.nbytes) for leaf in self._leaves)
-        return all(one[1] <= other[0] for one, other in itertools.pairwise(ranges))
-
     def _plan(self) -> list[Source]:
-        shared_by = self._shared()
+        shared_by = shared_records(self._leaves)
         sources: list[Source] = []
         storages = 0
+        pieces: list[tuple[Source, torch.Tensor]] = []
         for leaf in self._leaves:
             found = shared_by.get(leaf)
             if found is None or found.cover is leaf:
                 sources.append(leaf.source())
+                pieces.append((sources[-1], leaf.tensor))
                 continue
             if found.record is not None and not found.name:
                 found.name = f"$storage/{storages}"
                 storages += 1
                 sources.append(Source.of(found.name, found.record))
+                pieces.append((sources[-1], found.record))
             for name, reference in leaf.references:
                 reference.clear()
                 reference["$view"] = _view(leaf, name, found).to_json()
+        note_storages(pieces)
         return sources
 
 
@@ -251,6 +183,7 @@ class StateReader:
         self._loaded = loaded
         self._chosen = frozenset(chosen)
         self._views: dict[str, tuple[View, torch.Tensor]] = {}
+        self._seen: dict[View, torch.Tensor] = {}
         self._composites: dict[tuple[str, str], Any] = {}
 
     def get(self, tag: str, body: Json, place: str) -> Any:
@@ -353,7 +286,11 @@ class StateReader:
         if view.name not in self._chosen:
             return OMIT
         if view.name not in self._views:
-            self._views[view.name] = (view, view.on(self._record(view.of, at), at))
+            # What is seen in the same way at two places is one tensor, as it is where it is tied.
+            same = replace(view, name="")
+            if same not in self._seen:
+                self._seen[same] = view.on(self._record(view.of, at), at)
+            self._views[view.name] = (view, self._seen[same])
         seen, tensor = self._views[view.name]
         if seen != view:
             raise malformed(at, f"another view is called {quote(view.name)}, too")
@@ -389,6 +326,18 @@ def _require_plain(value: torch.Tensor) -> None:
             hint=f"Call jsonckpt.register({kind.__name__}, ...) before saving, or save the plain"
             " tensors in it.",
         )
+    attributes = [name for name in vars(value) if name[:1] != "_" and name not in _TORCHS_OWN]
+    if attributes:
+        raise UnsupportedTypeError(
+            f"the tensor has the attribute {quote(attributes[0])}, which would be lost",
+            hint="Save the attribute apart, and the tensor as tensor.detach(), which has none; a"
+            " module's state_dict() does that.",
+        )
+    if is_wrapped(value):
+        raise UnsupportedTypeError(
+            "a tensor inside torch.func (vmap, grad, jvp) has no memory of its own",
+            hint="Return it from the transformed function, and save what comes out.",
+        )
     if value.is_nested or (value.layout != torch.strided and not is_composite(value)):
         layout = "nested" if value.is_nested else str(value.layout).removeprefix("torch.")
         raise UnsupportedTypeError(
@@ -401,15 +350,22 @@ def _require_plain(value: torch.Tensor) -> None:
         )
 
 
-def _space(tensor: torch.Tensor) -> object:
-    """Within what addresses can be compared.
+def _address(tensor: torch.Tensor) -> int:
+    """Where the memory of a dense tensor begins.
 
-    On the CPU that is all memory: arrays and tensors made from one another share it under
-    storages of their own. On devices an address may be a handle, so there it is one storage.
+    Raises:
+        UnsupportedTypeError: it has none, though it has elements.
     """
-    if tensor.is_cpu:
-        return "cpu"
-    return str(tensor.device), tensor.untyped_storage().data_ptr()
+    try:
+        start = tensor.data_ptr()
+    except RuntimeError as error:  # what modes of torch put around tensors
+        raise UnsupportedTypeError(
+            f"the tensor has no memory: {quote(str(error), 200)}",
+            hint="Save the plain tensor.",
+        ) from error
+    if not start:
+        require_address(tensor)
+    return start
 
 
 def _steps(tensor: torch.Tensor) -> tuple[int, ...] | None:
@@ -419,59 +375,7 @@ def _steps(tensor: torch.Tensor) -> tuple[int, ...] | None:
     return tuple([step for size, step in zip(tensor.shape, tensor.stride()) if size > 1])
 
 
-def _without_odd_bools(leaves: list[_Leaf]) -> list[_Leaf]:
-    """Without the bools seen in memory of other dtypes that holds bytes which are no bool.
-
-    torch takes any byte but 0 for True and so keeps them, but no file may have them. Saved by
-    themselves they keep their values.
-    """
-    if len({leaf.tensor.dtype for leaf in leaves}) == 1:
-        return leaves
-    return [
-        leaf
-        for leaf in leaves
-        if leaf.tensor.dtype != torch.bool or int(leaf.tensor.view(torch.uint8).max()) <= 1
-    ]
-
-
-def _share(leaves: Sequence[_Leaf]) -> _Shared | None:
-    """One record for leaves that share memory, or ``None`` where no record can serve them all."""
-    if len(leaves) < 2:
-        return None
-    regions = [leaf.region() for leaf in leaves]
-    start = min(region.start for region in regions)
-    stop = max(region.stop for region in regions)
-    uniform = len({leaf.tensor.dtype for leaf in leaves}) == 1
-    if _aligned(leaves, start):
-        for leaf, region in zip(leaves, regions):
-            contiguous = collapse(leaf.tensor.shape, leaf.tensor.stride())[1] == [1]
-            covers = (region.start, region.stop) == (start, stop)
-            # A bool record is written as 0 and 1 only, which other dtypes need not hold.
-            if contiguous and covers and (uniform or leaf.tensor.dtype != torch.bool):
-                return _Shared(start, leaf, None, leaf.name)
-    first = next(leaf for leaf, region in zip(leaves, regions) if region.start == start)
-    storage = first.tensor.untyped_storage()
-    offset = (start - storage.data_ptr()) // _ALIGNMENT * _ALIGNMENT
-    base = storage.data_ptr() + offset
-    if not _aligned(leaves, base):
-        # Arrays whose elements lie across each other: no view can start inside an element.
-        return None
-    dtype = first.tensor.dtype if uniform else torch.uint8
-    nbytes = stop - base
-    if offset + nbytes <= storage.nbytes():
-        count = nbytes // dtype.itemsize
-        record = strided(storage, dtype, offset // dtype.itemsize, (count,), (1,))
-    else:
-        # Arrays in a chain: each has a storage of its own, together they cover the memory.
-        record = borrow_range(base, nbytes, [leaf.tensor for leaf in leaves]).view(dtype)
-    return _Shared(base, None, record, "")
-
-
-def _aligned(leaves: Sequence[_Leaf], base: int) -> bool:
-    return all((leaf.start - base) % leaf.tensor.itemsize == 0 for leaf in leaves)
-
-
-def _view(leaf: _Leaf, name: str, shared: _Shared) -> View:
+def _view(leaf: Leaf, name: str, shared: Shared) -> View:
     return View(
         name=name,
         of=shared.name,

@@ -28,6 +28,7 @@ from jsonckpt.validation import (
     Problems,
     check_layout,
     check_not_newer,
+    check_storages,
     check_totals,
     creation_time,
     no_checkpoint,
@@ -82,6 +83,7 @@ def manifest_of_head(
     problems = Problems()
     check_layout(entries, [size], limits, problems)
     check_totals(entries, size if on_disk is None else on_disk, limits, problems)
+    check_storages(entries, problems)
     manifest = Manifest(
         head["save_id"],
         created_at,
@@ -116,6 +118,7 @@ def entry_of(record: Record, shard: int = 0) -> Entry:
         record.length,
         record.chunks,
         header.nbytes,
+        header.layout,
     )
 
 

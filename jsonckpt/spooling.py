@@ -12,6 +12,7 @@ from jsonckpt import storage
 from jsonckpt.checksums import hexdigest
 from jsonckpt.codecs import Coder
 from jsonckpt.errors import IntegrityError, JsonckptError
+from jsonckpt.facts import Layout
 from jsonckpt.limits import Limits
 from jsonckpt.names import temporary_name
 from jsonckpt.reading import LocalFile
@@ -43,6 +44,11 @@ class FoundSource:
     @property
     def device(self) -> str:
         return self.found.header.device
+
+    @property
+    def layout(self) -> Layout:
+        """Its strides. What it shared a storage with may be lost, or its place there damaged."""
+        return Layout(self.found.header.layout.stride)
 
     @property
     def nbytes(self) -> int:

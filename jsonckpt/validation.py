@@ -5,11 +5,12 @@ Pure: values in, facts or errors out.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, TypeGuard
+from typing import Any
 
 from jsonckpt.checksums import ALGORITHMS
 from jsonckpt.codecs import longest_payload
@@ -20,17 +21,22 @@ from jsonckpt.facts import (
     ENCODINGS,
     FILTERS,
     FORMAT_VERSION,
+    MAX_SIZE,
+    PLAIN,
     SHARD_FORMAT,
     Codec,
     Entry,
+    Layout,
     chunk_count,
+    claimed_bytes,
     element_count,
+    is_size,
+    parse_layout,
 )
 from jsonckpt.limits import Limits, exceeds, way_over
 
 #: Features that ``requires`` may name. Version 1 defines none.
 KNOWN_FEATURES: frozenset[str] = frozenset()
-_MAX_SIZE = (1 << 63) - 1
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 _SAVE_ID = re.compile(r"[0-9a-f]{32}")
 _BAD_NAME = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
@@ -255,8 +261,10 @@ def check_name(name: str, limits: Limits) -> None:
             )
 
 
-def parse_identity(item: dict[str, Any], limits: Limits) -> tuple[str, str, tuple[int, ...], str]:
-    """``(name, dtype, shape, device)`` of a record or a manifest entry, checked.
+def parse_identity(
+    item: dict[str, Any], limits: Limits
+) -> tuple[str, str, tuple[int, ...], str, Layout]:
+    """``(name, dtype, shape, device, layout)`` of a record or a manifest entry, checked.
 
     Raises:
         FormatError, LimitError: with a message that names the member.
@@ -284,14 +292,20 @@ def parse_identity(item: dict[str, Any], limits: Limits) -> tuple[str, str, tupl
             hint=way_over("rank"),
         )
     # A zero hides the other sizes from the byte count, but torch still multiplies them.
-    if math.prod([size for size in shape if size]) > _MAX_SIZE:
+    if math.prod([size for size in shape if size]) > MAX_SIZE:
         raise LimitError(f"shape {quote(shape)} has over 2^63-1 elements", tensor=name)
     device = "cpu"
     if "device" in item:
         device = item["device"]
         if not isinstance(device, str) or not re.fullmatch(r"[a-z]{1,20}(:[0-9]{1,5})?", device):
             raise FormatError(f"device is {quote(device)}, expected e.g. cuda:0", tensor=name)
-    return name, dtype, tuple(shape), device
+    layout = PLAIN
+    if "stride" in item or "storage" in item:
+        try:
+            layout = parse_layout(item, shape, DTYPES[dtype].itemsize)
+        except FormatError as error:
+            raise error.at(tensor=name)  # noqa: B904, the same error with its place
+    return name, dtype, tuple(shape), device, layout
 
 
 def check_chunking(dtype: str, shape: Sequence[int], codec: Codec, chunks: int) -> int:
@@ -428,7 +442,7 @@ def check_totals(
             # A larger number does not lift what the bytes on disk bound.
             way_over("chunks") if exceeds(chunks, limits.chunks) else way_over("chunks", "None"),
         )
-    total = sum(entry.nbytes for entry in entries)
+    total = claimed_bytes((entry.nbytes, entry.layout) for entry in entries)
     if exceeds(total, limits.total_bytes(on_disk)):
         problems.over(
             "tensors",
@@ -437,8 +451,17 @@ def check_totals(
         )
 
 
-def is_size(value: object) -> TypeGuard[int]:
-    return type(value) is int and 0 <= value <= _MAX_SIZE
+def check_storages(entries: Iterable[Entry], problems: Problems) -> None:
+    """Whether records that share a storage agree on its size, and none lies on another."""
+    places = [(e.layout.storage, e.nbytes, e.name) for e in entries if e.layout.storage]
+    places.sort()
+    for (one, nbytes, _), (other, _, name) in itertools.pairwise(places):
+        if one[0] != other[0]:
+            continue
+        if one[2] != other[2]:
+            problems.add(quote(name), f"storage {one[0]} has {one[2]} bytes, or {other[2]}")
+        elif one[1] + nbytes > other[1]:
+            problems.add(quote(name), f"it lies on another tensor in storage {one[0]}")
 
 
 _HEX_DIGITS = frozenset("0123456789abcdef")

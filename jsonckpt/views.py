@@ -9,7 +9,7 @@ import torch
 
 from jsonckpt.bodies import Body, malformed
 from jsonckpt.dtypes import DTYPES
-from jsonckpt.errors import JsonckptError, quote
+from jsonckpt.errors import quote
 from jsonckpt.memory import contiguous_stride, strided, torch_dtype
 from jsonckpt.overlap import Region
 from jsonckpt.tensors import byte_count
@@ -87,8 +87,8 @@ class View:
         """The view, in the memory of ``record``.
 
         Raises:
-            FormatError: it leads out of the record, or torch has no such tensor.
-            JsonckptError: the record is not contiguous, or not aligned for the view's dtype.
+            FormatError: it leads out of the record, or torch has no such tensor; the record is not
+                contiguous, or not aligned for the view's dtype.
         """
         dtype = torch_dtype(self.dtype)
         stride, offset = self.stride, self.offset
@@ -98,7 +98,7 @@ class View:
             stride, offset = contiguous_stride(self.shape), 0
         start = int(record.storage_offset()) * record.itemsize
         if start % dtype.itemsize or not record.is_contiguous():
-            raise JsonckptError("the record does not lie in memory as views need it", tensor=place)
+            raise malformed(place, "the record does not lie in memory as the view needs it")
         try:
             view = strided(
                 record.untyped_storage(),

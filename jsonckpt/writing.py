@@ -16,6 +16,7 @@ import zstandard
 from jsonckpt.checksums import hexdigest
 from jsonckpt.codecs import Coder, check_bool
 from jsonckpt.errors import JsonckptError
+from jsonckpt.facts import Layout
 from jsonckpt.grammar import ShardText
 from jsonckpt.pipeline import Lane, run_ordered, threads_for
 from jsonckpt.plan import Part, RecordPlan, Sized, jobs
@@ -33,6 +34,8 @@ class RawSource(Sized, Protocol):
 
     @property
     def device(self) -> str: ...
+    @property
+    def layout(self) -> Layout: ...
 
     def read(self, start: int, stop: int) -> memoryview:
         """The raw bytes ``[start, stop)``."""
@@ -203,6 +206,7 @@ def write_shard(
                         plan.codec,
                         plan.nbytes,
                         *chunk,
+                        source.layout,
                     )
                 )
                 continue
@@ -215,6 +219,7 @@ def write_shard(
                         source.device,
                         plan.codec,
                         plan.nbytes,
+                        source.layout,
                     )
                 )
             if chunk is not None:

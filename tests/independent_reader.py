@@ -109,15 +109,73 @@ def read_record(record: dict[str, Any], chunks: list[bytes], algorithm: str) -> 
     check_sum(algorithm, "".join(f"{line}\n" for line in identity).encode(), record["digest"])
     memory = torch.empty(nbytes, dtype=torch.uint8)
     memory.copy_(torch.tensor(list(raw), dtype=torch.uint8))
-    stride = [math.prod(shape[i + 1 :]) for i in range(len(shape))]
-    return strided(memory, name, shape, stride, 0)
+    rows = [math.prod(max(size, 1) for size in shape[i + 1 :]) for i in range(len(shape))]
+    tensor = strided(memory, name, shape, rows, 0)
+    check_storage(record, nbytes, item)
+    if "stride" not in record:
+        return tensor
+    stride = record["stride"]
+    check_stride(shape, stride, item)
+    turned = strided(torch.empty(nbytes, dtype=torch.uint8), name, shape, stride, 0)
+    bits = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}.get(item)
+    one, other = (turned, tensor) if bits is None else (turned.view(bits), tensor.view(bits))
+    one.copy_(other)
+    return turned
 
 
-def strided(memory: torch.Tensor, dtype: str, shape: Any, stride: Any, offset: int) -> torch.Tensor:
+def check_stride(shape: list[int], stride: list[int], item: int) -> None:
+    need(type(stride) is list and len(stride) == len(shape), "a stride for each dimension")
+    need(all(type(step) is int and 0 <= step * item < 2**63 for step in stride), "a stride")
+    expected = 1
+    for step, size in sorted(zip(stride, shape, strict=True)):
+        need(size < 2 or step == expected, "the strides of a dense tensor")
+        expected *= size if size > 1 else 1
+
+
+def check_storage(record: dict[str, Any], nbytes: int, item: int) -> None:
+    if "storage" in record:
+        place = record["storage"]
+        need(type(place) is list and len(place) == 3, "storage")
+        need(all(type(part) is int and part >= 0 for part in place), "storage")
+        need(nbytes and place[1] % item == 0, "the place in a storage")
+        need(place[1] + nbytes <= place[2] < 2**63, "a place in its storage")
+
+
+def share_storages(
+    records: list[dict[str, Any]], tensors: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """The tensors; those of one storage in one piece of memory."""
+    rooms: dict[int, torch.Tensor] = {}
+    ends: dict[int, int] = {}
+    placed = [record for record in records if "storage" in record]
+    for record in sorted(placed, key=lambda record: record["storage"]):
+        number, offset, size = record["storage"]
+        alone = tensors[record["name"]]
+        room = rooms.setdefault(number, torch.zeros(size, dtype=torch.uint8))
+        need(room.numel() == size, "the size of a storage")
+        need(offset >= ends.get(number, 0), "two records lie on each other")
+        nbytes = alone.untyped_storage().nbytes()
+        ends[number] = offset + nbytes
+        room[offset : offset + nbytes].copy_(
+            torch.empty(0, dtype=torch.uint8).set_(alone.untyped_storage(), 0, (nbytes,), (1,))
+        )
+        at = offset // alone.itemsize
+        tensors[record["name"]] = strided(room, record["dtype"], alone.shape, alone.stride(), at)
+    return tensors
+
+
+def strided(
+    memory: torch.Tensor,
+    dtype: str,
+    shape: Any,
+    stride: Any,
+    offset: int,
+    end: int | None = None,
+) -> torch.Tensor:
     need(offset >= 0 and min(stride, default=0) >= 0, "offset and strides are not negative")
     empty = torch.empty(0, dtype=torch.uint8).view(getattr(torch, dtype))
     last = offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
-    bound = memory.untyped_storage().nbytes()
+    bound = memory.untyped_storage().nbytes() if end is None else end
     need(0 in shape or (last + 1) * empty.itemsize <= bound, "a view lies inside its record")
     return empty.set_(memory.untyped_storage(), offset, shape, stride)
 
@@ -157,8 +215,12 @@ def resolve(node: Any, tensors: dict[str, torch.Tensor]) -> Any:
     if tag == "$tied":
         return tensors[body["of"]]
     if tag == "$view":
-        memory = tensors[body["of"]]
-        return strided(memory, body["dtype"], body["shape"], body["stride"], body["offset"])
+        memory, item = tensors[body["of"]], getattr(torch, body["dtype"]).itemsize
+        need(memory.is_contiguous(), "the record of a view is row-major")
+        start = int(memory.storage_offset()) * memory.itemsize
+        need(start % item == 0, "the record of a view is aligned for it")
+        at, end = start // item + body["offset"], start + int(memory.nbytes)
+        return strided(memory, body["dtype"], body["shape"], body["stride"], at, end)
     need(tag in TAGS, f"a type is registered under {tag[1:]}, which this reader lacks")
     return TAGS[tag](body)
 
@@ -178,7 +240,7 @@ def read(path: str | pathlib.Path) -> tuple[Any, dict[str, torch.Tensor]]:
         document, tensors = read_shard(file_text(path))
         nbytes = sum(tensor.untyped_storage().nbytes() for tensor in tensors.values())
         need(document["totals"] == {"tensors": len(tensors), "bytes": nbytes}, "totals")
-        return document["state"], tensors
+        return document["state"], share_storages(document["tensors"], tensors)
     text = (path / "manifest.json").read_bytes()
     manifest, end = parse(text), text.rindex(b',\n"seal":')
     need(list(manifest)[-1] == "seal" and b"\n" not in text[end + 2 :].rstrip(), "the last line")
@@ -201,14 +263,15 @@ def read(path: str | pathlib.Path) -> tuple[Any, dict[str, torch.Tensor]]:
             chunks = [[*p, s] for p, s in zip(places, record[document["checksum"]], strict=True)]
             stored += sum(size for _, size in places)
             rows.append({"shard": number, "offset": offset, "length": length, "chunks": chunks})
-            rows[-1] |= {key: record[key] for key in record if key in ("device", *IDENTITY)}
+            rows[-1] |= {key: record[key] for key in record if key in (*OPTIONAL, *IDENTITY)}
     said = [{**entry, **manifest["codecs"][entry["codec"]]} for entry in manifest["tensors"]]
-    known = {"shard", "offset", "length", "chunks", "device", *IDENTITY}
+    known = {"shard", "offset", "length", "chunks", *OPTIONAL, *IDENTITY}
     need(rows == [{k: e[k] for k in e if k in known} for e in said], "the manifest agrees")
     nbytes = sum(tensor.untyped_storage().nbytes() for tensor in tensors.values())
     totals = {"tensors": len(rows), "bytes": nbytes, "stored_bytes": stored}
     need(manifest["totals"] == {**totals, "shards": len(manifest["shards"])}, "totals")
-    return manifest["state"], tensors
+    return manifest["state"], share_storages(rows, tensors)
 
 
+OPTIONAL = ("device", "stride", "storage")
 IDENTITY = ("name", "dtype", "shape", "encoding", "compression", "filter", "chunk_bytes")

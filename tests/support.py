@@ -20,7 +20,7 @@ import torch
 
 from jsonckpt.tree import OMIT, Json
 
-__all__ = ["FakeDoor", "FakeTensor", "difference", "lacking", "same", "tensor_bytes"]
+__all__ = ["FakeDoor", "FakeTensor", "dense", "difference", "lacking", "same", "tensor_bytes"]
 
 
 def lacking(tool: str, reason: str) -> NoReturn:
@@ -43,7 +43,7 @@ def difference(one: Any, two: Any, place: str = "") -> str | None:
 
     Types are compared exactly, floats and arrays bit for bit (NaN payloads and -0.0 included),
     dictionaries with their order and the types of their keys, tensors by bytes, dtype, shape,
-    layout, device and ``requires_grad``.
+    layout, device and ``requires_grad``, dense ones by their strides, too.
     """
     if type(one) is not type(two):
         return f"{place}: {type(one)} and {type(two)}"
@@ -175,6 +175,9 @@ def _tensors(one: torch.Tensor, two: torch.Tensor, place: str) -> str | None:
         if values[0] != values[1]:
             return f"{place}: {fact} {values[0]} and {values[1]}"
     one, two = one.detach(), two.detach()
+    both_dense = one.layout is torch.strided and dense(one) and dense(two)
+    if both_dense and steps(one) != steps(two):
+        return f"{place}: strides {one.stride()} and {two.stride()}"
     if one.is_quantized:
         schemes = one.qscheme(), two.qscheme()
         if schemes[0] != schemes[1]:
@@ -198,6 +201,22 @@ def _tensors(one: torch.Tensor, two: torch.Tensor, place: str) -> str | None:
         if found := difference(getattr(one, part)(), getattr(two, part)(), f"{place}.{part}"):
             return found
     return None
+
+
+def dense(tensor: torch.Tensor) -> bool:
+    """Whether a tensor fills its memory and meets no byte twice, so that its strides are kept."""
+    expected = 1
+    for step, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size > 1 and step != expected:
+            return False
+        expected *= max(size, 1)
+    return True
+
+
+def steps(tensor: torch.Tensor) -> list[int]:
+    """The strides that say where elements are."""
+    pairs = zip(tensor.shape, tensor.stride(), strict=True)
+    return [step for size, step in pairs if size > 1] if tensor.numel() else []
 
 
 def _once(one: torch.Tensor, two: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from hypothesis import strategies as st
 
-__all__ = ["options", "states", "tensors"]
+__all__ = ["options", "pieces", "states", "tensors"]
 
 DTYPES = [
     torch.float64,
@@ -55,10 +55,10 @@ def layouts(draw: st.DrawFn) -> Any:
     """A tensor as programs hold it: plain, transposed, strided, a parameter, two that share."""
     tensor = draw(tensors())
     kind = draw(
-        st.sampled_from(["plain", "plain", "t", "step", "grad", "parameter", "tie", "view"])
+        st.sampled_from(["plain", "plain", "turned", "step", "grad", "parameter", "tie", "view"])
     )
-    if kind == "t" and tensor.dim() == 2:
-        return tensor.t()
+    if kind in ("turned", "grad", "parameter"):
+        tensor = tensor.permute(draw(st.permutations(range(tensor.dim()))))
     if kind == "step" and tensor.dim():
         return tensor[::2]
     if kind == "grad" and tensor.dtype.is_floating_point:
@@ -70,6 +70,28 @@ def layouts(draw: st.DrawFn) -> Any:
     if kind == "view" and tensor.dim():
         return [tensor, tensor[1:]]
     return tensor
+
+
+@st.composite
+def pieces(draw: st.DrawFn) -> dict[str, torch.Tensor]:
+    """Some tensors of one storage: disjoint, interleaved, overlapping, expanded, empty, turned."""
+    dtype = draw(st.sampled_from([torch.uint8, torch.int16, torch.float64, torch.complex64]))
+    base = torch.arange(draw(st.integers(1, 60))).to(dtype)
+    found = {}
+    for number in range(draw(st.integers(1, 5))):
+        rank = draw(st.integers(1, 3))
+        size = draw(st.lists(st.integers(0, 4), min_size=rank, max_size=rank))
+        step = draw(st.lists(st.integers(0, 6), min_size=rank, max_size=rank))
+        if draw(st.booleans()):  # dense, in some order
+            total = 1
+            for dim in draw(st.permutations(range(rank))):
+                step[dim], total = total, total * max(size[dim], 1)
+        last = sum((n - 1) * s for n, s in zip(size, step, strict=True))
+        if 0 not in size and last >= base.numel():
+            size, step, last = [1] * rank, [1] * rank, 0
+        start = draw(st.integers(0, base.numel() - 1 - (0 if 0 in size else last)))
+        found[str(number)] = base.as_strided(size, step, start)
+    return found
 
 
 plain = st.one_of(
@@ -85,7 +107,7 @@ names = st.text(max_size=4) | st.sampled_from(["model", "a/b", "~", "$x", "w", "
 states = st.dictionaries(
     names,
     st.recursive(
-        layouts() | layouts() | plain,
+        layouts() | layouts() | pieces() | plain,
         lambda inner: st.one_of(
             st.lists(inner, max_size=3),
             st.lists(inner, max_size=3).map(tuple),

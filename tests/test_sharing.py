@@ -92,18 +92,30 @@ def test_one_column_is_saved_by_itself_row_major() -> None:
     assert load(sources[0]).tolist() == [1, 5, 9]
 
 
-def test_interleaved_columns_share_nothing() -> None:
+def test_interleaved_columns_share_no_byte_but_their_storage() -> None:
     w = torch.arange(12.0).view(3, 4)
     state, sources = write({"/q": w[:, :2], "/k": w[:, 2:3], "/v": w[:, 3:]})
-    assert state == {name: {"$tensor": name} for name in ("/q", "/k", "/v")}
-    assert sum(source.nbytes for source in sources) == 48
+    assert records(sources) == [("$storage/0", "float32", (12,))]
+    assert state == {
+        "/q": view("/q", "$storage/0", "float32", [3, 2], [4, 1], 0),
+        "/k": view("/k", "$storage/0", "float32", [3, 1], [4, 1], 2),
+        "/v": view("/v", "$storage/0", "float32", [3, 1], [4, 1], 3),
+    }
+
+
+def test_columns_of_a_matrix_that_is_mostly_not_saved_are_records_of_their_own() -> None:
+    w = torch.arange(15.0).view(3, 5)
+    state, sources = write({"/a": w[:, :1], "/b": w[:, 3:4]})
+    assert state == {name: {"$tensor": name} for name in ("/a", "/b")}
+    assert sum(source.nbytes for source in sources) == 24
 
 
 def test_expanded_tensors_alone_and_with_their_origin() -> None:
     row = torch.arange(3.0)
     state, sources = write({"/e": row.expand(2, 3)})
-    assert state == {"/e": {"$tensor": "/e"}}
-    assert load(sources[0]).tolist() == [[0, 1, 2], [0, 1, 2]]
+    assert records(sources) == [("$storage/0", "float32", (3,))]
+    assert state == {"/e": view("/e", "$storage/0", "float32", [2, 3], [0, 1], 0)}
+    assert read(state, sources)["/e"].tolist() == [[0, 1, 2], [0, 1, 2]]
     state, sources = write({"/e": row.expand(2, 3), "/r": row})
     assert records(sources) == [("/r", "float32", (3,))]
     assert state["/e"] == view("/e", "/r", "float32", [2, 3], [0, 1], 0)
@@ -146,7 +158,7 @@ def test_dtypes_that_torch_cannot_copy_share_as_well() -> None:
 def test_parts_of_a_complex_tensor() -> None:
     z = torch.tensor([1 + 2j, 3 + 4j])
     state, sources = write({"/re": z.real, "/im": z.imag})
-    assert records(sources) == [("/re", "float32", (2,)), ("/im", "float32", (2,))]
+    assert records(sources) == [("$storage/0", "float32", (4,))]
     state, sources = write({"/re": z.real, "/im": z.imag, "/z": z})
     assert records(sources) == [("/z", "complex64", (2,))]
     assert state["/im"] == view("/im", "/z", "float32", [2], [2], 1)
@@ -347,3 +359,64 @@ def test_views_on_cuda() -> None:
     loaded = read(state, sources, torch.device("cuda"))
     loaded["/w"].zero_()
     assert not loaded["/row"].any()
+
+
+# --- what would be lost, and what is not there ------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:Sparse invariant")
+def test_attributes_that_would_be_lost_are_refused_by_name() -> None:
+    for tensor in (
+        torch.ones(2),
+        torch.nn.Parameter(torch.ones(2)),
+        torch.sparse_coo_tensor(torch.tensor([[0]]), torch.ones(1), (3,)),
+    ):
+        tensor.partition_dim = 1  # type: ignore[attr-defined]
+        with pytest.raises(UnsupportedTypeError, match=r"'partition_dim'.*detach") as caught:
+            write({"/w": tensor})
+        assert caught.value.tensor == "/w"
+        write({"/w": tensor.detach()})
+
+
+def test_marks_of_libraries_and_hooks_stand_in_no_ones_way() -> None:
+    weight: Any = torch.nn.Parameter(torch.ones(2))
+    weight._is_hf_initialized = weight._ddp_ignored = True
+    weight.register_hook(lambda grad: grad)
+    weight.register_post_accumulate_grad_hook(lambda _: None)
+    weight.sum().backward()
+    state, sources = write({"/w": weight, "/g": weight.grad, "/b": torch.nn.Buffer(torch.ones(1))})
+    assert type(read(state, sources)["/w"]) is torch.nn.Parameter
+
+
+def test_a_tensor_without_memory_is_never_read() -> None:
+    zeros = torch._efficientzerotensor((3,))
+    functional = torch._to_functional_tensor(torch.ones(3))
+    for tensor in (zeros, functional):
+        with pytest.raises(UnsupportedTypeError, match=r"no memory.*clone\(\)"):
+            write({"/z": tensor})
+        with pytest.raises(UnsupportedTypeError, match="no memory"):
+            Source.of("/z", tensor)
+    state, sources = write({"/z": zeros.clone()})
+    assert read(state, sources)["/z"].tolist() == [0, 0, 0]
+
+
+def test_a_tensor_inside_a_function_transform_is_refused() -> None:
+    refused = []
+
+    def function(x: torch.Tensor) -> torch.Tensor:
+        with pytest.raises(UnsupportedTypeError, match=r"torch\.func"):
+            write({"/x": x})
+        refused.append(x)
+        return x.sum()
+
+    torch.func.vmap(function)(torch.ones(2, 3))
+    torch.func.grad(function)(torch.ones(3))
+    assert len(refused) == 2
+
+
+def test_what_is_seen_alike_at_two_places_is_one_object() -> None:
+    base = torch.arange(10.0)
+    state, sources = write({"/a": base[:6], "/b": base[4:], "/again": base[:6]})
+    loaded = read(state, sources)
+    assert loaded["/a"] is loaded["/again"]
+    assert shares(loaded["/a"], loaded["/b"])

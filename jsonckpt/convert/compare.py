@@ -18,6 +18,7 @@ import torch
 
 from jsonckpt.convert.pieces import bits, blocks, equal_blocks, plain
 from jsonckpt.errors import quote
+from jsonckpt.facts import is_dense
 from jsonckpt.names import join
 
 __all__ = ["Comparison", "Differences", "compare"]
@@ -48,7 +49,12 @@ class Comparison:
 
 
 def compare(
-    expected: Any, found: Any, *, exact_types: bool = True, ignored: Iterable[str] = ()
+    expected: Any,
+    found: Any,
+    *,
+    exact_types: bool = True,
+    strides: bool = True,
+    ignored: Iterable[str] = (),
 ) -> Comparison:
     """Compare two states.
 
@@ -57,12 +63,13 @@ def compare(
         found: what was read back.
         exact_types: types of containers and keys, identity of tied tensors, ``requires_grad`` and
             all bits of a NaN count, too. ``False`` is for formats that do not keep these.
+        strides: with ``exact_types``, those of dense tensors count, too.
         ignored: names in ``expected`` that were left out.
 
     >>> compare({"a": torch.ones(2)}, {"a": torch.zeros(2)}).differences
     ["'/a': 2 of 2 elements differ, the first at [0]: 1.0 became 0.0"]
     """
-    walk = Differences(Comparison(), exact_types, frozenset(ignored))
+    walk = Differences(Comparison(), exact_types, frozenset(ignored), strides=strides)
     walk.compare(expected, found, "")
     return walk.result
 
@@ -71,11 +78,17 @@ class Differences:
     """One comparison under way, which may go over several parts of the states."""
 
     def __init__(
-        self, result: Comparison, exact_types: bool, ignored: frozenset[str] = frozenset()
+        self,
+        result: Comparison,
+        exact_types: bool,
+        ignored: frozenset[str] = frozenset(),
+        *,
+        strides: bool = True,
     ) -> None:
         self.result = result
         self._exact = exact_types
         self._ignored = ignored
+        self._strides = exact_types and strides
         self._seen: dict[tuple[object, ...], tuple[object, ...]] = {}
 
     def compare(self, expected: Any, found: Any, name: str) -> None:
@@ -155,6 +168,8 @@ class Differences:
                 shown = (list(before), list(after)) if fact == "shape" else (before, after)
                 self.result.differ(name, f"{fact} {shown[0]} became {shown[1]}")
                 return False
+        if self._strides and (steps := _dense_steps(expected)) not in (None, _steps(found)):
+            self.result.differ(name, f"strides {steps} became {_steps(found)}")
         return True
 
     def _tensors(self, expected: torch.Tensor, found: torch.Tensor, name: str) -> None:
@@ -214,7 +229,7 @@ class Differences:
         if len(left) != len(right):
             self.result.differ(name, "the layout differs")
         # The parts are temporary: their addresses must not be remembered as those of other tensors.
-        parts = Differences(self.result, self._exact)
+        parts = Differences(self.result, self._exact, strides=False)
         for (part, before), (_, after) in zip(left, right):
             parts.compare(before, after, f"{name}/{part}")
 
@@ -239,6 +254,17 @@ class Differences:
             return bool(expected == found)
         except (RuntimeError, ValueError):  # holds tensors or arrays, whose equality is no bool
             return repr(expected) == repr(found)
+
+
+def _dense_steps(tensor: torch.Tensor) -> list[int] | None:
+    """The strides of a dense tensor that say where elements are; of others none are kept."""
+    if tensor.layout != torch.strided or not tensor.numel():
+        return None
+    return _steps(tensor) if is_dense(tensor.shape, tensor.stride()) else None
+
+
+def _steps(tensor: torch.Tensor) -> list[int]:
+    return [step for size, step in zip(tensor.shape, tensor.stride()) if size > 1]
 
 
 def _json_key(key: object) -> str:

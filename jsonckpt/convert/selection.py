@@ -13,6 +13,7 @@ import torch
 from jsonckpt.convert.pieces import blocks
 from jsonckpt.convert.spool import Spool
 from jsonckpt.errors import JsonckptError, LimitError, quote
+from jsonckpt.facts import is_dense
 from jsonckpt.names import join, selector
 
 __all__ = ["cast", "choose", "drop_optimizers", "is_optimizer", "named_tensors"]
@@ -196,6 +197,12 @@ def cast(state: Any, dtype: torch.dtype, spool: Spool) -> tuple[Any, int]:
 
 
 def _converted(tensor: torch.Tensor, dtype: torch.dtype, spool: Spool) -> torch.Tensor:
+    order = list(range(tensor.dim()))
+    if is_dense(tensor.shape, tensor.stride()):
+        # In the order of its memory, so that it lies there as before.
+        steps = tensor.stride()
+        order.sort(key=lambda dim: -steps[dim])
+        tensor = tensor.permute(order)
     target = spool.tensor(dtype, tensor.shape)
     flat, position = target.view(-1), 0
     for block in blocks(tensor.detach()):
@@ -206,4 +213,5 @@ def _converted(tensor: torch.Tensor, dtype: torch.dtype, spool: Spool) -> torch.
                 hint="torch.bfloat16 has the range of torch.float32.",
             )
         position += len(block)
-    return target.requires_grad_(tensor.requires_grad)
+    back = [order.index(dim) for dim in range(len(order))]
+    return target.permute(back).requires_grad_(tensor.requires_grad)

@@ -14,6 +14,7 @@ import torch
 import jsonckpt
 from jsonckpt.convert import readback
 from jsonckpt.convert.compare import compare
+from jsonckpt.convert.conversion import convert
 
 
 def test_large_states_are_compared_in_parts(
@@ -106,3 +107,42 @@ def test_compare_sees_a_lost_tie() -> None:
     tied = torch.ones(2)
     assert compare({"a": tied, "b": tied}, {"a": tied, "b": tied.clone()}).differences
     assert not compare({"a": tied, "b": tied}, {"a": tied, "b": tied}).differences
+
+
+def test_strides_are_kept_and_compared(tmp_path: Path) -> None:
+    image = torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last)
+    state = {"image": image, "t": torch.randn(70, 50).t(), "gaps": torch.randn(6, 4)[:, ::2]}
+    torch.save(state, tmp_path / "a.pt")
+    for source, target in (("a.pt", "b"), ("b", "c.json.zst"), ("c.json.zst", "d.pt")):
+        convert(tmp_path / source, tmp_path / target, test_load=True)
+    found = torch.load(tmp_path / "d.pt")
+    assert [found[name].stride() for name in ("image", "t")] == [(60, 1, 15, 3), (1, 50)]
+    convert(tmp_path / "b", tmp_path / "e.safetensors", test_load=True)
+    convert(tmp_path / "b", tmp_path / "f", dtype="float64", test_load=True)
+    found = jsonckpt.load(tmp_path / "f")
+    assert [found[name].stride() for name in ("image", "t")] == [(60, 1, 15, 3), (1, 50)]
+    assert torch.equal(found["image"], image.double())
+    flat = {"image": image.contiguous()}
+    assert compare({"image": image}, flat).differences == [
+        "'/image': strides [60, 1, 15, 3] became [60, 20, 5, 1]"
+    ]
+    assert compare({"image": image}, flat, strides=False).differences == []
+
+
+def test_strides_of_large_tensors_are_compared_in_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readback, "LEAST_PART", 4000)
+    monkeypatch.setattr(readback, "LARGEST_PART", 6000)
+    monkeypatch.setattr(readback, "ROWS", 3000)
+    weight = torch.randn(50, 70)
+    jsonckpt.save({"w": weight.t().clone(), "n": 1}, tmp_path / "c")
+    assert (
+        readback.compare_checkpoint(
+            {"w": weight.t().clone(), "n": 1}, tmp_path / "c", tmp_path
+        ).differences
+        == []
+    )
+    other = {"w": weight.t().contiguous(), "n": 1}
+    [problem] = readback.compare_checkpoint(other, tmp_path / "c", tmp_path).differences
+    assert problem == "'/w': strides [50, 1] became [1, 70]"

@@ -335,6 +335,43 @@ def shared() -> dict[str, Any]:
     }
 
 
+def strided() -> dict[str, Any]:
+    """Dense tensors in other orders than row-major, and what is more often there than stored."""
+    images = floats(2, 3, 4, 5)
+    turned = whole_numbers(12, dtype=torch.int16).reshape(3, 4).t()
+    window = whole_numbers(9, dtype=torch.int32)
+    return {
+        "channels last": images.to(memory_format=torch.channels_last),
+        "transposed": floats(3, 4).t(),
+        "tied": [turned, turned],
+        "one channel": floats(2, 4, 4, 1).permute(0, 3, 1, 2),
+        "parameter": torch.nn.Parameter(floats(5, 2).t()),
+        "mask": torch.tensor([[True, False], [False, True], [True, True]]).t(),
+        "pairs": (whole_numbers(8).to(torch.float32).reshape(2, 4).t() / 4).to(torch.complex64),
+        "empty": torch.zeros(0, 3).t(),
+        "expanded": torch.tensor([[1.5], [2.5]]).expand(2, 300),
+        "windows": window.as_strided((5, 5), (1, 1)),
+    }
+
+
+def storages() -> dict[str, Any]:
+    """Tensors that share a storage and no byte of it."""
+    buffer = whole_numbers(100, dtype=torch.int32)
+    columns = floats(6, 4)
+    bytes_ = torch.tensor([i * 7 % 256 for i in range(64)], dtype=torch.uint8)
+    return {
+        "first": buffer[2:30],
+        "row": buffer[40:60].view(5, 4).t(),
+        "last": buffer[60:],
+        "even": columns[:, ::2],
+        "odd": columns[:, 1::2],
+        "as bytes": bytes_[3:18],
+        "as floats": bytes_[20:48].view(torch.float32),
+        "as shorts": bytes_[48:62].view(torch.int16),
+        "of its own": floats(3),
+    }
+
+
 def random_states() -> dict[str, Any]:
     """The states of generators of random numbers, in their usual shapes."""
     words = [(i * 2654435761 + 12345) % 2**32 for i in range(624)]

@@ -344,7 +344,9 @@ class Forgery:
         if codec not in codecs:
             codecs.append(codec)
         entry = {
-            name: members[name] for name in ("name", "dtype", "shape", "device") if name in members
+            name: members[name]
+            for name in ("name", "dtype", "shape", "device", "stride", "storage")
+            if name in members
         }
         offset, length, places = row
         return entry | {

@@ -72,6 +72,21 @@ _member("device", "cuda:999", "no_such_device", JsonckptError, "cuda:999", DEVIC
 _member("device", "meta", "device_meta", FormatError, "meta", DEVICE)
 _member("device", "__import__('os')", "device_is_code", FormatError, "device")
 _member("device", 0, "device_is_a_number", FormatError, "device")
+_member("stride", 4, "stride_is_a_number", FormatError, "stride")
+_member("stride", [4], "stride_of_another_rank", FormatError, "stride")
+_member("stride", [4, -1], "negative_stride", FormatError, "stride")
+_member("stride", [0, 1], "stride_of_nothing", FormatError, "stride")
+_member("stride", [2, 1], "stride_that_overlaps", FormatError, "stride")
+_member("stride", [8, 2], "stride_with_gaps", FormatError, "stride")
+_member("stride", [2**62, 1], "enormous_stride", FormatError, "stride")
+_member("stride", [1, 3], "stride_under_a_view", FormatError, "lie in memory")
+_member("storage", 0, "storage_is_a_number", FormatError, "storage")
+_member("storage", [0, 0], "storage_without_a_size", FormatError, "storage")
+_member("storage", [0, 2, 64], "storage_that_is_not_aligned", FormatError, "storage")
+_member("storage", [0, 32, 64], "storage_that_ends_too_early", FormatError, "storage")
+_member("storage", [0, -4, 64], "storage_from_before_its_beginning", FormatError, "storage")
+_member("storage", [0, 0, 2**63], "enormous_storage", FormatError, "storage")
+_member("storage", [0, 0, 2**50], "terabytes_of_storage", LimitError, "limit|no memory")
 _member("encoding", "hex", "unknown_encoding", FormatError, "unknown encoding 'hex'")
 _member("encoding", None, "encoding_is_null", FormatError, "encoding")
 _member("encoding", ["base64"], "encoding_is_an_array", FormatError, "encoding")
@@ -97,6 +112,23 @@ _member("name", "/" + "é" * 600, "name_of_1201_bytes", LimitError, "1024")
 _member("requires", ["sparse2"], "record_requires", UnsupportedVersionError, "sparse2")
 _member("requires", "sparse2", "record_requires_a_string", FormatError, "requires")
 _member("requires", [{}], "record_requires_an_object", FormatError, "requires")
+
+
+@CASES.add(FormatError, "storage")
+def storages_that_overlap(forgery: Forgery) -> None:
+    forgery["/w"].members["storage"] = [3, 0, 96]
+    forgery["/h"].members["storage"] = [3, 46, 96]
+
+
+@CASES.add(FormatError, "storage")
+def storages_of_two_sizes(forgery: Forgery) -> None:
+    forgery["/w"].members["storage"] = [3, 0, 96]
+    forgery["/h"].members["storage"] = [3, 48, 97]
+
+
+@CASES.add(FormatError, "storage")
+def a_storage_of_nothing(forgery: Forgery) -> None:
+    forgery["/e"].members["storage"] = [3, 0, 96]
 
 
 @CASES.add(FormatError, "list goes with")
