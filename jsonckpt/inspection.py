@@ -184,7 +184,7 @@ def _problems(
         )
         container.check_files([shard])  # reading a compressed file says nothing of its size
     except JsonckptError as error:
-        if streaming:
+        if streaming or not container.place.ranged(container.file_of(shard)):
             return [error]
         if container.file_of(shard).endswith(".zst"):
             if is_refusal(error):

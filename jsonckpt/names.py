@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
+import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 
-from jsonckpt.errors import UnsafePathError, quote
+from jsonckpt.errors import JsonckptError, UnsafePathError, quote
 
 __all__ = [
     "Selector",
@@ -18,12 +19,15 @@ __all__ = [
     "escape",
     "is_shard_name",
     "is_single",
+    "is_url",
     "join",
+    "path_text",
     "selector",
     "shard_name",
     "temporary_name",
     "temporary_stem",
     "unescape",
+    "without_query",
 ]
 
 Selector = str | Sequence[str] | Callable[[str], bool]
@@ -31,6 +35,8 @@ Selector = str | Sequence[str] | Callable[[str], bool]
 _SHARD = re.compile(r"shard-[0-9a-z-]{1,100}\.json(\.zst)?")
 #: Characters, each of up to 4 bytes, that a temporary name keeps of the 255 bytes of a name.
 _LONGEST_STEM = 50
+#: A scheme, which a Windows drive is not, and one slash where a URL has two.
+_LOST_SLASH = re.compile(r"(?:.*::)?([A-Za-z][A-Za-z0-9+.-]+):/(?!/)")
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 
 
@@ -173,6 +179,47 @@ def is_single(path: str) -> bool:
     (True, True, False)
     """
     return path.endswith((".json", ".json.zst"))
+
+
+def is_url(path: str) -> bool:
+    """Whether a path leads to a file system of fsspec.
+
+    >>> is_url("s3://bucket/run"), is_url("runs/a.json")
+    (True, False)
+    """
+    return "://" in path
+
+
+def path_text(path: str | os.PathLike[str]) -> str:
+    """A path or URL as text: the one rule for every call that takes one.
+
+    Raises:
+        TypeError: it is neither.
+        JsonckptError: ``pathlib`` has made one slash of a URL's two, which would be a directory.
+
+    >>> path_text("runs/a.json"), path_text("s3://bucket/run")
+    ('runs/a.json', 's3://bucket/run')
+    """
+    text = os.fspath(path)
+    if not isinstance(text, str):
+        raise TypeError("path must be str or os.PathLike[str], or a binary file object")
+    lost = _LOST_SLASH.match(text)
+    if lost and not is_url(text):
+        raise JsonckptError(
+            f"{quote(text)} is a URL that has lost a slash, as pathlib.Path makes of it",
+            hint=f"Pass a string that begins with {lost[1]}://; a directory of that name is "
+            f"./{lost[1]}:",
+        )
+    return text
+
+
+def without_query(url: str) -> str:
+    """A URL for messages: the query of a web address may hold a secret.
+
+    >>> without_query("https://x.org/c.json?token=abc"), without_query("s3://b/why?")
+    ('https://x.org/c.json', 's3://b/why?')
+    """
+    return url.partition("?")[0] if url.startswith(("http://", "https://")) else url
 
 
 def temporary_stem(name: str) -> str:

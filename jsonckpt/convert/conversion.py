@@ -25,6 +25,7 @@ from jsonckpt.convert.targets import FORMATS, Format, flat_names, format_of, wri
 from jsonckpt.convert.torchfiles import load_torch_file
 from jsonckpt.errors import CheckpointExistsError, FormatError, JsonckptError, StateMismatchError
 from jsonckpt.limits import DEFAULT_LIMITS, Limits
+from jsonckpt.names import is_url, path_text, without_query
 
 __all__ = ["ConvertOptions", "ConvertResult", "convert", "default_output", "run"]
 
@@ -163,7 +164,7 @@ def convert(
     if changes:
         known = {name: getattr(options, name) for name in ConvertOptions.__slots__}
         options = ConvertOptions(**{**known, **changes})
-    result = run(Path(source), None if output is None else Path(output), options)
+    result = run(_local(source), None if output is None else _local(output), options)
     if result.comparison is not None and result.comparison.differences:
         raise StateMismatchError(
             "what was read back differs from what was written",
@@ -173,9 +174,30 @@ def convert(
     return result
 
 
+def _local(path: str | os.PathLike[str]) -> Path:
+    """A path on this machine.
+
+    Raises:
+        JsonckptError: it is a URL.
+    """
+    try:
+        remote = is_url(path_text(path))
+    except JsonckptError:  # one that was a URL before pathlib took it
+        remote = True
+    if remote:
+        raise JsonckptError(
+            "this is a URL, and conversions work on local files",
+            file=without_query(os.fspath(path)),
+            hint="Copy the checkpoint here first, or load and save it.",
+        )
+    return Path(path)
+
+
 def run(source_path: Path, output: Path | None, options: ConvertOptions) -> ConvertResult:
     """As :func:`convert`, but differences found by ``test_load`` are in the result, not raised."""
     began = time.monotonic()
+    for path in (source_path, output or source_path):
+        _local(path)
     output = output or default_output(source_path, options.to)
     to = options.to or format_of(output)
     _check_paths(source_path, output, to, options)
