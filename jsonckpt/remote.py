@@ -10,6 +10,7 @@ import fnmatch
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any
 
 from jsonckpt import names
@@ -131,8 +132,8 @@ def _changed(facts: Mapping[str, Any]) -> float:
         value = facts.get(key)
         if isinstance(value, int | float):
             return float(value)
-        if hasattr(value, "timestamp"):
-            return float(value.timestamp())
+        if isinstance(value, datetime):
+            return value.timestamp()
     return 0.0
 
 

@@ -27,8 +27,7 @@ __all__ = ["RemoteTarget"]
 
 #: Protocols of stores without directories, whose files appear as a whole when they are closed.
 _OBJECT_STORES = frozenset(
-    ["s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl"]
-    + ["oss", "oci", "cos", "obs", "swift", "tos", "r2", "b2", "hf"]
+    "s3,s3a,gs,gcs,az,abfs,abfss,adl,oss,oci,cos,obs,swift,tos,r2,b2,hf".split(",")  # noqa: SIM905
 )
 #: Protocols whose rename puts one file in the place of another at once.
 _RENAMES = frozenset(["file", "local", "sftp", "ssh"])

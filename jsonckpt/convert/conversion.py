@@ -93,7 +93,9 @@ class ConvertResult:
         input_bytes, output_bytes: sizes on disk; of a dry run, the second is an estimate.
         tensors: every tensor that was written: name, dtype, shape; tied ones once.
         tensor_bytes: their raw size.
-        left_out: names of what the format cannot hold, or what was not asked for.
+        left_out: names of what the format cannot hold, and of what was not asked for: tensors,
+            and optimizers as a whole.
+        tensors_left_out: how many tensors were not asked for.
         notes: what was mended, assumed or changed.
         comparison: of the output with what was read, if it was asked for.
         seconds: that it took.
@@ -109,6 +111,7 @@ class ConvertResult:
     tensors: list[tuple[str, str, tuple[int, ...]]]
     tensor_bytes: int
     left_out: list[str]
+    tensors_left_out: int
     notes: list[str]
     comparison: Comparison | None
     seconds: float
@@ -216,6 +219,7 @@ def run(source_path: Path, output: Path | None, options: ConvertOptions) -> Conv
     )
     notes = list(source.notes)
     state, left_out = _selected(source.state, options, spool, notes)
+    tensors_left_out = _count(source.state) - _count(state) if left_out else 0
     tensors, nbytes = _listed(state)
     comparison: Comparison | None = None
     if options.dry_run:
@@ -246,6 +250,7 @@ def run(source_path: Path, output: Path | None, options: ConvertOptions) -> Conv
         tensors,
         nbytes,
         left_out,
+        tensors_left_out,
         notes,
         comparison,
         time.monotonic() - began,
@@ -279,13 +284,14 @@ def _check_paths(source: Path, output: Path, to: Format, options: ConvertOptions
 def _selected(
     state: Any, options: ConvertOptions, spool: Path, notes: list[str]
 ) -> tuple[Any, list[str]]:
-    """The part of the state that was asked for, and the names of what was dropped whole."""
+    """The part of the state that was asked for, and the names of what was not."""
     left_out: list[str] = []
     if not options.optimizer:
         state, left_out = drop_optimizers(state)
         if not left_out:
             notes.append("no optimizer was found to leave out")
-    state = choose(state, options.include, options.exclude)
+    state, unasked = choose(state, options.include, options.exclude)
+    left_out += unasked
     if options.dtype is not None:
         dtype, _ = dtype_named(options.dtype)
         if not dtype.is_floating_point:
@@ -294,6 +300,10 @@ def _selected(
             state, count = cast(state, dtype, room)
         notes.append(f"{count} tensors of the model are now {dtype}")
     return state, left_out
+
+
+def _count(state: Any) -> int:
+    return sum(1 for _ in named_tensors(state))
 
 
 def _listed(state: Any) -> tuple[list[tuple[str, str, tuple[int, ...]]], int]:
