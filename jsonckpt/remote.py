@@ -84,8 +84,8 @@ def remote_place(
 
 def listing(
     url: str, pattern: str, storage_options: Mapping[str, Any] | None
-) -> list[tuple[str, float]]:
-    """The URLs below a remote directory that match a pattern, and when each was changed.
+) -> list[tuple[str, bool, float]]:
+    """What below a remote directory matches a pattern: URL, whether a directory, time of change.
 
     Raises:
         JsonckptError: it cannot be listed, or there is no such bucket.
@@ -112,7 +112,7 @@ def listing(
             found = fs.glob(f"{path}/{pattern}", detail=True) if found else {}
         fs.invalidate_cache()  # or what changes from now on would not be seen
     return [
-        (str(fs.unstrip_protocol(name)), _changed(facts))
+        (str(fs.unstrip_protocol(name)), facts.get("type") == "directory", _changed(facts))
         for name, facts in found.items()
         if "/" in pattern or fnmatch.fnmatchcase(name.rpartition("/")[2], pattern)
     ]
