@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -176,7 +177,7 @@ def _write(
         level=options.level,
         threads=options.threads,
         progress=advance,
-        check_index=check_index if single else None,
+        check_index=partial(check_index, contents) if single else None,
         lane=lane,
     )
 

@@ -12,6 +12,7 @@ from jsonckpt.deepcheck import check_state, leftover_notes, spelling_notes, stat
 from jsonckpt.errors import CheckpointNotFoundError, IntegrityError, JsonckptError, is_refusal
 from jsonckpt.facts import Entry
 from jsonckpt.limits import DEFAULT_LIMITS, Limits
+from jsonckpt.names import path_text
 from jsonckpt.opening import RETRIES, Container, open_container
 from jsonckpt.progress import progress_bar
 from jsonckpt.restoring import Loading, Wishes, thread_count
@@ -100,6 +101,7 @@ def verify(
     ...     bool(jsonckpt.verify(directory)), bool(jsonckpt.verify(directory, deep=True))
     (True, True)
     """
+    path_text(path)
     limits = limits or DEFAULT_LIMITS
     count = thread_count(threads)
     for _ in range(RETRIES + 1):

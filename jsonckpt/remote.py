@@ -112,7 +112,7 @@ def listing(
             found = fs.glob(f"{path}/{pattern}", detail=True) if found else {}
         fs.invalidate_cache()  # or what changes from now on would not be seen
     return [
-        (str(fs.unstrip_protocol(name)), facts.get("type") == "directory", _changed(facts))
+        (url.rstrip("/") + name[len(path) :], facts.get("type") == "directory", _changed(facts))
         for name, facts in found.items()
         if "/" in pattern or fnmatch.fnmatchcase(name.rpartition("/")[2], pattern)
     ]

@@ -34,7 +34,17 @@ class _Fault:
         raise self.error
 
 
-_CALLS = ("info", "cat_file", "pipe_file", "rm_file", "cp_file", "makedirs", "exists", "ls", "mkdir")
+_CALLS = (
+    "info",
+    "cat_file",
+    "pipe_file",
+    "rm_file",
+    "cp_file",
+    "makedirs",
+    "exists",
+    "ls",
+    "mkdir",
+)
 
 
 class FaultyFiles(MemoryFileSystem):  # type: ignore[misc]

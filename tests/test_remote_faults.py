@@ -111,7 +111,7 @@ def test_reading_fails_at_every_call(kind: type[FaultyFiles], name: str) -> None
             for error in (ForeignError("something of a library"), ConnectionResetError("gone")):
                 with (
                     FaultyFiles.failing(at, error),
-                    pytest.raises(jsonckpt.JsonckptError, match="something of|gone") as caught,
+                    pytest.raises(jsonckpt.JsonckptError, match=r"something of|gone") as caught,
                 ):
                     read()
                 assert caught.value.__cause__ is error

@@ -174,9 +174,7 @@ def test_a_signed_address(
     assert "wr0ng" not in str(caught.value)
 
 
-def test_what_a_web_server_says_is_no_missing_file(
-    web: tuple[type[_Web], str], tmp_path: Path
-) -> None:
+def test_what_a_web_server_says_is_no_missing_file(web: tuple[type[_Web], str]) -> None:
     handler, url = web
     for name in ("c", "c.json"):
         with pytest.raises(jsonckpt.CheckpointNotFoundError):
