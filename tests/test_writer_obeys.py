@@ -91,7 +91,7 @@ def test_the_way_out_helps(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Of the index and the manifest as of the count of brackets and strings."""
-    for limits in (Limits(manifest_bytes=3_000, marks=10_000_000), Limits(marks=90)):
+    for limits in (Limits(manifest_bytes=1_200, marks=10_000_000), Limits(marks=90)):
         monkeypatch.setattr("jsonckpt.contents.DEFAULT_LIMITS", limits)
         with pytest.raises(jsonckpt.LimitError) as caught:
             jsonckpt.save(state, tmp_path / name, chunk_size=chunk_size)
