@@ -283,7 +283,10 @@ def _read_numbers(one: _Found) -> bool:
         container = open_container(one.place, limits=DEFAULT_LIMITS, storage_options=one.options)
         one.saved = container.manifest.created_at
         wishes = Wishes.of((), None, "cpu")
-        state = load_container(container, wishes, limits=DEFAULT_LIMITS, threads=1)
+        try:
+            state = load_container(container, wishes, limits=DEFAULT_LIMITS, threads=1)
+        except JsonckptError:  # a type that is not registered yet, for example
+            state = container.manifest.state
         if isinstance(state, Mapping):
             said = {"epoch": state.get("epoch")}
             said["step"] = next((state[key] for key in _STEPS if key in state), None)

@@ -290,6 +290,22 @@ def test_epochs_and_steps_of_one_run_are_compared_by_the_state(tmp_path: Path) -
     assert training.latest(tmp_path) == newest
 
 
+def test_a_state_with_types_that_are_not_registered_counts(tmp_path: Path) -> None:
+    class Own:
+        pass
+
+    jsonckpt.register(Own, "tests.Own", to_json=lambda _: 1, from_json=lambda _: Own())
+    for name, step in (("checkpoint_a", 2), ("checkpoint_b", 1)):
+        path = make(tmp_path / name, step=step, own=Own()) / "manifest.json"
+        # As another process sees it, that has not called register yet.
+        text = path.read_text()
+        assert text.count('"$tests.Own"') == 1
+        edited = text.replace('"$tests.Own"', '"$tests.NotKnown"')
+        seal = edited.rindex('"seal":')
+        path.write_text(edited[:seal] + '"seal":null}\n')
+    assert training.latest(tmp_path) == tmp_path / "checkpoint_a"
+
+
 def test_what_is_no_whole_checkpoint_is_passed_over_aloud(tmp_path: Path) -> None:
     good = make(tmp_path / "checkpoint_epoch1.json")
     text = good.read_bytes()
