@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import fsspec
 from fsspec.implementations.memory import MemoryFileSystem
 
-__all__ = ["FaultyFiles", "ForeignError", "StoreFiles"]
+__all__ = ["EarlyFiles", "FaultyFiles", "ForeignError", "StoreFiles"]
 
 
 class ForeignError(Exception):
@@ -103,6 +103,12 @@ class StoreFiles(FaultyFiles):
         return _Held(self, self._strip_protocol(path))
 
 
+class EarlyFiles(FaultyFiles):
+    """A file system of which nothing is known: a file shows as soon as it is opened."""
+
+    protocol = ("dav", "faultydav")
+
+
 def _add(name: str) -> None:
     original = getattr(MemoryFileSystem, name)
 
@@ -160,5 +166,5 @@ class _Watched:
         self._file.closed = value
 
 
-for _kind in (FaultyFiles, StoreFiles):
+for _kind in (FaultyFiles, StoreFiles, EarlyFiles):
     fsspec.register_implementation(_kind.protocol[1], _kind, clobber=True)

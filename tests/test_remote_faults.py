@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from tests.support import same
 
 pytest.importorskip("fsspec")
 
-from tests.faulty_files import FaultyFiles, ForeignError, StoreFiles
+from tests.faulty_files import EarlyFiles, FaultyFiles, ForeignError, StoreFiles
 
 OLD = {"w": torch.arange(40.0), "b": [torch.ones(3)], "epoch": 1}
 NEW = {"w": torch.arange(40.0) + 1, "b": [torch.zeros(3)], "epoch": 2}
@@ -145,3 +146,29 @@ def test_what_nobody_knows_is_said() -> None:
         finally:
             StoreFiles.cat_file = real
     assert same(jsonckpt.load(url), NEW)
+
+
+def test_where_a_file_shows_at_once_the_loss_is_said() -> None:
+    url = new_url(EarlyFiles, "c.json")
+    save(OLD, url)
+    at = calls_of(new_url(EarlyFiles, "c.json"), old=False).index("write")
+    with (
+        FaultyFiles.failing(at, ConnectionResetError("gone")),
+        pytest.raises(jsonckpt.WriteError, match=r"previous checkpoint is lost.*directory"),
+    ):
+        save(NEW, url)
+    with pytest.raises(jsonckpt.CheckpointNotFoundError):
+        jsonckpt.load(url)
+    assert stored(url) == []
+
+
+@pytest.mark.parametrize("happens", [False, True])
+def test_a_directory_is_safe_there_too(happens: bool) -> None:
+    calls = calls_of(new_url(EarlyFiles, "c"), old=True)
+    for at in range(len(calls)):
+        url = new_url(EarlyFiles, "c")
+        save(OLD, url)
+        with FaultyFiles.failing(at, ForeignError("gone"), happens=happens), suppress(Exception):
+            save(NEW, url)
+        found = jsonckpt.load(url)
+        assert same(found, OLD) or same(found, NEW), calls[at]
