@@ -21,6 +21,7 @@ from jsonckpt.digests import check_expected
 from jsonckpt.errors import JsonckptError, UnsupportedVersionError
 from jsonckpt.inspection import verify
 from jsonckpt.limits import Limits, parse_limits
+from jsonckpt.names import is_url
 from jsonckpt.progress import show_anything
 from jsonckpt.recovery import recover
 
@@ -68,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _local(path: str) -> str:
-    if "://" in path:
+    if is_url(path):
         raise _UsageError(f"{path} is no local path: copy the checkpoint here first")
     return path
 

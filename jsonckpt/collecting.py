@@ -22,7 +22,7 @@ from jsonckpt.facts import MANIFEST_NAME
 from jsonckpt.leftovers import File, orphans, single_temporaries
 from jsonckpt.limits import DEFAULT_LIMITS, Limits
 from jsonckpt.manifest import parse_manifest
-from jsonckpt.names import is_single
+from jsonckpt.names import is_single, is_url, path_text
 from jsonckpt.opening import open_container
 from jsonckpt.reading import read_manifest
 from jsonckpt.storage import write_error
@@ -109,10 +109,8 @@ def gc(
     """
     age = parse_age(older_than)
     limits = limits or DEFAULT_LIMITS
-    text = os.fspath(path)
-    if not isinstance(text, str):
-        raise TypeError("path must be str or os.PathLike[str]")
-    if "://" in text:
+    text = path_text(path)
+    if is_url(text):
         raise ValueError("gc works on local files")
     place = Path(text)
     if place.name == MANIFEST_NAME and not place.is_dir():

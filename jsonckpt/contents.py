@@ -28,6 +28,8 @@ from jsonckpt.validation import check_name
 __all__ = ["Contents", "Options", "encode", "settle", "walk"]
 
 _SAMPLE_BYTES = 1 << 14
+#: About what the place of a tensor takes in the state's text, beside its name.
+_PLACE = 40
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ def settle(contents: Contents, options: Options) -> Contents:
     if exceeds(settled.chunks, DEFAULT_LIMITS.chunks):
         raise LimitError(
             f"{settled.chunks} chunks; readers accept at most {DEFAULT_LIMITS.chunks}",
-            hint="Pass a larger chunk_size.",
+            hint=_fewer(len(plans), settled.chunks, options.chunk_bytes),
         )
     return settled
 
@@ -185,18 +187,40 @@ def head_text(contents: Contents, options: Options, *, single: bool) -> bytes:
             "state": jsontext.dump_pretty(contents.state),
         },
     )
-    hint = "Put large data into tensors or NumPy arrays."
+    hint = _smaller(len(head), len(head), [source.name for source in contents.sources])
     _check_length("the state beside its tensors", head, hint)
     return head
 
 
-def check_index(text: bytes) -> None:
+def check_index(contents: Contents, text: bytes) -> None:
     """Whether a reader takes the index of a single file, which it needs before anything else.
 
     Raises:
         LimitError: it does not.
     """
-    _check_length("the index of the file", text, "Pass a larger chunk_size.")
+    widest = max((plan.codec.chunk_bytes for plan in contents.plans), default=0)
+    hint = _fewer(len(contents.plans), contents.chunks, widest)
+    _check_length("the index of the file", text, hint)
+
+
+def _fewer(tensors: int, chunks: int, chunk_bytes: int) -> str:
+    """The way out where there are too many records or chunks: whichever there are too many of."""
+    if chunks > 2 * tensors and not exceeds(2 * chunk_bytes, DEFAULT_LIMITS.chunk_bytes):
+        return "Pass a larger chunk_size."
+    return (
+        f"There are {tensors} tensors: join small ones (torch.stack, torch.cat), or save parts of "
+        "the state as checkpoints of their own."
+    )
+
+
+def _smaller(
+    text: int, state: int, tensors: Sequence[str], chunks: int = 0, chunk_bytes: int = 0
+) -> str:
+    """The way out where a text with the state in it is too long: whatever it is mostly made of."""
+    places = sum(len(name) + _PLACE for name in tensors)
+    if 2 * (state - places) > text:
+        return "Put large data into tensors or NumPy arrays."
+    return _fewer(len(tensors), chunks, chunk_bytes)
 
 
 def _check_length(what: str, text: bytes, hint: str) -> None:
@@ -214,7 +238,7 @@ def _check_length(what: str, text: bytes, hint: str) -> None:
         raise LimitError(
             f"the state and the tensors take {marks} brackets and strings of JSON; readers accept "
             f"at most {DEFAULT_LIMITS.marks}",
-            hint="Put large data into tensors or NumPy arrays.",
+            hint=hint,
         )
 
 
@@ -267,7 +291,7 @@ def check_expansion(contents: Contents, stored: int) -> None:
         raise LimitError(
             f"{contents.chunks} chunks were compressed to {stored} bytes; readers accept at most "
             f"{most} in so few",
-            hint="Pass a larger chunk_size; the previous checkpoint, if any, is untouched.",
+            hint="Pass compression=None; the previous checkpoint, if any, is untouched.",
         )
 
 
@@ -289,5 +313,16 @@ def manifest_of(
 @jsontext.collector_paused()
 def dumped(manifest: Manifest) -> bytes:
     text = dump_manifest(manifest)
-    _check_length("the manifest", text, "Pass a larger chunk_size, or put large data into tensors.")
+    if len(text) < min(DEFAULT_LIMITS.manifest_bytes or 0, DEFAULT_LIMITS.marks or 0):
+        return text
+    entries = manifest.entries
+    widest = max((entry.codec.chunk_bytes for entry in entries), default=0)
+    hint = _smaller(
+        len(text),
+        len(jsontext.dump(manifest.state)),
+        [entry.name for entry in entries],
+        sum(len(entry.chunks) for entry in entries),
+        widest,
+    )
+    _check_length("the manifest", text, hint)
     return text

@@ -6,8 +6,9 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jsonckpt import names, plan, storage
 from jsonckpt.background import Gate
@@ -35,6 +36,9 @@ from jsonckpt.pipeline import Lane, run_lanes
 from jsonckpt.progress import progress_bar
 from jsonckpt.space import Room
 from jsonckpt.writing import FileOutput, Output, StreamOutput, ZstdOutput, write_shard
+
+if TYPE_CHECKING:  # fsspec is an extra
+    from jsonckpt.uploading import RemoteTarget
 
 __all__ = [
     "check_container",
@@ -173,7 +177,7 @@ def _write(
         level=options.level,
         threads=options.threads,
         progress=advance,
-        check_index=check_index if single else None,
+        check_index=partial(check_index, contents) if single else None,
         lane=lane,
     )
 
@@ -229,64 +233,69 @@ def save_remote(
     storage_options: Mapping[str, Any] | None,
     gate: Gate,
 ) -> dict[str, Any]:
-    from jsonckpt.remote import RemoteTarget
+    from jsonckpt.uploading import RemoteTarget
 
     target = RemoteTarget(url, storage_options)
-    single = names.is_single(url)
-    target.check(single=single, overwrite=overwrite)
-    if not single:
-        _check_ours(target.place())
-    shards: list[ShardFile] = []
-    entries: list[Entry] = []
+    target.check(overwrite=overwrite)
+    write = _upload_file if target.single else _upload_directory
     try:
-        with progress_bar("save", contents.nbytes, show=options.progress) as advance:
-            for number, name, plans in shards_of(contents, options, single=single):
-                if single:
-                    # Some stores let go of what was there as soon as the new file is opened.
-                    gate.close()
-                with target.open(None if single else name) as stream:
-                    output: Output = StreamOutput(stream)
-                    if name.endswith(".zst") or (single and url.endswith(".zst")):
-                        output = ZstdOutput(output, level=options.level)
-                    text = _write(
-                        output,
-                        contents,
-                        options,
-                        plans=plans,
-                        shard=number,
-                        single=single,
-                        progress=advance,
-                        gate=gate,
-                    )
-                    if single:  # before the file takes the place of the old one
-                        check_expansion(contents, output.written)
-                shards.append(ShardFile(name, output.written, text.position, text.seal))
-                entries += text.entries
-        if not single:
-            check_expansion(contents, sum(shard.bytes for shard in shards))
-            manifest = manifest_of(contents, options, shards, entries)
-            text_bytes = dumped(manifest)
-            replaced = _replaced(target.place())
-            gate.close()
-            target.commit(text_bytes)
+        result = write(target, contents, options, gate)
     except BaseException:
         target.abandon()
         raise
-    if single:
-        return {
-            "path": url,
-            "digest": text.seal,
-            "stored_bytes": output.written,
-            "files": (url.rpartition("/")[2],),
-            "durability": "best-effort",
-        }
+    return {"path": url, "durability": "best-effort", **result}
+
+
+def _upload_file(
+    target: RemoteTarget, contents: Contents, options: Options, gate: Gate
+) -> dict[str, Any]:
+    if target.shows_early:
+        gate.close()
+    with target.file(contents.save_id[:12]) as stream:
+        output: Output = StreamOutput(stream)
+        if target.name.endswith(".zst"):
+            output = ZstdOutput(output, level=options.level)
+        text = _write_all(output, contents, options, gate)
+        check_expansion(contents, output.written)  # before it takes the place of the old one
+        gate.close()
+        target.publish(stream)
+    return {"digest": text.seal, "stored_bytes": output.written, "files": (target.name,)}
+
+
+def _upload_directory(
+    target: RemoteTarget, contents: Contents, options: Options, gate: Gate
+) -> dict[str, Any]:
+    _check_ours(target.place())
+    shards: list[ShardFile] = []
+    entries: list[Entry] = []
+    with progress_bar("save", contents.nbytes, show=options.progress) as advance:
+        for number, name, plans in shards_of(contents, options, single=False):
+            with target.shard(name) as stream:
+                output: Output = StreamOutput(stream)
+                if name.endswith(".zst"):
+                    output = ZstdOutput(output, level=options.level)
+                text = _write(
+                    output,
+                    contents,
+                    options,
+                    plans=plans,
+                    shard=number,
+                    single=False,
+                    progress=advance,
+                    gate=gate,
+                )
+            shards.append(ShardFile(name, output.written, text.position, text.seal))
+            entries += text.entries
+    check_expansion(contents, sum(shard.bytes for shard in shards))
+    manifest = dumped(manifest_of(contents, options, shards, entries))
+    replaced = _replaced(target.place())
+    gate.close()
+    target.commit(manifest, contents.save_id[:12])
     target.remove(replaced)
     return {
-        "path": url,
-        "digest": f"sha256:{hashlib.sha256(text_bytes).hexdigest()}",
-        "stored_bytes": len(text_bytes) + sum(shard.bytes for shard in shards),
+        "digest": f"sha256:{hashlib.sha256(manifest).hexdigest()}",
+        "stored_bytes": len(manifest) + sum(shard.bytes for shard in shards),
         "files": (*(shard.file for shard in shards), MANIFEST_NAME),
-        "durability": "best-effort",
     }
 
 

@@ -61,6 +61,7 @@ class Forward:
             self._size = sum(shard.bytes for shard in container.manifest.shards)
         self.loading = Loading(container.manifest.state, self.wishes)
         self.loading.check(container.manifest.by_name)
+        self.loading.check_selectors()
         for shard, entries in container.shards():
             container.check_files([shard])
             for record in container.forward(
@@ -85,6 +86,7 @@ class Forward:
             self._size = source.size
             if "state" in reader.head or not alone:
                 self.loading = Loading(parse_head(reader.head)[3], self.wishes)
+                self.loading.check_selectors()
 
         entries = []
         for record, sink in read_records(
@@ -107,6 +109,8 @@ class Forward:
             self.loading.check(manifest.by_name)
             for room in self._rooms.values():
                 room.clear_gaps()
+        else:  # a lone shard does not say beforehand what is in it
+            self.wishes.check([entry.name for entry in entries])
 
     def open_sink(self, header: Header) -> Sink | None:
         """Memory for the next record, where it is wanted.

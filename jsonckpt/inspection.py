@@ -12,6 +12,7 @@ from jsonckpt.deepcheck import check_state, leftover_notes, spelling_notes, stat
 from jsonckpt.errors import CheckpointNotFoundError, IntegrityError, JsonckptError, is_refusal
 from jsonckpt.facts import Entry
 from jsonckpt.limits import DEFAULT_LIMITS, Limits
+from jsonckpt.names import path_text, without_query
 from jsonckpt.opening import RETRIES, Container, open_container
 from jsonckpt.progress import progress_bar
 from jsonckpt.restoring import Loading, Wishes, thread_count
@@ -100,6 +101,7 @@ def verify(
     ...     bool(jsonckpt.verify(directory)), bool(jsonckpt.verify(directory, deep=True))
     (True, True)
     """
+    path_text(path)
     limits = limits or DEFAULT_LIMITS
     count = thread_count(threads)
     for _ in range(RETRIES + 1):
@@ -121,7 +123,7 @@ def _verify(
     expected_digest: str | None,
 ) -> tuple[VerifyReport, bool]:
     """The report, and whether a save has replaced the checkpoint meanwhile."""
-    name = os.fspath(path)
+    name = without_query(os.fspath(path))
     try:
         container = open_container(
             path, limits=limits, storage_options=storage_options, expected_digest=expected_digest
@@ -184,7 +186,7 @@ def _problems(
         )
         container.check_files([shard])  # reading a compressed file says nothing of its size
     except JsonckptError as error:
-        if streaming:
+        if streaming or not container.place.ranged(container.file_of(shard)):
             return [error]
         if container.file_of(shard).endswith(".zst"):
             if is_refusal(error):

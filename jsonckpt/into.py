@@ -87,7 +87,8 @@ def load_into(
             that are not tensors are replaced by the saved ones. Optimizer state keeps its saved
             dtype, and is created where the optimizer has none yet.
         strict: raise when the tensors of target and checkpoint differ; ``False`` copies what fits.
-        include, exclude: as for :func:`jsonckpt.load`; what is left out is not missed.
+        include, exclude: as for :func:`jsonckpt.load`; what is left out is not missed. A pattern
+            must select a tensor of the checkpoint or of the target, whatever ``strict`` says.
         cast: allow another dtype in the target; values are converted.
         verify, threads, progress, limits, storage_options, expected_digest: as for
             :func:`jsonckpt.load`.
@@ -184,6 +185,12 @@ def _fill(into: _Into, container: Container) -> LoadResult:
         raise
     plan = Match(cast)
     match(value, target, "", plan, None)
+    try:
+        # A pattern may also be there for what the target alone has.
+        loading.check_selectors(plan.missing)
+    except JsonckptError as error:
+        error.at(file=container.path)
+        raise
     plan.missing = [name for name in plan.missing if wishes.chosen(name)]
     if strict and (plan.missing or plan.unexpected or plan.mismatched):
         raise StateMismatchError(

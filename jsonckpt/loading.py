@@ -30,7 +30,7 @@ def load(
     *,
     include: Selector | None = None,
     exclude: Selector | None = None,
-    weights_only: bool = True,
+    weights_only: bool | None = True,
     verify: bool = True,
     threads: int | None = None,
     progress: bool = False,
@@ -46,8 +46,10 @@ def load(
         map_location: as in ``torch.load``: ``None`` (back to the device it was saved from), a
             device or its name, a dict of names, or a callable on ``(storage, location)``.
         include, exclude: names, globs (``"/model_state_dict/*"``), sequences of these, or a
-            callable on names. A tensor that is left out is left out of the tree, too.
-        weights_only: accepted for ``torch.load``'s sake; nothing is ever unpickled.
+            callable on names. A tensor that is left out is left out of the tree, too. The slash
+            that names begin with may be left out. Each pattern must select something.
+        weights_only: accepted for ``torch.load``'s sake (``None``, too); nothing is ever
+            unpickled.
         verify: compare the checksums of all data. Everything else is always checked.
         threads: ``None`` takes the processors that may be used, up to 8.
         progress: show a tqdm bar.
@@ -60,7 +62,7 @@ def load(
     Raises:
         CheckpointNotFoundError, IncompleteCheckpointError, FormatError, IntegrityError, LimitError:
             see :mod:`jsonckpt.errors`; no tensor is returned in any of these cases.
-        StateMismatchError: ``include`` names what is not there.
+        StateMismatchError: a pattern in ``include`` or ``exclude`` selects nothing.
         ValueError: ``weights_only=False``; an ``expected_digest`` that pins nothing.
 
     >>> import tempfile, torch, jsonckpt
@@ -69,7 +71,7 @@ def load(
     ...     jsonckpt.load(directory + "/c.json", exclude="/b")
     {'a': tensor([0, 1, 2])}
     """
-    if not weights_only:
+    if weights_only is not None and not weights_only:
         raise ValueError(
             "weights_only=False asks for unpickling, which jsonckpt never does; leave it out"
         )
@@ -177,6 +179,7 @@ def _load_container(
     by_name = container.manifest.by_name
     loading = Loading(container.manifest.state, wishes)
     loading.check(by_name)
+    loading.check_selectors()
     needed = (entry.shard for name, entry in by_name.items() if loading.wants(name))
     container.check_files(range(len(container.manifest.shards)) if loading.wants_all else needed)
     targets = allocate_targets(

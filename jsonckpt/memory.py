@@ -36,6 +36,7 @@ __all__ = [
     "require_address",
     "require_little_endian",
     "require_memory",
+    "require_whole",
     "slabs",
     "strided",
     "torch_dtype",
@@ -117,6 +118,27 @@ def require_little_endian() -> None:
     if sys.byteorder != "little":
         raise JsonckptError(
             "this machine is big-endian; jsonckpt reads and writes tensors on little-endian only"
+        )
+
+
+def require_whole(value: torch.Tensor) -> None:
+    """Refuse a tensor that is spread over processes, so that this one has a part of it.
+
+    By names, since torch.distributed need not be there: ``DTensor`` and ``ShardedTensor``, what
+    derives from one of them, and the flat parameters of FSDP, which are plain to Python.
+
+    Raises:
+        UnsupportedTypeError: with the way to the whole.
+    """
+    kind = type(value)
+    parts = {"DTensor", "ShardedTensorBase"} & {base.__name__ for base in kind.__mro__}
+    if parts or hasattr(value, "_is_flat_param"):
+        what = "flat parameter of FSDP" if not parts else f"{kind.__module__}.{kind.__qualname__}"
+        raise UnsupportedTypeError(
+            f"cannot write a {what}: each process holds a part of it",
+            hint="A part alone is no checkpoint. Gather the whole on every rank "
+            "(value.full_tensor(), or get_model_state_dict with full_state_dict=True), then save "
+            "it on one rank.",
         )
 
 

@@ -5,25 +5,33 @@ Pure text: nothing here opens a file.
 
 from __future__ import annotations
 
+import difflib
 import fnmatch
 import hashlib
+import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 
-from jsonckpt.errors import UnsafePathError, quote
+from jsonckpt.errors import JsonckptError, StateMismatchError, UnsafePathError, quote
 
 __all__ = [
     "Selector",
+    "Unmatched",
     "check_shard_name",
     "escape",
     "is_shard_name",
     "is_single",
+    "is_url",
     "join",
+    "path_text",
+    "refuse_unmatched",
     "selector",
     "shard_name",
     "temporary_name",
     "temporary_stem",
     "unescape",
+    "without_query",
 ]
 
 Selector = str | Sequence[str] | Callable[[str], bool]
@@ -31,6 +39,10 @@ Selector = str | Sequence[str] | Callable[[str], bool]
 _SHARD = re.compile(r"shard-[0-9a-z-]{1,100}\.json(\.zst)?")
 #: Characters, each of up to 4 bytes, that a temporary name keeps of the 255 bytes of a name.
 _LONGEST_STEM = 50
+#: A scheme, which a Windows drive is not, and one slash where a URL has two.
+_LOST_SLASH = re.compile(r"(?:.*::)?([A-Za-z][A-Za-z0-9+.-]+):/(?!/)")
+#: Names among which the nearest are looked for; comparing takes about 10 µs each.
+_MOST_COMPARED = 5_000
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 
 
@@ -97,23 +109,31 @@ def check_shard_name(name: str) -> str:
     return name
 
 
+Unmatched = list[tuple[str, str]]
+
+
 def selector(
     include: Selector | None, exclude: Selector | None
-) -> tuple[Callable[[str], bool], Callable[[Iterable[str]], list[str]]]:
+) -> tuple[Callable[[str], bool], Callable[..., Unmatched]]:
     """What ``include=`` and ``exclude=`` mean, as two functions.
 
     A selector is a name, a glob (``*``, ``?``, ``[…]``; ``*`` crosses ``/``), a sequence of these,
-    or a callable on names. A plain name also selects everything below it.
+    or a callable on names. A plain name also selects everything below it. The slash that a name
+    begins with may be left out.
 
     Returns:
-        ``chosen(name)``, and ``unmatched(names)``: the plain names in ``include`` that select
-        nothing of ``names``, which is nearly always a slip of the pen.
+        ``chosen(name)``, and ``unmatched(names, places=())``: the patterns that match nothing of
+        ``names``, which is nearly always a slip of the pen, each as ``("include", pattern)`` or
+        ``("exclude", pattern)``. ``places`` are there without being tensors: a pattern in
+        ``exclude`` may match these, too. Callables are taken as they are.
 
     >>> chosen, unmatched = selector(["/model/*", "/epoch"], "*.bias")
     >>> chosen("/model/w"), chosen("/model/w.bias"), chosen("/optimizer/0")
     (True, False, False)
     >>> unmatched(["/model/w"])
-    ['/epoch']
+    [('include', '/epoch'), ('exclude', '*.bias')]
+    >>> selector("model/*", None)[0]("/model/w")
+    True
     """
     included = _matcher(include) if include is not None else None
     excluded = _matcher(exclude) if exclude is not None else None
@@ -123,16 +143,69 @@ def selector(
             return False
         return excluded is None or not excluded(name)
 
-    def unmatched(names: Iterable[str]) -> list[str]:
-        if include is None or callable(include):
-            return []
-        patterns = [include] if isinstance(include, str) else list(include)
-        plain = [pattern for pattern in patterns if not _is_glob(pattern)]
-        known = set(names) if plain else set()
-        missing = [pattern for pattern in plain if pattern not in known]
-        return [p for p in missing if not any(name.startswith(f"{p}/") for name in known)]
+    def unmatched(names: Iterable[str], places: Iterable[str] = ()) -> Unmatched:
+        wanted = [("include", pattern) for pattern in _patterns(include)]
+        wanted += [("exclude", pattern) for pattern in _patterns(exclude)]
+        known = set(names) if wanted else set()
+        beside = list(places) if wanted else []
+        return [
+            (argument, pattern)
+            for argument, pattern in wanted
+            # Looked up first, for a list of patterns may be as long as that of the names.
+            if not (pattern in known or f"/{pattern}" in known)
+            and not any(map(_matcher(pattern), known))
+            and not (argument == "exclude" and any(map(_matcher(pattern), beside)))
+        ]
 
     return chosen, unmatched
+
+
+def refuse_unmatched(unmatched: Unmatched, names: Iterable[str], *, option: str = "") -> None:
+    """Say which selector selects nothing, and what it may have meant.
+
+    Args:
+        unmatched: as :func:`selector` finds it.
+        names: what there is.
+        option: what stands before the argument's name on a command line.
+
+    Raises:
+        StateMismatchError: there is one.
+    """
+    if not unmatched:
+        return
+    argument, pattern = unmatched[0]
+    known = list(islice(names, _MOST_COMPARED))
+    above = {name[:end]: None for name in known for end in _ends(name)}
+    candidates = [*above, *known][:_MOST_COMPARED]
+    wanted = pattern if pattern.startswith("/") else f"/{pattern}"
+    near = difflib.get_close_matches(wanted.rstrip("*").rstrip("/") or "/", candidates, 3, 0.6)
+    if near:
+        hint = f"Did you mean {' or '.join(quote(name) for name in near)}?"
+    elif known:
+        hint = f"There {'is' if len(known) == 1 else 'are'} {', '.join(map(quote, known[:3]))}"
+        hint += ", …; " if len(known) > 3 else "; "
+        hint += "a name is the path of keys to a tensor, /model/layer.weight for example."
+    else:
+        hint = "There are no tensors."
+    raise StateMismatchError(
+        f"{option}{argument} {quote(pattern, 200)} selects no tensor",
+        missing=[pattern for _, pattern in unmatched],
+        hint=hint,
+    )
+
+
+def _ends(name: str) -> Iterator[int]:
+    """Where the names of the containers end that hold the tensor of this name."""
+    at = name.find("/", 1)
+    while at > 0:
+        yield at
+        at = name.find("/", at + 1)
+
+
+def _patterns(select: Selector | None) -> list[str]:
+    if select is None or callable(select):
+        return []
+    return [select] if isinstance(select, str) else list(select)
 
 
 def _is_glob(pattern: str) -> bool:
@@ -142,9 +215,12 @@ def _is_glob(pattern: str) -> bool:
 def _matcher(select: Selector) -> Callable[[str], bool]:
     if callable(select):
         return select
-    patterns = [select] if isinstance(select, str) else list(select)
+    # Names begin with a slash, but for the one of a state that is a tensor (which is empty) and
+    # those of shared memory in a lone shard.
+    patterns = _patterns(select)
+    patterns += [f"/{pattern}" for pattern in patterns if pattern and pattern[0] != "/"]
     exact = set(patterns)
-    below = tuple(f"{p.rstrip('/')}/" for p in patterns if not _is_glob(p))
+    below = tuple(f"{p.removesuffix('/')}/" for p in patterns if not _is_glob(p))
     globs = [re.compile(fnmatch.translate(p)).match for p in patterns if _is_glob(p)]
 
     def matches(name: str) -> bool:
@@ -173,6 +249,47 @@ def is_single(path: str) -> bool:
     (True, True, False)
     """
     return path.endswith((".json", ".json.zst"))
+
+
+def is_url(path: str) -> bool:
+    """Whether a path leads to a file system of fsspec.
+
+    >>> is_url("s3://bucket/run"), is_url("runs/a.json")
+    (True, False)
+    """
+    return "://" in path
+
+
+def path_text(path: str | os.PathLike[str]) -> str:
+    """A path or URL as text: the one rule for every call that takes one.
+
+    Raises:
+        TypeError: it is neither.
+        JsonckptError: ``pathlib`` has made one slash of a URL's two, which would be a directory.
+
+    >>> path_text("runs/a.json"), path_text("s3://bucket/run")
+    ('runs/a.json', 's3://bucket/run')
+    """
+    text = os.fspath(path)
+    if not isinstance(text, str):
+        raise TypeError("path must be str or os.PathLike[str], or a binary file object")
+    lost = _LOST_SLASH.match(text)
+    if lost and not is_url(text):
+        raise JsonckptError(
+            f"{quote(text)} is a URL that has lost a slash, as pathlib.Path makes of it",
+            hint=f"Pass a string that begins with {lost[1]}://; a directory of that name is "
+            f"./{lost[1]}:",
+        )
+    return text
+
+
+def without_query(url: str) -> str:
+    """A URL for messages: the query of a web address may hold a secret.
+
+    >>> without_query("https://x.org/c.json?token=abc"), without_query("s3://b/why?")
+    ('https://x.org/c.json', 's3://b/why?')
+    """
+    return url.partition("?")[0] if url.startswith(("http://", "https://")) else url
 
 
 def temporary_stem(name: str) -> str:

@@ -35,6 +35,7 @@ from jsonckpt.indexed import (
 )
 from jsonckpt.limits import Limits
 from jsonckpt.manifest import parse_manifest
+from jsonckpt.names import is_url, path_text, without_query
 from jsonckpt.records import Header, Record
 from jsonckpt.single import from_index, gather
 from jsonckpt.skeleton import SkeletonReader
@@ -68,6 +69,7 @@ class Place(Protocol):
     def manifest(self, limit: int | None) -> bytes: ...
     def where(self, name: str) -> str: ...
     def stamp(self, name: str) -> object: ...
+    def ranged(self, name: str) -> bool: ...
     def file(self, name: str) -> Any: ...
     def stream(self, name: str, *, zstd_window: int | None) -> Any: ...
 
@@ -111,6 +113,11 @@ class Container:
     def file_of(self, shard: int) -> str:
         """The name of the file that holds a shard."""
         return self.single if self.single is not None else self.manifest.shards[shard].file
+
+    def forward_only(self, shard: int) -> bool:
+        """Whether a shard can be read from its beginning only: compressed, or not by ranges."""
+        name = self.file_of(shard)
+        return name.endswith(".zst") or not self.place.ranged(name)
 
     def shards(self) -> Iterator[tuple[int, Sequence[Entry]]]:
         """Each shard with its entries."""
@@ -168,7 +175,7 @@ class Container:
         whole = len(wanted) == len(entries)
         if not wanted and not whole:
             return
-        if streaming or name.endswith(".zst"):
+        if streaming or self.forward_only(shard):
             self._read_forward(shard, entries, sinks, limits, verify, progress)
             return
         try:
@@ -209,7 +216,7 @@ class Container:
             JsonckptError: with file, tensor and chunk.
         """
         name = self.file_of(entry.shard)
-        if name.endswith(".zst"):
+        if self.forward_only(entry.shard):
             entries = [e for e in self.manifest.entries if e.shard == entry.shard]
             sinks = {entry.name: PartSink(sink, start, stop)}
             self.read(entry.shard, entries, sinks, limits=limits, threads=1, verify=verify)
@@ -372,13 +379,13 @@ def open_container(
             check_manifest_digest(text, expected_digest)
             manifest = parse_manifest(text, limits)
             check_pinned(manifest.checksum, expected_digest)
-        elif name.endswith(".zst"):
+        elif name.endswith(".zst") or not place.ranged(name):
             with place.stream(name, zstd_window=limits.zstd_window) as stream:
                 manifest = gather(stream, limits, expected_digest=expected_digest)
         else:
             with place.file(name) as file:
                 manifest = from_index(file, limits, expected_digest=expected_digest)
-        return Container(place, manifest, name, os.fspath(path), stamp)
+        return Container(place, manifest, name, without_query(os.fspath(path)), stamp)
     except JsonckptError as error:
         error.at(file=place.where(name or MANIFEST_NAME))
         raise
@@ -438,10 +445,8 @@ def locate(
     Raises:
         CheckpointNotFoundError: nothing is there.
     """
-    text = os.fspath(path)
-    if not isinstance(text, str):
-        raise TypeError("path must be str or os.PathLike[str], or a binary file object")
-    if "://" in text:
+    text = path_text(path)
+    if is_url(text):
         from jsonckpt.remote import remote_place
 
         return remote_place(text, storage_options)

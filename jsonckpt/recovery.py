@@ -29,7 +29,7 @@ from jsonckpt.facts import Entry, Manifest
 from jsonckpt.leftovers import File, searched
 from jsonckpt.limits import DEFAULT_LIMITS, Limits, exceeds, way_over
 from jsonckpt.manifest import parse_misread
-from jsonckpt.names import is_single
+from jsonckpt.names import is_single, is_url, path_text
 from jsonckpt.plan import RecordPlan
 from jsonckpt.pruning import named_state, prune
 from jsonckpt.reading import LocalFile
@@ -160,10 +160,8 @@ def recover(
 
 
 def _local(path: str | os.PathLike[str]) -> str:
-    text = os.fspath(path)
-    if not isinstance(text, str):
-        raise TypeError("paths must be str or os.PathLike[str]")
-    if "://" in text:
+    text = path_text(path)
+    if is_url(text):
         raise ValueError("recover works on local files: copy the checkpoint first")
     return text
 

@@ -2,17 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from jsonckpt.dtypes import DTYPES
-from jsonckpt.errors import FormatError, LimitError, StateMismatchError, quote
-from jsonckpt.facts import Entry
-from jsonckpt.memory import collapse, fresh_storage, strided
-from jsonckpt.names import Selector, selector
+from jsonckpt.dtypes import (
+    DTYPES,
+)
+from jsonckpt.errors import (
+    FormatError,
+    LimitError,
+    quote,
+)
+from jsonckpt.facts import (
+    Entry,
+)
+from jsonckpt.memory import (
+    collapse,
+    fresh_storage,
+    strided,
+)
+from jsonckpt.names import (
+    Selector,
+    Unmatched,
+    join,
+    refuse_unmatched,
+    selector,
+)
 from jsonckpt.pipeline import default_threads
 from jsonckpt.placement import MapLocation, Placement, placement
 from jsonckpt.registry import default_rules
@@ -45,7 +70,7 @@ class Wishes:
     """Which tensors are asked for, and where they are to go."""
 
     chosen: Callable[[str], bool]
-    unmatched: Callable[[Iterable[str]], list[str]]
+    unmatched: Callable[..., Unmatched]
     placement: Placement
     allocate: Allocate | None
 
@@ -59,6 +84,17 @@ class Wishes:
     ) -> Wishes:
         """From the arguments of the face."""
         return cls(*selector(include, exclude), placement(map_location), allocate)
+
+    def check(self, names: Collection[str], places: Iterable[str] = ()) -> None:
+        """Whether each pattern of the selectors matches one of the names.
+
+        Args:
+            places: what ``exclude`` may name although it holds no tensor.
+
+        Raises:
+            StateMismatchError: one does not.
+        """
+        refuse_unmatched(self.unmatched(names, places), names)
 
 
 class Loading:
@@ -101,7 +137,6 @@ class Loading:
 
         Raises:
             FormatError: the state refers to a record that is not there, or to more than it holds.
-            StateMismatchError: ``include`` names what is not there.
         """
         for record in self._records:
             if record not in records:
@@ -113,14 +148,20 @@ class Loading:
                 entry = records[view.of]
                 view.check(entry.nbytes, f"{name}/$view")
                 _check_viewed(entry, view)
-        unmatched = self._wishes.unmatched([name for name, _, _ in self.references])
-        if unmatched:
-            raise StateMismatchError(
-                "include names tensors that the checkpoint lacks",
-                missing=unmatched,
-                hint='List its names with: python -c "import jsonckpt; '
-                "print(*jsonckpt.open(PATH), sep='\\n')\"",
-            )
+
+    def check_selectors(self, names: Iterable[str] = ()) -> None:
+        """Whether each pattern of ``include`` and ``exclude`` selects something.
+
+        Args:
+            names: what there is beside the tensors of the checkpoint.
+
+        Raises:
+            StateMismatchError: one does not.
+        """
+        known = dict.fromkeys(name for name, _, _ in self.references)
+        keys = self._state if isinstance(self._state, dict) else ()
+        places = [f"{join('', key)}/" for key in keys]
+        self._wishes.check([*known, *names], places)
 
     def keep(self, record: str, tensor: torch.Tensor) -> None:
         """A record has been read and checked."""

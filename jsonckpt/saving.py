@@ -22,7 +22,7 @@ from jsonckpt.destinations import (
     save_stream,
 )
 from jsonckpt.jsontext import BRIEF, collector_paused
-from jsonckpt.names import is_single
+from jsonckpt.names import is_single, is_url, path_text
 from jsonckpt.pipeline import default_threads
 from jsonckpt.staging import Buffers
 
@@ -298,11 +298,9 @@ def _target(
         return _Target(None, None, path, overwrite, None)
     if options.delete_first and not overwrite:
         raise ValueError("delete_first=True removes what overwrite=False keeps: pass one of them")
-    text = os.fspath(path)
-    if not isinstance(text, str):
-        raise TypeError("path must be str or os.PathLike[str], or a binary file object")
+    text = path_text(path)
     check_container(text, options)
-    if "://" in text:
+    if is_url(text):
         if options.delete_first:
             raise ValueError("delete_first is for local paths; remove the remote checkpoint first")
         return _Target(None, text, None, overwrite, dict(storage_options or {}))

@@ -25,6 +25,7 @@ from jsonckpt.memory import (
     require_address,
     require_little_endian,
     require_memory,
+    require_whole,
 )
 from jsonckpt.tensors import Source
 from jsonckpt.tree import OMIT, Json, tensor_names
@@ -320,6 +321,7 @@ def _require_plain(value: torch.Tensor) -> None:
             f"a {kind.__name__} has no shape yet",
             hint="Run the module once, so that it learns its shapes, before saving.",
         )
+    require_whole(value)
     if kind is not torch.Tensor and kind is not torch.nn.Parameter:
         raise UnsupportedTypeError(
             f"cannot write the tensor subclass {kind.__module__}.{kind.__qualname__}",

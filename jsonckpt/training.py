@@ -11,14 +11,11 @@ Save only between optimizer steps: gradients that are still being accumulated ar
 from __future__ import annotations
 
 import random
-import re
 import signal
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -27,6 +24,7 @@ import numpy.typing as npt
 import torch
 
 from jsonckpt.errors import LimitError, StateMismatchError, quote
+from jsonckpt.runs import checkpoints, latest
 
 __all__ = [
     "Deadline",
@@ -262,82 +260,6 @@ class SeededOrder:
                 hint="Resume with the data that the run began with, or begin with a new order.",
             )
         self.seed, self.epoch, self.position = seed, epoch, position
-
-
-# A run's checkpoints --------------------------------------------------------------------------
-
-_NUMBER = re.compile(r"(epoch|step)[-_=]?(\d{1,18})", re.IGNORECASE)
-
-
-def checkpoints(directory: str | Path, pattern: str = "checkpoint_*") -> list[Path]:
-    """The checkpoints below ``directory``, oldest first.
-
-    A checkpoint is a ``.json`` or ``.json.zst`` file, or a directory that holds ``manifest.json``.
-    Hidden and temporary names are not looked at. One whose text ends too early, as a download that
-    was cut off does, is left out with a warning.
-
-    The order is that of the epoch and step in the names: ``…epoch1_step0040`` comes before
-    ``…epoch1``, the end of that epoch. (Times of files do not survive an upload.) The epoch and
-    step of a checkpoint without numbers in its name are read from its state.
-
-    Args:
-        directory: where to look; one that does not exist holds none.
-        pattern: as in ``Path.glob``; ``"**/checkpoint_*"`` looks below subdirectories, too.
-
-    Raises:
-        JsonckptError: a checkpoint without numbers in its name cannot be read.
-    """
-    found = [path for path in Path(directory).glob(pattern) if _is_checkpoint(path)]
-    return sorted(found, key=_progress)
-
-
-def latest(directory: str | Path, pattern: str = "checkpoint_*") -> Path | None:
-    """The newest of :func:`checkpoints`, or ``None`` where there is none.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as run:
-    ...     for name in ("epoch1_step0040", "epoch1", "epoch2_step0060", "epoch2_step0080.tmp"):
-    ...         _ = Path(run, f"checkpoint_{name}.json").write_text("{}")
-    ...     newest = latest(run)
-    >>> newest.name
-    'checkpoint_epoch2_step0060.json'
-    """
-    found = checkpoints(directory, pattern)
-    return found[-1] if found else None
-
-
-def _is_checkpoint(path: Path) -> bool:
-    name = path.name
-    if name.startswith(".") or ".tmp" in name or name.endswith("~"):
-        return False
-    text = path / "manifest.json" if path.is_dir() else path
-    if text.name.endswith(".json.zst"):
-        return text.is_file()
-    if not text.name.endswith(".json") or not text.is_file():
-        return False
-    with text.open("rb") as file:
-        file.seek(max(0, text.stat().st_size - 64))
-        complete = file.read().rstrip().endswith(b"}")
-    if not complete:
-        warnings.warn(f"{path} is passed over: its text ends too early", stacklevel=3)
-    return complete
-
-
-def _progress(path: Path) -> tuple[float, float, int, str]:
-    numbers: dict[str, Any] = {key.lower(): int(n) for key, n in _NUMBER.findall(path.name)}
-    if not numbers:
-        import jsonckpt  # not above: the package imports this room
-
-        state = jsonckpt.load(path, map_location="cpu", include=())
-        if isinstance(state, Mapping):
-            written = {key: state.get(key) for key in ("epoch", "step")}
-            numbers = {key: n for key, n in written.items() if isinstance(n, int)}
-    return (
-        numbers.get("epoch", 0),
-        numbers.get("step", float("inf") if "epoch" in numbers else 0),
-        path.stat().st_mtime_ns,
-        path.name,
-    )
 
 
 # The optimizer --------------------------------------------------------------------------------

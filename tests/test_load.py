@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -117,8 +118,12 @@ CHOICES: list[tuple[Any, Any, list[str]]] = [
     (None, lambda name: name != B, [B]),
     ("/model", "/model", []),
     ([], None, []),
-    ("/nothing*", None, []),
-    (None, "/nothing", [W, B, H, E, "/list/0", "/list/2"]),
+    ("model/*", "*.w", [W, B]),
+    (["model/w", "optimizer/"], None, [W, E]),
+    ("[mo]*", "model", [E]),
+    (None, ["model/[wb]", "list"], [H, E]),
+    # These are there, if not as tensors.
+    (None, "/epoch", [W, B, H, E, "/list/0", "/list/2"]),
 ]
 
 
@@ -138,14 +143,100 @@ def test_choosing(path: Path, include: Any, exclude: Any, expected: list[str]) -
             assert left_out.removeprefix("/model/") not in state["model"]
 
 
-@pytest.mark.parametrize("include", ["/modle/w", ["/model", "/model/W"], "/mod", "model/w", "//"])
-def test_a_name_that_is_not_there(path: Path, include: Any) -> None:
-    for reader in readers_for(path).values():
+SLIPS: list[Any] = [
+    "/modle/w",
+    ["/model", "/model/W"],
+    "/mod",
+    "//",
+    "/modle/*",
+    "weights/*",
+    ["/model/*", "*.bais"],
+    "/model/w/*",
+]
+
+
+def everything_that_selects(path: Path) -> list[Callable[..., Any]]:
+    """What takes include= and exclude= for the checkpoint of STATE at ``path``."""
+
+    def into(path: Path, **selectors: Any) -> Any:
+        target = {"model": {"w": torch.zeros(2, 3)}}
+        before = target["model"]["w"].clone()
+        try:
+            return jsonckpt.load_into(target, path, strict=False, **selectors)
+        finally:
+            assert torch.equal(target["model"]["w"], before)
+
+    return [
+        *readers_for(path).values(),
+        lambda path, **selectors: list(jsonckpt.stream(path, **selectors)),
+        lambda path, **selectors: jsonckpt.open(path).load(**selectors),
+        into,
+    ]
+
+
+@pytest.mark.parametrize("argument", ["include", "exclude"])
+@pytest.mark.parametrize("slip", SLIPS)
+def test_a_selector_that_selects_nothing(path: Path, slip: Any, argument: str) -> None:
+    wrong = slip if isinstance(slip, str) else slip[1]
+    for read in everything_that_selects(path):
         with pytest.raises(jsonckpt.StateMismatchError) as caught:
-            reader(path, include=include)
-        assert caught.value.missing == [include if isinstance(include, str) else "/model/W"]
-    with pytest.raises(jsonckpt.StateMismatchError):
-        list(jsonckpt.stream(path, include=include))
+            read(path, **{argument: slip})
+        assert caught.value.missing == [wrong]
+        assert f"{argument} {wrong!r} selects no tensor" in str(caught.value)
+
+
+def test_the_nearest_names_are_in_the_message(path: Path) -> None:
+    for slip, near in (("modle/*", "'/model'"), ("/model/head.b", "'/model/head.w'")):
+        with pytest.raises(jsonckpt.StateMismatchError, match=f"Did you mean .*{near}"):
+            jsonckpt.load(path, include=slip)
+    with pytest.raises(jsonckpt.StateMismatchError, match="the path of keys"):
+        jsonckpt.load(path, include="0")
+
+
+def test_a_lone_shard_says_at_its_end_what_is_not_in_it(tmp_path: Path) -> None:
+    result = jsonckpt.save(STATE, tmp_path)
+    shard = tmp_path / result.files[0]
+    assert dict(jsonckpt.stream(shard, include="model/w")).keys() == {W}
+    selectors: list[dict[str, Any]] = [{"include": "/modle/*"}, {"exclude": "/modle/*"}]
+    for selector in selectors:
+        with pytest.raises(jsonckpt.StateMismatchError, match="selects no tensor"):
+            list(jsonckpt.stream(shard, **selector))
+
+
+def test_callables_may_select_nothing(path: Path) -> None:
+    for read in readers_for(path).values():
+        assert names_in(read(path, include=lambda _: False)) == []
+        assert len(names_in(read(path, exclude=lambda _: False))) == 6
+
+
+def test_keys_that_begin_oddly_stay_reachable(tmp_path: Path) -> None:
+    state = {key: torch.ones(1) for key in ("*w", "$storage", "?", "w", "~x")}
+    jsonckpt.save(state, tmp_path / "c.json")
+    for pattern, expected in (
+        ("/[*]w", ["/*w"]),
+        ("*w", ["/*w", "/w"]),
+        ("/$storage", ["/$storage"]),
+        ("$storage", ["/$storage"]),
+        ("?", ["/?", "/w"]),
+        ("[?]", ["/?"]),
+        ("~0x", ["/~0x"]),
+    ):
+        found = dict(jsonckpt.stream(tmp_path / "c.json", include=pattern))
+        assert sorted(found) == sorted(expected), pattern
+
+
+def test_what_the_target_alone_has_may_be_excluded(tmp_path: Path) -> None:
+    jsonckpt.save({"w": torch.ones(2)}, tmp_path / "c.json")
+    target = {"w": torch.zeros(2), "new_head": torch.zeros(3)}
+    assert jsonckpt.load_into(target, tmp_path / "c.json", exclude="new_*").loaded == ("/w",)
+    with pytest.raises(jsonckpt.StateMismatchError, match="selects no tensor"):
+        jsonckpt.load_into(target, tmp_path / "c.json", strict=False, exclude="new*x")
+
+
+def test_weights_only_may_be_none_as_in_torch(path: Path) -> None:
+    assert same(jsonckpt.load(path, weights_only=None), STATE)
+    with pytest.raises(ValueError, match="unpickling"):
+        jsonckpt.load(path, weights_only=False)
 
 
 def test_what_is_left_out_is_not_read(tmp_path: Path) -> None:

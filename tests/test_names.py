@@ -45,6 +45,8 @@ def test_own_shard_names_are_safe() -> None:
     [
         (None, None, NAMES),
         ("/model", None, ["/model/w", "/model/w.bias"]),
+        ("model", None, ["/model/w", "/model/w.bias"]),
+        ("model/*", "model/*.bias", ["/model/w"]),
         ("/model/", None, ["/model/w", "/model/w.bias"]),
         ("/model/w", None, ["/model/w"]),
         ("/model*", None, ["/model/w", "/model/w.bias", "/modelx"]),
@@ -62,8 +64,14 @@ def test_selection(include: object, exclude: object, expected: list[str]) -> Non
     assert [name for name in NAMES if chosen(name)] == expected
 
 
-def test_plain_names_that_select_nothing_are_reported_and_globs_are_not() -> None:
-    _, unmatched = selector(["/model", "/nothing", "/no*", "/model/w"], None)
-    assert unmatched(NAMES) == ["/nothing"]
-    assert selector(None, "/nothing")[1](NAMES) == []
-    assert selector(lambda _: False, None)[1](NAMES) == []
+def test_patterns_that_select_nothing_are_reported_by_argument() -> None:
+    _, unmatched = selector(["/model", "/nothing", "/no*", "model/w", "[am]*"], "/nothing")
+    assert unmatched(NAMES) == [
+        ("include", "/nothing"),
+        ("include", "/no*"),
+        ("exclude", "/nothing"),
+    ]
+    # A place without tensors may be excluded, not included.
+    assert selector("/nothing", "/nothing/*")[1](NAMES, ["/nothing/"]) == [("include", "/nothing")]
+    assert selector(lambda _: False, lambda _: False)[1](NAMES) == []
+    assert selector((), None)[1](NAMES) == []

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.distributed.fsdp._flat_param import FlatParameter
 
 from jsonckpt.errors import JsonckptError, UnsupportedTypeError
 from jsonckpt.sharing import StateWriter
@@ -215,3 +216,19 @@ def test_tensors_that_cannot_be_written_say_why() -> None:
     for message, tensor in cases.items():
         with pytest.raises(UnsupportedTypeError, match=rf"tensor '/x': .*{message}"):
             StateWriter().put(tensor, "/x")
+
+
+def test_a_part_of_a_spread_tensor_is_not_written() -> None:
+    """What one rank holds looks whole to it; the way out must not lead to saving that."""
+    dtensor = type("DTensor", (torch.Tensor,), {})
+    below = type("AsyncDTensor", (dtensor,), {})
+    sharded = type("ShardedTensorBase", (torch.Tensor,), {})
+    flat = FlatParameter(torch.ones(3))  # type: ignore[no-untyped-call]
+    spread: list[Any] = [*(torch.ones(2).as_subclass(k) for k in (dtensor, below, sharded)), flat]
+    for tensor in spread:
+        with pytest.raises(UnsupportedTypeError, match="holds a part of it") as caught:
+            StateWriter().put(tensor, "/x")
+        hint = caught.value.hint or ""
+        assert "full_tensor()" in hint
+        assert "save it on one rank" in hint
+        assert "to_local" not in str(caught.value)

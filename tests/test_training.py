@@ -235,6 +235,11 @@ def test_an_order_refuses_what_does_not_fit() -> None:
 # The checkpoints of a run ---------------------------------------------------------------------
 
 
+def make(path: Path, **state: Any) -> Path:
+    jsonckpt.save({"model": {"w": torch.ones(3)}, **state}, path)
+    return path
+
+
 def test_the_newest_checkpoint_is_that_of_the_latest_step(tmp_path: Path) -> None:
     names = [
         "checkpoint_epoch1_step0040.json",
@@ -245,7 +250,7 @@ def test_the_newest_checkpoint_is_that_of_the_latest_step(tmp_path: Path) -> Non
         "checkpoint_epoch10_step1000.json.zst",
     ]
     for i, name in enumerate(names):
-        (tmp_path / name).write_text("{}\n")
+        make(tmp_path / name)
         os.utime(tmp_path / name, (1000 - i, 1000 - i))
     folder = tmp_path / "checkpoint_epoch11_step1100"
     folder.mkdir()
@@ -259,27 +264,97 @@ def test_the_newest_checkpoint_is_that_of_the_latest_step(tmp_path: Path) -> Non
     ):
         (tmp_path / other).write_text("{}")
     assert [path.name for path in training.checkpoints(tmp_path)] == names
-    (folder / "manifest.json").write_text("{}")
+    make(folder)
     assert training.latest(tmp_path) == folder
     assert training.latest(tmp_path.parent, f"{tmp_path.name}/checkpoint_*.json") == (
         tmp_path / "checkpoint_epoch10_step0990.json"
     )
 
 
-def test_names_with_a_step_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "form", ["checkpoint_step{}.json", "checkpoint-{}", "iter_{}", "ckpt{}.json", "global_step{}"]
+)
+def test_names_with_a_step_alone(tmp_path: Path, form: str) -> None:
     for step in (900, 1000, 20):
-        (tmp_path / f"checkpoint_step{step}.json").write_text("{}")
-    newest = training.latest(tmp_path)
-    assert newest is not None
-    assert newest.name == "checkpoint_step1000.json"
+        make(tmp_path / form.format(step))
+    found = training.checkpoints(tmp_path)
+    assert [path.name for path in found] == [form.format(step) for step in (20, 900, 1000)]
+    assert training.latest(str(tmp_path)) == tmp_path / form.format(1000)
 
 
-def test_a_checkpoint_that_was_cut_off_is_passed_over_aloud(tmp_path: Path) -> None:
-    (tmp_path / "checkpoint_epoch1.json").write_text("{}\n")
-    (tmp_path / "checkpoint_epoch2.json").write_text('{"format":"jsonckpt.sh')
+def test_epochs_and_steps_of_one_run_are_compared_by_the_state(tmp_path: Path) -> None:
+    make(tmp_path / "checkpoint_epoch1.json", epoch=1, step=500)
+    newest = make(tmp_path / "checkpoint_step0600.json", epoch=1, step=600)
+    assert training.latest(tmp_path) == newest
+    make(tmp_path / "checkpoint_last.json")  # no number: before those that have one
+    assert training.latest(tmp_path) == newest
+
+
+def test_a_state_with_types_that_are_not_registered_counts(tmp_path: Path) -> None:
+    class Own:
+        pass
+
+    jsonckpt.register(Own, "tests.Own", to_json=lambda _: 1, from_json=lambda _: Own())
+    for name, step in (("checkpoint_a", 2), ("checkpoint_b", 1)):
+        path = make(tmp_path / name, step=step, own=Own()) / "manifest.json"
+        # As another process sees it, that has not called register yet.
+        text = path.read_text()
+        assert text.count('"$tests.Own"') == 1
+        edited = text.replace('"$tests.Own"', '"$tests.NotKnown"')
+        seal = edited.rindex('"seal":')
+        path.write_text(edited[:seal] + '"seal":null}\n')
+    assert training.latest(tmp_path) == tmp_path / "checkpoint_a"
+
+
+def test_what_is_no_whole_checkpoint_is_passed_over_aloud(tmp_path: Path) -> None:
+    good = make(tmp_path / "checkpoint_epoch1.json")
+    text = good.read_bytes()
+    (tmp_path / "checkpoint_epoch2.json").write_bytes(text[:-20])
     (tmp_path / "checkpoint_epoch3.json").write_text("")
-    with pytest.warns(UserWarning, match=r"epoch[23].json is passed over"):
-        assert training.latest(tmp_path) == tmp_path / "checkpoint_epoch1.json"
+    (tmp_path / "checkpoint_epoch4.json").write_text('{"lr": 0.1}')
+    (tmp_path / "checkpoint_epoch4.json.zst").write_bytes(text[:99])
+    for number, harm in ((5, "gone"), (6, "cut"), (7, "no manifest"), (8, "manifest")):
+        folder = make(tmp_path / f"checkpoint_epoch{number}")
+        (shard,) = folder.glob("shard-*.json")
+        if harm == "gone":
+            shard.unlink()
+        elif harm == "cut":
+            shard.write_bytes(shard.read_bytes()[:-1])
+        elif harm == "no manifest":
+            (folder / "manifest.json").unlink()
+        else:
+            (folder / "manifest.json").write_text("{}")
+    for deep in (False, True):
+        with pytest.warns(RuntimeWarning) as caught:
+            newest = training.latest(tmp_path) if deep else training.checkpoints(tmp_path)[-1]
+        assert newest == good
+        said = sorted(str(warning.message) for warning in caught)
+        assert len(said) == 8
+        for number, text_ in zip((2, 3, 4, 4, 5, 6, 7, 8), said):
+            assert f"checkpoint_epoch{number}" in text_.partition(" is passed over: ")[0]
+        assert {warning.filename for warning in caught} == {__file__}
+
+
+def test_the_newest_is_read_where_a_look_would_not_do(tmp_path: Path) -> None:
+    good = make(tmp_path / "checkpoint_1.json.zst")
+    cut = tmp_path / "checkpoint_2.json.zst"
+    cut.write_bytes(good.read_bytes()[:-4])
+    with pytest.warns(RuntimeWarning, match=r"checkpoint_2.json.zst is passed over"):
+        assert training.latest(tmp_path) == good
+
+
+def test_uploaded_directories_bear_other_names(tmp_path: Path) -> None:
+    """A site makes a directory of an upload, under a name of its own, with a file of its own."""
+    for name, step in (("my-run-v2", 20), ("my-run", 10)):
+        make(tmp_path / name, step=step)
+        (tmp_path / name / "dataset-metadata.json").write_text('{"id": "me/my-run"}')
+    (tmp_path / "dataset-metadata.json").write_text("{}")
+    make(tmp_path / "best.json", step=30)  # it may be kept for other reasons than to go on
+    assert training.latest(tmp_path) == tmp_path / "my-run-v2"
+    assert training.latest(tmp_path / "my-run") == tmp_path / "my-run"
+    assert training.checkpoints(tmp_path) == []
+    newest = make(tmp_path / "checkpoint_5.json", step=5)
+    assert training.latest(tmp_path) == newest
 
 
 def test_where_there_is_nothing_there_is_no_newest(tmp_path: Path) -> None:

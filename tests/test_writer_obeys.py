@@ -69,3 +69,30 @@ def test_refused_or_readable(
         "/weight.first", "/weight.second", "/byte",
     }  # fmt: skip
     assert jsonckpt.verify(path, limits=limits)
+
+
+@pytest.mark.parametrize("name", ["c", "c.json"])
+@pytest.mark.parametrize(
+    ("state", "chunk_size", "way"),
+    [
+        # One chunk in each tensor: larger ones make nothing smaller.
+        ({str(i): torch.ones(2) for i in range(40)}, "1MiB", "join small ones"),
+        ({"w": torch.ones(2_000)}, 8, "Pass a larger chunk_size."),
+        ({"w": torch.ones(2), "text": ["abcdefgh"] * 400}, "1MiB", "Put large data"),
+    ],
+    ids=["tensors", "chunks", "state"],
+)
+def test_the_way_out_helps(
+    tmp_path: Path,
+    name: str,
+    state: dict[str, Any],
+    chunk_size: Any,
+    way: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of the index and the manifest as of the count of brackets and strings."""
+    for limits in (Limits(manifest_bytes=1_200, marks=10_000_000), Limits(marks=90)):
+        monkeypatch.setattr("jsonckpt.contents.DEFAULT_LIMITS", limits)
+        with pytest.raises(jsonckpt.LimitError) as caught:
+            jsonckpt.save(state, tmp_path / name, chunk_size=chunk_size)
+        assert way in (caught.value.hint or ""), limits

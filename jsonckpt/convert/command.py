@@ -237,11 +237,13 @@ def _report(result: ConvertResult) -> None:
     if result.left_out:
         shown = ", ".join(result.left_out[:_SHOWN])
         more = len(result.left_out) - _SHOWN
-        print(f"left out: {shown}{f' and {more} more' if more > 0 else ''}")
+        tensors = f", {result.tensors_left_out} tensors in all" if result.tensors_left_out else ""
+        print(f"left out: {shown}{f' and {more} more' if more > 0 else ''}{tensors}")
     if result.comparison is not None and not result.comparison.differences:
+        what = " of what was written" if result.left_out else ""
         print(
-            f"test   every bit, dtype, key and type is the same: {result.comparison.tensors} "
-            f"tensors, {human(result.comparison.nbytes)}"
+            f"test   every bit, dtype, key and type{what} is the same: "
+            f"{result.comparison.tensors} tensors, {human(result.comparison.nbytes)}"
         )
 
 
@@ -270,12 +272,14 @@ def _machine(result: ConvertResult, *, ok: bool) -> dict[str, Any]:
         "tensors": len(result.tensors),
         "tensor_bytes": result.tensor_bytes,
         "left_out": result.left_out,
+        "tensors_left_out": result.tensors_left_out,
         "notes": result.notes,
         "seconds": round(result.seconds, 3),
         "test_load": None
         if comparison is None
         else {
             "same": not comparison.differences,
+            "everything": not result.left_out,
             "tensors": comparison.tensors,
             "bytes": comparison.nbytes,
             "differences": comparison.differences,

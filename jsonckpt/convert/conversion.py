@@ -25,6 +25,7 @@ from jsonckpt.convert.targets import FORMATS, Format, flat_names, format_of, wri
 from jsonckpt.convert.torchfiles import load_torch_file
 from jsonckpt.errors import CheckpointExistsError, FormatError, JsonckptError, StateMismatchError
 from jsonckpt.limits import DEFAULT_LIMITS, Limits
+from jsonckpt.names import is_url, path_text, without_query
 
 __all__ = ["ConvertOptions", "ConvertResult", "convert", "default_output", "run"]
 
@@ -92,7 +93,9 @@ class ConvertResult:
         input_bytes, output_bytes: sizes on disk; of a dry run, the second is an estimate.
         tensors: every tensor that was written: name, dtype, shape; tied ones once.
         tensor_bytes: their raw size.
-        left_out: names of what the format cannot hold, or what was not asked for.
+        left_out: names of what the format cannot hold, and of what was not asked for: tensors,
+            and optimizers as a whole.
+        tensors_left_out: how many tensors were not asked for.
         notes: what was mended, assumed or changed.
         comparison: of the output with what was read, if it was asked for.
         seconds: that it took.
@@ -108,6 +111,7 @@ class ConvertResult:
     tensors: list[tuple[str, str, tuple[int, ...]]]
     tensor_bytes: int
     left_out: list[str]
+    tensors_left_out: int
     notes: list[str]
     comparison: Comparison | None
     seconds: float
@@ -163,7 +167,7 @@ def convert(
     if changes:
         known = {name: getattr(options, name) for name in ConvertOptions.__slots__}
         options = ConvertOptions(**{**known, **changes})
-    result = run(Path(source), None if output is None else Path(output), options)
+    result = run(_local(source), None if output is None else _local(output), options)
     if result.comparison is not None and result.comparison.differences:
         raise StateMismatchError(
             "what was read back differs from what was written",
@@ -173,9 +177,30 @@ def convert(
     return result
 
 
+def _local(path: str | os.PathLike[str]) -> Path:
+    """A path on this machine.
+
+    Raises:
+        JsonckptError: it is a URL.
+    """
+    try:
+        remote = is_url(path_text(path))
+    except JsonckptError:  # one that was a URL before pathlib took it
+        remote = True
+    if remote:
+        raise JsonckptError(
+            "this is a URL, and conversions work on local files",
+            file=without_query(os.fspath(path)),
+            hint="Copy the checkpoint here first, or load and save it.",
+        )
+    return Path(path)
+
+
 def run(source_path: Path, output: Path | None, options: ConvertOptions) -> ConvertResult:
     """As :func:`convert`, but differences found by ``test_load`` are in the result, not raised."""
     began = time.monotonic()
+    for path in (source_path, output or source_path):
+        _local(path)
     output = output or default_output(source_path, options.to)
     to = options.to or format_of(output)
     _check_paths(source_path, output, to, options)
@@ -194,6 +219,7 @@ def run(source_path: Path, output: Path | None, options: ConvertOptions) -> Conv
     )
     notes = list(source.notes)
     state, left_out = _selected(source.state, options, spool, notes)
+    tensors_left_out = _count(source.state) - _count(state) if left_out else 0
     tensors, nbytes = _listed(state)
     comparison: Comparison | None = None
     if options.dry_run:
@@ -224,6 +250,7 @@ def run(source_path: Path, output: Path | None, options: ConvertOptions) -> Conv
         tensors,
         nbytes,
         left_out,
+        tensors_left_out,
         notes,
         comparison,
         time.monotonic() - began,
@@ -257,13 +284,14 @@ def _check_paths(source: Path, output: Path, to: Format, options: ConvertOptions
 def _selected(
     state: Any, options: ConvertOptions, spool: Path, notes: list[str]
 ) -> tuple[Any, list[str]]:
-    """The part of the state that was asked for, and the names of what was dropped whole."""
+    """The part of the state that was asked for, and the names of what was not."""
     left_out: list[str] = []
     if not options.optimizer:
         state, left_out = drop_optimizers(state)
         if not left_out:
             notes.append("no optimizer was found to leave out")
-    state = choose(state, options.include, options.exclude)
+    state, unasked = choose(state, options.include, options.exclude)
+    left_out += unasked
     if options.dtype is not None:
         dtype, _ = dtype_named(options.dtype)
         if not dtype.is_floating_point:
@@ -272,6 +300,10 @@ def _selected(
             state, count = cast(state, dtype, room)
         notes.append(f"{count} tensors of the model are now {dtype}")
     return state, left_out
+
+
+def _count(state: Any) -> int:
+    return sum(1 for _ in named_tensors(state))
 
 
 def _listed(state: Any) -> tuple[list[tuple[str, str, tuple[int, ...]]], int]:

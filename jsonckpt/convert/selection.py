@@ -12,9 +12,18 @@ import torch
 
 from jsonckpt.convert.pieces import blocks
 from jsonckpt.convert.spool import Spool
-from jsonckpt.errors import JsonckptError, LimitError, quote
-from jsonckpt.facts import is_dense
-from jsonckpt.names import join, selector
+from jsonckpt.errors import (
+    JsonckptError,
+    LimitError,
+)
+from jsonckpt.facts import (
+    is_dense,
+)
+from jsonckpt.names import (
+    join,
+    refuse_unmatched,
+    selector,
+)
 
 __all__ = ["cast", "choose", "drop_optimizers", "is_optimizer", "named_tensors"]
 
@@ -43,39 +52,41 @@ def named_tensors(state: object, name: str = "") -> Iterator[tuple[str, torch.Te
             yield from named_tensors(value, f"{name}/{index}")
 
 
-def choose(state: Any, include: Sequence[str], exclude: Sequence[str]) -> Any:
-    """The state without the tensors that are not asked for; their parents are kept.
+def choose(state: Any, include: Sequence[str], exclude: Sequence[str]) -> tuple[Any, list[str]]:
+    """The state without the tensors that are not asked for, and their names.
+
+    The parents of what is left out are kept.
 
     Args:
         state: nested dictionaries and sequences.
-        include, exclude: names or globs; a leading ``/`` may be left out.
+        include, exclude: names or globs, as for :func:`jsonckpt.load`.
 
     Raises:
-        JsonckptError: a name in ``include`` selects nothing.
+        StateMismatchError: one of them selects nothing.
 
     >>> choose({"a": torch.ones(1), "b": {"c": torch.ones(1)}, "n": 1}, ["b"], [])
-    {'b': {'c': tensor([1.])}, 'n': 1}
+    ({'b': {'c': tensor([1.])}, 'n': 1}, ['/a'])
     """
     if not include and not exclude:
-        return state
-    chosen, _ = selector(
-        [_rooted(pattern) for pattern in include] or None,
-        [_rooted(pattern) for pattern in exclude] or None,
-    )
-    names = [name for name, _ in named_tensors(state)]
-    for pattern in include:
-        alone, _ = selector([_rooted(pattern)], None)
-        if not any(map(alone, names)):
-            raise JsonckptError(
-                f"--include {quote(pattern)} selects no tensor",
-                hint="Names are JSON Pointers such as /model_state_dict/lm_head.weight; "
-                "--dry-run lists them.",
-            )
-    return _prune(state, "", chosen)
+        return state, []
+    chosen, unmatched = selector(include or None, exclude or None)
+    names = list(_prunable(state, ""))
+    keys = state if isinstance(state, Mapping) else ()
+    places = [f"{join('', str(key))}/" for key in keys]
+    refuse_unmatched(unmatched(names, places), names, option="--")
+    return _prune(state, "", chosen), [name for name in names if not chosen(name)]
 
 
-def _rooted(pattern: str) -> str:
-    return pattern if pattern[:1] in ("/", "*", "?", "[", "$", "") else f"/{pattern}"
+def _prunable(value: Any, name: str) -> Iterator[str]:
+    """The names of what :func:`_prune` may leave out."""
+    if isinstance(value, torch.Tensor | np.ndarray):
+        yield name
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _prunable(item, join(name, str(key)))
+    elif type(value) in (list, tuple):
+        for index, item in enumerate(value):
+            yield from _prunable(item, f"{name}/{index}")
 
 
 def _prune(value: Any, name: str, chosen: Callable[[str], bool]) -> Any:

@@ -114,6 +114,7 @@ def test_machine_readable(checkpoint: Path, capsys: pytest.CaptureFixture[str]) 
     assert result["output_bytes"] == output.stat().st_size
     assert result["test_load"] == {
         "same": True,
+        "everything": True,
         "tensors": 112,
         "bytes": result["tensor_bytes"],
         "differences": [],

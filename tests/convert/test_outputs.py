@@ -14,7 +14,7 @@ import torch
 import jsonckpt
 from jsonckpt.convert import convert
 from jsonckpt.convert.command import main
-from jsonckpt.convert.selection import cast, choose, drop_optimizers
+from jsonckpt.convert.selection import cast, choose, drop_optimizers, named_tensors
 from jsonckpt.convert.spool import Spool
 from jsonckpt.errors import (
     JsonckptError,
@@ -150,8 +150,34 @@ def test_include_and_exclude(checkpoint: Path) -> None:
 def test_an_include_that_selects_nothing(
     checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([str(checkpoint), "--include", "/model_state_dict/wte"]) == 1
-    assert "'/model_state_dict/wte' selects no tensor" in capsys.readouterr().err
+    for option in ("--include", "--exclude"):
+        assert main([str(checkpoint), option, "/model_state_dict/wte"]) == 1
+        said = capsys.readouterr().err
+        assert f"{option} '/model_state_dict/wte' selects no tensor" in said
+        assert "Did you mean '/model_state_dict" in said
+        with pytest.raises(JsonckptError, match="selects no tensor"):
+            convert(checkpoint, include=["*"], exclude=["/model_state_dict/wte*x"])
+
+
+def test_what_was_left_out_is_said(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = str(checkpoint.with_name("part.json"))
+    command = [str(checkpoint), "-o", output, "--include", "*ln_f.*", "--test-load", "--overwrite"]
+    everything = [name for name, _ in named_tensors(guide_state())]
+    kept = [name for name in everything if "ln_f." in name]
+    assert main([*command, "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["tensors"] == len(kept)
+    assert said["left_out"] == [name for name in everything if name not in kept]
+    assert said["tensors_left_out"] == len(everything) - len(kept)
+    assert (said["test_load"]["same"], said["test_load"]["everything"]) == (True, False)
+    assert main(command) == 0
+    text = capsys.readouterr().out
+    assert f"and {len(said['left_out']) - 10} more, {said['tensors_left_out']} tensors" in text
+    assert "type of what was written is the same" in text
+    assert main([*command[:3], "--test-load", "--overwrite", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["left_out"], said["tensors_left_out"]) == ([], 0)
+    assert said["test_load"]["everything"] is True
 
 
 def test_no_optimizer(checkpoint: Path) -> None:
@@ -198,7 +224,8 @@ def test_dtype_changes_the_model_only(checkpoint: Path, tmp_path: Path) -> None:
 
 def test_choose_keeps_types() -> None:
     state = OrderedDict(a=[torch.ones(1), 5], b=(torch.ones(1),), c=np.ones(2))
-    found = choose(state, [], ["/a/0", "/c"])
+    found, left_out = choose(state, [], ["/a/0", "/c"])
+    assert left_out == ["/a/0", "/c"]
     assert type(found) is OrderedDict
     assert found["a"] == [5]
     assert list(found) == ["a", "b"]

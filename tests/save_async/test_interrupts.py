@@ -165,12 +165,23 @@ def test_cancel_waits_until_nothing_is_left(
     assert same(jsonckpt.load(tmp_path / "c"), NEW)
 
 
-@pytest.mark.parametrize(("name", "possible"), [("c", True), ("c.json", False)])
+@pytest.mark.parametrize(
+    ("scheme", "name", "possible"),
+    [
+        ("memory", "c", True),
+        ("memory", "c.json", True),
+        ("faultydav", "c", True),
+        # Here opening the file has let go of what was there.
+        ("faultydav", "c.json", False),
+    ],
+)
 def test_cancelling_behind_a_url(
-    monkeypatch: pytest.MonkeyPatch, name: str, possible: bool
+    monkeypatch: pytest.MonkeyPatch, scheme: str, name: str, possible: bool
 ) -> None:
     pytest.importorskip("fsspec")
-    url = f"memory://{uuid.uuid4().hex}/{name}"
+    import tests.faulty_files  # noqa: F401
+
+    url = f"{scheme}://{uuid.uuid4().hex}/{name}"
     jsonckpt.save(OLD, url)
     verdicts = []
     write = destinations._write
