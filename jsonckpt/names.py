@@ -7,18 +7,23 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
+import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 
-from jsonckpt.errors import UnsafePathError, quote
+from jsonckpt.errors import ArgumentError, UnsafePathError, quote
+from jsonckpt.facts import MANIFEST_NAME
 
 __all__ = [
     "Selector",
     "check_shard_name",
+    "check_single_name",
     "escape",
+    "is_part",
     "is_shard_name",
     "is_single",
     "join",
+    "path_text",
     "selector",
     "shard_name",
     "temporary_name",
@@ -173,6 +178,67 @@ def is_single(path: str) -> bool:
     (True, True, False)
     """
     return path.endswith((".json", ".json.zst"))
+
+
+def is_part(name: str) -> bool:
+    """Whether a name belongs to a part of a directory checkpoint, so that no single file has it.
+
+    >>> is_part("manifest.json"), is_part("shard-0123456789ab-00001.json"), is_part("a.json")
+    (True, True, False)
+    """
+    return name == MANIFEST_NAME or is_shard_name(name)
+
+
+def check_single_name(path: str) -> None:
+    """Refuse to write a single file under a name that belongs to a part of a directory.
+
+    Raises:
+        ArgumentError: it would take the place of a manifest or a shard.
+    """
+    name = os.path.basename(path)
+    if is_part(name):
+        raise ArgumentError(
+            f"{name} is the name of a part of a directory checkpoint, not of a single file",
+            file=path,
+            hint="Give the directory that it lies in, or choose another name.",
+        )
+
+
+def path_text(value: object, argument: str = "path", also: str = "") -> str:
+    """An argument that must be a path, as text.
+
+    Args:
+        argument: what the caller calls it.
+        also: what else it may be, for the message.
+
+    Raises:
+        ArgumentError: it is no path, or no system has such a path.
+
+    >>> path_text("run/c.json")
+    'run/c.json'
+    """
+    if hasattr(value, "read") or hasattr(value, "write"):
+        hint = "save, load and stream take file objects; here give the path of the checkpoint."
+        raise ArgumentError(f"{argument} is a file object, expected a path", hint=hint)
+    try:
+        text = os.fspath(value)  # type: ignore[call-overload]
+    except TypeError:
+        text = None
+    if not isinstance(text, str):
+        kind = "bytes" if isinstance(text, bytes) else type(value).__name__
+        raise ArgumentError(
+            f"{argument} must be str or os.PathLike[str]{also}, not {quote(kind)}",
+            hint="The order is save(state, path), load(path), load_into(target, path)."
+            if argument == "path"
+            else None,
+        )
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError as error:
+        raise ArgumentError(f"{argument} {quote(text)} cannot be the name of a file") from error
+    if "\0" in text:
+        raise ArgumentError(f"{argument} {quote(text)} holds a NUL, which no path does")
+    return text
 
 
 def temporary_stem(name: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from jsonckpt.errors import FormatError, LimitError, StateMismatchError, quote
+from jsonckpt.errors import ArgumentError, FormatError, LimitError, StateMismatchError, quote
 from jsonckpt.facts import Entry
 from jsonckpt.names import Selector, selector
 from jsonckpt.pipeline import default_threads
@@ -161,5 +161,5 @@ def thread_count(threads: int | None) -> int:
     if threads is None:
         return default_threads()
     if type(threads) is not int or threads < 1:
-        raise ValueError(f"threads must be a positive integer or None, not {threads!r}")
+        raise ArgumentError(f"threads must be a positive integer or None, not {quote(threads)}")
     return threads

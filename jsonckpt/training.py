@@ -26,7 +26,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from jsonckpt.errors import LimitError, StateMismatchError, quote
+from jsonckpt.errors import ArgumentError, LimitError, StateMismatchError, printable, quote
+from jsonckpt.names import path_text
 
 __all__ = [
     "Deadline",
@@ -195,6 +196,9 @@ class SeededOrder:
 
     def __init__(self, n: int, seed: int = 0, *, epoch: int = 0) -> None:
         for label, value in (("n", n), ("seed", seed), ("epoch", epoch)):
+            if not isinstance(value, int | np.integer):
+                kind = quote(type(value).__name__)
+                raise ArgumentError(f"{label} must be an integer, not {kind}")
             if not 0 <= value <= _WORD:
                 raise LimitError(f"{label} is {quote(value)}, expected 0 up to 2**64-1")
         self.n = n
@@ -222,6 +226,8 @@ class SeededOrder:
         Raises:
             LimitError: the epoch has not so many left.
         """
+        if not isinstance(count, int | np.integer):
+            raise ArgumentError(f"count must be an integer, not {quote(type(count).__name__)}")
         if not 0 <= count <= self.n - self.position:
             raise LimitError(
                 f"cannot advance by {quote(count)}: {self.position} of {self.n} samples are done",
@@ -287,7 +293,10 @@ def checkpoints(directory: str | Path, pattern: str = "checkpoint_*") -> list[Pa
     Raises:
         JsonckptError: a checkpoint without numbers in its name cannot be read.
     """
-    found = [path for path in Path(directory).glob(pattern) if _is_checkpoint(path)]
+    if not isinstance(pattern, str) or not pattern or pattern.startswith("/"):
+        raise ArgumentError(f"pattern must be a relative glob, not {quote(pattern)}")
+    place = Path(path_text(directory, "directory"))
+    found = [path for path in place.glob(pattern) if _is_checkpoint(path)]
     return sorted(found, key=_progress)
 
 
@@ -319,7 +328,7 @@ def _is_checkpoint(path: Path) -> bool:
         file.seek(max(0, text.stat().st_size - 64))
         complete = file.read().rstrip().endswith(b"}")
     if not complete:
-        warnings.warn(f"{path} is passed over: its text ends too early", stacklevel=3)
+        warnings.warn(f"{printable(path)} is passed over: its text ends too early", stacklevel=3)
     return complete
 
 
@@ -436,6 +445,8 @@ class Deadline:
         signals: Sequence[signal.Signals] = (signal.SIGTERM,),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        if seconds is not None and not (isinstance(seconds, int | float) and seconds == seconds):
+            raise ArgumentError(f"seconds must be a number or None, not {quote(seconds)}")
         self._clock = clock
         self._end = float("inf") if seconds is None else clock() + seconds
         self._signals = tuple(signals)
