@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Generic, TypeVar
 
-from jsonckpt.errors import JsonckptError, SaveCancelledError, WriteError
+from jsonckpt.errors import JsonckptError, SaveCancelledError, WriteError, printable
 
 __all__ = ["Background", "Gate", "PendingSave"]
 
@@ -306,7 +306,7 @@ class Background:
         if error is not None and sys.stderr is not None:
             print(
                 f"jsonckpt: the save to {last.path!r} has failed in the background:"
-                f" {type(error).__name__}: {error}",
+                f" {type(error).__name__}: {printable(error)}",
                 file=sys.stderr,
             )
 

@@ -13,7 +13,7 @@ from jsonckpt.dtypes import DTYPES
 from jsonckpt.errors import FormatError, JsonckptError
 from jsonckpt.facts import Codec, Entry, Manifest, element_count
 from jsonckpt.jsontext import collector_paused
-from jsonckpt.limits import DEFAULT_LIMITS, Limits
+from jsonckpt.limits import Limits, checked_limits
 from jsonckpt.loading import load_container
 from jsonckpt.memory import torch_dtype
 from jsonckpt.names import Selector
@@ -282,7 +282,7 @@ def open_checkpoint(
     ...         list(checkpoint), checkpoint["/w"].shape, checkpoint["/w"][1:2]
     (['/w'], torch.Size([4, 3]), tensor([[3, 4, 5]]))
     """
-    limits = limits or DEFAULT_LIMITS
+    limits = checked_limits(limits)
     check_expected(expected_digest, verify=verify)
     with collector_paused():  # a manifest is all containers, and none of them is garbage
         container = open_container(

@@ -2,7 +2,7 @@
 
 Only arguments and printing are here; what is done is done elsewhere. Exit codes: 0 in order, 1 a
 failure, 2 wrong usage, 3 the data is not what was saved (``verify``), or some of it is lost
-(``recover``).
+(``recover``), 4 it is done, but standard output did not take the report.
 """
 
 from __future__ import annotations
@@ -18,11 +18,21 @@ from jsonckpt._version import __version__
 from jsonckpt.checkpoint import Checkpoint, open_checkpoint
 from jsonckpt.collecting import gc, parse_age
 from jsonckpt.digests import check_expected
-from jsonckpt.errors import JsonckptError, UnsupportedVersionError
+from jsonckpt.errors import JsonckptError, UnsupportedVersionError, printable
 from jsonckpt.inspection import verify
 from jsonckpt.limits import Limits, parse_limits
-from jsonckpt.names import is_url
-from jsonckpt.progress import show_anything
+from jsonckpt.names import (
+    is_url,
+)
+from jsonckpt.progress import (
+    Parser,
+    complain,
+    dump_json,
+    on_terminal,
+    reporting,
+    say,
+    show_anything,
+)
 from jsonckpt.recovery import recover
 
 __all__ = ["main"]
@@ -42,6 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from jsonckpt.convert.command import main as convert
 
         return convert(arguments[1:])
+    return reporting(lambda: _main(arguments))
+
+
+def _main(arguments: Sequence[str]) -> int:
     parser = _parser()
     try:
         options = parser.parse_args(arguments)
@@ -52,25 +66,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run(options)
     except _UsageError as error:
         parser.print_usage(sys.stderr)
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         return EXIT_USAGE
     except (JsonckptError, OSError) as error:
-        if isinstance(error, BrokenPipeError):
-            # The reader of our output has gone (``| head``): nothing more to say, not at exit.
-            sys.stderr.close()
-        elif getattr(options, "json", False):
-            print(json.dumps({"ok": False, **_problem(error)}))
+        if getattr(options, "json", False):
+            say(dump_json({"ok": False, **_problem(error)}))
         else:
-            print(f"error: {error}", file=sys.stderr)
+            complain(f"error: {error}")
         return EXIT_FAILURE
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        complain("interrupted")
         return 130
 
 
 def _local(path: str) -> str:
     if is_url(path):
-        raise _UsageError(f"{path} is no local path: copy the checkpoint here first")
+        raise _UsageError(f"{printable(path)} is no local path: copy the checkpoint here first")
     return path
 
 
@@ -79,9 +90,7 @@ class _UsageError(Exception):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="jsonckpt", description="Checkpoints for PyTorch that are plain JSON."
-    )
+    parser = Parser(prog="jsonckpt", description="Checkpoints for PyTorch that are plain JSON.")
     parser.add_argument("--version", action="version", version=f"jsonckpt {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     show = commands.add_parser("show", help="list what is in a checkpoint, without reading tensors")
@@ -90,14 +99,14 @@ def _parser() -> argparse.ArgumentParser:
         "verify",
         help="read everything and report every problem",
         epilog="Exit codes: 0 in order, 3 a problem, 1 nothing there or a newer release's file, "
-        "2 wrong usage.",
+        "2 wrong usage, 4 the report could not be printed.",
     )
     check.set_defaults(run=_verify)
     rescue = commands.add_parser(
         "recover",
         help="restore every intact tensor of a damaged checkpoint",
         epilog="Exit codes: 0 all restored, 3 something is lost (OUT holds the rest), "
-        "1 nothing restored, 2 wrong usage.",
+        "1 nothing restored, 2 wrong usage, 4 the report could not be printed.",
     )
     rescue.set_defaults(run=_recover)
     clean = commands.add_parser("gc", help="remove what killed saves left behind")
@@ -191,21 +200,24 @@ def _show(options: argparse.Namespace) -> int:
         options.path, limits=_limits(options), expected_digest=_digest(options)
     ) as checkpoint:
         if options.json:
-            print(json.dumps(_summary(checkpoint)))
+            say(dump_json(_summary(checkpoint)))
             return EXIT_OK
         manifest = checkpoint.manifest
         totals = manifest.totals()
-        print(f"{options.path}: saved {manifest.created_at} by {manifest.created_by}")
-        print(
+        created_by = printable(manifest.created_by)
+        say(f"{printable(options.path)}: saved {manifest.created_at} by {created_by}")
+        say(
             f"{totals['tensors']} tensors, {totals['bytes']:,} bytes; "
             f"{totals['stored_bytes']:,} bytes of text; checksum {manifest.checksum}"
         )
         for key, value in manifest.metadata.items():
-            print(f"metadata {key}: {json.dumps(value, ensure_ascii=False)}")
-        width = max((len(name) for name in checkpoint), default=0)
+            text = json.dumps(value, ensure_ascii=False)
+            say(f"metadata {printable(key)}: {printable(text)}")
+        names = {name: printable(name) for name in checkpoint}
+        width = max(map(len, names.values()), default=0)
         for name, entry in checkpoint.items():
             dtype = str(entry.dtype).removeprefix("torch.")
-            print(f"{name:<{min(width, 80)}}  {dtype:<10} {list(entry.shape)}")
+            say(f"{names[name]:<{min(width, 80)}}  {dtype:<10} {list(entry.shape)}")
     return EXIT_OK
 
 
@@ -235,7 +247,7 @@ def _verify(options: argparse.Namespace) -> int:
         options.path,
         deep=options.deep,
         limits=_limits(options),
-        progress=not options.quiet and not options.json and sys.stderr.isatty(),
+        progress=not options.quiet and not options.json and on_terminal(),
         expected_digest=_digest(options),
     )
     if options.json:
@@ -248,9 +260,9 @@ def _verify(options: argparse.Namespace) -> int:
             "problems": [_problem(problem) for problem in report.problems],
             "notes": list(report.notes),
         }
-        print(json.dumps(summary))
+        say(dump_json(summary))
     elif not report.ok or not options.quiet:
-        print(report)
+        say(report)
     if report.ok:
         return EXIT_OK
     # What this release cannot read is not for that reason other than what was saved.
@@ -268,9 +280,9 @@ def _recover(options: argparse.Namespace) -> int:
     )
     if options.json:
         summary = dataclasses.asdict(report) | {"ok": report.complete}
-        print(json.dumps(summary))
+        say(dump_json(summary))
     else:
-        print(report)
+        say(report)
     return EXIT_OK if report.complete else EXIT_MISMATCH
 
 
@@ -283,7 +295,7 @@ def _gc(options: argparse.Namespace) -> int:
         limits=_limits(options),
     )
     if options.json:
-        print(json.dumps(dataclasses.asdict(report) | {"ok": True}))
+        say(dump_json(dataclasses.asdict(report) | {"ok": True}))
     else:
-        print(report)
+        say(report)
     return EXIT_OK

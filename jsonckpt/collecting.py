@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import time
@@ -12,17 +11,23 @@ from datetime import timedelta
 from pathlib import Path
 
 from jsonckpt.errors import (
+    ArgumentError,
     CheckpointNotFoundError,
     IncompleteCheckpointError,
     JsonckptError,
     is_refusal,
+    printable,
     quote,
 )
 from jsonckpt.facts import MANIFEST_NAME
 from jsonckpt.leftovers import File, orphans, single_temporaries
-from jsonckpt.limits import DEFAULT_LIMITS, Limits
+from jsonckpt.limits import Limits, checked_limits
 from jsonckpt.manifest import parse_manifest
-from jsonckpt.names import is_single, is_url, path_text
+from jsonckpt.names import (
+    is_single,
+    is_url,
+    path_text,
+)
 from jsonckpt.opening import open_container
 from jsonckpt.reading import read_manifest
 from jsonckpt.storage import write_error
@@ -30,6 +35,7 @@ from jsonckpt.storage import write_error
 __all__ = ["GcReport", "gc", "parse_age"]
 
 _AGE = re.compile(r"([0-9]+(?:\.[0-9]+)?)([smhdw])")
+_FOREVER = 1e300
 _SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 #: The ways out where there is no checkpoint, only leftovers.
 _ABANDONED = (
@@ -58,9 +64,9 @@ class GcReport:
 
     def __str__(self) -> str:
         verb = "would remove" if self.dry_run else "removed"
-        lines = [f"{self.path}: {verb} {len(self.removed)} file(s), {self.nbytes} bytes"]
-        lines += [f"  {verb}: {name}" for name in self.removed]
-        lines += [f"  kept, not old enough: {name}" for name in self.kept]
+        lines = [f"{printable(self.path)}: {verb} {len(self.removed)} file(s), {self.nbytes} bytes"]
+        lines += [f"  {verb}: {printable(name)}" for name in self.removed]
+        lines += [f"  kept, not old enough: {printable(name)}" for name in self.kept]
         return "\n".join(lines)
 
 
@@ -98,7 +104,7 @@ def gc(
             it; :func:`jsonckpt.recover` looks into them.
         LimitError, UnsupportedVersionError: as for :func:`jsonckpt.load`; nothing was removed.
         WriteError: the system refused to remove a file.
-        ValueError: ``older_than`` is no age.
+        ArgumentError: ``older_than`` is no age.
 
     >>> import tempfile, torch, jsonckpt
     >>> with tempfile.TemporaryDirectory() as directory:
@@ -108,10 +114,10 @@ def gc(
     ('shard-0123456789ab-00001.json',)
     """
     age = parse_age(older_than)
-    limits = limits or DEFAULT_LIMITS
+    limits = checked_limits(limits)
     text = path_text(path)
     if is_url(text):
-        raise ValueError("gc works on local files")
+        raise ArgumentError("path is a URL; gc works on local files")
     place = Path(text)
     if place.name == MANIFEST_NAME and not place.is_dir():
         place = place.parent
@@ -227,7 +233,7 @@ def parse_age(value: str | float | timedelta) -> float:
     """An age in seconds.
 
     Raises:
-        ValueError: it is none.
+        ArgumentError: it is none.
 
     >>> parse_age("24h"), parse_age("1.5m"), parse_age(10)
     (86400.0, 90.0, 10.0)
@@ -237,10 +243,10 @@ def parse_age(value: str | float | timedelta) -> float:
     if isinstance(value, str):
         match = _AGE.fullmatch(value.strip())
         if match is None:
-            raise ValueError(f"{value!r} is no age; write e.g. '30m', '24h' or '7d'")
-        return float(match[1]) * _SECONDS[match[2]]
+            raise ArgumentError(f"{quote(value)} is no age; write e.g. '30m', '24h' or '7d'")
+        value = float(match[1]) * _SECONDS[match[2]]
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ValueError(f"{value!r} is no age; write e.g. '30m', '24h' or '7d'")
-    if not (math.isfinite(value) and value >= 0):
-        raise ValueError(f"an age cannot be {value!r} seconds")
+        raise ArgumentError(f"{quote(value)} is no age; write e.g. '30m', '24h' or '7d'")
+    if not 0 <= value < _FOREVER:
+        raise ArgumentError(f"an age cannot be {quote(value)} seconds")
     return float(value)

@@ -13,8 +13,19 @@ from jsonckpt._version import __version__
 from jsonckpt.checksums import ALGORITHMS, hasher
 from jsonckpt.codecs import Coder
 from jsonckpt.dtypes import DTYPES
-from jsonckpt.errors import JsonckptError, LimitError
-from jsonckpt.facts import Codec, Entry, Manifest, ShardFile, claimed_bytes
+from jsonckpt.errors import (
+    ArgumentError,
+    JsonckptError,
+    LimitError,
+    quote,
+)
+from jsonckpt.facts import (
+    Codec,
+    Entry,
+    Manifest,
+    ShardFile,
+    claimed_bytes,
+)
 from jsonckpt.grammar import shard_head
 from jsonckpt.limits import DEFAULT_LIMITS, exceeds
 from jsonckpt.manifest import dump_manifest
@@ -47,6 +58,10 @@ class Options:
     sync: bool
     progress: bool
     delete_first: bool = False
+    #: Never replace anything, also nothing that appears while the save is written.
+    exclusive: bool = False
+    #: What group and others may be allowed to do with the files at most.
+    shared: int = 0o077
 
     @property
     def zips_files(self) -> bool:
@@ -82,13 +97,15 @@ def check_options(options: Options, level: int | None) -> None:
         chunk_bytes=options.chunk_bytes,
         limits=DEFAULT_LIMITS,
     )
-    if options.checksum not in ALGORITHMS:
-        raise ValueError(f"checksum={options.checksum!r}; it may be {', '.join(ALGORITHMS)}")
+    if not isinstance(options.checksum, str) or options.checksum not in ALGORITHMS:
+        raise ArgumentError(
+            f"checksum={quote(options.checksum)}; it may be {', '.join(ALGORITHMS)}"
+        )
     hasher(options.checksum)  # says now when its package is missing
-    if options.threads < 1:
-        raise ValueError(f"threads must be at least 1, not {options.threads}")
-    if level is not None and not -100 <= level <= 22:
-        raise ValueError(f"compression_level must be a zstd level up to 22, not {level}")
+    if level is not None and (type(level) is not int or not -100 <= level <= 22):
+        raise ArgumentError(
+            f"compression_level must be a zstd level from -100 to 22, not {quote(level)}"
+        )
 
 
 def encode(state: object, metadata: Mapping[str, Any] | None, options: Options) -> Contents:
@@ -164,11 +181,16 @@ def _sample_compresses(coder: Coder, source: Source, codec: Codec) -> bool:
 
 
 def _plain(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
+    if metadata is not None and not isinstance(metadata, Mapping):
+        raise ArgumentError(
+            f"metadata must be a dictionary, not {quote(type(metadata).__name__)}",
+            hint="Pass plain JSON: metadata={'run': 3}.",
+        )
     value = dict(metadata or {})
     try:
         jsontext.require_json(value, "metadata")
     except JsonckptError as error:
-        raise TypeError(str(error)) from error
+        raise ArgumentError(str(error)) from error
     return copy.deepcopy(value)
 
 

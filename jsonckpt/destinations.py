@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -23,9 +24,11 @@ from jsonckpt.contents import (
     shards_of,
 )
 from jsonckpt.errors import (
+    ArgumentError,
     CheckpointExistsError,
     JsonckptError,
     WriteError,
+    quote,
 )
 from jsonckpt.facts import MANIFEST_FORMAT, MANIFEST_NAME, Entry, Manifest, ShardFile
 from jsonckpt.grammar import ShardText
@@ -55,7 +58,7 @@ __all__ = [
 
 def check_container(path: str, options: Options) -> None:
     if options.zips_files and path.endswith(".json"):
-        raise ValueError(
+        raise ArgumentError(
             "encoding='list' with compression='zstd' compresses whole files: "
             "write to a directory or to a path ending in .json.zst"
         )
@@ -66,30 +69,36 @@ def check_target(target: Path, *, overwrite: bool) -> None:
 
     Raises:
         CheckpointExistsError: with the way out.
+        ArgumentError: it is the name of a manifest or a shard.
         WriteError: the system does not say what lies there.
     """
     with storage.writing(target):
         if names.is_single(target.name):
+            names.check_single_name(str(target))
             _check_file(target, overwrite=overwrite)
         else:
             _check_directory(target, overwrite=overwrite)
 
 
 def _check_file(target: Path, *, overwrite: bool) -> None:
-    if target.is_dir():
+    mode = storage.kind_of(target)
+    if mode is not None and stat.S_ISDIR(mode):
         raise CheckpointExistsError(
             "there is a directory at this path", file=target, hint="Choose another name."
         )
-    if not overwrite and target.exists():
+    if target.is_symlink():
+        names.check_single_name(os.path.realpath(target))
+    if not overwrite and mode is not None:
         raise CheckpointExistsError(
             "the file exists", file=target, hint="Pass overwrite=True to replace it."
         )
 
 
 def _check_directory(target: Path, *, overwrite: bool) -> None:
-    if not target.exists():
+    mode = storage.kind_of(target)
+    if mode is None:
         return
-    if not target.is_dir():
+    if not stat.S_ISDIR(mode):
         raise CheckpointExistsError(
             "there is a file at this path, and a path without .json is a directory",
             file=target,
@@ -104,7 +113,7 @@ def _check_directory(target: Path, *, overwrite: bool) -> None:
         _check_ours(storage.LocalPlace(target))
     elif foreign := sorted(name for name in inside if not _may_be_ours(name)):
         raise CheckpointExistsError(
-            f"the directory is not empty and holds no checkpoint (there is {foreign[0]!r})",
+            f"the directory is not empty and holds no checkpoint (there is {quote(foreign[0])})",
             file=target,
             hint="Choose an empty or a new directory.",
         )
@@ -199,7 +208,7 @@ def _write_all(output: Output, contents: Contents, options: Options, gate: Gate)
 
 def save_stream(contents: Contents, stream: Any, options: Options, gate: Gate) -> dict[str, Any]:
     if options.zips_files:
-        raise ValueError(
+        raise ArgumentError(
             "a file object gets plain text: pass compression=None with encoding='list'"
         )
     output = StreamOutput(stream)
@@ -236,6 +245,8 @@ def save_remote(
     from jsonckpt.uploading import RemoteTarget
 
     target = RemoteTarget(url, storage_options)
+    if target.single:
+        names.check_single_name(url)
     target.check(overwrite=overwrite)
     write = _upload_file if target.single else _upload_directory
     try:
@@ -301,9 +312,12 @@ def _upload_directory(
 
 def save_file(contents: Contents, target: Path, options: Options, gate: Gate) -> dict[str, Any]:
     with storage.writing(target):
-        target = target.resolve()
+        target = Path(os.path.realpath(target))
+    names.check_single_name(str(target))
     temporary = target.with_name(names.temporary_name(target.name, contents.save_id[:12]))
-    file = storage.NewFile(temporary, early=options.sync)
+    file = storage.NewFile(
+        temporary, early=options.sync, mode=storage.mode_for(target, options.shared)
+    )
     made: list[Path] = []
     room = Room(contents, options, compressed=target.name.endswith(".zst"))
     try:
@@ -319,7 +333,9 @@ def save_file(contents: Contents, target: Path, options: Options, gate: Gate) ->
         check_expansion(contents, output.written)
         file.finish(sync=options.sync)
         gate.close()
-        durable = storage.commit(temporary, target, None, sync=options.sync)
+        durable = storage.commit(
+            temporary, target, None, sync=options.sync, exclusive=options.exclusive
+        )
     except BaseException as error:
         room.explain(error)
         # After the commit there is no file of this name, and no directory that is empty.
@@ -342,6 +358,8 @@ def save_directory(
     made: list[Path] = []
     text = b""
     room = Room(contents, options, compressed=options.zips_files)
+    # Of the manifest that is replaced: it says who may read the checkpoint.
+    mode = storage.mode_for(target / MANIFEST_NAME, options.shared)
     try:
         durable = storage.make_directory(target, made, sync=options.sync)
         gate.check()
@@ -349,17 +367,19 @@ def save_directory(
         room.make(target / MANIFEST_NAME, [target / name for name in old])
         room.look(target)
         with progress_bar("save", contents.nbytes, show=options.progress) as advance:
-            manifest = _write_shards(contents, target, options, files, advance, gate)
+            manifest = _write_shards(contents, target, options, files, mode, advance, gate)
         check_expansion(contents, sum(shard.bytes for shard in manifest.shards))
         text = dumped(manifest)
         durable &= options.sync and storage.fsync_directory(target)
-        replaced = _replaced(storage.LocalPlace(target))
+        replaced = [] if options.exclusive else _replaced(storage.LocalPlace(target))
         gate.close()
         durable &= storage.commit(
             target / f".manifest-{contents.save_id[:12]}.tmp",
             target / MANIFEST_NAME,
             text,
             sync=options.sync,
+            mode=mode,
+            exclusive=options.exclusive,
         )
     except BaseException as error:
         room.explain(error)
@@ -385,6 +405,7 @@ def _write_shards(
     target: Path,
     options: Options,
     files: list[storage.NewFile],
+    mode: storage.Mode,
     advance: Callable[[int], None] | None,
     gate: Gate,
 ) -> Manifest:
@@ -403,7 +424,7 @@ def _write_shards(
             if advance is not None:
                 advance(count)
 
-        file = storage.NewFile(target / name, early=options.sync)
+        file = storage.NewFile(target / name, early=options.sync, mode=mode)
         files.append(file)
         file.create()
         output: Output = FileOutput(file)

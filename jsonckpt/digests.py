@@ -10,7 +10,7 @@ import hashlib
 import hmac
 import re
 
-from jsonckpt.errors import IntegrityError, quote
+from jsonckpt.errors import ArgumentError, IntegrityError, quote
 
 __all__ = ["CRYPTOGRAPHIC", "check_expected", "check_manifest_digest", "check_pinned", "check_seal"]
 
@@ -23,24 +23,24 @@ def check_expected(digest: object, *, verify: bool = True) -> None:
     """Whether the argument ``expected_digest`` can pin anything.
 
     Raises:
-        ValueError: it is no digest, or ``verify`` is off.
+        ArgumentError: it is no digest, or ``verify`` is off.
 
     >>> check_expected("sha256:" + "0" * 64)
     """
     if digest is None:
         return
     if isinstance(digest, str) and digest.startswith("xxh3_128:"):
-        raise ValueError(
+        raise ArgumentError(
             "expected_digest is an xxh3_128 checksum, which finds accidents but pins nothing; "
             'save with checksum="sha256" and take SaveResult.digest of that'
         )
     if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
-        raise ValueError(
+        raise ArgumentError(
             f"expected_digest is {quote(digest)}; it must be 'sha256:' or 'blake3:' and 64 "
             "lower-case hexadecimal digits, as SaveResult.digest has it"
         )
     if not verify:
-        raise ValueError("expected_digest needs verify=True: nothing else looks at the payloads")
+        raise ArgumentError("expected_digest needs verify=True: nothing else looks at the payloads")
 
 
 def check_manifest_digest(text: bytes, expected: str | None) -> None:

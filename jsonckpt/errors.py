@@ -10,13 +10,15 @@
     ├── CheckpointNotFoundError(FileNotFoundError)
     ├── CheckpointExistsError(FileExistsError)
     ├── SaveCancelledError                        PendingSave.cancel() was called
+    ├── ArgumentError(ValueError, TypeError)      an argument that cannot be what it is
     ├── StateMismatchError                        .missing, .unexpected, .mismatched
     ├── UnsupportedTypeError(TypeError)           a value that no rule can write
     └── WriteError(OSError)                       the system refused a write; .errno says why
         └── DurabilityUncertainError              written and visible, but the last fsync failed
 
 A message reads "file: tensor: chunk: what is wrong. The way out.". Text that comes from a file
-is escaped and shortened by :func:`quote` before it goes into a message.
+is escaped and shortened by :func:`quote` before it goes into a message, and :func:`printable` lets
+nothing through, wherever it comes from, that would do something to a terminal.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 __all__ = [
+    "ArgumentError",
     "CheckpointExistsError",
     "CheckpointNotFoundError",
     "DurabilityUncertainError",
@@ -66,6 +69,24 @@ def quote(text: object, limit: int = _QUOTE_LIMIT) -> str:
     if len(shown) <= limit:
         return shown
     return shown[: limit - 4] + "..." + shown[0]
+
+
+def printable(text: object, keep: str = "") -> str:
+    """Text as it may be printed: control characters, bidirectional marks and the like are escaped.
+
+    What is escaped is what Python calls not printable: C0, DEL, C1, formatting characters, line and
+    paragraph separators, lone surrogates, unassigned characters.
+
+    Args:
+        keep: characters that stay, such as the line feeds of a report.
+
+    >>> printable("\\x1b[31m \\u202e é"), printable("a\\nb", keep="\\n") == "a\\nb"
+    ('\\\\x1b[31m \\\\u202e é', True)
+    """
+    plain = str(text)
+    if plain.isprintable():
+        return plain
+    return "".join(c if c.isprintable() or c in keep else ascii(c)[1:-1] for c in plain)
 
 
 class JsonckptError(Exception):
@@ -123,7 +144,7 @@ class JsonckptError(Exception):
         text = ": ".join([*place, self.message])
         if self.hint:
             text = f"{text.rstrip('.')}. {self.hint}"
-        return text
+        return printable(text, keep="\n")
 
 
 def is_refusal(error: BaseException) -> bool:
@@ -152,6 +173,10 @@ class UnsupportedVersionError(FormatError):
 
 class UnsafePathError(FormatError):
     """A shard's file name is not a plain name inside the checkpoint's directory."""
+
+
+class ArgumentError(JsonckptError, ValueError, TypeError):
+    """An argument that cannot be what it is; the message names it."""
 
 
 class LimitError(JsonckptError, ValueError):

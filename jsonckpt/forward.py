@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from jsonckpt.digests import check_seal
-from jsonckpt.errors import LimitError
+from jsonckpt.errors import ArgumentError, LimitError
 from jsonckpt.limits import Limits, exceeds, way_over
 from jsonckpt.opening import Container
 from jsonckpt.reading import widen_pipe
@@ -194,11 +194,19 @@ class _ReadSource:
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
+        self._began = False
 
     def readinto(self, buffer: memoryview, /) -> int:
         data = self._stream.read(len(buffer))
         if not isinstance(data, bytes):
-            raise TypeError("the file object must be binary: open it with 'rb'")
+            raise ArgumentError(
+                "path is a file object for text, and a checkpoint is read as bytes: the file "
+                "object must be binary",
+                hint='Open it with "rb", or pass its .buffer.',
+            )
+        if not (data or self._began):
+            _refuse_end(self._stream)
+        self._began = True
         buffer[: len(data)] = data
         return len(data)
 
@@ -213,13 +221,38 @@ class _RawSource:
     size = None
 
     def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._began = False
         self._readinto = getattr(stream, "readinto1", stream.readinto)
         widen_pipe(stream)
 
     def readinto(self, buffer: memoryview, /) -> int:
-        return self._readinto(buffer) or 0
+        count = self._readinto(buffer) or 0
+        if not (count or self._began):
+            _refuse_end(self._stream)
+        self._began = True
+        return count
+
+
+def _refuse_end(stream: Any) -> None:
+    """Say of a file object that gives nothing that it stands at its end, if it does."""
+    try:
+        at = stream.tell()
+    except (AttributeError, OSError, ValueError):  # a pipe that was closed at once
+        return
+    if at:
+        raise ArgumentError(
+            f"path is a file object at its end: nothing lies behind its position {at}",
+            hint="Call seek(0) on it first.",
+        )
 
 
 def as_source(stream: Any) -> ByteSource:
-    """A binary file object as a source of bytes."""
+    """A binary file object as a source of bytes.
+
+    Raises:
+        ArgumentError: it is closed.
+    """
+    if getattr(stream, "closed", False) is True:
+        raise ArgumentError("path is a file object that is closed", hint="Open it again.")
     return _RawSource(stream) if hasattr(stream, "readinto") else _ReadSource(stream)

@@ -9,10 +9,23 @@ from typing import Any
 
 from jsonckpt.damaged import DamagedZstd
 from jsonckpt.deepcheck import check_state, leftover_notes, spelling_notes, state_notes
-from jsonckpt.errors import CheckpointNotFoundError, IntegrityError, JsonckptError, is_refusal
+from jsonckpt.errors import (
+    ArgumentError,
+    CheckpointNotFoundError,
+    IntegrityError,
+    JsonckptError,
+    is_refusal,
+    printable,
+)
 from jsonckpt.facts import Entry
-from jsonckpt.limits import DEFAULT_LIMITS, Limits
-from jsonckpt.names import path_text, without_query
+from jsonckpt.limits import (
+    Limits,
+    checked_limits,
+)
+from jsonckpt.names import (
+    path_text,
+    without_query,
+)
 from jsonckpt.opening import RETRIES, Container, open_container
 from jsonckpt.progress import progress_bar
 from jsonckpt.restoring import Loading, Wishes, thread_count
@@ -48,15 +61,15 @@ class VerifyReport:
         return self.ok
 
     def __str__(self) -> str:
+        path = printable(self.path)
         if self.ok:
             first = (
-                f"{self.path}: ok, {self.tensors} tensors, {self.nbytes} bytes "
-                f"in {self.files} file(s)"
+                f"{path}: ok, {self.tensors} tensors, {self.nbytes} bytes in {self.files} file(s)"
             )
         else:
-            first = f"{self.path}: {len(self.problems)} problem(s)"
+            first = f"{path}: {len(self.problems)} problem(s)"
         problems = [f"  {problem}" for problem in self.problems]
-        return "\n".join([first, *problems, *(f"  note: {note}" for note in self.notes)])
+        return "\n".join([first, *problems, *(f"  note: {printable(note)}" for note in self.notes)])
 
 
 class _Nowhere:
@@ -93,7 +106,7 @@ def verify(
 
     Raises:
         CheckpointNotFoundError: there is nothing at ``path``.
-        ValueError: an ``expected_digest`` that pins nothing.
+        ArgumentError: an ``expected_digest`` that pins nothing.
 
     >>> import tempfile, torch, jsonckpt
     >>> with tempfile.TemporaryDirectory() as directory:
@@ -102,7 +115,7 @@ def verify(
     (True, True)
     """
     path_text(path)
-    limits = limits or DEFAULT_LIMITS
+    limits = checked_limits(limits)
     count = thread_count(threads)
     for _ in range(RETRIES + 1):
         report, replaced = _verify(
@@ -123,13 +136,13 @@ def _verify(
     expected_digest: str | None,
 ) -> tuple[VerifyReport, bool]:
     """The report, and whether a save has replaced the checkpoint meanwhile."""
-    name = without_query(os.fspath(path))
+    name = without_query(path_text(path))
     try:
         container = open_container(
             path, limits=limits, storage_options=storage_options, expected_digest=expected_digest
         )
         Loading(container.manifest.state, Wishes.of(None, None)).check(container.manifest.by_name)
-    except CheckpointNotFoundError:
+    except (ArgumentError, CheckpointNotFoundError):
         raise
     except JsonckptError as error:
         return VerifyReport(name, (error.at(file=name),)), False

@@ -11,7 +11,7 @@ import torch
 
 from jsonckpt.digests import check_expected
 from jsonckpt.errors import JsonckptError, StateMismatchError
-from jsonckpt.limits import DEFAULT_LIMITS, Limits
+from jsonckpt.limits import Limits, checked_limits
 from jsonckpt.matching import Match, Slot, SlotDoor, match
 from jsonckpt.names import Selector
 from jsonckpt.opening import Container, read_steadily
@@ -108,7 +108,7 @@ def load_into(
     ...     jsonckpt.load_into(state, directory).loaded, state["epoch"]
     (('/model/weight', '/model/bias'), 3)
     """
-    limits = limits or DEFAULT_LIMITS
+    limits = checked_limits(limits)
     check_expected(expected_digest, verify=verify)
     into = _Into(
         target, strict, Wishes.of(include, exclude), cast, verify, thread_count(threads), progress,

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
-__all__ = ["DEFAULT_LIMITS", "Limits", "parse_limits"]
+from jsonckpt.errors import ArgumentError, quote
+
+__all__ = ["DEFAULT_LIMITS", "Limits", "checked_limits", "parse_limits"]
 
 MIB = 1 << 20
+_NUMBER = re.compile("[0-9]{1,100}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +56,14 @@ class Limits:
     links: int | None = None
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is not None and (type(value) is not int or value < 0):
+                raise ArgumentError(
+                    f"{field.name} must be an integer from 0 on, or None, not {quote(value)}"
+                )
         if self.links not in (None, 0):
-            raise ValueError(f"links must be 0 or None, not {self.links!r}")
+            raise ArgumentError(f"links must be 0 or None, not {self.links!r}")
 
     @property
     def follow(self) -> bool:
@@ -75,6 +85,21 @@ class Limits:
         if self.total_floor is None or self.expansion is None:
             return None
         return max(self.total_floor, self.expansion * on_disk)
+
+
+def checked_limits(limits: object) -> Limits:
+    """The argument ``limits`` of the face: ``None`` stands for the defaults.
+
+    Raises:
+        ArgumentError: something else.
+    """
+    if limits is None:
+        return DEFAULT_LIMITS
+    if not isinstance(limits, Limits):
+        raise ArgumentError(
+            f"limits must be jsonckpt.Limits(...) or None, not {quote(type(limits).__name__)}"
+        )
+    return limits
 
 
 #: So many take a second at most.
@@ -101,7 +126,7 @@ def parse_limits(pairs: Iterable[str]) -> Limits:
     """Limits from ``NAME=VALUE`` texts, as the command lines take them; ``none`` lifts one.
 
     Raises:
-        ValueError: an unknown name, or no number.
+        ArgumentError: an unknown name, or no number.
 
     >>> parse_limits(["tensors=10", "rank=none"]).tensors
     10
@@ -111,8 +136,8 @@ def parse_limits(pairs: Iterable[str]) -> Limits:
     for pair in pairs:
         name, _, value = pair.partition("=")
         if name not in known:
-            raise ValueError(f"no limit {name!r}; there are {', '.join(known)}")
-        if value.lower() != "none" and not (value.isascii() and value.isdecimal()):
-            raise ValueError(f"{name} must be a number or none, not {value!r}")
+            raise ArgumentError(f"no limit {quote(name)}; there are {', '.join(known)}")
+        if value.lower() != "none" and not _NUMBER.fullmatch(value):
+            raise ArgumentError(f"{name} must be a number or none, not {quote(value)}")
         values[name] = None if value.lower() == "none" else int(value)
     return Limits(**values)

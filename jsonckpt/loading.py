@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from jsonckpt.digests import check_expected
-from jsonckpt.errors import JsonckptError
+from jsonckpt.errors import ArgumentError, JsonckptError
 from jsonckpt.forward import Forward, as_source, is_file_object
 from jsonckpt.jsontext import BRIEF, collector_paused
-from jsonckpt.limits import DEFAULT_LIMITS, Limits
+from jsonckpt.limits import Limits, checked_limits
 from jsonckpt.names import Selector
 from jsonckpt.opening import Container, locate, open_container, read_steadily
 from jsonckpt.placement import MapLocation
@@ -63,7 +63,7 @@ def load(
         CheckpointNotFoundError, IncompleteCheckpointError, FormatError, IntegrityError, LimitError:
             see :mod:`jsonckpt.errors`; no tensor is returned in any of these cases.
         StateMismatchError: a pattern in ``include`` or ``exclude`` selects nothing.
-        ValueError: ``weights_only=False``; an ``expected_digest`` that pins nothing.
+        ArgumentError: ``weights_only=False``; an ``expected_digest`` that pins nothing.
 
     >>> import tempfile, torch, jsonckpt
     >>> with tempfile.TemporaryDirectory() as directory:
@@ -72,7 +72,7 @@ def load(
     {'a': tensor([0, 1, 2])}
     """
     if weights_only is not None and not weights_only:
-        raise ValueError(
+        raise ArgumentError(
             "weights_only=False asks for unpickling, which jsonckpt never does; leave it out"
         )
     return _load(
@@ -110,7 +110,7 @@ def _load(
         allocate: makes the storage of a CPU tensor from its bytes, in a mapped file for example.
         streaming: use the forward-only reader although the ranges are known.
     """
-    limits = limits or DEFAULT_LIMITS
+    limits = checked_limits(limits)
     check_expected(expected_digest, verify=verify)
     wishes = Wishes.of(include, exclude, map_location, allocate)
     if is_file_object(path):
@@ -253,7 +253,7 @@ def stream(
     >>> list(jsonckpt.stream(io.BytesIO(pipe.getvalue())))
     [('/w', tensor([1., 1.]))]
     """
-    limits = limits or DEFAULT_LIMITS
+    limits = checked_limits(limits)
     check_expected(expected_digest, verify=verify)
     forward = Forward(Wishes.of(include, exclude, map_location), limits, verify, expected_digest)
     if is_file_object(source):

@@ -13,13 +13,24 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 
-from jsonckpt.errors import JsonckptError, StateMismatchError, UnsafePathError, quote
+from jsonckpt.errors import (
+    ArgumentError,
+    JsonckptError,
+    StateMismatchError,
+    UnsafePathError,
+    quote,
+)
+from jsonckpt.facts import (
+    MANIFEST_NAME,
+)
 
 __all__ = [
     "Selector",
     "Unmatched",
     "check_shard_name",
+    "check_single_name",
     "escape",
+    "is_part",
     "is_shard_name",
     "is_single",
     "is_url",
@@ -260,19 +271,63 @@ def is_url(path: str) -> bool:
     return "://" in path
 
 
-def path_text(path: str | os.PathLike[str]) -> str:
-    """A path or URL as text: the one rule for every call that takes one.
+def is_part(name: str) -> bool:
+    """Whether a name belongs to a part of a directory checkpoint, so that no single file has it.
+
+    >>> is_part("manifest.json"), is_part("shard-0123456789ab-00001.json"), is_part("a.json")
+    (True, True, False)
+    """
+    return name == MANIFEST_NAME or is_shard_name(name)
+
+
+def check_single_name(path: str) -> None:
+    """Refuse to write a single file under a name that belongs to a part of a directory.
 
     Raises:
-        TypeError: it is neither.
+        ArgumentError: it would take the place of a manifest or a shard.
+    """
+    name = os.path.basename(path)
+    if is_part(name):
+        raise ArgumentError(
+            f"{name} is the name of a part of a directory checkpoint, not of a single file",
+            file=path,
+            hint="Give the directory that it lies in, or choose another name.",
+        )
+
+
+def path_text(value: object, argument: str = "path", also: str = "") -> str:
+    """An argument that must be a path, as text.
+
+    Args:
+        argument: what the caller calls it.
+        also: what else it may be, for the message.
+
+    Raises:
+        ArgumentError: it is no path, or no system has such a path.
         JsonckptError: ``pathlib`` has made one slash of a URL's two, which would be a directory.
 
-    >>> path_text("runs/a.json"), path_text("s3://bucket/run")
-    ('runs/a.json', 's3://bucket/run')
+    >>> path_text("run/c.json")
+    'run/c.json'
     """
-    text = os.fspath(path)
+    if hasattr(value, "read") or hasattr(value, "write"):
+        hint = "save, load and stream take file objects; here give the path of the checkpoint."
+        raise ArgumentError(f"{argument} is a file object, expected a path", hint=hint)
+    try:
+        text = os.fspath(value)  # type: ignore[call-overload]
+    except TypeError:
+        text = None
     if not isinstance(text, str):
-        raise TypeError("path must be str or os.PathLike[str], or a binary file object")
+        kind = "bytes" if isinstance(text, bytes) else type(value).__name__
+        raise ArgumentError(
+            f"{argument} must be str or os.PathLike[str]{also}, not {quote(kind)}",
+            hint="The order is save(state, path), load(path), load_into(target, path)."
+            if argument == "path"
+            else None,
+        )
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError as error:
+        raise ArgumentError(f"{argument} {quote(text)} cannot be the name of a file") from error
     lost = _LOST_SLASH.match(text)
     if lost and not is_url(text):
         raise JsonckptError(
@@ -280,6 +335,8 @@ def path_text(path: str | os.PathLike[str]) -> str:
             hint=f"Pass a string that begins with {lost[1]}://; a directory of that name is "
             f"./{lost[1]}:",
         )
+    if "\0" in text:
+        raise ArgumentError(f"{argument} {quote(text)} holds a NUL, which no path does")
     return text
 
 

@@ -17,11 +17,13 @@ from typing import Any, Protocol, TypeVar
 from jsonckpt.digests import check_expected, check_manifest_digest, check_pinned
 from jsonckpt.errors import (
     CUT_OFF,
+    ArgumentError,
     CheckpointNotFoundError,
     FormatError,
     IncompleteCheckpointError,
     IntegrityError,
     JsonckptError,
+    printable,
     quote,
 )
 from jsonckpt.facts import MANIFEST_NAME, Entry, Manifest
@@ -35,7 +37,11 @@ from jsonckpt.indexed import (
 )
 from jsonckpt.limits import Limits
 from jsonckpt.manifest import parse_manifest
-from jsonckpt.names import is_url, path_text, without_query
+from jsonckpt.names import (
+    is_url,
+    path_text,
+    without_query,
+)
 from jsonckpt.records import Header, Record
 from jsonckpt.single import from_index, gather
 from jsonckpt.skeleton import SkeletonReader
@@ -446,6 +452,10 @@ def locate(
         CheckpointNotFoundError: nothing is there.
     """
     text = path_text(path)
+    if storage_options is not None and not isinstance(storage_options, Mapping):
+        raise ArgumentError(
+            f"storage_options must be a dictionary, not {quote(type(storage_options).__name__)}"
+        )
     if is_url(text):
         from jsonckpt.remote import remote_place
 
@@ -461,9 +471,8 @@ def _local(path: Path, follow: bool) -> tuple[LocalPlace, str | None]:
         raise CheckpointNotFoundError(
             "there is no such file or directory", file=path, hint=_neighbours(path)
         ) from error
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise CheckpointNotFoundError(f"cannot open: {reason}", file=path) from error
+    except OSError as error:
+        raise CheckpointNotFoundError(f"cannot open: {error.strerror}", file=path) from error
     if stat.S_ISDIR(mode):
         return LocalPlace(path, follow=follow), None
     if path.name == MANIFEST_NAME:
@@ -475,7 +484,7 @@ def _neighbours(path: Path) -> str | None:
     """What somebody who mistyped the name may have meant."""
     try:
         found = sorted(
-            p.name
+            printable(p.name)
             for p in path.parent.iterdir()
             if p.name.endswith((".json", ".zst")) or (p / MANIFEST_NAME).is_file()
         )

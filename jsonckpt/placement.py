@@ -8,8 +8,15 @@ from typing import Any
 
 import torch
 
-from jsonckpt.errors import FormatError, JsonckptError, quote
-from jsonckpt.memory import strided
+from jsonckpt.errors import (
+    ArgumentError,
+    FormatError,
+    JsonckptError,
+    quote,
+)
+from jsonckpt.memory import (
+    strided,
+)
 
 __all__ = ["MapLocation", "Placement", "placement"]
 
@@ -30,8 +37,8 @@ def placement(map_location: MapLocation) -> Placement:
             CPU and returns where it shall be (``None``: back to the saved device).
 
     Raises:
-        JsonckptError: something else.
-        RuntimeError: torch's own, for a string that is no device.
+        ArgumentError: something else; of a string that is no device also a RuntimeError, as
+            torch's own.
 
     >>> placement({"cuda:0": "cpu"}).device_for("cuda:0")
     device(type='cpu')
@@ -39,16 +46,43 @@ def placement(map_location: MapLocation) -> Placement:
     if map_location is None:
         return Placement({}, None, None)
     if isinstance(map_location, str | torch.device):
-        return Placement({}, torch.device(map_location), None)
+        return Placement({}, _device(map_location), None)
     if isinstance(map_location, Mapping):
-        table = {str(saved): torch.device(new) for saved, new in map_location.items()}
+        table = {str(saved): _device(new) for saved, new in map_location.items()}
         return Placement(table, None, None)
     if callable(map_location):
         return Placement({}, None, map_location)
-    raise JsonckptError(
+    raise ArgumentError(
         f"map_location is a {type(map_location).__name__}",
         hint="Pass None, a device, a mapping of devices, or a callable.",
     )
+
+
+class _NoDeviceError(ArgumentError, RuntimeError):
+    """A text that names no device, which torch answers with a RuntimeError."""
+
+
+def _device(named: object) -> torch.device:
+    """A device of the argument ``map_location``."""
+    if isinstance(named, torch.device):
+        return named
+    if not isinstance(named, str):
+        raise ArgumentError(
+            f"map_location names {quote(named)} as a device",
+            hint="Name devices as 'cpu' or 'cuda:0', or pass torch.device(...).",
+        )
+    try:
+        # torch lets numbers that are too large wrap around.
+        device = torch.device(named) if _DEVICE.fullmatch(named) else None
+        reason = ""
+    except RuntimeError as error:
+        device, reason = None, f" ({str(error).partition(chr(10))[0][:200]})"
+    if device is None:
+        raise _NoDeviceError(
+            f"map_location is {quote(named)}, which is no device{reason}",
+            hint="Name devices as 'cpu' or 'cuda:0'.",
+        )
+    return device
 
 
 class Placement:

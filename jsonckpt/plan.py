@@ -8,11 +8,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import lru_cache
 from typing import Protocol
 
 from jsonckpt.codecs import payload_bound
 from jsonckpt.dtypes import DTYPES
+from jsonckpt.errors import ArgumentError, quote
 from jsonckpt.facts import COMPRESSIONS, ENCODINGS, Codec, chunk_count
 from jsonckpt.limits import Limits, exceeds
 
@@ -32,6 +34,9 @@ SMALLEST_COMPRESSED = 256
 _RECORD_OVERHEAD = 400
 _CHUNK_OVERHEAD = 110
 
+_LARGEST_FILE = (1 << 63) - 1
+#: Characters of a size: more digits than this name no file.
+_LONGEST_SIZE = 100
 _SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?)(i?)b?\s*", re.IGNORECASE)
 
 
@@ -76,22 +81,33 @@ def parse_size(value: int | str, what: str) -> int:
     """A number of bytes from an ``int`` or a text: ``"5GB"`` is decimal, ``"1MiB"`` binary.
 
     Raises:
-        ValueError: it is neither, or not positive.
+        ArgumentError: it is neither, or not positive, or more than any file can have.
 
     >>> parse_size("1MiB", "chunk_size"), parse_size("5GB", "max_shard_size"), parse_size(7, "x")
     (1048576, 5000000000, 7)
     """
     if isinstance(value, bool) or not isinstance(value, (int, str)):
-        raise TypeError(f"{what} must be an int or a text such as '5GB', not {value!r}")
+        raise ArgumentError(f"{what} must be an int or a text such as '5GB', not {quote(value)}")
     if isinstance(value, str):
         match = _SIZE.fullmatch(value)
-        if match is None:
-            raise ValueError(f"{what}={value!r} is no size; write e.g. 1048576, '1MiB' or '5GB'")
+        if match is None or len(value) > _LONGEST_SIZE:
+            raise ArgumentError(
+                f"{what}={quote(value)} is no size; write e.g. 1048576, '1MiB' or '5GB'"
+            )
         base = 1024 if match[3] else 1000
-        value = int(float(match[1]) * base ** " kmgt".index(match[2].lower() or " "))
+        value = int(Fraction(match[1]) * base ** " kmgt".index(match[2].lower() or " "))
     if value < 1:
-        raise ValueError(f"{what} must be positive, not {value}")
+        raise ArgumentError(f"{what} must be positive, not {_in_short(value)}")
+    if value > _LARGEST_FILE:
+        raise ArgumentError(
+            f"{what} is {_in_short(value)}; no file is larger than {_LARGEST_FILE} bytes"
+        )
     return value
+
+
+def _in_short(value: int) -> str:
+    # Python refuses to write out an integer of thousands of digits.
+    return str(value) if value.bit_length() < 256 else hex(value)[:20] + "..."
 
 
 def choose_codec(
@@ -134,18 +150,22 @@ def check_options(
     """Refuse options that no checkpoint can have.
 
     Raises:
-        ValueError: with what is allowed.
+        ArgumentError: with what is allowed.
     """
     if encoding not in ENCODINGS:
-        raise ValueError(f"encoding={encoding!r}; this release writes {', '.join(ENCODINGS)}")
+        raise ArgumentError(
+            f"encoding={quote(encoding)}; this release writes {', '.join(ENCODINGS)}"
+        )
     if compression is not None and compression not in COMPRESSIONS:
-        raise ValueError(f"compression={compression!r}; this release writes None and 'zstd'")
+        raise ArgumentError(
+            f"compression={quote(compression)}; this release writes None and 'zstd'"
+        )
     if filter not in ("auto", "none", "shuffle"):
-        raise ValueError(f"filter={filter!r}; it may be 'auto', 'none' or 'shuffle'")
+        raise ArgumentError(f"filter={quote(filter)}; it may be 'auto', 'none' or 'shuffle'")
     if encoding == "list" and filter == "shuffle":
-        raise ValueError("filter='shuffle' goes with encoding='base64' only")
+        raise ArgumentError("filter='shuffle' goes with encoding='base64' only")
     if exceeds(chunk_bytes, limits.chunk_bytes):
-        raise ValueError(
+        raise ArgumentError(
             f"chunk_size is {chunk_bytes} bytes; readers accept at most {limits.chunk_bytes}"
         )
 

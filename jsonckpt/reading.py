@@ -25,7 +25,15 @@ from jsonckpt.errors import (
 from jsonckpt.facts import MANIFEST_NAME
 from jsonckpt.frames import FrameWatch
 
-__all__ = ["LocalFile", "LocalStream", "ZstdStream", "read_error", "read_manifest", "widen_pipe"]
+__all__ = [
+    "LocalFile",
+    "LocalPlace",
+    "LocalStream",
+    "ZstdStream",
+    "read_error",
+    "read_manifest",
+    "widen_pipe",
+]
 
 
 def read_error(error: OSError, path: str) -> JsonckptError:
@@ -234,3 +242,43 @@ def read_manifest(directory: Path, limit: int | None, *, follow: bool = True) ->
         text = bytearray(size)
         file.read_range(0, memoryview(text))
         return bytes(text)
+
+
+class LocalPlace:
+    """A directory of files, local; ``follow`` says whether they may be symbolic links."""
+
+    def __init__(self, directory: str | os.PathLike[str], *, follow: bool = True) -> None:
+        self.directory = Path(directory)
+        self.follow = follow
+
+    def manifest(self, limit: int | None) -> bytes:
+        """The bytes of ``manifest.json``."""
+        return read_manifest(self.directory, limit, follow=self.follow)
+
+    def where(self, name: str) -> str:
+        """How messages call a file."""
+        return str(self.directory / name)
+
+    def stamp(self, name: str) -> object:
+        """What changes when another file is put in the place of this one; ``None`` if it is gone.
+
+        A file system may give the number of a removed file to a new one, so times count, too.
+        """
+        try:
+            found = os.stat(self.directory / name)
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+    def ranged(self, name: str) -> bool:
+        """Whether parts of a file can be read: of any file here."""
+        del name
+        return True
+
+    def file(self, name: str) -> LocalFile:
+        """A file for ranged reads."""
+        return LocalFile(self.directory / name, follow=self.follow)
+
+    def stream(self, name: str, *, zstd_window: int | None) -> LocalStream:
+        """A file for forward reading, decompressed."""
+        return LocalStream(self.directory / name, zstd_window=zstd_window, follow=self.follow)

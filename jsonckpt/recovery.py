@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -17,26 +17,33 @@ from jsonckpt.damaged import DamagedPlain, DamagedZstd, PatchedFile
 from jsonckpt.deepcheck import seal_notes
 from jsonckpt.destinations import save_directory, save_file
 from jsonckpt.errors import (
+    ArgumentError,
     CheckpointExistsError,
     IncompleteCheckpointError,
     JsonckptError,
     LimitError,
     WriteError,
     is_refusal,
+    printable,
     quote,
 )
 from jsonckpt.facts import Entry, Manifest
-from jsonckpt.leftovers import File, searched
-from jsonckpt.limits import DEFAULT_LIMITS, Limits, exceeds, way_over
+from jsonckpt.leftovers import File, searched, single_temporaries
+from jsonckpt.limits import Limits, checked_limits, exceeds, way_over
 from jsonckpt.manifest import parse_misread
-from jsonckpt.names import is_single, is_url, path_text
+from jsonckpt.names import (
+    check_single_name,
+    is_single,
+    is_url,
+    path_text,
+)
 from jsonckpt.plan import RecordPlan
 from jsonckpt.pruning import named_state, prune
 from jsonckpt.reading import LocalFile
 from jsonckpt.restoring import Loading, Wishes, thread_count
 from jsonckpt.salvage import Found, LostTensor, Scan, scan
 from jsonckpt.single import parse_head
-from jsonckpt.spooling import FoundSource, spool_beside
+from jsonckpt.spooling import FoundSource, agrees, alike, choose, save_of, spool_beside
 from jsonckpt.tree import record_of, tensor_names
 
 __all__ = ["RecoverReport", "recover"]
@@ -83,11 +90,11 @@ class RecoverReport:
             "lost": "the state is lost; the tensors stand under their names",
         }
         lines = [
-            f"{self.out}: {len(self.recovered)} tensors, {self.nbytes} bytes restored; "
+            f"{printable(self.out)}: {len(self.recovered)} tensors, {self.nbytes} bytes restored; "
             f"{len(self.lost)} lost; {said[self.state]}"
         ]
         lines += [f"  lost: {item}" for item in self.lost]
-        lines += [f"  note: {note}" for note in self.notes]
+        lines += [f"  note: {printable(note)}" for note in self.notes]
         return "\n".join(lines)
 
 
@@ -141,8 +148,12 @@ def recover(
     ...     report.recovered, jsonckpt.load(directory + "/new.json")
     (('/a',), {'a': tensor([1., 1.])})
     """
-    limits = limits or DEFAULT_LIMITS
-    source, target = Path(_local(path)), Path(_local(out))
+    limits = checked_limits(limits)
+    source, target = Path(_local(path, "path")), Path(_local(out, "out"))
+    if save_id is not None and not isinstance(save_id, str):
+        raise ArgumentError(f"save_id must be str or None, not {quote(type(save_id).__name__)}")
+    if is_single(target.name):
+        check_single_name(str(target))
     if os.path.lexists(target) and not (target.is_dir() and not os.listdir(target)):
         raise CheckpointExistsError(
             "something lies at this path already",
@@ -151,18 +162,21 @@ def recover(
         )
     files, manifests, is_directory = searched(source)
     with ExitStack() as stack:
-        evidence = _Evidence(limits, trust_state, stack, target)
+        at = source if source.is_dir() else source.parent
+        shared = storage.shared_bits(at if is_directory else files[0].path)
+        evidence = _Evidence(limits, trust_state, stack, target, shared)
         if is_directory:
             evidence.read_directory(source, files, manifests, save_id)
         else:
             evidence.read_single(files[0])
+            evidence.note_others(files[0], source)
         return evidence.save(source, target, threads=thread_count(threads), sync=sync)
 
 
-def _local(path: str | os.PathLike[str]) -> str:
-    text = path_text(path)
+def _local(path: str | os.PathLike[str], argument: str) -> str:
+    text = path_text(path, argument)
     if is_url(text):
-        raise ValueError("recover works on local files: copy the checkpoint first")
+        raise ArgumentError(f"{argument} is a URL; recover works on local files: copy it first")
     return text
 
 
@@ -177,6 +191,8 @@ class _Evidence:
     trust_state: bool
     stack: ExitStack
     target: Path
+    #: What group and others may be allowed to do with the new checkpoint at most.
+    shared: int
     sources: dict[str, FoundSource] = field(default_factory=dict)
     lost: list[LostTensor] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -186,10 +202,14 @@ class _Evidence:
     metadata: dict[str, Any] = field(default_factory=dict)
     state: Any = None
     state_is: str = "lost"
-    #: A state that is not taken: it still says which tensors there were.
+    #: A state that is not taken: it says which tensors there were.
     claimed: Any = None
     expected: dict[str, Any] = field(default_factory=dict)
     spools: dict[Path, Path] = field(default_factory=dict)
+    #: Records that are not those which the manifest means.
+    others: list[tuple[str, str]] = field(default_factory=list)
+    #: Intact records that were not taken, because another one has their name.
+    rivals: list[LostTensor] = field(default_factory=list)
 
     # --- gathering --------------------------------------------------------------------------
 
@@ -245,8 +265,8 @@ class _Evidence:
             shard = self._scan_shard(file)
             if shard is None:
                 continue
-            groups.setdefault(_save_of(file, shard), []).append((file, shard))
-        chosen = _choose(groups, save_id)
+            groups.setdefault(save_of(file, shard), []).append((file, shard))
+        chosen = choose(groups, save_id)
         if chosen is None:
             known = ", ".join(sorted(groups)) or "none"
             raise IncompleteCheckpointError(
@@ -348,23 +368,49 @@ class _Evidence:
         data = self.spools.get(file.path, file.path)
         self.lost += [LostTensor(item.name, item.reason, where, item.chunk) for item in found.lost]
         for record in found.found:
-            name = record.header.name
-            entry = self.expected.get(name)
-            if self.expected and (entry is None or not _agrees(record, entry)):
+            name, entry = record.header.name, self.expected.get(record.header.name)
+            if self.expected and (entry is None or not agrees(record, entry)):
                 said = "says otherwise" if entry is not None else "does not name it"
                 self.lost.append(LostTensor(name, f"the manifest {said}", where))
+                self.others.append((name, where))
             elif name in self.sources:
-                self.notes.append(f"{quote(name)} stands twice; the first was taken")
+                self._take_no_second(name, record, where)
             else:
-                self.sources[name] = FoundSource(record, data, self.limits)
+                self.sources[name] = FoundSource(record, data, self.limits, where)
         if not self.expected:
             self.checksum = next((r.algorithm for r in found.found), self.checksum)
+
+    def note_others(self, taken: File, wanted: Path) -> None:
+        """Say what else killed saves left of a single file that is missing."""
+        if taken.path.name == wanted.name:
+            return
+        self.notes.append(
+            f"the file is missing; {quote(taken.path.name, 200)} was taken, the newest"
+        )
+        for file in single_temporaries(wanted)[:5]:
+            if file != taken:
+                self.notes.append(f"{quote(file.path.name, 200)} was not looked into")
+
+    def _take_no_second(self, name: str, record: Found, where: str) -> None:
+        first = self.sources[name]
+        if alike(first.found, record):
+            self.notes.append(f"{quote(name)} stands twice, with the same content")
+            return
+        reason = (
+            f"another record of this name, intact, too, was taken: it came first, in {first.at}"
+        )
+        self.rivals.append(LostTensor(name, reason, where))
 
     # --- saving -----------------------------------------------------------------------------
 
     def save(self, source: Path, target: Path, *, threads: int, sync: bool) -> RecoverReport:
         """Write the new checkpoint."""
         total = sum(record.nbytes for record in self.sources.values())
+        self.notes += [
+            f"{where} holds another {quote(name)}; the manifest means the one that was taken"
+            for name, where in self.others
+            if name in self.sources
+        ]
         state = self._state()
         if not self.sources and self.state_is == "lost":
             reasons = "; ".join([*(str(item) for item in self.lost[:2]), *self.notes[:2]])
@@ -395,6 +441,8 @@ class _Evidence:
             threads=threads,
             sync=sync,
             progress=False,
+            exclusive=True,
+            shared=self.shared,
         )
         write = save_file if is_single(target.name) else save_directory
         result = write(contents, target, options, Gate())
@@ -454,36 +502,4 @@ class _Evidence:
         for name in claimed:
             if name not in self.sources and name not in reasons:
                 yield LostTensor(name, "it is in no file that is left")
-
-
-def _agrees(record: Found, entry: Any) -> bool:
-    """Whether a record is the one that the manifest says: the same bytes of the same tensor."""
-    header = record.header
-    return (header.dtype, header.shape, header.device, header.codec) == (
-        entry.dtype,
-        entry.shape,
-        entry.device,
-        entry.codec,
-    ) and [chunk[2] for chunk in record.chunks] == [chunk[2] for chunk in entry.chunks]
-
-
-def _save_of(file: File, found: Scan) -> str:
-    """Which save a shard belongs to: by its head, else by the beginning that its name has."""
-    if found.head is not None:
-        return str(found.head["save_id"])
-    return file.path.name.removeprefix("shard-").partition("-")[0]
-
-
-def _choose(groups: Mapping[str, Sequence[tuple[File, Scan]]], save_id: str | None) -> str | None:
-    """The save that is asked for; else the newest whose shards are complete; else the newest."""
-    if save_id is not None:
-        groups = {key: group for key, group in groups.items() if key.startswith(save_id)}
-    for complete in (True, False):
-        fitting = {
-            key: max(file.changed for file, _ in group)
-            for key, group in groups.items()
-            if not complete or all(found.ended for _, found in group)
-        }
-        if fitting:
-            return max(fitting, key=lambda key: fitting[key])
-    return None
+        yield from self.rivals

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from jsonckpt.errors import FormatError, JsonckptError, quote
+from jsonckpt.errors import ArgumentError, FormatError, JsonckptError, quote
 from jsonckpt.jsontext import Json
 from jsonckpt.places import full_name, shown
 from jsonckpt.torch_rules import BUILTIN
@@ -75,8 +75,8 @@ def register(
     old one.
 
     Raises:
-        TypeError: not a class, or ``to_json`` and ``from_json`` are needed.
-        ValueError: the tag is malformed, built in, or another class's; or the class is built in.
+        ArgumentError: not a class; ``to_json`` and ``from_json`` are needed; the tag is malformed,
+            built in, or another class's; or the class is built in.
 
     >>> class Color(enum.Enum):
     ...     RED = 1
@@ -84,20 +84,20 @@ def register(
     <enum 'Color'>
     """
     if not isinstance(cls, type):
-        raise TypeError(f"register() takes a class, not {quote(cls)}")
+        raise ArgumentError(f"register() takes a class, not {quote(cls)}")
     if cls in _BUILTIN_TYPES:
-        raise ValueError(f"{full_name(cls)} has a rule already, and it cannot be replaced")
+        raise ArgumentError(f"{full_name(cls)} has a rule already, and it cannot be replaced")
     if (to_json is None) != (from_json is None):
-        raise TypeError("register() takes to_json and from_json together, or neither")
+        raise ArgumentError("register() takes to_json and from_json together, or neither")
     if to_json is None or from_json is None:
         to_json, from_json = _default_rule(cls)
     name = "$" + _plain_tag(cls, tag)
     if name in _BUILTIN_TAGS:
-        raise ValueError(f"the tag {name!r} belongs to the format; pass another tag=")
+        raise ArgumentError(f"the tag {name!r} belongs to the format; pass another tag=")
     with _lock:
         owner = _by_tag.get(name)
         if owner is not None and not _same_class(owner.cls, cls):
-            raise ValueError(
+            raise ArgumentError(
                 f"the tag {name!r} is registered for {full_name(owner.cls)}; pass another tag="
             )
         rule = _Registration(cls, name, to_json, from_json)
@@ -121,11 +121,13 @@ def default_rules() -> Rules:
 
 
 def _plain_tag(cls: type, tag: str | None) -> str:
+    if tag is not None and not isinstance(tag, str):
+        raise ArgumentError(f"tag must be str or None, not {quote(type(tag).__name__)}")
     if tag is None:
         tag = cls.__qualname__.replace("<locals>.", "")
     tag = tag.removeprefix("$")
     if not _TAG.fullmatch(tag):
-        raise ValueError(
+        raise ArgumentError(
             f"the tag {quote(tag)} is not of the form {_TAG.pattern}; pass another tag="
         )
     return tag
@@ -181,7 +183,7 @@ def _default_rule(cls: type) -> tuple[Callable[[Any], Any], Callable[[Any], Any]
         return _dataclass_rule(cls)
     if issubclass(cls, tuple) and hasattr(cls, "_fields") and hasattr(cls, "_make"):
         return _namedtuple_rule(cls)
-    raise TypeError(
+    raise ArgumentError(
         f"register() needs to_json= and from_json= for {full_name(cls)}: only enums, dataclasses"
         " and namedtuples have rules by default"
     )
@@ -215,7 +217,7 @@ def _dataclass_rule(cls: type) -> tuple[Callable[[Any], Any], Callable[[Any], An
             parameter.VAR_KEYWORD,
         )
         if required and parameter.name not in taken:
-            raise TypeError(
+            raise ArgumentError(
                 f"register() needs to_json= and from_json= for {full_name(cls)}: its constructor"
                 f" takes {parameter.name!r}, which is not a field"
             )

@@ -19,6 +19,7 @@ from jsonckpt.dtypes import (
     DTYPES,
 )
 from jsonckpt.errors import (
+    ArgumentError,
     FormatError,
     LimitError,
     quote,
@@ -338,5 +339,5 @@ def thread_count(threads: int | None) -> int:
     if threads is None:
         return default_threads()
     if type(threads) is not int or threads < 1:
-        raise ValueError(f"threads must be a positive integer or None, not {threads!r}")
+        raise ArgumentError(f"threads must be a positive integer or None, not {quote(threads)}")
     return threads

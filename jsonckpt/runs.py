@@ -15,12 +15,14 @@ from typing import Any, overload
 
 from jsonckpt import names
 from jsonckpt.errors import (
+    ArgumentError,
     CheckpointNotFoundError,
     FormatError,
     IncompleteCheckpointError,
     IntegrityError,
     JsonckptError,
     LimitError,
+    quote,
 )
 from jsonckpt.facts import MANIFEST_NAME, SHARD_FORMAT
 from jsonckpt.grammar import TRAILER_MAX, index_offset
@@ -178,7 +180,11 @@ def latest(
 def _candidates(
     directory: str | Path, pattern: str | None, options: Mapping[str, Any] | None
 ) -> list[_Found]:
-    text = names.path_text(directory)
+    text = names.path_text(directory, "directory")
+    if pattern is not None and not (
+        isinstance(pattern, str) and pattern.lstrip("/") == pattern != ""
+    ):
+        raise ArgumentError(f"pattern must be a relative glob, not {quote(pattern)}")
     shown = pattern or "*"
     entries = _remote(text, shown, options) if names.is_url(text) else _local(Path(text), shown)
     return [

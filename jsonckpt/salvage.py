@@ -26,6 +26,7 @@ from jsonckpt.errors import (
     LimitError,
     UnsupportedVersionError,
     is_refusal,
+    printable,
     quote,
 )
 from jsonckpt.facts import SHARD_FORMAT, identity_lines
@@ -85,7 +86,7 @@ class LostTensor:
         name = "a tensor without a name" if self.name is None else quote(self.name)
         chunk = f", chunk {self.chunk}" if self.chunk is not None else ""
         where = f" ({self.file})" if self.file else ""
-        return f"{name}{chunk}: {self.reason}{where}"
+        return printable(f"{name}{chunk}: {self.reason}{where}")
 
 
 @dataclass

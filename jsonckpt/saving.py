@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import time
 from collections.abc import Mapping
@@ -21,10 +22,18 @@ from jsonckpt.destinations import (
     save_remote,
     save_stream,
 )
+from jsonckpt.errors import ArgumentError, quote
 from jsonckpt.jsontext import BRIEF, collector_paused
-from jsonckpt.names import is_single, is_url, path_text
-from jsonckpt.pipeline import default_threads
+from jsonckpt.names import (
+    is_single,
+    is_url,
+    path_text,
+)
+from jsonckpt.restoring import (
+    thread_count,
+)
 from jsonckpt.staging import Buffers
+from jsonckpt.storage import writing
 
 __all__ = ["SaveResult", "save", "save_async"]
 
@@ -95,7 +104,8 @@ def save(
         checksum: ``"xxh3_128"`` (fast), or ``"sha256"``/``"blake3"`` to pin every byte by the
         digest.
         metadata: your own plain JSON object, read with ``jsonckpt.open(path).metadata``.
-        overwrite: ``False`` refuses when a checkpoint is already there.
+        overwrite: ``False`` refuses when a checkpoint is already there, also one that appears while
+            this one is written.
         delete_first: remove the checkpoint at ``path`` before the new one is written, where there
             is no room for both. It gives up the guarantee: a save that fails or is killed leaves
             nothing there. Local paths only.
@@ -115,7 +125,7 @@ def save(
         WriteError: the system refused; what was at ``path`` before is untouched, but for
             ``delete_first``.
         DurabilityUncertainError: written and visible, but the last fsync failed.
-        ValueError, TypeError: options that do not exist.
+        ArgumentError: arguments that cannot be; it is a ValueError and a TypeError.
 
     >>> import tempfile, torch, jsonckpt
     >>> directory = tempfile.TemporaryDirectory()
@@ -139,8 +149,56 @@ def save(
         sync=sync,
         progress=progress,
         delete_first=delete_first,
+        exclusive=not overwrite,
     )
-    target = _target(path, options, overwrite, storage_options)
+    return _save(state, path, metadata, options, storage_options, began)
+
+
+def save_privately(
+    state: object,
+    path: str | os.PathLike[str],
+    *,
+    shared: int,
+    encoding: str = "base64",
+    compression: str | None = None,
+    max_shard_size: int | str = "5GB",
+    metadata: Mapping[str, Any] | None = None,
+    overwrite: bool = True,
+    delete_first: bool = False,
+    progress: bool = False,
+) -> SaveResult:
+    """:func:`save` for what comes from a file that not everybody may read.
+
+    Args:
+        shared: what group and others may be allowed to do with the files at most.
+    """
+    options = _options(
+        encoding=encoding,
+        compression=compression,
+        compression_level=None,
+        filter="auto",
+        chunk_size="1MiB",
+        max_shard_size=max_shard_size,
+        checksum="xxh3_128",
+        threads=None,
+        sync=True,
+        progress=progress,
+        delete_first=delete_first,
+        exclusive=not overwrite,
+    )
+    options = replace(options, shared=shared)
+    return _save(state, path, metadata, options, None, time.perf_counter())
+
+
+def _save(
+    state: object,
+    path: str | os.PathLike[str] | Any,
+    metadata: Mapping[str, Any] | None,
+    options: Options,
+    storage_options: Mapping[str, Any] | None,
+    began: float,
+) -> SaveResult:
+    target = _target(state, path, options, storage_options)
     # What was asked for first is written first: it must not come out later and replace this one.
     _background.leave(target.place)
     target.check()
@@ -215,7 +273,7 @@ def save_async(
         CheckpointExistsError: what lies at ``path`` must not be overwritten.
         LimitError: readers would refuse the result. (Too many chunks: ``result()`` says so.)
         MemoryError: there is no memory for a copy.
-        ValueError, TypeError: options that do not exist.
+        ArgumentError: arguments that cannot be; it is a ValueError and a TypeError.
         JsonckptError: the error of an earlier call, of the type that it had (:class:`WriteError`
             above all); its ``file`` is the path of that call.
 
@@ -230,7 +288,7 @@ def save_async(
     """
     began = time.perf_counter()
     if hasattr(path, "write"):
-        raise TypeError("save_async() takes a path; jsonckpt.save writes to a file object")
+        raise ArgumentError("save_async() takes a path; jsonckpt.save writes to a file object")
     options = _options(
         encoding=encoding,
         compression=compression,
@@ -243,8 +301,9 @@ def save_async(
         sync=sync,
         progress=progress,
         delete_first=delete_first,
+        exclusive=not overwrite,
     )
-    target = _target(path, options, overwrite, storage_options)
+    target = _target(state, path, options, storage_options)
     if target.local is not None:
         # The loop may change the working directory meanwhile.
         target = replace(target, local=target.local.absolute())
@@ -289,22 +348,50 @@ class _Target:
 
 
 def _target(
+    state: object,
     path: Any,
     options: Options,
-    overwrite: bool,
     storage_options: Mapping[str, Any] | None,
 ) -> _Target:
+    overwrite = not options.exclusive
     if hasattr(path, "write"):
+        _check_stream(path)
         return _Target(None, None, path, overwrite, None)
     if options.delete_first and not overwrite:
-        raise ValueError("delete_first=True removes what overwrite=False keeps: pass one of them")
-    text = path_text(path)
+        raise ArgumentError(
+            "delete_first=True removes what overwrite=False keeps: pass one of them"
+        )
+    if isinstance(state, str | os.PathLike) and not isinstance(path, str | os.PathLike):
+        raise ArgumentError(
+            f"state is a path and path is {quote(type(path).__name__)}: they are swapped",
+            hint="The order is save(state, path).",
+        )
+    text = path_text(path, also=", or a binary file object")
     check_container(text, options)
+    if storage_options is not None and not isinstance(storage_options, Mapping):
+        raise ArgumentError(
+            f"storage_options must be a dictionary, not {quote(type(storage_options).__name__)}"
+        )
     if is_url(text):
         if options.delete_first:
-            raise ValueError("delete_first is for local paths; remove the remote checkpoint first")
+            raise ArgumentError(
+                "delete_first is for local paths; remove the remote checkpoint first"
+            )
         return _Target(None, text, None, overwrite, dict(storage_options or {}))
+    with writing(text):
+        os.path.abspath(text)  # fails where the working directory is gone
     return _Target(Path(text), None, None, overwrite, None)
+
+
+def _check_stream(stream: Any) -> None:
+    """Find out before the work that a file object takes no bytes."""
+    if isinstance(stream, io.TextIOBase) or isinstance(getattr(stream, "encoding", None), str):
+        raise ArgumentError(
+            "path is a file object for text, and a checkpoint is written as bytes",
+            hint='Open it with "wb", or pass its .buffer; in memory, use io.BytesIO.',
+        )
+    if getattr(stream, "closed", False) is True:
+        raise ArgumentError("path is a file object that is closed", hint="Open it again.")
 
 
 def _options(
@@ -320,19 +407,21 @@ def _options(
     sync: bool,
     progress: bool,
     delete_first: bool,
+    exclusive: bool,
 ) -> Options:
     options = Options(
         encoding=encoding,
-        compression=compression or "none",
+        compression="none" if compression is None else compression,
         level=compression_level,
         filter=filter,
         chunk_bytes=plan.parse_size(chunk_size, "chunk_size"),
         max_shard_size=plan.parse_size(max_shard_size, "max_shard_size"),
         checksum=checksum,
-        threads=default_threads() if threads is None else threads,
+        threads=thread_count(threads),
         sync=sync,
         progress=progress,
         delete_first=delete_first,
+        exclusive=exclusive,
     )
     check_options(options, compression_level)
     return options

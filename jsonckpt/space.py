@@ -13,9 +13,15 @@ from pathlib import Path
 from jsonckpt import plan, storage
 from jsonckpt.contents import Contents, Options
 from jsonckpt.dtypes import DTYPES
-from jsonckpt.errors import JsonckptError, WriteError
+from jsonckpt.errors import JsonckptError, WriteError, printable
 
 __all__ = ["Room"]
+
+#: What a save says that has lost the old checkpoint and has made no new one.
+_REMOVED = (
+    "The previous checkpoint was removed first, as delete_first asks: there is none at this path "
+    "now. Save again, here or elsewhere, as long as this process holds the state."
+)
 
 
 class Room:
@@ -62,8 +68,8 @@ class Room:
         least = self._least()
         if self._free is not None and least > self._free:
             warnings.warn(
-                f"{directory}: this save takes {least:,} bytes or more and {self._free:,} are "
-                f"free: it will probably fail. {self._advice()}",
+                f"{printable(directory)}: this save takes {least:,} bytes or more and "
+                f"{self._free:,} are free: it will probably fail. {self._advice()}",
                 RuntimeWarning,
                 stacklevel=2,
             )
@@ -71,17 +77,19 @@ class Room:
     def explain(self, error: BaseException) -> None:
         """Let an error of this save say what it needed, and what has become of the old one."""
         if not isinstance(error, JsonckptError):
+            if self._gone and hasattr(error, "add_note"):  # since Python 3.11
+                error.add_note(_REMOVED)
             return
         if isinstance(error, WriteError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             free = "" if self._free is None else f", and {self._free:,} were free"
             error.hint = f"It takes up to {self._most():,} bytes{free}. {self._advice()}"
             if self._was_there and not self._gone:
                 error.hint += " The previous checkpoint is untouched."
+            if self._gone:
+                error.hint += f" {_REMOVED}"
         elif self._gone:
             # What deeper places say of the previous checkpoint is not true of this save.
-            error.hint = "Save again."
-        if self._gone:
-            error.hint = f"{error.hint} The previous one was removed first (delete_first)."
+            error.hint = _REMOVED
 
     def _advice(self) -> str:
         if self._was_there and not self._gone:

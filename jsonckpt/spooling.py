@@ -1,24 +1,38 @@
-"""Found records as something to be saved, and a place for payloads that pass only once."""
+"""Found records: which count; as something to be saved; a place for payloads that pass once."""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from jsonckpt import storage
 from jsonckpt.checksums import hexdigest
 from jsonckpt.codecs import Coder
 from jsonckpt.errors import IntegrityError, JsonckptError
-from jsonckpt.facts import Layout
+from jsonckpt.facts import (
+    Layout,
+)
+from jsonckpt.leftovers import (
+    File,
+)
 from jsonckpt.limits import Limits
 from jsonckpt.names import temporary_name
 from jsonckpt.reading import LocalFile
-from jsonckpt.salvage import Found
+from jsonckpt.salvage import Found, Scan
 
-__all__ = ["FoundSource", "SpoolFile", "spool_beside"]
+__all__ = [
+    "FoundSource",
+    "SpoolFile",
+    "agrees",
+    "alike",
+    "choose",
+    "save_of",
+    "spool_beside",
+]
 
 
 @dataclass(frozen=True)
@@ -28,6 +42,8 @@ class FoundSource:
     found: Found
     file: Path
     limits: Limits
+    #: The file that it was found in, which a spool may stand for.
+    at: str
 
     @property
     def name(self) -> str:
@@ -75,7 +91,8 @@ class SpoolFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = storage.NewFile(path)
+        # Payloads of a checkpoint that perhaps not everybody may read.
+        self._file = storage.NewFile(path, mode=storage.Mode(0o600))
         self._length = 0
 
     def create(self) -> None:
@@ -134,3 +151,47 @@ def decode_chunk(payload: memoryview, found: Found, chunk: int, limits: Limits) 
         error.at(tensor=header.name, chunk=chunk)
         raise
     return out
+
+
+def agrees(record: Found, entry: Any) -> bool:
+    """Whether a record is the one that the manifest says: the same bytes of the same tensor."""
+    header = record.header
+    return (header.dtype, header.shape, header.device, header.codec) == (
+        entry.dtype,
+        entry.shape,
+        entry.device,
+        entry.codec,
+    ) and [chunk[2] for chunk in record.chunks] == [chunk[2] for chunk in entry.chunks]
+
+
+def alike(one: Found, other: Found) -> bool:
+    """Whether two records are the same bytes of the same tensor."""
+    first, second = one.header, other.header
+    return (first.dtype, first.shape, first.device, first.codec.chunk_bytes) == (
+        second.dtype,
+        second.shape,
+        second.device,
+        second.codec.chunk_bytes,
+    ) and [chunk[2] for chunk in one.chunks] == [chunk[2] for chunk in other.chunks]
+
+
+def save_of(file: File, found: Scan) -> str:
+    """Which save a shard belongs to: by its head, else by the beginning that its name has."""
+    if found.head is not None:
+        return str(found.head["save_id"])
+    return file.path.name.removeprefix("shard-").partition("-")[0]
+
+
+def choose(groups: Mapping[str, Sequence[tuple[File, Scan]]], save_id: str | None) -> str | None:
+    """The save that is asked for; else the newest whose shards are complete; else the newest."""
+    if save_id is not None:
+        groups = {key: group for key, group in groups.items() if key.startswith(save_id)}
+    for complete in (True, False):
+        fitting = {
+            key: max(file.changed for file, _ in group)
+            for key, group in groups.items()
+            if not complete or all(found.ended for _, found in group)
+        }
+        if fitting:
+            return max(fitting, key=lambda key: fitting[key])
+    return None

@@ -6,29 +6,56 @@ old checkpoint or the new one at every moment.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import secrets
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jsonckpt.errors import DurabilityUncertainError, JsonckptError, WriteError
+from jsonckpt.errors import (
+    CheckpointExistsError,
+    DurabilityUncertainError,
+    JsonckptError,
+    WriteError,
+)
+from jsonckpt.libc import linux_call
 from jsonckpt.pipeline import run_ordered
-from jsonckpt.reading import LocalFile, LocalStream, read_manifest
+from jsonckpt.reading import LocalPlace
 from jsonckpt.writeback import Writeback
 
-__all__ = ["LocalPlace", "NewFile", "commit", "fsync_directory", "replace", "unlink", "unlink_all"]
+__all__ = [
+    "LocalPlace",
+    "Mode",
+    "NewFile",
+    "commit",
+    "fsync_directory",
+    "kind_of",
+    "mode_for",
+    "replace",
+    "shared_bits",
+    "unlink",
+    "unlink_all",
+]
 
 #: What a file system answers that cannot fsync a directory.
 _NO_DIRECTORY_FSYNC = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EACCES}
 #: Buffers for one writev; IOV_MAX is 1024 on Linux.
 _MOST_BUFFERS = 512
+#: What a file system answers that knows no hard links, or no rename that replaces nothing.
+_NO_SUCH_CALL = {
+    errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL,
+    errno.EMLINK, errno.EXDEV,
+}  # fmt: skip
+_AT_FDCWD, _RENAME_NOREPLACE = -100, 1
 
 
 @contextmanager
-def writing(path: object) -> Iterator[None]:
+def writing(path: str | os.PathLike[str]) -> Iterator[None]:
     """Map the system's errors to :class:`WriteError`, once, at the border."""
     try:
         yield
@@ -38,8 +65,15 @@ def writing(path: object) -> Iterator[None]:
         raise write_error(error, path) from error
 
 
-def write_error(error: OSError, path: object) -> WriteError:
+def write_error(error: OSError, path: str | os.PathLike[str]) -> WriteError:
     """The system's error with the way out."""
+    if error.errno == errno.ENOENT and not os.path.isabs(path) and _is_lost():
+        return WriteError(
+            "cannot write: the working directory of this process is gone",
+            errno=error.errno,
+            file=path,
+            hint="Give an absolute path, or change to a directory that is there.",
+        )
     hints = {
         errno.ENOSPC: "Free some space or save elsewhere; the previous checkpoint is untouched.",
         errno.EDQUOT: "Your quota is used up; the previous checkpoint is untouched.",
@@ -50,6 +84,7 @@ def write_error(error: OSError, path: object) -> WriteError:
         errno.ENOENT: "A directory on the way was removed meanwhile; make it and save again.",
         errno.ENOTDIR: "A part of the path is a file; choose another path.",
         errno.ENAMETOOLONG: "Choose a shorter name.",
+        errno.ELOOP: "Symbolic links on the way lead in a circle; choose another path.",
         errno.EMFILE: "Too many files are open in this process; close some, or raise ulimit -n.",
         errno.EIO: "The disk fails: save elsewhere. The previous checkpoint is untouched.",
     }
@@ -61,6 +96,72 @@ def write_error(error: OSError, path: object) -> WriteError:
     )
 
 
+def kind_of(path: str | os.PathLike[str]) -> int | None:
+    """The type and mode of what lies at a path, links followed; ``None`` where nothing does.
+
+    Raises:
+        OSError: the system does not say, or symbolic links lead in a circle.
+    """
+    try:
+        return os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+@dataclass(frozen=True)
+class Mode:
+    """Who may read a new file: permission bits, and whether the umask has a say, too."""
+
+    bits: int = 0o666
+    exact: bool = False
+
+
+def mode_for(target: Path, shared: int = 0o077) -> Mode:
+    """The mode of what is put in the place of ``target``: as it was, or as the umask says.
+
+    Args:
+        shared: what group and others may be allowed at most, see :func:`shared_bits`.
+
+    Raises:
+        WriteError: the system does not say what lies there.
+    """
+    with writing(target):
+        replaced = kind_of(target)
+    allowed = 0o700 | shared
+    if replaced is None:
+        return Mode(0o666 & allowed)
+    return Mode(stat.S_IMODE(replaced) & 0o777 & allowed, exact=True)
+
+
+def shared_bits(path: Path) -> int:
+    """What group and others may do with a checkpoint: with its file, or all files of its directory.
+
+    Where that cannot be found out, nothing.
+    """
+    try:
+        mode = os.stat(path).st_mode
+        shared = mode & 0o077
+        if stat.S_ISDIR(mode):
+            # Who may not enter the directory cannot read what is in it.
+            shared = (0o070 if mode & 0o010 else 0) | (0o007 if mode & 0o001 else 0)
+            with os.scandir(path) as entries:
+                for entry in entries:
+                    if entry.is_file():
+                        shared &= entry.stat().st_mode
+    except OSError:
+        return 0
+    return shared
+
+
+def _is_lost() -> bool:
+    """Whether the working directory has been removed."""
+    try:
+        os.getcwd()
+    except OSError:
+        return True
+    return False
+
+
 class NewFile:
     """A file that does not exist before :meth:`create`, written front to back or at offsets.
 
@@ -70,10 +171,12 @@ class NewFile:
 
     Args:
         early: the disk is to begin before :meth:`finish`, which will have to wait for it.
+        mode: who may read it, from the moment when it comes into being.
     """
 
-    def __init__(self, path: Path, *, early: bool = False) -> None:
+    def __init__(self, path: Path, *, early: bool = False, mode: Mode | None = None) -> None:
         self.path = path
+        self._mode = mode or Mode()
         self._writeback = Writeback() if early else None
         self._fd = -1
         self._ours = False
@@ -84,10 +187,14 @@ class NewFile:
         with writing(self.path):
             self._ours = True
             try:
-                self._fd = os.open(self.path, flags, 0o666)
+                self._fd = os.open(self.path, flags, self._mode.bits)
             except FileExistsError:
                 self._ours = False
                 raise
+            if self._mode.exact:
+                # The umask took some away; a file system without modes may refuse this.
+                with suppress(OSError):
+                    os.fchmod(self._fd, self._mode.bits)
 
     def write_at(self, offset: int, buffers: Sequence[Any]) -> None:
         """Write the buffers one behind the other, from ``offset`` on."""
@@ -222,10 +329,82 @@ def replace(source: Path, target: Path, *, is_ours: Any) -> None:
             raise write_error(error, target) from error
 
 
-def commit(temporary: Path, target: Path, content: bytes | None, *, sync: bool) -> bool:
+def put_new(source: Path, target: Path, *, is_ours: Any) -> None:
+    """Give ``source`` the name ``target``, which nothing may have: the commit without overwriting.
+
+    By a hard link, which never replaces anything; where the file system has none, by Linux's rename
+    that replaces nothing. Where there is neither, one looks before one renames.
+
+    Args:
+        is_ours: as for :func:`replace`.
+
+    Raises:
+        CheckpointExistsError: something has the name by now.
+    """
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if is_ours():
+            unlink(source)
+            return
+        if error.errno == errno.EEXIST:
+            raise _appeared(target) from error
+        if error.errno not in _NO_SUCH_CALL:
+            raise write_error(error, target) from error
+    else:
+        unlink(source)
+        return
+    try:
+        renamed = _rename_new(source, target)
+    except FileExistsError as error:
+        raise _appeared(target) from error
+    if not renamed:
+        if os.path.lexists(target):
+            raise _appeared(target)
+        replace(source, target, is_ours=is_ours)
+
+
+def _rename_new(source: Path, target: Path) -> bool:
+    """Linux's rename that replaces nothing; ``False`` where it does not work.
+
+    Raises:
+        FileExistsError: something has the name.
+    """
+    call = linux_call("renameat2")
+    if call is None:
+        return False
+    paths = os.fsencode(source), os.fsencode(target)
+    if not call(_AT_FDCWD, paths[0], _AT_FDCWD, paths[1], ctypes.c_uint(_RENAME_NOREPLACE)):
+        return True
+    if ctypes.get_errno() == errno.EEXIST:
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
+    return False
+
+
+def _appeared(target: Path) -> CheckpointExistsError:
+    return CheckpointExistsError(
+        "something was put there while this save was written, and was not touched",
+        file=target,
+        hint="Save to another path, or pass overwrite=True to replace it.",
+    )
+
+
+def commit(
+    temporary: Path,
+    target: Path,
+    content: bytes | None,
+    *,
+    sync: bool,
+    mode: Mode | None = None,
+    exclusive: bool = False,
+) -> bool:
     """Put ``temporary`` in the place of ``target``; with ``content``, write it first.
 
     A file that was not written here is the caller's to remove after an error.
+
+    Args:
+        mode: of a file that is written here.
+        exclusive: never replace anything.
 
     Returns:
         whether the change is durable (``False`` without ``sync`` or where a directory cannot be
@@ -233,9 +412,10 @@ def commit(temporary: Path, target: Path, content: bytes | None, *, sync: bool) 
 
     Raises:
         WriteError: nothing changed.
+        CheckpointExistsError: with ``exclusive``: something lies there by now.
         DurabilityUncertainError: the new file is in place, but fsync of its directory failed.
     """
-    file = NewFile(temporary)
+    file = NewFile(temporary, mode=mode)
     try:
         if content is not None:
             file.create()
@@ -243,7 +423,8 @@ def commit(temporary: Path, target: Path, content: bytes | None, *, sync: bool) 
             file.finish(sync=sync)
         with writing(target):
             inode = os.stat(temporary).st_ino
-        replace(temporary, target, is_ours=lambda: _is_ours(target, inode, content))
+        put = put_new if exclusive else replace
+        put(temporary, target, is_ours=lambda: _is_ours(target, inode, content))
     except BaseException:
         file.abandon()
         raise
@@ -311,43 +492,3 @@ def unlink_all(paths: Sequence[Path], *, threads: int) -> None:
 def new_save_id() -> str:
     """128 random bits."""
     return secrets.token_hex(16)
-
-
-class LocalPlace:
-    """A directory of files, local; ``follow`` says whether they may be symbolic links."""
-
-    def __init__(self, directory: str | os.PathLike[str], *, follow: bool = True) -> None:
-        self.directory = Path(directory)
-        self.follow = follow
-
-    def manifest(self, limit: int | None) -> bytes:
-        """The bytes of ``manifest.json``."""
-        return read_manifest(self.directory, limit, follow=self.follow)
-
-    def where(self, name: str) -> str:
-        """How messages call a file."""
-        return str(self.directory / name)
-
-    def stamp(self, name: str) -> object:
-        """What changes when another file is put in the place of this one; ``None`` if it is gone.
-
-        A file system may give the number of a removed file to a new one, so times count, too.
-        """
-        try:
-            found = os.stat(self.directory / name)
-        except OSError:
-            return None
-        return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
-
-    def ranged(self, name: str) -> bool:
-        """Whether parts of a file can be read: of any file here."""
-        del name
-        return True
-
-    def file(self, name: str) -> LocalFile:
-        """A file for ranged reads."""
-        return LocalFile(self.directory / name, follow=self.follow)
-
-    def stream(self, name: str, *, zstd_window: int | None) -> LocalStream:
-        """A file for forward reading, decompressed."""
-        return LocalStream(self.directory / name, zstd_window=zstd_window, follow=self.follow)

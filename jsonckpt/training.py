@@ -23,8 +23,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from jsonckpt.errors import LimitError, StateMismatchError, quote
-from jsonckpt.runs import checkpoints, latest
+from jsonckpt.errors import (
+    ArgumentError,
+    LimitError,
+    StateMismatchError,
+    quote,
+)
+from jsonckpt.runs import (
+    checkpoints,
+    latest,
+)
 
 __all__ = [
     "Deadline",
@@ -193,6 +201,9 @@ class SeededOrder:
 
     def __init__(self, n: int, seed: int = 0, *, epoch: int = 0) -> None:
         for label, value in (("n", n), ("seed", seed), ("epoch", epoch)):
+            if not isinstance(value, int | np.integer):
+                kind = quote(type(value).__name__)
+                raise ArgumentError(f"{label} must be an integer, not {kind}")
             if not 0 <= value <= _WORD:
                 raise LimitError(f"{label} is {quote(value)}, expected 0 up to 2**64-1")
         self.n = n
@@ -220,6 +231,8 @@ class SeededOrder:
         Raises:
             LimitError: the epoch has not so many left.
         """
+        if not isinstance(count, int | np.integer):
+            raise ArgumentError(f"count must be an integer, not {quote(type(count).__name__)}")
         if not 0 <= count <= self.n - self.position:
             raise LimitError(
                 f"cannot advance by {quote(count)}: {self.position} of {self.n} samples are done",
@@ -358,6 +371,8 @@ class Deadline:
         signals: Sequence[signal.Signals] = (signal.SIGTERM,),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        if seconds is not None and not (isinstance(seconds, int | float) and seconds == seconds):
+            raise ArgumentError(f"seconds must be a number or None, not {quote(seconds)}")
         self._clock = clock
         self._end = float("inf") if seconds is None else clock() + seconds
         self._signals = tuple(signals)

@@ -67,7 +67,12 @@ def test_no_room_for_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name:
     assert len(list(tmp_path.rglob("*"))) == (3 if name == "c" else 1)
     with pytest.warns(RuntimeWarning), pytest.raises(jsonckpt.WriteError) as caught:
         jsonckpt.save({"w": torch.zeros(9_000)}, path, delete_first=True, threads=1)
-    assert "removed first" in str(caught.value)
+    for part in (
+        "removed first",
+        "there is none at this path now",
+        "Save again, here or elsewhere",
+    ):
+        assert part in str(caught.value)
     assert "untouched" not in str(caught.value)
     with pytest.raises(jsonckpt.CheckpointNotFoundError):
         jsonckpt.load(path)
@@ -162,3 +167,29 @@ def test_convert(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert code == 1
     assert "holds the input" in capsys.readouterr().err
     assert difference(jsonckpt.load(inside), OLD) is None
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_loss_for_another_reason_is_said_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    path = tmp_path / name
+
+    def fails(error: BaseException) -> BaseException:
+        def refuse(*_: Any) -> int:
+            raise error
+
+        jsonckpt.save(OLD, path, **KINDS[name])
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "pwritev", refuse)
+            with pytest.raises(BaseException) as caught:  # noqa: PT011 - whatever it is
+                jsonckpt.save(NEW, path, delete_first=True, threads=1)
+        return caught.value
+
+    said = str(fails(OSError(errno.EIO, os.strerror(errno.EIO))))
+    assert "there is none at this path now" in said
+    assert "untouched" not in said
+    notes = getattr(fails(MemoryError()), "__notes__", None)
+    if hasattr(BaseException, "add_note"):
+        assert notes is not None
+        assert "there is none at this path now" in notes[0]

@@ -252,6 +252,13 @@ SITUATIONS: dict[str, tuple[Callable[[Situation, pytest.MonkeyPatch], Any], Any,
         r"DIR/a\.json: the file exists\. Pass overwrite=True to replace it\.",
         NONE,
     ),
+    "a name that belongs to a directory": (
+        lambda s, _: jsonckpt.save(_state(), s.path / "step10" / "manifest.json"),
+        E.ArgumentError,
+        r"DIR/step10/manifest\.json: manifest\.json is the name of a part of a directory checkpoint, "
+        r"not of a single file\. Give the directory that it lies in, or choose another name\.",
+        None,
+    ),
     "another model": (
         lambda s, _: jsonckpt.load_into(
             {"model": {"w": torch.zeros(2, 2), "c": torch.zeros(1)}, "lr": 0}, s.path / "a.json"

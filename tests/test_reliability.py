@@ -355,7 +355,7 @@ def test_signals_all_the_time(tmp_path: Path) -> None:
         for _ in range(5):
             for scene in SCENES:
                 if scene.how == "save":
-                    scene.run(tmp_path)
+                    scene.run_again(tmp_path)
                     assert outcome(scene, tmp_path) == "new"
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)

@@ -1,7 +1,7 @@
 """The command line: ``python -m jsonckpt.convert INPUT --output OUTPUT``.
 
-Exit codes: 0 done; 1 it could not be done; 2 wrong usage; 3 what was read back differs;
-130 interrupted.
+Exit codes: 0 done; 1 it could not be done; 2 wrong usage; 3 what was read back differs; 4 it is
+done, but standard output did not take the report; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from jsonckpt._version import __version__
 from jsonckpt.convert.conversion import ConvertOptions, ConvertResult, run
 from jsonckpt.convert.progress import human
 from jsonckpt.convert.targets import FORMATS, format_of
-from jsonckpt.errors import JsonckptError, quote
+from jsonckpt.errors import JsonckptError, printable, quote
 from jsonckpt.limits import parse_limits
-from jsonckpt.progress import show_anything
+from jsonckpt.progress import Parser, complain, dump_json, reporting, say, show_anything
 
 __all__ = ["main"]
 
@@ -40,6 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code.
     """
     show_anything()
+    return reporting(lambda: _main(argv))
+
+
+def _main(argv: Sequence[str] | None) -> int:
     parser = _parser()
     try:
         arguments = parser.parse_args(argv)
@@ -50,20 +54,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _terminable():
             result = run(arguments.input, arguments.output, options)
     except KeyboardInterrupt:
-        print("interrupted; nothing was left behind", file=sys.stderr)
+        complain("interrupted; nothing was left behind")
         return EXIT_INTERRUPTED
     except _TerminatedError:
-        print("terminated; nothing was left behind", file=sys.stderr)
+        complain("terminated; nothing was left behind")
         return EXIT_TERMINATED
     except (JsonckptError, OSError, MemoryError, RecursionError) as error:
         message = _one_line(error)
         if arguments.json:
-            print(json.dumps({"ok": False, "error": message, "kind": type(error).__name__}))
-        print(f"error: {message}", file=sys.stderr)
+            say(dump_json({"ok": False, "error": message, "kind": type(error).__name__}))
+        complain(f"error: {message}")
         return EXIT_FAILURE
     different = result.comparison is not None and bool(result.comparison.differences)
     if arguments.json:
-        print(json.dumps(_machine(result, ok=not different), allow_nan=False))
+        say(dump_json(_machine(result, ok=not different)))
     elif not arguments.quiet:
         _report(result)
     if different:
@@ -73,12 +77,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m jsonckpt.convert",
         description="Convert PyTorch checkpoints to JSON and back. The input's kind is told by its "
         "content: a file of torch.save (also one that a site unpacked into a directory), "
         "safetensors, jsonckpt, or the JSON of another program.",
-        epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 3 what was read back differs.",
+        epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 3 what was read back differs, "
+        "4 done, but the report could not be printed.",
     )
     parser.add_argument("input", type=Path, help="the checkpoint to convert")
     parser.add_argument(
@@ -217,31 +222,32 @@ def _shapes(parser: argparse.ArgumentParser, path: Path | None) -> dict[str, lis
 
 def _report(result: ConvertResult) -> None:
     count, size = len(result.tensors), human(result.tensor_bytes)
-    print(f"read   {result.input} ({result.kind}, {human(result.input_bytes)})")
+    output = printable(result.output)
+    say(f"read   {printable(result.input)} ({printable(result.kind)}, {human(result.input_bytes)})")
     if result.dry_run:
         for name, dtype, shape in result.tensors:
-            print(f"       {name}  {dtype} {list(shape)}")
-        print(
-            f"would write {result.output} ({result.to}): {count} tensors, {size}, "
+            say(f"       {printable(name)}  {dtype} {list(shape)}")
+        say(
+            f"would write {output} ({result.to}): {count} tensors, {size}, "
             f"about {human(result.output_bytes)} on disk, {result.ratio:.2f}x the input"
         )
     else:
-        print(
-            f"wrote  {result.output} ({result.to}, {human(result.output_bytes)}), "
+        say(
+            f"wrote  {output} ({result.to}, {human(result.output_bytes)}), "
             f"{result.ratio:.2f}x the input: {count} tensors, {size}, in {result.seconds:.1f} s"
         )
     for note in result.notes[:_SHOWN]:
-        print(f"note   {note}")
+        say(f"note   {printable(note)}")
     if len(result.notes) > _SHOWN:
-        print(f"note   and {len(result.notes) - _SHOWN} more like these")
+        say(f"note   and {len(result.notes) - _SHOWN} more like these")
     if result.left_out:
-        shown = ", ".join(result.left_out[:_SHOWN])
+        shown = ", ".join(printable(name) for name in result.left_out[:_SHOWN])
         more = len(result.left_out) - _SHOWN
         tensors = f", {result.tensors_left_out} tensors in all" if result.tensors_left_out else ""
-        print(f"left out: {shown}{f' and {more} more' if more > 0 else ''}{tensors}")
+        say(f"left out: {shown}{f' and {more} more' if more > 0 else ''}{tensors}")
     if result.comparison is not None and not result.comparison.differences:
         what = " of what was written" if result.left_out else ""
-        print(
+        say(
             f"test   every bit, dtype, key and type{what} is the same: "
             f"{result.comparison.tensors} tensors, {human(result.comparison.nbytes)}"
         )
@@ -250,11 +256,11 @@ def _report(result: ConvertResult) -> None:
 def _report_differences(result: ConvertResult) -> None:
     assert result.comparison is not None
     count = len(result.comparison.differences) + result.comparison.more
-    print(f"error: {result.output}: {count} differences to what was written:", file=sys.stderr)
+    complain(f"error: {printable(result.output)}: {count} differences to what was written:")
     for line in result.comparison.differences:
-        print(f"  {line}", file=sys.stderr)
+        complain(f"  {printable(line)}")
     if result.comparison.more:
-        print(f"  and {result.comparison.more} more", file=sys.stderr)
+        complain(f"  and {result.comparison.more} more")
 
 
 def _machine(result: ConvertResult, *, ok: bool) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from jsonckpt import storage
 from jsonckpt.convert.compare import Comparison, compare
 from jsonckpt.convert.foreign import ForeignOptions, read_foreign
 from jsonckpt.convert.payloads import dtype_named
-from jsonckpt.convert.progress import Progress, human
+from jsonckpt.convert.progress import Progress, human, tell
 from jsonckpt.convert.readback import compare_checkpoint
 from jsonckpt.convert.safetensorsfile import load_safetensors
 from jsonckpt.convert.selection import cast, choose, drop_optimizers, named_tensors
@@ -23,9 +23,25 @@ from jsonckpt.convert.sources import ReadOptions, Source, read_source
 from jsonckpt.convert.spool import Spool, spool_directory
 from jsonckpt.convert.targets import FORMATS, Format, flat_names, format_of, write_target
 from jsonckpt.convert.torchfiles import load_torch_file
-from jsonckpt.errors import CheckpointExistsError, FormatError, JsonckptError, StateMismatchError
-from jsonckpt.limits import DEFAULT_LIMITS, Limits
-from jsonckpt.names import is_url, path_text, without_query
+from jsonckpt.errors import (
+    ArgumentError,
+    CheckpointExistsError,
+    FormatError,
+    JsonckptError,
+    StateMismatchError,
+    quote,
+)
+from jsonckpt.limits import (
+    DEFAULT_LIMITS,
+    Limits,
+    checked_limits,
+)
+from jsonckpt.names import (
+    check_single_name,
+    is_url,
+    path_text,
+    without_query,
+)
 
 __all__ = ["ConvertOptions", "ConvertResult", "convert", "default_output", "run"]
 
@@ -166,8 +182,15 @@ def convert(
     options = options or ConvertOptions()
     if changes:
         known = {name: getattr(options, name) for name in ConvertOptions.__slots__}
+        unknown = [name for name in changes if name not in known]
+        if unknown:
+            raise ArgumentError(
+                f"there is no option {quote(unknown[0])}; there are {', '.join(known)}"
+            )
         options = ConvertOptions(**{**known, **changes})
-    result = run(_local(source), None if output is None else _local(output), options)
+    place = _local(source, "source")
+    target = None if output is None else _local(output, "output")
+    result = run(place, target, options)
     if result.comparison is not None and result.comparison.differences:
         raise StateMismatchError(
             "what was read back differs from what was written",
@@ -177,14 +200,16 @@ def convert(
     return result
 
 
-def _local(path: str | os.PathLike[str]) -> Path:
+def _local(path: str | os.PathLike[str], argument: str = "path") -> Path:
     """A path on this machine.
 
     Raises:
         JsonckptError: it is a URL.
     """
     try:
-        remote = is_url(path_text(path))
+        remote = is_url(path_text(path, argument))
+    except ArgumentError:
+        raise
     except JsonckptError:  # one that was a URL before pathlib took it
         remote = True
     if remote:
@@ -201,10 +226,16 @@ def run(source_path: Path, output: Path | None, options: ConvertOptions) -> Conv
     began = time.monotonic()
     for path in (source_path, output or source_path):
         _local(path)
-    output = output or default_output(source_path, options.to)
+    if options.to is not None and options.to not in FORMATS:
+        raise ArgumentError(f"to is {quote(options.to)}; it may be {', '.join(FORMATS)}")
+    checked_limits(options.limits)
+    with storage.writing(output or source_path):
+        output = output or default_output(source_path, options.to)
+        os.path.abspath(output)  # fails where the working directory is gone
     to = options.to or format_of(output)
     _check_paths(source_path, output, to, options)
     spool = spool_directory(options.spool, output)
+    shared = storage.shared_bits(source_path)
     source = read_source(
         source_path,
         ReadOptions(
@@ -226,13 +257,14 @@ def run(source_path: Path, output: Path | None, options: ConvertOptions) -> Conv
         size = _estimate(state, to, options)
     else:
         if nbytes >= _LONG and options.progress is not None and not options.progress.isatty():
-            print(f"writing {output}: {human(nbytes)} of tensors", file=options.progress)
+            tell(options.progress, f"writing {output}: {human(nbytes)} of tensors")
         written = write_target(
             state,
             output,
             to,
             overwrite=options.overwrite,
             save_options=_save_options(options, source),
+            shared=shared,
             progress=options.progress,
         )
         size = written.nbytes
@@ -265,7 +297,12 @@ def _check_paths(source: Path, output: Path, to: Format, options: ConvertOptions
             raise CheckpointExistsError(
                 "is the input itself", file=output, hint="Name another --output."
             )
-    if options.delete_first and output.resolve() in source.resolve().parents:
+    if to != "dir":
+        check_single_name(os.path.realpath(output))
+        check_single_name(str(output))
+    if options.delete_first and os.path.realpath(output) in map(
+        str, Path(os.path.realpath(source)).parents
+    ):
         raise CheckpointExistsError(
             "holds the input, which delete_first would remove",
             file=output,

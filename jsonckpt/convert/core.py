@@ -52,12 +52,15 @@ def metadata_of(path: Path, limits: Limits | None = None) -> dict[str, Any]:
         return dict(checkpoint.metadata)
 
 
-def save_checkpoint(state: Any, path: Path, **options: Any) -> int:
+def save_checkpoint(state: Any, path: Path, *, shared: int, **options: Any) -> int:
     """Write a jsonckpt checkpoint; options as :func:`jsonckpt.save` has them.
+
+    Args:
+        shared: what group and others may be allowed at most.
 
     Returns:
         the bytes on disk.
     """
-    import jsonckpt
+    from jsonckpt.saving import save_privately
 
-    return jsonckpt.save(state, path, **options).stored_bytes
+    return save_privately(state, path, shared=shared, **options).stored_bytes

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from types import TracebackType
 from typing import IO, Any
 
 from tqdm import tqdm
 
-__all__ = ["Progress", "human"]
+from jsonckpt.errors import printable
+
+__all__ = ["Progress", "human", "tell"]
 
 #: Seconds between two lines where there is no terminal.
 _INTERVAL = 10.0
@@ -25,6 +28,12 @@ def human(count: float) -> str:
             return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.2f} TB"
+
+
+def tell(stream: IO[str], text: str) -> None:
+    """Show a line, if it can be shown: nothing that is done depends on it."""
+    with suppress(OSError, ValueError):
+        print(printable(text), file=stream, flush=True)
 
 
 class Progress:
@@ -44,9 +53,10 @@ class Progress:
         self._count = 0
         self._next = time.monotonic() + _INTERVAL
         if stream is not None and stream.isatty():
-            self._bar = tqdm(
-                total=total, desc=what, unit="B", unit_scale=True, file=stream, leave=False
-            )
+            with suppress(OSError, ValueError):
+                self._bar = tqdm(
+                    total=total, desc=what, unit="B", unit_scale=True, file=stream, leave=False
+                )
 
     def __enter__(self) -> Progress:
         return self
@@ -58,14 +68,16 @@ class Progress:
         tb: TracebackType | None,
     ) -> None:
         if self._bar is not None:
-            self._bar.close()
+            with suppress(OSError, ValueError):
+                self._bar.close()
 
     def advance(self, count: int) -> None:
         """``count`` more bytes are done."""
         self._count += count
         if self._bar is not None:
-            self._bar.update(count)
+            with suppress(OSError, ValueError):
+                self._bar.update(count)
         elif self._stream is not None and time.monotonic() >= self._next:
             self._next = time.monotonic() + _INTERVAL
             of = f" of {human(self._total)}" if self._total else ""
-            print(f"{self._what}: {human(self._count)}{of}", file=self._stream, flush=True)
+            tell(self._stream, f"{self._what}: {human(self._count)}{of}")

@@ -20,6 +20,7 @@ import torch
 
 from jsonckpt.convert.pieces import over
 from jsonckpt.errors import WriteError
+from jsonckpt.names import path_text
 
 __all__ = ["Scratch", "Spool", "Stretch", "spool_directory"]
 
@@ -42,7 +43,7 @@ def spool_directory(chosen: str | os.PathLike[str] | None, beside: Path | None) 
         WriteError: ``chosen`` is not a directory.
     """
     if chosen is not None:
-        directory = Path(chosen)
+        directory = Path(path_text(chosen, "spool"))
         if not directory.is_dir():
             raise WriteError("is not a directory", file=directory, hint="Choose another --spool.")
         return directory

@@ -83,6 +83,7 @@ def write_target(
     *,
     overwrite: bool,
     save_options: dict[str, Any],
+    shared: int = 0o077,
     progress: IO[str] | None = None,
 ) -> Written:
     """Write ``state`` to ``path``.
@@ -93,6 +94,7 @@ def write_target(
         form: the format.
         overwrite: replace what lies there.
         save_options: for :func:`jsonckpt.save`, where that is what writes.
+        shared: what group and others may be allowed at most.
         progress: where to show how far it is.
 
     Raises:
@@ -107,14 +109,16 @@ def write_target(
     if form in ("dir", "json", "json.zst"):
         show = progress is not None and progress.isatty()
         return Written(
-            core.save_checkpoint(state, path, overwrite=overwrite, progress=show, **save_options)
+            core.save_checkpoint(
+                state, path, shared=shared, overwrite=overwrite, progress=show, **save_options
+            )
         )
     with storage.writing(path):
         if path.is_dir():
             raise CheckpointExistsError("is a directory", file=path, hint="Name a file.")
     left_out: list[str] = []
     notes: list[str] = []
-    with _replacing(path) as (file, into):
+    with _replacing(path, shared, exclusive=not overwrite) as (file, into):
         if form == "pt":
             torch.save(state, file)
         elif form == "safetensors":
@@ -232,13 +236,13 @@ class _Into(io.RawIOBase):
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[tuple[IO[bytes], _Into]]:
+def _replacing(path: Path, shared: int, *, exclusive: bool) -> Iterator[tuple[IO[bytes], _Into]]:
     """A file that takes the place of ``path`` when all is written, and is gone when not."""
     with storage.writing(path):
         target = Path(os.path.realpath(path))
     # A name that gc knows, should this be killed.
     temporary = target.with_name(temporary_name(target.name, secrets.token_hex(6)))
-    file = storage.NewFile(temporary, early=True)
+    file = storage.NewFile(temporary, early=True, mode=storage.mode_for(target, shared))
     into = _Into(file)
     try:
         file.create()
@@ -248,7 +252,7 @@ def _replacing(path: Path) -> Iterator[tuple[IO[bytes], _Into]]:
         if into.error is not None:
             raise into.error
         file.finish(sync=True)
-        storage.commit(temporary, target, None, sync=True)
+        storage.commit(temporary, target, None, sync=True, exclusive=exclusive)
     except BaseException as error:
         file.abandon()
         # torch reports a failed write as an error of its own.

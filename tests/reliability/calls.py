@@ -21,6 +21,7 @@ WATCHED = (
     "fsync",
     "close",
     "replace",
+    "link",
     "unlink",
     "mkdir",
     "rmdir",
@@ -36,7 +37,7 @@ class Call:
 
     Attributes:
         name: of the function in ``os``.
-        path: what it is about; of ``replace`` the source.
+        path: what it is about; of ``replace`` and ``link`` the source.
         arguments: as given.
         creates: whether it is an ``open`` that may make a file.
     """
@@ -101,10 +102,10 @@ class Operation:
 
     Attributes:
         kind: ``mkdir``, ``create``, ``write``, ``fsync``, ``fsync directory``, ``rename``,
-            ``unlink`` or ``rmdir``.
-        path: relative to the directory; of ``rename`` the source; of ``write`` and ``fsync`` the
-            name that the file was created under.
-        target: of ``rename``.
+            ``link``, ``unlink`` or ``rmdir``.
+        path: relative to the directory; of ``rename`` and ``link`` the source; of ``write`` and
+            ``fsync`` the name that the file was created under.
+        target: of ``rename`` and ``link``.
         offset, data: of ``write``.
     """
 
@@ -132,9 +133,9 @@ def recorded(root: Path) -> Iterator[list[Operation]]:
             log.append(Operation("create", path))
         elif call.name in _CHANGES:
             log.append(Operation(_CHANGES[call.name], path))
-        elif call.name == "replace":
+        elif call.name in ("replace", "link"):
             target = os.path.relpath(os.path.abspath(call.arguments[1]), base)
-            log.append(Operation("rename", path, target))
+            log.append(Operation("rename" if call.name == "replace" else "link", path, target))
         elif call.name == "pwritev":
             text = b"".join(bytes(buffer) for buffer in call.arguments[1])[:result]
             log.append(Operation("write", path, offset=call.arguments[2], data=text))

@@ -66,7 +66,7 @@ class Fault:
 
 _INTERRUPTS = [Fault(interrupt=True), Fault(interrupt=True, happened=True)]
 _READ = [Fault(errno.EIO), *_INTERRUPTS]
-_CHANGES = {"pwritev", "fsync", "replace", "unlink", "mkdir", "rmdir"}
+_CHANGES = {"pwritev", "fsync", "replace", "link", "unlink", "mkdir", "rmdir"}
 
 
 def faults_of(call: Call) -> list[Fault]:
@@ -94,6 +94,10 @@ def faults_of(call: Call) -> list[Fault]:
     if call.name == "replace":
         happened = Fault(errno.EIO, happened=True, harmless=True)
         return [Fault(errno.EIO), Fault(errno.ENOSPC), happened, *dead, *_INTERRUPTS]
+    if call.name == "link":
+        # Where the file system has no links, another way is taken.
+        other = [Fault(errno.EIO, happened=True, harmless=True), Fault(errno.EPERM, harmless=True)]
+        return [Fault(errno.EIO), Fault(errno.ENOSPC), *other, *dead, *_INTERRUPTS]
     if call.name == "mkdir":
         numbers = [errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EIO]
         return [*map(Fault, numbers), *_INTERRUPTS]
@@ -206,7 +210,9 @@ def _wrong(
         found = outcome(scene, room)
     except Exception as error:
         return f"unloadable: {error!r}"
-    left = unexpected(scene, room, killed=fault.dead)
+    # The second name of what was committed by a link may stay, where it cannot be removed.
+    orphan = call.name == "unlink" and fault.harmless
+    left = unexpected(scene, room, killed=fault.dead or orphan)
     if found == "new" or (found == "none" and scene.gives_up):
         # Old shards that could not be removed, or whose manifest could not be read.
         left = [name for name in left if name not in before]

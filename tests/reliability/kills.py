@@ -256,7 +256,7 @@ def _judge(report: Report, scene: Scene, room: Path, where: str, *, recover: boo
             wrong = f"strange files {strange}"
         report.outcomes[found] += 1
         if recover:
-            scene.run(room)
+            scene.run_again(room)
             if outcome(scene, room) != "new":
                 wrong = "the next save did not work"
     except Exception as error:

@@ -22,7 +22,6 @@ from pathlib import Path
 
 from tests.reliability.calls import Operation, recorded
 from tests.reliability.scenes import (
-    NEW,
     OLD,
     SCENES,
     Files,
@@ -91,7 +90,7 @@ class Disk:
                 self.data.append(bytearray())
             elif step.kind == "mkdir":
                 self.made[step.path] = _DIRECTORY
-            elif step.kind == "rename":
+            elif step.kind in ("rename", "link"):
                 self.made[step.target] = self.made[step.path]
             self.pending.append(step)
 
@@ -106,6 +105,8 @@ def _change(entries: dict[str, int], step: Operation, made: Mapping[str, int]) -
         entries.pop(step.path, None)
     elif step.kind == "rename":
         entries.pop(step.path, None)
+        entries[step.target] = made[step.path]
+    elif step.kind == "link":
         entries[step.target] = made[step.path]
     else:
         entries[step.path] = made[step.path]
@@ -217,7 +218,7 @@ def _after_a_killed_one(scene: Scene, room: Path, dice: random.Random) -> Trial:
         {p: None if n == _DIRECTORY else bytes(disk.data[n]) for p, n in present.items()},
     )
     with recorded(room) as second:
-        scene.run(room, NEW)
+        scene.run_again(room)
     clear(room)
     allowed = scene.allowed | {"old"}
     name = f"{scene.name}, after one killed at operation {len(cut)}"
@@ -230,7 +231,7 @@ def _after_one_without_sync(scene: Scene, room: Path) -> Trial:
     lazy = Scene(scene.target, scene.how, scene.overwrite, {**scene.options, "sync": False})
     with recorded(room) as log:
         lazy.run(room, OLD)
-        scene.run(room, NEW)
+        scene.run_again(room)
     clear(room)
     name = f"{scene.name}, after one without sync"
     return Trial(name, scene, before, tuple(log), frozenset({"new"}), only_after=True)
@@ -350,7 +351,7 @@ def _verdict(scene: Scene, room: Path, files: Files) -> str:
 def _recover(scene: Scene, room: Path) -> str:
     """Save over what is left; what is wrong with that, if anything."""
     try:
-        scene.run(room)
+        scene.run_again(room)
         found = outcome(scene, room)
     except Exception as error:
         return f"bad: the next save: {type(error).__name__}: {error}"[:300]

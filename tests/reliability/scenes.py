@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -113,12 +113,17 @@ class Scene:
         if self.how == "convert":
             source = room.with_name(room.name + "-source")
             name = "old.pt" if state is OLD else "new.pt"
-            convert(source / name, path, overwrite=True, spool=source, **self.options)
+            convert(source / name, path, spool=source, **{"overwrite": True, **self.options})
         elif self.how == "async":
             pending: Any = getattr(jsonckpt, "save_async")(state, path, **self.options)  # noqa: B009
             pending.result()
         else:
             jsonckpt.save(state, path, **self.options)
+
+    def run_again(self, room: Path) -> None:
+        """Save the new checkpoint over whatever is there."""
+        options = {name: value for name, value in self.options.items() if name != "overwrite"}
+        replace(self, options=options)._write(room, NEW)
 
     def path(self, room: Path) -> Path:
         """Where the checkpoint lies."""
@@ -149,6 +154,13 @@ def _scenes() -> list[Scene]:
                 Scene("c", "async", overwrite, {**_SHARDS, **one}),
                 Scene("c.json", "async", overwrite, one),
             ]
+    # Nothing is replaced, also not what appears meanwhile: another way to commit.
+    only: dict[str, Any] = {"overwrite": False}
+    scenes += [
+        Scene("c", "save", False, {**_SHARDS, **one, **only}),
+        Scene("c.json", "save", False, {"chunk_size": 64, **one, **only}),
+        Scene("c.pt", "convert", False, only),
+    ]
     # Nothing is promised of the old one; what is there is never half of it.
     gone: dict[str, Any] = {"delete_first": True, **one}
     scenes += [
