@@ -13,6 +13,7 @@ from jsonckpt.checkpoint import Checkpoint, TensorEntry
 from jsonckpt.checkpoint import open_checkpoint as open
 from jsonckpt.collecting import GcReport, gc
 from jsonckpt.errors import (
+    ArgumentError,
     CheckpointExistsError,
     CheckpointNotFoundError,
     DurabilityUncertainError,
@@ -38,6 +39,7 @@ from jsonckpt.salvage import LostTensor
 from jsonckpt.saving import SaveResult, save, save_async
 
 __all__ = [
+    "ArgumentError",
     "Checkpoint",
     "CheckpointExistsError",
     "CheckpointNotFoundError",

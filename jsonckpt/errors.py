@@ -4,6 +4,7 @@
     ├── FormatError(ValueError)                   the file is not what the specification says
     │   ├── UnsupportedVersionError               of a newer release, or with an unknown feature
     │   └── UnsafePathError                       a shard name that leads out of the checkpoint
+    ├── ArgumentError(ValueError, TypeError)      an argument that cannot be what it is
     ├── LimitError(ValueError)                    larger than the limits allow
     ├── IntegrityError                            the bytes are not the bytes that were saved
     ├── IncompleteCheckpointError                 a part is missing, or the file ends too early
@@ -24,6 +25,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 __all__ = [
+    "ArgumentError",
     "CheckpointExistsError",
     "CheckpointNotFoundError",
     "DurabilityUncertainError",
@@ -152,6 +154,10 @@ class UnsupportedVersionError(FormatError):
 
 class UnsafePathError(FormatError):
     """A shard's file name is not a plain name inside the checkpoint's directory."""
+
+
+class ArgumentError(JsonckptError, ValueError, TypeError):
+    """An argument that cannot be what it is; the message names it."""
 
 
 class LimitError(JsonckptError, ValueError):

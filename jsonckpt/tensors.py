@@ -227,6 +227,7 @@ class Target:
         "_pages",
         "_tensor",
         "_view",
+        "_watched",
         "_windowed",
         "dtype",
         "nbytes",
@@ -243,6 +244,8 @@ class Target:
         self._tensor = tensor
         self._dtype = torch_dtype(dtype)
         self._windowed = False
+        #: Whether autograd may know the tensor, and has not been told yet that it changes.
+        self._watched = False
         self._flat: torch.Tensor | None = None
         self._view: torch.Tensor | None = None
         self._memory: memoryview | None = None
@@ -323,7 +326,9 @@ class Target:
                     hint="Convert the target, or allow casting.",
                 )
             _require_cast(kind, tensor.dtype)
-        return cls(tensor, dtype, shape, byte_count(dtype, shape))
+        target = cls(tensor, dtype, shape, byte_count(dtype, shape))
+        target._watched = True
+        return target
 
     @property
     def address(self) -> int:
@@ -340,6 +345,7 @@ class Target:
         if self._memory is None:
             return None
         self._windowed = True
+        self._announce()
         if self._pages is not None:
             self._pages.before_writing(self.address + start, stop - start)
         return self._memory[start:stop]
@@ -360,6 +366,7 @@ class Target:
         first, last = _elements(self.dtype, self.nbytes, start, stop)
         if first == last or not self.needs_data:
             return
+        self._announce()
         raw = borrow(np.frombuffer(data, dtype=np.uint8))
         if self.dtype == "bool":
             _require_bool(raw)
@@ -384,10 +391,17 @@ class Target:
         """
         if self.dtype == "bool" and self._windowed and self._flat is not None:
             _require_bool(self._flat)
-        if self._windowed:
-            # Autograd must notice that saved values have changed behind its back.
-            torch.autograd.graph.increment_version(self._tensor)
         return self._tensor
+
+    def _announce(self) -> None:
+        """Let autograd notice that saved values change behind its back.
+
+        Before the first byte, because a fill that fails half way has changed them, too. Memory is
+        written through aliases that autograd does not know, whatever the strides.
+        """
+        if self._watched:
+            self._watched = False
+            torch.autograd.graph.increment_version(self._tensor)
 
 
 def ease_first_touch(targets: Sequence[Target]) -> None:

@@ -10,6 +10,7 @@ import pytest
 import jsonckpt
 
 NAMES = [
+    "ArgumentError",
     "Checkpoint",
     "CheckpointExistsError",
     "CheckpointNotFoundError",
@@ -138,6 +139,7 @@ ERRORS = {
     "FormatError": ["JsonckptError", "ValueError"],
     "UnsupportedVersionError": ["FormatError"],
     "UnsafePathError": ["FormatError"],
+    "ArgumentError": ["JsonckptError", "ValueError", "TypeError"],
     "LimitError": ["JsonckptError", "ValueError"],
     "IntegrityError": ["JsonckptError"],
     "IncompleteCheckpointError": ["JsonckptError"],
