@@ -133,7 +133,6 @@ class _Into:
         plan.missing = [name for name in plan.missing if self.wishes.chosen(name)]
         if plan.is_idle and not _is_empty(value):
             plan.mismatched.append("/: nothing in the target takes anything of the checkpoint")
-        names = [slot.name for slot, _ in plan.fills]
         fills = apart(plan, reader.same_values)
         if self.strict and (plan.missing or plan.unexpected or plan.mismatched):
             raise StateMismatchError(
@@ -149,6 +148,9 @@ class _Into:
             (fill, Target.into(fill.tensor, fill.slot.dtype, fill.slot.shape, cast=self.cast))
             for fill in fills
         ]
+        filled = {fill.slot.name for fill in fills}
+        filled |= {name for fill in fills for name, _ in fill.echoes}
+        names = [slot.name for slot, _ in plan.fills if slot.name in filled]
         names += [*plan.fresh, *(slot.name for one in plan.objects for slot in slots_in(one.value))]
         reader.load_objects(plan)
         reader.load_tensors(plan, targets)
@@ -232,7 +234,7 @@ class _Reader:
         routes = fresh.routes
         later = []
         for fill, target in targets:
-            for other in fill.echoes:
+            for _, other in fill.echoes:
                 torch.autograd.graph.increment_version(other)
             start = fill.start_in(self._by_name[fill.slot.record])
             if start is None:
