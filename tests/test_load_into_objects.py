@@ -156,7 +156,7 @@ class Copies(torch.nn.Linear):
     def __init__(self, *sizes: int) -> None:
         super().__init__(*sizes)
         self._register_state_dict_hook(
-            lambda module, state, prefix, _: state.update(
+            lambda _, state, prefix, __: state.update(
                 {prefix + "weight": state[prefix + "weight"].clone()}
             )
         )
@@ -357,7 +357,7 @@ class Lookahead(torch.optim.Optimizer):
         ]
         self.steps = 0
 
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+    def step(self, _: Any = None) -> None:  # type: ignore[override]
         self.below.step()
         self.steps += 1
         if self.steps % 2:
@@ -522,8 +522,9 @@ def generator() -> Iterator[torch.Tensor]:
 @pytest.mark.parametrize(
     "target",
     [
-        None, 5, "text", b"bytes", {1, 2}, generator(), torch.nn.Linear, torch.nn.Linear(1, 1).parameters(),
-        {"w": generator()}, [{"w": {"w": torch.zeros(2)}.values()}], {"w": torch.nn.Linear}, object(),
+        None, 5, "text", b"bytes", {1, 2}, generator(), torch.nn.Linear, object(),
+        torch.nn.Linear(1, 1).parameters(), {"w": generator()}, {"w": torch.nn.Linear},
+        [{"w": {"w": torch.zeros(2)}.values()}],
     ],
     ids=lambda target: type(target).__name__,
 )  # fmt: skip
@@ -532,7 +533,7 @@ def test_what_cannot_be_filled_is_an_argument_error(
     tmp_path: Path, target: Any, strict: bool
 ) -> None:
     jsonckpt.save({"w": torch.ones(2)}, tmp_path)
-    with pytest.raises(ArgumentError, match="target.*cannot be filled") as caught:
+    with pytest.raises(ArgumentError, match=r"target.*cannot be filled") as caught:
         jsonckpt.load_into(target, tmp_path, strict=strict)
     assert isinstance(caught.value, TypeError)
     assert isinstance(caught.value, JsonckptError)
@@ -574,13 +575,15 @@ def test_sparse_and_quantized_tensors_are_said_to_be_there(tmp_path: Path) -> No
     quant = torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8)
     jsonckpt.save({"s": sparse, "q": quant, "d": torch.ones(3, 3), "e": torch.ones(3)}, tmp_path)
     target = {
-        "s": torch.zeros(3, 3), "q": quant.clone(), "d": torch.eye(3).to_sparse(), "e": quant.clone(),
+        "s": torch.zeros(3, 3), "q": quant.clone(),
+        "d": torch.eye(3).to_sparse(), "e": quant.clone(),
     }  # fmt: skip
     with pytest.raises(StateMismatchError) as caught:
         jsonckpt.load_into(target, tmp_path)
     only = "only dense tensors are filled in place, jsonckpt.load gives the others"
     assert caught.value.mismatched == [
-        f"/s: a tensor of layout sparse_coo in the checkpoint, a dense tensor in the target; {only}",
+        "/s: a tensor of layout sparse_coo in the checkpoint, a dense tensor in the target; "
+        f"{only}",
         "/q: a quantized tensor (qint8) in the checkpoint, a quantized tensor (qint8) in the "
         f"target; {only}",
         "/d: a dense tensor in the checkpoint, a tensor of layout sparse_coo in the target",
