@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 import torch
 
@@ -17,6 +18,7 @@ from jsonckpt.slots import Slot
 
 __all__ = ["Fill", "apart", "flat_start"]
 
+_PLAIN: Final = (torch.Tensor, torch.nn.Parameter)
 #: ``same_values(one, two, dtype)``: whether two slots are the same in a target of a dtype.
 SameValues = Callable[[Slot, Slot, torch.dtype], bool]
 
@@ -110,11 +112,7 @@ def _plainly_apart(fills: list[Fill]) -> bool:
     ranges = []
     for fill in fills:
         tensor = fill.tensor
-        if type(tensor.detach()) is not torch.Tensor or not tensor.is_cpu:
-            return False
-        if tensor.numel() == 0:
-            continue
-        if not tensor.is_contiguous():
+        if type(tensor) not in _PLAIN or not tensor.is_cpu or not tensor.is_contiguous():
             return False
         start = tensor.data_ptr()
         ranges.append((start, start + tensor.nbytes))

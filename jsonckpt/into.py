@@ -66,6 +66,15 @@ def load_into(
 ) -> LoadResult:
     """Copy a checkpoint into ``target`` in place, without a second copy of the state.
 
+    Modules and optimizers are filled in place where they are torch's own. One that has its own
+    ``load_state_dict``, ``_load_from_state_dict`` or hooks on them, or whose ``state_dict`` returns
+    copies, is loaded by its ``load_state_dict``; that takes memory for a second copy of it.
+    Optimizer state goes to parameters by name where both sides have ``param_names``, else by
+    position, and must be of the same kind of optimizer and of the parameters' shapes.
+
+    Tensors of the target may share memory where the checkpoint's do in the same way, or has equal
+    values for it.
+
     Args:
         target: a nesting of dicts and lists shaped as the saved state, with tensors, modules,
             optimizers and objects with ``load_state_dict`` in it; or one of these alone. Values
@@ -81,7 +90,9 @@ def load_into(
         a :class:`LoadResult`.
 
     Raises:
-        StateMismatchError: with all names; nothing has been changed.
+        StateMismatchError: with all names; nothing has been changed. Or a ``load_state_dict``
+            refused its state: the objects before it have been loaded, no tensor has been filled.
+        ArgumentError: the target is nothing that can be filled.
         JsonckptError: damage found while copying: the target is then partly overwritten.
 
     >>> import tempfile, torch, jsonckpt
@@ -386,14 +397,16 @@ class _Fan:
         self._into = into
         self._routes = routes
         self._fills = any(route.fills for route in routes)
+        self._only = routes[0].target if len(routes) == 1 else None
+        self._start, self._stop = routes[0].start, routes[0].stop
 
     def window(self, start: int, stop: int) -> memoryview | None:
         """Memory only where there is but one."""
-        self._into.began = self._into.began or self._fills
-        only = self._routes[0]
-        if len(self._routes) > 1 or start < only.start or stop > only.stop:
+        if self._fills:
+            self._into.began = True
+        if self._only is None or start < self._start or stop > self._stop:
             return None
-        return only.target.window(start - only.start, stop - only.start)
+        return self._only.window(start - self._start, stop - self._start)
 
     def write(self, start: int, data: memoryview) -> None:
         """Copy into each what is its own."""

@@ -7,7 +7,7 @@ import types
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -41,7 +41,7 @@ class OwnForward(torch.nn.Linear):
 def with_renaming_hook() -> torch.nn.Module:
     """A hook on the way out that changes nothing of what is there."""
     module = linear()
-    module.register_state_dict_post_hook(lambda *_: None)
+    cast(Any, module).register_state_dict_post_hook(lambda *_: None)
     return module
 
 
@@ -54,7 +54,7 @@ IN_PLACE: dict[str, Callable[[], torch.nn.Module]] = {
         torch.nn.InstanceNorm1d(3, affine=True, track_running_stats=True), torch.nn.LayerNorm(3)
     ),
     "parallel": lambda: torch.nn.DataParallel(linear()),
-    "compiled": lambda: torch.compile(linear(), backend="eager"),  # type: ignore[return-value]
+    "compiled": lambda: cast(torch.nn.Module, torch.compile(linear(), backend="eager")),
     "average": lambda: torch.optim.swa_utils.AveragedModel(linear()),
     "spectral": lambda: torch.nn.utils.parametrizations.spectral_norm(torch.nn.Linear(3, 4)),
     "hook without effect": with_renaming_hook,
@@ -123,15 +123,15 @@ class Extra(torch.nn.Module):
 
 
 def test_extra_state_beside_a_buffer_that_is_called_alike(tmp_path: Path) -> None:
-    saved = torch.nn.Sequential(Extra({"n": 3, "t": [torch.ones(2)]}), Extra("plain"))
-    saved[0].my_extra_state += 1  # type: ignore[operator]
+    saved: Any = torch.nn.Sequential(Extra({"n": 3, "t": [torch.ones(2)]}), Extra("plain"))
+    saved[0].my_extra_state += 1
     jsonckpt.save(saved.state_dict(), tmp_path)
-    target = torch.nn.Sequential(Extra(), Extra())
-    place = target[0].weight.data_ptr()  # type: ignore[operator, union-attr]
+    target: Any = torch.nn.Sequential(Extra(), Extra())
+    place = target[0].weight.data_ptr()
     jsonckpt.load_into(target, tmp_path)
     assert difference(target.state_dict(), saved.state_dict()) is None
-    assert target[0].weight.data_ptr() == place  # type: ignore[operator, union-attr]
-    assert target[0].seen["t"][0].tolist() == [1.0, 1.0]  # type: ignore[index, union-attr]
+    assert target[0].weight.data_ptr() == place
+    assert target[0].seen["t"][0].tolist() == [1.0, 1.0]
 
 
 def test_extra_state_that_is_missing_or_refused(tmp_path: Path) -> None:
@@ -153,9 +153,9 @@ def test_extra_state_that_is_missing_or_refused(tmp_path: Path) -> None:
 class Copies(torch.nn.Linear):
     """Its state dict holds copies."""
 
-    def __init__(self, *sizes: int) -> None:
-        super().__init__(*sizes)
-        self._register_state_dict_hook(
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs)
+        cast(Any, self)._register_state_dict_hook(
             lambda _, state, prefix, __: state.update(
                 {prefix + "weight": state[prefix + "weight"].clone()}
             )
@@ -171,8 +171,8 @@ class Metric(torch.nn.Module):
         self.seen: list[torch.Tensor] = []
 
     def state_dict(self, *_: Any, **named: Any) -> Any:
-        destination, prefix = named.get("destination"), named.get("prefix", "")
-        found: Any = super().state_dict(destination=destination, prefix=prefix)
+        prefix = named.get("prefix", "")
+        found: Any = super().state_dict(**named)
         found[prefix + "total"] = self.total.clone()
         found[prefix + "seen"] = [tensor.clone() for tensor in self.seen]
         return found
@@ -255,7 +255,8 @@ def quantized() -> torch.nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         module = torch.nn.Sequential(torch.nn.Linear(2, 3))
-        return torch.ao.quantization.quantize_dynamic(module, {torch.nn.Linear})
+        quantize: Any = torch.ao.quantization.quantize_dynamic
+        return cast(torch.nn.Module, quantize(module, {torch.nn.Linear}))
 
 
 SELF_LOADING: dict[str, Callable[[], torch.nn.Module]] = {
@@ -283,14 +284,14 @@ def test_old_names_of_weight_norm_are_read(tmp_path: Path) -> None:
         warnings.simplefilter("ignore")
         old = torch.nn.utils.weight_norm(torch.nn.Linear(2, 3))
     jsonckpt.save(old.state_dict(), tmp_path)
-    target = torch.nn.utils.parametrizations.weight_norm(torch.nn.Linear(2, 3))
+    target: Any = torch.nn.utils.parametrizations.weight_norm(torch.nn.Linear(2, 3))
     jsonckpt.load_into(target, tmp_path)
-    assert torch.equal(target.parametrizations.weight.original1, old.weight_v)  # type: ignore[union-attr, arg-type]
+    assert torch.equal(target.parametrizations.weight.original1, cast(Any, old).weight_v)
 
 
 def test_what_a_module_refuses_is_our_error_with_its_place(tmp_path: Path) -> None:
     jsonckpt.save({"w": torch.ones(2), "m": linear().state_dict()}, tmp_path)
-    target = {"w": torch.zeros(2), "m": Copies(5, 5)}
+    target: dict[str, Any] = {"w": torch.zeros(2), "m": Copies(5, 5)}
     with pytest.raises(
         StateMismatchError, match=r"'/m': Copies\.load_state_dict refused"
     ) as caught:
@@ -305,7 +306,7 @@ def test_what_a_module_refuses_is_our_error_with_its_place(tmp_path: Path) -> No
     jsonckpt.save({"m": {"weight": torch.ones(2), "bias": torch.ones(5)}}, tmp_path)
     result = jsonckpt.load_into({"m": target["m"]}, tmp_path, strict=False)
     assert "size mismatch" in result.mismatched[0]
-    assert target["m"].bias.tolist() == [1.0] * 5  # type: ignore[union-attr, operator]
+    assert target["m"].bias.tolist() == [1.0] * 5
 
 
 def test_a_part_of_a_module_that_loads_itself(tmp_path: Path) -> None:
@@ -549,7 +550,8 @@ def test_a_target_that_contains_itself(tmp_path: Path) -> None:
 
 def test_a_target_that_takes_nothing_is_a_mismatch(tmp_path: Path) -> None:
     jsonckpt.save({"epoch": 3, "deep": {}}, tmp_path / "c")
-    for target in ({}, {"other": 1}, {"deep": {}}):
+    targets: list[Any] = [{}, {"other": 1}, {"deep": {}}]
+    for target in targets:
         with pytest.raises(StateMismatchError, match="nothing in the target takes anything"):
             jsonckpt.load_into(target, tmp_path / "c")
         assert jsonckpt.load_into(target, tmp_path / "c", strict=False).loaded == ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -43,7 +43,7 @@ OPTIMIZERS: dict[str, Make] = {
     "SparseAdam": lambda p: optim.SparseAdam(p, lr=0.1),
 }
 if hasattr(optim, "Muon"):
-    OPTIMIZERS["Muon"] = lambda p: optim.Muon(p, lr=0.1)
+    OPTIMIZERS["Muon"] = lambda p: optim.Muon(p, lr=0.1, ns_steps=1)
 
 WAYS = ["load_into", "restore", "load and load_state_dict"]
 
@@ -73,7 +73,7 @@ def train(net: torch.nn.Module, optimizer: Any, steps: range) -> None:
             return loss
 
         if isinstance(optimizer, optim.LBFGS):
-            optimizer.step(closure)
+            cast(Any, optimizer).step(closure)
         else:
             closure()
             optimizer.step()
