@@ -244,7 +244,7 @@ class Target:
         self._tensor = tensor
         self._dtype = torch_dtype(dtype)
         self._windowed = False
-        #: Whether autograd may know the tensor, and has not been told yet that it changes.
+        #: Whether autograd may know the tensor, and has not been told yet.
         self._watched = False
         self._flat: torch.Tensor | None = None
         self._view: torch.Tensor | None = None
@@ -394,11 +394,7 @@ class Target:
         return self._tensor
 
     def _announce(self) -> None:
-        """Let autograd notice that saved values change behind its back.
-
-        Before the first byte, because a fill that fails half way has changed them, too. Memory is
-        written through aliases that autograd does not know, whatever the strides.
-        """
+        """Let autograd notice that saved values change, before the first byte of them does."""
         if self._watched:
             self._watched = False
             torch.autograd.graph.increment_version(self._tensor)
