@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
@@ -33,7 +33,7 @@ class Fill:
 
     slot: Slot
     tensor: torch.Tensor
-    echoes: list[tuple[str, torch.Tensor]] = field(default_factory=list)
+    echoes: tuple[tuple[str, torch.Tensor], ...] = ()
 
     def start_in(self, entry: Entry) -> int | None:
         """Where in the record its bytes begin; ``None`` where they are not one piece of it."""
@@ -161,7 +161,7 @@ def _without_repeats(fill: Fill, plan: Match) -> Fill | None:
             view = replace(view, shape=(region.stop,), stride=(1,))
         if not overlaps_itself(plain.shape, plain.stride()):
             once = replace(slot, shape=view.shape, view=view, tag="$view", body=view.to_json())
-            return Fill(once, plain, [(slot.name, tensor)])
+            return Fill(once, plain, ((slot.name, tensor),))
     plan.mismatched.append(
         f"{slot.name}: several elements of the target are one piece of memory, of the checkpoint "
         "not; give the target memory of its own with .clone()"
@@ -177,8 +177,7 @@ def _settled(members: list[Fill], plan: Match, same_values: SameValues) -> list[
         first = cells.setdefault(fill.cell(), fill)
         if first is fill:
             continue
-        first.echoes.append((fill.slot.name, fill.tensor))
-        first.echoes += fill.echoes
+        first.echoes += ((fill.slot.name, fill.tensor), *fill.echoes)
         if not same_values(first.slot, fill.slot, fill.tensor.dtype):
             clashes.append(
                 f"{fill.slot.name}: in the same memory as {first.slot.name}, for which the "

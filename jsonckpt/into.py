@@ -13,6 +13,7 @@ from jsonckpt.aliases import Fill, apart, flat_start
 from jsonckpt.digests import check_expected
 from jsonckpt.errors import JsonckptError, StateMismatchError
 from jsonckpt.facts import Entry
+from jsonckpt.jsontext import collector_paused
 from jsonckpt.limits import DEFAULT_LIMITS, Limits
 from jsonckpt.matching import Match, check_target, match
 from jsonckpt.names import Selector
@@ -140,25 +141,26 @@ class _Into:
         reader = _Reader(self, container)
         plan = Match(self.cast, self.strict)
         value = self._state(container, reader)
-        match(value, self.target, "", plan, None)
-        plan.missing = [name for name in plan.missing if self.wishes.chosen(name)]
-        if plan.is_idle and not _is_empty(value):
-            plan.mismatched.append("/: nothing in the target takes anything of the checkpoint")
-        fills = apart(plan, reader.same_values)
-        if self.strict and (plan.missing or plan.unexpected or plan.mismatched):
-            raise StateMismatchError(
-                "the checkpoint and the target differ; nothing has been changed",
-                missing=plan.missing,
-                unexpected=plan.unexpected,
-                mismatched=plan.mismatched,
-                file=container.path,
-                hint="Pass strict=False to copy what fits, include= or exclude= to choose, "
-                "cast=True to convert dtypes.",
-            )
-        targets = [
-            (fill, Target.into(fill.tensor, fill.slot.dtype, fill.slot.shape, cast=self.cast))
-            for fill in fills
-        ]
+        with collector_paused():
+            match(value, self.target, "", plan, None)
+            plan.missing = [name for name in plan.missing if self.wishes.chosen(name)]
+            if plan.is_idle and not _is_empty(value):
+                plan.mismatched.append("/: nothing in the target takes anything of the checkpoint")
+            fills = apart(plan, reader.same_values)
+            if self.strict and (plan.missing or plan.unexpected or plan.mismatched):
+                raise StateMismatchError(
+                    "the checkpoint and the target differ; nothing has been changed",
+                    missing=plan.missing,
+                    unexpected=plan.unexpected,
+                    mismatched=plan.mismatched,
+                    file=container.path,
+                    hint="Pass strict=False to copy what fits, include= or exclude= to choose, "
+                    "cast=True to convert dtypes.",
+                )
+            targets = [
+                (fill, Target.into(fill.tensor, fill.slot.dtype, fill.slot.shape, cast=self.cast))
+                for fill in fills
+            ]
         filled = {fill.slot.name for fill in fills}
         filled |= {name for fill in fills for name, _ in fill.echoes}
         names = [slot.name for slot, _ in plan.fills if slot.name in filled]
@@ -205,7 +207,8 @@ class _Reader:
         self, routes: Mapping[str, list[_Route]], advance: Callable[[int], None] | None = None
     ) -> None:
         """Read the records that have routes."""
-        sinks = {record: _Fan(self._into, found) for record, found in routes.items()}
+        with collector_paused():
+            sinks = {record: _Fan(self._into, found) for record, found in routes.items()}
         for shard, entries in self._container.shards():
             self._container.read(
                 shard,
@@ -241,20 +244,23 @@ class _Reader:
 
     def load_tensors(self, plan: Match, targets: list[tuple[Fill, Target]]) -> None:
         """Fill the tensors that exist, make the others, and put them where they belong."""
-        fresh = _Fresh(plan.fresh, self._new)
-        routes = fresh.routes
-        later = []
-        for fill, target in targets:
-            for _, other in fill.echoes:
-                torch.autograd.graph.increment_version(other)
-            start = fill.start_in(self._by_name[fill.slot.record])
-            if start is None:
-                later.append((fill.slot, target))
-            else:
-                routes.setdefault(fill.slot.record, []).append(_Route(target, start, fills=True))
-        bases = {slot.record: self._new(slot.record, _CPU) for slot, _ in later}
-        for record, base in bases.items():
-            routes.setdefault(record, []).append(_Route(base))
+        with collector_paused():
+            fresh = _Fresh(plan.fresh, self._new)
+            routes = fresh.routes
+            later = []
+            for fill, target in targets:
+                for _, other in fill.echoes:
+                    torch.autograd.graph.increment_version(other)
+                start = fill.start_in(self._by_name[fill.slot.record])
+                if start is None:
+                    later.append((fill.slot, target))
+                else:
+                    routes.setdefault(fill.slot.record, []).append(
+                        _Route(target, start, fills=True)
+                    )
+            bases = {slot.record: self._new(slot.record, _CPU) for slot, _ in later}
+            for record, base in bases.items():
+                routes.setdefault(record, []).append(_Route(base))
         self._show(routes)
         for _, target in targets:
             target.finish()
