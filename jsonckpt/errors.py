@@ -4,6 +4,7 @@
     ├── FormatError(ValueError)                   the file is not what the specification says
     │   ├── UnsupportedVersionError               of a newer release, or with an unknown feature
     │   └── UnsafePathError                       a shard name that leads out of the checkpoint
+    ├── ArgumentError(ValueError, TypeError)      an argument that cannot be what it is
     ├── LimitError(ValueError)                    larger than the limits allow
     ├── IntegrityError                            the bytes are not the bytes that were saved
     ├── IncompleteCheckpointError                 a part is missing, or the file ends too early

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Region", "runs", "sharing_groups"]
+__all__ = ["Region", "overlaps_itself", "runs", "sharing_groups"]
 
 #: What numpy may spend on one pair of irregular regions, in candidate solutions: milliseconds.
 _MAX_WORK: Any = 100_000  # the stubs of numpy know two special values only
@@ -100,6 +100,40 @@ def sharing_groups(regions: Sequence[Region]) -> list[list[int]]:
     for i in range(len(regions)):
         groups.setdefault(root(i), []).append(i)
     return [group for group in groups.values() if len(group) > 1]
+
+
+def overlaps_itself(shape: Sequence[int], stride: Sequence[int]) -> bool:
+    """Whether two elements of a strided tensor are one piece of memory.
+
+    As exact as :func:`sharing_groups`: what numpy finds too hard counts as overlapping.
+
+    >>> overlaps_itself((3, 2), (1, 3)), overlaps_itself((3, 2), (1, 1))
+    (False, True)
+    >>> overlaps_itself((3, 3), (2, 3))  # 0 2 4, 3 5 7, 6 8 10
+    False
+    """
+    if 0 in shape:
+        return False
+    dims = sorted((step, size) for size, step in zip(shape, stride) if size > 1)
+    extent = 1
+    nested = True
+    for step, size in dims:
+        nested = nested and step >= extent
+        extent += (size - 1) * step
+    if nested:
+        return False
+    if dims[0][0] == 0:
+        return True
+    # Two elements that are one differ in some dimension first. Moved to the lowest indices, they
+    # are an element with index 0 there, and one with a higher index, of the dimensions from it on.
+    for first, (step, size) in enumerate(dims):
+        inner = dims[first + 1 :]
+        low = Region.of(0, 1, [n for _, n in inner], [s for s, _ in inner])
+        steps = [step, *(s for s, _ in inner)]
+        high = Region.of(step, 1, [size - 1, *(n for _, n in inner)], steps)
+        if _share(_as_array(low), _as_array(high)):
+            return True
+    return False
 
 
 def runs(intervals: Iterable[tuple[int, int, int]]) -> Iterator[list[int]]:

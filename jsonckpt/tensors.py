@@ -242,6 +242,7 @@ class Target:
         "_memory",
         "_tensor",
         "_view",
+        "_watched",
         "_windowed",
         "dtype",
         "nbytes",
@@ -258,6 +259,8 @@ class Target:
         self._tensor = tensor
         self._dtype = torch_dtype(dtype)
         self._windowed = False
+        #: Whether autograd may know the tensor, and has not been told yet.
+        self._watched = False
         self._flat: torch.Tensor | None = None
         self._view: torch.Tensor | None = None
         self._memory: memoryview | None = None
@@ -349,7 +352,9 @@ class Target:
                     hint="Convert the target, or allow casting.",
                 )
             _require_cast(kind, tensor.dtype)
-        return cls(tensor, dtype, shape, byte_count(dtype, shape))
+        target = cls(tensor, dtype, shape, byte_count(dtype, shape))
+        target._watched = True
+        return target
 
     @property
     def address(self) -> int:
@@ -366,6 +371,7 @@ class Target:
         if self._memory is None:
             return None
         self._windowed = True
+        self._announce()
         if self._fresh:
             populate(self.address + start, stop - start)
         return self._memory[start:stop]
@@ -386,6 +392,7 @@ class Target:
         first, last = _elements(self.dtype, self.nbytes, start, stop)
         if first == last or not self.needs_data:
             return
+        self._announce()
         raw = borrow(np.frombuffer(data, dtype=np.uint8))
         if self.dtype == "bool":
             _require_bool(raw)
@@ -410,10 +417,13 @@ class Target:
         """
         if self.dtype == "bool" and self._windowed and self._flat is not None:
             _require_bool(self._flat)
-        if self._windowed:
-            # Autograd must notice that saved values have changed behind its back.
-            torch.autograd.graph.increment_version(self._tensor)
         return self._tensor
+
+    def _announce(self) -> None:
+        """Let autograd notice that saved values change, before the first byte of them does."""
+        if self._watched:
+            self._watched = False
+            torch.autograd.graph.increment_version(self._tensor)
 
 
 def _elements(dtype: str, nbytes: int, start: int, stop: int) -> tuple[int, int]:

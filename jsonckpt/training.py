@@ -29,6 +29,9 @@ from jsonckpt.errors import (
     StateMismatchError,
     quote,
 )
+from jsonckpt.objects import (
+    load_optimizer,
+)
 from jsonckpt.runs import (
     checkpoints,
     latest,
@@ -285,9 +288,14 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, state_dict: Mapping[str,
     instance, float32 moments of bfloat16 parameters, and a resumed run then differs. The tensors
     are moved to the parameters' devices; those that are there already are taken over, not copied.
 
+    State goes to parameters by name where both sides have ``param_names`` (optimizers made from
+    ``named_parameters()``), else by position. An optimizer that has a ``load_state_dict`` of its
+    own, or hooks on it, checks and orders the state itself.
+
     Raises:
-        StateMismatchError: the parameter groups differ, or the state has no tensors, or its keys
-            are no longer integers. The optimizer is then unchanged.
+        StateMismatchError: the parameter groups, their names or the shapes differ, or the state is
+            of another kind of optimizer, or it has no tensors, or its keys are no longer integers.
+            The optimizer is then unchanged. Or the optimizer's own ``load_state_dict`` failed.
 
     >>> weight = torch.nn.Parameter(torch.zeros(2, dtype=torch.bfloat16))
     >>> optimizer = torch.optim.SGD([weight], momentum=0.9)
@@ -302,44 +310,12 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, state_dict: Mapping[str,
         raise StateMismatchError(
             "not the state of an optimizer: expected 'state' and 'param_groups'"
         )
-    saved_sizes = [len(group["params"]) for group in groups]
-    sizes = [len(group["params"]) for group in optimizer.param_groups]
-    if saved_sizes != sizes:
-        raise StateMismatchError(
-            f"the saved optimizer's groups have {saved_sizes} parameters, this one's have {sizes}",
-            hint="Build model and optimizer as in the run that saved it.",
-        )
     if state and not any(state.values()):
         raise StateMismatchError(
             "the saved optimizer has no tensors: they were left out when it was loaded",
             hint="Load without exclude=, or go on with a fresh optimizer without restoring it.",
         )
-    keys = [key for group in groups for key in group["params"]]
-    if any(isinstance(key, str) and key not in keys for key in state):
-        raise StateMismatchError(
-            "the keys of the optimizer's state are strings, expected the integers of param_groups",
-            hint="They passed through a JSON that has no integer keys: "
-            "{int(key): value for key, value in state.items()}.",
-        )
-    optimizer.load_state_dict(dict(state_dict))
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for key, parameter in zip(keys, parameters):
-        loaded = optimizer.state[parameter] if key in state else {}
-        for name in loaded.keys() & state.get(key, {}).keys():
-            # Where and as what "step" must lie (capturable, fused) is the optimizer's own business.
-            if name != "step":
-                loaded[name] = _with_saved_dtype(loaded[name], state[key][name])
-
-
-def _with_saved_dtype(loaded: Any, saved: Any) -> Any:
-    """``loaded``, with the tensors whose dtype was changed taken from ``saved`` again."""
-    if isinstance(loaded, torch.Tensor) and isinstance(saved, torch.Tensor):
-        return loaded if loaded.dtype == saved.dtype else saved.to(loaded.device)
-    if isinstance(loaded, dict) and isinstance(saved, Mapping):
-        return {key: _with_saved_dtype(value, saved[key]) for key, value in loaded.items()}
-    if type(loaded) in (list, tuple) and isinstance(saved, Sequence):
-        return type(loaded)(_with_saved_dtype(one, other) for one, other in zip(loaded, saved))
-    return loaded
+    load_optimizer(optimizer, "", dict(state_dict))
 
 
 # The end of the session -----------------------------------------------------------------------

@@ -270,6 +270,14 @@ SITUATIONS: dict[str, tuple[Callable[[Situation, pytest.MonkeyPatch], Any], Any,
         r"  mismatched: '/model/w: shape \[3, 4\] in the checkpoint, \[2, 2\] in the target'",
         NONE,
     ),
+    "a target that cannot be filled": (
+        lambda s, _: jsonckpt.load_into({"model": iter([torch.zeros(3, 4)])}, s.path / "a.json"),
+        E.ArgumentError,
+        r"target: '/model' is '<list_iterator object at 0x[0-9a-f]+>', which cannot be filled\. Give "
+        r"a dict or list of tensors, modules, optimizers and objects with load_state_dict, or one "
+        r"of these alone\.",
+        NONE,
+    ),
     "a type without a rule": (
         lambda s, _: jsonckpt.save({"config": {"x": Unknown()}}, s.path / "new.json"),
         E.UnsupportedTypeError,
