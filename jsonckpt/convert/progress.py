@@ -27,6 +27,11 @@ def human(count: float) -> str:
     return f"{count:.2f} TB"
 
 
+class _Bar(tqdm):  # type: ignore[type-arg]
+    # No thread that looks after bars which stand still: this one looks at the clock each time.
+    monitor_interval = 0
+
+
 class Progress:
     """Counts bytes.
 
@@ -44,8 +49,14 @@ class Progress:
         self._count = 0
         self._next = time.monotonic() + _INTERVAL
         if stream is not None and stream.isatty():
-            self._bar = tqdm(
-                total=total, desc=what, unit="B", unit_scale=True, file=stream, leave=False
+            self._bar = _Bar(
+                total=total,
+                desc=what,
+                unit="B",
+                unit_scale=True,
+                file=stream,
+                leave=False,
+                miniters=1,
             )
 
     def __enter__(self) -> Progress:
