@@ -31,7 +31,8 @@ __all__ = ["Json", "dump", "dump_pretty", "is_text", "marks_of", "parse", "quote
 #: A value that JSON can hold.
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
-_P, _R = ParamSpec("_P"), TypeVar("_R")
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 _BLOCK = 1 << 20
 #: A regular expression of a longer token would take megabytes.
 _LONG_TOKEN = 1_000
@@ -167,8 +168,7 @@ class collector_paused:
     besides; that doubles the time of a parse. The switch is one for the whole process: in the
     background it is left alone, lest it be put back over what the main thread has set meanwhile.
 
-    No generator, for an interrupt on its way in or out would leave the collector off. As a
-    decorator it looks at the collector anew at each call.
+    No generator, for an interrupt on its way in or out would leave the collector off.
     """
 
     _enable = False
