@@ -117,7 +117,7 @@ LIMITED = """
         if what == "save":
             jsonckpt.save(new, room + "/c", threads=2, max_shard_size="20MB", sync=False)
         elif what == "save_async":
-            jsonckpt.save_async(new, room + "/c", threads=2, max_shard_size="20MB", sync=False).result()
+            jsonckpt.save_async(new, room + "/c", threads=2, sync=False).result()
         elif what == "recover":
             jsonckpt.recover(room + "/c", room + f"/r{half}", threads=2, sync=False)
         else:
