@@ -27,7 +27,6 @@ from pathlib import Path
 import torch
 
 from jsonckpt import saving
-
 from tests.reliability.scenes import (
     SCENES,
     Files,
