@@ -301,9 +301,10 @@ class Background:
             try:
                 self._preparing = True
                 self._raise_untold()
-                return prepare()
+                prepared = prepare()
             finally:
                 self._preparing = False
+            return prepared
 
     def leave(self, place: str) -> None:
         """Wait until nothing is under way to a place. Its error stays for the next turn.

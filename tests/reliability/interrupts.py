@@ -301,6 +301,9 @@ def _try(
     if not gc.isenabled():
         gc.enable()
         wrong = wrong or "the collector is off"
+    if saving._background._preparing:
+        saving._background._preparing = False
+        wrong = wrong or "no later save_async gets its turn"
     gc.collect(0)
     if not wrong and _descriptors() != opened:
         wrong = "a descriptor is left open"
