@@ -14,19 +14,33 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from jsonckpt.errors import JsonckptError, SaveCancelledError, WriteError, printable
+from jsonckpt.errors import (
+    JsonckptError,
+    SaveCancelledError,
+    WriteError,
+    printable,
+)
+from jsonckpt.pipeline import (
+    Latch,
+    start_thread,
+)
 
 __all__ = ["Background", "Gate", "PendingSave"]
 
 Result = TypeVar("Result")
+Prepared = TypeVar("Prepared")
 
 #: Added to the niceness of the thread: the scheduler gives it about a tenth of a processor that the
 #: training wants as well, and all of one that is idle.
 _NICER = 10
+#: Seconds after which who waits looks for itself, and after which a thread that has not begun is
+#: given up.
+_LOOK, _PATIENCE = 0.1, 1.0
 
 
 class Gate:
@@ -73,13 +87,15 @@ class PendingSave(Generic[Result]):
         path: where it goes.
     """
 
-    def __init__(self, path: str, place: str, changed: threading.Condition) -> None:
+    def __init__(self, path: str, place: str, work: Callable[[Gate], Result]) -> None:
         self.path = path
         self._place = place
-        self._changed = changed
+        self._work: Callable[[Gate], Result] | None = work
         self._gate = Gate()
         self._process = os.getpid()
-        self._begun = False
+        #: Who runs it: the first to enter something here, in one step that nothing interrupts.
+        self._runner: dict[str, _Runner] = {}
+        self._over = Latch()
         self._finished = False
         self._result: Result | None = None
         self._error: BaseException | None = None
@@ -136,9 +152,36 @@ class PendingSave(Generic[Result]):
         if self._finished:
             return
         self._require_own_process()
-        with self._changed:
-            if not self._changed.wait_for(lambda: self._finished, timeout):
+        if self._is_mine:
+            raise JsonckptError(
+                "this save is being written by the frame that is interrupted here",
+                file=self.path,
+                hint="Do not wait for it in a signal handler; set a flag there.",
+            )
+        began = time.monotonic()
+        while not self._finished:
+            waited = time.monotonic() - began
+            left = _LOOK if timeout is None else min(_LOOK, timeout - waited)
+            if left < 0:
                 raise TimeoutError(f"the save to {self.path!r} is still under way")
+            self._over.wait(left)
+            if timeout is None:
+                self._wait_for_begin()
+
+    def _wait_for_begin(self) -> None:
+        """Wait until a thread runs it; one that dies of a lack of memory while it begins never
+        does, and then it is done here."""
+        late = time.monotonic() + _PATIENCE
+        while not self._runner:
+            if time.monotonic() > late:
+                self._run(here=True)
+            self._over.wait(_LOOK / 10)
+
+    @property
+    def _is_mine(self) -> bool:
+        """Whether this thread is the one that writes it, and so cannot wait for it."""
+        runner = self._runner.get("it")
+        return runner is not None and runner.thread == threading.get_ident()
 
     def _require_own_process(self) -> None:
         if os.getpid() != self._process:
@@ -149,43 +192,58 @@ class PendingSave(Generic[Result]):
                 hint="Ask for the result where the save was started.",
             )
 
-    def _run_nicely(self, work: Callable[[Gate], Result]) -> None:
+    def _run_nicely(self) -> None:
         """The life of the thread."""
         # Whoever has started it waits for the interpreter's lock, and gets it now: else this thread
         # would keep it for a switch interval (5 ms), which the training stands still.
         time.sleep(0.001)
         _be_nice()
-        self._run(work)
+        self._run()
 
-    def _run(self, work: Callable[[Gate], Result]) -> None:
-        with self._changed:
-            if self._begun or self._finished:
-                return
-            self._begun = True
-        result: Result | None = None
-        error: BaseException | None = None
+    def _run(self, *, here: bool = False) -> None:
+        """Do the work, unless another thread does it or it is over.
+
+        Args:
+            here: whether the thread is the caller's own: a Ctrl-C is raised at once.
+        """
+        me = _Runner(threading.get_ident())
         try:
-            result = work(self._gate)
-        except BaseException as raised:
+            if self._runner.setdefault("it", me) is not me or self._finished:
+                return
+            work = self._work
+            assert work is not None
+            self._finish(work(self._gate), None)
+        except BaseException as error:
             # Carried to whoever asks for the result, or to the next call.
-            _clear_frames(raised)
-            error = raised
-        self._finish(result, error)
+            work = None
+            if self._runner["it"] is me:
+                try:
+                    _clear_frames(error)
+                finally:
+                    self._finish(None, error)
+            if here and not isinstance(error, Exception):
+                self._told = True
+                raise
 
     def _finish(self, result: Result | None, error: BaseException | None) -> None:
-        with self._changed:
-            with suppress(SaveCancelledError):
-                self._gate.close()
-            self._told = isinstance(error, SaveCancelledError)
-            self._result, self._error = result, error
-            self._finished = True
-            self._changed.notify_all()
+        """Say how it ended; the first one to say it is right. What is needed needs no memory."""
+        if self._finished:
+            return
+        self._work = None
+        self._told = isinstance(error, SaveCancelledError)
+        self._result, self._error = result, error
+        self._gate._closed = True
+        self._finished = True
+        self._over.is_open = True
+        self._over.open()
 
     def _withdraw(self) -> None:
-        """Whether the thread was started nobody knows; if it was, it goes on."""
-        with self._changed:
-            if not self._begun:
-                self._finish(None, SaveCancelledError("the save could not be started"))
+        """Whether the thread was started nobody knows; if it was, it stops before its commit."""
+        me = _Runner(threading.get_ident())
+        if self._runner.setdefault("it", me) is me:
+            self._finish(None, SaveCancelledError("the save could not be started"))
+        else:
+            self._gate.cancel()
 
     def _untold(self) -> BaseException | None:
         """The error that nobody has seen; it is seen now."""
@@ -195,61 +253,77 @@ class PendingSave(Generic[Result]):
         return self._error
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class _Runner:
+    """A thread, by its ident, and what tells this try of it from others."""
+
+    thread: int
+
+
 class Background:
     """The works of one process, one at a time.
 
     >>> background = Background()
-    >>> with background.turn():
-    ...     pending = background.start("somewhere", lambda gate: 6 * 7)
+    >>> pending = background.turn(lambda: background.start("somewhere", lambda gate: 6 * 7))
     >>> pending.result()
     42
     """
 
     def __init__(self) -> None:
         self._forget()
+        # The interpreter waits for threads that have begun; one that has not is none yet to it.
+        # (A Python without that function calls this with the other exit functions.)
+        getattr(threading, "_register_atexit", atexit.register)(self._begin_at_exit)
         atexit.register(self._at_exit)
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._forget)
 
     def _forget(self) -> None:
         # The child of a fork has neither the thread nor whoever held the lock, and the parent
-        # tells of the errors itself.
-        self._changed = threading.Condition()
-        self._preparing: int | None = None
+        # tells of the errors itself. Reentrant: a signal handler may save where its own thread
+        # waits for its turn.
+        self._turns = threading.RLock()
+        self._preparing = False
         self._last: PendingSave[Any] | None = None
 
-    @contextmanager
-    def turn(self) -> Iterator[None]:
-        """Wait until nothing is under way; keep others out while the next work is prepared.
+    def turn(self, prepare: Callable[[], Prepared]) -> Prepared:
+        """Wait until nothing is under way; keep others out while ``prepare`` runs.
+
+        It is no context manager: those that are written in Python can be interrupted in their
+        ``__enter__`` and ``__exit__``, and would keep others out for ever.
 
         Raises:
             JsonckptError: the last work failed, and nobody has seen the error; or the thread that
                 calls is in a turn already.
         """
-        me = threading.get_ident()
-        if self._preparing == me:
-            raise JsonckptError(
-                "save_async() was called while it is preparing another save in this thread",
-                hint="Do not call it from a signal handler or a to_json; set a flag there.",
-            )
-        try:
-            with self._changed:
-                self._changed.wait_for(self._is_free)
-                self._preparing = me
-            self._raise_untold()
-            yield
-        finally:
-            if self._preparing == me:
-                with self._changed:
-                    self._preparing = None
-                    self._changed.notify_all()
+        with self._turns:
+            # Only a thread that holds the lock already sees this.
+            if self._preparing:
+                raise JsonckptError(
+                    "save_async() was called while it is preparing another save in this thread",
+                    hint="Do not call it from a signal handler or a to_json; set a flag there.",
+                )
+            # A handler may start another one meanwhile.
+            while (last := self._last) is not None and not last.done():
+                last._wait(None)
+            try:
+                self._preparing = True
+                self._raise_untold()
+                prepared = prepare()
+            finally:
+                self._preparing = False
+            return prepared
 
     def leave(self, place: str) -> None:
-        """Wait until nothing is under way to a place. Its error stays for the next turn."""
-        with self._changed:
-            self._changed.wait_for(
-                lambda: self._last is None or self._last.done() or self._last._place != place
-            )
+        """Wait until nothing is under way to a place. Its error stays for the next turn.
+
+        A frame that is interrupted by the caller cannot go on before the caller ends: what it
+        writes is not waited for, and comes last.
+        """
+        while (last := self._last) is not None and last._place == place and not last.done():
+            if last._is_mine:
+                return
+            last._wait(None)
 
     def start(
         self, path: str, work: Callable[[Gate], Result], *, place: str | None = None
@@ -263,24 +337,18 @@ class Background:
         Where no thread can be had any more (in exit functions, from Python 3.12 on) it is done when
         this returns.
         """
-        pending: PendingSave[Result] = PendingSave(path, place or path, self._changed)
-        thread = threading.Thread(
-            target=pending._run_nicely, args=(work,), name="jsonckpt-save", daemon=False
-        )
+        pending: PendingSave[Result] = PendingSave(path, place or path, work)
         # Before the start: a Ctrl-C that comes right after it must not let the next call believe
         # that nothing is under way.
         self._last = pending
         try:
-            thread.start()
-        except RuntimeError:
-            pending._run(work)
+            start_thread(pending._run_nicely, "jsonckpt-save", daemon=False)
+        except (RuntimeError, MemoryError):
+            pending._run(here=True)
         except BaseException:
             pending._withdraw()
             raise
         return pending
-
-    def _is_free(self) -> bool:
-        return self._preparing is None and (self._last is None or self._last.done())
 
     def _raise_untold(self) -> None:
         last, self._last = self._last, None
@@ -294,6 +362,11 @@ class Background:
             raise type(error)(text, errno=error.errno, file=last.path, hint=hint) from error
         kind = type(error) if isinstance(error, JsonckptError) else JsonckptError
         raise kind(text, file=last.path, hint=hint) from error
+
+    def _begin_at_exit(self) -> None:
+        last = self._last
+        if last is not None:
+            last._wait_for_begin()
 
     def _at_exit(self) -> None:
         """The last chance to tell of an error."""

@@ -446,6 +446,12 @@ def _write_shards(
 
     written = run_lanes(jobs, write, threads=min(options.threads, len(jobs)) or 1)
     shards = [shard for shard, _ in written]
+    if [shard.file for shard in shards] != [name for _, name, _ in jobs]:
+        raise WriteError(
+            f"{len(shards)} of {len(jobs)} shards were written: a writer has ended early",
+            file=target,
+            hint="The previous checkpoint, if any, is untouched. Save again.",
+        )
     entries = [entry for _, part in written for entry in part]
     return manifest_of(contents, options, shards, entries)
 

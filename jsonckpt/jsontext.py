@@ -8,15 +8,15 @@ speed, because a look at every value afterwards would cost more than the parse.
 
 from __future__ import annotations
 
+import functools
 import gc
 import json
 import math
 import re
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from json.encoder import encode_basestring
-from typing import Any, NoReturn, TypeAlias, cast
+from typing import Any, NoReturn, ParamSpec, TypeAlias, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,8 @@ __all__ = ["Json", "dump", "dump_pretty", "is_text", "marks_of", "parse", "quote
 #: A value that JSON can hold.
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 _BLOCK = 1 << 20
 #: A regular expression of a longer token would take megabytes.
 _LONG_TOKEN = 1_000
@@ -159,24 +161,42 @@ def _scan(text: bytes, decoded: str, plain: bytes, *, what: str, max_number: int
 BRIEF = 1 << 30
 
 
-@contextmanager
-def collector_paused() -> Iterator[None]:
+class collector_paused:
     """No garbage collection inside: a large tree is all containers and none of them is garbage.
 
     The collector would walk them again and again, together with whatever the process holds
     besides; that doubles the time of a parse. The switch is one for the whole process: in the
     background it is left alone, lest it be put back over what the main thread has set meanwhile.
+
+    No generator, for an interrupt on its way in or out would leave the collector off.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
+
+    _enable = False
+
+    def __enter__(self) -> None:
+        try:
+            if threading.current_thread() is threading.main_thread() and gc.isenabled():
+                self._enable = True
+                gc.disable()
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        if self._enable:
+            self._enable = False
             gc.enable()
+
+    def __del__(self) -> None:
+        self.__exit__()  # an interrupt before the first line of it
+
+    def __call__(self, function: Callable[_P, _R]) -> Callable[_P, _R]:
+        @functools.wraps(function)
+        def paused(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+            with collector_paused():
+                return function(*args, **kwargs)
+
+        return paused
 
 
 def _object(pairs: list[tuple[str, Json]]) -> dict[str, Json]:

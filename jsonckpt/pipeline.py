@@ -4,16 +4,30 @@ Each job is *worked* (in parallel), then has its *turn* (one at a time, in the o
 then may be *landed* (in parallel again). A save encodes, then learns where its bytes go, then
 writes them; a load reads and decodes, then checks the text around the payloads. At most one job per
 thread is in flight, so memory is bounded by the number of threads times the size of a job.
+
+The calling thread works, too, and waits only for threads that have begun. So a thread that cannot
+be started, or dies of a lack of memory before its first line, holds up nobody. Signal handlers run
+and raise in the main thread between any two calls, so nothing here relies on ``Condition``, which
+an interrupt may leave locked: there are plain locks in ``with`` statements, and :class:`Latch`.
 """
 
 from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
-__all__ = ["Lane", "default_threads", "run_lanes", "run_ordered", "threads_for"]
+__all__ = [
+    "Lane",
+    "Latch",
+    "default_threads",
+    "run_lanes",
+    "run_ordered",
+    "start_thread",
+    "threads_for",
+]
 
 Job = TypeVar("Job")
 Worker = TypeVar("Worker")
@@ -22,6 +36,59 @@ Placed = TypeVar("Placed")
 
 _MOST_THREADS = 8
 _SMALL_RECORD = 16 << 10
+#: Seconds after which a thread that waits looks for itself: a signal may have lost it a wake-up.
+_LOOK = 0.1
+#: Seconds that a started thread has to begin before nobody waits for it any more.
+_PATIENCE = 1.0
+
+
+class Latch:
+    """It is shut, then open for ever. A handler may run, or raise, at any moment of a wait.
+
+    Attributes:
+        is_open: may also be set by itself, which needs no memory; who waits sees it soon.
+    """
+
+    __slots__ = ("_lock", "is_open")
+
+    def __init__(self) -> None:
+        self.is_open = False
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def open(self) -> None:
+        """Let all pass; to be called by one thread."""
+        self.is_open = True
+        if self._lock.locked():
+            self._lock.release()
+
+    def wait(self, timeout: float) -> bool:
+        """Wait so many seconds at most; whether it is open."""
+        if not self.is_open and self._lock.acquire(timeout=timeout):
+            self._lock.release()
+        return self.is_open
+
+
+class _Begun(threading.Event):
+    def wait(self, timeout: float | None = None) -> bool:
+        del timeout
+        return True
+
+
+def start_thread(target: Callable[[], object], name: str, *, daemon: bool) -> threading.Thread:
+    """Start a thread, and do not wait until it has begun.
+
+    ``Thread.start`` waits for that, for ever where the new thread dies of a MemoryError first. The
+    event that it waits for is replaced by one that lets it pass. (Should a later Python call it
+    otherwise, it waits as it always did.)
+
+    Raises:
+        RuntimeError, MemoryError: the system has no more.
+    """
+    thread = threading.Thread(target=target, name=name, daemon=daemon)
+    thread._started = _Begun()  # type: ignore[attr-defined]
+    thread.start()
+    return thread
 
 
 def default_threads() -> int:
@@ -113,9 +180,10 @@ class Lane:
             self._runs.append(run)
 
     def close(self, run: _Run[Any, Any, Any, Any]) -> None:
-        """From now on none begins to take part in ``run``."""
+        """From now on none finds ``run``."""
         with self._lock:
-            self._runs.remove(run)
+            if run in self._runs:
+                self._runs.remove(run)
 
     def help(self) -> None:
         """Take part in what the others do, until there are no jobs to take."""
@@ -163,6 +231,39 @@ def run_lanes(
     return results
 
 
+class _Seat:
+    """The part of one thread in a run, by which the run's leader knows whom to wait for.
+
+    The thread says that it has begun and then looks whether there is still a run. The leader takes
+    the run away and then looks whether the thread has begun. So one of them sees the other.
+    """
+
+    __slots__ = ("begun", "over", "run", "thread")
+
+    def __init__(self, run: _Run[Any, Any, Any, Any]) -> None:
+        self.run: _Run[Any, Any, Any, Any] | None = run
+        self.begun = False
+        self.over = Latch()
+        self.thread: threading.Thread | None = None
+
+    @property
+    def is_busy(self) -> bool:
+        return self.begun and not self.over.is_open
+
+    def take(self) -> None:
+        """Take part in the run, if there still is one."""
+        self.begun = True
+        run = self.run
+        try:
+            if run is not None and not run.closed:
+                run.loop()
+        finally:
+            run = None
+            # By itself at first: a call may fail where there is no memory.
+            self.over.is_open = True
+            self.over.open()
+
+
 class _Run(Generic[Job, Worker, Worked, Placed]):
     """One call of :func:`run_ordered` on several threads."""
 
@@ -178,8 +279,7 @@ class _Run(Generic[Job, Worker, Worked, Placed]):
         idle: Callable[[], None] | None = None,
     ) -> None:
         self.has_jobs = True
-        self.helpers = 0
-        self._closed = False
+        self.closed = False
         self._idle = idle
         self._ahead = ahead
         self._waiting: dict[int, tuple[Job, Worked]] = {}
@@ -190,54 +290,80 @@ class _Run(Generic[Job, Worker, Worked, Placed]):
         self._land = land
         self._done = done
         self._take = threading.Lock()
-        self._turns = threading.Condition()
+        self._turns = threading.Lock()
+        self._sleeping: list[Latch] = []
+        self._seats: list[_Seat] = []
         self._taken = 0
         self._next_turn = 0
+        self._ended = 0
         self._error: BaseException | None = None
         self._stopped = False
 
+    @property
+    def helpers(self) -> int:
+        """How many threads take part beside the leader."""
+        return sum(seat.is_busy for seat in self._seats)
+
     def run(self, threads: int) -> None:
-        pool = [
-            threading.Thread(target=self._loop, name=f"jsonckpt-{number}", daemon=True)
-            for number in range(threads)
-        ]
-        try:
-            started = self._start(pool)
-            if not started:
-                self._loop()
-            for thread in started:
-                # A bare join() cannot be interrupted on every platform.
-                while thread.is_alive():
-                    thread.join(timeout=1.0)
-        except BaseException:
-            self._stop(None)
-            for thread in pool:
-                if thread.ident is not None:
-                    thread.join()
-            raise
-        self._raise()
+        """Run all jobs on this thread and on ``threads - 1`` others."""
+        self._conduct(lambda: self._start(threads - 1))
 
     def lead(self, lane: Lane) -> None:
         """Run all jobs on this thread, and on those that come to help."""
-        lane.open(self)
-        self._loop()
-        lane.close(self)
-        with self._turns:
-            self._closed = True
-            while self.helpers:
-                self._turns.wait()
-        self._raise()
+        try:
+            self._conduct(lambda: lane.open(self))
+        finally:
+            lane.close(self)
 
     def help(self) -> None:
         """Take part in a run that another thread leads; its errors are raised there."""
-        with self._turns:
-            if self._closed:
+        seat = _Seat(self)
+        self._seats.append(seat)
+        seat.take()
+
+    def check(self) -> None:
+        """Raise when the run has been stopped."""
+        if self._stopped:
+            raise Stopped
+
+    def _conduct(self, begin: Callable[[], None]) -> None:
+        """Run all jobs; when this ends, however it does, no thread works on them any more."""
+        begun = False
+        while True:
+            try:
+                if not begun:
+                    begun = True
+                    begin()
+                    self.loop()
+                self._close()
+                break
+            except BaseException as error:
+                # A Ctrl-C, wherever it came. The others are waited for all the same: they write to
+                # files that the caller is about to remove.
+                self._fail(error)
+        self._raise()
+
+    def _start(self, count: int) -> None:
+        for number in range(count):
+            seat = _Seat(self)
+            self._seats.append(seat)
+            try:
+                seat.thread = start_thread(seat.take, f"jsonckpt-{number + 1}", daemon=True)
+            except (RuntimeError, MemoryError):
+                # The system has no more, or the interpreter is about to exit (from Python 3.12 on
+                # it then starts none for a save in the background). Those that there are will do.
                 return
-            self.helpers += 1
-        self._loop()
-        with self._turns:
-            self.helpers -= 1
-            self._turns.notify_all()
+
+    def _close(self) -> None:
+        """From now on none begins to take part; wait for those that do."""
+        self.closed = True
+        for seat in self._seats:
+            seat.run = None
+            late = time.monotonic() + _PATIENCE
+            while seat.is_busy or (seat.thread and not seat.begun and time.monotonic() < late):
+                seat.over.wait(_LOOK)
+            if seat.begun and seat.thread is not None:
+                seat.thread.join(timeout=_PATIENCE)
 
     def _raise(self) -> None:
         if self._error is not None:
@@ -245,23 +371,13 @@ class _Run(Generic[Job, Worker, Worked, Placed]):
                 raise self._error
             finally:
                 self._error = None
+        if self.has_jobs or not self._taken == self._next_turn == self._ended:
+            # Each end of a thread is looked after. This must hold even if one was overlooked, for a
+            # commit relies on it.
+            raise MemoryError("a thread ended before its work was done")
 
-    def _start(self, pool: list[threading.Thread]) -> list[threading.Thread]:
-        for number, thread in enumerate(pool):
-            try:
-                thread.start()
-            except RuntimeError:
-                # The system has no more, or the interpreter is about to exit (from Python 3.12 on
-                # it then starts none for a save in the background). Those that there are will do.
-                return pool[:number]
-        return pool
-
-    def check(self) -> None:
-        """Raise when the run has been stopped."""
-        if self._stopped:
-            raise Stopped
-
-    def _loop(self) -> None:
+    def loop(self) -> None:
+        """Work until there are no more jobs, or the run has been stopped."""
         try:
             own = self._worker()
             while (taken := self._next_job()) is not None:
@@ -271,28 +387,40 @@ class _Run(Generic[Job, Worker, Worked, Placed]):
             if self._idle is not None:
                 self._idle()
         except BaseException as error:
-            # Carried to the caller's thread, which raises it.
-            self._stop(error)
+            # Carried to the leader's thread, which raises it. The facts first: to store them needs
+            # no memory, and a call may need some.
+            if self._error is None:
+                self._error = error
+            self._stopped, self.has_jobs = True, False
+            self._wake()
 
     def _one(self, own: Worker, number: int, job: Job) -> bool:
         """One job from its work to its end. A method of its own, so that nothing of it is kept
         while the next one is worked. ``False``: the run has been stopped."""
         worked = self._work(own, job)
-        with self._turns:
-            while number > self._next_turn + self._ahead and not self._stopped:
-                self._turns.wait()
-            if self._stopped:
-                return False
-            self._waiting[number] = job, worked
-            while (ready := self._waiting.pop(self._next_turn, None)) is not None:
-                placed = self._turn(*ready)
-                self._next_turn += 1
-            self._turns.notify_all()
+        latch: Latch | None = None
+        while True:
+            with self._turns:
+                if self._stopped:
+                    return False
+                if number <= self._next_turn + self._ahead:
+                    self._waiting[number] = job, worked
+                    while (ready := self._waiting.pop(self._next_turn, None)) is not None:
+                        placed = self._turn(*ready)
+                        self._next_turn += 1
+                    break
+                if latch is None or latch.is_open:
+                    latch = Latch()
+                    self._sleeping.append(latch)
+            latch.wait(_LOOK)
+        if self._sleeping:
+            self._wake()
         if self._land is not None:
             self._land(own, placed)
-        if self._done is not None:
-            with self._take:
+        with self._take:
+            if self._done is not None:
                 self._done(job)
+            self._ended += 1
         return True
 
     def _next_job(self) -> tuple[int, Job] | None:
@@ -306,9 +434,13 @@ class _Run(Generic[Job, Worker, Worked, Placed]):
             self.has_jobs = False
             return None
 
-    def _stop(self, error: BaseException | None) -> None:
+    def _fail(self, error: BaseException) -> None:
+        if self._error is None:
+            self._error = error
+        self._stopped, self.has_jobs = True, False
+
+    def _wake(self) -> None:
         with self._turns:
-            if self._error is None:
-                self._error = error
-            self._stopped, self.has_jobs = True, False
-            self._turns.notify_all()
+            sleeping, self._sleeping = self._sleeping, []
+        for latch in sleeping:
+            latch.open()

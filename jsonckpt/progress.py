@@ -145,9 +145,14 @@ def progress_bar(
         return
     from tqdm.auto import tqdm
 
+    class Bar(tqdm):  # type: ignore[type-arg]
+        # tqdm would start a thread that looks after bars which stand still, and wait for it
+        # without end where it dies of a lack of memory. This one looks at the clock each time.
+        monitor_interval = 0
+
     bar: Any = None
     with suppress(OSError, ValueError):
-        bar = tqdm(total=total, desc=label, unit="B", unit_scale=True, unit_divisor=1000)
+        bar = Bar(total=total, desc=label, unit="B", unit_scale=True, unit_divisor=1000, miniters=1)
     lock = threading.Lock()
 
     def advance(count: int) -> None:

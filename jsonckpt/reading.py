@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,6 +27,7 @@ from jsonckpt.facts import MANIFEST_NAME
 from jsonckpt.frames import FrameWatch
 
 __all__ = [
+    "Descriptor",
     "LocalFile",
     "LocalPlace",
     "LocalStream",
@@ -46,12 +48,44 @@ def read_error(error: OSError, path: str) -> JsonckptError:
     )
 
 
+class Descriptor:
+    """A file that the system has opened; closed at the latest when nothing refers to it.
+
+    An interrupt may come after the system's answer and before the statement that keeps it. Here
+    both are one step of the interpreter: ``extend`` of a ``map``, and so is closing.
+
+    Args:
+        arguments: of ``os.open``.
+    """
+
+    __slots__ = ("_open",)
+
+    def __init__(self, *arguments: Any) -> None:
+        self._open: list[int] = []
+        self._open.extend(map(os.open, *([argument] for argument in arguments)))
+
+    @property
+    def number(self) -> int:
+        """What the system calls it."""
+        return self._open[0]
+
+    def close(self) -> None:
+        """Close it, once."""
+        if self._open:
+            any(map(os.close, map(self._open.pop, [0])))
+
+    def __del__(self) -> None:
+        with suppress(OSError):
+            self.close()
+
+
 class LocalFile:
     """A regular file, open for reading at any offset from several threads."""
 
     def __init__(self, path: str | os.PathLike[str], *, follow: bool = True) -> None:
         self.path = os.fspath(path)
-        self._fd, self.size = _open_regular(self.path, follow=follow)
+        self._opened, self.size = _open_regular(self.path, follow=follow)
+        self._fd = self._opened.number
 
     def read_range(self, offset: int, buffer: memoryview) -> None:
         """Fill ``buffer`` from ``offset`` on.
@@ -76,7 +110,7 @@ class LocalFile:
 
     def close(self) -> None:
         """Close the file."""
-        os.close(self._fd)
+        self._opened.close()
 
     def __enter__(self) -> LocalFile:
         return self
@@ -96,8 +130,8 @@ class LocalStream:
         follow: bool = True,
     ) -> None:
         self.path = os.fspath(path)
-        fd, self.size = _open_regular(self.path, follow=follow)
-        self._file = open(fd, "rb", buffering=0)  # noqa: SIM115
+        self._opened, self.size = _open_regular(self.path, follow=follow)
+        self._file = open(self._opened.number, "rb", buffering=0, closefd=False)  # noqa: SIM115
         self._source: Any = self._file
         if self.path.endswith(".zst"):
             self._source = ZstdStream(self._file, zstd_window=zstd_window)
@@ -116,6 +150,7 @@ class LocalStream:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+        self._opened.close()
 
     def __enter__(self) -> LocalStream:
         return self
@@ -170,7 +205,7 @@ def _open_error(error: OSError, path: str) -> JsonckptError:
     return JsonckptError(f"cannot open: {error.strerror or error}", file=path, hint=hint)
 
 
-def _open_regular(path: str, *, follow: bool) -> tuple[int, int]:
+def _open_regular(path: str, *, follow: bool) -> tuple[Descriptor, int]:
     """A descriptor and the size of a regular file; of a link to one only where ``follow``."""
     # Opening a FIFO or a device for reading can block or have effects: O_NONBLOCK, then fstat.
     flags = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0)
@@ -183,7 +218,7 @@ def _open_regular(path: str, *, follow: bool) -> tuple[int, int]:
             )
         flags |= os.O_NOFOLLOW
     try:
-        fd = os.open(path, flags)
+        opened = Descriptor(path, flags)
     except FileNotFoundError as error:
         raise IncompleteCheckpointError(
             "the file is missing",
@@ -201,18 +236,18 @@ def _open_regular(path: str, *, follow: bool) -> tuple[int, int]:
             ) from error
         raise _open_error(error, path) from error
     try:
-        facts = os.fstat(fd)
+        facts = os.fstat(opened.number)
         if not stat.S_ISREG(facts.st_mode):
             raise UnsafePathError(
                 "not a regular file", file=path, hint="Do not trust this checkpoint."
             )
     except OSError as error:
-        os.close(fd)
+        opened.close()
         raise _open_error(error, path) from error
     except BaseException:
-        os.close(fd)
+        opened.close()
         raise
-    return fd, facts.st_size
+    return opened, facts.st_size
 
 
 def read_manifest(directory: Path, limit: int | None, *, follow: bool = True) -> bytes:

@@ -339,7 +339,7 @@ class _Evidence:
         if not file.compressed:
             plain = DamagedPlain(patched)
             return scan(plain, self.limits, fault_in=plain.fault_in)
-        spool = self.stack.enter_context(spool_beside(self.target))
+        spool = spool_beside(self.target, self.stack)
         source = DamagedZstd(patched, window=self.limits.zstd_window)
         found = scan(source, self.limits, spool=spool, fault_in=source.fault_in)
         if source.broken:

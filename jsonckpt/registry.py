@@ -42,9 +42,19 @@ class _Registration:
     from_json: Callable[[Any], Any]
 
 
-_lock = threading.Lock()
-_by_class: dict[type, _Registration] = {}
-_by_tag: dict[str, _Registration] = {}
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """All registrations of one moment. It never changes; another one takes its place."""
+
+    by_class: Mapping[type, _Registration]
+    by_tag: Mapping[str, _Registration]
+
+
+#: Readers take it as it is, without a lock: a signal handler that saves may have interrupted a
+#: frame of its own thread anywhere.
+_known = _Known({}, {})
+#: For those that register. Reentrant, for the same reason.
+_lock = threading.RLock()
 
 
 def register(
@@ -94,29 +104,37 @@ def register(
     name = "$" + _plain_tag(cls, tag)
     if name in _BUILTIN_TAGS:
         raise ArgumentError(f"the tag {name!r} belongs to the format; pass another tag=")
+    rule = _Registration(cls, name, to_json, from_json)
+    global _known
     with _lock:
-        owner = _by_tag.get(name)
-        if owner is not None and not _same_class(owner.cls, cls):
-            raise ArgumentError(
-                f"the tag {name!r} is registered for {full_name(owner.cls)}; pass another tag="
-            )
-        rule = _Registration(cls, name, to_json, from_json)
-        for old in [known for known in _by_class if known is not cls and _same_class(known, cls)]:
-            del _by_class[old]
-        for earlier in [known for known in _by_tag.values() if _same_class(known.cls, cls)]:
-            _by_tag[earlier.tag] = dataclasses.replace(rule, tag=earlier.tag)
-        _by_class[cls] = rule
-        _by_tag[name] = rule
-    return cls
+        while True:
+            before = _known
+            after = _with_rule(before, rule)
+            if _known is before:  # no handler has registered another class meanwhile
+                _known = after
+                return cls
+
+
+def _with_rule(known: _Known, rule: _Registration) -> _Known:
+    owner = known.by_tag.get(rule.tag)
+    if owner is not None and not _same_class(owner.cls, rule.cls):
+        raise ArgumentError(
+            f"the tag {rule.tag!r} is registered for {full_name(owner.cls)}; pass another tag="
+        )
+    by_class = {cls: old for cls, old in known.by_class.items() if not _same_class(cls, rule.cls)}
+    by_tag = {
+        tag: dataclasses.replace(rule, tag=tag) if _same_class(old.cls, rule.cls) else old
+        for tag, old in known.by_tag.items()
+    }
+    return _Known({**by_class, rule.cls: rule}, {**by_tag, rule.tag: rule})
 
 
 def default_rules() -> Rules:
     """The rules that saving and loading use: the built-in ones, and those registered by now."""
-    with _lock:
-        by_class, by_tag = list(_by_class.values()), list(_by_tag.values())
+    known = _known
     return BUILTIN + Rules(
-        writers={rule.cls: _writer(rule) for rule in by_class},
-        readers={rule.tag: _reader(rule) for rule in by_tag},
+        writers={cls: _writer(rule) for cls, rule in known.by_class.items()},
+        readers={tag: _reader(rule) for tag, rule in known.by_tag.items()},
     )
 
 

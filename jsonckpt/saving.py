@@ -307,7 +307,8 @@ def save_async(
     if target.local is not None:
         # The loop may change the working directory meanwhile.
         target = replace(target, local=target.local.absolute())
-    with _background.turn():
+
+    def prepare() -> PendingSave[SaveResult]:
         target.check()
         contents = walk(state, metadata)
         _buffers.stage(contents.sources)
@@ -322,6 +323,8 @@ def save_async(
                     _buffers.release()
 
         return _background.start(os.fspath(path), write, place=target.place)
+
+    return _background.turn(prepare)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ so that the fast writer of binary32 lists serves all of them.
 from __future__ import annotations
 
 import decimal
-import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,21 +55,20 @@ class SmallFloat:
 
 
 _tables: dict[str, SmallFloat] = {}
-_lock = threading.Lock()
 
 
 def small_float(name: str) -> SmallFloat:
-    """The tables of the dtype ``name``, built once, whichever thread asks first.
+    """The tables of the dtype ``name``, the same object whichever thread asks.
+
+    Two that ask at the same time may both build them, and then one result is kept. A lock would be
+    waited for without end by a signal handler that interrupts the thread that builds.
 
     >>> float(small_float("float8_e4m3fn").values[0x7E])
     448.0
     """
     table = _tables.get(name)
     if table is None:
-        with _lock:
-            table = _tables.get(name)
-            if table is None:
-                table = _tables[name] = _build(DTYPES[name])
+        table = _tables.setdefault(name, _build(DTYPES[name]))
     return table
 
 

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import (
+    Mapping,
+    Sequence,
+)
+from contextlib import (
+    ExitStack,
+)
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,19 +123,17 @@ class SpoolFile:
         self._file.abandon()
 
 
-@contextmanager
-def spool_beside(target: Path) -> Iterator[SpoolFile]:
-    """A temporary file beside ``target``, removed at the end."""
+def spool_beside(target: Path, stack: ExitStack) -> SpoolFile:
+    """A temporary file beside ``target``, removed when ``stack`` ends."""
     made: list[Path] = []
     # A name that gc knows, should this be killed.
     spool = SpoolFile(target.with_name(temporary_name(target.name, secrets.token_hex(6))))
-    try:
-        storage.make_directory(target.parent, made, sync=False)
-        spool.create()
-        yield spool
-    finally:
-        spool.remove()
-        storage.remove_directories(made)
+    # What removes it is there before it is: an interrupt may come between any two calls.
+    stack.callback(storage.remove_directories, made)
+    stack.callback(spool.remove)
+    storage.make_directory(target.parent, made, sync=False)
+    spool.create()
+    return spool
 
 
 def decode_chunk(payload: memoryview, found: Found, chunk: int, limits: Limits) -> memoryview:

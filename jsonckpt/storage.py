@@ -25,7 +25,10 @@ from jsonckpt.errors import (
 )
 from jsonckpt.libc import linux_call
 from jsonckpt.pipeline import run_ordered
-from jsonckpt.reading import LocalPlace
+from jsonckpt.reading import (
+    Descriptor,
+    LocalPlace,
+)
 from jsonckpt.writeback import Writeback
 
 __all__ = [
@@ -179,6 +182,7 @@ class NewFile:
         self._mode = mode or Mode()
         self._writeback = Writeback() if early else None
         self._fd = -1
+        self._opened: Descriptor | None = None
         self._ours = False
 
     def create(self) -> None:
@@ -187,7 +191,8 @@ class NewFile:
         with writing(self.path):
             self._ours = True
             try:
-                self._fd = os.open(self.path, flags, self._mode.bits)
+                self._opened = Descriptor(self.path, flags, self._mode.bits)
+                self._fd = self._opened.number
             except FileExistsError:
                 self._ours = False
                 raise
@@ -230,9 +235,9 @@ class NewFile:
             unlink(self.path)
 
     def _close(self) -> None:
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
+        opened, self._opened, self._fd = self._opened, None, -1
+        if opened is not None:
+            opened.close()
 
 
 def _rest_of(buffers: list[memoryview], written: int) -> list[memoryview]:
@@ -300,18 +305,18 @@ def fsync_directory(path: Path) -> bool:
         WriteError: it can, and failed.
     """
     with writing(path):
-        fd = -1
+        opened: Descriptor | None = None
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_DIRECTORY", 0))
-            os.fsync(fd)
+            opened = Descriptor(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_DIRECTORY", 0))
+            os.fsync(opened.number)
         except OSError as error:
             # A directory that may be written but not read cannot be opened for its fsync.
             if error.errno in _NO_DIRECTORY_FSYNC:
                 return False
             raise
         finally:
-            if fd >= 0:
-                os.close(fd)
+            if opened is not None:
+                opened.close()
     return True
 
 

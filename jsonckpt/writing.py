@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -15,8 +16,13 @@ import zstandard
 
 from jsonckpt.checksums import hexdigest
 from jsonckpt.codecs import Coder, check_bool
-from jsonckpt.errors import JsonckptError
-from jsonckpt.facts import Layout
+from jsonckpt.errors import (
+    JsonckptError,
+    WriteError,
+)
+from jsonckpt.facts import (
+    Layout,
+)
 from jsonckpt.grammar import ShardText
 from jsonckpt.pipeline import Lane, run_ordered, threads_for
 from jsonckpt.plan import Part, RecordPlan, Sized, jobs
@@ -68,14 +74,19 @@ class FileOutput:
 
     def __init__(self, file: Positioned) -> None:
         self._file = file
+        self._lock = threading.Lock()
+        self._taken = 0
         self.written = 0
 
     def put(self, offset: int, buffers: Sequence[Any]) -> None:
         """Write at the offset."""
         self._file.write_at(offset, buffers)
+        with self._lock:
+            self._taken += sum(memoryview(buffer).nbytes for buffer in buffers)
 
     def end(self, length: int) -> None:
         """Nothing is held back."""
+        _require_all(self._taken, length)
         self.written = length
 
 
@@ -90,7 +101,7 @@ class StreamOutput:
 
     def put(self, offset: int, buffers: Sequence[Any]) -> None:
         """Write next; raw streams may take less than they are given."""
-        assert offset == self.written
+        _require_all(self.written, offset)
         for buffer in buffers:
             view = memoryview(buffer).cast("B")
             self.written += len(view)
@@ -103,7 +114,7 @@ class StreamOutput:
 
     def end(self, length: int) -> None:
         """Flush what the stream holds."""
-        assert length == self.written
+        _require_all(self.written, length)
         flush = getattr(self._stream, "flush", None)
         if flush is not None:
             flush()
@@ -118,19 +129,21 @@ class ZstdOutput:
         self._output = output
         self._compressor = zstandard.ZstdCompressor(level=3 if level is None else level)
         self._held = bytearray()
+        self._taken = 0
         self.written = 0
 
     def put(self, offset: int, buffers: Sequence[Any]) -> None:
         """Collect text; compress whole frames of it."""
-        del offset
+        _require_all(self._taken, offset)
         for buffer in buffers:
             self._held += buffer
+            self._taken += memoryview(buffer).nbytes
         if len(self._held) >= _FRAME_TEXT:
             self._compress()
 
     def end(self, length: int) -> None:
         """Compress the rest."""
-        del length
+        _require_all(self._taken, length)
         if self._held:
             self._compress()
         self._output.end(self.written)
@@ -140,6 +153,19 @@ class ZstdOutput:
         self._output.put(self.written, [frame])
         self.written += len(frame)
         self._held = bytearray()
+
+
+def _require_all(taken: int, length: int) -> None:
+    """Nothing may be committed whose writers did not all end well, whatever has become of them.
+
+    Raises:
+        WriteError: text is missing.
+    """
+    if taken != length:
+        raise WriteError(
+            f"{taken} of {length} bytes of the text were written: a writer has ended early",
+            hint="The previous checkpoint, if any, is untouched. Save again.",
+        )
 
 
 def write_shard(
@@ -254,6 +280,7 @@ def write_shard(
         done=done,
         lane=lane if threads_for(2, nbytes, len(plans)) > 1 else None,
     )
+    _require_all(sum(plan.nbytes for plan in plans), sum(e.nbytes for e in text.entries))
     start = text.position
     end = text.finish()
     if check_index is not None:

@@ -22,8 +22,7 @@ from tests.support import FakeDoor, FakeTensor, difference
 
 @pytest.fixture(autouse=True)
 def _own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_by_class", {})
-    monkeypatch.setattr(registry, "_by_tag", {})
+    monkeypatch.setattr(registry, "_known", registry._Known({}, {}))
 
 
 class Color(enum.Enum):

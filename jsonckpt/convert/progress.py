@@ -36,6 +36,11 @@ def tell(stream: IO[str], text: str) -> None:
         print(printable(text), file=stream, flush=True)
 
 
+class _Bar(tqdm):  # type: ignore[type-arg]
+    # No thread that looks after bars which stand still: this one looks at the clock each time.
+    monitor_interval = 0
+
+
 class Progress:
     """Counts bytes.
 
@@ -54,8 +59,14 @@ class Progress:
         self._next = time.monotonic() + _INTERVAL
         if stream is not None and stream.isatty():
             with suppress(OSError, ValueError):
-                self._bar = tqdm(
-                    total=total, desc=what, unit="B", unit_scale=True, file=stream, leave=False
+                self._bar = _Bar(
+                    total=total,
+                    desc=what,
+                    unit="B",
+                    unit_scale=True,
+                    file=stream,
+                    leave=False,
+                    miniters=1,
                 )
 
     def __enter__(self) -> Progress:

@@ -26,6 +26,7 @@ from pathlib import Path
 
 import torch
 
+from jsonckpt import saving
 from tests.reliability.scenes import (
     SCENES,
     Files,
@@ -158,9 +159,9 @@ def _save_and_exit(
     except KeyboardInterrupt:
         status = _INTERRUPTED
         # A save in the background goes on, and the interpreter would wait for it.
-        for thread in threading.enumerate():
-            if thread is not threading.current_thread():
-                thread.join()
+        last = saving._background._last
+        if last is not None:
+            last._wait(None)
     finally:
         os._exit(status)
 

@@ -14,7 +14,7 @@ import pybase64
 import pytest
 
 from jsonckpt import codecs, lists, streaming, validation, views
-from tests.reliability import flips, forked, fuzz, fuzz_hypothesis, races, soak
+from tests.reliability import flips, forked, fuzz, fuzz_hypothesis, interrupts, races, soak
 from tests.reliability.forked import BAD, Answerer, run_trials
 
 SEED = int(os.environ.get("JSONCKPT_SEED", "1"))
@@ -57,6 +57,14 @@ def test_swaps(tmp_path: Path) -> None:
     found = races.swaps(SEED, 1.5, tmp_path)
     assert not [what for what in found if what.startswith(BAD)], found
     assert found["refused"] > 0
+
+
+def test_interrupts(tmp_path: Path) -> None:
+    found = interrupts.run(full=False, seed=SEED, scratch=tmp_path, most=4)
+    assert not found.words
+    assert found.tried["KeyboardInterrupt"] >= 3 * len(interrupts.KINDS)
+    assert found.tried["MemoryError"] >= 2 * len(interrupts.KINDS)
+    assert found.tried["thread"] >= len(interrupts.KINDS)
 
 
 def test_soak(tmp_path: Path) -> None:

@@ -66,11 +66,11 @@ def test_many_calls_from_many_threads(tmp_path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    with saving._background.turn():
-        for number in range(4):
-            for step in range(5):
-                found = jsonckpt.load(tmp_path / f"{number}-{step}")["w"]
-                assert found.unique().tolist() == [10 * number + step]
+    saving._background.turn(lambda: None)
+    for number in range(4):
+        for step in range(5):
+            found = jsonckpt.load(tmp_path / f"{number}-{step}")["w"]
+            assert found.unique().tolist() == [10 * number + step]
 
 
 def test_the_memory_of_the_copy_is_used_again(tmp_path: Path) -> None:
@@ -153,14 +153,11 @@ def test_garbage_collection_is_switched_by_the_main_thread_only() -> None:
 def test_a_background_tells_all_of_itself() -> None:
     """The doors that saving uses, without a file: results, errors and turns."""
     own = background.Background()
-    with own.turn():
-        pending = own.start("x", lambda _: 1)
+    pending = own.turn(lambda: own.start("x", lambda _: 1))
     assert pending.result() == 1
-    with own.turn():
-        failed = own.start("x", fail(ValueError("no")))
-    with pytest.raises(jsonckpt.JsonckptError, match="no"), own.turn():
-        pytest.fail("not reached")
-    with own.turn():
-        pass
+    failed = own.turn(lambda: own.start("x", fail(ValueError("no"))))
+    with pytest.raises(jsonckpt.JsonckptError, match="no"):
+        own.turn(lambda: pytest.fail("not reached"))
+    own.turn(lambda: None)
     with pytest.raises(ValueError, match="no"):
         failed.result()
