@@ -16,6 +16,9 @@ from tests.support import difference
 
 TABLE = module_of("torch.testing._internal.common_modules", "expecttest").module_db
 
+#: Inputs of one entry that are tried.
+MOST = {torch.float32: 20, torch.float64: 6}
+
 
 class Case:
     """One entry of the table with one of its inputs."""
@@ -44,7 +47,8 @@ def cases(info: Any, dtype: torch.dtype) -> list[Case]:
             info, device="cpu", dtype=dtype, requires_grad=False, training=training
         )
         found += [Case(info, given, dtype, training=training) for given in inputs]
-    return [case for case in found if case._given.forward_input is not None]
+    # An entry may have hundreds of inputs: those that are taken are spread over all of them.
+    return found[:: -(-len(found) // MOST[dtype])]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
@@ -60,6 +64,8 @@ def test_a_loaded_module_is_the_saved_one(info: Any, dtype: torch.dtype, tmp_pat
 def _check(table: list[Case], directory: Path) -> None:
     assert table
     saved = [case.make(1) for case in table]
+    if not any(module.state_dict() for module in saved):
+        table, saved = table[:1], saved[:1]  # a loss, say: nothing in it can differ
     for case, module in zip(table, saved, strict=True):
         case.run(module)  # statistics of batches, and the shapes of lazy modules
     states = [module.state_dict() for module in saved]

@@ -140,7 +140,9 @@ def kinds() -> list[Kind]:
             continue
         if dtype is torch.bfloat16 and info.name in ("SparseAdam", "LBFGS"):
             continue  # torch has no kernels for these on every device
-        if layout is torch.channels_last and not (dtype is torch.float32 or "fused" in implementation):
+        if layout is torch.channels_last and not (
+            dtype is torch.float32 or "fused" in implementation
+        ):
             continue
         if supported:
             found.append(Kind(info, implementation, dtype, layout, device))
