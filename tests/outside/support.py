@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,9 @@ __all__ = [
 def module_of(name: str, tool: str) -> Any:
     """A module that comes with an installed package; the file's tests are left out without it."""
     try:
-        return importlib.import_module(name)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # marks of other suites, deprecations in them
+            return importlib.import_module(name)
     except ImportError as error:
         try:
             lacking(tool, f"{name} cannot be imported: {error}")
