@@ -107,7 +107,7 @@ class SharpnessAware(torch.optim.Optimizer):
         self.param_groups = self.base.param_groups
         self.defaults.update(self.base.defaults)
 
-    def step(self, closure: Any = None) -> None:
+    def step(self, _closure: Any = None) -> None:
         for group in self.param_groups:
             for parameter in group["params"]:
                 self.state[parameter]["old_p"] = parameter.detach().clone()
@@ -190,6 +190,7 @@ def test_the_state_of_another_kind_or_order_is_refused(tmp_path: Path) -> None:
     assert not other.state
 
 
+@pytest.mark.skipif(torch.__version__ < (2, 6), reason="torch has no names of parameters yet")
 def test_named_parameters_are_matched_by_name(tmp_path: Path) -> None:
     def make(names: str) -> torch.optim.AdamW:
         parameters = [(n, torch.nn.Parameter(torch.full((2,), float(ord(n))))) for n in names]
@@ -359,7 +360,7 @@ def _parametrized(kind: str) -> torch.nn.Module:
     if kind == "pruned":
         torch.manual_seed(9)
         prune.l1_unstructured(layer, "weight", 0.4)
-        prune.random_structured(layer, "bias", 1, dim=0)
+        prune.random_unstructured(layer, "bias", 1)
     return layer
 
 
@@ -393,7 +394,7 @@ def test_parametrized_and_pruned_modules(kind: str, way: str, tmp_path: Path) ->
 @pytest.mark.filterwarnings("ignore:Lazy modules are a new feature")
 def test_lazy_modules_before_and_after_their_first_batch(tmp_path: Path) -> None:
     lazy = torch.nn.Sequential(torch.nn.LazyLinear(2), torch.nn.LazyBatchNorm1d())
-    with pytest.raises(UnsupportedTypeError, match="0.weight") as caught:
+    with pytest.raises(UnsupportedTypeError, match=r"0\.weight") as caught:
         written({"model": lazy.state_dict()}, tmp_path)
     assert caught.value.hint
     lazy(torch.ones(2, 3))
