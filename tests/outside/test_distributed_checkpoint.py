@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -70,10 +71,11 @@ def test_a_selector_without_its_slash_is_understood_or_refused(
     path = written(_state(7), tmp_path)
     options: Any = {argument: "model/*"}
     chosen = 2 if argument == "include" else 4
-    for read in (
+    counts: list[Callable[[], int]] = [
         lambda: len(list(tensors_in(jsonckpt.load(path, **options)))),
         lambda: len(load_into(_state(0), path, **options).loaded),
-    ):
+    ]
+    for read in counts:
         try:
             count = read()
         except StateMismatchError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -44,13 +45,14 @@ def test_objects_and_records_are_refused_with_a_way_out(array: Any) -> None:
 
 @pytest.mark.parametrize("kind", ["memmap", "matrix", "masked", "recarray", "chararray"])
 def test_subclasses_of_arrays_are_refused_by_name(kind: str, tmp_path: Any) -> None:
-    made: Any = {
+    makers: dict[str, Callable[[], Any]] = {
         "memmap": lambda: np.memmap(tmp_path / "m", "f4", "w+", shape=(2,)),
         "matrix": lambda: np.ones((2, 2)).view(np.matrix),
-        "masked": lambda: np.ma.array([1, 2], mask=[0, 1]),
+        "masked": lambda: np.ma.array([1, 2], mask=[False, True]),
         "recarray": lambda: np.ones(2).view(np.recarray),
         "chararray": lambda: np.array(["a"]).view(np.char.chararray),
-    }[kind]()
+    }
+    made = makers[kind]()
     if kind == "memmap":
         plain = through({"array": np.asarray(made)})["array"]
         assert plain.tolist() == [0, 0]

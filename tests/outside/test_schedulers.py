@@ -52,10 +52,11 @@ def _one_cycle(optimizer: Optimizer) -> Any:
     return schedules.OneCycleLR(optimizer, max_lr=[0.2, 0.1], total_steps=20, three_phase=True)
 
 
-def _cyclic(mode: str) -> Callable[[Optimizer], Any]:
+def _cyclic(mode: Any) -> Callable[[Optimizer], Any]:
     return lambda optimizer: schedules.CyclicLR(optimizer, 0.01, 0.1, 3, 2, mode, gamma=0.99)
 
 
+RATES: Any = [0.05, 0.01]  # the annotation has one rate, the documentation one for each group
 SCHEDULERS: dict[str, Callable[[Optimizer], Any]] = {
     "LambdaLR": lambda o: schedules.LambdaLR(o, Factor()),
     "LambdaLR of functions": lambda o: schedules.LambdaLR(
@@ -80,7 +81,7 @@ SCHEDULERS: dict[str, Callable[[Optimizer], Any]] = {
     "OneCycleLR": _one_cycle,
     "SequentialLR": _sequential,
     "ChainedScheduler": _chained,
-    "SWALR": lambda o: swa_utils.SWALR(o, swa_lr=[0.05, 0.01], anneal_epochs=4),
+    "SWALR": lambda o: swa_utils.SWALR(o, swa_lr=RATES, anneal_epochs=4),
 }
 
 
@@ -102,10 +103,11 @@ class Loop:
         torch.manual_seed(seed)
         self.model = torch.nn.Linear(3, 2)
         rate: Any = torch.tensor(0.1) if tensor_rate else 0.1
-        self.optimizer = torch.optim.SGD(
-            [{"params": [self.model.weight]}, {"params": [self.model.bias]}],
-            lr=rate, momentum=0.9,
-        )  # fmt: skip
+        groups: list[dict[str, Any]] = [
+            {"params": [self.model.weight]},
+            {"params": [self.model.bias]},
+        ]
+        self.optimizer = torch.optim.SGD(groups, lr=rate, momentum=0.9)
         self.scheduler = make(self.optimizer)
         self.epoch = 0
 
@@ -169,11 +171,12 @@ def test_functions_in_a_state_dict_are_refused_by_name() -> None:
 @pytest.mark.parametrize("way", ["load", "load_into"])
 @pytest.mark.parametrize("average", ["mean", "ema", "swa", "buffers"])
 def test_averaged_models(average: str, way: str, tmp_path: Path) -> None:
+    averages: Any = swa_utils  # torch has no types for its makers of averages
     options: dict[str, Any] = {
         "mean": {},
-        "ema": {"multi_avg_fn": swa_utils.get_ema_multi_avg_fn(0.9)},
-        "swa": {"multi_avg_fn": swa_utils.get_swa_multi_avg_fn()},
-        "buffers": {"use_buffers": True, "avg_fn": swa_utils.get_ema_avg_fn(0.8)},
+        "ema": {"multi_avg_fn": averages.get_ema_multi_avg_fn(0.9)},
+        "swa": {"multi_avg_fn": averages.get_swa_multi_avg_fn()},
+        "buffers": {"use_buffers": True, "avg_fn": averages.get_ema_avg_fn(0.8)},
     }[average]
 
     def make(seed: int) -> tuple[torch.nn.Module, swa_utils.AveragedModel]:
@@ -214,7 +217,8 @@ def test_a_gradient_scaler(way: str, tmp_path: Path) -> None:
         for gradient in gradients:
             weight = torch.nn.Parameter(torch.ones(2))
             optimizer = torch.optim.SGD([weight], lr=0.1)
-            scaler.scale((weight * gradient).sum()).backward()
+            loss: Any = scaler.scale((weight * gradient).sum())
+            loss.backward()
             scaler.step(optimizer)
             scaler.update()
             scales.append(scaler.get_scale())

@@ -48,7 +48,7 @@ def test_disjoint_views_of_one_storage_share_it_afterwards() -> None:
     state = {"head": flat[:4], "tail": flat[4:]}
     assert alike(through_torch(state), through(state)) is None
     kept = through(state)
-    whole = torch.empty(0).set_(kept["head"].untyped_storage(), 0, (10,))
+    whole = torch.empty(0).set_(kept["head"].untyped_storage(), 0, (10,), (1,))
     whole.zero_()
     assert not kept["tail"].any()
 
@@ -102,7 +102,7 @@ def test_a_tensor_of_a_graph_comes_back_as_a_leaf() -> None:
 
 
 def test_gradients_are_no_part_of_a_tensor() -> None:
-    weight = torch.ones(2, requires_grad=True)
+    weight: Any = torch.ones(2, requires_grad=True)
     weight.sum().backward()
     assert through([weight])[0].grad is None
     assert through_torch([weight])[0].grad is None
@@ -124,20 +124,20 @@ def test_attributes_of_a_tensor_never_vanish_silently(kind: str) -> None:
 
 
 def test_hooks_are_not_saved_and_do_no_harm() -> None:
-    weight = torch.nn.Parameter(torch.ones(2))
+    weight: Any = torch.nn.Parameter(torch.ones(2))
     weight.register_hook(lambda gradient: gradient * 2)
     assert alike([torch.nn.Parameter(torch.ones(2))], through([weight])) is None
 
 
 def test_the_state_dict_keeps_its_order_and_its_versions() -> None:
     model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
-    state = model.state_dict()
+    state: Any = model.state_dict()
     kept = through(state)
     assert alike(state, kept) is None
-    assert type(kept) is OrderedDict
     assert list(kept) == list(state)
-    assert kept._metadata == state._metadata  # type: ignore[attr-defined]
+    assert kept._metadata == state._metadata
     assert kept._metadata["1"]["version"] == 2
+    assert type(kept) is OrderedDict
     torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2)).load_state_dict(kept)
 
 

@@ -129,13 +129,14 @@ def test_the_samples_of_torchs_operators(part: int) -> None:
 
 
 def _of_subclasses() -> dict[str, torch.Tensor]:
-    from torch.testing._internal.common_subclass import subclass_db
-    from torch.testing._internal.logging_tensor import LoggingTensor
-    from torch.testing._internal.two_tensor import TwoTensor
-
-    found: dict[str, torch.Tensor] = {"two tensors": TwoTensor(torch.ones(2), torch.zeros(2))}
-    found["logging"] = LoggingTensor(torch.ones(2))
-    for kind, info in subclass_db.items():
+    internal = "torch.testing._internal."
+    two = module_of(internal + "two_tensor", "expecttest").TwoTensor
+    logging = module_of(internal + "logging_tensor", "expecttest").LoggingTensor
+    found: dict[str, torch.Tensor] = {
+        "two tensors": two(torch.ones(2), torch.zeros(2)),
+        "logging": logging(torch.ones(2)),
+    }
+    for kind, info in module_of(internal + "common_subclass", "expecttest").subclass_db.items():
         if kind not in (torch.Tensor, torch.nn.Parameter):
             found.setdefault(kind.__name__, info.create_fn(3))
     return found
@@ -165,7 +166,12 @@ def test_tensors_without_memory_of_their_own_are_refused(name: str) -> None:
 
     def wrapped() -> torch.Tensor:
         kept: list[torch.Tensor] = []
-        torch.func.vmap(lambda x: (kept.append(x), x)[1])(torch.ones(2, 2))
+
+        def keep(batch: torch.Tensor) -> torch.Tensor:
+            kept.append(batch)
+            return batch
+
+        torch.func.vmap(keep)(torch.ones(2, 2))
         return kept[0]
 
     with warnings.catch_warnings():

@@ -107,13 +107,13 @@ class SharpnessAware(torch.optim.Optimizer):
         self.param_groups = self.base.param_groups
         self.defaults.update(self.base.defaults)
 
-    def step(self, _closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> Any:
         for group in self.param_groups:
             for parameter in group["params"]:
                 self.state[parameter]["old_p"] = parameter.detach().clone()
                 parameter.data.add_(parameter.grad, alpha=group["rho"])
                 parameter.data.copy_(self.state[parameter]["old_p"])
-        self.base.step()
+        return self.base.step(closure)
 
     def state_dict(self) -> dict[str, Any]:
         return {"own": super().state_dict(), "base": self.base.state_dict()}
@@ -190,7 +190,7 @@ def test_the_state_of_another_kind_or_order_is_refused(tmp_path: Path) -> None:
     assert not other.state
 
 
-@pytest.mark.skipif(torch.__version__ < (2, 6), reason="torch has no names of parameters yet")
+@pytest.mark.skipif(torch.__version__ < "2.6", reason="torch has no names of parameters yet")
 def test_named_parameters_are_matched_by_name(tmp_path: Path) -> None:
     def make(names: str) -> torch.optim.AdamW:
         parameters = [(n, torch.nn.Parameter(torch.full((2,), float(ord(n))))) for n in names]
@@ -295,8 +295,9 @@ class ExtraState(torch.nn.Linear):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_extra_state_and_buffers_that_are_not_kept(way: str, tmp_path: Path) -> None:
-    first = torch.nn.Sequential(ExtraState(), ExtraState())
-    first[0].history = [1, ("a", 2.5)]
+    extra = ExtraState()
+    extra.history = [1, ("a", 2.5)]
+    first = torch.nn.Sequential(extra, ExtraState())
     first.register_buffer("cache", torch.ones(3), persistent=False)
     path = written({"model": first.state_dict()}, tmp_path)
     other = torch.nn.Sequential(ExtraState(), ExtraState())
@@ -312,9 +313,10 @@ class Moved(torch.nn.Linear):
 
     def __init__(self) -> None:
         super().__init__(2, 2)
-        self.register_load_state_dict_pre_hook(self._rename)
         self.loads = 0
-        self.register_load_state_dict_post_hook(lambda *_: setattr(self, "loads", self.loads + 1))
+        own: Any = self  # torch has no types for these
+        own.register_load_state_dict_pre_hook(self._rename)
+        own.register_load_state_dict_post_hook(lambda *_: setattr(self, "loads", self.loads + 1))
 
     @staticmethod
     def _rename(_: Any, state: dict[str, Any], prefix: str, *__: Any) -> None:
@@ -335,7 +337,7 @@ def test_hooks_of_a_module_are_called(way: str, tmp_path: Path) -> None:
 # Modules that are not what they seem ----------------------------------------------------------
 
 
-def _parametrized(kind: str) -> torch.nn.Module:
+def _parametrized(kind: str) -> Any:
     layer = torch.nn.Linear(3, 3)
     if kind == "weight_norm":
         return parametrizations.weight_norm(layer)
@@ -359,8 +361,9 @@ def _parametrized(kind: str) -> torch.nn.Module:
         return layer
     if kind == "pruned":
         torch.manual_seed(9)
-        prune.l1_unstructured(layer, "weight", 0.4)
-        prune.random_unstructured(layer, "bias", 1)
+        pruning: Any = prune
+        pruning.l1_unstructured(layer, "weight", 0.4)
+        pruning.random_unstructured(layer, "bias", 1)
     return layer
 
 
@@ -472,7 +475,8 @@ def test_a_dynamically_quantized_module(tmp_path: Path) -> None:
 
     def make(seed: int) -> Any:
         torch.manual_seed(seed)
-        return torch.ao.quantization.quantize_dynamic(
+        quantization: Any = torch.ao.quantization
+        return quantization.quantize_dynamic(
             torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2)),
             {torch.nn.Linear},
             dtype=torch.qint8,
@@ -520,7 +524,7 @@ def test_an_average_kept_by_hand(way: str, tmp_path: Path) -> None:
             self.decay, self.updates = state["decay"], state["updates"]
             self.shadow = {name: value.clone() for name, value in state["shadow"].items()}
 
-    def make(seed: int) -> tuple[torch.nn.Module, torch.optim.Optimizer, Average]:
+    def make(seed: int) -> tuple[Any, Any, Average]:
         torch.manual_seed(seed)
         model = torch.nn.Linear(3, 1)
         return model, torch.optim.SGD(model.parameters(), 0.01), Average(model, 0.99 - seed / 10)
@@ -533,7 +537,8 @@ def test_an_average_kept_by_hand(way: str, tmp_path: Path) -> None:
     first = make(0)
     go_on(first, 0, 3)
     names = ("model", "optimizer", "average")
-    path = written({n: part.state_dict() for n, part in zip(names, first)}, tmp_path)
+    parts: list[Any] = list(first)
+    path = written({n: part.state_dict() for n, part in zip(names, parts)}, tmp_path)
     other = make(1)
     resume(way, dict(zip(names, other)), path)
     go_on(first, 3, 6)
