@@ -35,12 +35,14 @@ PLAIN = {
 #: kept for tensors only.)
 OF_PICKLE = {
     "test_buffers_numpy",
+    "test_bytearray",
     "test_bytearray_memoization_bug",
     "test_compat_pickle",
     "test_evil_pickler_mutating_collection",
     "test_float_format",
     "test_framed_write_sizes_with_delayed_writer",
     "test_pickle_to_2x",
+    "test_proto",
 }
 
 
