@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from jsonckpt import UnsupportedTypeError
+from jsonckpt import StateMismatchError, UnsupportedTypeError
 from tests.outside.support import (
     alike,
     into,
@@ -151,20 +151,17 @@ def test_subclasses_are_refused_by_name(name: str) -> None:
     assert "/model/weight" in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["nested", "mkldnn", "functorch", "fake", "zero", "freed"])
-def test_tensors_without_memory_of_their_own_are_refused(name: str) -> None:
-    def fake() -> torch.Tensor:
-        from torch._subclasses.fake_tensor import FakeTensorMode
+def _without_memory(name: str) -> torch.Tensor:
+    """A tensor of two elements that has no memory of its own which could be read or filled."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
 
+    tensor = torch.ones(2)
+    if name == "fake":
         with FakeTensorMode():
-            return torch.ones(2)
-
-    def freed() -> torch.Tensor:
-        tensor = torch.ones(2)
+            tensor = torch.ones(2)
+    elif name == "freed":
         tensor.untyped_storage().resize_(0)
-        return tensor
-
-    def wrapped() -> torch.Tensor:
+    elif name == "functorch":
         kept: list[torch.Tensor] = []
 
         def keep(batch: torch.Tensor) -> torch.Tensor:
@@ -172,20 +169,51 @@ def test_tensors_without_memory_of_their_own_are_refused(name: str) -> None:
             return batch
 
         torch.func.vmap(keep)(torch.ones(2, 2))
-        return kept[0]
+        tensor = kept[0]
+    elif name == "nested":
+        tensor = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])
+    elif name == "mkldnn":
+        tensor = tensor.to_mkldnn()
+    elif name == "zero":
+        tensor = torch._efficientzerotensor((2,))
+    elif name == "meta":
+        tensor = torch.empty(2, device="meta")
+    return tensor
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # nested tensors are a prototype
-        tensor = {
-            "nested": lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
-            "mkldnn": lambda: torch.ones(2, 2).to_mkldnn(),
-            "functorch": wrapped,
-            "fake": fake,
-            "zero": lambda: torch._efficientzerotensor((2,)),
-            "freed": freed,
-        }[name]()
-        with pytest.raises(UnsupportedTypeError, match="/w"):
-            through({"w": tensor})
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("name", ["nested", "mkldnn", "functorch", "fake", "zero", "freed"])
+def test_tensors_without_memory_of_their_own_are_refused(name: str) -> None:
+    with pytest.raises(UnsupportedTypeError, match="/w"):
+        through({"w": _without_memory(name)})
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize(
+    "name", ["nested", "mkldnn", "functorch", "fake", "zero", "freed", "meta", "expanded"]
+)
+def test_targets_that_cannot_be_filled_are_refused_by_name(name: str, tmp_path: Path) -> None:
+    target = torch.zeros(1).expand(2) if name == "expanded" else _without_memory(name)
+    with pytest.raises((UnsupportedTypeError, StateMismatchError), match="/w"):
+        into({"w": target}, {"w": torch.full((2,), 3.0)}, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["conjugated", "negated", "real", "imaginary", "inference"])
+def test_targets_that_are_views_are_filled_with_the_values(name: str, tmp_path: Path) -> None:
+    base = torch.zeros(3, dtype=torch.complex64)
+    with torch.inference_mode():
+        inference = torch.zeros(3)
+    target = {
+        "conjugated": base.conj(),
+        "negated": base.conj().imag,
+        "real": base.real,
+        "imaginary": base.imag,
+        "inference": inference,
+    }[name]
+    values = torch.tensor([1.0, -2.0, 3.0]).to(target.dtype)
+    values = values * (1 + 2j) if target.dtype.is_complex else values
+    into([target], [values], tmp_path)
+    assert torch.equal(target, values)
 
 
 def test_tensors_of_the_meta_device_are_refused_with_a_way_out(tmp_path: Path) -> None:
