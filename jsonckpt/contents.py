@@ -310,10 +310,13 @@ def check_expansion(contents: Contents, stored: int) -> None:
         )
     most = DEFAULT_LIMITS.most_chunks(stored)
     if exceeds(contents.chunks, most):
+        way = "compression=None"
+        if contents.chunks > len(contents.sources):
+            way = f"a larger chunk_size, or {way}"
         raise LimitError(
             f"{contents.chunks} chunks were compressed to {stored} bytes; readers accept at most "
             f"{most} in so few",
-            hint="Pass compression=None; the previous checkpoint, if any, is untouched.",
+            hint=f"Pass {way}; the previous checkpoint, if any, is untouched.",
         )
 
 

@@ -59,9 +59,9 @@ class Watch:
                 return
             if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC):
                 self._seen.append(f"opens {arguments[0]!r} for writing")
-        elif event.startswith(("os.rename", "os.remove", "os.mkdir", "os.rmdir")) and (
-            RESCUED in str(arguments[0])
-        ):
+        elif event.startswith(
+            ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.chmod")
+        ) and (RESCUED in str(arguments[0])):
             return
         elif event.startswith(FORBIDDEN) and (event, *arguments[:1]) not in ALLOWED:
             self._seen.append(f"{event} {arguments[:1]!r}"[:200])
