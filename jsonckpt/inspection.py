@@ -146,7 +146,7 @@ def _verify(
             problems += found
     if deep:
         try:
-            check_state(container)
+            check_state(container, limits)
         except JsonckptError as error:
             problems.append(error.at(file=container.path))
         notes += [*state_notes(container), *leftover_notes(container)]

@@ -167,11 +167,13 @@ def _fill(into: _Into, container: Container) -> LoadResult:
             )
 
     try:
-        loading = Loading(container.manifest.state, wishes)
+        copies = container.copies(into.limits)
+        loading = Loading(container.manifest.state, wishes, copies)
         loading.check(by_name)
         # Before anything is allocated: the limit on that rests on the files' true sizes.
-        container.check_files(entry.shard for name, entry in by_name.items() if loading.wants(name))
-        door = SlotDoor(container, wishes, read_tensors)
+        needed = (entry.shard for name, entry in by_name.items() if loading.wants(name))
+        container.check_files(needed, copies)
+        door = SlotDoor(container, wishes, read_tensors, copies)
         value = decode_state(container.manifest.state, door, rules=default_rules())
     except JsonckptError as error:
         error.at(file=container.path)
@@ -222,9 +224,12 @@ def _fill(into: _Into, container: Container) -> LoadResult:
             target_.finish()
     loaded_bases = {record: target_.finish() for record, target_ in base_targets.items()}
     for slot, tensor_ in views:
-        viewed = StateReader(loaded_bases, {slot.name}).get("$view", slot.view, slot.name)
+        viewed = StateReader(loaded_bases, {slot.name}, copies).get("$view", slot.view, slot.name)
         if tensor_ is None:
-            tensors[slot.name] = viewed.to(plan.fresh[slot.name][1])
+            device = plan.fresh[slot.name][1]
+            if viewed.device != device:
+                copies.charge(viewed.nbytes, slot.name)
+            tensors[slot.name] = viewed.to(device)
         else:
             with torch.no_grad():
                 tensor_.copy_(viewed)

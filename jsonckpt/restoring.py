@@ -10,6 +10,7 @@ import torch
 
 from jsonckpt.errors import FormatError, LimitError, StateMismatchError, quote
 from jsonckpt.facts import Entry
+from jsonckpt.limits import Copies
 from jsonckpt.names import Selector, selector
 from jsonckpt.pipeline import default_threads
 from jsonckpt.placement import MapLocation, Placement, placement
@@ -46,9 +47,16 @@ class Wishes:
 
 
 class Loading:
-    """A state on its way back: which records it needs, and the tensors read so far."""
+    """A state on its way back: which records it needs, and the tensors read so far.
 
-    def __init__(self, state: Any, wishes: Wishes) -> None:
+    Args:
+        state: its JSON.
+        wishes: what of it is wanted.
+        copies: counts what is made beside the records' memory.
+    """
+
+    def __init__(self, state: Any, wishes: Wishes, copies: Copies | None = None) -> None:
+        self._copies = copies or Copies()
         self._state = state
         self._wishes = wishes
         #: ``(name, tag, body)`` of every place of a tensor, as :func:`tensor_names` gives them.
@@ -116,13 +124,13 @@ class Loading:
             self.keep(record, tensor)
         if record in self._chosen:
             yield record, tensor
-        door = StateReader({record: tensor}, self._chosen)
+        door = StateReader({record: tensor}, self._chosen, self._copies)
         for name, tag, body in self._views.get(record, ()):
             yield name, door.get(tag, body, name)
 
     def finish(self) -> Any:
         """The state."""
-        door = StateReader(self._tensors, self._chosen)
+        door = StateReader(self._tensors, self._chosen, self._copies)
         state = decode_state(self._state, door, rules=default_rules())
         return None if state is OMIT else state
 

@@ -18,6 +18,7 @@ from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-def
 from jsonckpt.bodies import Body, malformed, single_member
 from jsonckpt.composites import is_composite, join_quantized, join_sparse, split
 from jsonckpt.errors import JsonckptError, UnsupportedTypeError, quote
+from jsonckpt.limits import Copies
 from jsonckpt.memory import (
     borrow,
     borrow_range,
@@ -239,6 +240,7 @@ class StateReader:
     Args:
         loaded: the tensors of the records, row-major, by name.
         chosen: names of the records and views that are wanted; others are OMIT.
+        copies: counts what is made beside the records' memory.
 
     >>> reader = StateReader({"/w": torch.arange(6)}, {"/w", "/v"})
     >>> body = {"name": "/v", "of": "/w", "dtype": "int64", "offset": 1}
@@ -247,8 +249,14 @@ class StateReader:
     tensor([1, 4])
     """
 
-    def __init__(self, loaded: Mapping[str, torch.Tensor], chosen: Collection[str]) -> None:
+    def __init__(
+        self,
+        loaded: Mapping[str, torch.Tensor],
+        chosen: Collection[str],
+        copies: Copies | None = None,
+    ) -> None:
         self._loaded = loaded
+        self.charge = (copies or Copies()).charge
         self._chosen = frozenset(chosen)
         self._views: dict[str, tuple[View, torch.Tensor]] = {}
         self._composites: dict[tuple[str, str], Any] = {}
@@ -286,6 +294,8 @@ class StateReader:
                 tensor=place,
                 hint="Load this tensor to the CPU, or exclude it.",
             )
+        if not tensor.is_cpu:
+            self.charge(tensor.nbytes, place)
         try:
             return tensor.cpu().numpy()
         except TypeError as error:
@@ -298,9 +308,9 @@ class StateReader:
             return self._dense(value, f"{at}/{member}")
 
         if tag == "$sparse":
-            return join_sparse(body, part, at)
+            return join_sparse(body, part, at, self.charge)
         if tag == "$quantized":
-            return join_quantized(body, part, at)
+            return join_quantized(body, part, at, self.charge)
         if tag == "$parameter":
             members = Body.of(body, at)
             requires_grad = members.boolean("requires_grad")
@@ -353,7 +363,7 @@ class StateReader:
         if view.name not in self._chosen:
             return OMIT
         if view.name not in self._views:
-            self._views[view.name] = (view, view.on(self._record(view.of, at), at))
+            self._views[view.name] = (view, view.on(self._record(view.of, at), at, self.charge))
         seen, tensor = self._views[view.name]
         if seen != view:
             raise malformed(at, f"another view is called {quote(view.name)}, too")
