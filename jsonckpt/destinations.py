@@ -16,6 +16,7 @@ from jsonckpt.contents import (
     Options,
     check_expansion,
     check_index,
+    check_text,
     dumped,
     head_text,
     manifest_of,
@@ -193,6 +194,11 @@ def _write_all(output: Output, contents: Contents, options: Options, gate: Gate)
         )
 
 
+def _head_of(text: ShardText) -> int:
+    """Bytes of text before the first record."""
+    return text.entries[0].offset if text.entries else text.position
+
+
 def save_stream(contents: Contents, stream: Any, options: Options, gate: Gate) -> dict[str, Any]:
     if options.zips_files:
         raise ValueError(
@@ -260,6 +266,8 @@ def save_remote(
                     )
                     if single:  # before the file takes the place of the old one
                         check_expansion(contents, output.written)
+                        if url.endswith(".zst"):
+                            check_text(contents, options, _head_of(text), output.written)
                 shards.append(ShardFile(name, output.written, text.position, text.seal))
                 entries += text.entries
         if not single:
@@ -308,6 +316,8 @@ def save_file(contents: Contents, target: Path, options: Options, gate: Gate) ->
             output = ZstdOutput(output, level=options.level)
         text = _write_all(output, contents, options, gate)
         check_expansion(contents, output.written)
+        if target.name.endswith(".zst"):
+            check_text(contents, options, _head_of(text), output.written)
         file.finish(sync=options.sync)
         gate.close()
         durable = storage.commit(temporary, target, None, sync=options.sync)

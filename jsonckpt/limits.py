@@ -22,7 +22,7 @@ class Limits:
 
     Attributes:
         manifest_bytes: of the manifest, or of the text beside the payloads of a file. Of a
-            compressed file also no more than 16 MiB, or ``expansion`` times the bytes on disk.
+            compressed file also no more than 4 MiB, or ``expansion`` times the bytes on disk.
         tensors, chunks, shards: how many.
         name_bytes: of a tensor's name, in UTF-8.
         rank: dimensions of a tensor.
@@ -103,10 +103,10 @@ class Limits:
 #: So many take a second at most.
 _FEW_CHUNKS = 50_000
 _LEAST_PER_CHUNK = 32
-#: So many take 70 MiB, and so much text 200 MiB, while they are parsed.
+#: So many, and so much text, take some 100 MiB until they are part of a state.
 _FEW_MARKS = 1_000_000
 _MARKS_PER_BYTE = 4
-_SHORT_TEXT = 16 * MIB
+_SHORT_TEXT = 4 * MIB
 DEFAULT_LIMITS = Limits()
 
 

@@ -223,7 +223,12 @@ def _read_json(
     if options.unsafe_pickle:
         load_pickle = partial(load_torch_file, directory=options.spool, unsafe_pickle=True)
     foreign = ForeignOptions(
-        options.plain_lists, options.tie, options.shapes, load_pickle=load_pickle, limit=limit
+        options.plain_lists,
+        options.tie,
+        options.shapes,
+        load_pickle=load_pickle,
+        limit=limit,
+        marks=options.limits.for_text(size).marks,
     )
     with path.open("rb") as file:
         if unpack is None:
