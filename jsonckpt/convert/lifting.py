@@ -242,8 +242,10 @@ class Lifter:
         end = self._buffer.find(b'"', start)
         if end <= start or self._buffer[end - 1] != _BACKSLASH:
             return end
+        size = 64  # no more than the string may take: many short ones may follow
         while start < len(self._buffer):
-            block = self._buffer[start : start + _STRING_BLOCK]
+            block = self._buffer[start : start + size]
+            size = min(4 * size, _STRING_BLOCK)
             if (len(block) - len(block.rstrip(b"\\"))) % 2:
                 # An escape must not be torn apart.
                 block = self._buffer[start : start + len(block) + 1]
@@ -289,7 +291,7 @@ class Lifter:
             return
         payload = key in PAYLOAD_KEYS
         tiny = _TINY_ARRAY.match(self._buffer, self._position)
-        if tiny is not None and (length := _length_of_array(tiny[0])):
+        if tiny is not None and (length := _length_of_array(tiny[0], payload)):
             self._pass_on(length)
             return
         window, bounded = self._window(SHORT_ARRAY)
@@ -407,8 +409,8 @@ class Lifter:
         self._buffer = b"".join(parts)
 
 
-def _length_of_array(text: bytes) -> int:
-    """Up to the bracket that closes the first one; 0 where none does, or nothing stands there."""
+def _length_of_array(text: bytes, payload: bool) -> int:
+    """Up to the bracket that closes the first one; 0 where none does, or its shape is in doubt."""
     depth = 0
     for position, byte in enumerate(text):
         if byte == _OPEN:
@@ -416,8 +418,9 @@ def _length_of_array(text: bytes) -> int:
         elif byte == _CLOSE:
             depth -= 1
             if depth == 0:
-                # What consists of brackets alone has a shape that only the other way knows.
-                return position + 1 if position == 1 or text[:position].strip(b"[], ") else 0
+                # A tensor of brackets alone has a shape that only the other way knows.
+                known = not payload or position == 1 or text[:position].strip(b"[], ")
+                return position + 1 if known else 0
     return 0
 
 
