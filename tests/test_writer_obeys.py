@@ -78,7 +78,7 @@ def test_a_state_that_compresses_too_well(tmp_path: Path, state: Any) -> None:
     """What no reader would take in a compressed file is refused there, and nothing is lost."""
     path = tmp_path / "c.json.zst"
     jsonckpt.save({"epoch": 1}, path, sync=False)
-    with pytest.raises(jsonckpt.LimitError, match="Save without .zst"):
+    with pytest.raises(jsonckpt.LimitError, match=r"Save without \.zst"):
         jsonckpt.save(state, path, sync=False)
     assert jsonckpt.load(path) == {"epoch": 1}
     for name in ("c", "c.json"):
