@@ -19,16 +19,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from jsonckpt.errors import (
-    JsonckptError,
-    SaveCancelledError,
-    WriteError,
-    printable,
-)
-from jsonckpt.pipeline import (
-    Latch,
-    start_thread,
-)
+from jsonckpt.errors import JsonckptError, SaveCancelledError, WriteError, printable
+from jsonckpt.pipeline import Latch, start_thread
 
 __all__ = ["Background", "Gate", "PendingSave"]
 

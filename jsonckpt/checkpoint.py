@@ -13,7 +13,7 @@ from jsonckpt.dtypes import DTYPES
 from jsonckpt.errors import FormatError, JsonckptError
 from jsonckpt.facts import Codec, Entry, Manifest, element_count
 from jsonckpt.jsontext import collector_paused
-from jsonckpt.limits import Limits, checked_limits
+from jsonckpt.limits import Copies, Limits, checked_limits
 from jsonckpt.loading import load_container
 from jsonckpt.memory import torch_dtype
 from jsonckpt.names import Selector
@@ -157,7 +157,8 @@ class Checkpoint(Mapping[str, TensorEntry]):
         """The state tree with a :class:`TensorEntry` in the place of each tensor. Reads no tensor,
         except those that NumPy arrays lie in."""
         try:
-            return decode_state(self.manifest.state, _LazyDoor(self), rules=default_rules())
+            door = _LazyDoor(self, self._container.copies(self._limits))
+            return decode_state(self.manifest.state, door, rules=default_rules())
         except JsonckptError as error:
             error.at(file=self._container.path)
             raise
@@ -186,10 +187,18 @@ class Checkpoint(Mapping[str, TensorEntry]):
 
     # --- reading ----------------------------------------------------------------------------
 
-    def _load(self, entry: Entry, name: str, view: Any, map_location: MapLocation) -> torch.Tensor:
+    def _load(
+        self,
+        entry: Entry,
+        name: str,
+        view: Any,
+        map_location: MapLocation,
+        copies: Copies | None = None,
+    ) -> torch.Tensor:
         wishes = Wishes.of(None, None, map_location)
+        copies = copies or self._container.copies(self._limits)
         try:
-            self._container.check_files([entry.shard])
+            self._container.check_files([entry.shard], copies)
             target = allocate_target(
                 wishes,
                 entry.name,
@@ -203,9 +212,8 @@ class Checkpoint(Mapping[str, TensorEntry]):
             tensor = wishes.placement.relocate(target.finish(), entry.device)
             if view is None:
                 return tensor
-            viewed: torch.Tensor = StateReader({entry.name: tensor}, {name}).get(
-                "$view", view, name
-            )
+            door = StateReader({entry.name: tensor}, {name}, copies)
+            viewed: torch.Tensor = door.get("$view", view, name)
             return viewed
         except JsonckptError as error:
             error.at(file=self._container.path, tensor=name)
@@ -243,8 +251,12 @@ class Checkpoint(Mapping[str, TensorEntry]):
 class _LazyDoor:
     """Reads a state with entries in the place of tensors."""
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: Checkpoint, copies: Copies) -> None:
+        self.charge = copies.charge
         self._checkpoint = checkpoint
+        self._copies = copies
+        #: Arrays of one record share its memory, as they do in a load.
+        self._tensors: dict[str, torch.Tensor] = {}
 
     def get(self, tag: str, body: Any, place: str) -> Any:
         for name, _, _ in tensor_names({tag: body}):
@@ -255,8 +267,10 @@ class _LazyDoor:
         for name, _, inner in tensor_names(body):
             record = record_of(name, inner)
             entry = self._checkpoint.manifest.by_name[record]
-            tensor = self._checkpoint._load(entry, record, None, "cpu")
-            return StateReader({record: tensor}, {name}).get_array(body, place)
+            if record not in self._tensors:
+                tensor = self._checkpoint._load(entry, record, None, "cpu", self._copies)
+                self._tensors[record] = tensor
+            return StateReader(self._tensors, {name}, self._copies).get_array(body, place)
         raise FormatError(f"the array at {place} holds no tensor")
 
 

@@ -21,9 +21,7 @@ from jsonckpt.digests import check_expected
 from jsonckpt.errors import JsonckptError, UnsupportedVersionError, printable
 from jsonckpt.inspection import verify
 from jsonckpt.limits import Limits, parse_limits
-from jsonckpt.names import (
-    is_url,
-)
+from jsonckpt.names import is_url
 from jsonckpt.progress import (
     Parser,
     complain,

@@ -23,11 +23,7 @@ from jsonckpt.facts import MANIFEST_NAME
 from jsonckpt.leftovers import File, orphans, single_temporaries
 from jsonckpt.limits import Limits, checked_limits
 from jsonckpt.manifest import parse_manifest
-from jsonckpt.names import (
-    is_single,
-    is_url,
-    path_text,
-)
+from jsonckpt.names import is_single, is_url, path_text
 from jsonckpt.opening import open_container
 from jsonckpt.reading import read_manifest
 from jsonckpt.storage import write_error

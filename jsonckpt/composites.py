@@ -24,6 +24,8 @@ __all__ = ["is_composite", "join_quantized", "join_sparse", "split"]
 Put: TypeAlias = Callable[[torch.Tensor, str], Json]
 #: ``part(value, member)`` gives a dense part, or OMIT.
 Part: TypeAlias = Callable[[Json, str], Any]
+#: ``charge(nbytes, place)`` counts memory that is about to be made, or gone through.
+Charge: TypeAlias = Callable[[int, str], None]
 
 _SPARSE: Final[dict[torch.layout, str]] = {
     torch.sparse_coo: "coo",
@@ -81,11 +83,12 @@ def _split_sparse(tensor: torch.Tensor, put: Put) -> dict[str, Json]:
     return {"$sparse": body}
 
 
-def join_sparse(body: Json, part: Part, place: str) -> Any:
+def join_sparse(body: Json, part: Part, place: str, charge: Charge) -> Any:
     """The inverse of :func:`split` for ``$sparse``, or OMIT when a part was left out.
 
     Raises:
         FormatError: not a sparse tensor, or indices that lead out of it.
+        LimitError: to check the indices takes more than the limits allow.
         JsonckptError: torch has no such tensor on the device of the parts.
     """
     members = Body.of(body, place)
@@ -108,12 +111,35 @@ def join_sparse(body: Json, part: Part, place: str) -> Any:
     with _torch_refusals(place), _quiet():
         # Explicit checks: without them torch believes the indices, and hostile ones make it crash.
         if coo:
+            if check and _check_at_one_place(parts[0], parts[1], shape, coalesced):
+                check = False
+            if check:
+                charge(parts[0].nbytes, place)
             return torch.sparse_coo_tensor(
                 parts[0], parts[1], shape, is_coalesced=coalesced, check_invariants=check
             )
+        charge(parts[0].nbytes + parts[1].nbytes, place)
         return torch.sparse_compressed_tensor(
             parts[0], parts[1], parts[2], shape, layout=layout, check_invariants=True
         )
+
+
+def _check_at_one_place(
+    indices: torch.Tensor, values: torch.Tensor, shape: list[int], coalesced: bool
+) -> bool:
+    """Check the indices where all entries lie at one place of the tensor: one stands for all.
+
+    So is an expanded view, which may have any number of entries in a few bytes.
+
+    Returns:
+        Whether this is so; else nothing was checked.
+    """
+    if indices.dim() != 2 or not values.dim() or indices.stride(1) != 0 or coalesced:
+        return False
+    if indices.shape[1] < 2 or indices.shape[1] != values.shape[0]:
+        return False
+    torch.sparse_coo_tensor(indices[:, :1], values[:1], shape, check_invariants=True)
+    return True
 
 
 def _split_quantized(tensor: torch.Tensor, put: Put) -> dict[str, Json]:
@@ -145,11 +171,12 @@ def _split_quantized(tensor: torch.Tensor, put: Put) -> dict[str, Json]:
     return {"$quantized": body}
 
 
-def join_quantized(body: Json, part: Part, place: str) -> Any:
+def join_quantized(body: Json, part: Part, place: str, charge: Charge) -> Any:
     """The inverse of :func:`split` for ``$quantized``, or OMIT when a part was left out.
 
     Raises:
         FormatError: not a quantized tensor.
+        LimitError: its copy takes more than the limits allow.
     """
     members = Body.of(body, place)
     dtype = _QUANTIZED_DTYPES[members.text("dtype", _QUANTIZED_DTYPES)]
@@ -181,6 +208,10 @@ def join_quantized(body: Json, part: Part, place: str) -> Any:
         _expect_dtype(tensor, kind, f"{place}/{member}")
         if tuple(tensor.shape) != (data.shape[axis],):
             members.refuse(member, f"{data.shape[axis]} channels")
+    # torch copies all three, and what is not contiguous once more on the way.
+    for tensor in (data, *channels.values()):
+        if not tensor.is_meta:
+            charge(tensor.nbytes * (1 if tensor.is_contiguous() else 2), place)
     with _torch_refusals(place), _quiet():
         if data.is_meta:
             return torch._make_per_channel_quantized_tensor(
@@ -216,6 +247,8 @@ def _torch_refusals(place: str) -> Iterator[None]:
     """What torch finds wrong with the parts is wrong in the file."""
     try:
         yield
+    except JsonckptError:
+        raise
     except (RuntimeError, TypeError, ValueError, OverflowError) as error:
         raise malformed(
             place, f"torch cannot put the parts together: {quote(str(error), 200)}"

@@ -13,21 +13,10 @@ from jsonckpt._version import __version__
 from jsonckpt.checksums import ALGORITHMS, hasher
 from jsonckpt.codecs import Coder
 from jsonckpt.dtypes import DTYPES
-from jsonckpt.errors import (
-    ArgumentError,
-    JsonckptError,
-    LimitError,
-    quote,
-)
-from jsonckpt.facts import (
-    Codec,
-    Entry,
-    Manifest,
-    ShardFile,
-    claimed_bytes,
-)
+from jsonckpt.errors import ArgumentError, JsonckptError, LimitError, quote
+from jsonckpt.facts import Codec, Entry, Manifest, ShardFile, claimed_bytes
 from jsonckpt.grammar import shard_head
-from jsonckpt.limits import DEFAULT_LIMITS, exceeds
+from jsonckpt.limits import DEFAULT_LIMITS, Limits, exceeds
 from jsonckpt.manifest import dump_manifest
 from jsonckpt.registry import default_rules
 from jsonckpt.sharing import StateWriter
@@ -245,21 +234,41 @@ def _smaller(
     return _fewer(len(tensors), chunks, chunk_bytes)
 
 
-def _check_length(what: str, text: bytes, hint: str) -> None:
+def check_text(contents: Contents, options: Options, head: int, stored: int) -> None:
+    """Whether a reader takes so much text from a compressed single file, and so many marks.
+
+    To be called before the commit, as :func:`check_expansion`.
+
+    Args:
+        head: bytes of text before the first record.
+        stored: bytes of the file.
+
+    Raises:
+        LimitError: it does not; what was there before stays.
+    """
+    limits = DEFAULT_LIMITS.for_text(stored)
+    # No text has more marks than bytes. To be made once more, the state must be long.
+    if exceeds(head, limits.marks) or exceeds(head, limits.manifest_bytes):
+        text = head_text(contents, options, single=True)
+        what = f"what stands beside the tensors, compressed to {stored} bytes,"
+        _check_length(what, text, "Save without .zst, or as a directory.", limits)
+
+
+def _check_length(what: str, text: bytes, hint: str, limits: Limits | None = None) -> None:
     """Whether a reader takes so much text, and so many marks in it, at once."""
-    if exceeds(len(text), DEFAULT_LIMITS.manifest_bytes):
+    limits = limits or DEFAULT_LIMITS
+    if exceeds(len(text), limits.manifest_bytes):
         raise LimitError(
-            f"{what} takes {len(text)} bytes; readers accept at most "
-            f"{DEFAULT_LIMITS.manifest_bytes}",
+            f"{what} takes {len(text)} bytes; readers accept at most {limits.manifest_bytes}",
             hint=hint,
         )
-    if len(text) < (DEFAULT_LIMITS.marks or 0):
+    if len(text) < (limits.marks or 0):
         return
     marks = jsontext.marks_of(text)
-    if exceeds(marks, DEFAULT_LIMITS.marks):
+    if exceeds(marks, limits.marks):
         raise LimitError(
             f"the state and the tensors take {marks} brackets and strings of JSON; readers accept "
-            f"at most {DEFAULT_LIMITS.marks}",
+            f"at most {limits.marks}",
             hint=hint,
         )
 

@@ -28,11 +28,12 @@ from jsonckpt.tree import OMIT, Decoder, Json, Rules, decode_state, record_of, t
 
 __all__ = ["check_state", "leftover_notes", "spelling_notes", "state_notes"]
 
-#: NumPy's byte swapping and column order copy: larger arrays are taken as they are said to be.
+#: NumPy's byte swapping and column order copy: larger arrays, all kinds of them together, are taken
+#: as they are said to be.
 _LARGEST_ARRAY = 16 << 20
 
 
-def check_state(container: Container) -> None:
+def check_state(container: Container, limits: Limits) -> None:
     """Whether a state can be decoded, with tensors of the right dtype and shape but no data.
 
     What a registered type makes of its value is not tried: verifying runs no code of the user's.
@@ -50,7 +51,9 @@ def check_state(container: Container) -> None:
         for name, entry in manifest.by_name.items()
     }
     rules = Rules(BUILTIN.writers, _Readers(BUILTIN.readers))
-    decode_state(manifest.state, _Door(StateReader(shapes, names)), rules=rules)
+    copies = container.copies(limits)
+    copies.on_disk += sum(shard.bytes for shard in manifest.shards)
+    decode_state(manifest.state, _Door(StateReader(shapes, names, copies)), rules=rules)
 
 
 class _Readers(dict[str, Any]):
@@ -70,7 +73,10 @@ class _Door:
     """Gives the state tensors without data."""
 
     def __init__(self, reader: StateReader) -> None:
+        self.charge = reader.charge
         self._reader = reader
+        self._arrays: dict[tuple[object, ...], Any] = {}
+        self._left = _LARGEST_ARRAY
 
     def get(self, tag: str, body: Json, place: str) -> Any:
         """The tensor, unless torch has none of its kind without data."""
@@ -92,8 +98,14 @@ class _Door:
             dtype = torch.empty(0, dtype=tensor.dtype, device="cpu").numpy().dtype
         except TypeError as error:
             raise malformed(place, f"NumPy has no {tensor.dtype}") from error
-        array = np.broadcast_to(np.zeros((), dtype), tuple(tensor.shape))
-        return OMIT if array.nbytes > _LARGEST_ARRAY else array
+        key = (dtype, tensor.shape)
+        if key not in self._arrays:
+            array = np.broadcast_to(np.zeros((), dtype), tuple(tensor.shape))
+            if array.nbytes > self._left:
+                return OMIT
+            self._left -= array.nbytes
+            self._arrays[key] = array
+        return self._arrays[key]
 
 
 def state_notes(container: Container) -> Iterator[str]:

@@ -18,18 +18,13 @@ from jsonckpt.contents import (
     Options,
     check_expansion,
     check_index,
+    check_text,
     dumped,
     head_text,
     manifest_of,
     shards_of,
 )
-from jsonckpt.errors import (
-    ArgumentError,
-    CheckpointExistsError,
-    JsonckptError,
-    WriteError,
-    quote,
-)
+from jsonckpt.errors import ArgumentError, CheckpointExistsError, JsonckptError, WriteError, quote
 from jsonckpt.facts import MANIFEST_FORMAT, MANIFEST_NAME, Entry, Manifest, ShardFile
 from jsonckpt.grammar import ShardText
 from jsonckpt.limits import DEFAULT_LIMITS
@@ -206,6 +201,11 @@ def _write_all(output: Output, contents: Contents, options: Options, gate: Gate)
         )
 
 
+def _head_of(text: ShardText) -> int:
+    """Bytes of text before the first record."""
+    return text.entries[0].offset if text.entries else text.position
+
+
 def save_stream(contents: Contents, stream: Any, options: Options, gate: Gate) -> dict[str, Any]:
     if options.zips_files:
         raise ArgumentError(
@@ -267,7 +267,10 @@ def _upload_file(
         if target.name.endswith(".zst"):
             output = ZstdOutput(output, level=options.level)
         text = _write_all(output, contents, options, gate)
-        check_expansion(contents, output.written)  # before it takes the place of the old one
+        # Before it takes the place of the old one.
+        check_expansion(contents, output.written)
+        if target.name.endswith(".zst"):
+            check_text(contents, options, _head_of(text), output.written)
         gate.close()
         target.publish(stream)
     return {"digest": text.seal, "stored_bytes": output.written, "files": (target.name,)}
@@ -331,6 +334,8 @@ def save_file(contents: Contents, target: Path, options: Options, gate: Gate) ->
             output = ZstdOutput(output, level=options.level)
         text = _write_all(output, contents, options, gate)
         check_expansion(contents, output.written)
+        if target.name.endswith(".zst"):
+            check_text(contents, options, _head_of(text), output.written)
         file.finish(sync=options.sync)
         gate.close()
         durable = storage.commit(

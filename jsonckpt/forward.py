@@ -9,7 +9,7 @@ import torch
 
 from jsonckpt.digests import check_seal
 from jsonckpt.errors import ArgumentError, LimitError
-from jsonckpt.limits import Limits, exceeds, way_over
+from jsonckpt.limits import Copies, Limits, exceeds, way_over
 from jsonckpt.opening import Container
 from jsonckpt.reading import widen_pipe
 from jsonckpt.records import Header, Record
@@ -46,6 +46,7 @@ class Forward:
         self.loading: Loading | None = None
         self._limits = limits
         self._verify = verify
+        self._copies = Copies(limits)
         self._targets: dict[str, Target] = {}
         self._size: int | None = None
         self._claimed = 0
@@ -59,11 +60,12 @@ class Forward:
         """The tensors of an opened checkpoint, let go one by one."""
         if container.single is None:  # the claims of a single file have been checked with its size
             self._size = sum(shard.bytes for shard in container.manifest.shards)
-        self.loading = Loading(container.manifest.state, self.wishes)
+        self._copies = container.copies(self._limits)
+        self.loading = Loading(container.manifest.state, self.wishes, self._copies)
         self.loading.check(container.manifest.by_name)
         self.loading.check_selectors()
         for shard, entries in container.shards():
-            container.check_files([shard])
+            container.check_files([shard], self._copies)
             for record in container.forward(
                 shard,
                 entries,
@@ -85,7 +87,7 @@ class Forward:
             readers.append(reader)
             self._size = source.size
             if "state" in reader.head or not alone:
-                self.loading = Loading(parse_head(reader.head)[3], self.wishes)
+                self.loading = Loading(parse_head(reader.head)[3], self.wishes, self._copies)
                 self.loading.check_selectors()
 
         entries = []
@@ -98,6 +100,7 @@ class Forward:
             alone=True,
         ):
             del sink  # the caller's alone
+            self._copies.on_disk = source.size or readers[0].position
             entries.append(entry_of(record))
             yield record
         check_seal(readers[0].seal, self._expected_digest)

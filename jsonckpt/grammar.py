@@ -10,15 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from jsonckpt import jsontext
 from jsonckpt.checksums import hasher, hexdigest
-from jsonckpt.facts import (
-    FORMAT_VERSION,
-    PLAIN,
-    SHARD_FORMAT,
-    Codec,
-    Entry,
-    Layout,
-    identity_lines,
-)
+from jsonckpt.facts import FORMAT_VERSION, PLAIN, SHARD_FORMAT, Codec, Entry, Layout, identity_lines
 
 __all__ = ["ShardText", "record_head", "record_tail"]
 

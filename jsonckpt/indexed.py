@@ -17,13 +17,7 @@ import numpy as np
 
 from jsonckpt.checksums import hexdigest
 from jsonckpt.codecs import Coder
-from jsonckpt.errors import (
-    DAMAGED,
-    FormatError,
-    IncompleteCheckpointError,
-    JsonckptError,
-    quote,
-)
+from jsonckpt.errors import DAMAGED, FormatError, IncompleteCheckpointError, JsonckptError, quote
 from jsonckpt.facts import Entry
 from jsonckpt.limits import Limits
 from jsonckpt.pipeline import run_ordered, threads_for

@@ -18,14 +18,8 @@ from jsonckpt.errors import (
     printable,
 )
 from jsonckpt.facts import Entry
-from jsonckpt.limits import (
-    Limits,
-    checked_limits,
-)
-from jsonckpt.names import (
-    path_text,
-    without_query,
-)
+from jsonckpt.limits import Limits, checked_limits
+from jsonckpt.names import path_text, without_query
 from jsonckpt.opening import RETRIES, Container, open_container
 from jsonckpt.progress import progress_bar
 from jsonckpt.restoring import Loading, Wishes, thread_count
@@ -161,7 +155,7 @@ def _verify(
             problems += found
     if deep:
         try:
-            check_state(container)
+            check_state(container, limits)
         except JsonckptError as error:
             problems.append(error.at(file=container.path))
         notes += [*state_notes(container), *leftover_notes(container)]

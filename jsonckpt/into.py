@@ -12,16 +12,9 @@ import torch
 from jsonckpt.aliases import Fill, apart, flat_start
 from jsonckpt.digests import check_expected
 from jsonckpt.errors import JsonckptError, StateMismatchError
-from jsonckpt.facts import (
-    Entry,
-)
-from jsonckpt.jsontext import (
-    collector_paused,
-)
-from jsonckpt.limits import (
-    Limits,
-    checked_limits,
-)
+from jsonckpt.facts import Entry
+from jsonckpt.jsontext import collector_paused
+from jsonckpt.limits import Copies, Limits, checked_limits
 from jsonckpt.matching import Match, check_target, match
 from jsonckpt.names import Selector
 from jsonckpt.opening import Container, read_steadily
@@ -192,13 +185,12 @@ class _Into:
         """What is asked for, and the checkpoint's state, with slots in the place of its tensors."""
         by_name, state = container.manifest.by_name, container.manifest.state
         try:
-            loading = Loading(state, self.wishes)
+            loading = Loading(state, self.wishes, reader.copies)
             loading.check(by_name)
             # Before anything is allocated: the limit on that rests on the files' true sizes.
-            container.check_files(
-                entry.shard for name, entry in by_name.items() if loading.wants(name)
-            )
-            door = SlotDoor(container, self.wishes, reader.read_records)
+            needed = (entry.shard for name, entry in by_name.items() if loading.wants(name))
+            container.check_files(needed, reader.copies)
+            door = SlotDoor(container, self.wishes, reader.read_records, reader.copies)
             return loading, decode_state(state, door, rules=default_rules())
         except JsonckptError as error:
             error.at(file=container.path)
@@ -216,6 +208,7 @@ class _Reader:
         self._into = into
         self._container = container
         self._by_name = container.manifest.by_name
+        self.copies = container.copies(into.limits)
 
     def read(
         self, routes: Mapping[str, list[_Route]], advance: Callable[[int], None] | None = None
@@ -245,7 +238,7 @@ class _Reader:
         if not plan.objects:
             return
         wanted = {slot.name: (slot, _CPU) for one in plan.objects for slot in slots_in(one.value)}
-        fresh = _Fresh(wanted, self._new)
+        fresh = _Fresh(wanted, self._new, self.copies)
         self._show(fresh.routes)
         tensors = fresh.tensors()
         self._into.began = True
@@ -259,7 +252,7 @@ class _Reader:
     def load_tensors(self, plan: Match, targets: list[tuple[Fill, Target]]) -> None:
         """Fill the tensors that exist, make the others, and put them where they belong."""
         with collector_paused():
-            fresh = _Fresh(plan.fresh, self._new)
+            fresh = _Fresh(plan.fresh, self._new, self.copies)
             routes = fresh.routes
             later = []
             for fill, target in targets:
@@ -282,6 +275,7 @@ class _Reader:
         door = StateReader(
             {record: base.finish() for record, base in bases.items()},
             {slot.name for slot, _ in later},
+            self.copies,
         )
         for slot, target in later:
             assert slot.view is not None
@@ -313,7 +307,7 @@ class _Reader:
             return self._same_bytes((first, starts[0]), (second, starts[1]), one)
         tensors = []
         for slot in (one, two):
-            door = StateReader(self.read_records([slot.record]), {slot.name})
+            door = StateReader(self.read_records([slot.record]), {slot.name}, self.copies)
             tensors.append(door.get(slot.tag, slot.body, slot.name).detach().to(dtype))
         raw = [tensor.contiguous().reshape(-1).view(torch.uint8) for tensor in tensors]
         return torch.equal(*raw)
@@ -372,7 +366,9 @@ class _Fresh:
         self,
         wanted: Mapping[str, tuple[Slot, torch.device]],
         new: Callable[[str, torch.device], Target],
+        copies: Copies,
     ) -> None:
+        self._copies = copies
         self._wanted = wanted
         self._targets: dict[torch.device, dict[str, Target]] = {}
         self.routes: dict[str, list[_Route]] = {}
@@ -387,7 +383,9 @@ class _Fresh:
         """By name, once everything has been read."""
         doors = {
             device: StateReader(
-                {record: target.finish() for record, target in records.items()}, self._wanted
+                {record: target.finish() for record, target in records.items()},
+                self._wanted,
+                self._copies,
             )
             for device, records in self._targets.items()
         }

@@ -108,7 +108,7 @@ def parse(
     if max_marks is not None and marks > max_marks:
         raise LimitError(
             f"{what}: {marks} brackets and strings or more, the limit is {max_marks}",
-            hint=way_over("marks"),
+            hint=way_over("marks", "None"),
         )
     if deepest > max_depth:
         place = _first_deeper(plain, max_depth)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
-from jsonckpt.errors import ArgumentError, quote
+from jsonckpt.errors import ArgumentError, LimitError, quote
 
-__all__ = ["DEFAULT_LIMITS", "Limits", "checked_limits", "parse_limits"]
+__all__ = ["DEFAULT_LIMITS", "Copies", "Limits", "checked_limits", "parse_limits"]
 
 MIB = 1 << 20
 _NUMBER = re.compile("[0-9]{1,100}")
@@ -23,15 +23,19 @@ class Limits:
     strings of a manifest or of a single file's head, which decide what its values take in memory.
 
     Attributes:
-        manifest_bytes: of the manifest, or of the text beside the payloads of a file.
+        manifest_bytes: of the manifest, or of the text beside the payloads of a file. Of a
+            compressed file also no more than 4 MiB, or ``expansion`` times the bytes on disk.
         tensors, chunks, shards: how many.
         name_bytes: of a tensor's name, in UTF-8.
         rank: dimensions of a tensor.
         chunk_bytes: raw bytes of a chunk.
         depth: levels of arrays and objects.
         number_chars: characters of a number in the state.
+        marks: brackets and strings of a manifest or of a file's head. Of a compressed file also
+            no more than 1,000,000, or four for each byte on disk.
         total_floor, expansion: all tensors may have ``total_floor`` raw bytes, or ``expansion``
-            times the bytes on disk where that is more.
+            times the bytes on disk where that is more. So may what is copied to make something
+            of them, such as NumPy arrays in another order.
         zstd_window: the memory that a zstd frame may ask for.
         links: 0 refuses files of a checkpoint that are symbolic links, as download caches make
             them. Links to the directory that holds them are followed: the caller names it.
@@ -80,6 +84,23 @@ class Limits:
             return self.chunks
         return min(self.chunks, max(_FEW_CHUNKS, on_disk // _LEAST_PER_CHUNK))
 
+    def for_text(self, on_disk: int | None) -> Limits:
+        """These limits for the text of a file of ``on_disk`` bytes, if known, beside its payloads.
+
+        Compressed text can be thousands of times as long as its file, and what a parser makes of
+        it is longer still. In text that is not compressed this changes nothing.
+        """
+        if on_disk is None:
+            return self
+        marks, text = self.marks, self.manifest_bytes
+        if marks is not None:
+            marks = min(marks, max(_FEW_MARKS, _MARKS_PER_BYTE * on_disk))
+        if text is not None and self.expansion is not None:
+            text = min(text, max(_SHORT_TEXT, self.expansion * on_disk))
+        if (marks, text) == (self.marks, self.manifest_bytes):
+            return self
+        return replace(self, marks=marks, manifest_bytes=text)
+
     def total_bytes(self, on_disk: int) -> int | None:
         """The most raw bytes that a checkpoint of ``on_disk`` bytes may claim to hold."""
         if self.total_floor is None or self.expansion is None:
@@ -105,7 +126,52 @@ def checked_limits(limits: object) -> Limits:
 #: So many take a second at most.
 _FEW_CHUNKS = 50_000
 _LEAST_PER_CHUNK = 32
+#: So many, and so much text, take some 100 MiB until they are part of a state.
+_FEW_MARKS = 1_000_000
+_MARKS_PER_BYTE = 4
+_SHORT_TEXT = 4 * MIB
 DEFAULT_LIMITS = Limits()
+
+
+class Copies:
+    """What one load makes beside the records' own memory, counted before it is made.
+
+    A file of some hundred bytes can ask for any number of copies of one record, or for one of a
+    view whose elements all lie in one place. Copies may be as large in all as the tensors may be:
+    whoever copies each record once, as every state does that was saved, never meets the limit.
+
+    Args:
+        limits: what is too large.
+        on_disk: bytes of the files; may be set anew as more of them comes.
+    """
+
+    def __init__(self, limits: Limits = DEFAULT_LIMITS, on_disk: int = 0) -> None:
+        self.limits = limits
+        self.on_disk = on_disk
+        self._taken = 0
+        self._files: set[str] = set()
+
+    def found(self, file: str, nbytes: int) -> None:
+        """One of the files is there and has so many bytes; each counts once."""
+        if file not in self._files:
+            self._files.add(file)
+            self.on_disk += nbytes
+
+    def charge(self, nbytes: int, place: str) -> None:
+        """Count ``nbytes`` that are about to be made, or gone through, for what is at ``place``.
+
+        Raises:
+            LimitError: they are too many.
+        """
+        self._taken += nbytes
+        most = self.limits.total_bytes(self.on_disk)
+        if exceeds(self._taken, most):
+            raise LimitError(
+                f"this needs {nbytes} bytes of memory, with that of others {self._taken} for "
+                f"{self.on_disk} bytes of files; the limit is {most}",
+                tensor=place,
+                hint=way_over("total_floor"),
+            )
 
 
 def way_over(name: str, value: str = "...") -> str:

@@ -177,11 +177,13 @@ def _load_container(
     streaming: bool,
 ) -> Any:
     by_name = container.manifest.by_name
-    loading = Loading(container.manifest.state, wishes)
+    copies = container.copies(limits)
+    loading = Loading(container.manifest.state, wishes, copies)
     loading.check(by_name)
     loading.check_selectors()
     needed = (entry.shard for name, entry in by_name.items() if loading.wants(name))
-    container.check_files(range(len(container.manifest.shards)) if loading.wants_all else needed)
+    all_shards = range(len(container.manifest.shards))
+    container.check_files(all_shards if loading.wants_all else needed, copies)
     targets = allocate_targets(
         wishes, [entry for name, entry in by_name.items() if loading.wants(name)]
     )

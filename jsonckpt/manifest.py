@@ -191,6 +191,12 @@ def shard_files(text: bytes, limits: Limits) -> list[str]:
     Raises:
         JsonckptError: the text is not a whole manifest.
     """
+    # No text has more of them than bytes.
+    if exceeds(len(text), limits.marks) and exceeds(jsontext.marks_of(text), limits.marks):
+        raise LimitError(
+            f"the manifest has over {limits.marks} brackets and strings",
+            hint=way_over("marks", "None"),
+        )
     try:
         # Nothing but names of files is taken from it, and these are checked: no need to be strict.
         value = orjson.loads(text)

@@ -13,16 +13,8 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 
-from jsonckpt.errors import (
-    ArgumentError,
-    JsonckptError,
-    StateMismatchError,
-    UnsafePathError,
-    quote,
-)
-from jsonckpt.facts import (
-    MANIFEST_NAME,
-)
+from jsonckpt.errors import ArgumentError, JsonckptError, StateMismatchError, UnsafePathError, quote
+from jsonckpt.facts import MANIFEST_NAME
 
 __all__ = [
     "Selector",

@@ -115,18 +115,23 @@ def _read_array(body: Json, decoder: Decoder, place: str) -> Any:
         refuse(f"{place}/shape", "at most 64 sizes from 0 to 2^63-1", parts["shape"])
     if parts.get("order", "F") != "F":
         refuse(f"{place}/order", "'F', or no such member", parts["order"])
-    result: Any
-    if dtype.kind in "US":
-        result = _text_array(dtype, shape, parts["data"], decoder, f"{place}/data")
-    else:
-        result = _number_array(dtype, shape, parts["data"], decoder, f"{place}/data")
-    if result is not OMIT and "order" in parts:
-        return np.array(result, order="F")
+    columns = "order" in parts
+    if dtype.kind not in "US":
+        return _number_array(dtype, shape, parts["data"], decoder, f"{place}/data", columns)
+    result = _text_array(dtype, shape, parts["data"], decoder, f"{place}/data")
+    if columns and not result.flags.f_contiguous:
+        decoder.charge(result.nbytes, place)
+        result = np.array(result, order="F")
     return result
 
 
 def _number_array(
-    dtype: np.dtype[Any], shape: list[int], body: Json, decoder: Decoder, place: str
+    dtype: np.dtype[Any],
+    shape: list[int],
+    body: Json,
+    decoder: Decoder,
+    place: str,
+    columns: bool,
 ) -> Any:
     if type(body) is not dict or len(body) != 1:
         refuse(place, "the tensor of the array's elements, {'$tensor': name}", body)
@@ -139,9 +144,20 @@ def _number_array(
         refuse(place, f"a tensor of {stored} and shape {shape}", found)
     if dtype.kind in "mM":
         result = result.view(dtype.newbyteorder("<"))
-    if dtype.str[0] == ">":
-        result = result.byteswap().view(dtype)
-    return result
+    columns = columns and not result.flags.f_contiguous
+    if not columns and dtype.str[0] != ">":
+        return result
+    # What shares the memory of a record goes on sharing it: one copy serves all its references.
+    # The array that it was copied from is kept, too, lest another one comes to lie in its place.
+    address = result.__array_interface__["data"][0]
+    key = (address, result.shape, result.strides, dtype.str, columns)
+    if key not in decoder.copied:
+        decoder.charge(result.nbytes, place)
+        copy = np.array(result, order="F" if columns else "C")
+        if dtype.str[0] == ">":
+            copy = copy.byteswap(inplace=True).view(dtype)
+        decoder.copied[key] = result, copy
+    return decoder.copied[key][1].view()
 
 
 def _text_array(
@@ -162,6 +178,7 @@ def _text_array(
             f"{shown(place)}: {len(values)} elements of {dtype.str} would take"
             f" {dtype.itemsize * len(values)} bytes; the limit for so little text is {allowed}"
         )
+    decoder.charge(dtype.itemsize * len(values), place)
     try:
         result: _Array = np.ndarray(tuple(shape), dtype)
     except ValueError as error:

@@ -27,21 +27,10 @@ from jsonckpt.errors import (
     quote,
 )
 from jsonckpt.facts import MANIFEST_NAME, Entry, Manifest
-from jsonckpt.indexed import (
-    PartSink,
-    RangeReader,
-    check_chunk,
-    must_agree,
-    read_part,
-    read_shard,
-)
-from jsonckpt.limits import Limits
+from jsonckpt.indexed import PartSink, RangeReader, check_chunk, must_agree, read_part, read_shard
+from jsonckpt.limits import Copies, Limits
 from jsonckpt.manifest import parse_manifest
-from jsonckpt.names import (
-    is_url,
-    path_text,
-    without_query,
-)
+from jsonckpt.names import is_url, path_text, without_query
 from jsonckpt.records import Header, Record
 from jsonckpt.single import from_index, gather
 from jsonckpt.skeleton import SkeletonReader
@@ -93,6 +82,12 @@ class Container:
     single: str | None
     path: str
     stamp: object = None
+    #: Bytes on disk of the manifest, or of the single file.
+    first_bytes: int = 0
+
+    def copies(self, limits: Limits) -> Copies:
+        """Counts what a load makes beside the records; grows with the files that are checked."""
+        return Copies(limits, self.first_bytes)
 
     def was_replaced(self) -> bool:
         """Whether a save has put another checkpoint here since this one was opened."""
@@ -134,10 +129,13 @@ class Container:
         for shard in range(count):
             yield shard, by_shard.get(shard, [])
 
-    def check_files(self, shards: Iterable[int]) -> None:
+    def check_files(self, shards: Iterable[int], copies: Copies | None = None) -> None:
         """Whether shards are there and have the size on disk that the manifest says.
 
         To be called before memory is allocated: the limit on it rests on these sizes.
+
+        Args:
+            copies: its limit grows by them.
 
         Raises:
             IncompleteCheckpointError, FormatError, UnsafePathError: one is not.
@@ -152,6 +150,8 @@ class Container:
             except JsonckptError as error:
                 error.at(file=self.place.where(said.file))
                 raise
+            if copies is not None:
+                copies.found(said.file, said.bytes)
 
     def read(
         self,
@@ -382,16 +382,19 @@ def open_container(
     try:
         if name is None:
             text = place.manifest(limits.manifest_bytes)
+            size = len(text)
             check_manifest_digest(text, expected_digest)
             manifest = parse_manifest(text, limits)
             check_pinned(manifest.checksum, expected_digest)
         elif name.endswith(".zst") or not place.ranged(name):
             with place.stream(name, zstd_window=limits.zstd_window) as stream:
+                size = stream.size or 0
                 manifest = gather(stream, limits, expected_digest=expected_digest)
         else:
             with place.file(name) as file:
+                size = file.size
                 manifest = from_index(file, limits, expected_digest=expected_digest)
-        return Container(place, manifest, name, without_query(os.fspath(path)), stamp)
+        return Container(place, manifest, name, without_query(os.fspath(path)), stamp, size)
     except JsonckptError as error:
         error.at(file=place.where(name or MANIFEST_NAME))
         raise

@@ -8,15 +8,8 @@ from typing import Any
 
 import torch
 
-from jsonckpt.errors import (
-    ArgumentError,
-    FormatError,
-    JsonckptError,
-    quote,
-)
-from jsonckpt.memory import (
-    strided,
-)
+from jsonckpt.errors import ArgumentError, FormatError, JsonckptError, quote
+from jsonckpt.memory import strided
 
 __all__ = ["MapLocation", "Placement", "placement"]
 

@@ -19,25 +19,11 @@ import ijson
 from jsonckpt.checksums import ALGORITHMS, hexdigest
 from jsonckpt.dtypes import DTYPES
 from jsonckpt.errors import DAMAGED, FormatError, IntegrityError, JsonckptError, LimitError, quote
-from jsonckpt.facts import (
-    PLAIN,
-    Codec,
-    Entry,
-    Layout,
-    chunk_count,
-    element_count,
-    identity_lines,
-)
+from jsonckpt.facts import PLAIN, Codec, Entry, Layout, chunk_count, element_count, identity_lines
 from jsonckpt.grammar import record_head, record_tail
 from jsonckpt.guards import guard
 from jsonckpt.limits import Limits, exceeds, way_over
-from jsonckpt.validation import (
-    check_chunking,
-    check_requires,
-    is_hex,
-    parse_codec,
-    parse_identity,
-)
+from jsonckpt.validation import check_chunking, check_requires, is_hex, parse_codec, parse_identity
 
 __all__ = ["Header", "Record", "RecordReader", "parse_header"]
 

@@ -31,12 +31,7 @@ from jsonckpt.facts import Entry, Manifest
 from jsonckpt.leftovers import File, searched, single_temporaries
 from jsonckpt.limits import Limits, checked_limits, exceeds, way_over
 from jsonckpt.manifest import parse_misread
-from jsonckpt.names import (
-    check_single_name,
-    is_single,
-    is_url,
-    path_text,
-)
+from jsonckpt.names import check_single_name, is_single, is_url, path_text
 from jsonckpt.plan import RecordPlan
 from jsonckpt.pruning import named_state, prune
 from jsonckpt.reading import LocalFile

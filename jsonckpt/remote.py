@@ -14,11 +14,7 @@ from datetime import datetime
 from typing import Any
 
 from jsonckpt import names
-from jsonckpt.errors import (
-    CheckpointNotFoundError,
-    IncompleteCheckpointError,
-    JsonckptError,
-)
+from jsonckpt.errors import CheckpointNotFoundError, IncompleteCheckpointError, JsonckptError
 from jsonckpt.facts import MANIFEST_NAME
 from jsonckpt.reading import ZstdStream
 

@@ -2,43 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import (
-    Callable,
-    Collection,
-    Iterable,
-    Iterator,
-    Mapping,
-    Sequence,
-)
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from jsonckpt.dtypes import (
-    DTYPES,
-)
-from jsonckpt.errors import (
-    ArgumentError,
-    FormatError,
-    LimitError,
-    quote,
-)
-from jsonckpt.facts import (
-    Entry,
-)
-from jsonckpt.memory import (
-    collapse,
-    fresh_storage,
-    strided,
-)
-from jsonckpt.names import (
-    Selector,
-    Unmatched,
-    join,
-    refuse_unmatched,
-    selector,
-)
+from jsonckpt.dtypes import DTYPES
+from jsonckpt.errors import ArgumentError, FormatError, LimitError, quote
+from jsonckpt.facts import Entry
+from jsonckpt.limits import Copies
+from jsonckpt.memory import collapse, fresh_storage, strided
+from jsonckpt.names import Selector, Unmatched, join, refuse_unmatched, selector
 from jsonckpt.pipeline import default_threads
 from jsonckpt.placement import MapLocation, Placement, placement
 from jsonckpt.registry import default_rules
@@ -99,9 +74,16 @@ class Wishes:
 
 
 class Loading:
-    """A state on its way back: which records it needs, and the tensors read so far."""
+    """A state on its way back: which records it needs, and the tensors read so far.
 
-    def __init__(self, state: Any, wishes: Wishes) -> None:
+    Args:
+        state: its JSON.
+        wishes: what of it is wanted.
+        copies: counts what is made beside the records' memory.
+    """
+
+    def __init__(self, state: Any, wishes: Wishes, copies: Copies | None = None) -> None:
+        self._copies = copies or Copies()
         self._state = state
         self._wishes = wishes
         #: ``(name, tag, body)`` of every place of a tensor, as :func:`tensor_names` gives them.
@@ -176,13 +158,13 @@ class Loading:
             self.keep(record, tensor)
         if record in self._chosen:
             yield record, tensor
-        door = StateReader({record: tensor}, self._chosen)
+        door = StateReader({record: tensor}, self._chosen, self._copies)
         for name, tag, body in self._views.get(record, ()):
             yield name, door.get(tag, body, name)
 
     def finish(self) -> Any:
         """The state."""
-        door = StateReader(self._tensors, self._chosen)
+        door = StateReader(self._tensors, self._chosen, self._copies)
         state = decode_state(self._state, door, rules=default_rules())
         return None if state is OMIT else state
 

@@ -155,7 +155,7 @@ class _Scanner:
     ) -> None:
         self._fault_in = fault_in
         self._lines = Lines(source)
-        self._limits = limits
+        self._limits = limits.for_text(source.size)
         self._spool = spool
         self._coder = Coder(zstd_window=limits.zstd_window)
         self._scratch = bytearray()
@@ -232,7 +232,7 @@ class _Scanner:
         if not head or _HEAD.match(head):
             raise LimitError(
                 f"the head is larger than the limit of {limit} bytes",
-                hint=way_over("manifest_bytes"),
+                hint=way_over("manifest_bytes", "None"),
             )
 
     def _head_limit(self) -> int:

@@ -24,14 +24,8 @@ from jsonckpt.destinations import (
 )
 from jsonckpt.errors import ArgumentError, quote
 from jsonckpt.jsontext import BRIEF, collector_paused
-from jsonckpt.names import (
-    is_single,
-    is_url,
-    path_text,
-)
-from jsonckpt.restoring import (
-    thread_count,
-)
+from jsonckpt.names import is_single, is_url, path_text
+from jsonckpt.restoring import thread_count
 from jsonckpt.staging import Buffers
 from jsonckpt.storage import writing
 

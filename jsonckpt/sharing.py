@@ -18,6 +18,7 @@ from jsonckpt.bodies import Body, malformed, single_member
 from jsonckpt.composites import is_composite, join_quantized, join_sparse, split
 from jsonckpt.errors import JsonckptError, UnsupportedTypeError, quote
 from jsonckpt.leaves import Leaf, Shared, note_storages, shared_records, space_of
+from jsonckpt.limits import Copies
 from jsonckpt.memory import (
     borrow,
     dtype_name,
@@ -172,6 +173,7 @@ class StateReader:
     Args:
         loaded: the tensors of the records, row-major, by name.
         chosen: names of the records and views that are wanted; others are OMIT.
+        copies: counts what is made beside the records' memory.
 
     >>> reader = StateReader({"/w": torch.arange(6)}, {"/w", "/v"})
     >>> body = {"name": "/v", "of": "/w", "dtype": "int64", "offset": 1}
@@ -180,8 +182,14 @@ class StateReader:
     tensor([1, 4])
     """
 
-    def __init__(self, loaded: Mapping[str, torch.Tensor], chosen: Collection[str]) -> None:
+    def __init__(
+        self,
+        loaded: Mapping[str, torch.Tensor],
+        chosen: Collection[str],
+        copies: Copies | None = None,
+    ) -> None:
         self._loaded = loaded
+        self.charge = (copies or Copies()).charge
         self._chosen = frozenset(chosen)
         self._views: dict[str, tuple[View, torch.Tensor]] = {}
         self._seen: dict[View, torch.Tensor] = {}
@@ -220,6 +228,8 @@ class StateReader:
                 tensor=place,
                 hint="Load this tensor to the CPU, or exclude it.",
             )
+        if not tensor.is_cpu:
+            self.charge(tensor.nbytes, place)
         try:
             return tensor.cpu().numpy()
         except TypeError as error:
@@ -232,9 +242,9 @@ class StateReader:
             return self._dense(value, f"{at}/{member}")
 
         if tag == "$sparse":
-            return join_sparse(body, part, at)
+            return join_sparse(body, part, at, self.charge)
         if tag == "$quantized":
-            return join_quantized(body, part, at)
+            return join_quantized(body, part, at, self.charge)
         if tag == "$parameter":
             members = Body.of(body, at)
             requires_grad = members.boolean("requires_grad")
@@ -290,7 +300,7 @@ class StateReader:
             # What is seen in the same way at two places is one tensor, as it is where it is tied.
             same = replace(view, name="")
             if same not in self._seen:
-                self._seen[same] = view.on(self._record(view.of, at), at)
+                self._seen[same] = view.on(self._record(view.of, at), at, self.charge)
             self._views[view.name] = (view, self._seen[same])
         seen, tensor = self._views[view.name]
         if seen != view:

@@ -216,7 +216,7 @@ class SkeletonReader:
         if exceeds(length, self._limits.manifest_bytes):
             raise LimitError(
                 f"over {self._limits.manifest_bytes} bytes of text beside the tensors",
-                hint=way_over("manifest_bytes"),
+                hint=way_over("manifest_bytes", "None"),
             )
 
     def _take_head(self, text: bytes) -> bytes:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from jsonckpt.limits import Copies
 from jsonckpt.opening import Container
 from jsonckpt.restoring import Wishes
 from jsonckpt.sharing import StateReader
@@ -113,8 +114,15 @@ class SlotDoor:
     """Reads a state with slots in the place of tensors; what is no plain tensor is read at once."""
 
     def __init__(
-        self, container: Container, wishes: Wishes, read: Callable[[Iterable[str]], Any]
+        self,
+        container: Container,
+        wishes: Wishes,
+        read: Callable[[Iterable[str]], dict[str, torch.Tensor]],
+        copies: Copies,
     ) -> None:
+        self.charge = copies.charge
+        self._copies = copies
+        self._tensors: dict[str, torch.Tensor] = {}
         self._by_name = container.manifest.by_name
         self._chosen = wishes.chosen
         self._read = read
@@ -145,8 +153,11 @@ class SlotDoor:
         return self._door(found).get_array(body, place)
 
     def _door(self, found: list[tuple[str, str, Any]]) -> StateReader:
-        records = [record_of(name, body) for name, _, body in found]
-        return StateReader(self._read(records), {name for name, _, _ in found})
+        records = dict.fromkeys(record_of(name, body) for name, _, body in found)
+        missing = [name for name in records if name not in self._tensors]
+        if missing:
+            self._tensors |= self._read(missing)
+        return StateReader(self._tensors, {name for name, _, _ in found}, self._copies)
 
 
 _WRAPPERS = ("$parameter", "$requires_grad")

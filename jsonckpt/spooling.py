@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import (
-    Mapping,
-    Sequence,
-)
-from contextlib import (
-    ExitStack,
-)
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +13,8 @@ from jsonckpt import storage
 from jsonckpt.checksums import hexdigest
 from jsonckpt.codecs import Coder
 from jsonckpt.errors import IntegrityError, JsonckptError
-from jsonckpt.facts import (
-    Layout,
-)
-from jsonckpt.leftovers import (
-    File,
-)
+from jsonckpt.facts import Layout
+from jsonckpt.leftovers import File
 from jsonckpt.limits import Limits
 from jsonckpt.names import temporary_name
 from jsonckpt.reading import LocalFile

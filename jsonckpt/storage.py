@@ -25,10 +25,7 @@ from jsonckpt.errors import (
 )
 from jsonckpt.libc import linux_call
 from jsonckpt.pipeline import run_ordered
-from jsonckpt.reading import (
-    Descriptor,
-    LocalPlace,
-)
+from jsonckpt.reading import Descriptor, LocalPlace
 from jsonckpt.writeback import Writeback
 
 __all__ = [

@@ -56,7 +56,7 @@ class Sink(Protocol):
 def _line_too_long(limit: int) -> JsonckptError:
     return LimitError(
         f"a line of over {limit} bytes beside the tensors",
-        hint=way_over("manifest_bytes"),
+        hint=way_over("manifest_bytes", "None"),
     )
 
 
@@ -166,6 +166,7 @@ def read_records(
     Raises:
         JsonckptError: the text breaks a rule; the message says in which tensor and chunk.
     """
+    limits = limits.for_text(source.size)
     window = Window(source)
     coder = Coder(zstd_window=limits.zstd_window)
     scratch = bytearray(_SCRATCH)

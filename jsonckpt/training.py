@@ -23,19 +23,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from jsonckpt.errors import (
-    ArgumentError,
-    LimitError,
-    StateMismatchError,
-    quote,
-)
-from jsonckpt.objects import (
-    load_optimizer,
-)
-from jsonckpt.runs import (
-    checkpoints,
-    latest,
-)
+from jsonckpt.errors import ArgumentError, LimitError, StateMismatchError, quote
+from jsonckpt.objects import load_optimizer
+from jsonckpt.runs import checkpoints, latest
 
 __all__ = [
     "Deadline",

@@ -98,6 +98,9 @@ class TensorReader(Protocol):
     def get_array(self, body: Json, place: str) -> Any:
         """The array that ``{"$tensor": name}`` says, in the tensor's memory, or :data:`OMIT`."""
 
+    def charge(self, nbytes: int, place: str) -> None:
+        """Count memory that is about to be made; raises a LimitError where it is too much."""
+
 
 #: ``write(value, encoder, place, level)`` gives the whole JSON value, tag included. ``place`` is
 #: the JSON Pointer of the value in the Python state, ``level`` the nesting that a container has.
@@ -387,6 +390,10 @@ class Decoder:
     def __init__(self, door: TensorReader, rules: Rules) -> None:
         self._door = door
         self._readers = rules.readers
+        #: Before a rule makes memory that the door has not made.
+        self.charge = door.charge
+        #: Arrays that a rule copied out of the door's, by what they were copied from and how.
+        self.copied: dict[object, Any] = {}
         #: How often something was left out so far: a rule that needs its parts whole compares.
         self.omissions = 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -83,8 +84,13 @@ class View:
         if end > nbytes:
             raise malformed(place, f"the view ends at byte {end} of a record of {nbytes} bytes")
 
-    def on(self, record: torch.Tensor, place: str) -> torch.Tensor:
+    def on(
+        self, record: torch.Tensor, place: str, charge: Callable[[int, str], None]
+    ) -> torch.Tensor:
         """The view, in the memory of ``record``.
+
+        Args:
+            charge: told of the bytes that are gone through, and of the place, beforehand.
 
         Raises:
             FormatError: it leads out of the record, or torch has no such tensor; the record is not
@@ -110,11 +116,11 @@ class View:
         except (RuntimeError, TypeError, OverflowError) as error:
             raise malformed(place, f"torch has no view of shape {quote(self.shape)}") from error
         if dtype == torch.bool and record.dtype != torch.bool and not view.is_meta:
-            _require_bools(view, place)
+            _require_bools(view, place, charge)
         return view
 
 
-def _require_bools(view: torch.Tensor, place: str) -> None:
+def _require_bools(view: torch.Tensor, place: str, charge: Callable[[int, str], None]) -> None:
     """A bool of another byte than 0 or 1 is undefined behaviour in torch."""
     if view.numel() == 0:
         return
@@ -124,5 +130,6 @@ def _require_bools(view: torch.Tensor, place: str) -> None:
         # Elements in one place, perhaps very many: look at each byte once, and at those between.
         start = int(seen.storage_offset())
         seen = strided(seen.untyped_storage(), torch.uint8, start, (region.stop,), (1,))
+    charge(seen.numel(), place)
     if int(seen.max()) > 1:
         raise malformed(place, "a bool in the view is neither 0 nor 1")

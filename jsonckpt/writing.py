@@ -16,13 +16,8 @@ import zstandard
 
 from jsonckpt.checksums import hexdigest
 from jsonckpt.codecs import Coder, check_bool
-from jsonckpt.errors import (
-    JsonckptError,
-    WriteError,
-)
-from jsonckpt.facts import (
-    Layout,
-)
+from jsonckpt.errors import JsonckptError, WriteError
+from jsonckpt.facts import Layout
 from jsonckpt.grammar import ShardText
 from jsonckpt.pipeline import Lane, run_ordered, threads_for
 from jsonckpt.plan import Part, RecordPlan, Sized, jobs

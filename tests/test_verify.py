@@ -153,7 +153,7 @@ def test_deep_makes_no_tensor(tmp_path: Path) -> None:
     state = dict(container.manifest.state)
     state["a"] = {"$ndarray": {**state["a"]["$ndarray"], "shape": [1 << 37]}}
     manifest = dataclasses.replace(container.manifest, entries=entries, state=state)
-    check_state(dataclasses.replace(container, manifest=manifest))
+    check_state(dataclasses.replace(container, manifest=manifest), DEFAULT_LIMITS)
 
 
 def test_deep_finds_a_state_that_cannot_be_read(tmp_path: Path) -> None:

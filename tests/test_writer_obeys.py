@@ -96,3 +96,21 @@ def test_the_way_out_helps(
         with pytest.raises(jsonckpt.LimitError) as caught:
             jsonckpt.save(state, tmp_path / name, chunk_size=chunk_size)
         assert way in (caught.value.hint or ""), limits
+
+
+@pytest.mark.parametrize(
+    "state", [[{} for _ in range(600_000)], [0.5] * 1_100_000], ids=["marks", "text"]
+)
+def test_a_state_that_compresses_too_well(tmp_path: Path, state: Any) -> None:
+    """What no reader would take in a compressed file is refused there, and nothing is lost."""
+    path = tmp_path / "c.json.zst"
+    jsonckpt.save({"epoch": 1}, path, sync=False)
+    with pytest.raises(jsonckpt.LimitError, match=r"Save without \.zst"):
+        jsonckpt.save(state, path, sync=False)
+    assert jsonckpt.load(path) == {"epoch": 1}
+    for name in ("c", "c.json"):
+        jsonckpt.save(state, tmp_path / name, sync=False)
+        assert jsonckpt.load(tmp_path / name) == state
+    noise = torch.randint(0, 255, (1 << 20,), dtype=torch.uint8)
+    jsonckpt.save({"x": state, "noise": noise}, path, sync=False)
+    assert jsonckpt.load(path)["x"] == state

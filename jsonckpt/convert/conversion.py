@@ -31,17 +31,8 @@ from jsonckpt.errors import (
     StateMismatchError,
     quote,
 )
-from jsonckpt.limits import (
-    DEFAULT_LIMITS,
-    Limits,
-    checked_limits,
-)
-from jsonckpt.names import (
-    check_single_name,
-    is_url,
-    path_text,
-    without_query,
-)
+from jsonckpt.limits import DEFAULT_LIMITS, Limits, checked_limits
+from jsonckpt.names import check_single_name, is_url, path_text, without_query
 
 __all__ = ["ConvertOptions", "ConvertResult", "convert", "default_output", "run"]
 

@@ -211,7 +211,8 @@ def mend_optimizers(tree: object) -> None:
     """
     if isinstance(tree, list):
         for item in tree:
-            mend_optimizers(item)
+            if type(item) in (dict, list):
+                mend_optimizers(item)
     if not isinstance(tree, dict):
         return
     groups, state = tree.get("param_groups"), tree.get("state")
@@ -244,18 +245,31 @@ def retie(tree: object, wanted: Sequence[tuple[str, str]] = ()) -> Iterator[tupl
     >>> list(retie(state)), state["wte.weight"] is state["lm_head.weight"]
     ([('wte.weight', 'lm_head.weight')], True)
     """
-    if isinstance(tree, list):
-        for item in tree:
-            yield from retie(item, wanted)
-    if not isinstance(tree, dict):
-        return
-    for first, second in [*TIED_PAIRS, *wanted]:
-        for prefix in ("", "module.", "_orig_mod.", "model."):
-            kept, other = tree.get(prefix + first), tree.get(prefix + second)
+    pairs = [
+        (prefix + first, prefix + second)
+        for first, second in [*TIED_PAIRS, *wanted]
+        for prefix in ("", "module.", "_orig_mod.", "model.")
+    ]
+    for thing in _objects(tree):
+        if sum(isinstance(value, torch.Tensor) for value in thing.values()) < 2:
+            continue
+        for first, second in pairs:
+            kept, other = thing.get(first), thing.get(second)
             if not isinstance(kept, torch.Tensor) or not isinstance(other, torch.Tensor):
                 continue
             if kept is not other and same_bits(kept, other):
-                tree[prefix + second] = kept
-                yield prefix + first, prefix + second
-    for value in tree.values():
-        yield from retie(value, wanted)
+                thing[second] = kept
+                yield first, second
+
+
+def _objects(tree: object) -> Iterator[dict[str, Any]]:
+    """Every object that is not empty, outer ones first."""
+    pending = [tree]
+    while pending:
+        thing = pending.pop()
+        if isinstance(thing, dict):
+            yield thing
+        elif not isinstance(thing, list):
+            continue
+        inner = thing.values() if isinstance(thing, dict) else thing
+        pending += reversed([item for item in inner if type(item) in (dict, list) and item])

@@ -23,6 +23,7 @@ from jsonckpt.convert.lifting import ByteSource, Lifter, Numbers, Text
 from jsonckpt.convert.payloads import PICKLE_HEADS, Payload, TensorBuilder, base64_pieces
 from jsonckpt.convert.spool import Scratch, Spool
 from jsonckpt.errors import FormatError, IncompleteCheckpointError, JsonckptError, LimitError, quote
+from jsonckpt.limits import DEFAULT_LIMITS, exceeds
 from jsonckpt.names import escape, join
 
 __all__ = ["ForeignOptions", "read_foreign"]
@@ -44,6 +45,7 @@ class ForeignOptions:
         shapes: for flattened lists, the shape by key or name.
         load_pickle: reads a file of ``torch.save`` that was embedded as base64; ``None`` refuses.
         limit: raw bytes that compressed data may unfold to.
+        marks: values, names and brackets beside arrays of numbers; ``None`` for any number.
     """
 
     plain_lists: bool = False
@@ -51,6 +53,7 @@ class ForeignOptions:
     shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
     load_pickle: Callable[[Path], Any] | None = None
     limit: int = 1 << 30
+    marks: int | None = DEFAULT_LIMITS.marks
 
 
 def read_foreign(
@@ -99,6 +102,7 @@ class _Reader:
         self._without_dtype = 0
         self._summary: str | None = None
         self._text_bytes = 0
+        self._marks = 0
 
     def read(self, source: ByteSource, advance: Callable[[int], None]) -> Any:
         events = ijson.sendable_list()
@@ -106,6 +110,13 @@ class _Reader:
 
         def take(text: bytes) -> None:
             _guarded(parser.send, text)
+            # Each becomes some 60 bytes of Python, whatever it takes in a compressed file.
+            self._marks += len(events)
+            if exceeds(self._marks, self._options.marks):
+                raise LimitError(
+                    f"over {self._options.marks:,} values and brackets besides arrays of numbers",
+                    hint="Pass --limit marks=none if it is meant.",
+                )
             for event, value in events:
                 self._event(event, value)
             del events[:]
@@ -141,7 +152,7 @@ class _Reader:
         elif event in ("end_map", "end_array"):
             thing = self._stack.pop()
             self._keys.pop()
-            self._place(self._interpret(thing) if event == "end_map" else thing)
+            self._place(self._interpret(thing) if thing and event == "end_map" else thing)
         elif event == "number":
             self._place(value if isinstance(value, int) else self._float(value))
         elif event == "string":
@@ -257,7 +268,10 @@ class _Reader:
         if isinstance(value, Text):
             return self._text(value, pointer)
         if isinstance(value, list):
-            return [self._settle(item, f"{pointer}/{i}") for i, item in enumerate(value)]
+            for i, item in enumerate(value):
+                if type(item) not in _SETTLED:
+                    value[i] = self._settle(item, f"{pointer}/{i}")
+            return value
         if isinstance(value, dict):
             for key, item in value.items():
                 below = f"{pointer}/{escape(key)}"
@@ -326,6 +340,7 @@ class _Reader:
         )
 
 
+_SETTLED = frozenset({str, int, float, bool, type(None)})
 _JSONPICKLE_SCALAR = frozenset({"py/object", "dtype", "value"})
 
 

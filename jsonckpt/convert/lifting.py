@@ -38,9 +38,19 @@ MAX_SKELETON = 64 << 20
 
 _SPECIAL = re.compile(rb'["\[]')
 _BACKSLASH = ord("\\")
-_REST_OF_STRING = re.compile(rb'[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_OPEN, _CLOSE = b"[]"
+#: Short strings without escapes and what stands before them, but for keys of arrays, and for what
+#: must be looked at more closely.
+_SHORT_STRINGS = re.compile(
+    rb'(?:[^"\[NI\f\v]{0,4000}"[^"\\]{0,64}"'
+    rb"(?=[ \t\r\n]*[,\]}]|[ \t\r\n]*:[ \t\r\n]*[^ \t\r\n\[])){1,500}"
+)
+#: Bytes of a string looked through at once for its end.
+_STRING_BLOCK = 64 << 10
 _COLON = re.compile(rb"[ \t\r\n]*:[ \t\r\n]*")
 _BRACKETS = re.compile(rb"\[[ \t\r\n\[]{0,256}")
+#: To lift these few numbers of a tensor takes longer than to read them.
+_TINY_ARRAY = re.compile(rb"\[[-0-9.eE, \t\r\n\[\]]{0,64}\]")
 _STARTS_NUMBER = frozenset(b"-0123456789NItf]")
 _NOT_FINITE = re.compile(rb"-?Infinity|NaN")
 #: What ends a number or a word, for the search backwards from the end of a buffer.
@@ -156,6 +166,12 @@ class Lifter:
 
     def _step(self) -> bool:
         """Take one string, array or stretch of other text. False at the end."""
+        run = _SHORT_STRINGS.match(self._buffer, self._position)
+        if run is not None:
+            self._check_numbers(run[0])
+            self._push(run[0])
+            self._position = run.end()
+            return True
         match = _SPECIAL.search(self._buffer, self._position)
         if match is None:
             return self._plain_to_end()
@@ -184,15 +200,19 @@ class Lifter:
 
     def _plain(self, text: bytes) -> None:
         """Pass on text that holds no string."""
-        if len(text) > MAX_NUMBER:
-            words = text.translate(_BLANK_ALL_BUT_NUMBERS).split()
-            if any(len(word) > MAX_NUMBER for word in words):
-                raise LimitError(f"a number of more than {MAX_NUMBER:,} characters")
+        self._check_numbers(text)
         if b"\f" in text or b"\v" in text:  # blanks to yajl, not to JSON
             raise FormatError("a form feed or vertical tab between values")
         if b"N" in text or b"I" in text:
             text = _NOT_FINITE.sub(self._not_finite, text)
         self._push(text)
+
+    @staticmethod
+    def _check_numbers(text: bytes) -> None:
+        if len(text) > MAX_NUMBER:
+            words = text.translate(_BLANK_ALL_BUT_NUMBERS).split()
+            if any(len(word) > MAX_NUMBER for word in words):
+                raise LimitError(f"a number of more than {MAX_NUMBER:,} characters")
 
     def _not_finite(self, match: re.Match[bytes]) -> bytes:
         return f'"{self.key}:{match[0].decode()}"'.encode()
@@ -222,8 +242,19 @@ class Lifter:
         end = self._buffer.find(b'"', start)
         if end <= start or self._buffer[end - 1] != _BACKSLASH:
             return end
-        match = _REST_OF_STRING.match(self._buffer, start)
-        return -1 if match is None else match.end() - 1
+        size = 64  # no more than the string may take: many short ones may follow
+        while start < len(self._buffer):
+            block = self._buffer[start : start + size]
+            size = min(4 * size, _STRING_BLOCK)
+            if (len(block) - len(block.rstrip(b"\\"))) % 2:
+                # An escape must not be torn apart.
+                block = self._buffer[start : start + len(block) + 1]
+            plain = block.replace(b"\\\\", b"__").replace(b'\\"', b"__")
+            end = plain.find(b'"')
+            if end >= 0:
+                return start + end
+            start += len(block)
+        return -1
 
     def _long_string(self) -> None:
         self._flush()
@@ -259,12 +290,23 @@ class Lifter:
             self._position = brackets.end()
             return
         payload = key in PAYLOAD_KEYS
-        window, bounded = self._window()
-        if not payload and bounded and len(window) <= SHORT_ARRAY:
+        tiny = _TINY_ARRAY.match(self._buffer, self._position)
+        if tiny is not None and (length := _length_of_array(tiny[0], payload)):
+            self._pass_on(length)
+            return
+        window, bounded = self._window(SHORT_ARRAY)
+        if not payload and bounded:
             self._pass_on(len(window))
             return
         parser = ArrayParser(self._scratch.append)
-        scan = parser.scan(window)
+        # As much as the array takes, not as much as there is: many short ones may follow.
+        size = SHORT_ARRAY
+        while True:
+            window, bounded = self._window(size)
+            scan = parser.scan(window)
+            if scan.end is not None or bounded or size >= WINDOW:
+                break
+            size *= 4
         if scan.end is None and bounded:
             # Strings or objects among the numbers: the parser takes them one by one.
             self._pass_on(len(window))
@@ -284,13 +326,13 @@ class Lifter:
         self._plain(self._buffer[self._position : self._position + length])
         self._position += length
 
-    def _window(self) -> tuple[bytes, bool]:
+    def _window(self, size: int = WINDOW) -> tuple[bytes, bool]:
         """What follows, up to the first byte that no array of numbers holds.
 
         Returns:
-            At most ``WINDOW`` bytes, and whether such a byte ended them.
+            At most ``size`` bytes, and whether such a byte ended them.
         """
-        upto = min(self._position + WINDOW, len(self._buffer))
+        upto = min(self._position + size, len(self._buffer))
         limit = upto
         for byte in (b'"', b"{", b"}"):
             found = self._buffer.find(byte, self._position, limit)
@@ -365,6 +407,21 @@ class Lifter:
         self._start += self._position
         self._position = 0
         self._buffer = b"".join(parts)
+
+
+def _length_of_array(text: bytes, payload: bool) -> int:
+    """Up to the bracket that closes the first one; 0 where none does, or its shape is in doubt."""
+    depth = 0
+    for position, byte in enumerate(text):
+        if byte == _OPEN:
+            depth += 1
+        elif byte == _CLOSE:
+            depth -= 1
+            if depth == 0:
+                # A tensor of brackets alone has a shape that only the other way knows.
+                known = not payload or position == 1 or text[:position].strip(b"[], ")
+                return position + 1 if known else 0
+    return 0
 
 
 def _check_surrogates(token: bytes) -> None:

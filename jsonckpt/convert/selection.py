@@ -12,18 +12,9 @@ import torch
 
 from jsonckpt.convert.pieces import blocks
 from jsonckpt.convert.spool import Spool
-from jsonckpt.errors import (
-    JsonckptError,
-    LimitError,
-)
-from jsonckpt.facts import (
-    is_dense,
-)
-from jsonckpt.names import (
-    join,
-    refuse_unmatched,
-    selector,
-)
+from jsonckpt.errors import JsonckptError, LimitError
+from jsonckpt.facts import is_dense
+from jsonckpt.names import join, refuse_unmatched, selector
 
 __all__ = ["cast", "choose", "drop_optimizers", "is_optimizer", "named_tensors"]
 

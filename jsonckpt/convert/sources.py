@@ -20,13 +20,7 @@ from jsonckpt.convert.progress import Progress
 from jsonckpt.convert.safetensorsfile import load_safetensors, load_sharded
 from jsonckpt.convert.spool import Spool
 from jsonckpt.convert.torchfiles import find_unpacked, load_torch_file, load_unpacked
-from jsonckpt.errors import (
-    CheckpointNotFoundError,
-    FormatError,
-    JsonckptError,
-    LimitError,
-    quote,
-)
+from jsonckpt.errors import CheckpointNotFoundError, FormatError, JsonckptError, LimitError, quote
 from jsonckpt.limits import DEFAULT_LIMITS, Limits
 
 __all__ = ["ReadOptions", "Source", "read_source"]
@@ -223,7 +217,12 @@ def _read_json(
     if options.unsafe_pickle:
         load_pickle = partial(load_torch_file, directory=options.spool, unsafe_pickle=True)
     foreign = ForeignOptions(
-        options.plain_lists, options.tie, options.shapes, load_pickle=load_pickle, limit=limit
+        options.plain_lists,
+        options.tie,
+        options.shapes,
+        load_pickle=load_pickle,
+        limit=limit,
+        marks=options.limits.for_text(size).marks,
     )
     with path.open("rb") as file:
         if unpack is None:

@@ -95,6 +95,11 @@ def _open(path: str, **options: Any) -> Any:
         return checkpoint.load()
 
 
+def _state(path: str, **options: Any) -> Any:
+    with jsonckpt.open(path, **options) as checkpoint:
+        return checkpoint.state()
+
+
 def _load_into(path: str, **options: Any) -> Any:
     target: dict[str, Any] = {name: torch.zeros(3, 4) for name in ("w", "tied")}
     target |= {
@@ -128,6 +133,7 @@ DOORS: dict[str, Callable[..., Any]] = {
     "stream": _stream,
     "verify": _verify,
     "open": _open,
+    "state": _state,
     "load_into": _load_into,
     "deep": _deep,
     "recover": _recover,

@@ -170,6 +170,35 @@ def test_brackets_cost_memory_only_up_to_a_limit(child: Child, tmp_path: Path) -
         refused(child, path, LimitError, "10.* brackets and strings or more", growth=128 << 20)
 
 
+@pytest.mark.parametrize(
+    "unit", [b"{}", b"[]", b'""', b'{"a":1}', b"0.5", b"1000", b'{"$tuple":[]}', b'{"$set":[]}']
+)
+def test_a_small_compressed_file_stays_small(unit: bytes, child: Child, tmp_path: Path) -> None:
+    """8 MB of one value, in a file of a kilobyte or two."""
+    forgery = good()
+    forgery.state["x"] = Raw(b"[" + b",".join([unit] * ((8 << 20) // (len(unit) + 1))) + b"]")
+    path = write(forgery, "zst", tmp_path)
+    assert path.stat().st_size < 4_000
+    refused(child, path, LimitError, "marks=None|manifest_bytes=None", growth=64 << 20)
+    outcome = child.ask(path, "indexed", {"marks": None, "manifest_bytes": None})
+    assert not outcome.error, outcome.message
+
+
+@pytest.mark.parametrize("unit", [b"{}", b'{"a":1}', b"0.5", b"1000", b'{"":{}}'])
+def test_what_a_small_compressed_file_takes_at_most(
+    unit: bytes, child: Child, tmp_path: Path
+) -> None:
+    """As much text, and as many brackets and strings, as the limits let by."""
+    count = min((4 << 20) // (len(unit) + 1), 1_000_000 // max(1, marks_of(unit))) - 1_000
+    forgery = good()
+    forgery.state["x"] = Raw(b"[" + b",".join([unit] * count) + b"]")
+    path = write(forgery, "zst", tmp_path)
+    for door in (*doors_of(path), "deep", "recover"):
+        outcome = child.ask(path, door)
+        assert not outcome.error, f"{door}: {outcome.message}"
+        assert outcome.growth < 160 << 20, f"{door} took {outcome.growth >> 20} MiB"
+
+
 def test_every_limit_has_a_test() -> None:
     tested = {bound.field for bound in BOUNDS.values()}
     tested |= {"manifest_bytes", "zstd_window", "expansion", "marks"}
