@@ -143,8 +143,8 @@ class _Into:
         plan = Match(self.cast, self.strict)
         loading, value = self._state(container, reader)
         with collector_paused():
-            match(value, self.target, "", plan, None)
             try:
+                match(value, self.target, "", plan, None)
                 # A pattern may also be there for what the target alone has.
                 loading.check_selectors(plan.missing)
             except JsonckptError as error:

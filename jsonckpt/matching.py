@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import (
     Callable,
     ItemsView,
@@ -17,7 +18,7 @@ from typing import Any
 
 import torch
 
-from jsonckpt.errors import ArgumentError, StateMismatchError, quote
+from jsonckpt.errors import ArgumentError, StateMismatchError, UnsupportedTypeError, quote
 from jsonckpt.memory import dtype_name
 from jsonckpt.names import join
 from jsonckpt.objects import (
@@ -29,6 +30,7 @@ from jsonckpt.objects import (
     refusal,
 )
 from jsonckpt.slots import LEFT_OUT, Slot, filled, leaves_in, same_state, slots_in
+from jsonckpt.tensors import require_fillable
 
 __all__ = ["Match", "OwnLoader", "check_target", "match"]
 
@@ -80,12 +82,21 @@ class Match:
         return False
 
     def fill(self, slot: Slot, tensor: torch.Tensor) -> None:
-        """Fill an existing tensor, if it fits."""
-        if not _is_dense(tensor):
+        """Fill an existing tensor, if it fits.
+
+        Raises:
+            UnsupportedTypeError: no tensor could: it has no memory of its own.
+        """
+        if not tensor.is_nested and not _is_dense(tensor):
             self.mismatched.append(
                 f"{slot.name}: a dense tensor in the checkpoint, {_kind(tensor)} in the target"
             )
-        elif tuple(tensor.shape) != slot.shape:
+            return
+        try:
+            require_fillable(tensor)
+        except UnsupportedTypeError as error:
+            raise error.at(tensor=slot.name)  # noqa: B904, the same error with its place
+        if tuple(tensor.shape) != slot.shape:
             self.mismatched.append(
                 f"{slot.name}: shape {list(slot.shape)} in the checkpoint, "
                 f"{list(tensor.shape)} in the target"
@@ -142,10 +153,10 @@ def check_target(target: Any, place: str = "", above: tuple[int, ...] = ()) -> N
     spent = isinstance(target, (Iterator, KeysView, ValuesView, ItemsView))
     if isinstance(target, type) or spent or not (place or hasattr(target, "load_state_dict")):
         hint = "Give a dict or list of tensors, modules, optimizers and objects with"
-        raise ArgumentError(
-            f"{where} is {quote(target, 60)}, which cannot be filled",
-            hint=f"{hint} load_state_dict, or one of these alone.",
-        )
+        hint = f"{hint} load_state_dict, or one of these alone."
+        if isinstance(target, (str, os.PathLike)):
+            hint = "The order is load_into(target, path)."
+        raise ArgumentError(f"{where} is {quote(target, 60)}, which cannot be filled", hint=hint)
 
 
 def match(value: Any, target: Any, place: str, plan: Match, assign: Assign | None) -> None:

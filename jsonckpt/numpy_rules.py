@@ -94,7 +94,8 @@ def _write_array(value: _Array, encoder: Encoder, place: str, level: int) -> Jso
 
 def _as_tensor(value: _Array) -> _Array:
     """The elements as a C-contiguous little-endian array of numbers; no copy where it is one."""
-    if not value.flags.c_contiguous:
+    # torch takes no negative stride, which NumPy may have where a size is 0 or 1.
+    if not value.flags.c_contiguous or any(step < 0 for step in value.strides):
         value = value.copy(order="C")
     if value.dtype.str[0] == ">":
         # Swapped as bytes: a conversion of floats might change what a NaN holds.

@@ -32,6 +32,7 @@ from jsonckpt.memory import (
     few_dimensions,
     flat_bytes,
     fresh_storage,
+    is_wrapped,
     is_flat,
     layout_of,
     parts,
@@ -48,6 +49,7 @@ __all__ = [
     "Target",
     "byte_count",
     "dtype_name",
+    "require_fillable",
     "torch_dtype",
 ]
 
@@ -343,7 +345,12 @@ class Target:
                 f"the checkpoint has shape {quote(list(shape))}, "
                 f"the target has {list(tensor.shape)}"
             )
-        _require_writable(tensor)
+        require_fillable(tensor)
+        if any(step == 0 and size > 1 for size, step in zip(tensor.shape, tensor.stride())):
+            raise UnsupportedTypeError(
+                "cannot fill an expanded tensor in place: several elements are one memory cell",
+                hint="Give the target memory of its own with .clone().",
+            )
         kind = torch_dtype(dtype)
         if kind != tensor.dtype:
             if not cast:
@@ -441,7 +448,17 @@ def _require_bool(raw: torch.Tensor) -> None:
         raise FormatError("a bool is neither 0 nor 1")
 
 
-def _require_writable(tensor: torch.Tensor) -> None:
+def require_fillable(tensor: torch.Tensor) -> None:
+    """Refuse a target that has no memory of its own.
+
+    Raises:
+        UnsupportedTypeError: it has none, or is no dense tensor.
+    """
+    if tensor.is_nested or is_wrapped(tensor):
+        raise UnsupportedTypeError(
+            f"cannot fill a {type(tensor).__name__} that is nested or wrapped by a transform",
+            hint="Load it instead of loading into it.",
+        )
     plain = tensor.detach()
     if type(plain) is not torch.Tensor or plain.layout != torch.strided or plain.is_quantized:
         raise UnsupportedTypeError(
@@ -452,11 +469,6 @@ def _require_writable(tensor: torch.Tensor) -> None:
         raise UnsupportedTypeError(
             "cannot fill a tensor on the meta device: it has no memory",
             hint="Give it memory first, for instance with module.to_empty(device='cpu').",
-        )
-    if any(step == 0 and size > 1 for size, step in zip(plain.shape, plain.stride())):
-        raise UnsupportedTypeError(
-            "cannot fill an expanded tensor in place: several elements are one memory cell",
-            hint="Give the target memory of its own with .clone().",
         )
     require_memory(plain)
     require_address(plain)
