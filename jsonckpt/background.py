@@ -199,41 +199,40 @@ class PendingSave(Generic[Result]):
             here: whether the thread is the caller's own: a Ctrl-C is raised at once.
         """
         me = _Runner(threading.get_ident())
+        result: Result | None = None
+        error: BaseException | None = None
+        told = False
         try:
             if self._runner.setdefault("it", me) is not me or self._finished:
                 return
             work = self._work
             assert work is not None
-            self._finish(work(self._gate), None)
-        except BaseException as error:
+            result = work(self._gate)
+        except BaseException as raised:
             # Carried to whoever asks for the result, or to the next call.
-            work = None
-            if self._runner["it"] is me:
-                try:
-                    _clear_frames(error)
-                finally:
-                    self._finish(None, error)
-            if here and not isinstance(error, Exception):
-                self._told = True
+            work, error = None, raised
+            told = here and raised.__class__ is KeyboardInterrupt
+            _clear_frames(raised)
+            if told:
                 raise
-
-    def _finish(self, result: Result | None, error: BaseException | None) -> None:
-        """Say how it ended; the first one to say it is right. What is needed needs no memory."""
-        if self._finished:
-            return
-        self._work = None
-        self._told = isinstance(error, SaveCancelledError)
-        self._result, self._error = result, error
-        self._gate._closed = True
-        self._finished = True
-        self._over.is_open = True
-        self._over.open()
+        finally:
+            # Whatever else fails, here it is said how it ended: without a call, which could fail.
+            if "it" in self._runner and self._runner["it"] is me and not self._finished:
+                self._work = None
+                self._told = told or error.__class__ is SaveCancelledError
+                self._result, self._error = result, error
+                self._gate._closed = True
+                self._finished = self._over.is_open = True
+                self._over.open()
 
     def _withdraw(self) -> None:
         """Whether the thread was started nobody knows; if it was, it stops before its commit."""
         me = _Runner(threading.get_ident())
         if self._runner.setdefault("it", me) is me:
-            self._finish(None, SaveCancelledError("the save could not be started"))
+            self._work = None
+            self._error, self._told = SaveCancelledError("the save could not be started"), True
+            self._finished = self._gate._cancelled = self._over.is_open = True
+            self._over.open()
         else:
             self._gate.cancel()
 

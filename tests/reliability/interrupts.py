@@ -20,7 +20,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import CodeType, FrameType
@@ -311,7 +311,13 @@ def _try(
 
 
 def run(
-    *, full: bool, seed: int, scratch: Path, most: int = 12, log: TextIO | None = None
+    *,
+    full: bool,
+    seed: int,
+    scratch: Path,
+    most: int = 12,
+    log: TextIO | None = None,
+    kinds: Iterable[str] = KINDS,
 ) -> Report:
     """Every place of every kind; without ``full`` so many of each, drawn by the seed."""
     report = Report()
@@ -327,14 +333,20 @@ def run(
         mock.patch.object(threading, "excepthook", return_value=None),
         mock.patch.object(sys, "unraisablehook", return_value=None),
     ):
-        _run_all(report, dice if not full else None, room, most, log)
+        _run_all(report, kinds, dice if not full else None, room, most, log)
     return report
 
 
 def _run_all(
-    report: Report, dice: random.Random | None, room: Path, most: int, log: TextIO | None
+    report: Report,
+    kinds: Iterable[str],
+    dice: random.Random | None,
+    room: Path,
+    most: int,
+    log: TextIO | None,
 ) -> None:
-    for name, kind in KINDS.items():
+    for name in kinds:
+        kind = KINDS[name]
         room.mkdir(exist_ok=True)
         lay_out(room, {})
         kind.before(room)
@@ -433,6 +445,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--full", action="store_true", help="every place")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--kind", action="append", choices=KINDS, help="only this kind")
     parser.add_argument("--most", type=int, default=12, help="of each kind, without --full")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
@@ -442,6 +455,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             seed=options.seed,
             scratch=Path(scratch),
             most=options.most,
+            kinds=options.kind or KINDS,
             log=sys.stderr,
         )
     for line in report.words[:60]:
