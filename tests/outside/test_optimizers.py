@@ -144,6 +144,8 @@ def kinds() -> list[Kind]:
             dtype is torch.float32 or "fused" in implementation
         ):
             continue
+        if layout is torch.channels_last and info.name == "LBFGS":
+            continue  # torch's own takes row-major gradients only
         if supported:
             found.append(Kind(info, implementation, dtype, layout, device))
     return found

@@ -26,6 +26,7 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -198,6 +199,8 @@ def _fork(work: Callable[[], None], log: _Log) -> int:
         code = 1
         try:
             torch.set_num_threads(1)
+            # One that is being written, or rotated away, while a reader looks for the latest.
+            warnings.filterwarnings("ignore", ".*is passed over", RuntimeWarning)
             work()
             code = 0
         except BaseException as error:
