@@ -188,8 +188,7 @@ class _Into:
             loading = Loading(state, self.wishes, reader.copies)
             loading.check(by_name)
             # Before anything is allocated: the limit on that rests on the files' true sizes.
-            needed = (entry.shard for name, entry in by_name.items() if loading.wants(name))
-            container.check_files(needed, reader.copies)
+            loading.check_files(container)
             door = SlotDoor(container, self.wishes, reader.read_records, reader.copies)
             return loading, decode_state(state, door, rules=default_rules())
         except JsonckptError as error:

@@ -181,9 +181,7 @@ def _load_container(
     loading = Loading(container.manifest.state, wishes, copies)
     loading.check(by_name)
     loading.check_selectors()
-    needed = (entry.shard for name, entry in by_name.items() if loading.wants(name))
-    all_shards = range(len(container.manifest.shards))
-    container.check_files(all_shards if loading.wants_all else needed, copies)
+    loading.check_files(container)
     targets = allocate_targets(
         wishes, [entry for name, entry in by_name.items() if loading.wants(name)]
     )

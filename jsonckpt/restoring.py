@@ -10,10 +10,11 @@ import torch
 
 from jsonckpt.dtypes import DTYPES
 from jsonckpt.errors import ArgumentError, FormatError, LimitError, quote
-from jsonckpt.facts import Entry
-from jsonckpt.limits import Copies
+from jsonckpt.facts import Entry, claimed_bytes
+from jsonckpt.limits import Copies, exceeds
 from jsonckpt.memory import collapse, fresh_storage, strided
 from jsonckpt.names import Selector, Unmatched, join, refuse_unmatched, selector
+from jsonckpt.opening import Container
 from jsonckpt.pipeline import default_threads
 from jsonckpt.placement import MapLocation, Placement, placement
 from jsonckpt.registry import default_rules
@@ -145,6 +146,23 @@ class Loading:
         keys = self._state if isinstance(self._state, dict) else ()
         places = [f"{join('', key)}/" for key in keys]
         self._wishes.check([*known, *names], places)
+
+    def check_files(self, container: Container) -> None:
+        """Whether the files of what is needed are there, in the sizes that the manifest says.
+
+        To be called before memory is allocated. A file that is not needed is looked at, too, where
+        the others alone could not hold so many bytes: else its size would be a mere claim.
+
+        Raises:
+            IncompleteCheckpointError, FormatError, UnsafePathError: one is not.
+        """
+        entries = container.manifest.by_name
+        needed = [entry for name, entry in entries.items() if self.wants(name)]
+        container.check_files((entry.shard for entry in needed), self._copies)
+        nbytes = claimed_bytes((entry.nbytes, entry.layout) for entry in needed)
+        most = self._copies.limits.total_bytes(self._copies.on_disk)
+        if self.wants_all or exceeds(nbytes, most):
+            container.check_files(range(len(container.manifest.shards)), self._copies)
 
     def keep(self, record: str, tensor: torch.Tensor) -> None:
         """A record has been read and checked."""

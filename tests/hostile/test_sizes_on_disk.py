@@ -94,3 +94,27 @@ def test_verify_says_so(tmp_path: Path) -> None:
     _lie(path)
     report = jsonckpt.verify(path)
     assert any(f"the manifest says {2**60}" in str(problem) for problem in report.problems)
+
+
+@pytest.mark.parametrize("door", ["load", "load_into"])
+def test_a_lie_about_a_file_that_is_not_needed(tmp_path: Path, door: str) -> None:
+    """It lifts the limit on the total, for a tensor in a file whose size is true."""
+    path = tmp_path / "c"
+    state = {"zeros": torch.zeros(1_000_000), "one": torch.ones(100_000)}
+    jsonckpt.save(
+        state, path, encoding="list", compression="zstd", max_shard_size="1MB", sync=False
+    )
+    manifest = path / "manifest.json"
+    shards = json.loads(manifest.read_text())["shards"]
+    assert len(shards) == 2
+    lie = manifest.read_text().replace(f'"bytes":{shards[1]["bytes"]}', f'"bytes":{2**50}', 1)
+    manifest.write_text(lie.rpartition('"seal"')[0] + '"seal":null}\n')
+    limits = jsonckpt.Limits(total_floor=100, expansion=2)
+    read: dict[str, Callable[[], Any]] = {
+        "load": lambda: jsonckpt.load(path, include="/zeros", limits=limits),
+        "load_into": lambda: jsonckpt.load_into(
+            {"zeros": torch.zeros(1_000_000)}, path, include="/zeros", limits=limits
+        ),
+    }
+    with pytest.raises(jsonckpt.IncompleteCheckpointError, match=f"the manifest says {2**50}"):
+        read[door]()
