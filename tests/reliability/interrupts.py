@@ -304,7 +304,8 @@ def _try(
     if saving._background._preparing:
         saving._background._preparing = False
         wrong = wrong or "no later save_async gets its turn"
-    gc.collect(0)
+    if _descriptors() != opened:
+        gc.collect()  # other libraries' objects may lie in cycles
     if not wrong and _descriptors() != opened:
         wrong = "a descriptor is left open"
     return outcome, wrong
