@@ -93,17 +93,19 @@ class SpoolFile:
         """Remove it."""
         self._file.abandon()
 
+    def __del__(self) -> None:
+        # An interrupt on the way to the removal, or in it.
+        self.remove()
+
 
 def spool_beside(target: Path, stack: ExitStack) -> SpoolFile:
     """A temporary file beside ``target``, removed when ``stack`` ends."""
     made: list[Path] = []
     # A name that gc knows, should this be killed.
     spool = SpoolFile(target.with_name(temporary_name(target.name, secrets.token_hex(6))))
-    # What removes it is there before it is: an interrupt may come between any two calls. And it is
-    # there twice, for one may come while it is removed.
-    for _ in range(2):
-        stack.callback(storage.remove_directories, made)
-        stack.callback(spool.remove)
+    # What removes it is there before it is: an interrupt may come between any two calls.
+    stack.callback(storage.remove_directories, made)
+    stack.callback(spool.remove)
     storage.make_directory(target.parent, made, sync=False)
     spool.create()
     return spool
