@@ -75,10 +75,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Compare jsonckpt with its peers. A full run takes about ten minutes and "
+        description="Compare jsonckpt with its peers. A full run takes about 15 minutes and "
         "writes docs/benchmarks.md; any other run only prints, unless --output is given.",
     )
-    parser.add_argument("--quick", action="store_true", help="small states, about 90 seconds")
+    parser.add_argument("--quick", action="store_true", help="small states, about 3 minutes")
     parser.add_argument(
         "--only", choices=list(GROUPS), action="append", help="one group; may be repeated"
     )

@@ -59,7 +59,10 @@ LABELS = {
 def run(settings: Settings) -> Section:
     """Each operation once in new processes, which take turns."""
     checkpoint = states.map_state(states.trained(settings.cache, quick=settings.quick))
-    sizes = (16_000_000, 72_000_000) if settings.quick else (16_000_000, 180_000_000, 720_000_000)
+    sizes = (72_000_000,) if settings.quick else (16_000_000, 180_000_000, 720_000_000)
+    middle = sizes[len(sizes) // 2]
+    places = settings.places[:1] if settings.quick else settings.places
+    rounds = 2 if settings.quick else 5
     section = Section(
         "first",
         "First operation of a new process",
@@ -68,13 +71,13 @@ def run(settings: Settings) -> Section:
         f"{_TIMES}rd time in the same process. Medians, in parentheses the least and the most; a "
         "ratio compares the processes of one round. Above 1.00x jsonckpt is the faster one.",
     )
-    for place in settings.places:
+    for place in places:
         for size in sizes if place is settings.fast else sizes[-1:]:
             state = states.large(checkpoint, size)
             path = states.write_state(state, settings.fast.path / "first.pt")
             for race in RACES:
-                if race.everywhere or (place is settings.fast and size == sizes[1]):
-                    _add(section, settings.rounds + 2, place, race, path, size)
+                if race.everywhere or (place is settings.fast and size == middle):
+                    _add(section, rounds, place, race, path, size)
             remove(path)
     return section
 

@@ -15,7 +15,7 @@ Written by `python -m benchmarks`, all in one run. Measure it anew with
 
 ```
 pip install -e ".[bench]"                # and, for all peers: pip install tensordict h5py zipnn
-python -m benchmarks                     # at most 10 minutes; --quick: at most 90 seconds
+python -m benchmarks                     # about 15 minutes; --quick: about 3
 python -m benchmarks --only first        # a group; --help lists them
 pytest benchmarks --benchmark-autosave                        # jsonckpt alone: keep the figures
 pytest benchmarks --benchmark-compare                         # at another commit: beside the last

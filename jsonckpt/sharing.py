@@ -331,14 +331,17 @@ def _require_plain(value: torch.Tensor) -> None:
             f"a {kind.__name__} has no shape yet",
             hint="Run the module once, so that it learns its shapes, before saving.",
         )
-    require_whole(value)
-    if kind is not torch.Tensor and kind is not torch.nn.Parameter:
+    plain = kind is torch.Tensor or kind is torch.nn.Parameter
+    own = vars(value)
+    if own or not plain:  # next to no tensor has attributes, and there may be thousands
+        require_whole(value)
+    if not plain:
         raise UnsupportedTypeError(
             f"cannot write the tensor subclass {kind.__module__}.{kind.__qualname__}",
             hint=f"Call jsonckpt.register({kind.__name__}, ...) before saving, or save the plain"
             " tensors in it.",
         )
-    attributes = [name for name in vars(value) if name[:1] != "_" and name not in _TORCHS_OWN]
+    attributes = [name for name in own if name[:1] != "_" and name not in _TORCHS_OWN]
     if attributes:
         raise UnsupportedTypeError(
             f"the tensor has the attribute {quote(attributes[0])}, which would be lost",

@@ -113,6 +113,10 @@ class SpoolFile:
         """Remove it."""
         self._file.abandon()
 
+    def __del__(self) -> None:
+        # An interrupt on the way to the removal, or in it.
+        self.remove()
+
 
 def spool_beside(target: Path, stack: ExitStack) -> SpoolFile:
     """A temporary file beside ``target``, removed when ``stack`` ends."""

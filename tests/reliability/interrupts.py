@@ -287,6 +287,9 @@ def _try(
     opened = _descriptors()
     raised = _traced(kind, room, tracer, everywhere=error is MemoryError)
     wrong = _settle()
+    if raised is not None:
+        raised.__context__ = raised.__cause__ = None  # they hold on to frames
+        gc.collect()
     outcome, badly = _ended(kind, room, before)
     wrong = wrong or badly
     if tracer.raised and raised is None and error is KeyboardInterrupt:
@@ -304,7 +307,6 @@ def _try(
     if saving._background._preparing:
         saving._background._preparing = False
         wrong = wrong or "no later save_async gets its turn"
-    gc.collect(0)
     if not wrong and _descriptors() != opened:
         wrong = "a descriptor is left open"
     return outcome, wrong
