@@ -346,7 +346,8 @@ class Target:
                 f"the target has {list(tensor.shape)}"
             )
         require_fillable(tensor)
-        if any(step == 0 and size > 1 for size, step in zip(tensor.shape, tensor.stride())):
+        steps = zip(tensor.shape, tensor.stride())
+        if tensor.numel() and any(step == 0 and size > 1 for size, step in steps):
             raise UnsupportedTypeError(
                 "cannot fill an expanded tensor in place: several elements are one memory cell",
                 hint="Give the target memory of its own with .clone().",

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import jsonckpt
 from jsonckpt import StateMismatchError
@@ -309,3 +312,58 @@ def test_autograd_notices_a_fill_that_fails(tmp_path: Path) -> None:
     with pytest.raises(jsonckpt.IntegrityError):
         jsonckpt.load_into({"w": leaf}, tmp_path / "c.json", threads=1)
     assert leaf._version > 0
+
+
+# --- any arrangement ----------------------------------------------------------------------------
+
+#: ``(offset, shape, stride)`` of a view of one small buffer.
+Window = tuple[int, tuple[int, ...], tuple[int, ...]]
+_BUFFER = 60
+
+
+@st.composite
+def windows(draw: st.DrawFn) -> list[Window]:
+    """Views of one buffer: apart, touching, overlapping, expanded, turned, empty."""
+    found = []
+    for _ in range(draw(st.integers(1, 4))):
+        shape = tuple(draw(st.lists(st.integers(0, 4), min_size=1, max_size=2)))
+        stride = tuple(draw(st.integers(0, 6)) for _ in shape)
+        found.append((draw(st.integers(0, 20)), shape, stride))
+    return found
+
+
+def seen(buffer: torch.Tensor, found: list[Window]) -> dict[str, torch.Tensor]:
+    """The views, by name."""
+    return {
+        str(number): buffer.as_strided(shape, stride, offset)
+        for number, (offset, shape, stride) in enumerate(found)
+    }
+
+
+@settings(max_examples=300, deadline=None)
+@given(windows(), st.sampled_from(["arranged", "own", "equal"]))
+def test_every_target_has_its_values_or_nothing_is_changed(found: list[Window], how: str) -> None:
+    """Values are saved in the target's own arrangement, apart from each other, or all equal."""
+    state = seen(torch.arange(float(_BUFFER)), found)
+    if how == "own":
+        state = {name: tensor.clone() + 100 * int(name) for name, tensor in state.items()}
+    if how == "equal":
+        state = {name: torch.full(tensor.shape, 7.0) for name, tensor in state.items()}
+    buffer = torch.full((_BUFFER,), -1.0)
+    target = seen(buffer, found)
+    cells = seen(torch.arange(_BUFFER), found)
+    used = [cell for view in cells.values() for cell in view.flatten().tolist()]
+    with tempfile.TemporaryDirectory() as directory:
+        jsonckpt.save(state, directory + "/c", sync=False, chunk_size=16)
+        try:
+            jsonckpt.load_into(target, directory + "/c")
+        except StateMismatchError:
+            repeats = [view.numel() != len(view.unique()) for view in cells.values()]
+            # A view that meets itself is written in full where that is no longer than its memory.
+            assert how != "arranged" or any(repeats)
+            assert len(used) != len(set(used))
+            assert (buffer == -1.0).all()
+            return
+    assert all(torch.equal(target[name], state[name]) for name in target)
+    untouched = [cell for cell in range(_BUFFER) if cell not in used]
+    assert (buffer[untouched] == -1.0).all()
