@@ -156,13 +156,16 @@ class Loading:
         Raises:
             IncompleteCheckpointError, FormatError, UnsafePathError: one is not.
         """
+        every = range(len(container.manifest.shards))
+        if self.wants_all:
+            container.check_files(every, self._copies)
+            return
         entries = container.manifest.by_name
         needed = [entry for name, entry in entries.items() if self.wants(name)]
         container.check_files((entry.shard for entry in needed), self._copies)
         nbytes = claimed_bytes((entry.nbytes, entry.layout) for entry in needed)
-        most = self._copies.limits.total_bytes(self._copies.on_disk)
-        if self.wants_all or exceeds(nbytes, most):
-            container.check_files(range(len(container.manifest.shards)), self._copies)
+        if exceeds(nbytes, self._copies.limits.total_bytes(self._copies.on_disk)):
+            container.check_files(every, self._copies)
 
     def keep(self, record: str, tensor: torch.Tensor) -> None:
         """A record has been read and checked."""
