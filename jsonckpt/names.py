@@ -10,7 +10,7 @@ import fnmatch
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 
 from jsonckpt.errors import ArgumentError, JsonckptError, StateMismatchError, UnsafePathError, quote
@@ -21,6 +21,7 @@ __all__ = [
     "Unmatched",
     "check_shard_name",
     "check_single_name",
+    "check_storage_options",
     "escape",
     "is_part",
     "is_shard_name",
@@ -330,6 +331,18 @@ def path_text(value: object, argument: str = "path", also: str = "") -> str:
     if "\0" in text:
         raise ArgumentError(f"{argument} {quote(text)} holds a NUL, which no path does")
     return text
+
+
+def check_storage_options(storage_options: object) -> None:
+    """Whether the options for fsspec are a dictionary, or not given.
+
+    Raises:
+        ArgumentError: they are something else.
+    """
+    if storage_options is not None and not isinstance(storage_options, Mapping):
+        raise ArgumentError(
+            f"storage_options must be a dictionary, not {quote(type(storage_options).__name__)}"
+        )
 
 
 def without_query(url: str) -> str:

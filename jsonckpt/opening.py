@@ -17,7 +17,6 @@ from typing import Any, Protocol, TypeVar
 from jsonckpt.digests import check_expected, check_manifest_digest, check_pinned
 from jsonckpt.errors import (
     CUT_OFF,
-    ArgumentError,
     CheckpointNotFoundError,
     FormatError,
     IncompleteCheckpointError,
@@ -30,7 +29,7 @@ from jsonckpt.facts import MANIFEST_NAME, Entry, Manifest
 from jsonckpt.indexed import PartSink, RangeReader, check_chunk, must_agree, read_part, read_shard
 from jsonckpt.limits import Copies, Limits
 from jsonckpt.manifest import parse_manifest
-from jsonckpt.names import is_url, path_text, without_query
+from jsonckpt.names import check_storage_options, is_url, path_text, without_query
 from jsonckpt.records import Header, Record
 from jsonckpt.single import from_index, gather
 from jsonckpt.skeleton import SkeletonReader
@@ -455,10 +454,7 @@ def locate(
         CheckpointNotFoundError: nothing is there.
     """
     text = path_text(path)
-    if storage_options is not None and not isinstance(storage_options, Mapping):
-        raise ArgumentError(
-            f"storage_options must be a dictionary, not {quote(type(storage_options).__name__)}"
-        )
+    check_storage_options(storage_options)
     if is_url(text):
         from jsonckpt.remote import remote_place
 

@@ -24,7 +24,7 @@ from jsonckpt.destinations import (
 )
 from jsonckpt.errors import ArgumentError, quote
 from jsonckpt.jsontext import BRIEF, collector_paused
-from jsonckpt.names import is_single, is_url, path_text
+from jsonckpt.names import check_storage_options, is_single, is_url, path_text
 from jsonckpt.restoring import thread_count
 from jsonckpt.staging import Buffers
 from jsonckpt.storage import writing
@@ -365,10 +365,7 @@ def _target(
         )
     text = path_text(path, also=", or a binary file object")
     check_container(text, options)
-    if storage_options is not None and not isinstance(storage_options, Mapping):
-        raise ArgumentError(
-            f"storage_options must be a dictionary, not {quote(type(storage_options).__name__)}"
-        )
+    check_storage_options(storage_options)
     if is_url(text):
         if options.delete_first:
             raise ArgumentError(
