@@ -7,12 +7,7 @@
 {'w': tensor([1., 1.]), 'epoch': 3}
 """
 
-from jsonckpt._version import __version__
-from jsonckpt.background import PendingSave
-from jsonckpt.checkpoint import Checkpoint, TensorEntry
-from jsonckpt.checkpoint import open_checkpoint as open
-from jsonckpt.collecting import GcReport, gc
-from jsonckpt.errors import (
+from jsonckpt._src.errors import (
     ArgumentError,
     CheckpointExistsError,
     CheckpointNotFoundError,
@@ -29,14 +24,19 @@ from jsonckpt.errors import (
     UnsupportedVersionError,
     WriteError,
 )
-from jsonckpt.inspection import VerifyReport, verify
-from jsonckpt.into import LoadResult, load_into
-from jsonckpt.limits import Limits
-from jsonckpt.loading import load, stream
-from jsonckpt.recovery import RecoverReport, recover
-from jsonckpt.registry import register
-from jsonckpt.salvage import LostTensor
-from jsonckpt.saving import SaveResult, save, save_async
+from jsonckpt._src.format.limits import Limits
+from jsonckpt._src.load.api import load, stream
+from jsonckpt._src.load.checkpoint import Checkpoint, TensorEntry
+from jsonckpt._src.load.checkpoint import open_checkpoint as open
+from jsonckpt._src.load.into import LoadResult, load_into
+from jsonckpt._src.rescue.gc import GcReport, gc
+from jsonckpt._src.rescue.recover import RecoverReport, recover
+from jsonckpt._src.rescue.scan import LostTensor
+from jsonckpt._src.rescue.verify import VerifyReport, verify
+from jsonckpt._src.save.api import SaveResult, save, save_async
+from jsonckpt._src.save.background import PendingSave
+from jsonckpt._src.state.registry import register
+from jsonckpt._version import __version__
 
 __all__ = [
     "ArgumentError",
@@ -76,3 +76,9 @@ __all__ = [
     "stream",
     "verify",
 ]
+
+for _name in __all__:
+    # Tracebacks show the name that users import, not the module where the class is defined.
+    if isinstance(_error := globals()[_name], type) and issubclass(_error, JsonckptError):
+        _error.__module__ = __name__
+del _name, _error

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from jsonckpt import lists
+from jsonckpt._src.format import number_list
 
 #: How many bit patterns there are, and how many go through at once.
 PATTERNS = 1 << 32
@@ -50,9 +50,9 @@ def check(start: int, stop: int) -> Outcome:
     for first in range(start, stop, BATCH):
         last = min(first + BATCH, stop)
         patterns = np.arange(first, last, dtype=np.uint64).astype("<u4")
-        text = lists.encode(patterns.tobytes(), "float32")
+        text = number_list.encode(patterns.tobytes(), "float32")
         returned = np.zeros_like(patterns)
-        lists.decode_into(text, "float32", returned.data.cast("B"))
+        number_list.decode_into(text, "float32", returned.data.cast("B"))
         for place in np.flatnonzero(returned != patterns).tolist():
             written = text.split(b",")[place].decode()
             outcome.mismatches.append(

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from jsonckpt.sharing import StateReader, StateWriter
-from jsonckpt.tensors import Source, Target
-from jsonckpt.tree import Json, tensor_names
+from jsonckpt._src.format.json_text import Json
+from jsonckpt._src.state.tree import tensor_names
+from jsonckpt._src.tensors.aliasing import StateReader, StateWriter
+from jsonckpt._src.tensors.buffers import Source, Target
 
 __all__ = ["load", "names", "read", "records", "shares", "tied", "view", "write"]
 

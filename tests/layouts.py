@@ -7,10 +7,9 @@ from collections.abc import Callable
 
 import torch
 
-from jsonckpt import memory
-from jsonckpt.dtypes import DTYPES
-from jsonckpt.memory import strided
-from jsonckpt.tensors import torch_dtype
+from jsonckpt._src.format.dtypes import DTYPES
+from jsonckpt._src.tensors import memory
+from jsonckpt._src.tensors.memory import strided, torch_dtype
 
 __all__ = ["CPU", "KNOWN", "LAYOUTS", "contiguous", "plain_bytes"]
 

@@ -1,6 +1,6 @@
 """A reader of the ``list`` encoding that is written for clarity alone, and what torch says.
 
-``tests/test_lists.py`` and ``tests/test_lists_hostile.py`` hold the fast reader against it.
+``test_number_list.py`` and ``test_number_list_hostile.py`` hold the fast reader against it.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import torch
 
-from jsonckpt import lists
-from jsonckpt.dtypes import DTYPES
-from jsonckpt.errors import FormatError
+from jsonckpt._src.errors import FormatError
+from jsonckpt._src.format import number_list
+from jsonckpt._src.format.dtypes import DTYPES
 
 FLOAT8 = [name for name in DTYPES if name.startswith("float8")]
 SMALL = ["float16", "bfloat16", *FLOAT8]
@@ -39,7 +39,7 @@ CANONICAL_NAN = {
 
 def decode(text: bytes, dtype: str, nbytes: int) -> bytes:
     out = bytearray(b"\xaa" * nbytes)
-    lists.decode_into(text, dtype, memoryview(out))
+    number_list.decode_into(text, dtype, memoryview(out))
     return bytes(out)
 
 

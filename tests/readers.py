@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import jsonckpt
-from jsonckpt.loading import _load
+from jsonckpt._src.load.api import _load
 
 __all__ = ["READERS", "Trickle", "indexed", "piped", "readers_for", "streaming"]
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 import jsonckpt
-from jsonckpt.facts import Entry
+from jsonckpt._src.format.model import Entry
 
 __all__ = ["check_recovered", "entries_of", "small", "tensors_of"]
 

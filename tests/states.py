@@ -19,10 +19,11 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from jsonckpt import jsontext
-from jsonckpt.numpy_rules import NUMPY
-from jsonckpt.rules import PLAIN
-from jsonckpt.tree import Json, decode_state, encode_state
+from jsonckpt._src.format import json_text
+from jsonckpt._src.format.json_text import Json
+from jsonckpt._src.state.numpy_types import NUMPY
+from jsonckpt._src.state.python_types import PLAIN
+from jsonckpt._src.state.tree import decode_state, encode_state
 from tests.support import FakeDoor, FakeTensor, difference
 
 RULES = NUMPY + PLAIN
@@ -31,8 +32,8 @@ RULES = NUMPY + PLAIN
 def back(state: object, door: FakeDoor | None = None) -> Any:
     """The state after a way through text."""
     door = door or FakeDoor()
-    text = jsontext.dump(encode_state(state, door, rules=RULES))
-    return decode_state(jsontext.parse(text, what="state"), door, rules=RULES)
+    text = json_text.dump(encode_state(state, door, rules=RULES))
+    return decode_state(json_text.parse(text, what="state"), door, rules=RULES)
 
 
 def check(state: object) -> None:

@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 import torch
 
-from jsonckpt.tree import OMIT, Json
+from jsonckpt._src.format.json_text import Json
+from jsonckpt._src.state.tree import OMIT
 
 __all__ = ["FakeDoor", "FakeTensor", "dense", "difference", "lacking", "same", "tensor_bytes"]
 
@@ -271,14 +272,14 @@ class FakeDoor:
         return {"$tensor": name}
 
     def get(self, tag: str, body: Json, place: str) -> Any:
-        from jsonckpt.errors import FormatError
+        from jsonckpt._src.errors import FormatError
 
         if tag != "$tensor" or type(body) is not str or body not in self.records:
             raise FormatError(f"{place}: no such tensor")
         return OMIT if self._omit(body) else self.records[body]
 
     def get_array(self, body: Json, place: str) -> Any:
-        from jsonckpt.errors import FormatError
+        from jsonckpt._src.errors import FormatError
 
         if type(body) is not dict or list(body) != ["$tensor"]:
             raise FormatError(f"{place}: no such tensor")

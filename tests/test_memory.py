@@ -52,8 +52,8 @@ def test_extra_memory(
 
 
 def test_what_a_save_held_does_not_wait_for_the_collector(tmp_path: Path) -> None:
-    from jsonckpt.contents import Contents
-    from jsonckpt.facts import Entry
+    from jsonckpt._src.format.model import Entry
+    from jsonckpt._src.save.snapshot import Contents
 
     state = {f"w{number}": torch.ones(4) for number in range(50)}
 

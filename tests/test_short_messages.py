@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import jsonckpt
-from jsonckpt.limits import Limits
+from jsonckpt._src.format.limits import Limits
 
 #: A limit that the checkpoint is over -> the field that the hint must name.
 OVER: dict[str, tuple[Limits, str]] = {

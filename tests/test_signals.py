@@ -13,9 +13,9 @@ import pytest
 import torch
 
 import jsonckpt
-from jsonckpt import pipeline
-from jsonckpt.errors import WriteError
-from jsonckpt.writing import FileOutput
+from jsonckpt._src import parallel
+from jsonckpt._src.errors import WriteError
+from jsonckpt._src.save.shard_writer import FileOutput
 
 HANDLER = """
     import faulthandler, random, signal, sys, time
@@ -148,7 +148,7 @@ def test_threads_that_never_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
             raise MemoryError
 
     monkeypatch.setattr(threading.Thread, "start", start)
-    monkeypatch.setattr(pipeline, "_PATIENCE", 0.01)
+    monkeypatch.setattr(parallel, "_PATIENCE", 0.01)
     state = {"a": torch.ones(100_000), "b": torch.zeros(100_000)}
     jsonckpt.save(state, tmp_path / "c", threads=3, max_shard_size=500_000)
     assert jsonckpt.load(tmp_path / "c", threads=3)["a"].sum().item() == 100_000

@@ -15,12 +15,11 @@ import pytest
 import torch
 
 import jsonckpt
-from jsonckpt.convert import ConvertOptions, conversion, convert, targets
-from jsonckpt.convert.command import main
-from jsonckpt.convert.compare import compare
-from jsonckpt.errors import (
-    StateMismatchError,
-)
+from jsonckpt._src.convert import conversion, targets
+from jsonckpt._src.convert.command import main
+from jsonckpt._src.convert.compare import compare
+from jsonckpt._src.errors import StateMismatchError
+from jsonckpt.convert import ConvertOptions, convert
 from tests.convert.guide import DATA, files, guide_state, same
 
 # --- the guide's command ----------------------------------------------------------------------
@@ -218,7 +217,7 @@ def test_an_interrupted_import_leaves_nothing(
         assert list(tmp_path.glob(".*")) == []  # temporary files have no names
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("jsonckpt.convert.dialects.mend_optimizers", stop)
+    monkeypatch.setattr("jsonckpt._src.convert.dialects.mend_optimizers", stop)
     assert main([str(source), "-o", str(tmp_path / "o.pt")]) == 130
     assert files(tmp_path) == {"guide.json"}
 
@@ -229,7 +228,7 @@ def test_no_room_for_temporary_files(
     def full(*_: Any) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("jsonckpt.convert.spool.os.pwrite", full)
+    monkeypatch.setattr("jsonckpt._src.convert.spool.os.pwrite", full)
     arguments = [str(DATA / "guide_checkpoint.json"), "-o", str(tmp_path / "o.pt")]
     assert main(arguments) == 1
     assert "--spool" in capsys.readouterr().err

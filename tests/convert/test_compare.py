@@ -12,9 +12,9 @@ import pytest
 import torch
 
 import jsonckpt
-from jsonckpt.convert import readback
-from jsonckpt.convert.compare import compare
-from jsonckpt.convert.conversion import convert
+from jsonckpt._src.convert import readback
+from jsonckpt._src.convert.compare import compare
+from jsonckpt._src.convert.conversion import convert
 
 
 def test_large_states_are_compared_in_parts(

@@ -16,13 +16,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jsonckpt.convert import lifting
-from jsonckpt.convert.compare import compare
-from jsonckpt.convert.foreign import ForeignOptions, read_foreign
-from jsonckpt.convert.legacy import write_legacy
-from jsonckpt.convert.payloads import dtype_named
-from jsonckpt.convert.pieces import over
-from jsonckpt.errors import FormatError
+from jsonckpt._src.convert import lifting
+from jsonckpt._src.convert.compare import compare
+from jsonckpt._src.convert.foreign import ForeignOptions, read_foreign
+from jsonckpt._src.convert.legacy import write_legacy
+from jsonckpt._src.convert.payloads import dtype_named
+from jsonckpt._src.convert.pieces import over
+from jsonckpt._src.errors import FormatError
 from tests.convert.dialects import DIALECTS, EXPECTED, b64, read
 from tests.convert.guide import DATA
 

@@ -17,14 +17,14 @@ import torch
 import zstandard
 
 import jsonckpt
-from jsonckpt.convert import convert
-from jsonckpt.convert.command import main
-from jsonckpt.errors import (
+from jsonckpt._src.convert.command import main
+from jsonckpt._src.errors import (
     CheckpointNotFoundError,
     FormatError,
     IncompleteCheckpointError,
     UnsupportedTypeError,
 )
+from jsonckpt.convert import convert
 from tests.convert.guide import DATA, files, guide_state, same
 
 

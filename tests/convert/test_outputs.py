@@ -12,14 +12,11 @@ import pytest
 import torch
 
 import jsonckpt
+from jsonckpt._src.convert.command import main
+from jsonckpt._src.convert.selection import cast, choose, drop_optimizers, named_tensors
+from jsonckpt._src.convert.spool import Spool
+from jsonckpt._src.errors import JsonckptError, UnsupportedTypeError
 from jsonckpt.convert import convert
-from jsonckpt.convert.command import main
-from jsonckpt.convert.selection import cast, choose, drop_optimizers, named_tensors
-from jsonckpt.convert.spool import Spool
-from jsonckpt.errors import (
-    JsonckptError,
-    UnsupportedTypeError,
-)
 from tests.convert.guide import guide_state, same
 
 # --- outputs ----------------------------------------------------------------------------------

@@ -22,7 +22,8 @@ import torch
 import zstandard
 
 import jsonckpt
-from jsonckpt.entropy import ZSTD_VERSION
+from jsonckpt._src.format.entropy_coder import ZSTD_VERSION
+from jsonckpt._src.save import snapshot
 from tests.golden.cases import CASES, Case
 
 RECORDED = Path(__file__).parent / "fresh.sha256.json"
@@ -50,12 +51,20 @@ def needs_zstd(case: Case) -> bool:
     return case.options.get("compression") == "zstd" or case.path.endswith(".zst")
 
 
+def _save_id() -> str:
+    return _SAVE_ID
+
+
+def _created_by() -> str:
+    return "jsonckpt"
+
+
 def write(case: Case, folder: Path) -> dict[str, str]:
     """Save a golden state; each file's SHA-256 by name. The same state gives the same bytes."""
     with ExitStack() as stack:
-        stack.enter_context(mock.patch("jsonckpt.contents.new_save_id", lambda: _SAVE_ID))
-        stack.enter_context(mock.patch("jsonckpt.contents.datetime", _Clock))
-        stack.enter_context(mock.patch("jsonckpt.contents.created_by", lambda: "jsonckpt"))
+        patch = mock.patch.multiple(snapshot, new_save_id=_save_id, created_by=_created_by)
+        stack.enter_context(patch)
+        stack.enter_context(mock.patch.object(snapshot, "datetime", _Clock))
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")  # torch's, about sparse and quantized tensors
         path = folder / case.path

@@ -13,7 +13,7 @@ import torch
 
 import jsonckpt
 from jsonckpt import LimitError, Limits
-from jsonckpt.jsontext import marks_of
+from jsonckpt._src.format.json_text import marks_of
 from tests.hostile.cases import FORMS, doors_of, refused, write
 from tests.hostile.forge import Forgery, Raw, good
 from tests.hostile.runner import Child
@@ -208,7 +208,7 @@ def test_what_a_small_compressed_file_takes_at_most(
 def test_every_limit_has_a_test() -> None:
     tested = {bound.field for bound in BOUNDS.values()}
     tested |= {"manifest_bytes", "zstd_window", "expansion", "marks"}
-    tested |= {"links"}  # tests/test_links.py
+    tested |= {"links"}  # tests/storage/test_links.py
     assert tested == {field.name for field in dataclasses.fields(Limits)}
 
 

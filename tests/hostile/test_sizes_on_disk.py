@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import jsonckpt
-from jsonckpt.tensors import Target
+from jsonckpt._src.tensors.buffers import Target
 
 
 def _optimizer(model: torch.nn.Module) -> torch.optim.Optimizer:

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from jsonckpt import JsonckptError, jsontext, load
+from jsonckpt import JsonckptError, load
+from jsonckpt._src.format import json_text
 from tests.convert.dialects import read
 from tests.outside.support import module_of, through
 from tests.support import difference
@@ -60,7 +61,7 @@ INVALID += [
 @pytest.mark.parametrize("text", INVALID)
 def test_what_is_no_json_is_refused(text: str, tmp_path: Path) -> None:
     with pytest.raises(JsonckptError):
-        jsontext.parse(text.encode("utf-8", "surrogatepass"), what="the text")
+        json_text.parse(text.encode("utf-8", "surrogatepass"), what="the text")
     with pytest.raises(JsonckptError):
         read(text, tmp_path, plain_lists=True)
     path = tmp_path / "checkpoint.json"
@@ -77,7 +78,7 @@ def _strict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 @pytest.mark.parametrize("text", [*PASS, *VALID], ids=lambda text: text.strip()[:20])
 def test_what_is_json_is_read_as_python_reads_it(text: str) -> None:
     expected = json.loads(text, object_pairs_hook=_strict)
-    found = jsontext.parse(text.encode(), what="the text", max_depth=500)
+    found = json_text.parse(text.encode(), what="the text", max_depth=500)
     assert difference(expected, found) is None
     assert difference(expected, through({"document": found})["document"]) is None
 
@@ -95,7 +96,7 @@ def test_other_programs_json_is_read_as_python_reads_it(text: str, tmp_path: Pat
     [1617161771.7650001, math.pi, math.pi**100, math.pi**-100, 3.1, 1e-323, sys.float_info.max],
 )
 def test_floats_read_back_bit_for_bit(number: float) -> None:
-    assert difference(number, jsontext.parse(repr(number).encode(), what="the number")) is None
+    assert difference(number, json_text.parse(repr(number).encode(), what="the number")) is None
     assert difference(number, through({"x": number})["x"]) is None
 
 
@@ -110,7 +111,7 @@ STRINGS = module_of("test.test_json.test_encode_basestring_ascii", "test_json").
 
 @pytest.mark.parametrize(("text", "escaped"), STRINGS)
 def test_strings_however_they_are_escaped(text: str, escaped: str, tmp_path: Path) -> None:
-    assert jsontext.parse(escaped.encode(), what="the string") == text
+    assert json_text.parse(escaped.encode(), what="the string") == text
     tensor = '{"dtype":"float32","shape":[1],"data":[2.5]}'
     assert read(f'{{"tensor":{tensor},"s":{escaped}}}', tmp_path)["s"] == text
     assert through({text: text}) == {text: text}

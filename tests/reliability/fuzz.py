@@ -29,12 +29,12 @@ from typing import Any
 import torch
 
 import jsonckpt
-from jsonckpt.codecs import Coder
-from jsonckpt.convert.foreign import ForeignOptions, read_foreign
-from jsonckpt.facts import Codec
-from jsonckpt.limits import Limits
-from jsonckpt.manifest import parse_manifest
-from jsonckpt.tree import record_of, tensor_names
+from jsonckpt._src.convert.foreign import ForeignOptions, read_foreign
+from jsonckpt._src.format.chunk_codec import Coder
+from jsonckpt._src.format.limits import Limits
+from jsonckpt._src.format.manifest import parse_manifest
+from jsonckpt._src.format.model import Codec
+from jsonckpt._src.state.tree import record_of, tensor_names
 from tests.convert.dialects import DIALECTS
 from tests.hostile.child import DOORS, Watch
 from tests.hostile.forge import good, zstd

@@ -24,11 +24,11 @@ __all__ = ["main"]
 def _targets(folder: Path) -> dict[str, tuple[Callable[[bytes], Any], list[bytes]]]:
     """Each target with the inputs to begin from."""
     import jsonckpt
-    from jsonckpt.codecs import Coder
-    from jsonckpt.convert.foreign import ForeignOptions, read_foreign
-    from jsonckpt.facts import Codec
-    from jsonckpt.limits import Limits
-    from jsonckpt.manifest import parse_manifest
+    from jsonckpt._src.convert.foreign import ForeignOptions, read_foreign
+    from jsonckpt._src.format.chunk_codec import Coder
+    from jsonckpt._src.format.limits import Limits
+    from jsonckpt._src.format.manifest import parse_manifest
+    from jsonckpt._src.format.model import Codec
     from tests.convert.dialects import DIALECTS
     from tests.hostile.forge import good, zstd
     from tests.reliability.forked import BAD
@@ -82,7 +82,7 @@ def main(argv: list[str]) -> int:
         return 0
     name = argv[1] if len(argv) > 1 and not argv[1].startswith("-") else "single"
     with atheris.instrument_imports(include=["jsonckpt", "json", "ijson"]):
-        import jsonckpt.convert.foreign  # noqa: F401
+        import jsonckpt._src.convert.foreign  # noqa: F401
     with tempfile.TemporaryDirectory(prefix="atheris-") as directory:
         target, seeds = _targets(Path(directory))[name]
         corpus = Path(directory) / "corpus"

@@ -30,7 +30,8 @@ from unittest import mock
 import torch
 
 import jsonckpt
-from jsonckpt import background, pipeline, saving
+from jsonckpt._src import parallel
+from jsonckpt._src.save import api, background
 from jsonckpt.convert import convert
 from tests.reliability.scenes import (
     NEW,
@@ -234,7 +235,7 @@ def _traced(
 
 def _settle() -> str:
     """Wait for a save that goes on; the threads that are left after it."""
-    last = saving._background._last
+    last = api._background._last
     if last is not None:
         last._wait(None)
         last._untold()
@@ -304,8 +305,8 @@ def _try(
     if not gc.isenabled():
         gc.enable()
         wrong = wrong or "the collector is off"
-    if saving._background._preparing:
-        saving._background._preparing = False
+    if api._background._preparing:
+        api._background._preparing = False
         wrong = wrong or "no later save_async gets its turn"
     if not wrong and _descriptors() != opened:
         wrong = "a descriptor is left open"
@@ -329,8 +330,8 @@ def run(
     # Else one thread does such small tensors.
     # And threads that die as they begin are not to be waited for so long each time, nor reported.
     with (
-        mock.patch.object(pipeline, "_SMALL_RECORD", 1),
-        mock.patch.object(pipeline, "_PATIENCE", 0.05),
+        mock.patch.object(parallel, "_SMALL_RECORD", 1),
+        mock.patch.object(parallel, "_PATIENCE", 0.05),
         mock.patch.object(background, "_PATIENCE", 0.05),
         mock.patch.object(threading, "excepthook", return_value=None),
         mock.patch.object(sys, "unraisablehook", return_value=None),

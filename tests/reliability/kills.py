@@ -26,7 +26,7 @@ from pathlib import Path
 
 import torch
 
-from jsonckpt import saving
+from jsonckpt._src.save import api
 from tests.reliability.scenes import (
     SCENES,
     Files,
@@ -159,7 +159,7 @@ def _save_and_exit(
     except KeyboardInterrupt:
         status = _INTERRUPTED
         # A save in the background goes on, and the interpreter would wait for it.
-        last = saving._background._last
+        last = api._background._last
         if last is not None:
             last._wait(None)
     finally:

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 
 import jsonckpt
-from jsonckpt.saving import save  # not what the tests put in its place
+from jsonckpt._src.save.api import save
 from tests.readers import indexed, streaming
 from tests.reliability.forked import BAD
 from tests.reliability.processes import Crew

@@ -13,8 +13,8 @@ from typing import Any, Literal
 import torch
 
 import jsonckpt
+from jsonckpt._src.convert.safetensorsfile import load_safetensors
 from jsonckpt.convert import convert
-from jsonckpt.convert.safetensorsfile import load_safetensors
 from tests.support import difference
 
 __all__ = [

@@ -35,7 +35,7 @@ import torch
 
 import jsonckpt
 from jsonckpt import training
-from jsonckpt.saving import save  # not what the tests put in its place
+from jsonckpt._src.save.api import save
 from tests.readers import indexed, streaming
 from tests.reliability.forked import BAD
 

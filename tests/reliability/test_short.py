@@ -13,7 +13,9 @@ from pathlib import Path
 import pybase64
 import pytest
 
-from jsonckpt import codecs, lists, streaming, validation, views
+from jsonckpt._src.format import chunk_codec, number_list, validation
+from jsonckpt._src.load import record_stream
+from jsonckpt._src.tensors import view
 from tests.reliability import flips, forked, fuzz, fuzz_hypothesis, interrupts, races, soak
 from tests.reliability.forked import BAD, Answerer, run_trials
 
@@ -140,17 +142,22 @@ def _lenient(payload: memoryview) -> bytes:
     ("place", "name", "fault", "says"),
     [
         # The forward reader, the only one of compressed files, does not compare checksums.
-        (streaming, "compare_checksums", lambda *_: None, "loads it|accepts what must be refused"),
+        (
+            record_stream,
+            "compare_checksums",
+            lambda *_: None,
+            "loads it|accepts what must be refused",
+        ),
         # No reader knows that a feature is unknown: they agree, and are wrong.
         (validation, "KNOWN_FEATURES", ("x",), "accepts what must be refused"),
         # No reader sees the bits behind the last byte.
-        (codecs, "_from_base64", _lenient, "accepts what must be refused"),
+        (chunk_codec, "_from_base64", _lenient, "accepts what must be refused"),
         # No reader can look through a view.
-        (views, "contiguous_stride", _foreign, "KeyError"),
+        (view, "contiguous_stride", _foreign, "KeyError"),
         # A native parser crashes.
-        (lists, "decode_into", _die, "crash"),
+        (number_list, "decode_into", _die, "crash"),
         # All readers take a shuffled chunk for one that is not.
-        (codecs, "_plane_count", lambda *_: 1, "refuses what must be accepted"),
+        (chunk_codec, "_plane_count", lambda *_: 1, "refuses what must be accepted"),
     ],
     ids=["checksum", "requires", "base64", "foreign", "crash", "shuffle"],
 )

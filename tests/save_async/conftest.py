@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from jsonckpt import saving
+from jsonckpt._src.save import api
 from tests.save_async.obstacles import Blocked
 
 
@@ -14,7 +14,7 @@ from tests.save_async.obstacles import Blocked
 def nothing_under_way() -> Iterator[None]:
     """No test leaves a save, or an error, to the next one."""
     yield
-    saving._background.turn(lambda: None)
+    api._background.turn(lambda: None)
 
 
 @pytest.fixture

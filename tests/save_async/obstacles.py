@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from jsonckpt import saving
+from jsonckpt._src.save import api
 
 __all__ = ["Blocked", "fail"]
 
@@ -19,7 +19,7 @@ class Blocked:
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.reached = threading.Event()
         self.go = threading.Event()
-        write = saving._write
+        write = api._write
 
         def held_up(contents: Any, target: Any, options: Any, gate: Any, began: float) -> Any:
             if threading.current_thread().name == "jsonckpt-save":
@@ -27,7 +27,7 @@ class Blocked:
                 assert self.go.wait(30)
             return write(contents, target, options, gate, began)
 
-        patch.setattr(saving, "_write", held_up)
+        patch.setattr(api, "_write", held_up)
 
 
 def fail(error: BaseException) -> Callable[..., Any]:

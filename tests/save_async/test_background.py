@@ -16,7 +16,8 @@ import pytest
 import torch
 
 import jsonckpt
-from jsonckpt import background, jsontext, saving
+from jsonckpt._src.format import json_text
+from jsonckpt._src.save import api, background
 from tests.save_async.obstacles import Blocked, fail
 from tests.support import same
 from tests.two_states import NEW, files
@@ -66,7 +67,7 @@ def test_many_calls_from_many_threads(tmp_path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    saving._background.turn(lambda: None)
+    api._background.turn(lambda: None)
     for number in range(4):
         for step in range(5):
             found = jsonckpt.load(tmp_path / f"{number}-{step}")["w"]
@@ -74,8 +75,8 @@ def test_many_calls_from_many_threads(tmp_path: Path) -> None:
 
 
 def test_the_memory_of_the_copy_is_used_again(tmp_path: Path) -> None:
-    saving._buffers.release()
-    arena = saving._buffers._plain
+    api._buffers.release()
+    arena = api._buffers._plain
 
     def saved(count: int, **options: Any) -> tuple[int, int]:
         jsonckpt.save_async({"w": torch.ones(count)}, tmp_path / "c", **options).result()
@@ -107,8 +108,8 @@ def test_an_error_does_not_keep_the_copy(tmp_path: Path, monkeypatch: pytest.Mon
         pending = jsonckpt.save_async(NEW, tmp_path / "c")
         with pytest.raises(jsonckpt.WriteError):
             pending.result()
-    alive = weakref.ref(saving._buffers._plain._memory)
-    saving._buffers.release()
+    alive = weakref.ref(api._buffers._plain._memory)
+    api._buffers.release()
     gc.collect()
     assert alive() is None
 
@@ -119,13 +120,13 @@ def test_the_background_is_nice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
 
     found = []
-    write = saving._write
+    write = api._write
 
     def noted(*arguments: Any) -> Any:
         found.append(niceness())
         return write(*arguments)
 
-    monkeypatch.setattr(saving, "_write", noted)
+    monkeypatch.setattr(api, "_write", noted)
     mine = niceness()
     jsonckpt.save_async(NEW, tmp_path / "c").result()
     assert found == [min(19, mine + 10)]
@@ -139,7 +140,7 @@ def test_garbage_collection_is_switched_by_the_main_thread_only() -> None:
     found = []
 
     def look() -> None:
-        with jsontext.collector_paused():
+        with json_text.collector_paused():
             found.append(gc.isenabled())
 
     thread = threading.Thread(target=look)

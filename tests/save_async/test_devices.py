@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from jsonckpt import staging
-from jsonckpt.tensors import Source
+from jsonckpt._src.save import staging
+from jsonckpt._src.tensors.buffers import Source
 from tests.save_async.obstacles import fail
 
 

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 import jsonckpt
-from jsonckpt import registry, saving
+from jsonckpt._src.save import api
+from jsonckpt._src.state import registry
 from tests.save_async.obstacles import fail
 from tests.support import same
 from tests.two_states import KINDS, NEW, OLD, files
@@ -105,7 +106,7 @@ def test_errors_of_all_kinds_are_told(
     kind: type[jsonckpt.JsonckptError],
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(saving, "_write", fail(error))
+        patch.setattr(api, "_write", fail(error))
         pending = jsonckpt.save_async(NEW, tmp_path / "one")
         with pytest.raises(kind, match=r"save before this one.*saved nothing") as caught:
             jsonckpt.save_async(NEW, tmp_path / "two")
@@ -130,7 +131,7 @@ def test_a_thread_that_cannot_be_started(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_no_memory_for_the_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    saving._buffers.release()
+    api._buffers.release()
     with monkeypatch.context() as patch:
         patch.setattr("mmap.mmap", fail(OSError(errno.ENOMEM, "Cannot allocate memory")))
         with pytest.raises(MemoryError, match=r"copy of the state: \d+ bytes.*jsonckpt\.save"):

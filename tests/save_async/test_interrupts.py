@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import jsonckpt
-from jsonckpt import destinations, staging
+from jsonckpt._src.save import staging, targets
 from tests.save_async.obstacles import Blocked, fail
 from tests.support import same
 from tests.two_states import KINDS, NEW, OLD, OPTIONS, files
@@ -184,7 +184,7 @@ def test_cancelling_behind_a_url(
     url = f"{scheme}://{uuid.uuid4().hex}/{name}"
     jsonckpt.save(OLD, url)
     verdicts = []
-    write = destinations._write
+    write = targets._write
     begun = threading.Event()
 
     def cancelling(*arguments: Any, **named: Any) -> Any:
@@ -193,7 +193,7 @@ def test_cancelling_behind_a_url(
         return write(*arguments, **named)
 
     with monkeypatch.context() as patch:
-        patch.setattr(destinations, "_write", cancelling)
+        patch.setattr(targets, "_write", cancelling)
         pending = jsonckpt.save_async(NEW, url)
         assert begun.wait(30)
         assert pending.cancel() is possible

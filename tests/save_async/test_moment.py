@@ -20,8 +20,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import jsonckpt
-from jsonckpt import memory, registry, staging
-from jsonckpt.tensors import Source
+from jsonckpt._src.save import staging
+from jsonckpt._src.state import registry
+from jsonckpt._src.tensors import memory
+from jsonckpt._src.tensors.buffers import Source
 from tests.save_async.obstacles import Blocked
 from tests.schemas import validate_checkpoint
 from tests.states import LITERAL, numpy_arrays

@@ -1,0 +1,1 @@
+"""The implementation. Only what the top of the package names is public."""

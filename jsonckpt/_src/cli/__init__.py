@@ -1,0 +1,1 @@
+"""The command ``jsonckpt``: one module for each command."""

@@ -1,0 +1,1 @@
+"""Checkpoints to and from the files of other programs."""

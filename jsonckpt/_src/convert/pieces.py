@@ -1,0 +1,93 @@
+"""Tensors in pieces, so that no pass over one needs a second copy of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+
+from ..errors import FormatError, quote
+
+#: Bytes of one piece.
+PIECE = 1 << 20
+
+
+def over(
+    storage: torch.UntypedStorage, dtype: torch.dtype, shape: Sequence[int], offset: int = 0
+) -> torch.Tensor:
+    """A contiguous tensor over memory that exists.
+
+    Args:
+        storage: the memory.
+        dtype, shape: of the tensor.
+        offset: where it begins, in elements.
+
+    Raises:
+        FormatError: sizes that overflow, beside one that is zero.
+    """
+    strides: list[int] = []
+    last = 1
+    for size in reversed(shape):
+        strides.append(strides[-1] * max(1, last) if strides else 1)
+        last = size
+    if strides and max(strides[-1] * max(1, last), *shape) >= 1 << 63:
+        raise FormatError(f"shape {quote(list(shape))} is too large")
+    empty = torch.empty(0, dtype=dtype)
+    return empty.set_(storage, offset, tuple(shape), tuple(strides[::-1]))
+
+
+def plain(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor without its autograd history, as a strided tensor on the CPU."""
+    return tensor.detach().cpu().resolve_conj().resolve_neg()
+
+
+def blocks(tensor: torch.Tensor, limit: int = PIECE) -> Iterator[torch.Tensor]:
+    """The elements in row-major order as flat contiguous tensors of at most ``limit`` bytes.
+
+    Where the cuts fall depends on dtype and shape alone, not on strides.
+
+    >>> [block.tolist() for block in blocks(torch.arange(6.0).reshape(3, 2), 16)]
+    [[0.0, 1.0, 2.0, 3.0], [4.0, 5.0]]
+    """
+    nbytes = tensor.numel() * tensor.itemsize
+    if nbytes <= limit:
+        yield tensor.contiguous().reshape(-1)
+        return
+    row = nbytes // tensor.shape[0]
+    if row > limit:
+        for index in range(tensor.shape[0]):
+            yield from blocks(tensor[index], limit)
+        return
+    rows = limit // row
+    for start in range(0, tensor.shape[0], rows):
+        yield tensor[start : start + rows].contiguous().reshape(-1)
+
+
+def bits(block: torch.Tensor) -> torch.Tensor:
+    """The bytes of a contiguous tensor, sharing its memory."""
+    start = int(block.storage_offset()) * block.itemsize
+    length = block.numel() * block.itemsize
+    return over(block.untyped_storage(), torch.uint8, (length,), start)
+
+
+def equal_blocks(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether two contiguous tensors of the same number of bytes hold the same bytes."""
+    left, right = bits(a).numpy(), bits(b).numpy()
+    if len(left) % 8 == 0 and not (left.ctypes.data | right.ctypes.data) % 8:
+        left, right = left.view(np.uint64), right.view(np.uint64)
+    # torch.equal would start its threads for every piece.
+    return bool(np.array_equal(left, right))
+
+
+def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether two strided tensors agree in dtype, shape and every bit.
+
+    >>> same_bits(torch.tensor([0.0]), torch.tensor([-0.0]))
+    False
+    >>> same_bits(torch.tensor([float("nan")]), torch.tensor([float("nan")]))
+    True
+    """
+    if a.dtype != b.dtype or a.shape != b.shape:
+        return False
+    return all(equal_blocks(x, y) for x, y in zip(blocks(plain(a)), blocks(plain(b))))

@@ -1,0 +1,215 @@
+"""The safetensors format: a JSON header, then the bytes of the tensors.
+
+Mapped on reading, streamed on writing; the ``safetensors`` package is not needed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from math import prod
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from ..errors import FormatError, IncompleteCheckpointError, LimitError, UnsupportedTypeError, quote
+from .pieces import bits, blocks, over, plain
+
+#: The format's own cap.
+MAX_HEADER = 100_000_000
+_CODES: dict[str, str] = {
+    "BOOL": "bool",
+    "U8": "uint8",
+    "I8": "int8",
+    "U16": "uint16",
+    "I16": "int16",
+    "U32": "uint32",
+    "I32": "int32",
+    "U64": "uint64",
+    "I64": "int64",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "F32": "float32",
+    "F64": "float64",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "F8_E8M0": "float8_e8m0fnu",
+    "F8_E4M3FNUZ": "float8_e4m3fnuz",
+    "F8_E5M2FNUZ": "float8_e5m2fnuz",
+    "C64": "complex64",
+    "F4": "float4_e2m1fn_x2",
+}
+_DTYPES: dict[str, torch.dtype] = {
+    code: getattr(torch, name) for code, name in _CODES.items() if hasattr(torch, name)
+}
+_NAMES = {dtype: code for code, dtype in _DTYPES.items()}
+
+
+def read_header(path: Path) -> tuple[dict[str, Any], dict[str, str], int]:
+    """The header of a safetensors file, checked: it describes every byte of the file once.
+
+    Returns:
+        The entries by name, the metadata, and the position of the first data byte.
+
+    Raises:
+        FormatError, LimitError, IncompleteCheckpointError: what is wrong with it.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > size - 8:
+            raise IncompleteCheckpointError(
+                f"{size:,} bytes where the header alone is said to have {length:,}", file=path
+            )
+        if length > MAX_HEADER:
+            raise LimitError(f"a header of {length:,} bytes", file=path)
+        text = file.read(length)
+    try:
+        header = json.loads(text.decode(), object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"the header is not JSON ({quote(str(error))})", file=path) from error
+    if not isinstance(header, dict):
+        raise FormatError("the header is not an object", file=path)
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise FormatError("__metadata__ is not an object of strings", file=path)
+    end = 0
+    for name, entry in sorted(header.items(), key=lambda item: _span(item[1], item[0], path)):
+        start, stop = _span(entry, name, path)
+        dtype, shape = _facts(entry, name, path)
+        if start != end or stop - start != prod(shape) * dtype.itemsize:
+            raise FormatError(
+                f"bytes {start:,} to {stop:,} do not fit dtype, shape and the tensor before",
+                file=path,
+                tensor=name,
+            )
+        end = stop
+    if end != size - 8 - length:
+        message = f"{size - 8 - length:,} bytes of data where the header says {end:,}"
+        kind = IncompleteCheckpointError if end > size - 8 - length else FormatError
+        raise kind(message, file=path)
+    return header, metadata, 8 + length
+
+
+def load_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a file, mapped; names that the metadata gives to a tied tensor are restored.
+
+    Raises: as :func:`read_header`.
+    """
+    header, metadata, start = read_header(path)
+    tensors: dict[str, torch.Tensor] = {}
+    size = path.stat().st_size
+    whole = torch.UntypedStorage.from_file(str(path), False, size) if size else None
+    for name, entry in header.items():
+        dtype, shape = _facts(entry, name, path)
+        begin, end = entry["data_offsets"]
+        if begin == end:
+            # No bytes of its own: its address would be that of the next tensor.
+            tensors[name] = over(torch.empty(0).untyped_storage(), dtype, shape)
+            continue
+        assert whole is not None
+        storage = whole[start + begin : start + end]
+        if (start + begin) % dtype.itemsize:
+            storage = storage.clone()
+        tensors[name] = over(storage, dtype, shape)
+        if dtype is torch.bool and any(
+            int(bits(b).max()) > 1 for b in blocks(tensors[name]) if len(b)
+        ):
+            raise FormatError("a byte other than 0 and 1 in a bool", file=path, tensor=name)
+    for name, kept in metadata.items():
+        if name not in tensors and kept in header:
+            tensors[name] = tensors[kept]
+    return tensors
+
+
+def load_sharded(index: Path) -> dict[str, str]:
+    """What an index file ``*.index.json`` says: each tensor's file.
+
+    Raises:
+        FormatError: it is no such index, or names a file elsewhere.
+        IncompleteCheckpointError: a file is missing.
+    """
+    try:
+        weights = json.loads(index.read_text("utf-8"), object_pairs_hook=_unique)["weight_map"]
+        files = {str(key): str(value) for key, value in weights.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise FormatError(f"no index of shards ({quote(str(error))})", file=index) from error
+    for name in set(files.values()):
+        if Path(name).name != name or name in ("", ".", ".."):
+            raise FormatError(f"the shard {quote(name)} does not lie beside its index", file=index)
+        if not (index.parent / name).is_file():
+            raise IncompleteCheckpointError(f"the shard {quote(name)} is missing", file=index)
+    return files
+
+
+def write_safetensors(
+    file: IO[bytes], tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]
+) -> None:
+    """Write the format, one piece of a tensor at a time.
+
+    Raises:
+        UnsupportedTypeError: a dtype or layout that the format does not have.
+    """
+    spans: dict[str, list[int]] = {}
+    end = 0
+    # Larger items first, so that every tensor is aligned.
+    order = sorted(tensors, key=lambda name: -tensors[name].itemsize)
+    for name in order:
+        start, end = end, end + tensors[name].numel() * tensors[name].itemsize
+        spans[name] = [start, end]
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    for name, tensor in tensors.items():
+        code, shape = _describe(tensor, name)
+        header[name] = {"dtype": code, "shape": shape, "data_offsets": spans[name]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    file.write(len(text).to_bytes(8, "little") + text)
+    for name in order:
+        for block in blocks(plain(tensors[name])):
+            file.write(bits(block).numpy().data)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name stands twice in one object")
+    return found
+
+
+def _describe(tensor: torch.Tensor, name: str) -> tuple[str, list[int]]:
+    """dtype and shape as the format has them, which counts single values in packed dtypes."""
+    code, shape = _NAMES.get(tensor.dtype), list(tensor.shape)
+    packed = code == "F4"
+    plain_layout = tensor.layout == torch.strided and not tensor.is_quantized
+    if code is None or not plain_layout or (packed and not shape):
+        kind = f"layout {tensor.layout}" if code and not plain_layout else f"{tensor.dtype}"
+        raise UnsupportedTypeError(
+            f"safetensors cannot hold {kind}", tensor=name, hint="Leave it out with --exclude."
+        )
+    return code, [*shape[:-1], shape[-1] * 2] if packed else shape
+
+
+def _span(entry: Any, name: str, path: Path) -> tuple[int, int]:
+    span = entry.get("data_offsets") if isinstance(entry, dict) else None
+    if not isinstance(span, list) or len(span) != 2 or not all(type(x) is int for x in span):
+        raise FormatError("an entry without data_offsets", file=path, tensor=name)
+    start, stop = span
+    if not 0 <= start <= stop <= os.path.getsize(path):
+        raise FormatError(f"data_offsets {quote(span)} outside the file", file=path, tensor=name)
+    return start, stop
+
+
+def _facts(entry: dict[str, Any], name: str, path: Path) -> tuple[torch.dtype, tuple[int, ...]]:
+    dtype = _DTYPES.get(entry["dtype"]) if isinstance(entry.get("dtype"), str) else None
+    shape = entry.get("shape")
+    if dtype is None:
+        raise FormatError(f"unknown dtype {quote(entry.get('dtype'))}", file=path, tensor=name)
+    if not isinstance(shape, list) or not all(type(x) is int and 0 <= x < 1 << 63 for x in shape):
+        raise FormatError(f"a shape {quote(shape)}", file=path, tensor=name)
+    if entry["dtype"] == "F4":
+        if not shape or shape[-1] % 2:
+            raise FormatError("an odd number of 4-bit values", file=path, tensor=name)
+        shape = [*shape[:-1], shape[-1] // 2]
+    return dtype, tuple(shape)

@@ -1,0 +1,211 @@
+"""Files of ``torch.save``, read without running what they hold, mapped where the format allows.
+
+Also what becomes of such a file when a site unpacks it: a ``.pt`` is a ZIP archive, so an upload
+may turn ``best.pt`` into a directory ``best/`` with ``data.pkl``, ``data/0``, … in it.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import shutil
+import struct
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from ..errors import (
+    FormatError,
+    IncompleteCheckpointError,
+    JsonckptError,
+    UnsupportedTypeError,
+    quote,
+)
+
+#: torch aligns tensors in its archives to this many bytes; a mapped file needs it.
+_ALIGNMENT = 64
+_COPY = 1 << 20
+_NAMED_GLOBAL = re.compile(r"GLOBAL ([\w.<>]+) was not an allowed global")
+_OTHER_GLOBAL = re.compile(r"[Uu]nsupported (?:global|class|operand)[^\n]{0,20}?([\w]+(?:\.\w+)+)")
+
+
+def load_torch_file(path: Path, directory: Path, *, unsafe_pickle: bool = False) -> Any:
+    """The state in a file of ``torch.save``, on the CPU.
+
+    Args:
+        path: a ZIP archive, whose tensors are mapped, not read; or a file of the older format.
+        directory: for a temporary copy, where the archive is compressed.
+        unsafe_pickle: let a file that needs it run its pickle code.
+
+    Raises:
+        UnsupportedTypeError: the file needs pickle; the message names what it would import.
+        FormatError: not such a file.
+        IncompleteCheckpointError: a part of one.
+    """
+    with _damaged(path):
+        is_archive = zipfile.is_zipfile(path)
+    if not is_archive:
+        with path.open("rb") as file:
+            if file.read(4) == b"PK\x03\x04":
+                raise IncompleteCheckpointError("this ZIP archive ends too early", file=path)
+        return _load(path, mapped=False, unsafe_pickle=unsafe_pickle)
+    with _damaged(path):
+        archive = zipfile.ZipFile(path)
+    with archive:
+        entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+        names = {entry.filename.split("/", 1)[-1] for entry in entries}
+        if "data.pkl" not in names:
+            raise FormatError(
+                "a ZIP archive, but not one of torch.save: it has no data.pkl", file=path
+            )
+        if "constants.pkl" in names:
+            raise FormatError(
+                "a TorchScript program, not a checkpoint",
+                file=path,
+                hint="Convert the state_dict() of the loaded module instead.",
+            )
+        if all(entry.compress_type == zipfile.ZIP_STORED for entry in entries):
+            return _load(path, mapped=True, unsafe_pickle=unsafe_pickle)
+        # Mapped, the compressed bytes would be taken for the tensors' own.
+        parts = [(entry.filename, entry.file_size, _opener(archive, entry)) for entry in entries]
+        with _damaged(path), _stored_archive(parts, directory) as copy:
+            return _load(copy, mapped=True, unsafe_pickle=unsafe_pickle, shown=path)
+
+
+@contextmanager
+def _damaged(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (JsonckptError, OSError):
+        raise
+    except Exception as error:
+        # zipfile lets whatever its parsing meets escape: BadZipFile, UnicodeDecodeError,
+        # NotImplementedError, RuntimeError, zlib.error, …
+        raise FormatError(f"a damaged ZIP archive ({quote(str(error))})", file=path) from error
+
+
+def find_unpacked(directory: Path) -> Path | None:
+    """Where in ``directory`` (in itself, or one level below) an unpacked ``.pt`` lies."""
+    candidates = [directory]
+    if directory.is_dir():
+        candidates += sorted(entry for entry in directory.iterdir() if entry.is_dir())
+    found = [place for place in candidates if (place / "data.pkl").is_file()]
+    if len(found) > 1 and found[0] != directory:
+        names = ", ".join(quote(place.name) for place in found[:5])
+        raise FormatError(
+            f"{len(found)} unpacked checkpoints ({names})", file=directory, hint="Name one of them."
+        )
+    return found[0] if found else None
+
+
+def load_unpacked(directory: Path, spool: Path, *, unsafe_pickle: bool = False) -> Any:
+    """The state in a directory that was a file of ``torch.save``.
+
+    It is packed again, without compression, into a temporary file under ``spool``.
+
+    Raises: as :func:`load_torch_file`.
+    """
+    parts: list[tuple[str, int, Callable[[], IO[bytes]]]] = []
+    for place, _, names in os.walk(directory):
+        for name in names:
+            file = Path(place) / name
+            inside = file.relative_to(directory).as_posix()
+            if file.is_file() and inside.split("/")[0] in _PARTS:
+                parts.append((f"archive/{inside}", file.stat().st_size, _file_opener(file)))
+    present = {name for name, _, _ in parts}
+    if "archive/version" not in present:
+        parts.append(("archive/version", 2, _bytes_opener(b"3\n")))
+    with _stored_archive(sorted(parts, key=lambda part: part[0]), spool) as copy:
+        return _load(copy, mapped=True, unsafe_pickle=unsafe_pickle, shown=directory)
+
+
+#: What of a directory belongs into the archive.
+_PARTS = frozenset({"data.pkl", "data", "version", "byteorder", ".format_version", ".data"})
+
+
+def _opener(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Callable[[], IO[bytes]]:
+    return lambda: archive.open(entry)
+
+
+def _file_opener(path: Path) -> Callable[[], IO[bytes]]:
+    return lambda: path.open("rb")
+
+
+def _bytes_opener(data: bytes) -> Callable[[], IO[bytes]]:
+    return lambda: io.BytesIO(data)
+
+
+@contextmanager
+def _stored_archive(
+    parts: list[tuple[str, int, Callable[[], IO[bytes]]]], directory: Path
+) -> Iterator[Path]:
+    """A temporary archive of ``parts`` without compression, its contents aligned as torch's."""
+    with tempfile.NamedTemporaryFile(dir=directory, prefix=".jsonckpt-", suffix=".pt") as file:
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+            for name, size, opener in parts:
+                info = zipfile.ZipInfo(name)
+                info.file_size = size
+                large = size >= 1 << 31
+                # Local header, name, the ZIP64 field that Python adds for large entries, and this
+                # field's own head: padding brings the content behind them to the boundary.
+                head = file.tell() + 30 + len(name.encode()) + (20 if large else 0) + 4
+                padding = -head % _ALIGNMENT
+                info.extra = struct.pack("<HH", 0x4246, padding) + b"Z" * padding
+                with opener() as source, archive.open(info, "w", force_zip64=large) as target:
+                    shutil.copyfileobj(source, target, _COPY)
+        file.flush()
+        yield Path(file.name)
+
+
+def _load(path: Path, *, mapped: bool, unsafe_pickle: bool, shown: Path | None = None) -> Any:
+    shown = shown or path
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except Exception as error:
+        # What hostile bytes make of an unpickler cannot be listed; all of it means "no checkpoint",
+        # except for the one case in which the file asks for code.
+        needed = _needed_globals(path, error)
+        if not needed:
+            raise _unreadable(error, shown) from error
+        if not unsafe_pickle:
+            names = ", ".join(quote(name) for name in needed[:10])
+            more = f" and {len(needed) - 10} more" if len(needed) > 10 else ""
+            raise UnsupportedTypeError(
+                f"this file needs pickle, which can run any code: it imports {names}{more}",
+                file=shown,
+                hint="Save it again with tensors and plain values only, or pass --unsafe-pickle if "
+                "you trust whoever made it.",
+            ) from error
+    try:
+        return torch.load(path, map_location="cpu", weights_only=False, mmap=mapped)
+    except Exception as error:
+        raise _unreadable(error, shown) from error
+
+
+def _needed_globals(path: Path, error: Exception) -> list[str]:
+    """What a file imports that ``torch.load`` does not allow."""
+    lister = getattr(torch.serialization, "get_unsafe_globals_in_checkpoint", None)
+    if lister is not None and zipfile.is_zipfile(path):
+        try:
+            return sorted(set(lister(path)))
+        except Exception:
+            return []  # a damaged file, as the first error says
+    text = str(error)
+    return sorted(set(_NAMED_GLOBAL.findall(text)) or set(_OTHER_GLOBAL.findall(text)))
+
+
+def _unreadable(error: Exception, path: Path) -> FormatError:
+    text = str(error)
+    if "WeightsUnpickler error:" in text:
+        text = text.split("WeightsUnpickler error:", 1)[1]
+    return FormatError(
+        f"torch.load cannot read this file ({type(error).__name__}: "
+        f"{quote(text.strip().split(chr(10))[0], 160)})",
+        file=path,
+    )

@@ -1,0 +1,259 @@
+"""Every error that jsonckpt raises on purpose, in one tree::
+
+    JsonckptError
+    ├── FormatError(ValueError)                   the file is not what the specification says
+    │   ├── UnsupportedVersionError               of a newer release, or with an unknown feature
+    │   └── UnsafePathError                       a shard name that leads out of the checkpoint
+    ├── ArgumentError(ValueError, TypeError)      an argument that cannot be what it is
+    ├── LimitError(ValueError)                    larger than the limits allow
+    ├── IntegrityError                            the bytes are not the bytes that were saved
+    ├── IncompleteCheckpointError                 a part is missing, or the file ends too early
+    ├── CheckpointNotFoundError(FileNotFoundError)
+    ├── CheckpointExistsError(FileExistsError)
+    ├── SaveCancelledError                        PendingSave.cancel() was called
+    ├── ArgumentError(ValueError, TypeError)      an argument that cannot be what it is
+    ├── StateMismatchError                        .missing, .unexpected, .mismatched
+    ├── UnsupportedTypeError(TypeError)           a value that no rule can write
+    └── WriteError(OSError)                       the system refused a write; .errno says why
+        └── DurabilityUncertainError              written and visible, but the last fsync failed
+
+A message reads "file: tensor: chunk: what is wrong. The way out.". Text that comes from a file
+is escaped and shortened by :func:`quote` before it goes into a message, and :func:`printable` lets
+nothing through, wherever it comes from, that would do something to a terminal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+#: The way out where data is damaged.
+DAMAGED = (
+    "The file was damaged or changed: take another copy, or restore what is intact with: "
+    "jsonckpt recover PATH NEW"
+)
+#: The way out where a file ends too early.
+CUT_OFF = "It was cut off: copy it again, or restore what is intact with: jsonckpt recover PATH NEW"
+#: Longest piece of foreign text that a message repeats.
+_QUOTE_LIMIT = 80
+#: Names that a message lists; the error's attributes have all.
+_NAMES_SHOWN = 5
+
+
+def quote(text: object, limit: int = _QUOTE_LIMIT) -> str:
+    """Foreign text as it may stand in a message: escaped, in quotes, at most ``limit`` characters.
+
+    >>> quote("a\\x1b[31m")
+    "'a\\\\x1b[31m'"
+    """
+    if isinstance(text, bytes):
+        text = text[: limit + 1].decode("utf-8", "backslashreplace")
+    plain = text if isinstance(text, str) else repr(text)[: limit + 1]
+    shown = ascii(plain[: limit + 1])
+    if len(shown) <= limit:
+        return shown
+    return shown[: limit - 4] + "..." + shown[0]
+
+
+def printable(text: object, keep: str = "") -> str:
+    """Text as it may be printed: control characters, bidirectional marks and the like are escaped.
+
+    What is escaped is what Python calls not printable: C0, DEL, C1, formatting characters, line and
+    paragraph separators, lone surrogates, unassigned characters.
+
+    Args:
+        keep: characters that stay, such as the line feeds of a report.
+
+    >>> printable("\\x1b[31m \\u202e é"), printable("a\\nb", keep="\\n") == "a\\nb"
+    ('\\\\x1b[31m \\\\u202e é', True)
+    """
+    plain = str(text)
+    if plain.isprintable():
+        return plain
+    return "".join(c if c.isprintable() or c in keep else ascii(c)[1:-1] for c in plain)
+
+
+class JsonckptError(Exception):
+    """The base of all errors of this package.
+
+    Args:
+        message: what is wrong, what was expected.
+        file, tensor, chunk: where; each may be filled in later by :meth:`at`.
+        hint: the way out, as a sentence.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        file: object = None,
+        tensor: str | None = None,
+        chunk: int | None = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.file = None if file is None else str(file)
+        self.tensor = tensor
+        self.chunk = chunk
+        self.hint = hint
+
+    def at(
+        self,
+        *,
+        file: object = None,
+        tensor: str | None = None,
+        chunk: int | None = None,
+        hint: str | None = None,
+    ) -> JsonckptError:
+        """Say where, and the way out, unless a deeper place has said so already. Returns itself."""
+        if self.file is None and file is not None:
+            self.file = str(file)
+        if self.tensor is None:
+            self.tensor = tensor
+        if self.chunk is None:
+            self.chunk = chunk
+        if self.hint is None:
+            self.hint = hint
+        return self
+
+    def __str__(self) -> str:
+        place = []
+        if self.file is not None:
+            place.append(_printable(self.file))
+        if self.tensor is not None:
+            place.append(f"tensor {quote(self.tensor)}")
+        if self.chunk is not None:
+            place.append(f"chunk {self.chunk}")
+        text = ": ".join([*place, self.message])
+        if self.hint:
+            text = f"{text.rstrip('.')}. {self.hint}"
+        return printable(text, keep="\n")
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether an error says nothing of damage: a reader that may, knows or has more would go on.
+
+    That is a limit, a version or a feature that this release does not know, or a package that is
+    not installed. What is refused so must not be taken for broken, nor for empty.
+    """
+    return isinstance(error, LimitError | UnsupportedVersionError) or isinstance(
+        error.__cause__, ImportError
+    )
+
+
+def _printable(path: str) -> str:
+    """A path for a message: as it is where it can be printed, escaped where not."""
+    return path if path.isprintable() and len(path) <= 300 else quote(path, 300)
+
+
+class FormatError(JsonckptError, ValueError):
+    """The file does not follow ``docs/format.md``."""
+
+
+class UnsupportedVersionError(FormatError):
+    """The file has a format version, or requires a feature, that this release does not know."""
+
+
+class UnsafePathError(FormatError):
+    """A shard's file name is not a plain name inside the checkpoint's directory."""
+
+
+class ArgumentError(JsonckptError, ValueError, TypeError):
+    """An argument that cannot be what it is; the message names it."""
+
+
+class LimitError(JsonckptError, ValueError):
+    """Something is larger than :class:`jsonckpt.Limits` allows."""
+
+
+class IntegrityError(JsonckptError):
+    """A checksum does not match: these are not the bytes that were saved."""
+
+
+class IncompleteCheckpointError(JsonckptError):
+    """A file of the checkpoint is missing or ends too early."""
+
+
+class CheckpointNotFoundError(JsonckptError, FileNotFoundError):
+    """There is no checkpoint at this path."""
+
+
+class CheckpointExistsError(JsonckptError, FileExistsError):
+    """Something that must not be overwritten lies at this path."""
+
+
+class SaveCancelledError(JsonckptError):
+    """The save was cancelled before its commit: what was at its path before is untouched."""
+
+
+class StateMismatchError(JsonckptError):
+    """The checkpoint and the target do not have the same tensors.
+
+    Attributes:
+        missing: names that the target has and the checkpoint lacks.
+        unexpected: names that the checkpoint has and the target lacks.
+        mismatched: ``"name: what differs"`` for names that both have.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        missing: Sequence[str] = (),
+        unexpected: Sequence[str] = (),
+        mismatched: Sequence[str] = (),
+        file: object = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message, file=file, hint=hint)
+        self.missing = list(missing)
+        self.unexpected = list(unexpected)
+        self.mismatched = list(mismatched)
+
+    def __str__(self) -> str:
+        lines = [super().__str__()]
+        for label in ("missing", "unexpected", "mismatched"):
+            names: list[str] = getattr(self, label)
+            if names:
+                shown = ", ".join(quote(name, 120) for name in names[:_NAMES_SHOWN])
+                rest = len(names) - _NAMES_SHOWN
+                more = f" and {rest} more" if rest > 0 else ""
+                lines.append(f"  {label}: {shown}{more}")
+        return "\n".join(lines)
+
+
+class UnsupportedTypeError(JsonckptError, TypeError):
+    """The state holds a value of a type that no rule covers."""
+
+
+class WriteError(JsonckptError, OSError):
+    """The system refused a write. ``errno`` is the system's number, or ``None``."""
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        errno: int | None = None,
+        file: object = None,
+        tensor: str | None = None,
+        chunk: int | None = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message, file=file, tensor=tensor, chunk=chunk, hint=hint)
+        self.errno = errno
+
+
+class DurabilityUncertainError(WriteError):
+    """The new checkpoint is complete and visible, but the last fsync of its directory failed."""
+
+
+def full_name(kind: type) -> str:
+    """A type's name with its module.
+
+    >>> import collections
+    >>> full_name(collections.OrderedDict), full_name(int)
+    ('collections.OrderedDict', 'int')
+    """
+    if kind.__module__ == "builtins":
+        return kind.__qualname__
+    return f"{kind.__module__}.{kind.__qualname__}"

@@ -1,0 +1,156 @@
+"""The checksum algorithms of the format, under one interface."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import xxhash
+
+from ..errors import ArgumentError, IntegrityError, JsonckptError, quote
+
+Buffer = Any
+
+
+class Hasher(Protocol):
+    """What ``hashlib`` and ``xxhash`` objects share."""
+
+    def update(self, data: Buffer, /) -> object:
+        """Add bytes."""
+
+    def hexdigest(self) -> str:
+        """The checksum of all bytes so far."""
+
+
+def _blake3() -> Hasher:
+    try:
+        import blake3  # type: ignore[import-not-found, unused-ignore]
+    except ImportError as error:
+        raise JsonckptError(
+            "the checksum blake3 needs the package blake3, which is not installed",
+            hint="pip install 'jsonckpt[blake3]'.",
+        ) from error
+    made: Hasher = blake3.blake3()
+    return made
+
+
+def _xxh3_128() -> Hasher:
+    return xxhash.xxh3_128()
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """A checksum: its name in files, its hexadecimal digits, how to start one."""
+
+    name: str
+    digits: int
+    start: Callable[[], Hasher]
+
+
+ALGORITHMS: dict[str, Algorithm] = {
+    row.name: row
+    for row in (
+        Algorithm("xxh3_128", 32, _xxh3_128),
+        Algorithm("sha256", 64, hashlib.sha256),
+        Algorithm("blake3", 64, _blake3),
+    )
+}
+
+
+def hasher(algorithm: str) -> Hasher:
+    """A fresh checksum to feed."""
+    return ALGORITHMS[algorithm].start()
+
+
+def hexdigest(algorithm: str, data: Buffer) -> str:
+    """The checksum of one buffer.
+
+    >>> hexdigest("xxh3_128", b"")
+    '99aa06d3014798d86001c324468d497f'
+    """
+    if algorithm == "xxh3_128":
+        return xxhash.xxh3_128_hexdigest(data)
+    state = hasher(algorithm)
+    state.update(data)
+    return state.hexdigest()
+
+
+def seal_of(algorithm: str, data: Buffer) -> str:
+    """The value of a ``seal`` over ``data``."""
+    return f"{algorithm}:{hexdigest(algorithm, data)}"
+
+
+#: Checksum algorithms that nobody can find a second text for.
+CRYPTOGRAPHIC = ("sha256", "blake3")
+_DIGEST = re.compile(r"(sha256|blake3):[0-9a-f]{64}")
+
+
+def check_expected(digest: object, *, verify: bool = True) -> None:
+    """Whether the argument ``expected_digest`` can pin anything.
+
+    Raises:
+        ArgumentError: it is no digest, or ``verify`` is off.
+
+    >>> check_expected("sha256:" + "0" * 64)
+    """
+    if digest is None:
+        return
+    if isinstance(digest, str) and digest.startswith("xxh3_128:"):
+        raise ArgumentError(
+            "expected_digest is an xxh3_128 checksum, which finds accidents but pins nothing; "
+            'save with checksum="sha256" and take SaveResult.digest of that'
+        )
+    if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
+        raise ArgumentError(
+            f"expected_digest is {quote(digest)}; it must be 'sha256:' or 'blake3:' and 64 "
+            "lower-case hexadecimal digits, as SaveResult.digest has it"
+        )
+    if not verify:
+        raise ArgumentError("expected_digest needs verify=True: nothing else looks at the payloads")
+
+
+def check_manifest_digest(text: bytes, expected: str | None) -> None:
+    """Whether a ``manifest.json`` is the one that is pinned.
+
+    Raises:
+        IntegrityError: it is not.
+    """
+    if expected is not None:
+        _compare(f"sha256:{hashlib.sha256(text).hexdigest()}", expected, "the manifest")
+
+
+def check_seal(seal: str, expected: str | None) -> None:
+    """Whether a single file, known by its seal, is the one that is pinned.
+
+    Raises:
+        IntegrityError: it is not.
+    """
+    if expected is not None:
+        check_pinned(seal.partition(":")[0], expected)
+        _compare(seal, expected, "the file")
+
+
+def check_pinned(checksum: str, expected: str | None) -> None:
+    """Whether a checkpoint's checksums are such that a digest over them pins its payloads.
+
+    Raises:
+        IntegrityError: they are not.
+    """
+    if expected is not None and checksum not in CRYPTOGRAPHIC:
+        raise IntegrityError(
+            f"expected_digest cannot pin this checkpoint: its checksum is {checksum}, which finds "
+            "accidents but not forgeries",
+            hint='Save it again with checksum="sha256" and pin the digest of that save.',
+        )
+
+
+def _compare(found: str, expected: str, what: str) -> None:
+    if not hmac.compare_digest(found, expected):
+        raise IntegrityError(
+            f"{what} has the digest {found}, expected {expected}; no tensor was read",
+            hint="This is another save, or it was changed: take the checkpoint you pinned.",
+        )

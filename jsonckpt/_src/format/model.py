@@ -1,0 +1,222 @@
+"""What a checkpoint consists of: frozen facts, and the arithmetic of chunks. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeGuard
+
+from ..errors import FormatError, quote
+
+FORMAT_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+MANIFEST_FORMAT = "jsonckpt.manifest"
+SHARD_FORMAT = "jsonckpt.shard"
+ENCODINGS = ("base64", "list")
+COMPRESSIONS = ("none", "zstd")
+FILTERS = ("none", "shuffle")
+MAX_SIZE = (1 << 63) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Codec:
+    """How chunks are encoded. ``chunk_bytes`` is the raw size of all but the last of a record."""
+
+    encoding: str
+    compression: str
+    filter: str
+    chunk_bytes: int
+
+    def to_json(self) -> dict[str, Any]:
+        """The object of the manifest's ``codecs``."""
+        return {
+            "encoding": self.encoding,
+            "compression": self.compression,
+            "filter": self.filter,
+            "chunk_bytes": self.chunk_bytes,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How a record's tensor lies in memory, where that is not row-major in memory of its own.
+
+    Attributes:
+        stride: in elements, of a tensor that is dense but not row-major.
+        storage: ``(id, offset, size)`` in bytes, of a tensor that shares its storage with others
+            that it does not overlap.
+    """
+
+    stride: tuple[int, ...] | None = None
+    storage: tuple[int, int, int] | None = None
+
+    def to_text(self) -> str:
+        """The members of a record, each with the comma that precedes it."""
+        text = ""
+        if self.stride is not None:
+            text += f',"stride":[{",".join(map(str, self.stride))}]'
+        if self.storage is not None:
+            text += ',"storage":[{},{},{}]'.format(*self.storage)
+        return text
+
+
+#: Row-major, in memory of its own: nearly every record.
+PLAIN: Final = Layout()
+
+
+def is_dense(shape: Sequence[int], stride: Sequence[int]) -> bool:
+    """Whether strides are those of a tensor that fills its memory and meets no byte twice.
+
+    Strides of dimensions that have one element or none mean nothing and may be any.
+
+    >>> is_dense((2, 3), (1, 2)), is_dense((2, 3), (1, 3)), is_dense((2, 1), (1, 7))
+    (True, False, True)
+    """
+    expected = 1
+    for step, size in sorted((step, size) for size, step in zip(shape, stride) if size > 1):
+        if step != expected:
+            return False
+        expected *= size
+    return True
+
+
+def parse_layout(item: dict[str, Any], shape: list[int], itemsize: int) -> Layout:
+    """The members ``stride`` and ``storage``, each where it is there.
+
+    Raises:
+        FormatError: one is not what it may be.
+    """
+    stride, storage = item.get("stride"), item.get("storage")
+    if "stride" in item:
+        if type(stride) is not list or not all(map(is_size, stride)) or len(stride) != len(shape):
+            raise FormatError(f"stride is {quote(stride)}, expected {len(shape)} sizes")
+        # Those of dimensions of one element mean nothing, but NumPy counts them in bytes.
+        if max(stride, default=0) * itemsize > MAX_SIZE or not is_dense(shape, stride):
+            raise FormatError(
+                f"stride {quote(stride)} is not that of a dense tensor of shape {quote(shape)}"
+            )
+    if "storage" in item:
+        nbytes = element_count(shape) * itemsize
+        if type(storage) is not list or not all(map(is_size, storage)) or len(storage) != 3:
+            raise FormatError(f"storage is {quote(storage)}, expected [id, offset, size]")
+        _, offset, size = storage
+        if not nbytes or offset % itemsize or offset + nbytes > size:
+            raise FormatError(
+                f"storage is {quote(storage)}, where {nbytes} bytes of items of {itemsize} bytes "
+                "have no place"
+            )
+    return Layout(
+        None if stride is None else tuple(stride), None if storage is None else tuple(storage)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One record: what tensor it holds and where its bytes lie.
+
+    ``chunks`` are ``(offset, length, checksum)`` of each payload in the text of the shard;
+    ``offset`` and ``length`` the range of the record itself.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    device: str
+    codec: Codec
+    shard: int
+    offset: int
+    length: int
+    chunks: tuple[tuple[int, int, str], ...]
+    nbytes: int
+    layout: Layout = PLAIN
+
+    def raw_range(self, chunk: int) -> tuple[int, int]:
+        """The raw bytes ``(start, stop)`` of the tensor that a chunk holds."""
+        start = chunk * self.codec.chunk_bytes
+        return start, min(self.nbytes, start + self.codec.chunk_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class ShardFile:
+    """One file of records: its name, its size on disk, the size of its text, its seal."""
+
+    file: str
+    bytes: int
+    text_bytes: int
+    seal: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A whole checkpoint but for its payloads."""
+
+    save_id: str
+    created_at: str
+    created_by: str
+    checksum: str
+    metadata: dict[str, Any]
+    state: Any
+    shards: tuple[ShardFile, ...]
+    entries: tuple[Entry, ...]
+    by_name: Mapping[str, Entry] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "by_name", {entry.name: entry for entry in self.entries})
+
+    @property
+    def nbytes(self) -> int:
+        """Raw bytes of all tensors."""
+        return sum(entry.nbytes for entry in self.entries)
+
+    def totals(self) -> dict[str, int]:
+        """What a person reads first."""
+        return {
+            "tensors": len(self.entries),
+            "bytes": self.nbytes,
+            "stored_bytes": sum(chunk[1] for entry in self.entries for chunk in entry.chunks),
+            "shards": len(self.shards),
+        }
+
+
+def claimed_bytes(records: Iterable[tuple[int, Layout]]) -> int:
+    """Raw bytes that records take in memory: those in one storage, together what it has."""
+    total, sizes = 0, dict[int, int]()
+    for nbytes, layout in records:
+        if layout.storage is None:
+            total += nbytes
+        else:
+            sizes[layout.storage[0]] = layout.storage[2]
+    return total + sum(sizes.values())
+
+
+def is_size(value: object) -> TypeGuard[int]:
+    return type(value) is int and 0 <= value <= MAX_SIZE
+
+
+def element_count(shape: Sequence[int]) -> int:
+    """Number of elements of a shape."""
+    return math.prod(shape)
+
+
+def chunk_count(nbytes: int, chunk_bytes: int) -> int:
+    """Number of chunks that ``nbytes`` raw bytes make."""
+    return -(-nbytes // chunk_bytes)
+
+
+def identity_lines(
+    name: str, dtype: str, shape: Iterable[int], device: str, codec: Codec, sums: Iterable[str]
+) -> bytes:
+    """The text whose checksum is a record's ``digest`` (format section 3.2)."""
+    items = [
+        name,
+        dtype,
+        ",".join(map(str, shape)),
+        device,
+        codec.encoding,
+        codec.compression,
+        codec.filter,
+        str(codec.chunk_bytes),
+        *sums,
+    ]
+    return "".join(f"{item}\n" for item in items).encode()

@@ -1,0 +1,485 @@
+"""The rules that manifest and shards share, checked one by one (format sections 2, 3.2 and 8).
+
+Pure: values in, facts or errors out.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from ..errors import FormatError, LimitError, UnsafePathError, UnsupportedVersionError, quote
+from .checksums import ALGORITHMS
+from .chunk_codec import longest_payload
+from .dtypes import DTYPES
+from .limits import Limits, exceeds, way_over
+from .model import (
+    COMPRESSIONS,
+    ENCODINGS,
+    FILTERS,
+    FORMAT_VERSION,
+    MAX_SIZE,
+    PLAIN,
+    SHARD_FORMAT,
+    Codec,
+    Entry,
+    Layout,
+    chunk_count,
+    claimed_bytes,
+    element_count,
+    is_size,
+    parse_layout,
+)
+
+#: Features that ``requires`` may name. Version 1 defines none.
+KNOWN_FEATURES: frozenset[str] = frozenset()
+_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
+_SAVE_ID = re.compile(r"[0-9a-f]{32}")
+_BAD_NAME = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
+#: A message is to be read at one glance; ``jsonckpt.verify`` has them all.
+_PROBLEMS_SHOWN = 3
+_SAID_VERSION = re.compile(rb'("version"[ \t]*:[ \t]*)[0-9]+')
+#: Members that say of which version a file is, and what they may be; they stand before these.
+_FIRST_MEMBERS = re.compile(
+    rb'"(format|version|requires|readable_by|created_by)"[ \t\r\n]*:[ \t\r\n]*'
+    rb'("[^"\\]{0,200}"|-?[0-9]{1,20}|\[[^\[\]{}]{0,1000}\])'
+)
+_BEHIND = re.compile(rb'"(?:state|metadata|tensors)"[ \t\r\n]*:')
+LONGEST_BEGINNING = 16 << 10
+#: Characters of the member that says which release reads a file.
+_LONGEST_RELEASE = 80
+#: Characters of created_at and created_by.
+_LONGEST_TEXT = 1_000
+#: Bytes of a record's first line, and of its last one beside the checksums.
+LONGEST_LINE = 1 << 20
+
+
+class Problems:
+    """Everything that is wrong, with its path; raised together."""
+
+    def __init__(self) -> None:
+        self.found: list[str] = []
+        self.unsafe = False
+        self.limit = False
+        self._ways: dict[str, None] = {}
+
+    def add(self, path: str, message: str) -> None:
+        """Note a problem; after the first few only their number matters."""
+        self.found.append(f"{path}: {message}")
+
+    def over(self, path: str, message: str, way: str | None) -> None:
+        """Note that a limit is exceeded; ``way`` is the way out, where there is one."""
+        self.limit = True
+        if way is not None:
+            self._ways[way] = None
+        self.add(path, message)
+
+    def raise_if_any(self) -> None:
+        """Raise what was found, as one error.
+
+        Raises:
+            UnsafePathError, LimitError, FormatError: in this order of precedence.
+        """
+        if not self.found:
+            return
+        shown = "; ".join(self.found[:_PROBLEMS_SHOWN])
+        more = len(self.found) - _PROBLEMS_SHOWN
+        if more > 0:
+            shown += f"; and {more} more"
+        if self.unsafe:
+            raise UnsafePathError(shown, hint="Do not trust this file.")
+        if self.limit:
+            raise LimitError(shown, hint=next(iter(self._ways), None))
+        raise FormatError(shown, hint="Run jsonckpt.verify on it, or take another copy.")
+
+
+def check_header(value: object, expected_format: str) -> dict[str, Any]:
+    """The members that every file begins with: format, version, requires, save_id.
+
+    Raises:
+        UnsupportedVersionError: a newer version, or a required feature this release lacks.
+        FormatError: anything else.
+    """
+    if not isinstance(value, dict):
+        raise FormatError(f"expected a JSON object, found {kind(value)}")
+    found = value.get("format")
+    if found != expected_format:
+        raise FormatError(
+            f"format is {quote(found)}, expected {expected_format!r}",
+            hint="This is not a jsonckpt file; python -m jsonckpt.convert reads other programs'.",
+        )
+    check_version(value)
+    save_id = value.get("save_id")
+    if not isinstance(save_id, str) or not _SAVE_ID.fullmatch(save_id):
+        raise FormatError(f"save_id is {quote(save_id)}, expected 32 hexadecimal digits")
+    return value
+
+
+def check_version(header: dict[str, Any]) -> None:
+    """The members ``version`` and ``requires``.
+
+    Raises:
+        UnsupportedVersionError: a newer version, or a required feature this release lacks.
+        FormatError: they are not what they must be.
+    """
+    version = header.get("version")
+    if type(version) is not int or version < 1:
+        raise FormatError(f"version is {quote(version)}, expected a positive integer")
+    if version > FORMAT_VERSION:
+        raise UnsupportedVersionError(
+            f"format version {quote(version).strip(chr(39))} is newer than {FORMAT_VERSION}, "
+            f"the newest that this release reads{_reader_of(header)}",
+            hint="Upgrade: pip install -U jsonckpt.",
+        )
+    check_requires(header.get("requires", []))
+
+
+def known_versions(text: bytes) -> Iterator[bytes]:
+    """A text that says a version which is not known, as it would be in those that are."""
+    for version in range(FORMAT_VERSION, 0, -1):
+        yield _SAID_VERSION.sub(rb"\g<1>%d" % version, text, count=1)
+
+
+def check_not_newer(beginning: bytes) -> None:
+    """Whether a text that makes no sense is one of a later release; to be asked then.
+
+    The layout of a later version is not known here, but that its first members say which one it
+    is (format, section 9).
+
+    Args:
+        beginning: of a file, at least some hundred bytes.
+
+    Raises:
+        UnsupportedVersionError: it is.
+    """
+    said: dict[str, Any] = {}
+    head = _BEHIND.split(beginning[:LONGEST_BEGINNING], maxsplit=1)[0]
+    for match in _FIRST_MEMBERS.finditer(head):
+        try:
+            said.setdefault(match[1].decode(), json.loads(match[2]))
+        except ValueError:
+            return  # damaged: whoever asks has an error to raise
+    if said.get("format") != SHARD_FORMAT or "version" not in said:
+        return
+    try:
+        check_version(said)
+    except UnsupportedVersionError:
+        raise
+    except FormatError:
+        return  # likewise
+
+
+def _reader_of(header: dict[str, Any]) -> str:
+    """Which release reads a file of a later version, as far as it says."""
+    for member, words in (
+        ("readable_by", "; {} and later read it"),
+        ("created_by", "; it was written by {}"),
+    ):
+        value = header.get(member)
+        if isinstance(value, str) and 0 < len(value) <= _LONGEST_RELEASE:
+            return words.format(quote(value))
+    return ""
+
+
+def check_requires(requires: object) -> None:
+    """Refuse features that this release does not know, by name.
+
+    Raises:
+        UnsupportedVersionError: one is unknown.
+        FormatError: not an array of strings.
+    """
+    if not isinstance(requires, list) or not all(isinstance(item, str) for item in requires):
+        raise FormatError(f"requires is {quote(requires)}, expected an array of strings")
+    unknown = [item for item in requires if item not in KNOWN_FEATURES]
+    if unknown:
+        shown = ", ".join(quote(item) for item in unknown[:5])
+        raise UnsupportedVersionError(
+            f"the file requires {shown}, which this release does not know",
+            hint="Upgrade: pip install -U jsonckpt.",
+        )
+
+
+def checksum_name(value: object) -> str:
+    """The checksum algorithm, checked."""
+    if not isinstance(value, str) or value not in ALGORITHMS:
+        raise FormatError(f"checksum is {quote(value)}, expected one of {', '.join(ALGORITHMS)}")
+    return value
+
+
+def text_member(header: dict[str, Any], key: str, problems: Problems) -> str:
+    """A required string member."""
+    value = header.get(key)
+    if not isinstance(value, str):
+        problems.add(key, f"expected a string, found {kind(value)}")
+    elif len(value) > _LONGEST_TEXT:
+        problems.add(key, f"has {len(value)} characters, over {_LONGEST_TEXT}")
+    else:
+        return value
+    return ""
+
+
+def parse_codec(item: object, limits: Limits) -> Codec | str:
+    """A codec from its members, or what is wrong with them."""
+    if not isinstance(item, dict):
+        return f"expected an object, found {kind(item)}"
+    encoding, compression = item.get("encoding"), item.get("compression")
+    filter_, chunk_bytes = item.get("filter"), item.get("chunk_bytes")
+    for member, found, known in (
+        ("encoding", encoding, ENCODINGS),
+        ("compression", compression, COMPRESSIONS),
+        ("filter", filter_, FILTERS),
+    ):
+        if not isinstance(found, str) or found not in known:
+            return f"unknown {member} {quote(found)}, this release knows {', '.join(known)}"
+    if encoding == "list" and (compression != "none" or filter_ != "none"):
+        return "encoding list goes with compression none and filter none only"
+    if type(chunk_bytes) is not int or chunk_bytes < 1:
+        return f"chunk_bytes is {quote(chunk_bytes)}, expected a positive integer"
+    if exceeds(chunk_bytes, limits.chunk_bytes):
+        return f"chunk_bytes is {chunk_bytes}, over the limit of {limits.chunk_bytes}"
+    return Codec(str(encoding), str(compression), str(filter_), chunk_bytes)
+
+
+def check_name(name: str, limits: Limits) -> None:
+    """Whether a tensor may be called so.
+
+    Raises:
+        FormatError, LimitError: it may not.
+    """
+    if _BAD_NAME.search(name):
+        raise FormatError(f"name {quote(name)} holds control characters or surrogates")
+    if limits.name_bytes is not None and 4 * len(name) > limits.name_bytes:
+        size = len(name.encode())
+        if size > limits.name_bytes:
+            raise LimitError(
+                f"name {quote(name)} has {size} bytes, the limit is {limits.name_bytes}",
+                hint="Use shorter keys in the state.",
+            )
+
+
+def parse_identity(
+    item: dict[str, Any], limits: Limits
+) -> tuple[str, str, tuple[int, ...], str, Layout]:
+    """``(name, dtype, shape, device, layout)`` of a record or a manifest entry, checked.
+
+    Raises:
+        FormatError, LimitError: with a message that names the member.
+    """
+    name, dtype, shape = item.get("name"), item.get("dtype"), item.get("shape")
+    if not isinstance(name, str) or not (
+        not name or name[0] == "/" or name.startswith("$storage/")
+    ):
+        raise FormatError(f"name is {quote(name)}, expected a JSON Pointer")
+    try:
+        check_name(name, limits)
+    except LimitError as error:
+        error.hint = way_over("name_bytes")  # nobody who reads can choose shorter names
+        raise
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise FormatError(f"unknown dtype {quote(dtype)}", tensor=name)
+    if type(shape) is not list or not all(map(is_size, shape)):
+        raise FormatError(
+            f"shape is {quote(shape)}, expected an array of integers from 0 to 2^63-1", tensor=name
+        )
+    if exceeds(len(shape), limits.rank):
+        raise LimitError(
+            f"{len(shape)} dimensions, the limit is {limits.rank}",
+            tensor=name,
+            hint=way_over("rank"),
+        )
+    # A zero hides the other sizes from the byte count, but torch still multiplies them.
+    if math.prod([size for size in shape if size]) > MAX_SIZE:
+        raise LimitError(f"shape {quote(shape)} has over 2^63-1 elements", tensor=name)
+    device = "cpu"
+    if "device" in item:
+        device = item["device"]
+        if not isinstance(device, str) or not re.fullmatch(r"[a-z]{1,20}(:[0-9]{1,5})?", device):
+            raise FormatError(f"device is {quote(device)}, expected e.g. cuda:0", tensor=name)
+    layout = PLAIN
+    if "stride" in item or "storage" in item:
+        try:
+            layout = parse_layout(item, shape, DTYPES[dtype].itemsize)
+        except FormatError as error:
+            raise error.at(tensor=name)  # noqa: B904, the same error with its place
+    return name, dtype, tuple(shape), device, layout
+
+
+def check_chunking(dtype: str, shape: Sequence[int], codec: Codec, chunks: int) -> int:
+    """The raw bytes of a record, after checking that the number of chunks fits them.
+
+    Raises:
+        FormatError: it does not.
+    """
+    itemsize = DTYPES[dtype].itemsize
+    if codec.chunk_bytes % itemsize:
+        raise FormatError(f"chunk_bytes {codec.chunk_bytes} is no multiple of {itemsize} ({dtype})")
+    nbytes = element_count(shape) * itemsize
+    expected = chunk_count(nbytes, codec.chunk_bytes)
+    if chunks != expected:
+        raise FormatError(
+            f"shape {quote(list(shape))} of {dtype} makes {nbytes} bytes in {expected} chunks, "
+            f"found {chunks} chunks"
+        )
+    return nbytes
+
+
+def no_checkpoint(start: bytes | bytearray) -> FormatError:
+    """The error for a file that never was a checkpoint.
+
+    Args:
+        start: its first bytes.
+    """
+    begins = f"it begins with {quote(bytes(start[:24]))}" if start else "it is empty"
+    return FormatError(
+        f"this is no jsonckpt checkpoint ({begins})",
+        hint="python -m jsonckpt.convert turns .pt, .safetensors and other JSON into one.",
+    )
+
+
+def reformatted() -> FormatError:
+    """The error for a file that some JSON tool has written anew."""
+    return FormatError(
+        "the file was reformatted: its layout in lines is not that of a checkpoint",
+        hint="It is JSON still, but readers need every line as it was written; take another copy.",
+    )
+
+
+def same_totals(found: object, expected: dict[str, int]) -> bool:
+    """Whether ``totals`` says what it must, in integers; it may say more."""
+    return isinstance(found, dict) and all(
+        type(found.get(key)) is int and found[key] == value for key, value in expected.items()
+    )
+
+
+def creation_time(header: dict[str, Any], problems: Problems) -> str:
+    """The member ``created_at``: UTC, to the second."""
+    value = text_member(header, "created_at", problems)
+    if value and not _TIME.fullmatch(value):
+        problems.add("created_at", f"{quote(value)} is not YYYY-MM-DDTHH:MM:SSZ")
+    return value
+
+
+def longest_tail(chunks: int, algorithm: str | None) -> int:
+    """The most bytes of a record's last line: its checksums, each in quotes with a comma."""
+    digits = ALGORITHMS[algorithm].digits if algorithm else 0
+    return LONGEST_LINE + chunks * (digits + 3)
+
+
+def check_layout(
+    entries: Iterable[Entry], sizes: Sequence[int], limits: Limits, problems: Problems
+) -> None:
+    """Records and payloads lie in their files as the layout in lines says, none on another.
+
+    No text between two payloads is longer than a reader would take.
+    """
+    ends = [0] * len(sizes)
+    way = way_over("manifest_bytes")
+    shard = -1
+    for entry in entries:
+        stop = entry.offset + entry.length
+        if entry.shard < shard:
+            problems.add(quote(entry.name), "the tensors are not in the order of the shards")
+            return
+        begins = ends[entry.shard] + 2  # a comma and a line feed
+        if entry.shard == shard and entry.offset != begins:
+            problems.add(
+                quote(entry.name),
+                f"it begins at byte {entry.offset}, where it overlaps the tensor before it or "
+                f"leaves a gap; expected {begins}",
+            )
+        if stop > sizes[entry.shard]:
+            problems.add(
+                quote(entry.name), f"it ends at byte {stop}, the file at {sizes[entry.shard]}"
+            )
+        if entry.shard > shard and exceeds(entry.offset, limits.manifest_bytes):
+            problems.over(quote(entry.name), f"{entry.offset} bytes of text before it", way)
+        shard = entry.shard
+        ends[shard] = stop
+        fault = _misplaced_chunk(entry)
+        if fault is not None:
+            problems.add(quote(entry.name), fault)
+    for number, (size, end) in enumerate(zip(sizes, ends)):
+        if exceeds(size - end, limits.manifest_bytes):
+            problems.over(f"shards[{number}]", f"{size - end} bytes of text after its tensors", way)
+
+
+def _misplaced_chunk(entry: Entry) -> str | None:
+    """What is wrong with the ranges of a record's payloads."""
+    at, stop = entry.offset, entry.offset + entry.length
+    longest = longest_payload(min(entry.codec.chunk_bytes, entry.nbytes), entry.codec, entry.dtype)
+    last = len(entry.chunks) - 1
+    for number, (offset, length, _) in enumerate(entry.chunks):
+        if number == last > 0:
+            start, end = entry.raw_range(number)
+            longest = longest_payload(end - start, entry.codec, entry.dtype)
+        # Before the first payload lies the record's head, between two lie a quote, a comma, a
+        # line feed and a quote.
+        near = offset == at + 4 if number else at + 2 <= offset <= at + LONGEST_LINE
+        if not near or offset + length + 2 > stop:
+            return f"chunk {number}: its range overlaps another, leaves a gap or leaves the record"
+        if length > longest:
+            return f"chunk {number}: {length} characters, it can have {longest} at most"
+        at = offset + length
+    if stop - at > longest_tail(len(entry.chunks), "sha256") + LONGEST_LINE:
+        return f"{stop - at} bytes of text after its data"
+    return None
+
+
+def check_totals(
+    entries: Sequence[Entry], on_disk: int, limits: Limits, problems: Problems
+) -> None:
+    """The limits on the whole checkpoint."""
+    chunks = sum(len(entry.chunks) for entry in entries)
+    most = limits.most_chunks(on_disk)
+    if exceeds(chunks, most):
+        problems.over(
+            "tensors",
+            f"{chunks} chunks in {on_disk} bytes of files, the limit is {most}",
+            # A larger number does not lift what the bytes on disk bound.
+            way_over("chunks") if exceeds(chunks, limits.chunks) else way_over("chunks", "None"),
+        )
+    total = claimed_bytes((entry.nbytes, entry.layout) for entry in entries)
+    if exceeds(total, limits.total_bytes(on_disk)):
+        problems.over(
+            "tensors",
+            f"{total} bytes of tensors in {on_disk} bytes of files is over the limit",
+            way_over("total_floor"),
+        )
+
+
+def check_storages(entries: Iterable[Entry], problems: Problems) -> None:
+    """Whether records that share a storage agree on its size, and none lies on another."""
+    places = [(e.layout.storage, e.nbytes, e.name) for e in entries if e.layout.storage]
+    places.sort()
+    for (one, nbytes, _), (other, _, name) in itertools.pairwise(places):
+        if one[0] != other[0]:
+            continue
+        if one[2] != other[2]:
+            problems.add(quote(name), f"storage {one[0]} has {one[2]} bytes, or {other[2]}")
+        elif one[1] + nbytes > other[1]:
+            problems.add(quote(name), f"it lies on another tensor in storage {one[0]}")
+
+
+_HEX_DIGITS = frozenset("0123456789abcdef")
+
+
+def is_hex(value: object, digits: int) -> bool:
+    """Whether ``value`` is a string of that many lower-case hexadecimal digits."""
+    return isinstance(value, str) and len(value) == digits and _HEX_DIGITS.issuperset(value)
+
+
+def kind(value: object) -> str:
+    kinds: dict[type, str] = {
+        dict: "an object",
+        list: "an array",
+        str: "a string",
+        bool: "a boolean",
+        int: "a number",
+        float: "a number",
+        type(None): "nothing",
+    }
+    return kinds.get(type(value), "something else")

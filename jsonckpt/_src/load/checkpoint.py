@@ -1,0 +1,303 @@
+"""``open``: a checkpoint as a mapping of names to tensors that are read when they are asked for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+
+from ..errors import FormatError, JsonckptError
+from ..format.checksums import check_expected
+from ..format.dtypes import DTYPES
+from ..format.json_text import collector_paused
+from ..format.limits import Copies, Limits, checked_limits
+from ..format.model import Codec, Entry, Manifest, element_count
+from ..parallel import thread_count
+from ..state.registry import default_rules
+from ..state.selector import Selector
+from ..state.tree import decode_state, record_of, tensor_names
+from ..tensors.aliasing import StateReader
+from ..tensors.map_location import MapLocation
+from ..tensors.memory import torch_dtype
+from .api import load_container
+from .container import Container, open_container
+from .restore import Loading, Wishes, allocate_target
+
+_ON_THE_CPU = Wishes.of(None, None, "cpu")
+
+
+class TensorEntry:
+    """A tensor of an open checkpoint, not read yet.
+
+    Attributes:
+        name: its JSON Pointer.
+        dtype, shape, nbytes: of the tensor; ``shape`` is a ``torch.Size``, ``nbytes`` raw bytes.
+        device: where it lay when it was saved.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, name: str, entry: Entry, view: Any) -> None:
+        self._checkpoint = checkpoint
+        self._entry = entry
+        self._view = view
+        self.name = name
+        self.device = entry.device
+        self._dtype_name = entry.dtype if view is None else view["dtype"]
+        self.shape = torch.Size(entry.shape if view is None else view["shape"])
+        self.nbytes = element_count(self.shape) * DTYPES[self._dtype_name].itemsize
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype."""
+        return torch_dtype(self._dtype_name)
+
+    @property
+    def codec(self) -> Codec:
+        """How its chunks are encoded."""
+        return self._entry.codec
+
+    def load(self, map_location: MapLocation = None) -> torch.Tensor:
+        """Read the whole tensor.
+
+        Raises:
+            JsonckptError: its bytes are not those that were saved.
+        """
+        return self._checkpoint._load(self._entry, self.name, self._view, map_location)
+
+    def __getitem__(self, key: Any) -> torch.Tensor:
+        """A part of the tensor, indexed as a tensor; reads only the chunks that it needs.
+
+        Slices and integers on the first dimension decide what is read; anything else is applied
+        afterwards.
+        """
+        if self._view is not None or not self.shape:
+            return self.load()[key]
+        first = key[0] if isinstance(key, tuple) and key else key
+        rest = key[1:] if isinstance(key, tuple) else ()
+        rows = self.shape[0]
+        if isinstance(first, bool) or not isinstance(first, (int, slice)):
+            return self.load()[key]
+        if isinstance(first, int):
+            if not -rows <= first < rows:
+                raise IndexError(f"index {first} is out of bounds for dimension 0 with size {rows}")
+            at = first % rows
+            part = self._checkpoint._load_rows(self._entry, at, at + 1)
+            one = (0, *rest)
+            return part[one]
+        start, stop, step = first.indices(rows)
+        if step < 1:
+            raise ValueError("step must be greater than zero")
+        part = self._checkpoint._load_rows(self._entry, start, max(start, stop))
+        every = (slice(None, None, step), *rest)
+        return part[every]
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError("len() of a 0-d tensor")
+        return self.shape[0]
+
+    def __repr__(self) -> str:
+        return f"TensorEntry({self.name!r}, {self.dtype}, {list(self.shape)})"
+
+
+class Checkpoint(Mapping[str, TensorEntry]):
+    """An open checkpoint: names to :class:`TensorEntry`. A context manager.
+
+    Attributes:
+        manifest: everything that it says of itself.
+        metadata: the user's own JSON object.
+    """
+
+    def __init__(self, container: Container, limits: Limits, threads: int, verify: bool) -> None:
+        self._container = container
+        self._limits = limits
+        self._threads = threads
+        self._verify = verify
+        self.manifest: Manifest = container.manifest
+        self.metadata: dict[str, Any] = container.manifest.metadata
+        try:
+            loading = Loading(self.manifest.state, Wishes.of(None, None))
+            loading.check(self.manifest.by_name)
+        except JsonckptError as error:
+            error.at(file=container.path)
+            raise
+        self._entries: dict[str, tuple[Entry, Any]] = {}
+        for name, tag, body in loading.references:
+            view = body if tag == "$view" else None
+            entry = self.manifest.by_name[record_of(name, body)]
+            self._entries.setdefault(name, (entry, view))
+
+    # --- the mapping ------------------------------------------------------------------------
+
+    def __getitem__(self, name: str) -> TensorEntry:
+        entry, view = self._entries[name]
+        return TensorEntry(self, name, entry, view)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __enter__(self) -> Checkpoint:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Nothing is held open between reads; here for symmetry."""
+
+    # --- the state --------------------------------------------------------------------------
+
+    def state(self) -> Any:
+        """The state tree with a :class:`TensorEntry` in the place of each tensor. Reads no tensor,
+        except those that NumPy arrays lie in."""
+        try:
+            door = _LazyDoor(self, self._container.copies(self._limits))
+            return decode_state(self.manifest.state, door, rules=default_rules())
+        except JsonckptError as error:
+            error.at(file=self._container.path)
+            raise
+
+    def load(
+        self,
+        map_location: MapLocation = None,
+        *,
+        include: Selector | None = None,
+        exclude: Selector | None = None,
+        progress: bool = False,
+    ) -> Any:
+        """The whole state, as :func:`jsonckpt.load` gives it."""
+        try:
+            return load_container(
+                self._container,
+                Wishes.of(include, exclude, map_location),
+                limits=self._limits,
+                threads=self._threads,
+                verify=self._verify,
+                progress=progress,
+            )
+        except JsonckptError as error:
+            self._container.explain(error)
+            raise
+
+    # --- reading ----------------------------------------------------------------------------
+
+    def _load(
+        self,
+        entry: Entry,
+        name: str,
+        view: Any,
+        map_location: MapLocation,
+        copies: Copies | None = None,
+    ) -> torch.Tensor:
+        wishes = Wishes.of(None, None, map_location)
+        copies = copies or self._container.copies(self._limits)
+        try:
+            self._container.check_files([entry.shard], copies)
+            target = allocate_target(
+                wishes,
+                entry.name,
+                entry.dtype,
+                entry.shape,
+                entry.device,
+                entry.layout.stride,
+            )
+            if target.needs_data:
+                self._read(entry, target)
+            tensor = wishes.placement.relocate(target.finish(), entry.device)
+            if view is None:
+                return tensor
+            door = StateReader({entry.name: tensor}, {name}, copies)
+            viewed: torch.Tensor = door.get("$view", view, name)
+            return viewed
+        except JsonckptError as error:
+            error.at(file=self._container.path, tensor=name)
+            self._container.explain(error)
+            raise
+
+    def _read(self, entry: Entry, sink: Any) -> None:
+        entries = [e for e in self.manifest.entries if e.shard == entry.shard]
+        self._container.read(
+            entry.shard,
+            entries,
+            {entry.name: sink},
+            limits=self._limits,
+            threads=self._threads,
+            verify=self._verify,
+        )
+
+    def _load_rows(self, entry: Entry, start: int, stop: int) -> torch.Tensor:
+        row = entry.nbytes // entry.shape[0] if entry.shape[0] else 0
+        shape = (stop - start, *entry.shape[1:])
+        try:
+            self._container.check_files([entry.shard])
+            target = allocate_target(_ON_THE_CPU, entry.name, entry.dtype, shape, entry.device)
+            if row and stop > start:
+                self._container.read_part(
+                    entry, start * row, stop * row, target, limits=self._limits, verify=self._verify
+                )
+            return target.finish()
+        except JsonckptError as error:
+            error.at(file=self._container.path, tensor=entry.name)
+            self._container.explain(error)
+            raise
+
+
+class _LazyDoor:
+    """Reads a state with entries in the place of tensors."""
+
+    def __init__(self, checkpoint: Checkpoint, copies: Copies) -> None:
+        self.charge = copies.charge
+        self._checkpoint = checkpoint
+        self._copies = copies
+        #: Arrays of one record share its memory, as they do in a load.
+        self._tensors: dict[str, torch.Tensor] = {}
+
+    def get(self, tag: str, body: Any, place: str) -> Any:
+        for name, _, _ in tensor_names({tag: body}):
+            return self._checkpoint[name]
+        raise FormatError(f"{tag} at {place} holds no tensor")
+
+    def get_array(self, body: Any, place: str) -> Any:
+        for name, _, inner in tensor_names(body):
+            record = record_of(name, inner)
+            entry = self._checkpoint.manifest.by_name[record]
+            if record not in self._tensors:
+                tensor = self._checkpoint._load(entry, record, None, "cpu", self._copies)
+                self._tensors[record] = tensor
+            return StateReader(self._tensors, {name}, self._copies).get_array(body, place)
+        raise FormatError(f"the array at {place} holds no tensor")
+
+
+def open_checkpoint(
+    path: str | os.PathLike[str],
+    *,
+    verify: bool = True,
+    threads: int | None = None,
+    limits: Limits | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    expected_digest: str | None = None,
+) -> Checkpoint:
+    """Open a checkpoint without reading its tensors.
+
+    Args:
+        path, verify, threads, limits, storage_options, expected_digest: as for
+            :func:`jsonckpt.load`.
+
+    >>> import tempfile, torch, jsonckpt
+    >>> with tempfile.TemporaryDirectory() as directory:
+    ...     _ = jsonckpt.save({"w": torch.arange(12).reshape(4, 3)}, directory)
+    ...     with jsonckpt.open(directory) as checkpoint:
+    ...         list(checkpoint), checkpoint["/w"].shape, checkpoint["/w"][1:2]
+    (['/w'], torch.Size([4, 3]), tensor([[3, 4, 5]]))
+    """
+    limits = checked_limits(limits)
+    check_expected(expected_digest, verify=verify)
+    with collector_paused():  # a manifest is all containers, and none of them is garbage
+        container = open_container(
+            path, limits=limits, storage_options=storage_options, expected_digest=expected_digest
+        )
+        return Checkpoint(container, limits, thread_count(threads), verify)

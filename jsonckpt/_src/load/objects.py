@@ -1,0 +1,449 @@
+"""Modules and optimizers as torch loads them: whose memory is filled in place, what goes where.
+
+An optimizer's state says of each tensor only a number. Which parameter that is, and whether
+the state is one that this optimizer can go on with, is found out here, for ``load_into`` and
+``training.restore_optimizer`` alike. The tensors of a saved state may be anything with a shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import torch
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.instancenorm import _InstanceNorm
+
+from ..errors import StateMismatchError, quote
+from ..format.pointer import join
+
+_Module: Final = torch.nn.Module
+_Optimizer: Final = torch.optim.Optimizer
+#: What torch's own modules do when they are loaded: copy each tensor, once it fits.
+_PLAIN_LOADERS: Final = (
+    _Module._load_from_state_dict,
+    _NormBase._load_from_state_dict,
+    _InstanceNorm._load_from_state_dict,
+)
+_SAVERS: Final = ("state_dict", "_save_to_state_dict")
+_LOADERS: Final = ("load_state_dict", "_load_from_state_dict")
+_SAVE_HOOKS: Final = ("_state_dict_hooks", "_state_dict_pre_hooks")
+_LOAD_HOOKS: Final = ("_load_state_dict_pre_hooks", "_load_state_dict_post_hooks")
+_OPTIMIZER_HOOKS: Final = (
+    "_optimizer_state_dict_pre_hooks",
+    "_optimizer_state_dict_post_hooks",
+    "_optimizer_load_state_dict_pre_hooks",
+    "_optimizer_load_state_dict_post_hooks",
+)
+
+
+def loads_itself(target: torch.nn.Module | torch.optim.Optimizer) -> bool:
+    """Whether an object is to be loaded by its ``load_state_dict``, and not in place.
+
+    So it is where a class, an instance or a hook does something of its own, and where what
+    ``state_dict`` returns is not the module's own memory.
+
+    >>> loads_itself(torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.BatchNorm1d(1)))
+    False
+    >>> loads_itself(torch.nn.utils.parametrizations.weight_norm(torch.nn.Linear(1, 1)))
+    True
+    """
+    if isinstance(target, _Module):
+        return _module_loads_itself(target)
+    kind: Any = type(target)
+    return (
+        kind.state_dict is not _Optimizer.state_dict
+        or kind.load_state_dict is not _Optimizer.load_state_dict
+        or _has(target, ("state_dict", "load_state_dict"), _OPTIMIZER_HOOKS)
+    )
+
+
+def _has(target: object, methods: Iterable[str], hooks: Iterable[str]) -> bool:
+    """Whether an instance has methods or hooks of its own."""
+    own = vars(target)
+    return any(name in own for name in methods) or any(
+        getattr(target, name, None) for name in hooks
+    )
+
+
+def _module_loads_itself(module: torch.nn.Module) -> bool:
+    root: Any = type(module)
+    if root.load_state_dict is not _Module.load_state_dict:
+        return True
+    plain = True
+    for part in module.modules():
+        kind: Any = type(part)
+        if kind._load_from_state_dict not in _PLAIN_LOADERS or _has(part, _LOADERS, _LOAD_HOOKS):
+            return True
+        plain = (
+            plain
+            and kind.state_dict is _Module.state_dict
+            and kind._save_to_state_dict is _Module._save_to_state_dict
+            and not _has(part, _SAVERS, _SAVE_HOOKS)
+        )
+    return not plain and not _returns_its_memory(module)
+
+
+def _returns_its_memory(module: torch.nn.Module) -> bool:
+    """Whether ``state_dict()`` has each tensor of the module under its own name, and no copies."""
+    own = dict(module.named_parameters(remove_duplicate=False))
+    for prefix, part in module.named_modules(remove_duplicate=False):
+        for name, buffer in part._buffers.items():
+            if buffer is not None and name not in part._non_persistent_buffers_set:
+                own[f"{prefix}.{name}" if prefix else name] = buffer
+    entries = module.state_dict()
+    return entries.keys() == own.keys() and all(
+        isinstance(entry, torch.Tensor) and _memory(entry) == _memory(own[name])
+        for name, entry in entries.items()
+    )
+
+
+def _memory(tensor: torch.Tensor) -> object:
+    if torch.nn.parameter.is_lazy(tensor):
+        return id(tensor)
+    return tensor.data_ptr(), tensor.dtype, tensor.device, tensor.shape, tensor.stride()
+
+
+def may_lack(module: torch.nn.Module, state: Mapping[str, Any], name: str) -> bool:
+    """Whether torch itself does without an entry: the counter that old batch norms did not have."""
+    prefix, _, last = name.rpartition(".")
+    if last != "num_batches_tracked" or not isinstance(module.get_submodule(prefix), _NormBase):
+        return False
+    metadata = getattr(state, "_metadata", None)
+    own = metadata.get(prefix) if isinstance(metadata, Mapping) else None
+    version = own.get("version") if isinstance(own, Mapping) else None
+    return type(version) is not int or version < 2
+
+
+def call_loader(target: Any, place: str, state: Any, *, partial: bool = False) -> Any:
+    """``target.load_state_dict(state)``, its complaints in errors of ours.
+
+    Args:
+        partial: pass ``strict=False``, which a module takes.
+
+    Raises:
+        StateMismatchError: the object refused the state.
+    """
+    try:
+        if partial:
+            return target.load_state_dict(state, strict=False)
+        result = target.load_state_dict(state)
+    except (StateMismatchError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise refusal(target, place, "load_state_dict", error) from error
+    return result
+
+
+def refusal(target: object, place: str, method: str, error: Exception) -> StateMismatchError:
+    """The error of an object that refused its state."""
+    return StateMismatchError(
+        f"{quote(place or '/', 200)}: {type(target).__name__}.{method} refused what was saved: "
+        f"{type(error).__name__}: {quote(str(error), 1000)}",
+        hint="The object may be partly changed, as far as it came.",
+    )
+
+
+#: Settings of torch's optimizers that say how to compute, or came with a release of torch.
+_SWITCHES: Final = {
+    "capturable",
+    "decoupled_weight_decay",
+    "differentiable",
+    "foreach",
+    "fused",
+    "maximize",
+    "nesterov",
+    "param_names",
+    "params",
+}
+#: What schedulers put into a group.
+_SCHEDULED: Final = {
+    "base_momentum",
+    "initial_lr",
+    "max_lr",
+    "max_momentum",
+    "min_lr",
+    "swa_lr",
+}
+#: What torch's optimizers keep for a parameter from the first step on.
+_ALWAYS: Final[Mapping[str, tuple[str, ...]]] = {
+    "ASGD": ("eta", "mu", "ax"),
+    "Adadelta": ("square_avg", "acc_delta"),
+    "Adagrad": ("sum",),
+    "Adam": ("exp_avg", "exp_avg_sq"),
+    "AdamW": ("exp_avg", "exp_avg_sq"),
+    "Adamax": ("exp_avg", "exp_inf"),
+    "LBFGS": ("func_evals", "n_iter"),
+    "Muon": ("momentum_buffer",),
+    "NAdam": ("exp_avg", "exp_avg_sq", "mu_product"),
+    "RAdam": ("exp_avg", "exp_avg_sq"),
+    "RMSprop": ("square_avg",),
+    "Rprop": ("prev", "step_size"),
+    "SparseAdam": ("exp_avg", "exp_avg_sq"),
+}
+#: Tensors of torch's optimizers, each of the parameter's shape but for those of LBFGS (as long as
+#: all parameters) and two of Adafactor. A program may keep tensors of its own beside them.
+_SHAPED: Final = {
+    *(name for names in _ALWAYS.values() for name in names),
+    *("col_var", "grad_avg", "max_exp_avg_sq", "momentum_buffer", "row_var", "variance"),
+    *("d", "old_dirs", "old_stps", "prev_flat_grad"),
+}
+#: What wrappers of a model put before the names of its parameters.
+_WRAPPERS: Final = ("module.", "_orig_mod.")
+
+
+@dataclass
+class Pairing:
+    """What of a saved optimizer state belongs to what of an optimizer.
+
+    Attributes:
+        groups: ``(saved group, own group)``.
+        parameters: ``(key in the saved state, saved group, parameter)``.
+        misfits: for each key in the saved state what is wrong with its tensors.
+        missing, unexpected, mismatched: as in :class:`StateMismatchError`, ``misfits`` excluded.
+    """
+
+    groups: list[tuple[Mapping[str, Any], dict[str, Any]]] = field(default_factory=list)
+    parameters: list[tuple[Any, Mapping[str, Any], torch.Tensor]] = field(default_factory=list)
+    misfits: dict[Any, list[str]] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    mismatched: list[str] = field(default_factory=list)
+
+    def require(self) -> None:
+        """Raise where anything differs."""
+        mismatched = [
+            *self.mismatched,
+            *(text for misfit in self.misfits.values() for text in misfit),
+        ]
+        if self.missing or self.unexpected or mismatched:
+            raise StateMismatchError(
+                "the saved optimizer does not fit this one; nothing has been changed",
+                missing=self.missing,
+                unexpected=self.unexpected,
+                mismatched=mismatched,
+                hint="Build model and optimizer as in the run that saved it.",
+            )
+
+    def reordered(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """The saved state with groups and parameters in the optimizer's order.
+
+        Settings that it lacks are the optimizer's own: it is of an older release of torch.
+        """
+        keys = {id(parameter): key for key, _, parameter in self.parameters}
+        groups = []
+        for saved, own in self.groups:
+            group = {**saved, "params": [keys[id(parameter)] for parameter in own["params"]]}
+            if "param_names" in own:
+                group["param_names"] = own["param_names"]
+            groups.append({**group, **{key: own[key] for key in own if key not in group}})
+        return {**state, "param_groups": groups}
+
+
+def pair_optimizer(
+    saved: Sequence[Mapping[str, Any]],
+    state: Mapping[Any, Any],
+    optimizer: torch.optim.Optimizer,
+    place: str,
+) -> Pairing:
+    """Find out which saved state is whose: by name where both sides have names, else by number.
+
+    Args:
+        saved: the saved ``param_groups``.
+        state: the saved ``state``.
+        place: where the optimizer stands, for names.
+    """
+    pairing = Pairing()
+    own = optimizer.param_groups
+    where = place or "/"
+    if not all(isinstance(group, Mapping) and _is_numbers(group.get("params")) for group in saved):
+        pairing.mismatched.append(f"{where}: its groups have no lists of numbers as params")
+    elif all(_names(group) for group in (*saved, *own)) and saved:
+        _pair_by_name(saved, own, place, pairing)
+    elif [len(group["params"]) for group in saved] == [len(group["params"]) for group in own]:
+        for theirs, ours in zip(saved, own):
+            pairing.groups.append((theirs, ours))
+            pairing.parameters += [
+                (key, theirs, tensor) for key, tensor in zip(theirs["params"], ours["params"])
+            ]
+    else:
+        sizes = [len(group["params"]) for group in own]
+        pairing.mismatched.append(
+            f"{where}: groups of {[len(group['params']) for group in saved]} parameters in the "
+            f"checkpoint, groups of {sizes} parameters in the target"
+        )
+    if not pairing.parameters:
+        return pairing
+    other = _other_kind(pairing, state, optimizer)
+    if other:
+        pairing.mismatched.append(
+            f"{where}: the saved state is of another kind of optimizer: {other}"
+        )
+        pairing.groups, pairing.parameters = [], []
+        return pairing
+    _check_shapes(pairing, state, optimizer, join(place, "state"))
+    return pairing
+
+
+def _is_numbers(params: Any) -> bool:
+    return isinstance(params, (list, tuple)) and all(type(number) is int for number in params)
+
+
+def _names(group: Mapping[str, Any]) -> list[str]:
+    """The names of a group's parameters; none where they cannot be told apart."""
+    names = group.get("param_names")
+    if not isinstance(names, (list, tuple)) or len(names) != len(group.get("params", ())):
+        return []
+    plain = [_unwrapped(name) for name in names if isinstance(name, str)]
+    return plain if len(set(plain)) == len(names) else []
+
+
+def _unwrapped(name: str) -> str:
+    return ".".join(part for part in name.split(".") if f"{part}." not in _WRAPPERS)
+
+
+def _pair_by_name(
+    saved: Sequence[Mapping[str, Any]], own: list[dict[str, Any]], place: str, pairing: Pairing
+) -> None:
+    """Groups hold the same names in any order; they themselves may stand in another order, too."""
+    keys = {name: key for group in saved for name, key in zip(_names(group), group["params"])}
+    home = {name: group for group in saved for name in _names(group)}
+    mine = {name for group in own for name in _names(group)}
+    state = join(place, "state")
+    pairing.missing = [join(state, name) for name in sorted(mine - keys.keys())]
+    pairing.unexpected = [join(state, name) for name in sorted(keys.keys() - mine)]
+    for position, ours in enumerate(own):
+        names = _names(ours)
+        theirs = next((home[name] for name in names if name in home), None)
+        if theirs is None:
+            continue
+        pairing.groups.append((theirs, ours))
+        for name, parameter in zip(names, ours["params"]):
+            if name not in home:
+                continue
+            pairing.parameters.append((keys[name], home[name], parameter))
+            if home[name] is not theirs:
+                pairing.mismatched.append(
+                    f"{join(state, name)}: in another group of parameters than in group {position} "
+                    f"of the target"
+                )
+
+
+def _made_by_torch(optimizer: torch.optim.Optimizer) -> str:
+    """The name of torch's class whose ``step`` an optimizer has; empty where it is another's."""
+    for kind in type(optimizer).__mro__:
+        if "step" in vars(kind):
+            return kind.__name__ if kind.__module__.partition(".optim")[0] == "torch" else ""
+    return ""
+
+
+def _other_kind(
+    pairing: Pairing, state: Mapping[Any, Any], optimizer: torch.optim.Optimizer
+) -> str | None:
+    """Why the state is not of this kind of optimizer; what a release of torch adds is no reason."""
+    for saved, own in pairing.groups:
+        lacking = optimizer.defaults.keys() - saved.keys() - _SWITCHES
+        foreign = saved.keys() - own.keys() - _SWITCHES - _SCHEDULED
+        if lacking and foreign:
+            return f"it has {_listed(foreign)} and lacks {_listed(lacking)}"
+    always = _ALWAYS.get(_made_by_torch(optimizer), ())
+    for key, _, _ in pairing.parameters:
+        entry = state.get(key)
+        if isinstance(entry, Mapping) and entry:
+            missing = set(always) - entry.keys()
+            if missing:
+                return f"it has {_listed(entry.keys())} and lacks {_listed(missing)}"
+    return None
+
+
+def _listed(keys: Iterable[Any]) -> str:
+    return ", ".join(quote(key) for key in sorted(map(str, keys))[:8])
+
+
+def _check_shapes(
+    pairing: Pairing, state: Mapping[Any, Any], optimizer: torch.optim.Optimizer, place: str
+) -> None:
+    maker = _made_by_torch(optimizer)
+    total = sum(
+        parameter.numel() * (2 if parameter.is_complex() else 1)
+        for _, _, parameter in pairing.parameters
+    )
+    wanted: dict[Any, list[tuple[Any, tuple[int, ...], tuple[int, ...]]]] = {}
+    for key, _, parameter in pairing.parameters:
+        entry = state.get(key)
+        for name, shape in _shapes(entry) if isinstance(entry, Mapping) else ():
+            fits = tuple(parameter.shape)
+            if maker == "LBFGS":
+                fits = (total,)
+            elif maker == "Adafactor" and name in ("row_var", "col_var") and len(fits) > 1:
+                fits = (*fits[:-1], 1) if name == "row_var" else (*fits[:-2], 1, fits[-1])
+            wanted.setdefault(name, []).append((key, shape, fits))
+    for name, found in wanted.items():
+        # Others may keep tensors of any shape. But where all shapes are there, some in another
+        # place, the parameters have been swapped.
+        swapped = sorted(shape for _, shape, _ in found) == sorted(fits for _, _, fits in found)
+        for key, shape, fits in found if swapped or (maker and name in _SHAPED) else ():
+            if shape != fits:
+                pairing.misfits.setdefault(key, []).append(
+                    f"{join(join(place, str(key)), str(name))}: shape {list(shape)} in the "
+                    f"checkpoint, a parameter of {list(fits)} in the target"
+                )
+
+
+def _shapes(entry: Mapping[Any, Any]) -> Iterator[tuple[Any, tuple[int, ...]]]:
+    """The shapes of what an optimizer keeps for a parameter; numbers are none."""
+    for name, value in entry.items():
+        for item in value if isinstance(value, (list, tuple)) else (value,):
+            shape = getattr(item, "shape", None)
+            if isinstance(shape, tuple) and len(shape) > 0:
+                yield name, tuple(shape)
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, place: str, saved: dict[str, Any]) -> None:
+    """``optimizer.load_state_dict(saved)``, but every state tensor keeps its saved dtype.
+
+    Raises:
+        StateMismatchError: the state does not fit; the optimizer is unchanged, unless it has
+            a ``load_state_dict`` of its own, which failed.
+    """
+    state, groups = saved.get("state"), saved.get("param_groups")
+    keys: list[tuple[Any, torch.Tensor]] = []
+    if not loads_itself(optimizer) and isinstance(state, Mapping) and isinstance(groups, Sequence):
+        pairing = pair_optimizer(groups, state, optimizer, place)
+        pairing.require()
+        saved = pairing.reordered(saved)
+        keys = [(key, parameter) for key, _, parameter in pairing.parameters]
+        if any(isinstance(key, str) and key.isdecimal() for key in state):
+            raise StateMismatchError(
+                "the keys of the optimizer's state are strings, expected the integers of "
+                "param_groups",
+                hint="They passed through a JSON that has no integer keys: "
+                "{int(key): value for key, value in state.items()}.",
+            )
+    call_loader(optimizer, place, saved)
+    if not keys and isinstance(state, Mapping):
+        own = [tensor for group in optimizer.param_groups for tensor in group["params"]]
+        keys = list(enumerate(own))
+    for key, parameter in keys:
+        entry = state.get(key) if isinstance(state, Mapping) else None
+        loaded = optimizer.state.get(parameter)
+        if not isinstance(entry, Mapping) or not isinstance(loaded, dict):
+            continue
+        for name in loaded.keys() & entry.keys():
+            # Where and as what "step" must lie (capturable, fused) is the optimizer's own business.
+            if name != "step":
+                loaded[name] = _with_saved_dtype(loaded[name], entry[name])
+
+
+def _with_saved_dtype(loaded: Any, saved: Any) -> Any:
+    """``loaded``, with the tensors whose dtype was changed taken from ``saved`` again."""
+    if isinstance(loaded, torch.Tensor) and isinstance(saved, torch.Tensor):
+        return loaded if loaded.dtype == saved.dtype else saved.to(loaded.device)
+    if isinstance(loaded, dict) and isinstance(saved, Mapping):
+        return {
+            key: _with_saved_dtype(value, saved.get(key, value)) for key, value in loaded.items()
+        }
+    if type(loaded) in (list, tuple) and isinstance(saved, Sequence):
+        return type(loaded)(_with_saved_dtype(one, other) for one, other in zip(loaded, saved))
+    return loaded

@@ -1,0 +1,280 @@
+"""Single-file checkpoints: what a manifest would say of them, gathered from the file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..errors import (
+    CUT_OFF,
+    FormatError,
+    IncompleteCheckpointError,
+    JsonckptError,
+    LimitError,
+    quote,
+)
+from ..format import json_text
+from ..format.checksums import check_seal
+from ..format.limits import Limits, exceeds, way_over
+from ..format.model import Entry, Manifest
+from ..format.record_parser import Header, Record
+from ..format.shard_parser import SkeletonReader
+from ..format.shard_text import TRAILER_MAX, index_offset
+from ..format.validation import (
+    LONGEST_BEGINNING,
+    LONGEST_LINE,
+    Problems,
+    check_layout,
+    check_not_newer,
+    check_storages,
+    check_totals,
+    creation_time,
+    no_checkpoint,
+    reformatted,
+    same_totals,
+    text_member,
+)
+from ..storage.protocols import ByteSource, RangeReader
+from .record_stream import read_records
+
+
+def parse_head(head: Mapping[str, Any]) -> tuple[str, str, dict[str, Any], Any]:
+    """``created_at``, ``created_by``, ``metadata`` and ``state`` of a single file's head.
+
+    Raises:
+        FormatError: one is missing or wrong.
+    """
+    if "state" not in head:
+        raise FormatError(
+            "the file has no member state: it is one shard of a directory",
+            hint="Open the directory that holds its manifest.json, or use jsonckpt.stream.",
+        )
+    problems = Problems()
+    created_at = creation_time(dict(head), problems)
+    created_by = text_member(dict(head), "created_by", problems)
+    metadata = head.get("metadata")
+    if not isinstance(metadata, dict):
+        problems.add("metadata", "expected an object")
+    problems.raise_if_any()
+    assert isinstance(metadata, dict)
+    return created_at, created_by, metadata, head["state"]
+
+
+def manifest_of_head(
+    head: Mapping[str, Any],
+    entries: Sequence[Entry],
+    size: int,
+    limits: Limits,
+    *,
+    on_disk: int | None = None,
+) -> Manifest:
+    """What a manifest would say of a single file.
+
+    Args:
+        size: bytes of the text.
+        on_disk: bytes of the file where it is compressed.
+
+    Raises:
+        FormatError, LimitError: the entries break a rule.
+    """
+    created_at, created_by, metadata, state = parse_head(head)
+    problems = Problems()
+    check_layout(entries, [size], limits, problems)
+    check_totals(entries, size if on_disk is None else on_disk, limits, problems)
+    check_storages(entries, problems)
+    manifest = Manifest(
+        head["save_id"],
+        created_at,
+        created_by,
+        head["checksum"],
+        metadata,
+        state,
+        (),
+        tuple(entries),
+    )
+    if len(manifest.by_name) != len(entries):
+        problems.add("tensors", "a name stands twice")
+    totals = head.get("totals")
+    expected = {"tensors": len(entries), "bytes": manifest.nbytes}
+    if not same_totals(totals, expected):
+        problems.add("totals", f"{quote(totals)} does not agree with the records: {expected}")
+    problems.raise_if_any()
+    return manifest
+
+
+def entry_of(record: Record, shard: int = 0) -> Entry:
+    """A record as a manifest would list it."""
+    header = record.header
+    return Entry(
+        header.name,
+        header.dtype,
+        header.shape,
+        header.device,
+        header.codec,
+        shard,
+        record.offset,
+        record.length,
+        record.chunks,
+        header.nbytes,
+        header.layout,
+    )
+
+
+def gather(source: ByteSource, limits: Limits, *, expected_digest: str | None = None) -> Manifest:
+    """Read a single file forward without decoding anything.
+
+    Raises:
+        IntegrityError: it is not the file that ``expected_digest`` pins.
+    """
+    readers: list[SkeletonReader] = []
+    entries = [
+        entry_of(record)
+        for record, _ in read_records(
+            source,
+            limits=limits,
+            open_sink=_pass_over,
+            on_head=readers.append,
+            verify=False,
+            alone=True,
+        )
+    ]
+    reader = readers[0]
+    check_seal(reader.seal, expected_digest)
+    return manifest_of_head(reader.head, entries, reader.position, limits, on_disk=source.size)
+
+
+def _pass_over(header: Header) -> None:
+    """No sink."""
+
+
+def from_index(
+    file: RangeReader, limits: Limits, *, expected_digest: str | None = None
+) -> Manifest:
+    """Read the skeleton of a single file by its index, jumping over the payloads.
+
+    Raises:
+        IntegrityError: it is not the file that ``expected_digest`` pins.
+    """
+    try:
+        return _from_index(file, limits, expected_digest)
+    except JsonckptError:
+        # What makes no sense here may be the file of a later release.
+        beginning = bytearray(min(file.size, LONGEST_BEGINNING))
+        file.read_range(0, memoryview(beginning))
+        check_not_newer(bytes(beginning))
+        raise
+
+
+def _from_index(file: RangeReader, limits: Limits, expected_digest: str | None) -> Manifest:
+    rows = _index_rows(file, limits)
+    entries: list[Entry] = []
+    reader = SkeletonReader(
+        limits, whole=True, on_record=lambda record: entries.append(entry_of(record))
+    )
+    position = 0
+    for offset, _, payloads in rows:
+        if not payloads:
+            continue
+        stop = payloads[0][0]
+        if stop < position:
+            raise FormatError(f"index: the record at {offset} overlaps the one before it")
+        _push(reader, file, position, stop, limits)
+        header = reader.header
+        if header is None:
+            raise FormatError("index does not say where the records lie")
+        if header.chunks != len(payloads):
+            raise FormatError(
+                f"index names {len(payloads)} chunks, a shape of {quote(list(header.shape))} "
+                f"has {header.chunks}",
+                tensor=header.name,
+            )
+        between = b"],\n[" if header.codec.encoding == "list" else b'",\n"'
+        for number, (start, length) in enumerate(payloads):
+            if number:
+                # Compared with the file when the payloads are read.
+                reader.text(between)
+            if reader.position != start:
+                raise FormatError("index does not say where the chunks lie", tensor=header.name)
+            reader.payload(length)
+            position = start + length
+    _push(reader, file, position, file.size, limits)
+    reader.close()
+    check_seal(reader.seal, expected_digest)
+    return manifest_of_head(reader.head, entries, file.size, limits)
+
+
+def _push(reader: SkeletonReader, file: RangeReader, start: int, stop: int, limits: Limits) -> None:
+    # The end of a record stands before the index, and the head of one behind the file's: each of
+    # these is measured by the reader that they are pushed into, as when it comes from a stream.
+    most = None if limits.manifest_bytes is None else 2 * limits.manifest_bytes + 2 * LONGEST_LINE
+    if exceeds(stop - start, most):
+        raise LimitError(
+            f"{stop - start} bytes of text between two tensors, "
+            f"the limit is {limits.manifest_bytes}",
+            hint=way_over("manifest_bytes"),
+        )
+    text = bytearray(stop - start)
+    file.read_range(start, memoryview(text))
+    reader.text(bytes(text))
+
+
+def _index_rows(file: RangeReader, limits: Limits) -> list[tuple[int, int, list[tuple[int, int]]]]:
+    size = file.size
+    tail = bytearray(min(size, TRAILER_MAX))
+    file.read_range(size - len(tail), memoryview(tail))
+    offset = index_offset(bytes(tail))
+    if offset is None:
+        raise _no_trailer(file)
+    if offset >= size:
+        raise FormatError(f"index_offset is {offset}, the file has {size} bytes")
+    if exceeds(size - offset, limits.manifest_bytes):
+        raise LimitError(
+            f"the index has {size - offset} bytes, the limit is {limits.manifest_bytes}",
+            hint=way_over("manifest_bytes"),
+        )
+    text = bytearray(size - offset)
+    file.read_range(offset, memoryview(text))
+    stop = text.rfind(b',"seal":')
+    rows: Any = json_text.parse(bytes(text[:stop]), what="the index", max_marks=limits.marks)
+    checked = []
+    found: list[Any] = rows if isinstance(rows, list) else [None]
+    for row in found:
+        if not _is_row(row):
+            raise FormatError(f"index: {quote(row)} is not [offset, length, [[offset, length], …]]")
+        start, length, payloads = row
+        if any(o + n > size for o, n in payloads) or start + length > size:
+            raise FormatError(f"index: {quote(row)} leaves the file of {size} bytes")
+        checked.append((start, length, [(o, n) for o, n in payloads]))
+    return checked
+
+
+def _is_row(row: object) -> bool:
+    if not (isinstance(row, list) and len(row) == 3 and isinstance(row[2], list)):
+        return False
+    numbers = [row[0], row[1]]
+    for payload in row[2]:
+        if not (isinstance(payload, list) and len(payload) == 2):
+            return False
+        numbers += payload
+    return all(type(number) is int and number >= 0 for number in numbers)
+
+
+def _no_trailer(file: RangeReader) -> JsonckptError:
+    """Tell a cut-off checkpoint from a file that never was one."""
+    start = bytearray(min(file.size, 200))
+    file.read_range(0, memoryview(start))
+    if b"jsonckpt.shard" in start:
+        end = bytearray(min(file.size, TRAILER_MAX))
+        file.read_range(file.size - len(end), memoryview(end))
+        cut_off = index_offset(bytes(end) + b"\n") is not None
+        if b'"index_offset"' in end and end.rstrip().endswith(b"}") and not cut_off:
+            return reformatted()
+        return IncompleteCheckpointError(
+            f"the file of {file.size} bytes does not end in its seal and index_offset",
+            hint=CUT_OFF,
+        )
+    if b"jsonckpt.manifest" in start:
+        return FormatError(
+            "this is a manifest", hint="Open the directory that it lies in, under manifest.json."
+        )
+    return no_checkpoint(start)

@@ -1,0 +1,224 @@
+"""Files read past what cannot be read, and compressed texts past their broken frames, in order.
+
+The usual readers stop at the first fault. Of a file that the system cannot read in some places,
+:class:`PatchedFile` gives the rest; of a compressed text, :class:`DamagedZstd` goes on at the next
+place where a frame begins. What they give is not to be trusted by itself;
+:mod:`jsonckpt.salvage` checks every record.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, cast
+
+import zstandard
+
+from ..errors import IncompleteCheckpointError, JsonckptError
+from ..storage.protocols import RangeReader
+
+_LONGEST_HEADER: Final = 18
+_SEARCH: Final = 1 << 20
+#: What one read may lose when it meets damage.
+_STEP: Final = 1 << 16
+#: What a disk that fails loses at least: a page.
+_PAGE: Final = 4096
+
+
+class PatchedFile:
+    """A file with zeros where the system fails to read it.
+
+    Zeros, not nothing, so that everything behind them stays where it is. They are in no text.
+
+    Attributes:
+        holes: ``[start, stop)`` of what could not be read, in the order in which it was met.
+        reason: of the first failure; ``""`` while there is none.
+    """
+
+    def __init__(self, file: RangeReader) -> None:
+        self.size = file.size
+        self.holes: list[tuple[int, int]] = []
+        self.reason = ""
+        self._file = file
+
+    def read_range(self, offset: int, buffer: memoryview) -> None:
+        """Fill ``buffer`` from ``offset`` on.
+
+        Raises:
+            IncompleteCheckpointError: the file ends before that.
+        """
+        try:
+            self._file.read_range(offset, buffer)
+            return
+        except IncompleteCheckpointError:
+            raise
+        except JsonckptError as error:
+            self.reason = self.reason or error.message
+        done = 0
+        while done < len(buffer):
+            stop = min(len(buffer), done + _PAGE - (offset + done) % _PAGE)
+            part = buffer[done:stop]
+            try:
+                self._file.read_range(offset + done, part)
+            except IncompleteCheckpointError:
+                raise
+            except JsonckptError:
+                part[:] = bytes(len(part))
+                self._hole(offset + done, offset + stop)
+            done = stop
+
+    def fault_in(self, start: int, stop: int) -> str:
+        """Why a range is not what the file holds; ``""`` when it is."""
+        hit = any(begin < stop and start < end for begin, end in self.holes)
+        return self.reason if hit else ""
+
+    def note(self) -> str:
+        """What could not be read, in words; ``""`` when all could."""
+        if not self.holes:
+            return ""
+        lost = sum(stop - start for start, stop in self.holes)
+        return f"{lost} bytes from byte {min(self.holes)[0]} on cannot be read ({self.reason})"
+
+    def _hole(self, start: int, stop: int) -> None:
+        if self.holes and self.holes[-1][1] == start:
+            start = self.holes.pop()[0]
+        elif any(begin <= start and stop <= end for begin, end in self.holes):
+            return
+        self.holes.append((start, stop))
+
+
+class DamagedPlain:
+    """The text of a file that is not compressed, a :class:`ByteSource`."""
+
+    def __init__(self, file: PatchedFile) -> None:
+        self.size: int | None = file.size
+        self._file = file
+        self._at = 0
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        """The next bytes of the text; 0 at the end."""
+        count = min(len(buffer), self._file.size - self._at)
+        try:
+            self._file.read_range(self._at, buffer[:count])
+        except IncompleteCheckpointError:  # cut off since it was opened
+            return 0
+        self._at += count
+        return count
+
+    def fault_in(self, start: int, stop: int) -> str:
+        """Why a part of the text could not be read; ``""`` when it could."""
+        return self._file.fault_in(start, stop)
+
+
+class DamagedZstd:
+    """The text of a ``.zst`` file, a :class:`ByteSource`.
+
+    Args:
+        file: what is left of it.
+        window: the largest window that a frame may ask for, in bytes; others are passed over.
+    """
+
+    def __init__(self, file: RangeReader | PatchedFile, *, window: int | None) -> None:
+        self.size: int | None = file.size
+        #: Frames that could not be read to their end.
+        self.broken = 0
+        self._file = file
+        self._window = window
+        self._at = 0
+        self._frame = 0
+        self._reader: Any = None
+        self._given = 0
+        self._faults: list[tuple[int, str]] = []
+
+    def fault_in(self, start: int, stop: int) -> str:
+        """Why the text breaks off in this part of it, where that is a failure to read."""
+        return next((why for at, why in self._faults if start <= at <= stop), "")
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        """The next bytes of the text; 0 at the end of the last frame that can be read."""
+        while True:
+            if self._reader is None and not self._open_next():
+                return 0
+            try:
+                count: int = self._reader.readinto(buffer[:_STEP])
+            except zstandard.ZstdError:
+                # The frame may seem to end far behind what is its own: look for the next one in it.
+                self.broken += 1
+                if isinstance(self._file, PatchedFile):
+                    self._faults.append((self._given, self._file.fault_in(self._frame, self._at)))
+                self._at, count = self._frame + len(zstandard.FRAME_HEADER), 0
+            if count:
+                self._given += count
+                return count
+            self._reader = None
+
+    def _open_next(self) -> bool:
+        while (start := self._find(self._at)) is not None:
+            self._frame, self._at = start, start + len(zstandard.FRAME_HEADER)
+            header = self._bytes(start, _LONGEST_HEADER)
+            try:
+                parameters = zstandard.get_frame_parameters(header)
+            except zstandard.ZstdError:
+                continue
+            too_large = self._window is not None and parameters.window_size > self._window
+            if parameters.dict_id or too_large:
+                self.broken += 1
+                continue
+            stop = self._end_of(start, header, parameters)
+            if stop is None:
+                self.broken += 1
+                stop = self._find(self._at)
+                stop = self._file.size if stop is None else stop
+            self._at = stop
+            section = _Section(self._file, start, stop)
+            self._reader = zstandard.ZstdDecompressor(max_window_size=1 << 31).stream_reader(
+                cast("Any", section), read_across_frames=False, read_size=_STEP
+            )
+            return True
+        return False
+
+    def _end_of(self, start: int, header: bytes, parameters: Any) -> int | None:
+        """Where a frame ends by what its blocks say (RFC 8878 section 3.1.1); ``None``: nowhere."""
+        at = start + zstandard.frame_header_size(header)
+        while True:
+            block = self._bytes(at, 3)
+            if len(block) < 3:
+                return None
+            value = int.from_bytes(block, "little")
+            kind, size = value >> 1 & 3, value >> 3
+            if kind == 3 or size > 1 << 17:
+                return None
+            at += 3 + (1 if kind == 1 else size)
+            if value & 1:
+                at += 4 if parameters.has_checksum else 0
+                return at if at <= self._file.size else None
+
+    def _find(self, start: int) -> int | None:
+        """Where the next frame begins."""
+        while start < self._file.size:
+            block = self._bytes(start, _SEARCH)
+            found = block.find(zstandard.FRAME_HEADER)
+            if found >= 0:
+                return start + found
+            if start + len(block) >= self._file.size:
+                return None
+            start += len(block) - len(zstandard.FRAME_HEADER) + 1
+        return None
+
+    def _bytes(self, start: int, length: int) -> bytes:
+        data = bytearray(max(0, min(length, self._file.size - start)))
+        self._file.read_range(start, memoryview(data))
+        return bytes(data)
+
+
+class _Section:
+    """A part of a file as something to read from."""
+
+    def __init__(self, file: RangeReader, start: int, stop: int) -> None:
+        self._file, self._at, self._stop = file, start, stop
+
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes."""
+        left = self._stop - self._at
+        data = bytearray(left if size < 0 else min(size, left))
+        self._file.read_range(self._at, memoryview(data))
+        self._at += len(data)
+        return bytes(data)

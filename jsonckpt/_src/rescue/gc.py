@@ -1,0 +1,247 @@
+"""``gc``: the files that killed saves left behind, removed; nothing else."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from ..errors import (
+    ArgumentError,
+    CheckpointNotFoundError,
+    IncompleteCheckpointError,
+    JsonckptError,
+    is_refusal,
+    printable,
+    quote,
+)
+from ..format.filenames import is_single
+from ..format.limits import Limits, checked_limits
+from ..format.manifest import parse_manifest
+from ..format.model import MANIFEST_NAME
+from ..load.container import open_container
+from ..storage.commit import write_error
+from ..storage.leftovers import File, orphans, single_temporaries
+from ..storage.local import read_manifest
+from ..storage.path_arguments import is_url, path_text
+
+_AGE = re.compile(r"([0-9]+(?:\.[0-9]+)?)([smhdw])")
+_FOREVER = 1e300
+_SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
+#: The ways out where there is no checkpoint, only leftovers.
+_ABANDONED = (
+    "jsonckpt recover PATH NEW restores what is whole in them; abandoned=True (--abandoned) lets "
+    "gc remove them."
+)
+
+
+@dataclass(frozen=True)
+class GcReport:
+    """What :func:`gc` removed.
+
+    Attributes:
+        path: the checkpoint.
+        removed: the files, or with ``dry_run`` those that would be removed.
+        kept: orphans that are not old enough.
+        nbytes: bytes of the removed files.
+        dry_run: whether nothing was touched.
+    """
+
+    path: str
+    removed: tuple[str, ...]
+    kept: tuple[str, ...]
+    nbytes: int
+    dry_run: bool
+
+    def __str__(self) -> str:
+        verb = "would remove" if self.dry_run else "removed"
+        lines = [f"{printable(self.path)}: {verb} {len(self.removed)} file(s), {self.nbytes} bytes"]
+        lines += [f"  {verb}: {printable(name)}" for name in self.removed]
+        lines += [f"  kept, not old enough: {printable(name)}" for name in self.kept]
+        return "\n".join(lines)
+
+
+def gc(
+    path: str | os.PathLike[str],
+    *,
+    older_than: str | float | timedelta = "24h",
+    dry_run: bool = False,
+    abandoned: bool = False,
+    limits: Limits | None = None,
+) -> GcReport:
+    """Remove what saves that were killed left in a checkpoint's directory.
+
+    That is: shards (``shard-<id>-<number>.json``) that the manifest does not name, and manifests
+    under way; beside a single file its own temporary files, and beside any target those of a
+    killed :func:`jsonckpt.recover` or conversion. Other files, links and
+    subdirectories are never touched. A save in progress is told from a killed one by the age
+    of its files only: ``older_than`` must be longer than any save may take.
+
+    Args:
+        path: a checkpoint directory, or a ``.json`` or ``.json.zst`` file; also another program's
+            file that a conversion was to make.
+        older_than: ``"30m"``, ``"24h"``, ``"7d"``, a number of seconds, or a ``timedelta``; counted
+            from the last change of a file.
+        dry_run: say what would be removed, and remove nothing.
+        abandoned: also remove what is left where no checkpoint is: of a first save that never
+            finished. :func:`jsonckpt.recover` might restore from it. A directory without a manifest
+            must hold nothing else; it is itself kept.
+        limits: as for :func:`jsonckpt.load`.
+
+    Raises:
+        CheckpointNotFoundError: there is no checkpoint at ``path``; the message names leftovers
+            that ``abandoned`` would remove.
+        IncompleteCheckpointError: it cannot be read, so the leftovers may be all that remains of
+            it; :func:`jsonckpt.recover` looks into them.
+        LimitError, UnsupportedVersionError: as for :func:`jsonckpt.load`; nothing was removed.
+        WriteError: the system refused to remove a file.
+        ArgumentError: ``older_than`` is no age.
+
+    >>> import tempfile, torch, jsonckpt
+    >>> with tempfile.TemporaryDirectory() as directory:
+    ...     _ = jsonckpt.save({"w": torch.ones(3)}, directory)
+    ...     _ = open(directory + "/shard-0123456789ab-00001.json", "w").close()
+    ...     jsonckpt.gc(directory, older_than=0, dry_run=True).removed
+    ('shard-0123456789ab-00001.json',)
+    """
+    age = parse_age(older_than)
+    limits = checked_limits(limits)
+    text = path_text(path)
+    if is_url(text):
+        raise ArgumentError("path is a URL; gc works on local files")
+    place = Path(text)
+    if place.name == MANIFEST_NAME and not place.is_dir():
+        place = place.parent
+    candidates = _candidates(place, limits, abandoned)
+    before = time.time() - age
+    removed: list[File] = []
+    kept = [file.path.name for file in candidates if file.changed > before]
+    for file in candidates:
+        if file.changed > before:
+            continue
+        if not dry_run:
+            try:
+                os.unlink(file.path)
+            except FileNotFoundError:  # another gc was faster
+                continue
+            except OSError as error:
+                raise write_error(error, file.path) from error
+        removed.append(file)
+    return GcReport(
+        text,
+        tuple(file.path.name for file in removed),
+        tuple(kept),
+        sum(file.nbytes for file in removed),
+        dry_run,
+    )
+
+
+def _candidates(place: Path, limits: Limits, abandoned: bool) -> Sequence[File]:
+    """What may be removed if it is old enough."""
+    beside = single_temporaries(place)
+    if place.is_dir():
+        return [*_in_directory(place, limits, abandoned, bool(beside)), *beside]
+    if not os.path.lexists(place):
+        if not beside:
+            raise CheckpointNotFoundError("there is no such file or directory", file=place)
+        # What recover and conversions leave can be made again; what a save leaves cannot.
+        if is_single(place.name) and not abandoned:
+            raise CheckpointNotFoundError(
+                f"there is no such file, only what killed saves of it left: {_named(beside)}",
+                file=place,
+                hint=_ABANDONED,
+            )
+        return beside
+    if is_single(place.name):
+        try:
+            open_container(place, limits=limits)
+        except JsonckptError as error:
+            if is_refusal(error.at(file=place)):
+                raise
+            raise _unreadable(error) from error
+    return beside
+
+
+def _in_directory(place: Path, limits: Limits, abandoned: bool, more: bool) -> list[File]:
+    """What may be removed in a directory.
+
+    The files are listed before the manifest is read: a shard that a save commits in between is
+    then named.
+
+    Args:
+        more: whether there is something to remove beside it.
+    """
+    listed = orphans(place, set())
+    if not os.path.lexists(place / MANIFEST_NAME) and (listed or more):
+        if not listed:
+            return []
+        if not abandoned:
+            raise IncompleteCheckpointError(
+                f"nothing was removed, for there is no {MANIFEST_NAME}: what is there is of a "
+                f"first save that did not finish ({_named(listed)})",
+                file=place,
+                hint=_ABANDONED,
+            )
+        ours = {file.path.name for file in listed}
+        others = sorted(name for name in os.listdir(place) if name not in ours)
+        # A save that has committed since has a manifest now, and is not abandoned.
+        if others:
+            raise IncompleteCheckpointError(
+                f"nothing was removed, for there is no {MANIFEST_NAME}, and not only leftovers of "
+                f"saves are there: {quote(others[0])}",
+                file=place,
+                hint="Move the other files away, or remove the leftovers by hand.",
+            )
+        return listed
+    try:
+        manifest = parse_manifest(
+            read_manifest(place, limits.manifest_bytes, follow=limits.follow), limits
+        )
+    except CheckpointNotFoundError:
+        raise
+    except JsonckptError as error:
+        if is_refusal(error.at(file=place / MANIFEST_NAME)):
+            raise
+        raise _unreadable(error) from error
+    named = {shard.file for shard in manifest.shards}
+    return [file for file in listed if file.path.name not in named]
+
+
+def _named(files: Sequence[File]) -> str:
+    more = f" and {len(files) - 3} more" if len(files) > 3 else ""
+    return ", ".join(quote(file.path.name, 200) for file in files[:3]) + more
+
+
+def _unreadable(error: JsonckptError) -> IncompleteCheckpointError:
+    return IncompleteCheckpointError(
+        f"nothing was removed, for the checkpoint cannot be read: {error.message}",
+        file=error.file,
+        hint="What killed saves left may be all that remains of it: see jsonckpt recover.",
+    )
+
+
+def parse_age(value: str | float | timedelta) -> float:
+    """An age in seconds.
+
+    Raises:
+        ArgumentError: it is none.
+
+    >>> parse_age("24h"), parse_age("1.5m"), parse_age(10)
+    (86400.0, 90.0, 10.0)
+    """
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
+    if isinstance(value, str):
+        match = _AGE.fullmatch(value.strip())
+        if match is None:
+            raise ArgumentError(f"{quote(value)} is no age; write e.g. '30m', '24h' or '7d'")
+        value = float(match[1]) * _SECONDS[match[2]]
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ArgumentError(f"{quote(value)} is no age; write e.g. '30m', '24h' or '7d'")
+    if not 0 <= value < _FOREVER:
+        raise ArgumentError(f"an age cannot be {quote(value)} seconds")
+    return float(value)

@@ -1,0 +1,165 @@
+"""What ``verify(deep=True)`` adds: the state without its tensors, the spelling of lists, orphans.
+
+Nothing here makes a tensor: the state is decoded with tensors on the meta device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..errors import JsonckptError, quote
+from ..format import number_list
+from ..format.chunk_codec import Coder
+from ..format.json_text import Json
+from ..format.limits import Limits
+from ..format.model import MANIFEST_NAME, Entry
+from ..load.container import Container
+from ..load.restore import Wishes, allocate_target
+from ..state.checks import malformed
+from ..state.torch_types import BUILTIN
+from ..state.tree import OMIT, Decoder, Rules, decode_state, record_of, tensor_names
+from ..storage.leftovers import orphans, single_temporaries
+from ..storage.local import LocalPlace
+from ..tensors.aliasing import StateReader
+
+#: NumPy's byte swapping and column order copy: larger arrays, all kinds of them together, are taken
+#: as they are said to be.
+_LARGEST_ARRAY = 16 << 20
+
+
+def check_state(container: Container, limits: Limits) -> None:
+    """Whether a state can be decoded, with tensors of the right dtype and shape but no data.
+
+    What a registered type makes of its value is not tried: verifying runs no code of the user's.
+
+    Raises:
+        FormatError, LimitError: it cannot.
+    """
+    manifest = container.manifest
+    names = {name for name, _, _ in tensor_names(manifest.state)}
+    without_data = Wishes.of(None, None, "meta")
+    shapes = {
+        name: allocate_target(
+            without_data, name, entry.dtype, entry.shape, "cpu", entry.layout.stride
+        ).finish()
+        for name, entry in manifest.by_name.items()
+    }
+    rules = Rules(BUILTIN.writers, _Readers(BUILTIN.readers))
+    copies = container.copies(limits)
+    copies.on_disk += sum(shard.bytes for shard in manifest.shards)
+    decode_state(manifest.state, _Door(StateReader(shapes, names, copies)), rules=rules)
+
+
+class _Readers(dict[str, Any]):
+    """The built-in rules; any other tag stands for a type of the user's, whose value is read."""
+
+    def get(self, tag: str, default: Any = None) -> Any:
+        """The rule."""
+        return super().get(tag, default or _unknown)
+
+
+def _unknown(body: Json, decoder: Decoder, place: str) -> Any:
+    decoder.read(body, place)
+    return OMIT
+
+
+class _Door:
+    """Gives the state tensors without data."""
+
+    def __init__(self, reader: StateReader) -> None:
+        self.charge = reader.charge
+        self._reader = reader
+        self._arrays: dict[tuple[object, ...], Any] = {}
+        self._left = _LARGEST_ARRAY
+
+    def get(self, tag: str, body: Json, place: str) -> Any:
+        """The tensor, unless torch has none of its kind without data."""
+        inner = body.get("data") if tag == "$parameter" and type(body) is dict else body
+        kinds = {tag, *inner} if type(inner) is dict else {tag}
+        if kinds & {"$sparse", "$quantized"}:
+            return OMIT
+        return self._reader.get(tag, body, place)
+
+    def get_array(self, body: Json, place: str) -> Any:
+        """An array of zeros of the right dtype and shape, which takes no memory."""
+        [(tag, inner)] = [(tag, inner) for _, tag, inner in tensor_names(body)] or [("", None)]
+        if not tag:
+            return OMIT
+        tensor = self._reader.get(tag, inner, place)
+        try:
+            if tensor.dtype is torch.complex32:  # torch warns of it
+                raise TypeError("NumPy has no complex32")
+            dtype = torch.empty(0, dtype=tensor.dtype, device="cpu").numpy().dtype
+        except TypeError as error:
+            raise malformed(place, f"NumPy has no {tensor.dtype}") from error
+        key = (dtype, tensor.shape)
+        if key not in self._arrays:
+            array = np.broadcast_to(np.zeros((), dtype), tuple(tensor.shape))
+            if array.nbytes > self._left:
+                return OMIT
+            self._left -= array.nbytes
+            self._arrays[key] = array
+        return self._arrays[key]
+
+
+def state_notes(container: Container) -> Iterator[str]:
+    """What is worth knowing of a whole checkpoint's state."""
+    manifest = container.manifest
+    needed = {record_of(name, body) for name, _, body in tensor_names(manifest.state)}
+    unneeded = [name for name in manifest.by_name if name not in needed]
+    if unneeded:
+        yield f"{len(unneeded)} tensor(s) that the state does not use, e.g. {quote(unneeded[0])}"
+    if container.single is None:
+        yield from seal_notes(MANIFEST_NAME, container.place.manifest(None))
+
+
+def seal_notes(name: str, text: bytes) -> list[str]:
+    """Whether nothing vouches for a manifest that is valid, for a seal of null says no more."""
+    if text[-400:].rstrip().endswith(b'"seal":null}'):
+        return [f"{name} was edited by hand: its seal is null"]
+    return []
+
+
+def leftover_notes(container: Container) -> Iterator[str]:
+    """Files that killed saves left beside a local checkpoint."""
+    if not isinstance(container.place, LocalPlace):
+        return
+    directory = Path(container.place.directory)
+    if container.single is None:
+        found = orphans(directory, {shard.file for shard in container.manifest.shards})
+        found += single_temporaries(directory)
+    else:
+        found = single_temporaries(directory / container.single)
+    if found:
+        names = ", ".join(file.path.name for file in found[:3])
+        yield f"{len(found)} leftover(s) of killed saves ({names}): see jsonckpt gc"
+
+
+def spelling_notes(container: Container, entry: Entry, limits: Limits) -> Iterator[str]:
+    """Number lists that say their values otherwise than this package writes them."""
+    name = container.file_of(entry.shard)
+    if entry.codec.encoding != "list" or name.endswith(".zst"):
+        return
+    coder = Coder(zstd_window=limits.zstd_window)
+    other = 0
+    try:
+        with container.place.file(name) as file:
+            for chunk, (offset, length, _) in enumerate(entry.chunks):
+                payload = bytearray(length)
+                file.read_range(offset, memoryview(payload))
+                start, stop = entry.raw_range(chunk)
+                raw = memoryview(bytearray(stop - start))
+                coder.decode_into(memoryview(payload), entry.codec, entry.dtype, raw)
+                other += number_list.encode(raw, entry.dtype) != payload
+    except JsonckptError:
+        return  # damage, which has been reported
+    if other:
+        yield (
+            f"tensor {quote(entry.name)}: {other} chunk(s) of numbers in another spelling than "
+            "the shortest"
+        )

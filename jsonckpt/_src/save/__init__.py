@@ -1,0 +1,1 @@
+"""A state to a checkpoint."""

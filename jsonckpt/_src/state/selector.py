@@ -1,0 +1,137 @@
+"""Which tensors ``include=`` and ``exclude=`` select."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+
+from ..errors import StateMismatchError, quote
+
+Selector = str | Sequence[str] | Callable[[str], bool]
+#: Names among which the nearest are looked for; comparing takes about 10 µs each.
+_MOST_COMPARED = 5_000
+Unmatched = list[tuple[str, str]]
+
+
+def selector(
+    include: Selector | None, exclude: Selector | None
+) -> tuple[Callable[[str], bool], Callable[..., Unmatched]]:
+    """What ``include=`` and ``exclude=`` mean, as two functions.
+
+    A selector is a name, a glob (``*``, ``?``, ``[…]``; ``*`` crosses ``/``), a sequence of these,
+    or a callable on names. A plain name also selects everything below it. The slash that a name
+    begins with may be left out.
+
+    Returns:
+        ``chosen(name)``, and ``unmatched(names, places=())``: the patterns that match nothing of
+        ``names``, which is nearly always a slip of the pen, each as ``("include", pattern)`` or
+        ``("exclude", pattern)``. ``places`` are there without being tensors: a pattern in
+        ``exclude`` may match these, too. Callables are taken as they are.
+
+    >>> chosen, unmatched = selector(["/model/*", "/epoch"], "*.bias")
+    >>> chosen("/model/w"), chosen("/model/w.bias"), chosen("/optimizer/0")
+    (True, False, False)
+    >>> unmatched(["/model/w"])
+    [('include', '/epoch'), ('exclude', '*.bias')]
+    >>> selector("model/*", None)[0]("/model/w")
+    True
+    """
+    included = _matcher(include) if include is not None else None
+    excluded = _matcher(exclude) if exclude is not None else None
+
+    def chosen(name: str) -> bool:
+        if included is not None and not included(name):
+            return False
+        return excluded is None or not excluded(name)
+
+    def unmatched(names: Iterable[str], places: Iterable[str] = ()) -> Unmatched:
+        wanted = [("include", pattern) for pattern in _patterns(include)]
+        wanted += [("exclude", pattern) for pattern in _patterns(exclude)]
+        known = set(names) if wanted else set()
+        beside = list(places) if wanted else []
+        return [
+            (argument, pattern)
+            for argument, pattern in wanted
+            # Looked up first, for a list of patterns may be as long as that of the names.
+            if not (pattern in known or f"/{pattern}" in known)
+            and not any(map(_matcher(pattern), known))
+            and not (argument == "exclude" and any(map(_matcher(pattern), beside)))
+        ]
+
+    return chosen, unmatched
+
+
+def refuse_unmatched(unmatched: Unmatched, names: Iterable[str], *, option: str = "") -> None:
+    """Say which selector selects nothing, and what it may have meant.
+
+    Args:
+        unmatched: as :func:`selector` finds it.
+        names: what there is.
+        option: what stands before the argument's name on a command line.
+
+    Raises:
+        StateMismatchError: there is one.
+    """
+    if not unmatched:
+        return
+    argument, pattern = unmatched[0]
+    known = list(islice(names, _MOST_COMPARED))
+    above = {name[:end]: None for name in known for end in _ends(name)}
+    candidates = [*above, *known][:_MOST_COMPARED]
+    wanted = pattern if pattern.startswith("/") else f"/{pattern}"
+    near = difflib.get_close_matches(wanted.rstrip("*").rstrip("/") or "/", candidates, 3, 0.6)
+    if near:
+        hint = f"Did you mean {' or '.join(quote(name) for name in near)}?"
+    elif known:
+        hint = f"There {'is' if len(known) == 1 else 'are'} {', '.join(map(quote, known[:3]))}"
+        hint += ", …; " if len(known) > 3 else "; "
+        hint += "a name is the path of keys to a tensor, /model/layer.weight for example."
+    else:
+        hint = "There are no tensors."
+    raise StateMismatchError(
+        f"{option}{argument} {quote(pattern, 200)} selects no tensor",
+        missing=[pattern for _, pattern in unmatched],
+        hint=hint,
+    )
+
+
+def _ends(name: str) -> Iterator[int]:
+    """Where the names of the containers end that hold the tensor of this name."""
+    at = name.find("/", 1)
+    while at > 0:
+        yield at
+        at = name.find("/", at + 1)
+
+
+def _patterns(select: Selector | None) -> list[str]:
+    if select is None or callable(select):
+        return []
+    return [select] if isinstance(select, str) else list(select)
+
+
+def _is_glob(pattern: str) -> bool:
+    return any(character in pattern for character in "*?[")
+
+
+def _matcher(select: Selector) -> Callable[[str], bool]:
+    if callable(select):
+        return select
+    # Names begin with a slash, but for the one of a state that is a tensor (which is empty) and
+    # those of shared memory in a lone shard.
+    patterns = _patterns(select)
+    patterns += [f"/{pattern}" for pattern in patterns if pattern and pattern[0] != "/"]
+    exact = set(patterns)
+    below = tuple(f"{p.removesuffix('/')}/" for p in patterns if not _is_glob(p))
+    globs = [re.compile(fnmatch.translate(p)).match for p in patterns if _is_glob(p)]
+
+    def matches(name: str) -> bool:
+        return (
+            name in exact
+            or (bool(below) and name.startswith(below))
+            or any(glob(name) is not None for glob in globs)
+        )
+
+    return matches

@@ -1,0 +1,1 @@
+"""Files (section 7 of the format): reading, committing, remote file systems."""

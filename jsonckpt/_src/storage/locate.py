@@ -1,0 +1,68 @@
+"""Finds the files of a checkpoint: a local directory, a single file, or a URL."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import CheckpointNotFoundError, printable
+from ..format.model import MANIFEST_NAME
+from .local import LocalPlace
+from .path_arguments import check_storage_options, is_url, path_text
+from .protocols import Place
+
+
+def locate(
+    path: str | os.PathLike[str],
+    storage_options: Mapping[str, Any] | None,
+    *,
+    follow: bool,
+) -> tuple[Place, str | None]:
+    """The place that a path leads to, and the file in it unless the checkpoint is a directory.
+
+    Args:
+        follow: whether the files may be symbolic links.
+
+    Raises:
+        CheckpointNotFoundError: nothing is there.
+    """
+    text = path_text(path)
+    check_storage_options(storage_options)
+    if is_url(text):
+        from .remote import remote_place
+
+        return remote_place(text, storage_options)
+    return _local(Path(text), follow)
+
+
+def _local(path: Path, follow: bool) -> tuple[LocalPlace, str | None]:
+    """The directory, and the name of the file in it when the checkpoint is a single file."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError as error:
+        raise CheckpointNotFoundError(
+            "there is no such file or directory", file=path, hint=_neighbours(path)
+        ) from error
+    except OSError as error:
+        raise CheckpointNotFoundError(f"cannot open: {error.strerror}", file=path) from error
+    if stat.S_ISDIR(mode):
+        return LocalPlace(path, follow=follow), None
+    if path.name == MANIFEST_NAME:
+        return LocalPlace(path.parent, follow=follow), None
+    return LocalPlace(path.parent, follow=follow), path.name
+
+
+def _neighbours(path: Path) -> str | None:
+    """What somebody who mistyped the name may have meant."""
+    try:
+        found = sorted(
+            printable(p.name)
+            for p in path.parent.iterdir()
+            if p.name.endswith((".json", ".zst")) or (p / MANIFEST_NAME).is_file()
+        )
+    except OSError:
+        return None
+    return f"Beside it there is {', '.join(found[:3])}." if found else None

@@ -1,0 +1,77 @@
+"""What readers and writers need of the files of a checkpoint, wherever they lie."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+
+class ByteSource(Protocol):
+    """Bytes that come in order. ``size`` is what they take on disk, where that is known."""
+
+    @property
+    def size(self) -> int | None: ...
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        """Fill the front of ``buffer``; the number of bytes, 0 at the end."""
+
+
+class Sink(Protocol):
+    """Where one tensor's raw bytes go."""
+
+    def window(self, start: int, stop: int) -> memoryview | None:
+        """Memory for the raw bytes ``[start, stop)``, or ``None`` when they must be handed over."""
+
+    def write(self, start: int, data: memoryview) -> None:
+        """Take raw bytes, where there is no window."""
+
+
+class RangeReader(Protocol):
+    """A file that can be read anywhere, from several threads."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+
+    def read_range(self, offset: int, buffer: memoryview) -> None:
+        """Fill ``buffer`` with the bytes from ``offset`` on; raises when there are not so many."""
+
+
+class Positioned(Protocol):
+    """A file that takes bytes at offsets."""
+
+    def write_at(self, offset: int, buffers: Sequence[Any]) -> None:
+        """Write the buffers one behind the other from ``offset`` on."""
+
+
+class Output(Protocol):
+    """Where the text of a shard goes. ``ordered``: it must come in order, from one thread."""
+
+    ordered: bool
+    written: int
+
+    def put(self, offset: int, buffers: Sequence[Any]) -> None:
+        """Take text that belongs at ``offset`` of the text."""
+
+    def end(self, length: int) -> None:
+        """There is no more; the text had ``length`` bytes."""
+
+
+class _OpenFile(RangeReader, AbstractContextManager["RangeReader"], Protocol):
+    pass
+
+
+class _OpenStream(ByteSource, AbstractContextManager["ByteSource"], Protocol):
+    pass
+
+
+class Place(Protocol):
+    """Where the files of a checkpoint lie: a local directory, or a remote one."""
+
+    def manifest(self, limit: int | None) -> bytes: ...
+    def where(self, name: str) -> str: ...
+    def stamp(self, name: str) -> object: ...
+    def ranged(self, name: str) -> bool: ...
+    def file(self, name: str) -> Any: ...
+    def stream(self, name: str, *, zstd_window: int | None) -> Any: ...

@@ -1,0 +1,349 @@
+"""Checkpoints on remote file systems, through fsspec (extra ``remote``).
+
+Object stores have no rename: the manifest is written last, in one piece, and is the commit point as
+on a local disk. Reading is by ranges where the store can, forward elsewhere.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
+
+from ..errors import CheckpointNotFoundError, IncompleteCheckpointError, JsonckptError
+from ..format import filenames
+from ..format.model import MANIFEST_NAME
+from . import path_arguments
+from .local import ZstdStream
+
+_QUERY = re.compile(r"(?<=\?)[^\s'\")>]+")
+
+
+def filesystem(url: str, storage_options: Mapping[str, Any] | None) -> tuple[Any, str]:
+    """The fsspec file system of a URL and the path in it.
+
+    Raises:
+        JsonckptError: fsspec, or what it needs for this protocol, is not installed.
+    """
+    try:
+        from fsspec.core import url_to_fs
+    except ImportError as error:
+        raise JsonckptError(
+            "paths with :// need fsspec", file=url, hint="pip install 'jsonckpt[remote]'."
+        ) from error
+    try:
+        fs, path = url_to_fs(url, **dict(storage_options or {}))
+    except Exception as error:  # each file system has errors of its own
+        raise JsonckptError(
+            f"cannot open this URL: {said(error)}", file=path_arguments.without_query(url)
+        ) from error
+    return fs, str(path)
+
+
+def remote_place(
+    url: str, storage_options: Mapping[str, Any] | None
+) -> tuple[RemotePlace, str | None]:
+    """The place of a URL, and the file in it unless the checkpoint is a directory.
+
+    What lies there decides, as on a local disk, not its name.
+    """
+    fs, path = filesystem(url, storage_options)
+    path, query = split_query(path)
+    parent, _, last = path.rpartition("/")
+    if last == MANIFEST_NAME:
+        return RemotePlace(fs, parent, query), None
+    here, beside = RemotePlace(fs, path, query), RemotePlace(fs, parent, query)
+    where = path_arguments.without_query(url)
+    if filenames.is_single(last):
+        with mapped(where):
+            kind = kind_of(fs, path + query)
+        if kind is None:
+            raise CheckpointNotFoundError("there is no such file", file=where)
+        return (here, None) if kind == "directory" else (beside, last)
+    try:
+        with mapped(where):
+            if kind_of(fs, here.full(MANIFEST_NAME)) is not None:
+                return here, None
+    except JsonckptError:
+        # A signed URL allows one file only: whatever else is asked for is forbidden.
+        with mapped(where):
+            if kind_of(fs, path + query) != "file":
+                raise
+        return beside, last
+    with mapped(where):
+        return (beside, last) if kind_of(fs, path + query) == "file" else (here, None)
+
+
+def listing(
+    url: str, pattern: str, storage_options: Mapping[str, Any] | None
+) -> list[tuple[str, bool, float]]:
+    """What below a remote directory matches a pattern: URL, whether a directory, time of change.
+
+    Raises:
+        JsonckptError: it cannot be listed, or there is no such bucket.
+    """
+    fs, path = filesystem(url, storage_options)
+    if protocols(fs) & {"http", "https"}:
+        raise JsonckptError(
+            "a web server does not list its files",
+            file=path_arguments.without_query(url),
+            hint="Give the URL of the checkpoint itself to jsonckpt.load.",
+        )
+    path = path.rstrip("/")
+    with mapped(url):
+        fs.invalidate_cache()
+        try:
+            # Not glob alone: it takes a directory that cannot be listed for an empty one.
+            found = {str(facts["name"]).rstrip("/"): facts for facts in fs.ls(path, detail=True)}
+        except FileNotFoundError as error:
+            if not is_absent(error):
+                raise
+            _check_container(fs, path, url)
+            found = {}
+        if "/" in pattern:
+            found = fs.glob(f"{path}/{pattern}", detail=True) if found else {}
+        fs.invalidate_cache()  # or what changes from now on would not be seen
+    return [
+        (url.rstrip("/") + name[len(path) :], facts.get("type") == "directory", _changed(facts))
+        for name, facts in found.items()
+        if "/" in pattern or fnmatch.fnmatchcase(name.rpartition("/")[2], pattern)
+    ]
+
+
+def _check_container(fs: Any, path: str, url: str) -> None:
+    """Tell a bucket without such files from one that is not there: its name was mistyped."""
+    top = path.partition("/")[0]
+    if top and not path.startswith("/") and not fs.exists(top):
+        raise CheckpointNotFoundError(
+            f"there is no bucket {top!r}", file=url, hint="Check the name and storage_options."
+        )
+
+
+def _changed(facts: Mapping[str, Any]) -> float:
+    for key in ("mtime", "LastModified", "last_modified", "updated", "modified", "created"):
+        value = facts.get(key)
+        if isinstance(value, int | float):
+            return float(value)
+        if isinstance(value, datetime):
+            return value.timestamp()
+    return 0.0
+
+
+@contextmanager
+def mapped(where: str) -> Iterator[None]:
+    """Map what file systems raise to our own errors, once, at the border.
+
+    Nothing but calls of the file system may stand in it: each has errors of its own, which derive
+    from nothing but ``Exception``.
+    """
+    try:
+        yield
+    except (JsonckptError, MemoryError):
+        raise
+    except Exception as error:
+        if isinstance(error, FileNotFoundError) and is_absent(error):
+            raise IncompleteCheckpointError("the file is missing", file=where) from error
+        raise JsonckptError(
+            f"cannot read: {said(error)}",
+            file=where,
+            hint="Check the connection and what storage_options say, or copy the checkpoint here.",
+        ) from error
+
+
+def said(error: BaseException) -> str:
+    """What a foreign error says, without the secrets that the query of a URL may hold."""
+    if isinstance(error, FileNotFoundError) and error.__cause__ and not is_absent(error):
+        error = error.__cause__
+    text = str(error) or type(error).__name__
+    if not isinstance(error, OSError | ImportError | ValueError):
+        text = f"{type(error).__name__}: {error}" if str(error) else text
+    return _QUERY.sub("...", text) if "://" in text else text
+
+
+def is_absent(error: FileNotFoundError) -> bool:
+    """Whether the other side has said that a file is not there.
+
+    fsspec raises the same where a web server cannot be reached, or refuses to answer.
+    """
+    cause = error.__cause__
+    status = getattr(cause, "status", None)
+    if isinstance(status, int):
+        return status in (404, 410)
+    if cause is None or isinstance(cause, FileNotFoundError):
+        return True
+    kind = type(cause)
+    lost = isinstance(cause, OSError) or "Timeout" in kind.__name__
+    return not lost and kind.__module__.partition(".")[0] != "aiohttp"
+
+
+def kind_of(fs: Any, path: str) -> str | None:
+    """``"file"``, ``"directory"``, or ``None`` for nothing. To be called inside :func:`mapped`."""
+    try:
+        return str(fs.info(path)["type"])
+    except FileNotFoundError as error:
+        if is_absent(error):
+            return None
+        raise
+
+
+def protocols(fs: Any) -> set[str]:
+    return {fs.protocol} if isinstance(fs.protocol, str) else set(fs.protocol)
+
+
+def split_query(path: str) -> tuple[str, str]:
+    """The path in a file system and, of a web address, its query: the path says what it is."""
+    if not path.startswith(("http://", "https://")):
+        return path.rstrip("/"), ""
+    bare, mark, query = path.partition("#")[0].partition("?")
+    return bare.rstrip("/"), mark + query
+
+
+class RemoteFile:
+    """A remote file read by ranges."""
+
+    def __init__(self, fs: Any, path: str, where: str) -> None:
+        self._fs = fs
+        self._path = path
+        self._where = where
+        with mapped(where):
+            size = fs.size(path)
+        if size is None:
+            raise JsonckptError(
+                "the server does not say how long the file is",
+                file=where,
+                hint="Download the checkpoint and load the copy.",
+            )
+        self.size = int(size)
+
+    def read_range(self, offset: int, buffer: memoryview) -> None:
+        """Fill ``buffer`` from ``offset`` on.
+
+        Raises:
+            IncompleteCheckpointError: the file ends before that.
+        """
+        with mapped(self._where):
+            data = self._fs.cat_file(self._path, start=offset, end=offset + len(buffer))
+        if len(data) > len(buffer):
+            raise JsonckptError(
+                f"the server sent {len(data)} bytes where {len(buffer)} were asked for: it serves "
+                "no ranges of a file",
+                file=self._where,
+                hint="Download the checkpoint and load the copy.",
+            )
+        if len(data) < len(buffer):
+            raise IncompleteCheckpointError(
+                f"the file ends after {offset + len(data)} bytes", file=self._where
+            )
+        buffer[:] = data
+
+    def __enter__(self) -> RemoteFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing is held open."""
+
+
+class RemoteStream:
+    """A remote file read forward, decompressed where its name ends in ``.zst``."""
+
+    def __init__(
+        self, fs: Any, path: str, where: str, *, zstd_window: int | None, ranged: bool
+    ) -> None:
+        self._where = where
+        # To fsspec's web files a size of 0 says: one answer, read as it comes.
+        how = {} if ranged else {"block_size": 0}
+        with mapped(where):
+            self.size = fs.size(path)
+            self._file = fs.open(path, "rb", **how)
+        self._source: Any = self._file
+        if split_query(path)[0].endswith(".zst"):
+            self._source = ZstdStream(self._file, zstd_window=zstd_window)
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        """The next bytes of the text."""
+        with mapped(self._where):
+            return self._source.readinto(buffer) or 0
+
+    def __enter__(self) -> RemoteStream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with mapped(self._where):
+            self._file.close()
+
+
+class RemotePlace:
+    """A directory of a remote file system.
+
+    Args:
+        query: what stands behind each file's path in a web address.
+    """
+
+    def __init__(self, fs: Any, path: str, query: str = "") -> None:
+        self.fs = fs
+        self.path = path
+        self._query = query
+        self._ranges: bool | None = None if protocols(fs) & {"http", "https"} else True
+
+    def full(self, name: str) -> str:
+        """A file's path, as the file system takes it."""
+        return f"{self.path}/{name}{self._query}"
+
+    def where(self, name: str) -> str:
+        """How messages call a file."""
+        return str(self.fs.unstrip_protocol(f"{self.path}/{name}"))
+
+    def manifest(self, limit: int | None) -> bytes:
+        """The bytes of ``manifest.json``."""
+        end = None if limit is None else limit + 1
+        with mapped(self.where(MANIFEST_NAME)):
+            try:
+                data: bytes = self.fs.cat_file(self.full(MANIFEST_NAME), start=0, end=end)
+            except FileNotFoundError as error:
+                if not is_absent(error):
+                    raise
+                raise CheckpointNotFoundError(
+                    f"there is no {MANIFEST_NAME}", file=self.where(MANIFEST_NAME)
+                ) from error
+        return data
+
+    def stamp(self, name: str) -> object:
+        """Not known without asking the other side anew: readers do not try again."""
+
+    def ranged(self, name: str) -> bool:
+        """Whether parts of a file can be read. Web servers need not offer that; one is asked."""
+        if self._ranges is None:
+            with mapped(self.where(name)):
+                self._ranges = _answers_ranges(self.fs, self.full(name))
+        return self._ranges
+
+    def file(self, name: str) -> RemoteFile:
+        """A file for ranged reads."""
+        return RemoteFile(self.fs, self.full(name), self.where(name))
+
+    def stream(self, name: str, *, zstd_window: int | None) -> RemoteStream:
+        """A file for forward reading, decompressed."""
+        return RemoteStream(
+            self.fs,
+            self.full(name),
+            self.where(name),
+            zstd_window=zstd_window,
+            ranged=self.ranged(name),
+        )
+
+
+def _answers_ranges(fs: Any, path: str) -> bool:
+    """Whether a web server sends the last byte of a file alone. It may say so and not do it."""
+    facts = fs.info(path)
+    size = facts.get("size")
+    if size is None or size < 2 or facts.get("partial") is False:
+        return False
+    try:
+        with fs.open(path, "rb", cache_type="none") as file:
+            file.seek(size - 1)
+            return len(file.read(1)) == 1
+    except ValueError:  # more came than was asked for
+        return False

@@ -1,0 +1,1 @@
+"""What a training loop needs to go on exactly where it stopped."""

@@ -1,0 +1,82 @@
+"""The end of the time that a run has."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from types import FrameType, TracebackType
+from typing import Any
+
+from ..errors import ArgumentError, quote
+
+
+class Deadline:
+    """When to save and stop: a time on the wall clock first, a signal second.
+
+    As a context manager it takes SIGTERM for as long as the block runs, which only the main thread
+    can do; in another thread it watches the clock alone. A second SIGTERM acts as it would have
+    without this class, so a process that hangs can still be ended.
+
+    Args:
+        seconds: from now on; ``None`` for no limit of time.
+        signals: the signals that ask for a stop.
+        clock: seconds that never go back.
+
+    >>> with Deadline(12 * 3600) as deadline:
+    ...     deadline.reached(), deadline.reached(reserve=13 * 3600)
+    (False, True)
+    >>> deadline.reason
+    'the time is up'
+    """
+
+    def __init__(
+        self,
+        seconds: float | None = None,
+        *,
+        signals: Sequence[signal.Signals] = (signal.SIGTERM,),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if seconds is not None and not (isinstance(seconds, int | float) and seconds == seconds):
+            raise ArgumentError(f"seconds must be a number or None, not {quote(seconds)}")
+        self._clock = clock
+        self._end = float("inf") if seconds is None else clock() + seconds
+        self._signals = tuple(signals)
+        self._previous: dict[int, Any] = {}
+        #: Why :meth:`reached` was true; ``None`` as long as it was not.
+        self.reason: str | None = None
+
+    def reached(self, reserve: float = 0.0) -> bool:
+        """Whether to stop now.
+
+        Args:
+            reserve: seconds that the last save needs; twice the time of the one before is prudent.
+        """
+        if self.reason is None and self._clock() + reserve >= self._end:
+            self.reason = "the time is up"
+        return self.reason is not None
+
+    def __enter__(self) -> Deadline:
+        if threading.current_thread() is threading.main_thread():
+            for number in self._signals:
+                self._previous[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for number in list(self._previous):
+            self._give_back(number)
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        self.reason = f"{signal.Signals(number).name} was received"
+        self._give_back(number)
+
+    def _give_back(self, number: int) -> None:
+        previous = self._previous.pop(number)
+        # None stands for a handler that was not installed from Python and cannot be put back.
+        signal.signal(number, signal.SIG_DFL if previous is None else previous)

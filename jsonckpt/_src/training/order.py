@@ -1,0 +1,125 @@
+"""A shuffled order of a data set that can go on in the middle."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import ArgumentError, LimitError, StateMismatchError, quote
+
+_WORD = (1 << 64) - 1
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_Words = npt.NDArray[np.uint64]
+
+
+def _mix(values: _Words) -> _Words:
+    """The SplitMix64 finaliser: a bijection of the 64-bit words that looks random."""
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
+        values = (values ^ (values >> np.uint64(shift))) * np.uint64(factor)
+    return values
+
+
+class SeededOrder:
+    """A shuffled order of samples that depends on ``(n, seed, epoch)`` alone, and a place in it.
+
+    The permutation comes from 64-bit integer arithmetic, not from a library's generator: it is the
+    same in every release of Python, NumPy and torch, and nothing of it needs saving.
+
+    ``position`` counts the samples whose effect is in the weights. Only :meth:`advance` moves it,
+    never iterating: a loader that reads ahead, or an accumulation that was cut off, does not
+    move it. The object may be given to a ``DataLoader`` as its ``sampler``.
+
+    Args:
+        n: number of samples.
+        seed: 0 up to 2**64-1.
+        epoch: the epoch to begin with.
+
+    Raises:
+        LimitError: a number is out of its range.
+
+    >>> order = SeededOrder(10, seed=1)
+    >>> order.order().tolist()
+    [0, 1, 4, 3, 9, 7, 2, 6, 8, 5]
+    >>> order.advance(8)
+    >>> resumed = SeededOrder(10)
+    >>> resumed.load_state_dict(order.state_dict())
+    >>> list(resumed)
+    [8, 5]
+    """
+
+    def __init__(self, n: int, seed: int = 0, *, epoch: int = 0) -> None:
+        for label, value in (("n", n), ("seed", seed), ("epoch", epoch)):
+            if not isinstance(value, int | np.integer):
+                kind = quote(type(value).__name__)
+                raise ArgumentError(f"{label} must be an integer, not {kind}")
+            if not 0 <= value <= _WORD:
+                raise LimitError(f"{label} is {quote(value)}, expected 0 up to 2**64-1")
+        self.n = n
+        self.seed = seed
+        self.epoch = epoch
+        self.position = 0
+
+    def order(self, epoch: int | None = None) -> npt.NDArray[np.int64]:
+        """The permutation of ``range(n)`` for an epoch (the current one). Shape ``(n,)``."""
+        # Arrays of one element, because NumPy warns when a scalar wraps around.
+        seed_word = np.full(1, self.seed, dtype=np.uint64)
+        epoch_word = np.full(1, self.epoch if epoch is None else epoch, dtype=np.uint64)
+        # Mixing one before the other keeps (seed 0, epoch 1) and (seed 1, epoch 0) apart.
+        base = _mix(_mix(seed_word + _GOLDEN) ^ (epoch_word * _GOLDEN))
+        keys = _mix(base + np.arange(self.n).astype(np.uint64))
+        return np.argsort(keys, kind="stable").astype(np.int64, copy=False)
+
+    def remaining(self) -> npt.NDArray[np.int64]:
+        """The indices of this epoch from ``position`` on. Shape ``(n - position,)``."""
+        return self.order()[self.position :]
+
+    def advance(self, count: int) -> None:
+        """Count ``count`` more samples of this epoch as done.
+
+        Raises:
+            LimitError: the epoch has not so many left.
+        """
+        if not isinstance(count, int | np.integer):
+            raise ArgumentError(f"count must be an integer, not {quote(type(count).__name__)}")
+        if not 0 <= count <= self.n - self.position:
+            raise LimitError(
+                f"cannot advance by {quote(count)}: {self.position} of {self.n} samples are done",
+                hint="Call next_epoch() at the end of an epoch.",
+            )
+        self.position += count
+
+    def next_epoch(self) -> None:
+        """Begin the next epoch at its first sample."""
+        self.epoch += 1
+        self.position = 0
+
+    def __iter__(self) -> Iterator[int]:
+        yield from self.remaining().tolist()
+
+    def __len__(self) -> int:
+        return self.n - self.position
+
+    def state_dict(self) -> dict[str, int]:
+        """``n``, ``seed``, ``epoch`` and ``position``."""
+        return {"n": self.n, "seed": self.seed, "epoch": self.epoch, "position": self.position}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Go to a saved place; seed and epoch are taken from it, too.
+
+        Raises:
+            StateMismatchError: it is for another number of samples, or no such state.
+        """
+        numbers = [state.get(key) for key in ("n", "seed", "epoch", "position")]
+        if not all(type(number) is int and 0 <= number <= _WORD for number in numbers):
+            raise StateMismatchError(
+                "not a state of SeededOrder: expected the integers n, seed, epoch and position"
+            )
+        n, seed, epoch, position = (int(number) for number in numbers if number is not None)
+        if n != self.n or position > n:
+            raise StateMismatchError(
+                f"the saved order is at {position} of {n} samples, and there are {self.n} now",
+                hint="Resume with the data that the run began with, or begin with a new order.",
+            )
+        self.seed, self.epoch, self.position = seed, epoch, position

@@ -1,0 +1,121 @@
+"""The random number generators of a training run, saved and restored."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..errors import StateMismatchError, quote
+
+
+def rng_state(*, cuda: bool | None = None) -> dict[str, Any]:
+    """The state of every global random number generator that training draws from.
+
+    Generators of your own (``numpy.random.Generator``, ``torch.Generator``) are not in it: save
+    their ``bit_generator.state`` and ``get_state()`` beside it.
+
+    Args:
+        cuda: whether to include the generators of all CUDA devices; by default where there are any.
+            Pass ``False`` in a loop that trains on the CPU of a machine that has GPUs.
+
+    Returns:
+        ``python`` (the tuple of ``random.getstate``), ``numpy`` (a dictionary, any bit generator),
+        ``torch`` (uint8 tensor), ``cuda`` (one uint8 tensor for each device, or ``None``).
+
+    >>> state = rng_state()
+    >>> first = random.random(), float(np.random.rand()), float(torch.rand(()))
+    >>> set_rng_state(state)
+    >>> first == (random.random(), float(np.random.rand()), float(torch.rand(())))
+    True
+    """
+    if cuda is None:
+        cuda = torch.cuda.is_available()
+    return {
+        "python": random.getstate(),
+        "numpy": np.random.get_state(legacy=False),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if cuda else None,
+    }
+
+
+def set_rng_state(state: Mapping[str, Any]) -> None:
+    """Put back what :func:`rng_state` returned: all of it, or nothing.
+
+    The tensors may lie on any device, so a checkpoint that was loaded onto a GPU will do. Where
+    ``state["cuda"]`` is ``None`` the generators of the GPUs are left as they are.
+
+    Raises:
+        StateMismatchError: a part is missing or not what its generator takes, or the state was
+            saved with another number of GPUs than this process sees.
+    """
+    parts = ("python", "numpy", "torch", "cuda")
+    missing = [name for name in parts if not isinstance(state, Mapping) or name not in state]
+    if missing:
+        raise StateMismatchError(
+            f"not a state of rng_state(): it lacks {', '.join(missing)}",
+            hint="Save what rng_state() returns as it is.",
+        )
+    cuda = state["cuda"]
+    if cuda is not None:
+        _check_gpu_count(cuda)
+    setters: dict[str, Callable[[Any], object]] = {
+        "python": random.setstate,
+        "numpy": np.random.set_state,
+        "torch": lambda value: torch.set_rng_state(value.cpu()),
+        "cuda": lambda value: torch.cuda.set_rng_state_all([one.cpu() for one in value]),
+    }
+    before = rng_state(cuda=cuda is not None)
+    for name in parts:
+        if state[name] is None and name == "cuda":
+            continue
+        try:
+            setters[name](state[name])
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            for undone in parts[: parts.index(name) + 1]:
+                setters[undone](before[undone])
+            raise StateMismatchError(
+                f"the generator {name!r} does not take the saved state: {quote(error, 200)}",
+                hint="Nothing was changed. The state must come back as rng_state() gave it, tuples "
+                "as tuples and arrays as arrays.",
+            ) from error
+
+
+def _check_gpu_count(saved: object) -> None:
+    if not isinstance(saved, Sequence):
+        raise StateMismatchError(
+            f"the state of the CUDA generators is {quote(type(saved).__name__)}, "
+            "expected a list with one tensor for each GPU, or None"
+        )
+    here = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if len(saved) != here:
+        raise StateMismatchError(
+            f"the random state was saved with {len(saved)} GPUs, and this process sees {here}",
+            hint='Show the process the same number of GPUs, or set state["cuda"] = None and accept '
+            "that random numbers drawn on a GPU (dropout) will differ.",
+        )
+
+
+@contextmanager
+def fork_rng(*, cuda: bool | None = None) -> Iterator[None]:
+    """Leave the training's random numbers alone: whatever the block draws is undone at its end.
+
+    Wrap evaluation and the sampling of text in it, then how often one evaluates does not change
+    the training.
+
+    >>> random.seed(7); expected = random.random()
+    >>> random.seed(7)
+    >>> with fork_rng():
+    ...     _ = random.random(), torch.rand(3)
+    >>> random.random() == expected
+    True
+    """
+    state = rng_state(cuda=cuda)
+    try:
+        yield
+    finally:
+        set_rng_state(state)
