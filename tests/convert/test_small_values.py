@@ -23,8 +23,8 @@ CHILD = """
 import json, resource, sys, time
 from pathlib import Path
 from jsonckpt import JsonckptError, Limits
-from jsonckpt.convert.sources import ReadOptions, read_source
-from jsonckpt.convert.core import metadata_of
+from jsonckpt._src.convert.sources import ReadOptions, read_source
+from jsonckpt._src.convert.core import metadata_of
 def peak():
     with open("/proc/self/status") as status:
         return next(int(line.split()[1]) << 10 for line in status if line.startswith("VmHWM"))

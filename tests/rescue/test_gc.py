@@ -153,7 +153,7 @@ def test_a_save_that_commits_meanwhile_keeps_its_shards(
         jsonckpt.save(STATE, path)
         return orphans(*arguments)
 
-    monkeypatch.setattr("jsonckpt._src.storage.leftovers.orphans", listed_then_saved)
+    monkeypatch.setattr("jsonckpt._src.rescue.gc.orphans", listed_then_saved)
     assert jsonckpt.gc(path, older_than=0).removed == ()
     assert jsonckpt.verify(path)
 

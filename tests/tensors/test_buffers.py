@@ -216,7 +216,7 @@ def test_reading_a_large_transposed_tensor_needs_little_memory() -> None:
     """512 MB in pieces of 1 MiB: the process must not grow by more than 64 MiB."""
     script = """
         import resource, torch
-        from jsonckpt.tensors import Source, Target
+        from jsonckpt._src.tensors.buffers import Source, Target
         block = torch.ones(8192, 16384)
         tensor = block.t()
         source = Source.of("/x", tensor)
