@@ -53,12 +53,12 @@ def test_extra_memory(
 
 def test_what_a_save_held_does_not_wait_for_the_collector(tmp_path: Path) -> None:
     from jsonckpt._src.format.model import Entry
-    from jsonckpt._src.save.snapshot import Contents
+    from jsonckpt._src.save.snapshot import Snapshot
 
     state = {f"w{number}": torch.ones(4) for number in range(50)}
 
     def held() -> int:
-        return sum(type(found) in (Contents, Entry) for found in gc.get_objects())
+        return sum(type(found) in (Snapshot, Entry) for found in gc.get_objects())
 
     gc.collect()
     gc.disable()

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jsonckpt._src.format import byte_shuffle
-from jsonckpt._src.format.chunk_codec import Coder
+from jsonckpt._src.format.chunk_codec import ChunkCodec
 from jsonckpt._src.format.model import Codec
 
 #: Beside the length of a block, too: one more element makes a second one.
@@ -89,7 +89,7 @@ def test_frames_of_any_length_come_back(dtype: str, count: int, seed: int) -> No
     ]
     raw = np.resize(kinds[seed], count * itemsize)
     codec = Codec("base64", "zstd", "shuffle", 1 << 26)
-    coder = Coder()
+    coder = ChunkCodec()
     payload = coder.encode(raw.data, codec, dtype)
     out = bytearray(len(raw))
     coder.decode_into(memoryview(payload), codec, dtype, memoryview(out))
@@ -104,5 +104,5 @@ def test_planes_that_are_no_multiple_of_a_block_compress_as_well_as_others() -> 
     ratios = []
     for count in (1 << 18, 100_000):
         raw = weights[:count].view(np.uint8)
-        ratios.append(len(Coder().encode(raw.data, codec, "float32")) / len(raw))
+        ratios.append(len(ChunkCodec().encode(raw.data, codec, "float32")) / len(raw))
     assert ratios[1] < 1.005 * ratios[0]

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jsonckpt._src.errors import FormatError, LimitError
-from jsonckpt._src.format.chunk_codec import Coder, check_bool, payload_bound
+from jsonckpt._src.format.chunk_codec import ChunkCodec, check_bool, payload_bound
 from jsonckpt._src.format.model import Codec
 
 PLAIN = Codec("base64", "none", "none", 1 << 20)
@@ -23,10 +23,10 @@ BOTH = Codec("base64", "zstd", "shuffle", 1 << 20)
 
 
 def decode(
-    payload: bytes, codec: Codec, dtype: str, nbytes: int, coder: Coder | None = None
+    payload: bytes, codec: Codec, dtype: str, nbytes: int, coder: ChunkCodec | None = None
 ) -> bytes:
     out = bytearray(nbytes)
-    (coder or Coder()).decode_into(memoryview(payload), codec, dtype, memoryview(out))
+    (coder or ChunkCodec()).decode_into(memoryview(payload), codec, dtype, memoryview(out))
     return bytes(out)
 
 
@@ -40,25 +40,25 @@ def test_what_is_encoded_comes_back(codec: Codec, dtype: tuple[str, int], raw: b
     raw = raw * itemsize
     if not raw:
         return
-    payload = Coder().encode(memoryview(raw), codec, name)
+    payload = ChunkCodec().encode(memoryview(raw), codec, name)
     assert decode(payload, codec, name, len(raw)) == raw
     assert len(payload) <= payload_bound(len(raw), codec, name)
 
 
 def test_plain_base64_is_that_of_the_standard_library() -> None:
     raw = bytes(range(256))
-    assert Coder().encode(memoryview(raw), PLAIN, "uint8") == base64.b64encode(raw)
+    assert ChunkCodec().encode(memoryview(raw), PLAIN, "uint8") == base64.b64encode(raw)
 
 
 def test_shuffle_puts_byte_j_of_element_i_at_j_times_count_plus_i() -> None:
     raw = bytes([1, 2, 3, 4, 11, 12, 13, 14, 21, 22, 23, 24])
-    payload = Coder().encode(memoryview(raw), SHUFFLED, "float32")
+    payload = ChunkCodec().encode(memoryview(raw), SHUFFLED, "float32")
     assert base64.b64decode(payload) == bytes([1, 11, 21, 2, 12, 22, 3, 13, 23, 4, 14, 24])
 
 
 def test_zstd_writes_one_ordinary_frame_with_its_size() -> None:
     raw = bytes(100_000)
-    frame = base64.b64decode(Coder().encode(memoryview(raw), ZSTD, "uint8"))
+    frame = base64.b64decode(ChunkCodec().encode(memoryview(raw), ZSTD, "uint8"))
     assert zstandard.get_frame_parameters(frame).content_size == len(raw)
     assert zstandard.ZstdDecompressor().decompress(frame) == raw
     assert len(frame) < 100
@@ -67,7 +67,7 @@ def test_zstd_writes_one_ordinary_frame_with_its_size() -> None:
 def test_weights_compress_to_the_entropy_of_their_planes_within_one_and_a_half_percent() -> None:
     weights = np.random.default_rng(0).normal(0, 0.02, 1 << 18).astype(np.float32)
     raw = weights.tobytes()
-    frame = base64.b64decode(Coder().encode(memoryview(raw), BOTH, "float32"))
+    frame = base64.b64decode(ChunkCodec().encode(memoryview(raw), BOTH, "float32"))
     bits = 0.0
     for plane in np.frombuffer(raw, np.uint8).reshape(-1, 4).T:
         counts = np.bincount(plane, minlength=256)
@@ -78,10 +78,10 @@ def test_weights_compress_to_the_entropy_of_their_planes_within_one_and_a_half_p
 
 def test_noise_is_judged_not_worth_compressing_and_weights_are() -> None:
     noise = os.urandom(1 << 16)
-    assert not Coder().compresses(memoryview(noise), ZSTD, "uint8")
-    assert not Coder().compresses(memoryview(noise), BOTH, "float32")
+    assert not ChunkCodec().compresses(memoryview(noise), ZSTD, "uint8")
+    assert not ChunkCodec().compresses(memoryview(noise), BOTH, "float32")
     weights = np.random.default_rng(0).normal(0, 0.02, 1 << 14).astype(np.float32).tobytes()
-    assert Coder().compresses(memoryview(weights), BOTH, "float32")
+    assert ChunkCodec().compresses(memoryview(weights), BOTH, "float32")
 
 
 @pytest.mark.parametrize(
@@ -133,9 +133,9 @@ def test_a_forged_size_is_refused_before_it_is_allocated() -> None:
 def test_a_window_over_the_limit() -> None:
     raw = bytes(1 << 20)
     payload = base64.b64encode(frame_of(raw))
-    assert decode(payload, ZSTD, "uint8", len(raw), Coder(zstd_window=1 << 20)) == raw
+    assert decode(payload, ZSTD, "uint8", len(raw), ChunkCodec(zstd_window=1 << 20)) == raw
     with pytest.raises(LimitError, match="window"):
-        decode(payload, ZSTD, "uint8", len(raw), Coder(zstd_window=1 << 16))
+        decode(payload, ZSTD, "uint8", len(raw), ChunkCodec(zstd_window=1 << 16))
 
 
 def test_bool_bytes() -> None:

@@ -45,7 +45,7 @@ def _forbid_payloads(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("a payload was decoded")
 
-    monkeypatch.setattr("jsonckpt._src.format.chunk_codec.Coder.decode_into", refuse)
+    monkeypatch.setattr("jsonckpt._src.format.chunk_codec.ChunkCodec.decode_into", refuse)
 
 
 @pytest.mark.parametrize("reader", READERS)

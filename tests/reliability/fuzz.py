@@ -30,7 +30,7 @@ import torch
 
 import jsonckpt
 from jsonckpt._src.convert.foreign import ForeignOptions, read_foreign
-from jsonckpt._src.format.chunk_codec import Coder
+from jsonckpt._src.format.chunk_codec import ChunkCodec
 from jsonckpt._src.format.limits import Limits
 from jsonckpt._src.format.manifest import parse_manifest
 from jsonckpt._src.format.model import Codec
@@ -230,7 +230,7 @@ def _lists(seed: int, number: int, folder: Path) -> str:
     if dtype == "complex64":
         size = max(8, size // 8 * 8)
     out = bytearray(size)
-    coder = Coder()
+    coder = ChunkCodec()
     codec = Codec("list", "none", "none", 1 << 20)
     refused = _refuses(lambda: coder.decode_into(memoryview(text), codec, dtype, memoryview(out)))
     if dtype.startswith(("float64", "float32", "float16", "bfloat16", "float8")):
@@ -257,7 +257,7 @@ def _codecs(seed: int, number: int, folder: Path) -> str:
     out = bytearray(size)
     codec = Codec("base64", compression, "none", 1 << 20)
     if _refuses(
-        lambda: Coder(zstd_window=1 << 26).decode_into(
+        lambda: ChunkCodec(zstd_window=1 << 26).decode_into(
             memoryview(text), codec, "uint8", memoryview(out)
         )
     ):

@@ -25,7 +25,7 @@ def _targets(folder: Path) -> dict[str, tuple[Callable[[bytes], Any], list[bytes
     """Each target with the inputs to begin from."""
     import jsonckpt
     from jsonckpt._src.convert.foreign import ForeignOptions, read_foreign
-    from jsonckpt._src.format.chunk_codec import Coder
+    from jsonckpt._src.format.chunk_codec import ChunkCodec
     from jsonckpt._src.format.limits import Limits
     from jsonckpt._src.format.manifest import parse_manifest
     from jsonckpt._src.format.model import Codec
@@ -49,7 +49,9 @@ def _targets(folder: Path) -> dict[str, tuple[Callable[[bytes], Any], list[bytes
 
     def decode(codec: Codec, dtype: str, data: bytes, size: int) -> None:
         out = memoryview(bytearray(size))
-        refused(lambda: Coder(zstd_window=1 << 26).decode_into(memoryview(data), codec, dtype, out))
+        refused(
+            lambda: ChunkCodec(zstd_window=1 << 26).decode_into(memoryview(data), codec, dtype, out)
+        )
 
     def lists(data: bytes) -> None:
         for dtype in ("float32", "int64", "bfloat16", "bool"):

@@ -68,11 +68,11 @@ def test_a_checkpoint_that_appears_meanwhile(
 def test_one_of_many_savers_wins(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     (path.parent / "d").mkdir()
-    gate = threading.Barrier(4)
+    cancel = threading.Barrier(4)
     outcomes: list[Any] = [None] * 4
 
     def save(number: int) -> None:
-        gate.wait()
+        cancel.wait()
         try:
             jsonckpt.save({"n": number, "w": torch.full((500,), number)}, path, overwrite=False)
             outcomes[number] = "saved"

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import jsonckpt
-from jsonckpt._src.storage.local import LocalPlace
+from jsonckpt._src.storage.local import LocalLocation
 
 Save = Callable[[int], None]
 
@@ -28,15 +28,15 @@ def overwrites(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], None]]:
     """What happens, one by one, whenever a shard is about to be opened."""
     pending: list[Callable[[], None]] = []
     for method in ("file", "stream"):
-        real = getattr(LocalPlace, method)
+        real = getattr(LocalLocation, method)
 
-        def opened(place: LocalPlace, name: str, *, real: Any = real, **options: Any) -> Any:
+        def opened(place: LocalLocation, name: str, *, real: Any = real, **options: Any) -> Any:
             if pending and name != "manifest.json":
                 action = pending.pop(0)
                 action()
             return real(place, name, **options)
 
-        monkeypatch.setattr(LocalPlace, method, opened)
+        monkeypatch.setattr(LocalLocation, method, opened)
     return pending
 
 

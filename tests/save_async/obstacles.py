@@ -21,11 +21,11 @@ class Blocked:
         self.go = threading.Event()
         write = api._write
 
-        def held_up(contents: Any, target: Any, options: Any, gate: Any, began: float) -> Any:
+        def held_up(contents: Any, target: Any, options: Any, cancel: Any, began: float) -> Any:
             if threading.current_thread().name == "jsonckpt-save":
                 self.reached.set()
                 assert self.go.wait(30)
-            return write(contents, target, options, gate, began)
+            return write(contents, target, options, cancel, began)
 
         patch.setattr(api, "_write", held_up)
 

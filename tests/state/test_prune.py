@@ -14,7 +14,7 @@ import jsonckpt
 from jsonckpt._src.format.limits import DEFAULT_LIMITS
 from jsonckpt._src.load.api import load_container
 from jsonckpt._src.load.container import open_container
-from jsonckpt._src.load.restore import Wishes
+from jsonckpt._src.load.restore import LoadOptions
 from jsonckpt._src.state.prune import named_state, prune
 from jsonckpt._src.state.tree import record_of, tensor_names
 from tests.golden.make_v1 import FOLDER
@@ -41,7 +41,9 @@ def test_pruning_is_what_exclude_does(name: str) -> None:
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's, about sparse and quantized tensors
-            found = load_container(lacking, Wishes.of(None, None), limits=DEFAULT_LIMITS, threads=1)
+            found = load_container(
+                lacking, LoadOptions.of(None, None), limits=DEFAULT_LIMITS, threads=1
+            )
             expected = jsonckpt.load(path, exclude=lambda name, gone=gone: records[name] == gone)
         assert difference(expected, found) is None
 

@@ -31,17 +31,17 @@ def load_opened(checkpoint: Any, *, include: Callable[[str], bool], allocate: Al
     """Part of an opened checkpoint's state, in memory that ``allocate`` gives."""
     from ..format.limits import DEFAULT_LIMITS
     from ..load.api import load_container
-    from ..load.restore import Wishes
+    from ..load.restore import LoadOptions
 
-    wishes = Wishes.of(include, None, None, allocate)
-    return load_container(checkpoint._container, wishes, limits=DEFAULT_LIMITS, threads=None)
+    load_options = LoadOptions.of(include, None, None, allocate)
+    return load_container(checkpoint._container, load_options, limits=DEFAULT_LIMITS, threads=None)
 
 
 def open_checkpoint(path: Path, limits: Limits | None = None) -> Any:
     """A jsonckpt checkpoint whose tensors are read when they are asked for."""
-    import jsonckpt
+    from ..load.checkpoint import open_checkpoint as opened
 
-    return jsonckpt.open(path, limits=limits)
+    return opened(path, limits=limits)
 
 
 def metadata_of(path: Path, limits: Limits | None = None) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Chunks: raw bytes to payload text and back (format section 4). Bytes in, bytes out.
 
-A :class:`Coder` holds what one thread needs (compressor, decompressor, scratch memory), so that
-nothing large is allocated per chunk. It is not thread-safe: each thread has its own.
+A :class:`ChunkCodec` holds what one thread needs: compressor, decompressor, scratch memory. Nothing
+large is allocated per chunk. It is not thread-safe: each thread has its own.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def payload_too_long(longest: int) -> FormatError:
     return FormatError(f"the payload has over {longest} characters, the most for its size")
 
 
-class Coder:
+class ChunkCodec:
     """Encodes and decodes chunks for one thread.
 
     Args:

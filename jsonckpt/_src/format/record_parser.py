@@ -73,7 +73,7 @@ def parse_header(found: dict[str, Any], limits: Limits) -> Header:
     return Header(name, dtype, shape, device, codec, nbytes, layout)
 
 
-class RecordReader:
+class RecordParser:
     """Reads records, one after the other: :meth:`head`, :meth:`chunk` for each line, :meth:`tail`.
 
     Args:
@@ -105,7 +105,7 @@ class RecordReader:
         self._sums: list[str] | None = None
         # ijson's C objects are unknown to the garbage collector: held from there, a reader would
         # never be freed.
-        events = _assemble(cast("RecordReader", weakref.proxy(self)))
+        events = _assemble(cast("RecordParser", weakref.proxy(self)))
         next(events)
         self._parser = ijson.basic_parse_coro(events)
         self._send(b"[")
@@ -268,7 +268,7 @@ def _head_of(entry: Entry) -> bytes:
     )
 
 
-def _assemble(reader: RecordReader) -> Generator[None, tuple[str, Any], None]:
+def _assemble(reader: RecordParser) -> Generator[None, tuple[str, Any], None]:
     """What ijson's events mean: a coroutine that they are pushed into."""
     yield  # the array that the records are read in
     while True:
@@ -280,7 +280,7 @@ def _assemble(reader: RecordReader) -> Generator[None, tuple[str, Any], None]:
         yield
 
 
-def _record(reader: RecordReader) -> Generator[None, tuple[str, Any], None]:
+def _record(reader: RecordParser) -> Generator[None, tuple[str, Any], None]:
     found: dict[str, Any] = {}
     header: Header | None = None
     while True:

@@ -1,6 +1,6 @@
 """What a shard's text says once its payloads are lifted out of it (format section 3).
 
-Both readers push the skeleton through one :class:`SkeletonReader`, so they cannot differ in what
+Both readers push the skeleton through one :class:`ShardParser`, so they cannot differ in what
 they
 accept: the streaming reader as the text passes, the indexed one from the gaps between the byte
 ranges of the index. The layout in lines is checked here, what the lines of a record say in
@@ -28,7 +28,7 @@ from . import json_text
 from .checksums import Hasher, hasher
 from .limits import Limits, exceeds, way_over
 from .model import SHARD_FORMAT, Entry
-from .record_parser import Header, Record, RecordReader
+from .record_parser import Header, Record, RecordParser
 from .shard_text import TRAILER_MAX, index_row, trailer
 from .validation import (
     LONGEST_LINE,
@@ -48,7 +48,7 @@ HEAD_END_PATTERN: Final = re.compile(re.escape(HEAD_END))
 _CHUNKS_END: Final = b'"chunks":[\n'
 
 
-class SkeletonReader:
+class ShardParser:
     """Reads one shard's skeleton, pushed in as it comes.
 
     Args:
@@ -82,7 +82,7 @@ class SkeletonReader:
         self._limits = limits
         self._on_record = on_record
         # Plain functions, for bound methods would be references to itself.
-        self._handle: Callable[[SkeletonReader, bytes], None] = SkeletonReader._record_line
+        self._handle: Callable[[ShardParser, bytes], None] = ShardParser._record_line
         self._in_head = whole
         self._skeleton: Hasher | None = None
         self._head_text = bytearray()
@@ -96,7 +96,7 @@ class SkeletonReader:
         self._payload_noted = False
         self._ranges: list[tuple[int, int]] = []
         self._index = bytearray()
-        self._reader = RecordReader(limits, on_header=on_header, expected=expected)
+        self._reader = RecordParser(limits, on_header=on_header, expected=expected)
         self._reader.algorithm = algorithm
 
     # --- what the readers call --------------------------------------------------------------
@@ -199,7 +199,7 @@ class SkeletonReader:
                 check_not_newer(bytes(self._head_text))
                 if b'"index_offset"' in self._head_text[-TRAILER_MAX:]:
                     raise reformatted()
-            if self._handle is not SkeletonReader._trailer_line:
+            if self._handle is not ShardParser._trailer_line:
                 where = f" in tensor {quote(self.header.name)}" if self.header is not None else ""
                 raise IncompleteCheckpointError(
                     f"the text ends after {self.position} bytes{where}",
@@ -261,7 +261,7 @@ class SkeletonReader:
             if self._more and self.records:
                 raise FormatError("a comma after the last record")
             self._check_beside(len(line))
-            self._handle = SkeletonReader._trailer_line
+            self._handle = ShardParser._trailer_line
             self._trailer = line
             return
         if line[:1] != b"{" or not line.endswith(_CHUNKS_END):
@@ -280,7 +280,7 @@ class SkeletonReader:
             )
         self._record_start, self._ranges = self._line_start, []
         self._left = self._reader.head(line).chunks
-        self._next(line, SkeletonReader._chunk_line if self._left else SkeletonReader._tail_line)
+        self._next(line, ShardParser._chunk_line if self._left else ShardParser._tail_line)
 
     def _chunk_line(self, line: bytes) -> None:
         header = self.header
@@ -291,7 +291,7 @@ class SkeletonReader:
         self._payload_noted = False
         self._left -= 1
         self._reader.chunk(line)
-        self._next(line, SkeletonReader._chunk_line if self._left else SkeletonReader._tail_line)
+        self._next(line, ShardParser._chunk_line if self._left else ShardParser._tail_line)
 
     def _tail_line(self, line: bytes) -> None:
         header = self.header
@@ -316,12 +316,12 @@ class SkeletonReader:
             )
         if self._on_record is not None:
             self._on_record(record)
-        self._next(line, SkeletonReader._record_line)
+        self._next(line, ShardParser._record_line)
 
     def _trailer_line(self, line: bytes) -> None:
         raise FormatError(f"{quote(line)} stands after the line that ends the file")
 
-    def _next(self, line: bytes, handle: Callable[[SkeletonReader, bytes], None]) -> None:
+    def _next(self, line: bytes, handle: Callable[[ShardParser, bytes], None]) -> None:
         if self._skeleton is not None:
             self._skeleton.update(line)
         self._handle = handle

@@ -21,7 +21,7 @@ from ..tensors.buffers import Target
 from ..tensors.map_location import MapLocation
 from .container import Container, open_container, read_steadily
 from .forward import Forward, as_source, is_file_object
-from .restore import Allocate, Loading, Wishes, allocate_targets
+from .restore import Allocate, LoadOptions, StateBuilder, allocate_targets
 
 
 def load(
@@ -112,16 +112,16 @@ def _load(
     """
     limits = checked_limits(limits)
     check_expected(expected_digest, verify=verify)
-    wishes = Wishes.of(include, exclude, map_location, allocate)
+    options = LoadOptions.of(include, exclude, map_location, allocate)
     if is_file_object(path):
-        forward = Forward(wishes, limits, verify, expected_digest, whole=True)
+        forward = Forward(options, limits, verify, expected_digest, whole=True)
         with progress_bar("load", None, show=progress) as advance:
             return _load_forward(path, forward, advance)
 
     def read(container: Container) -> Any:
         return load_container(
             container,
-            wishes,
+            options,
             limits=limits,
             threads=threads,
             verify=verify,
@@ -140,7 +140,7 @@ def _load(
 
 def load_container(
     container: Container,
-    wishes: Wishes,
+    options: LoadOptions,
     *,
     limits: Limits,
     threads: int | None,
@@ -154,7 +154,7 @@ def load_container(
         with collector_paused() if brief else nullcontext():
             return _load_container(
                 container,
-                wishes,
+                options,
                 limits=limits,
                 threads=thread_count(threads),
                 verify=verify,
@@ -168,7 +168,7 @@ def load_container(
 
 def _load_container(
     container: Container,
-    wishes: Wishes,
+    options: LoadOptions,
     *,
     limits: Limits,
     threads: int,
@@ -178,12 +178,12 @@ def _load_container(
 ) -> Any:
     by_name = container.manifest.by_name
     copies = container.copies(limits)
-    loading = Loading(container.manifest.state, wishes, copies)
+    loading = StateBuilder(container.manifest.state, options, copies)
     loading.check(by_name)
     loading.check_selectors()
     loading.check_files(container)
     targets = allocate_targets(
-        wishes, [entry for name, entry in by_name.items() if loading.wants(name)]
+        options, [entry for name, entry in by_name.items() if loading.wants(name)]
     )
     sinks: dict[str, Target | None] = {
         name: target for name, target in targets.items() if target.needs_data
@@ -208,7 +208,7 @@ def _load_container(
             for entry in entries:
                 target = targets.pop(entry.name, None)
                 if target is not None:
-                    tensor = wishes.placement.relocate(target.finish(), entry.device)
+                    tensor = options.placement.relocate(target.finish(), entry.device)
                     loading.keep(entry.name, tensor)
     return loading.finish()
 
@@ -255,7 +255,9 @@ def stream(
     """
     limits = checked_limits(limits)
     check_expected(expected_digest, verify=verify)
-    forward = Forward(Wishes.of(include, exclude, map_location), limits, verify, expected_digest)
+    forward = Forward(
+        LoadOptions.of(include, exclude, map_location), limits, verify, expected_digest
+    )
     if is_file_object(source):
         yield from forward.tensors(as_source(source))
         return

@@ -23,9 +23,9 @@ from ..tensors.map_location import MapLocation
 from ..tensors.memory import torch_dtype
 from .api import load_container
 from .container import Container, open_container
-from .restore import Loading, Wishes, allocate_target
+from .restore import LoadOptions, StateBuilder, allocate_target
 
-_ON_THE_CPU = Wishes.of(None, None, "cpu")
+_ON_THE_CPU = LoadOptions.of(None, None, "cpu")
 
 
 class TensorEntry:
@@ -117,7 +117,7 @@ class Checkpoint(Mapping[str, TensorEntry]):
         self.manifest: Manifest = container.manifest
         self.metadata: dict[str, Any] = container.manifest.metadata
         try:
-            loading = Loading(self.manifest.state, Wishes.of(None, None))
+            loading = StateBuilder(self.manifest.state, LoadOptions.of(None, None))
             loading.check(self.manifest.by_name)
         except JsonckptError as error:
             error.at(file=container.path)
@@ -155,7 +155,7 @@ class Checkpoint(Mapping[str, TensorEntry]):
         """The state tree with a :class:`TensorEntry` in the place of each tensor. Reads no tensor,
         except those that NumPy arrays lie in."""
         try:
-            door = _LazyDoor(self, self._container.copies(self._limits))
+            door = _LazyReader(self, self._container.copies(self._limits))
             return decode_state(self.manifest.state, door, rules=default_rules())
         except JsonckptError as error:
             error.at(file=self._container.path)
@@ -173,7 +173,7 @@ class Checkpoint(Mapping[str, TensorEntry]):
         try:
             return load_container(
                 self._container,
-                Wishes.of(include, exclude, map_location),
+                LoadOptions.of(include, exclude, map_location),
                 limits=self._limits,
                 threads=self._threads,
                 verify=self._verify,
@@ -193,12 +193,12 @@ class Checkpoint(Mapping[str, TensorEntry]):
         map_location: MapLocation,
         copies: Copies | None = None,
     ) -> torch.Tensor:
-        wishes = Wishes.of(None, None, map_location)
+        options = LoadOptions.of(None, None, map_location)
         copies = copies or self._container.copies(self._limits)
         try:
             self._container.check_files([entry.shard], copies)
             target = allocate_target(
-                wishes,
+                options,
                 entry.name,
                 entry.dtype,
                 entry.shape,
@@ -207,7 +207,7 @@ class Checkpoint(Mapping[str, TensorEntry]):
             )
             if target.needs_data:
                 self._read(entry, target)
-            tensor = wishes.placement.relocate(target.finish(), entry.device)
+            tensor = options.placement.relocate(target.finish(), entry.device)
             if view is None:
                 return tensor
             door = StateReader({entry.name: tensor}, {name}, copies)
@@ -246,7 +246,7 @@ class Checkpoint(Mapping[str, TensorEntry]):
             raise
 
 
-class _LazyDoor:
+class _LazyReader:
     """Reads a state with entries in the place of tensors."""
 
     def __init__(self, checkpoint: Checkpoint, copies: Copies) -> None:

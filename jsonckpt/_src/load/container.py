@@ -24,10 +24,10 @@ from ..format.limits import Copies, Limits
 from ..format.manifest import parse_manifest
 from ..format.model import MANIFEST_NAME, Entry, Manifest
 from ..format.record_parser import Header, Record
-from ..format.shard_parser import SkeletonReader
+from ..format.shard_parser import ShardParser
 from ..storage.locate import locate
 from ..storage.path_arguments import without_query
-from ..storage.protocols import Place, Sink
+from ..storage.protocols import Location, Sink
 from .indexed import PartSink, check_chunk, must_agree, read_part, read_shard
 from .record_stream import read_records
 from .single_file import from_index, gather
@@ -45,11 +45,11 @@ class Container:
     the place's mark of the file that says what there is, from before it was read.
     """
 
-    place: Place
+    place: Location
     manifest: Manifest
     single: str | None
     path: str
-    stamp: object = None
+    version_tag: object = None
     #: Bytes on disk of the manifest, or of the single file.
     first_bytes: int = 0
 
@@ -60,7 +60,7 @@ class Container:
     def was_replaced(self) -> bool:
         """Whether a save has put another checkpoint here since this one was opened."""
         name = self.single if self.single is not None else MANIFEST_NAME
-        return self.stamp is not None and self.place.stamp(name) != self.stamp
+        return self.version_tag is not None and self.place.version_tag(name) != self.version_tag
 
     def check_same(self) -> None:
         """Whether a single file that was opened just now is the one that the manifest is of.
@@ -281,9 +281,9 @@ class Container:
             JsonckptError: with file, tensor and chunk.
         """
         name = self.file_of(shard)
-        readers: list[SkeletonReader] = []
+        readers: list[ShardParser] = []
 
-        def on_head(reader: SkeletonReader) -> None:
+        def on_head(reader: ShardParser) -> None:
             readers.append(reader)
             self._check_head(reader.head)
 
@@ -346,7 +346,7 @@ def open_container(
     """
     check_expected(expected_digest)
     place, name = locate(path, storage_options, follow=limits.follow)
-    stamp = place.stamp(name or MANIFEST_NAME)
+    version_tag = place.version_tag(name or MANIFEST_NAME)
     try:
         if name is None:
             text = place.manifest(limits.manifest_bytes)
@@ -362,7 +362,7 @@ def open_container(
             with place.file(name) as file:
                 size = file.size
                 manifest = from_index(file, limits, expected_digest=expected_digest)
-        return Container(place, manifest, name, without_query(os.fspath(path)), stamp, size)
+        return Container(place, manifest, name, without_query(os.fspath(path)), version_tag, size)
     except JsonckptError as error:
         error.at(file=place.where(name or MANIFEST_NAME))
         raise

@@ -11,13 +11,13 @@ from ..errors import ArgumentError, LimitError
 from ..format.checksums import check_seal
 from ..format.limits import Copies, Limits, exceeds, way_over
 from ..format.record_parser import Header, Record
-from ..format.shard_parser import SkeletonReader
+from ..format.shard_parser import ShardParser
 from ..storage.local import widen_pipe
 from ..storage.protocols import ByteSource, Sink
 from ..tensors.buffers import Target
 from .container import Container
 from .record_stream import read_records
-from .restore import Loading, Place, Room, Wishes, allocate_target
+from .restore import LoadOptions, SharedStorage, StateBuilder, StorageOffset, allocate_target
 from .single_file import entry_of, manifest_of_head, parse_head
 
 
@@ -30,7 +30,7 @@ class Forward:
 
     def __init__(
         self,
-        wishes: Wishes,
+        options: LoadOptions,
         limits: Limits,
         verify: bool,
         expected_digest: str | None = None,
@@ -39,10 +39,10 @@ class Forward:
     ) -> None:
         self._whole = whole
         self._storages: dict[int, int] = {}
-        self._rooms: dict[int, Room] = {}
+        self._rooms: dict[int, SharedStorage] = {}
         self._expected_digest = expected_digest
-        self.wishes = wishes
-        self.loading: Loading | None = None
+        self.options = options
+        self.loading: StateBuilder | None = None
         self._limits = limits
         self._verify = verify
         self._copies = Copies(limits)
@@ -60,7 +60,7 @@ class Forward:
         if container.single is None:  # the claims of a single file have been checked with its size
             self._size = sum(shard.bytes for shard in container.manifest.shards)
         self._copies = container.copies(self._limits)
-        self.loading = Loading(container.manifest.state, self.wishes, self._copies)
+        self.loading = StateBuilder(container.manifest.state, self.options, self._copies)
         self.loading.check(container.manifest.by_name)
         self.loading.check_selectors()
         for shard, entries in container.shards():
@@ -80,13 +80,13 @@ class Forward:
         When it ends without an error, the file has passed every check that the indexed reader
         makes.
         """
-        readers: list[SkeletonReader] = []
+        readers: list[ShardParser] = []
 
-        def on_head(reader: SkeletonReader) -> None:
+        def on_head(reader: ShardParser) -> None:
             readers.append(reader)
             self._size = source.size
             if "state" in reader.head or not alone:
-                self.loading = Loading(parse_head(reader.head)[3], self.wishes, self._copies)
+                self.loading = StateBuilder(parse_head(reader.head)[3], self.options, self._copies)
                 self.loading.check_selectors()
 
         entries = []
@@ -112,7 +112,7 @@ class Forward:
             for room in self._rooms.values():
                 room.clear_gaps()
         else:  # a lone shard does not say beforehand what is in it
-            self.wishes.check([entry.name for entry in entries])
+            self.options.check([entry.name for entry in entries])
 
     def open_sink(self, header: Header) -> Sink | None:
         """Memory for the next record, where it is wanted.
@@ -139,11 +139,11 @@ class Forward:
         if self.loading is not None:
             wanted = self.loading.wants(header.name)
         else:
-            wanted = self.wishes.chosen(header.name)
+            wanted = self.options.chosen(header.name)
         if not wanted:
             return None
         target = allocate_target(
-            self.wishes,
+            self.options,
             header.name,
             header.dtype,
             header.shape,
@@ -154,9 +154,9 @@ class Forward:
         self._targets[header.name] = target
         return target if target.needs_data else None
 
-    def _place(self, header: Header) -> Place | None:
+    def _place(self, header: Header) -> StorageOffset | None:
         """Where a record of a storage goes, if it shares memory with the others."""
-        loading, placement = self.loading, self.wishes.placement
+        loading, placement = self.loading, self.options.placement
         if header.layout.storage is None or not self._whole or placement.relocates:
             return None
         if loading is None or not loading.wants_all:
@@ -164,7 +164,7 @@ class Forward:
         number, offset, size = header.layout.storage
         device = placement.device_for(header.device)
         if number not in self._rooms:
-            self._rooms[number] = Room(self.wishes, device, 0, size)
+            self._rooms[number] = SharedStorage(self.options, device, 0, size)
         room = self._rooms[number]
         return room.place(offset, header.nbytes) if room.device == device else None
 
@@ -177,7 +177,7 @@ class Forward:
         target = self._targets.pop(record.header.name, None)
         if target is None:
             return
-        tensor = self.wishes.placement.relocate(target.finish(), record.header.device)
+        tensor = self.options.placement.relocate(target.finish(), record.header.device)
         if self.loading is None:
             yield record.header.name, tensor
         else:

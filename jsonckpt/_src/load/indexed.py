@@ -3,7 +3,7 @@
 Where the ranges of a shard's payloads are known, its text is read in pieces that tile it: each
 piece is a stretch of file with some payloads in it. The payloads are decoded straight into their
 tensors in parallel; what lies between them goes, in order, through the same
-:class:`SkeletonReader` as in the streaming reader, and must say exactly what
+:class:`ShardParser` as in the streaming reader, and must say exactly what
 the manifest says.
 """
 
@@ -16,11 +16,11 @@ import numpy as np
 
 from ..errors import DAMAGED, FormatError, IncompleteCheckpointError, JsonckptError, quote
 from ..format.checksums import hexdigest
-from ..format.chunk_codec import Coder
+from ..format.chunk_codec import ChunkCodec
 from ..format.limits import Limits
 from ..format.model import Entry
 from ..format.record_parser import Record
-from ..format.shard_parser import SkeletonReader
+from ..format.shard_parser import ShardParser
 from ..parallel import run_ordered, threads_for
 from ..storage.protocols import RangeReader, Sink
 from .record_stream import checksum_error
@@ -94,11 +94,11 @@ def tile(entries: Sequence[Entry], whole: int | None) -> Iterator[Piece]:
         yield Piece(position, stop, tuple(payloads), begins, True)
 
 
-class _Hands:
+class _WorkerBuffers:
     """What one thread owns."""
 
     def __init__(self, limits: Limits) -> None:
-        self.coder = Coder(zstd_window=limits.zstd_window)
+        self.coder = ChunkCodec(zstd_window=limits.zstd_window)
         self._text = np.empty(0, np.uint8)
         self._raw = np.empty(0, np.uint8)
 
@@ -127,7 +127,7 @@ def read_shard(
     threads: int,
     whole: bool,
     verify: bool = True,
-    on_head: Callable[[SkeletonReader], None] | None = None,
+    on_head: Callable[[ShardParser], None] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> str:
     """Read records of one shard into their sinks.
@@ -150,12 +150,12 @@ def read_shard(
     def compare(record: Record) -> None:
         must_agree(record, next(expected, None))
 
-    reader = SkeletonReader(
+    reader = ShardParser(
         limits, whole=whole, algorithm=algorithm, on_record=compare, expected=entries
     )
     headed = False
 
-    def work(hands: _Hands, piece: Piece) -> list[bytes]:
+    def work(hands: _WorkerBuffers, piece: Piece) -> list[bytes]:
         text = hands.text(piece.stop - piece.start)
         file.read_range(piece.start, text)
         between = []
@@ -198,7 +198,7 @@ def read_shard(
     run_ordered(
         tile(entries, file.size if whole else None),
         threads=_threads(entries, threads),
-        worker=lambda: _Hands(limits),
+        worker=lambda: _WorkerBuffers(limits),
         work=work,
         turn=turn,
         done=done,
@@ -262,12 +262,12 @@ def read_part(
     Raises:
         JsonckptError: the record is not what the manifest says.
     """
-    hands = _Hands(limits)
+    hands = _WorkerBuffers(limits)
     part = PartSink(sink, start, stop)
     size = entry.codec.chunk_bytes
     wanted = range(start // size, -(-stop // size))
     records: list[Record] = []
-    reader = SkeletonReader(limits, whole=False, algorithm=algorithm, on_record=records.append)
+    reader = ShardParser(limits, whole=False, algorithm=algorithm, on_record=records.append)
     reader.begin_run(entry.offset)
 
     def text_between(begin: int, end: int) -> bytes:
@@ -300,7 +300,7 @@ def check_chunk(
     Raises:
         JsonckptError: it is damaged; without a tensor when the file ends before it.
     """
-    hands = _Hands(limits)
+    hands = _WorkerBuffers(limits)
     offset, length, _ = entry.chunks[chunk]
     payload = hands.text(length)
     try:
@@ -319,7 +319,7 @@ def _raw_bytes(entries: Sequence[Entry], payload: tuple[int, int, int, int]) -> 
 
 
 def _decode(
-    hands: _Hands,
+    hands: _WorkerBuffers,
     payload: memoryview,
     entry: Entry,
     chunk: int,

@@ -24,8 +24,8 @@ from ..tensors.buffers import Source, Target, byte_count
 from .container import Container, read_steadily
 from .into_aliases import Fill, apart, flat_start
 from .matching import Match, check_target, match
-from .restore import Loading, Wishes, new_target
-from .slots import LEFT_OUT, Slot, SlotDoor, leaves_in, slots_in
+from .placeholders import LEFT_OUT, Placeholder, PlaceholderReader, leaves_in, placeholders_in
+from .restore import LoadOptions, StateBuilder, new_target
 
 _CPU: Final = torch.device("cpu")
 #: Bytes that are compared or copied at a time.
@@ -108,9 +108,15 @@ def load_into(
     limits = checked_limits(limits)
     check_expected(expected_digest, verify=verify)
     into = _Into(
-        target, strict, Wishes.of(include, exclude), cast, verify, thread_count(threads), progress,
+        target,
+        strict,
+        LoadOptions.of(include, exclude),
+        cast,
+        verify,
+        thread_count(threads),
+        progress,
         limits,
-    )  # fmt: skip
+    )
     return read_steadily(
         path,
         into.fill,
@@ -128,7 +134,7 @@ class _Into:
 
     target: Any
     strict: bool
-    wishes: Wishes
+    options: LoadOptions
     cast: bool
     verify: bool
     threads: int
@@ -149,7 +155,7 @@ class _Into:
             except JsonckptError as error:
                 error.at(file=container.path)
                 raise
-            plan.missing = [name for name in plan.missing if self.wishes.chosen(name)]
+            plan.missing = [name for name in plan.missing if self.options.chosen(name)]
             if plan.is_idle and not _is_empty(value):
                 plan.mismatched.append("/: nothing in the target takes anything of the checkpoint")
             fills = apart(plan, reader.same_values)
@@ -170,7 +176,10 @@ class _Into:
         filled = {fill.slot.name for fill in fills}
         filled |= {name for fill in fills for name, _ in fill.echoes}
         names = [slot.name for slot, _ in plan.fills if slot.name in filled]
-        names += [*plan.fresh, *(slot.name for one in plan.objects for slot in slots_in(one.value))]
+        names += [
+            *plan.fresh,
+            *(slot.name for one in plan.objects for slot in placeholders_in(one.value)),
+        ]
         reader.load_objects(plan)
         reader.load_tensors(plan, targets)
         return LoadResult(
@@ -180,15 +189,15 @@ class _Into:
             tuple(plan.mismatched),
         )
 
-    def _state(self, container: Container, reader: _Reader) -> tuple[Loading, Any]:
+    def _state(self, container: Container, reader: _Reader) -> tuple[StateBuilder, Any]:
         """What is asked for, and the checkpoint's state, with slots in the place of its tensors."""
         by_name, state = container.manifest.by_name, container.manifest.state
         try:
-            loading = Loading(state, self.wishes, reader.copies)
+            loading = StateBuilder(state, self.options, reader.copies)
             loading.check(by_name)
             # Before anything is allocated: the limit on that rests on the files' true sizes.
             loading.check_files(container)
-            door = SlotDoor(container, self.wishes, reader.read_records, reader.copies)
+            door = PlaceholderReader(container, self.options, reader.read_records, reader.copies)
             return loading, decode_state(state, door, rules=default_rules())
         except JsonckptError as error:
             error.at(file=container.path)
@@ -235,7 +244,9 @@ class _Reader:
         """Call each ``load_state_dict``. Before any other tensor is filled, because it may fail."""
         if not plan.objects:
             return
-        wanted = {slot.name: (slot, _CPU) for one in plan.objects for slot in slots_in(one.value)}
+        wanted = {
+            slot.name: (slot, _CPU) for one in plan.objects for slot in placeholders_in(one.value)
+        }
         fresh = _Fresh(wanted, self._new, self.copies)
         self._show(fresh.routes)
         tensors = fresh.tensors()
@@ -288,7 +299,7 @@ class _Reader:
                 error.at(file=self._container.path)
                 raise
 
-    def same_values(self, one: Slot, two: Slot, dtype: torch.dtype) -> bool:
+    def same_values(self, one: Placeholder, two: Placeholder, dtype: torch.dtype) -> bool:
         """Whether two slots have the same values, bit for bit, in a target of ``dtype``.
 
         What the manifest says of their chunks decides; only what it cannot tell is read.
@@ -310,7 +321,9 @@ class _Reader:
         raw = [tensor.contiguous().reshape(-1).view(torch.uint8) for tensor in tensors]
         return torch.equal(*raw)
 
-    def _same_bytes(self, one: tuple[Entry, int], two: tuple[Entry, int], slot: Slot) -> bool:
+    def _same_bytes(
+        self, one: tuple[Entry, int], two: tuple[Entry, int], slot: Placeholder
+    ) -> bool:
         """Compare a few chunks at a time."""
         nbytes = byte_count(slot.dtype, slot.shape)
         step = max(_STEP, one[0].codec.chunk_bytes, two[0].codec.chunk_bytes)
@@ -362,7 +375,7 @@ class _Fresh:
 
     def __init__(
         self,
-        wanted: Mapping[str, tuple[Slot, torch.device]],
+        wanted: Mapping[str, tuple[Placeholder, torch.device]],
         new: Callable[[str, torch.device], Target],
         copies: Copies,
     ) -> None:

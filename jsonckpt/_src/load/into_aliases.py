@@ -14,11 +14,11 @@ from ..format.model import Entry
 from ..tensors.memory import contiguous_stride, dtype_name
 from ..tensors.overlap import Region, overlaps_itself, sharing_groups
 from .matching import Match
-from .slots import Slot
+from .placeholders import Placeholder
 
 _PLAIN: Final = (torch.Tensor, torch.nn.Parameter)
 #: ``same_values(one, two, dtype)``: whether two slots are the same in a target of a dtype.
-SameValues = Callable[[Slot, Slot, torch.dtype], bool]
+SameValues = Callable[[Placeholder, Placeholder, torch.dtype], bool]
 
 
 @dataclass(slots=True)
@@ -29,7 +29,7 @@ class Fill:
         echoes: other tensors over the same memory, which take the same values, with their names.
     """
 
-    slot: Slot
+    slot: Placeholder
     tensor: torch.Tensor
     echoes: tuple[tuple[str, torch.Tensor], ...] = ()
 
@@ -64,7 +64,7 @@ class Fill:
         return slot.record, base, None if kept else (slot.dtype, tensor.dtype)
 
 
-def flat_start(slot: Slot) -> int | None:
+def flat_start(slot: Placeholder) -> int | None:
     """Where in its record the bytes of a slot begin; ``None`` where they are not one piece."""
     if slot.view is None:
         return 0
@@ -125,7 +125,7 @@ def _space(tensor: torch.Tensor) -> object:
     return str(tensor.device), tensor.untyped_storage().data_ptr()
 
 
-def _stride(slot: Slot) -> tuple[int, ...]:
+def _stride(slot: Placeholder) -> tuple[int, ...]:
     return contiguous_stride(slot.shape) if slot.view is None else slot.view.stride
 
 

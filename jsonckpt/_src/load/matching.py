@@ -23,7 +23,7 @@ from ..format.pointer import join
 from ..tensors.buffers import require_fillable
 from ..tensors.memory import dtype_name
 from .objects import call_loader, load_optimizer, loads_itself, may_lack, pair_optimizer, refusal
-from .slots import LEFT_OUT, Slot, filled, leaves_in, same_state, slots_in
+from .placeholders import LEFT_OUT, Placeholder, filled, leaves_in, placeholders_in, same_state
 
 Assign = Callable[[Any], None]
 
@@ -44,9 +44,9 @@ class Match:
 
     cast: bool
     strict: bool
-    fills: list[tuple[Slot, torch.Tensor]] = field(default_factory=list)
+    fills: list[tuple[Placeholder, torch.Tensor]] = field(default_factory=list)
     objects: list[OwnLoader] = field(default_factory=list)
-    fresh: dict[str, tuple[Slot, torch.device]] = field(default_factory=dict)
+    fresh: dict[str, tuple[Placeholder, torch.device]] = field(default_factory=dict)
     actions: list[Callable[[Mapping[str, torch.Tensor]], None]] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
@@ -72,7 +72,7 @@ class Match:
             )
         return False
 
-    def fill(self, slot: Slot, tensor: torch.Tensor) -> None:
+    def fill(self, slot: Placeholder, tensor: torch.Tensor) -> None:
         """Fill an existing tensor, if it fits.
 
         Raises:
@@ -95,7 +95,7 @@ class Match:
         elif self.check_dtype(slot, tensor):
             self.fills.append((slot, tensor))
 
-    def check_dtype(self, slot: Slot, tensor: torch.Tensor) -> bool:
+    def check_dtype(self, slot: Placeholder, tensor: torch.Tensor) -> bool:
         """Whether the dtype may go into a tensor."""
         fits = self.cast or dtype_name(tensor) == slot.dtype
         if not fits:
@@ -106,7 +106,7 @@ class Match:
 
     def want(self, value: Any, device: torch.device | None = None) -> None:
         """Read the tensors in ``value`` into memory of their own."""
-        for slot in slots_in(value):
+        for slot in placeholders_in(value):
             self.fresh[slot.name] = (slot, device or torch.device("cpu"))
 
     def then(self, action: Callable[[Mapping[str, torch.Tensor]], None]) -> None:
@@ -177,7 +177,7 @@ def match(value: Any, target: Any, place: str, plan: Match, assign: Assign | Non
 
 
 def _match_tensor(value: Any, target: torch.Tensor, place: str, plan: Match) -> None:
-    if isinstance(value, Slot):
+    if isinstance(value, Placeholder):
         plan.fill(value, target)
     elif isinstance(value, torch.Tensor):
         plan.mismatched.append(
@@ -203,7 +203,7 @@ def _match_mapping(value: Any, target: Any, place: str, plan: Match) -> None:
             plan.missing += things_below(item, below)
     for key, item in value.items():
         if key not in target:
-            plan.unexpected += [slot.name for slot in slots_in(item)]
+            plan.unexpected += [slot.name for slot in placeholders_in(item)]
 
 
 def _match_sequence(
@@ -217,7 +217,7 @@ def _match_sequence(
     for position, (item, old) in enumerate(zip(value, target)):
         put = partial(target.__setitem__, position) if isinstance(target, list) else None
         match(item, old, join(place, str(position)), plan, put)
-    whole = not any(slots_in(value)) and all(item is not LEFT_OUT for item in value)
+    whole = not any(placeholders_in(value)) and all(item is not LEFT_OUT for item in value)
     if isinstance(target, tuple) and assign is not None and whole:
         plain = assign
         plan.then(lambda _: plain(value))
@@ -261,7 +261,7 @@ def _match_module(value: Any, module: torch.nn.Module, place: str, plan: Match) 
             plan.missing.append(below)
     for key, item in value.items():
         if key not in own:
-            plan.unexpected += [slot.name for slot in slots_in(item)]
+            plan.unexpected += [slot.name for slot in placeholders_in(item)]
 
 
 def _want_extra_state(value: Any, owner: torch.nn.Module, place: str, plan: Match) -> None:
@@ -285,7 +285,10 @@ def _match_own_loader(value: Any, target: Any, place: str, plan: Match) -> None:
     if isinstance(target, torch.nn.Module):
         own = target.state_dict()
         for key, item in value.items():
-            if isinstance(item, Slot) and type(own.get(key)) in (torch.Tensor, torch.nn.Parameter):
+            if isinstance(item, Placeholder) and type(own.get(key)) in (
+                torch.Tensor,
+                torch.nn.Parameter,
+            ):
                 plan.check_dtype(item, own[key])
     plan.objects.append(OwnLoader(target, place, value))
 
@@ -377,7 +380,7 @@ def _match_optimizer(value: Any, optimizer: torch.optim.Optimizer, place: str, p
         if key in known:
             continue
         if type(key) is int or (isinstance(key, str) and key.isdecimal()):
-            plan.unexpected += [slot.name for slot in slots_in(item)]
+            plan.unexpected += [slot.name for slot in placeholders_in(item)]
         else:  # as torch does with what belongs to no parameter
             plan.want(item)
             plan.then(partial(_put, optimizer.state, key, item))
@@ -408,7 +411,7 @@ def _match_entry(
         on_host = key == "step" and not (saved_group.get("capturable") or saved_group.get("fused"))
         device = torch.device("cpu") if on_host else parameter.device
         if (
-            isinstance(item, Slot)
+            isinstance(item, Placeholder)
             and isinstance(old, torch.Tensor)
             and dtype_name(old) == item.dtype
             and (key != "step" or old.device == device)

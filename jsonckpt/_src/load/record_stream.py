@@ -1,7 +1,7 @@
 """The forward-only reader: pipes, URLs, compressed files, shards without a manifest.
 
 Reads a shard's text once, from beginning to end, through one buffer: payloads are decoded where
-they lie in the buffer, everything else goes to the :class:`SkeletonReader`.
+they lie in the buffer, everything else goes to the :class:`ShardParser`.
 Memory is the buffer (a few chunks), whatever the size of the file.
 """
 
@@ -20,10 +20,10 @@ from ..errors import (
     LimitError,
 )
 from ..format.checksums import hexdigest
-from ..format.chunk_codec import Coder, longest_payload, payload_too_long
+from ..format.chunk_codec import ChunkCodec, longest_payload, payload_too_long
 from ..format.limits import Limits, exceeds, way_over
 from ..format.record_parser import Header, Record
-from ..format.shard_parser import HEAD_END, HEAD_END_PATTERN, SkeletonReader
+from ..format.shard_parser import HEAD_END, HEAD_END_PATTERN, ShardParser
 from ..storage.protocols import ByteSource, Sink
 
 _BUFFER = 4 << 20
@@ -38,7 +38,7 @@ def _line_too_long(limit: int) -> JsonckptError:
     )
 
 
-class Window:
+class LineBuffer:
     """A buffer over a source, read line by line."""
 
     def __init__(self, source: ByteSource, capacity: int = _BUFFER) -> None:
@@ -125,7 +125,7 @@ def read_records(
     *,
     limits: Limits,
     open_sink: Callable[[Header], Sink | None],
-    on_head: Callable[[SkeletonReader], None] | None = None,
+    on_head: Callable[[ShardParser], None] | None = None,
     algorithm: str | None = None,
     verify: bool = True,
     alone: bool = False,
@@ -145,11 +145,11 @@ def read_records(
         JsonckptError: the text breaks a rule; the message says in which tensor and chunk.
     """
     limits = limits.for_text(source.size)
-    window = Window(source)
-    coder = Coder(zstd_window=limits.zstd_window)
+    window = LineBuffer(source)
+    coder = ChunkCodec(zstd_window=limits.zstd_window)
     scratch = bytearray(_SCRATCH)
     finished: list[Record] = []
-    reader = SkeletonReader(limits, whole=True, algorithm=algorithm, on_record=finished.append)
+    reader = ShardParser(limits, whole=True, algorithm=algorithm, on_record=finished.append)
     sink: Sink | None = None
     opened: Header | None = None
     sums: list[str] = []

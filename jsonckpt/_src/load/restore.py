@@ -25,7 +25,7 @@ from .container import Container
 
 Allocate = Callable[[int], torch.UntypedStorage]
 #: A storage, and the byte in it where a tensor begins.
-Place = tuple[torch.UntypedStorage, int]
+StorageOffset = tuple[torch.UntypedStorage, int]
 #: A storage of which not all is wanted begins at a multiple of this, so that views stay aligned.
 _ALIGNMENT = 16
 #: Where memory for a storage would be more than so many times its records, each gets its own.
@@ -33,7 +33,7 @@ _MOST_SPREAD = 2
 
 
 @dataclass(frozen=True)
-class Wishes:
+class LoadOptions:
     """Which tensors are asked for, and where they are to go."""
 
     chosen: Callable[[str], bool]
@@ -48,7 +48,7 @@ class Wishes:
         exclude: Selector | None,
         map_location: MapLocation = None,
         allocate: Allocate | None = None,
-    ) -> Wishes:
+    ) -> LoadOptions:
         """From the arguments of the face."""
         return cls(*selector(include, exclude), placement(map_location), allocate)
 
@@ -64,7 +64,7 @@ class Wishes:
         refuse_unmatched(self.unmatched(names, places), names)
 
 
-class Loading:
+class StateBuilder:
     """A state on its way back: which records it needs, and the tensors read so far.
 
     Args:
@@ -73,10 +73,10 @@ class Loading:
         copies: counts what is made beside the records' memory.
     """
 
-    def __init__(self, state: Any, wishes: Wishes, copies: Copies | None = None) -> None:
+    def __init__(self, state: Any, options: LoadOptions, copies: Copies | None = None) -> None:
         self._copies = copies or Copies()
         self._state = state
-        self._wishes = wishes
+        self._wishes = options
         #: ``(name, tag, body)`` of every place of a tensor, as :func:`tensor_names` gives them.
         self.references = list(tensor_names(state))
         self._records: dict[str, None] = {}
@@ -91,7 +91,7 @@ class Loading:
             if seen.setdefault(name, body) != body:
                 raise FormatError(f"the state says two things of the tensor {quote(name)}")
             record = record_of(name, body)
-            if wishes.chosen(name):
+            if options.chosen(name):
                 self._chosen.add(name)
                 self._records[record] = None
                 if tag != "$tensor":
@@ -191,7 +191,7 @@ def _check_viewed(entry: Entry, view: View) -> None:
         )
 
 
-class Room:
+class SharedStorage:
     """Memory for records of one storage, in which each is filled by itself.
 
     Args:
@@ -203,19 +203,19 @@ class Room:
         LimitError: there is not so much.
     """
 
-    def __init__(self, wishes: Wishes, device: torch.device, low: int, high: int) -> None:
+    def __init__(self, options: LoadOptions, device: torch.device, low: int, high: int) -> None:
         self.device = device
         self._low, self._high = low, high
         self._taken: list[tuple[int, int]] = []
         try:
-            if wishes.allocate is not None and device.type != "meta":
-                self._storage = wishes.allocate(high - low)
+            if options.allocate is not None and device.type != "meta":
+                self._storage = options.allocate(high - low)
             else:
                 self._storage = fresh_storage(high - low, device)
         except (MemoryError, RuntimeError) as error:
             raise _no_memory(error, f"{high - low} bytes of a storage", None) from error
 
-    def place(self, offset: int, nbytes: int) -> Place | None:
+    def place(self, offset: int, nbytes: int) -> StorageOffset | None:
         """Where a record goes; ``None`` where it has no place here."""
         if not self._low <= offset <= self._high - nbytes:
             return None
@@ -234,7 +234,7 @@ class Room:
             end = max(end, stop)
 
 
-def rooms_of(wishes: Wishes, entries: Sequence[Entry]) -> dict[str, Place]:
+def shared_storages(options: LoadOptions, entries: Sequence[Entry]) -> dict[str, StorageOffset]:
     """Where records go that are to share memory, by name: of each storage what is wanted of it.
 
     Raises:
@@ -245,34 +245,34 @@ def rooms_of(wishes: Wishes, entries: Sequence[Entry]) -> dict[str, Place]:
         if entry.layout.storage is not None:
             number, offset, _ = entry.layout.storage
             storages.setdefault(number, []).append((offset, entry))
-    places: dict[str, Place] = {}
+    places: dict[str, StorageOffset] = {}
     for members in storages.values():
         low = min(offset for offset, _ in members) // _ALIGNMENT * _ALIGNMENT
         high = max(offset + entry.nbytes for offset, entry in members)
         own = sum(entry.nbytes for _, entry in members)
-        devices = {wishes.placement.device_for(entry.device) for _, entry in members}
-        alone = len(members) < 2 or len(devices) > 1 or wishes.placement.relocates
+        devices = {options.placement.device_for(entry.device) for _, entry in members}
+        alone = len(members) < 2 or len(devices) > 1 or options.placement.relocates
         if alone or high - low > _MOST_SPREAD * own:
             continue
-        room = Room(wishes, devices.pop(), low, high)
+        storage_part = SharedStorage(options, devices.pop(), low, high)
         for offset, entry in members:
-            place = room.place(offset, entry.nbytes)
+            place = storage_part.place(offset, entry.nbytes)
             assert place is not None
             places[entry.name] = place
-        room.clear_gaps()
+        storage_part.clear_gaps()
     return places
 
 
-def allocate_targets(wishes: Wishes, entries: Sequence[Entry]) -> dict[str, Target]:
+def allocate_targets(options: LoadOptions, entries: Sequence[Entry]) -> dict[str, Target]:
     """Memory for the records that are wanted, by name.
 
     Raises:
         LimitError: there is not so much.
     """
-    places = rooms_of(wishes, entries)
+    places = shared_storages(options, entries)
     return {
         entry.name: allocate_target(
-            wishes,
+            options,
             entry.name,
             entry.dtype,
             entry.shape,
@@ -285,21 +285,21 @@ def allocate_targets(wishes: Wishes, entries: Sequence[Entry]) -> dict[str, Targ
 
 
 def allocate_target(
-    wishes: Wishes,
+    options: LoadOptions,
     name: str,
     dtype: str,
     shape: tuple[int, ...],
     device: str,
     stride: tuple[int, ...] | None = None,
-    place: Place | None = None,
+    place: StorageOffset | None = None,
 ) -> Target:
     """Memory for a record.
 
     Raises:
         LimitError: there is not so much.
     """
-    where = wishes.placement.device_for(device)
-    return new_target(name, dtype, shape, where, wishes.allocate, stride, place)
+    where = options.placement.device_for(device)
+    return new_target(name, dtype, shape, where, options.allocate, stride, place)
 
 
 def new_target(
@@ -309,7 +309,7 @@ def new_target(
     device: torch.device,
     allocate: Allocate | None = None,
     stride: tuple[int, ...] | None = None,
-    place: Place | None = None,
+    place: StorageOffset | None = None,
 ) -> Target:
     """:func:`allocate_target` where the device is known."""
     try:

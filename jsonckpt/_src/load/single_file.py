@@ -18,7 +18,7 @@ from ..format.checksums import check_seal
 from ..format.limits import Limits, exceeds, way_over
 from ..format.model import Entry, Manifest
 from ..format.record_parser import Header, Record
-from ..format.shard_parser import SkeletonReader
+from ..format.shard_parser import ShardParser
 from ..format.shard_text import TRAILER_MAX, index_offset
 from ..format.validation import (
     LONGEST_BEGINNING,
@@ -126,7 +126,7 @@ def gather(source: ByteSource, limits: Limits, *, expected_digest: str | None = 
     Raises:
         IntegrityError: it is not the file that ``expected_digest`` pins.
     """
-    readers: list[SkeletonReader] = []
+    readers: list[ShardParser] = []
     entries = [
         entry_of(record)
         for record, _ in read_records(
@@ -168,7 +168,7 @@ def from_index(
 def _from_index(file: RangeReader, limits: Limits, expected_digest: str | None) -> Manifest:
     rows = _index_rows(file, limits)
     entries: list[Entry] = []
-    reader = SkeletonReader(
+    reader = ShardParser(
         limits, whole=True, on_record=lambda record: entries.append(entry_of(record))
     )
     position = 0
@@ -203,7 +203,7 @@ def _from_index(file: RangeReader, limits: Limits, expected_digest: str | None) 
     return manifest_of_head(reader.head, entries, file.size, limits)
 
 
-def _push(reader: SkeletonReader, file: RangeReader, start: int, stop: int, limits: Limits) -> None:
+def _push(reader: ShardParser, file: RangeReader, start: int, stop: int, limits: Limits) -> None:
     # The end of a record stands before the index, and the head of one behind the file's: each of
     # these is measured by the reader that they are pushed into, as when it comes from a stream.
     most = None if limits.manifest_bytes is None else 2 * limits.manifest_bytes + 2 * LONGEST_LINE

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import IntegrityError, JsonckptError
 from ..format.checksums import hexdigest
-from ..format.chunk_codec import Coder
+from ..format.chunk_codec import ChunkCodec
 from ..format.filenames import temporary_name
 from ..format.limits import Limits
 from ..format.model import Layout
@@ -130,7 +130,7 @@ def decode_chunk(payload: memoryview, found: Found, chunk: int, limits: Limits) 
     header = found.header
     start = chunk * header.codec.chunk_bytes
     out = memoryview(bytearray(min(header.codec.chunk_bytes, header.nbytes - start)))
-    coder = Coder(zstd_window=limits.zstd_window)
+    coder = ChunkCodec(zstd_window=limits.zstd_window)
     try:
         coder.decode_into(payload, header.codec, header.dtype, out)
         if hexdigest(found.algorithm, out) != found.chunks[chunk][2]:

@@ -25,12 +25,12 @@ from ..format.filenames import check_single_name, is_single
 from ..format.limits import Limits, checked_limits, exceeds, way_over
 from ..format.manifest import parse_misread
 from ..format.model import Entry, Manifest
-from ..load.restore import Loading, Wishes
+from ..load.restore import LoadOptions, StateBuilder
 from ..load.single_file import parse_head
 from ..parallel import thread_count
-from ..save.background import Gate
+from ..save.background import CancelToken
 from ..save.plan import RecordPlan
-from ..save.snapshot import Contents, Options
+from ..save.snapshot import SaveOptions, Snapshot
 from ..save.targets import save_directory, save_file
 from ..state.prune import named_state, prune
 from ..state.tree import record_of, tensor_names
@@ -414,7 +414,7 @@ class _Evidence:
                 file=source,
                 hint="Nothing was written. Take another copy, or an earlier checkpoint.",
             )
-        contents = Contents(
+        contents = Snapshot(
             commit.new_save_id(),
             self.created_at or datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
             state,
@@ -425,7 +425,7 @@ class _Evidence:
                 for position, record in enumerate(self.sources.values())
             ],
         )
-        options = Options(
+        options = SaveOptions(
             encoding="base64",
             compression="none",
             level=None,
@@ -440,7 +440,7 @@ class _Evidence:
             shared=self.shared,
         )
         write = save_file if is_single(target.name) else save_directory
-        result = write(contents, target, options, Gate())
+        result = write(contents, target, options, CancelToken())
         return RecoverReport(
             str(source),
             result["path"],
@@ -457,7 +457,7 @@ class _Evidence:
             try:
                 list(tensor_names(self.state))  # refuses references that are none
                 pruned = prune(self.state, self.sources.__contains__)
-                Loading(pruned, Wishes.of(None, None)).check(self.sources)  # type: ignore[arg-type]
+                StateBuilder(pruned, LoadOptions.of(None, None)).check(self.sources)  # type: ignore[arg-type]
                 return pruned
             except (JsonckptError, RecursionError) as error:
                 self.notes.append(f"the state cannot be used: {error}")

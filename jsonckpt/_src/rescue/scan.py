@@ -28,7 +28,7 @@ from ..errors import (
 )
 from ..format import json_text
 from ..format.checksums import ALGORITHMS, Hasher, hasher, hexdigest
-from ..format.chunk_codec import Coder, longest_payload
+from ..format.chunk_codec import ChunkCodec, longest_payload
 from ..format.limits import Limits, exceeds, way_over
 from ..format.model import SHARD_FORMAT, identity_lines
 from ..format.record_parser import Header, parse_header
@@ -42,7 +42,7 @@ from ..format.validation import (
     longest_tail,
 )
 from ..storage.protocols import ByteSource
-from .scan_lines import Lines, record_header, record_start
+from .scan_lines import LineReader, record_header, record_start
 
 _TENSORS: Final = b'"tensors":[\n'
 _HEAD: Final = re.compile(rb'\{[ \t]*"format"[ \t]*:')
@@ -152,10 +152,10 @@ class _Scanner:
         fault_in: Callable[[int, int], str] | None,
     ) -> None:
         self._fault_in = fault_in
-        self._lines = Lines(source)
+        self._lines = LineReader(source)
         self._limits = limits.for_text(source.size)
         self._spool = spool
-        self._coder = Coder(zstd_window=limits.zstd_window)
+        self._coder = ChunkCodec(zstd_window=limits.zstd_window)
         self._scratch = bytearray()
         self._algorithm: str | None = None
         self._chunks = 0

@@ -18,7 +18,7 @@ _SHORTEST_LINE: Final = 6
 _FEW_LINES: Final = 100_000
 
 
-class Lines:
+class LineReader:
     """A text line by line; what is too long for a line is passed over in constant memory."""
 
     def __init__(self, source: ByteSource) -> None:

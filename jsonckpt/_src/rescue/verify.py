@@ -18,7 +18,7 @@ from ..errors import (
 from ..format.limits import Limits, checked_limits
 from ..format.model import Entry
 from ..load.container import RETRIES, Container, open_container
-from ..load.restore import Loading, Wishes
+from ..load.restore import LoadOptions, StateBuilder
 from ..parallel import thread_count
 from ..progress import progress_bar
 from ..storage.path_arguments import path_text, without_query
@@ -134,7 +134,9 @@ def _verify(
         container = open_container(
             path, limits=limits, storage_options=storage_options, expected_digest=expected_digest
         )
-        Loading(container.manifest.state, Wishes.of(None, None)).check(container.manifest.by_name)
+        StateBuilder(container.manifest.state, LoadOptions.of(None, None)).check(
+            container.manifest.by_name
+        )
     except (ArgumentError, CheckpointNotFoundError):
         raise
     except JsonckptError as error:

@@ -14,17 +14,17 @@ import torch
 
 from ..errors import JsonckptError, quote
 from ..format import number_list
-from ..format.chunk_codec import Coder
+from ..format.chunk_codec import ChunkCodec
 from ..format.json_text import Json
 from ..format.limits import Limits
 from ..format.model import MANIFEST_NAME, Entry
 from ..load.container import Container
-from ..load.restore import Wishes, allocate_target
+from ..load.restore import LoadOptions, allocate_target
 from ..state.checks import malformed
 from ..state.torch_types import BUILTIN
 from ..state.tree import OMIT, Decoder, Rules, decode_state, record_of, tensor_names
 from ..storage.leftovers import orphans, single_temporaries
-from ..storage.local import LocalPlace
+from ..storage.local import LocalLocation
 from ..tensors.aliasing import StateReader
 
 #: NumPy's byte swapping and column order copy: larger arrays, all kinds of them together, are taken
@@ -42,7 +42,7 @@ def check_state(container: Container, limits: Limits) -> None:
     """
     manifest = container.manifest
     names = {name for name, _, _ in tensor_names(manifest.state)}
-    without_data = Wishes.of(None, None, "meta")
+    without_data = LoadOptions.of(None, None, "meta")
     shapes = {
         name: allocate_target(
             without_data, name, entry.dtype, entry.shape, "cpu", entry.layout.stride
@@ -52,7 +52,7 @@ def check_state(container: Container, limits: Limits) -> None:
     rules = Rules(BUILTIN.writers, _Readers(BUILTIN.readers))
     copies = container.copies(limits)
     copies.on_disk += sum(shard.bytes for shard in manifest.shards)
-    decode_state(manifest.state, _Door(StateReader(shapes, names, copies)), rules=rules)
+    decode_state(manifest.state, _MetaReader(StateReader(shapes, names, copies)), rules=rules)
 
 
 class _Readers(dict[str, Any]):
@@ -68,7 +68,7 @@ def _unknown(body: Json, decoder: Decoder, place: str) -> Any:
     return OMIT
 
 
-class _Door:
+class _MetaReader:
     """Gives the state tensors without data."""
 
     def __init__(self, reader: StateReader) -> None:
@@ -127,7 +127,7 @@ def seal_notes(name: str, text: bytes) -> list[str]:
 
 def leftover_notes(container: Container) -> Iterator[str]:
     """Files that killed saves left beside a local checkpoint."""
-    if not isinstance(container.place, LocalPlace):
+    if not isinstance(container.place, LocalLocation):
         return
     directory = Path(container.place.directory)
     if container.single is None:
@@ -145,7 +145,7 @@ def spelling_notes(container: Container, entry: Entry, limits: Limits) -> Iterat
     name = container.file_of(entry.shard)
     if entry.codec.encoding != "list" or name.endswith(".zst"):
         return
-    coder = Coder(zstd_window=limits.zstd_window)
+    coder = ChunkCodec(zstd_window=limits.zstd_window)
     other = 0
     try:
         with container.place.file(name) as file:

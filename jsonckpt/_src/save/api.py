@@ -18,8 +18,8 @@ from ..parallel import thread_count
 from ..storage.commit import writing
 from ..storage.path_arguments import check_storage_options, is_url, path_text
 from . import plan
-from .background import Background, Gate, PendingSave
-from .snapshot import Contents, Options, check_options, encode, settle, walk
+from .background import Background, CancelToken, PendingSave
+from .snapshot import SaveOptions, Snapshot, check_options, encode, settle, walk
 from .staging import Buffers
 from .targets import (
     check_container,
@@ -187,7 +187,7 @@ def _save(
     state: object,
     path: str | os.PathLike[str] | Any,
     metadata: Mapping[str, Any] | None,
-    options: Options,
+    options: SaveOptions,
     storage_options: Mapping[str, Any] | None,
     began: float,
 ) -> SaveResult:
@@ -201,7 +201,7 @@ def _save(
         contents = encode(state, metadata, options)
         if contents.nbytes > BRIEF:
             brief.close()
-        result = _write(contents, target, options, Gate(), began)
+        result = _write(contents, target, options, CancelToken(), began)
         del contents  # before the collector is back
     return result
 
@@ -306,9 +306,9 @@ def save_async(
         contents = walk(state, metadata)
         _buffers.stage(contents.sources)
 
-        def write(gate: Gate) -> SaveResult:
+        def write(cancel: CancelToken) -> SaveResult:
             try:
-                return _write(settle(contents, options), target, options, gate, began)
+                return _write(settle(contents, options), target, options, cancel, began)
             finally:
                 # The traceback of an error refers to this list, and so would hold on to the memory.
                 contents.sources.clear()
@@ -346,7 +346,7 @@ class _Target:
 def _target(
     state: object,
     path: Any,
-    options: Options,
+    options: SaveOptions,
     storage_options: Mapping[str, Any] | None,
 ) -> _Target:
     overwrite = not options.exclusive
@@ -401,8 +401,8 @@ def _options(
     progress: bool,
     delete_first: bool,
     exclusive: bool,
-) -> Options:
-    options = Options(
+) -> SaveOptions:
+    options = SaveOptions(
         encoding=encoding,
         compression="none" if compression is None else compression,
         level=compression_level,
@@ -421,18 +421,18 @@ def _options(
 
 
 def _write(
-    contents: Contents, target: _Target, options: Options, gate: Gate, began: float
+    contents: Snapshot, target: _Target, options: SaveOptions, cancel: CancelToken, began: float
 ) -> SaveResult:
     if target.url is not None:
         result = save_remote(
-            contents, target.url, options, target.overwrite, target.storage_options, gate
+            contents, target.url, options, target.overwrite, target.storage_options, cancel
         )
     elif target.local is None:
-        result = save_stream(contents, target.stream, options, gate)
+        result = save_stream(contents, target.stream, options, cancel)
     elif is_single(target.local.name):
-        result = save_file(contents, target.local, options, gate)
+        result = save_file(contents, target.local, options, cancel)
     else:
-        result = save_directory(contents, target.local, options, gate)
+        result = save_directory(contents, target.local, options, cancel)
     return SaveResult(
         save_id=contents.save_id,
         tensors=len(contents.sources),

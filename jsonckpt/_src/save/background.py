@@ -32,7 +32,7 @@ _NICER = 10
 _LOOK, _PATIENCE = 0.1, 1.0
 
 
-class Gate:
+class CancelToken:
     """Whether work may still be cancelled. The commit, which cannot be taken back, closes it."""
 
     def __init__(self) -> None:
@@ -76,11 +76,11 @@ class PendingSave(Generic[Result]):
         path: where it goes.
     """
 
-    def __init__(self, path: str, place: str, work: Callable[[Gate], Result]) -> None:
+    def __init__(self, path: str, place: str, work: Callable[[CancelToken], Result]) -> None:
         self.path = path
         self._place = place
-        self._work: Callable[[Gate], Result] | None = work
-        self._gate = Gate()
+        self._work: Callable[[CancelToken], Result] | None = work
+        self._gate = CancelToken()
         self._process = os.getpid()
         #: Who runs it: the first to enter something here, in one step that nothing interrupts.
         self._runner: dict[str, _Runner] = {}
@@ -314,7 +314,7 @@ class Background:
             last._wait(None)
 
     def start(
-        self, path: str, work: Callable[[Gate], Result], *, place: str | None = None
+        self, path: str, work: Callable[[CancelToken], Result], *, place: str | None = None
     ) -> PendingSave[Result]:
         """Run ``work`` in the background; to be called in a :meth:`turn`.
 

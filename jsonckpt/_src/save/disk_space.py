@@ -14,7 +14,7 @@ from ..errors import JsonckptError, WriteError, printable
 from ..format.dtypes import DTYPES
 from ..storage import commit
 from . import plan
-from .snapshot import Contents, Options
+from .snapshot import SaveOptions, Snapshot
 
 #: What a save says that has lost the old checkpoint and has made no new one.
 _REMOVED = (
@@ -23,10 +23,10 @@ _REMOVED = (
 )
 
 
-class Room:
+class DiskSpace:
     """The room that one save has, and what it gives up for more of it."""
 
-    def __init__(self, contents: Contents, options: Options, *, compressed: bool) -> None:
+    def __init__(self, contents: Snapshot, options: SaveOptions, *, compressed: bool) -> None:
         """
         Args:
             compressed: whether whole files are, so that nothing is certain about their size.

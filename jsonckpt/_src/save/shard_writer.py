@@ -16,7 +16,7 @@ import zstandard
 
 from ..errors import JsonckptError, WriteError
 from ..format.checksums import hexdigest
-from ..format.chunk_codec import Coder, check_bool
+from ..format.chunk_codec import ChunkCodec, check_bool
 from ..format.model import Layout
 from ..format.shard_text import ShardText
 from ..parallel import Lane, run_ordered, threads_for
@@ -166,7 +166,7 @@ def write_shard(
     text = ShardText(algorithm, shard)
     output.put(0, [text.begin(head)])
 
-    def work(coder: Coder, job: list[Part]) -> list[_Chunk | None]:
+    def work(coder: ChunkCodec, job: list[Part]) -> list[_Chunk | None]:
         encoded: list[_Chunk | None] = []
         for part in job:
             plan = plans[part.record]
@@ -234,7 +234,7 @@ def write_shard(
             return None
         return start, buffers
 
-    def land(_: Coder, placed: tuple[int, list[bytes | memoryview]] | None) -> None:
+    def land(_: ChunkCodec, placed: tuple[int, list[bytes | memoryview]] | None) -> None:
         if placed is not None:
             output.put(*placed)
 
@@ -246,7 +246,7 @@ def write_shard(
     run_ordered(
         jobs(plans),
         threads=threads_for(threads, nbytes, len(plans)),
-        worker=lambda: Coder(level=level),
+        worker=lambda: ChunkCodec(level=level),
         work=work,
         turn=turn,
         land=land,

@@ -12,7 +12,7 @@ from ..._version import __version__
 from ..errors import ArgumentError, JsonckptError, LimitError, quote
 from ..format import filenames, json_text
 from ..format.checksums import ALGORITHMS, hasher
-from ..format.chunk_codec import Coder
+from ..format.chunk_codec import ChunkCodec
 from ..format.dtypes import DTYPES
 from ..format.limits import DEFAULT_LIMITS, Limits, exceeds
 from ..format.manifest import dump_manifest
@@ -32,7 +32,7 @@ _PLACE = 40
 
 
 @dataclass(frozen=True)
-class Options:
+class SaveOptions:
     """The options of a save, checked."""
 
     encoding: str
@@ -58,7 +58,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Contents:
+class Snapshot:
     """What is to be saved, encoded but for the payloads."""
 
     save_id: str
@@ -77,7 +77,7 @@ class Contents:
         return sum(record.chunks for record in self.plans)
 
 
-def check_options(options: Options, level: int | None) -> None:
+def check_options(options: SaveOptions, level: int | None) -> None:
     plan.check_options(
         encoding=options.encoding,
         compression=options.compression,
@@ -96,13 +96,13 @@ def check_options(options: Options, level: int | None) -> None:
         )
 
 
-def encode(state: object, metadata: Mapping[str, Any] | None, options: Options) -> Contents:
+def encode(state: object, metadata: Mapping[str, Any] | None, options: SaveOptions) -> Snapshot:
     """Everything about the state that can fail, before anything is written."""
     return settle(walk(state, metadata), options)
 
 
 @json_text.collector_paused()
-def walk(state: object, metadata: Mapping[str, Any] | None) -> Contents:
+def walk(state: object, metadata: Mapping[str, Any] | None) -> Snapshot:
     """All of :func:`encode` but for :func:`settle`. No payload is read.
 
     Nothing of the result but the memory of its sources belongs to the caller: what becomes of the
@@ -119,10 +119,10 @@ def walk(state: object, metadata: Mapping[str, Any] | None) -> Contents:
             hint="Save parts of the state as checkpoints of their own.",
         )
     now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-    return Contents(new_save_id(), now, tree, _plain(metadata), sources, ())
+    return Snapshot(new_save_id(), now, tree, _plain(metadata), sources, ())
 
 
-def settle(contents: Contents, options: Options) -> Contents:
+def settle(contents: Snapshot, options: SaveOptions) -> Snapshot:
     """The same with the plan of each record.
 
     It is no part of :func:`walk`, for a save in the background has the time that the training has
@@ -131,7 +131,7 @@ def settle(contents: Contents, options: Options) -> Contents:
     Raises:
         LimitError: too many chunks.
     """
-    coder = Coder(level=options.level)
+    coder = ChunkCodec(level=options.level)
     plans = []
     for position, source in enumerate(contents.sources):
         check_name(source.name, DEFAULT_LIMITS)
@@ -148,7 +148,7 @@ def settle(contents: Contents, options: Options) -> Contents:
     return settled
 
 
-def _codec(source: Source, options: Options, *, worthwhile: bool) -> Codec:
+def _codec(source: Source, options: SaveOptions, *, worthwhile: bool) -> Codec:
     return plan.choose_codec(
         source,
         encoding=options.encoding,
@@ -159,7 +159,7 @@ def _codec(source: Source, options: Options, *, worthwhile: bool) -> Codec:
     )
 
 
-def _sample_compresses(coder: Coder, source: Source, codec: Codec) -> bool:
+def _sample_compresses(coder: ChunkCodec, source: Source, codec: Codec) -> bool:
     # From the middle: the edges of a tensor (padding rows, zeros) say little of the rest.
     size = min(source.nbytes, _SAMPLE_BYTES)
     unit = 16  # a multiple of every item size
@@ -182,7 +182,7 @@ def _plain(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
     return copy.deepcopy(value)
 
 
-def head_text(contents: Contents, options: Options, *, single: bool) -> bytes:
+def head_text(contents: Snapshot, options: SaveOptions, *, single: bool) -> bytes:
     if not single:
         return shard_head(contents.save_id, options.checksum)
     text = json_text.dump
@@ -202,7 +202,7 @@ def head_text(contents: Contents, options: Options, *, single: bool) -> bytes:
     return head
 
 
-def check_index(contents: Contents, text: bytes) -> None:
+def check_index(contents: Snapshot, text: bytes) -> None:
     """Whether a reader takes the index of a single file, which it needs before anything else.
 
     Raises:
@@ -233,7 +233,7 @@ def _smaller(
     return _fewer(len(tensors), chunks, chunk_bytes)
 
 
-def check_text(contents: Contents, options: Options, head: int, stored: int) -> None:
+def check_text(contents: Snapshot, options: SaveOptions, head: int, stored: int) -> None:
     """Whether a reader takes so much text from a compressed single file, and so many marks.
 
     To be called before the commit, as :func:`check_expansion`.
@@ -278,7 +278,7 @@ def created_by() -> str:
 
 
 def shards_of(
-    contents: Contents, options: Options, *, single: bool
+    contents: Snapshot, options: SaveOptions, *, single: bool
 ) -> Iterator[tuple[int, str, Sequence[plan.RecordPlan]]]:
     """Number, file name and records of each shard."""
     if single:
@@ -297,7 +297,7 @@ def shards_of(
         yield number, name, [contents.plans[member] for member in members]
 
 
-def check_expansion(contents: Contents, stored: int) -> None:
+def check_expansion(contents: Snapshot, stored: int) -> None:
     """Whether a reader believes that so many bytes hold the tensors.
 
     To be called before the commit: only when all is written its size is known.
@@ -329,7 +329,7 @@ def check_expansion(contents: Contents, stored: int) -> None:
 
 
 def manifest_of(
-    contents: Contents, options: Options, shards: Sequence[ShardFile], entries: Sequence[Entry]
+    contents: Snapshot, options: SaveOptions, shards: Sequence[ShardFile], entries: Sequence[Entry]
 ) -> Manifest:
     return Manifest(
         contents.save_id,

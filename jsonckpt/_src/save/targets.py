@@ -20,14 +20,14 @@ from ..format.shard_text import ShardText
 from ..parallel import Lane, run_lanes
 from ..progress import progress_bar
 from ..storage import commit, local
-from ..storage.protocols import Output, Place
+from ..storage.protocols import Location, Output
 from . import plan
-from .background import Gate
-from .disk_space import Room
+from .background import CancelToken
+from .disk_space import DiskSpace
 from .shard_writer import FileOutput, StreamOutput, ZstdOutput, write_shard
 from .snapshot import (
-    Contents,
-    Options,
+    SaveOptions,
+    Snapshot,
     check_expansion,
     check_index,
     check_text,
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from ..storage.upload import RemoteTarget
 
 
-def check_container(path: str, options: Options) -> None:
+def check_container(path: str, options: SaveOptions) -> None:
     if options.zips_files and path.endswith(".json"):
         raise ArgumentError(
             "encoding='list' with compression='zstd' compresses whole files: "
@@ -95,7 +95,7 @@ def _check_directory(target: Path, *, overwrite: bool) -> None:
             raise CheckpointExistsError(
                 "there is a checkpoint", file=target, hint="Pass overwrite=True to replace it."
             )
-        _check_ours(local.LocalPlace(target))
+        _check_ours(local.LocalLocation(target))
     elif foreign := sorted(name for name in inside if not _may_be_ours(name)):
         raise CheckpointExistsError(
             f"the directory is not empty and holds no checkpoint (there is {quote(foreign[0])})",
@@ -111,7 +111,7 @@ def _may_be_ours(name: str) -> bool:
     )
 
 
-def _check_ours(place: Place) -> None:
+def _check_ours(place: Location) -> None:
     """Whether the manifest in a directory is ours to replace, judged by its beginning.
 
     Raises:
@@ -131,7 +131,7 @@ def _check_ours(place: Place) -> None:
         )
 
 
-def _replaced(place: Place) -> list[str]:
+def _replaced(place: Location) -> list[str]:
     """The shards that the present manifest names: what an overwrite removes at its very end.
 
     A manifest that is damaged or cannot be read names none: its checkpoint is lost already, but its
@@ -145,18 +145,18 @@ def _replaced(place: Place) -> list[str]:
 
 def _write(
     output: Output,
-    contents: Contents,
-    options: Options,
+    contents: Snapshot,
+    options: SaveOptions,
     *,
     plans: Sequence[plan.RecordPlan],
     shard: int,
     single: bool,
     progress: Callable[[int], None] | None,
-    gate: Gate,
+    cancel: CancelToken,
     lane: Lane | None = None,
 ) -> ShardText:
     def advance(count: int) -> None:
-        gate.check()
+        cancel.check()
         if progress is not None:
             progress(count)
 
@@ -175,7 +175,9 @@ def _write(
     )
 
 
-def _write_all(output: Output, contents: Contents, options: Options, gate: Gate) -> ShardText:
+def _write_all(
+    output: Output, contents: Snapshot, options: SaveOptions, cancel: CancelToken
+) -> ShardText:
     """A whole single-file checkpoint."""
     with progress_bar("save", contents.nbytes, show=options.progress) as advance:
         return _write(
@@ -186,7 +188,7 @@ def _write_all(output: Output, contents: Contents, options: Options, gate: Gate)
             shard=0,
             single=True,
             progress=advance,
-            gate=gate,
+            cancel=cancel,
         )
 
 
@@ -195,14 +197,16 @@ def _head_of(text: ShardText) -> int:
     return text.entries[0].offset if text.entries else text.position
 
 
-def save_stream(contents: Contents, stream: Any, options: Options, gate: Gate) -> dict[str, Any]:
+def save_stream(
+    contents: Snapshot, stream: Any, options: SaveOptions, cancel: CancelToken
+) -> dict[str, Any]:
     if options.zips_files:
         raise ArgumentError(
             "a file object gets plain text: pass compression=None with encoding='list'"
         )
     output = StreamOutput(stream)
     try:
-        text = _write_all(output, contents, options, gate)
+        text = _write_all(output, contents, options, cancel)
     except JsonckptError:
         raise
     except OSError as error:
@@ -224,12 +228,12 @@ def save_stream(contents: Contents, stream: Any, options: Options, gate: Gate) -
 
 
 def save_remote(
-    contents: Contents,
+    contents: Snapshot,
     url: str,
-    options: Options,
+    options: SaveOptions,
     overwrite: bool,
     storage_options: Mapping[str, Any] | None,
-    gate: Gate,
+    cancel: CancelToken,
 ) -> dict[str, Any]:
     from ..storage.upload import RemoteTarget
 
@@ -239,7 +243,7 @@ def save_remote(
     target.check(overwrite=overwrite)
     write = _upload_file if target.single else _upload_directory
     try:
-        result = write(target, contents, options, gate)
+        result = write(target, contents, options, cancel)
     except BaseException:
         target.abandon()
         raise
@@ -247,26 +251,26 @@ def save_remote(
 
 
 def _upload_file(
-    target: RemoteTarget, contents: Contents, options: Options, gate: Gate
+    target: RemoteTarget, contents: Snapshot, options: SaveOptions, cancel: CancelToken
 ) -> dict[str, Any]:
     if target.shows_early:
-        gate.close()
+        cancel.close()
     with target.file(contents.save_id[:12]) as stream:
         output: Output = StreamOutput(stream)
         if target.name.endswith(".zst"):
             output = ZstdOutput(output, level=options.level)
-        text = _write_all(output, contents, options, gate)
+        text = _write_all(output, contents, options, cancel)
         # Before it takes the place of the old one.
         check_expansion(contents, output.written)
         if target.name.endswith(".zst"):
             check_text(contents, options, _head_of(text), output.written)
-        gate.close()
+        cancel.close()
         target.publish(stream)
     return {"digest": text.seal, "stored_bytes": output.written, "files": (target.name,)}
 
 
 def _upload_directory(
-    target: RemoteTarget, contents: Contents, options: Options, gate: Gate
+    target: RemoteTarget, contents: Snapshot, options: SaveOptions, cancel: CancelToken
 ) -> dict[str, Any]:
     _check_ours(target.place())
     shards: list[ShardFile] = []
@@ -285,14 +289,14 @@ def _upload_directory(
                     shard=number,
                     single=False,
                     progress=advance,
-                    gate=gate,
+                    cancel=cancel,
                 )
             shards.append(ShardFile(name, output.written, text.position, text.seal))
             entries += text.entries
     check_expansion(contents, sum(shard.bytes for shard in shards))
     manifest = dumped(manifest_of(contents, options, shards, entries))
     replaced = _replaced(target.place())
-    gate.close()
+    cancel.close()
     target.commit(manifest, contents.save_id[:12])
     target.remove(replaced)
     return {
@@ -302,7 +306,9 @@ def _upload_directory(
     }
 
 
-def save_file(contents: Contents, target: Path, options: Options, gate: Gate) -> dict[str, Any]:
+def save_file(
+    contents: Snapshot, target: Path, options: SaveOptions, cancel: CancelToken
+) -> dict[str, Any]:
     with commit.writing(target):
         target = Path(os.path.realpath(target))
     filenames.check_single_name(str(target))
@@ -311,22 +317,22 @@ def save_file(contents: Contents, target: Path, options: Options, gate: Gate) ->
         temporary, early=options.sync, mode=commit.mode_for(target, options.shared)
     )
     made: list[Path] = []
-    room = Room(contents, options, compressed=target.name.endswith(".zst"))
+    room = DiskSpace(contents, options, compressed=target.name.endswith(".zst"))
     try:
         commit.make_directory(target.parent, made, sync=options.sync)
-        gate.check()
+        cancel.check()
         room.make(target, ())
         room.look(target.parent)
         file.create()
         output: Output = FileOutput(file)
         if target.name.endswith(".zst"):
             output = ZstdOutput(output, level=options.level)
-        text = _write_all(output, contents, options, gate)
+        text = _write_all(output, contents, options, cancel)
         check_expansion(contents, output.written)
         if target.name.endswith(".zst"):
             check_text(contents, options, _head_of(text), output.written)
         file.finish(sync=options.sync)
-        gate.close()
+        cancel.close()
         durable = commit.commit(
             temporary, target, None, sync=options.sync, exclusive=options.exclusive
         )
@@ -346,27 +352,27 @@ def save_file(contents: Contents, target: Path, options: Options, gate: Gate) ->
 
 
 def save_directory(
-    contents: Contents, target: Path, options: Options, gate: Gate
+    contents: Snapshot, target: Path, options: SaveOptions, cancel: CancelToken
 ) -> dict[str, Any]:
     files: list[commit.NewFile] = []
     made: list[Path] = []
     text = b""
-    room = Room(contents, options, compressed=options.zips_files)
+    room = DiskSpace(contents, options, compressed=options.zips_files)
     # Of the manifest that is replaced: it says who may read the checkpoint.
     mode = commit.mode_for(target / MANIFEST_NAME, options.shared)
     try:
         durable = commit.make_directory(target, made, sync=options.sync)
-        gate.check()
-        old = _replaced(local.LocalPlace(target)) if options.delete_first else []
+        cancel.check()
+        old = _replaced(local.LocalLocation(target)) if options.delete_first else []
         room.make(target / MANIFEST_NAME, [target / name for name in old])
         room.look(target)
         with progress_bar("save", contents.nbytes, show=options.progress) as advance:
-            manifest = _write_shards(contents, target, options, files, mode, advance, gate)
+            manifest = _write_shards(contents, target, options, files, mode, advance, cancel)
         check_expansion(contents, sum(shard.bytes for shard in manifest.shards))
         text = dumped(manifest)
         durable &= options.sync and commit.fsync_directory(target)
-        replaced = [] if options.exclusive else _replaced(local.LocalPlace(target))
-        gate.close()
+        replaced = [] if options.exclusive else _replaced(local.LocalLocation(target))
+        cancel.close()
         durable &= commit.commit(
             target / f".manifest-{contents.save_id[:12]}.tmp",
             target / MANIFEST_NAME,
@@ -395,13 +401,13 @@ def save_directory(
 
 
 def _write_shards(
-    contents: Contents,
+    contents: Snapshot,
     target: Path,
-    options: Options,
+    options: SaveOptions,
     files: list[commit.NewFile],
     mode: commit.Mode,
     advance: Callable[[int], None] | None,
-    gate: Gate,
+    cancel: CancelToken,
 ) -> Manifest:
     jobs = list(shards_of(contents, options, single=False))
     # Each shard has a thread of its own: writes to one file wait for each other in the kernel. One
@@ -432,7 +438,7 @@ def _write_shards(
             shard=number,
             single=False,
             progress=progress,
-            gate=gate,
+            cancel=cancel,
             lane=lane,
         )
         file.finish(sync=options.sync)
@@ -450,7 +456,7 @@ def _write_shards(
     return manifest_of(contents, options, shards, entries)
 
 
-def _durability(options: Options, durable: bool) -> str:
+def _durability(options: SaveOptions, durable: bool) -> str:
     if not options.sync:
         return "none"
     return "synced" if durable else "best-effort"

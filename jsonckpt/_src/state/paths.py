@@ -40,7 +40,7 @@ def label(key: object, *, is_tensor: bool) -> str:
         return type(key).__name__
 
 
-class Siblings:
+class DistinctPaths:
     """Hands out distinct places below one container.
 
     Keys ``0`` and ``"0"`` of one dictionary would stand at one place, and so would their tensors;

@@ -42,7 +42,7 @@ from .checks import (
     refuse,
     text,
 )
-from .paths import Siblings, child, shown
+from .paths import DistinctPaths, child, shown
 from .time_types import TIMES
 from .tree import OMIT, Decoder, Encoder, Rules, Writer, has_tensors
 
@@ -224,7 +224,7 @@ def _write_ordered(
         return {"$ordered_dict": {"items": encoder.items(value, place, level + 2)}}
     # The attribute needs a place beside those of the items; mostly there is no doubt about it.
     usual = all(type(key) is str and key.isprintable() for key in value)
-    below = None if usual and "_metadata" not in value else Siblings(place)
+    below = None if usual and "_metadata" not in value else DistinctPaths(place)
     items = encoder.items(value, place, level + 2, below)
     at = below.child("_metadata") if below else child(place, "_metadata")
     metadata = encoder.write(attributes["_metadata"], at, level + 2)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol, TypeAlias, cas
 from ..errors import FormatError, LimitError, UnsupportedTypeError, full_name, quote
 from ..format.json_text import Json, collector_paused, dump, is_text
 from .checks import array, check_hashes, distinct, refuse
-from .paths import Siblings, check_name, child, label, shown
+from .paths import DistinctPaths, check_name, child, label, shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -269,13 +269,17 @@ class Encoder:
         return result
 
     def members(
-        self, values: Mapping[str, object], place: str, level: int, below: Siblings | None = None
+        self,
+        values: Mapping[str, object],
+        place: str,
+        level: int,
+        below: DistinctPaths | None = None,
     ) -> dict[str, Json]:
         """The JSON object of a mapping that :func:`has_object_keys` accepts."""
         if level > self._max_depth:
             self._too_deep(place)
         if below is None and not all(map(str.isprintable, values)):
-            below = Siblings(place)
+            below = DistinctPaths(place)
         result: dict[str, Json] = {}
         for key, value in values.items():
             kind = type(value)
@@ -287,12 +291,16 @@ class Encoder:
         return result
 
     def pairs(
-        self, values: Mapping[Any, object], place: str, level: int, below: Siblings | None = None
+        self,
+        values: Mapping[Any, object],
+        place: str,
+        level: int,
+        below: DistinctPaths | None = None,
     ) -> list[Json]:
         """The JSON array of the pairs of a mapping with any keys."""
         if level + (1 if values else 0) > self._max_depth:
             self._too_deep(place)
-        below = below or Siblings(place)
+        below = below or DistinctPaths(place)
         result: list[Json] = []
         tensor_keys: set[bytes] = set()
         for key, value in values.items():
@@ -312,7 +320,11 @@ class Encoder:
         return result
 
     def items(
-        self, values: Mapping[Any, object], place: str, level: int, below: Siblings | None = None
+        self,
+        values: Mapping[Any, object],
+        place: str,
+        level: int,
+        below: DistinctPaths | None = None,
     ) -> Json:
         """The items of a dictionary, *I* in the specification: an object, or pairs."""
         if has_object_keys(values):

@@ -268,7 +268,7 @@ def read_manifest(directory: Path, limit: int | None, *, follow: bool = True) ->
         return bytes(text)
 
 
-class LocalPlace:
+class LocalLocation:
     """A directory of files, local; ``follow`` says whether they may be symbolic links."""
 
     def __init__(self, directory: str | os.PathLike[str], *, follow: bool = True) -> None:
@@ -283,7 +283,7 @@ class LocalPlace:
         """How messages call a file."""
         return str(self.directory / name)
 
-    def stamp(self, name: str) -> object:
+    def version_tag(self, name: str) -> object:
         """What changes when another file is put in the place of this one; ``None`` if it is gone.
 
         A file system may give the number of a removed file to a new one, so times count, too.

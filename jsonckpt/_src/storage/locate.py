@@ -10,9 +10,9 @@ from typing import Any
 
 from ..errors import CheckpointNotFoundError, printable
 from ..format.model import MANIFEST_NAME
-from .local import LocalPlace
+from .local import LocalLocation
 from .path_arguments import check_storage_options, is_url, path_text
-from .protocols import Place
+from .protocols import Location
 
 
 def locate(
@@ -20,7 +20,7 @@ def locate(
     storage_options: Mapping[str, Any] | None,
     *,
     follow: bool,
-) -> tuple[Place, str | None]:
+) -> tuple[Location, str | None]:
     """The place that a path leads to, and the file in it unless the checkpoint is a directory.
 
     Args:
@@ -32,13 +32,13 @@ def locate(
     text = path_text(path)
     check_storage_options(storage_options)
     if is_url(text):
-        from .remote import remote_place
+        from .remote import remote_location
 
-        return remote_place(text, storage_options)
+        return remote_location(text, storage_options)
     return _local(Path(text), follow)
 
 
-def _local(path: Path, follow: bool) -> tuple[LocalPlace, str | None]:
+def _local(path: Path, follow: bool) -> tuple[LocalLocation, str | None]:
     """The directory, and the name of the file in it when the checkpoint is a single file."""
     try:
         mode = path.stat().st_mode
@@ -49,10 +49,10 @@ def _local(path: Path, follow: bool) -> tuple[LocalPlace, str | None]:
     except OSError as error:
         raise CheckpointNotFoundError(f"cannot open: {error.strerror}", file=path) from error
     if stat.S_ISDIR(mode):
-        return LocalPlace(path, follow=follow), None
+        return LocalLocation(path, follow=follow), None
     if path.name == MANIFEST_NAME:
-        return LocalPlace(path.parent, follow=follow), None
-    return LocalPlace(path.parent, follow=follow), path.name
+        return LocalLocation(path.parent, follow=follow), None
+    return LocalLocation(path.parent, follow=follow), path.name
 
 
 def _neighbours(path: Path) -> str | None:

@@ -43,9 +43,9 @@ def filesystem(url: str, storage_options: Mapping[str, Any] | None) -> tuple[Any
     return fs, str(path)
 
 
-def remote_place(
+def remote_location(
     url: str, storage_options: Mapping[str, Any] | None
-) -> tuple[RemotePlace, str | None]:
+) -> tuple[RemoteLocation, str | None]:
     """The place of a URL, and the file in it unless the checkpoint is a directory.
 
     What lies there decides, as on a local disk, not its name.
@@ -54,8 +54,8 @@ def remote_place(
     path, query = split_query(path)
     parent, _, last = path.rpartition("/")
     if last == MANIFEST_NAME:
-        return RemotePlace(fs, parent, query), None
-    here, beside = RemotePlace(fs, path, query), RemotePlace(fs, parent, query)
+        return RemoteLocation(fs, parent, query), None
+    here, beside = RemoteLocation(fs, path, query), RemoteLocation(fs, parent, query)
     where = path_arguments.without_query(url)
     if filenames.is_single(last):
         with mapped(where):
@@ -275,7 +275,7 @@ class RemoteStream:
             self._file.close()
 
 
-class RemotePlace:
+class RemoteLocation:
     """A directory of a remote file system.
 
     Args:
@@ -310,7 +310,7 @@ class RemotePlace:
                 ) from error
         return data
 
-    def stamp(self, name: str) -> object:
+    def version_tag(self, name: str) -> object:
         """Not known without asking the other side anew: readers do not try again."""
 
     def ranged(self, name: str) -> bool:

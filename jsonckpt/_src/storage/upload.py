@@ -14,7 +14,7 @@ from ..errors import CheckpointExistsError, JsonckptError, WriteError
 from ..format import filenames
 from ..format.model import MANIFEST_NAME
 from . import path_arguments
-from .remote import RemotePlace, filesystem, is_absent, kind_of, protocols, said, split_query
+from .remote import RemoteLocation, filesystem, is_absent, kind_of, protocols, said, split_query
 
 #: Protocols of stores without directories, whose files appear as a whole when they are closed.
 _OBJECT_STORES = frozenset(
@@ -201,9 +201,9 @@ class RemoteTarget:
                 return
             raise
 
-    def place(self) -> RemotePlace:
+    def place(self) -> RemoteLocation:
         """The directory, for reading what is there."""
-        return RemotePlace(self._fs, self._path)
+        return RemoteLocation(self._fs, self._path)
 
     def commit(self, text: bytes, token: str) -> None:
         """Write the manifest, in one piece.

@@ -29,7 +29,7 @@ from ..format.model import MANIFEST_NAME, SHARD_FORMAT
 from ..format.shard_text import TRAILER_MAX, index_offset
 from ..load.api import load_container
 from ..load.container import open_container
-from ..load.restore import Wishes
+from ..load.restore import LoadOptions
 from ..storage import path_arguments
 from ..storage.locate import locate
 
@@ -284,9 +284,9 @@ def _read_numbers(one: _Found) -> bool:
     def read() -> None:
         container = open_container(one.place, limits=DEFAULT_LIMITS, storage_options=one.options)
         one.saved = container.manifest.created_at
-        wishes = Wishes.of((), None, "cpu")
+        load_options = LoadOptions.of((), None, "cpu")
         try:
-            state = load_container(container, wishes, limits=DEFAULT_LIMITS, threads=1)
+            state = load_container(container, load_options, limits=DEFAULT_LIMITS, threads=1)
         except JsonckptError:  # a type that is not registered yet, for example
             state = container.manifest.state
         if isinstance(state, Mapping):

@@ -14,11 +14,11 @@ from ..state.tree import OMIT, TENSOR_TAGS, record_of, tensor_names
 from ..tensors.aliasing import StateReader
 from ..tensors.view import View
 from .container import Container
-from .restore import Wishes
+from .restore import LoadOptions
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Slot:
+class Placeholder:
     """Stands for a tensor of the checkpoint while the state is matched against the target.
 
     Attributes:
@@ -51,21 +51,21 @@ class LeftOut:
 LEFT_OUT = LeftOut()
 
 
-def slots_in(value: Any) -> Iterator[Slot]:
+def placeholders_in(value: Any) -> Iterator[Placeholder]:
     """The tensors in a state."""
-    if isinstance(value, Slot):
+    if isinstance(value, Placeholder):
         yield value
     elif isinstance(value, Mapping):
         for item in value.values():
-            yield from slots_in(item)
+            yield from placeholders_in(item)
     elif isinstance(value, (list, tuple)):
         for item in value:
-            yield from slots_in(item)
+            yield from placeholders_in(item)
 
 
 def filled(value: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
     """A state with its slots replaced by tensors."""
-    if isinstance(value, Slot):
+    if isinstance(value, Placeholder):
         return tensors[value.name]
     if isinstance(value, dict):
         copy: Any = value.copy()
@@ -97,7 +97,7 @@ def leaves_in(value: Any) -> Iterator[Any]:
 
 def same_state(one: Any, two: Any) -> bool:
     """Whether two parts of one checkpoint are the same values, of the same records."""
-    if isinstance(one, Slot) and isinstance(two, Slot):
+    if isinstance(one, Placeholder) and isinstance(two, Placeholder):
         return one.source() == two.source()
     if isinstance(one, Mapping) and isinstance(two, Mapping):
         return one.keys() == two.keys() and all(same_state(one[key], two[key]) for key in one)
@@ -108,13 +108,13 @@ def same_state(one: Any, two: Any) -> bool:
     return bool(one == two or (one != one and two != two))  # a NaN is no reason
 
 
-class SlotDoor:
+class PlaceholderReader:
     """Reads a state with slots in the place of tensors; what is no plain tensor is read at once."""
 
     def __init__(
         self,
         container: Container,
-        wishes: Wishes,
+        options: LoadOptions,
         read: Callable[[Iterable[str]], dict[str, torch.Tensor]],
         copies: Copies,
     ) -> None:
@@ -122,7 +122,7 @@ class SlotDoor:
         self._copies = copies
         self._tensors: dict[str, torch.Tensor] = {}
         self._by_name = container.manifest.by_name
-        self._chosen = wishes.chosen
+        self._chosen = options.chosen
         self._read = read
 
     def get(self, tag: str, body: Any, place: str) -> Any:
@@ -139,9 +139,9 @@ class SlotDoor:
             record = record_of(name, inner)
             if kind == "$view":
                 view = View.from_json(inner, place)
-                return Slot(name, record, view.dtype, view.shape, view, tag, body)
+                return Placeholder(name, record, view.dtype, view.shape, view, tag, body)
             entry = self._by_name[record]
-            return Slot(name, record, entry.dtype, entry.shape, None, tag, body)
+            return Placeholder(name, record, entry.dtype, entry.shape, None, tag, body)
         return self._door(found).get(tag, body, place)
 
     def get_array(self, body: Any, place: str) -> Any:
