@@ -1,4 +1,4 @@
-"""The packages import each other in one direction, and pure ones stay pure."""
+"""How the source is built: imports go one way, pure packages stay pure, nothing grows too large."""
 
 from __future__ import annotations
 
@@ -51,6 +51,43 @@ def test_imports_go_one_way() -> None:
             elif name.split(".")[0] == "jsonckpt" and name != "jsonckpt._version.__version__":
                 upward.append(f"{file.relative_to(SOURCE)} imports {name}")
     assert not upward
+
+
+def definitions(kind: type[ast.AST]) -> Iterator[tuple[str, int, str]]:
+    """Each definition with the lines of its body without the docstring, and that docstring."""
+    for file in SOURCE.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, kind) and isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+                words = ast.get_docstring(node) or ""
+                body = node.body[1:] if words else node.body
+                lines = (node.end_lineno or 0) - body[0].lineno + 1 if body else 0
+                yield f"{file.relative_to(SOURCE)}: {node.name}", lines, words
+
+
+def test_functions_fit_on_a_screen() -> None:
+    assert not [(name, lines) for name, lines, _ in definitions(ast.FunctionDef) if lines > 60]
+
+
+def test_large_classes_say_why() -> None:
+    """More than 200 lines need a reason in the docstring: a sentence with ``because``."""
+    assert not [
+        (name, lines)
+        for name, lines, words in definitions(ast.ClassDef)
+        if lines > 200 and "because" not in words.lower()
+    ]
+
+
+def test_modules_and_packages_stay_small() -> None:
+    for file in SOURCE.rglob("*.py"):
+        assert len(file.read_text(encoding="utf-8").splitlines()) <= 500, file
+    for package in filter(Path.is_dir, SOURCE.iterdir()):
+        # format has one module for each subject of the specification.
+        assert len(list(package.glob("*.py"))) <= (20 if package.name == "format" else 17), package
+
+
+def test_only_the_public_modules_list_their_names() -> None:
+    listing = [file for file in SOURCE.rglob("*.py") if "__all__" in file.read_text("utf-8")]
+    assert not listing
 
 
 def test_every_package_has_a_layer() -> None:
