@@ -95,7 +95,7 @@ class Worker:
 
     def drain_wide(self, peer: str, path: str) -> None:
         """The same, the pipe as wide as jsonckpt makes its own."""
-        from jsonckpt._src.storage.local import widen_pipe
+        from jsonckpt._src.linux import widen_pipe
 
         del peer
         self._drain(path, widen_pipe)

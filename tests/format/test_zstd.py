@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 from jsonckpt._src.errors import FormatError
 from jsonckpt._src.format.byte_shuffle import Bytes, Shuffler
 from jsonckpt._src.format.chunk_codec import payload_bound
-from jsonckpt._src.format.entropy_coder import EntropyCoder
 from jsonckpt._src.format.model import Codec
-from jsonckpt._src.format.zstd import Compressor, Decompressor
+from jsonckpt._src.format.zstd import Compressor, Decompressor, entropy_coder
 
 MIB = 1 << 20
 RNG = np.random.default_rng(7)
@@ -135,30 +134,27 @@ def test_a_zstd_that_does_not_know_the_parameter_makes_the_same_of_it_in_more_ti
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     data = plane("skewed", 262_144, 5)
-    coded = EntropyCoder(window_log=20).frame([data.data])
-    monkeypatch.setattr("jsonckpt._src.format.entropy_coder._CODE_LITERALS", 77_777)
-    frame = EntropyCoder(window_log=20).frame([data.data])
+    coded = entropy_coder().frame([data.data])
+    monkeypatch.setattr("jsonckpt._src.format.zstd._CODE_LITERALS", 77_777)
+    frame = entropy_coder().frame([data.data])
     assert zstandard.ZstdDecompressor().decompress(frame) == data.tobytes()
     assert 0.99 * len(coded) < len(frame) < 1.01 * len(coded)
 
 
 def test_a_frame_that_was_broken_off_leaves_nothing_in_the_next() -> None:
-    coder = EntropyCoder(window_log=20)
+    coder = entropy_coder()
     data = plane("skewed", 262_144, 5).data
     with pytest.raises(TypeError):
         coder.frame([data, data, "no bytes"])  # type: ignore[list-item]
     assert zstandard.ZstdDecompressor().decompress(coder.frame([data])) == data
 
 
-@pytest.mark.parametrize("sized", [True, False])
 @pytest.mark.parametrize("size", [0, 1, 255, 256, 65_791, 65_792, 262_144])
-def test_a_frame_states_its_size_or_has_a_header_of_six_bytes(size: int, sized: bool) -> None:
+def test_a_frame_states_its_size(size: int) -> None:
     data = plane("skewed", size, 5).data
     for parts in ([data], [data, data]):
-        frame = EntropyCoder(window_log=20, sized=sized).frame(parts)
-        header = zstandard.get_frame_parameters(frame)
-        assert header.content_size == (size * len(parts) if sized else 2**64 - 1)
-        assert sized or zstandard.frame_header_size(frame) == 6
+        frame = entropy_coder().frame(parts)
+        assert zstandard.get_frame_parameters(frame).content_size == size * len(parts)
         text = zstandard.ZstdDecompressor().decompressobj().decompress(frame)
         assert text == b"".join(parts)
 

@@ -22,7 +22,7 @@ import torch
 import zstandard
 
 import jsonckpt
-from jsonckpt._src.format.entropy_coder import ZSTD_VERSION
+from jsonckpt._src.format.zstd import ZSTD_VERSION
 from jsonckpt._src.save import snapshot
 from tests.golden.cases import CASES, Case
 

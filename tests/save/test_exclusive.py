@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import jsonckpt
+from jsonckpt._src import linux
 from jsonckpt._src.storage import commit as storage
 from jsonckpt.convert import convert
 from tests.reliability.scenes import inside
@@ -130,7 +131,7 @@ def test_a_file_system_without_links(
 
     monkeypatch.setattr(os, "link", refuse)
     if not renames:
-        monkeypatch.setattr(storage, "linux_call", lambda _: None)
+        monkeypatch.setattr(linux, "linux_call", lambda _: None)
     path = tmp_path / name
     jsonckpt.save(MINE, path, overwrite=False)
     assert difference(jsonckpt.load(path), MINE) is None

@@ -67,6 +67,49 @@ def test_a_window_over_the_limit_is_refused() -> None:
         read(data, 1 << 16)
 
 
+def with_window(descriptor: int) -> bytes:
+    """A frame of one raw block that states a window."""
+    block = (len(TEXT) << 3 | 1).to_bytes(3, "little") + TEXT
+    return b"\x28\xb5\x2f\xfd\x00" + bytes([descriptor]) + block
+
+
+def test_windows_are_taken_at_their_exact_size() -> None:
+    data = with_window(7 << 3 | 5)  # 2^17 and five eighths of it
+    window = (1 << 17) * 13 // 8
+    assert read(data, window) == TEXT
+    with pytest.raises(LimitError, match=str(window)):
+        read(data, window - 1)
+
+
+def test_without_a_limit_any_window_that_zstd_knows_is_taken() -> None:
+    assert read(with_window(18 << 3)) == TEXT  # 256 MiB, of which only the text is touched
+    with pytest.raises(FormatError, match="damaged"):
+        read(with_window(0xFF))
+
+
+def test_frames_may_be_empty() -> None:
+    empty = zstandard.compress(b"")
+    assert read(empty) == b""
+    assert read(empty * 3000 + zstandard.compress(TEXT) + empty * 3000) == TEXT
+    with pytest.raises(IncompleteCheckpointError):
+        read(b"")
+
+
+class Drops(io.BytesIO):
+    """A source that gives one byte at a time."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        return super().read(min(1, size or 0))
+
+
+def test_a_source_may_give_little_at_a_time() -> None:
+    stream = ZstdStream(Drops(frames(TEXT, 1000)), zstd_window=None)
+    buffer, text = bytearray(777), b""
+    while count := stream.readinto(memoryview(buffer)):
+        text += buffer[:count]
+    assert text == TEXT
+
+
 def test_a_dictionary_is_refused() -> None:
     dictionary = zstandard.ZstdCompressionDict(TEXT)
     # A raw dictionary has no id; with one, the frame's header names it.

@@ -39,7 +39,7 @@ class Kernel:
 def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     fake = Kernel()
     monkeypatch.setattr(linux, "linux_call", lambda _: fake)
-    monkeypatch.setattr(linux, "_asks", True)
+    monkeypatch.setattr(linux, "_can_populate", True)
     return fake
 
 
@@ -49,7 +49,7 @@ def test_only_whole_pages_of_a_range_are_mapped(kernel: Kernel) -> None:
 
 
 def test_a_small_range_is_not_worth_a_call(kernel: Kernel) -> None:
-    linux.populate(BASE, linux._LEAST - 1)
+    linux.populate(BASE, linux._SMALLEST_POPULATED - 1)
     linux.populate(BASE, 0)
     assert kernel.calls == []
 

@@ -39,7 +39,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, int]]:
         made.append(("fsync", 0, os.fstat(fd).st_size))
         real(fd)
 
-    monkeypatch.setattr(linux, "linux_call", lambda _: begin)
+    monkeypatch.setattr(linux, "linux_call", {"sync_file_range": begin}.get)
     monkeypatch.setattr(os, "fsync", fsync)
     return made
 

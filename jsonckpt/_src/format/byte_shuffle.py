@@ -1,11 +1,10 @@
-"""The filter ``shuffle``: first bytes of all elements, then all second bytes, and so on.
+"""The filter ``shuffle``: the first bytes of all elements, then all second bytes, and so on.
 
-Moving single bytes is as slow as the processor's stores: one a cycle. So elements are taken apart
-and put together as wider integers, which NumPy shifts and converts with SIMD. Each of its calls
-lets go of Python's lock and has to take it again, which another thread that does the same makes
-slow: so a chunk of usual size is one block, and there are as few calls as can be.
-(In blocks that stay in the cache two threads were slower than one.) Pure: bytes in, bytes out.
-Little-endian machines only, as the whole package.
+Moving single bytes is slow: the processor stores one a cycle. So elements are taken apart and put
+together as wider integers, which NumPy shifts and converts with SIMD. Each call of NumPy releases
+Python's lock and takes it again, which is slow while another thread does the same. So a chunk of
+usual size is one block, and there are few calls. (Two threads were slower than one with blocks that
+stay in the cache.) Pure: bytes in, bytes out. Little-endian machines only, like the whole package.
 """
 
 from __future__ import annotations
@@ -15,17 +14,17 @@ from typing import Any, TypeAlias
 import numpy as np
 
 Bytes: TypeAlias = "np.ndarray[Any, np.dtype[np.uint8]]"
-#: Unsigned integers; there is none of 16 bytes.
+#: Unsigned integers that begin at an element; there is none of 16 bytes.
 _WORDS = {2: np.uint16, 4: np.uint32, 8: np.uint64, 16: np.uint64}
-#: Bytes of a block: those of a chunk of usual size. It bounds the memory for larger ones.
+#: Bytes of a block, as many as a usual chunk has. It bounds the memory for larger chunks.
 _BLOCK = 1 << 20
 
 
 def take_planes(raw: Bytes, itemsize: int, first: int, out: Bytes) -> None:
-    """Some of the byte planes of ``raw``, each in blocks that may lie apart.
+    """Copy some byte planes of ``raw``; each plane goes to blocks that may lie apart.
 
-    The byte ``n`` of an element is the lowest of the integer that begins there, and to make the
-    lowest byte of an integer is a conversion, which is done with SIMD wherever the integer lies.
+    Byte ``n`` of an element is the lowest byte of the integer that begins there. Narrowing an
+    integer to its lowest byte is a conversion that uses SIMD, aligned or not.
 
     Args:
         raw: whole elements.
@@ -42,7 +41,7 @@ def take_planes(raw: Bytes, itemsize: int, first: int, out: Bytes) -> None:
     if not count:
         return
     steps = (1, itemsize * count, itemsize)
-    # Not for the last of a block: behind it may be the end of the memory.
+    # The last element of a block is copied alone: the memory may end behind it.
     words: Any = np.ndarray(
         (planes, blocks, count - 1), _WORDS[itemsize], raw.data, first, steps
     )  # fmt: skip
@@ -52,7 +51,7 @@ def take_planes(raw: Bytes, itemsize: int, first: int, out: Bytes) -> None:
 
 
 class Shuffler:
-    """Takes elements apart into byte planes and puts them together; owns the memory it needs.
+    """Takes elements apart into byte planes and puts them together; keeps the memory it needs.
 
     Not thread-safe: each thread has its own.
 
@@ -82,20 +81,23 @@ class Shuffler:
         return out
 
     def together(self, planes: Bytes, itemsize: int, out: Bytes) -> Bytes:
-        """The elements of byte planes in ``out``, which is returned: undoes :meth:`apart`."""
+        """The elements of byte planes in ``out``, which is returned. Undoes :meth:`apart`."""
         if itemsize == 1:
             np.copyto(out, planes)
             return out
         columns = planes.reshape(itemsize, -1)
-        for start, stop in _blocks(len(out), itemsize):
-            self._join(columns[:, start:stop], out[start * itemsize : stop * itemsize])
+        step = _BLOCK // itemsize
+        for start in range(0, columns.shape[1], step):
+            block = out[start * itemsize : (start + step) * itemsize]
+            self._join(columns[:, start : start + step], block)
         return out
 
     def _join(self, rows: Any, out: Bytes) -> None:
-        """Put rows of bytes together to integers of 16 bits, those to integers of 32, and so on.
+        """Join pairs of rows to integers of 16 bits, pairs of those to 32 bits, and so on.
 
-        What goes into the upper half of an integer is widened to one that begins where that half
-        does, which spares the shift. Its own upper half, zeros, is the lower half of the next.
+        The upper half of an integer is written as a wide integer that begins in the middle of its
+        place, which saves the shift. The zeros of its own upper half fall on the next integer's
+        lower half.
         """
         itemsize, count = rows.shape
         width, nbytes = 1, len(out)
@@ -113,14 +115,8 @@ class Shuffler:
             np.copyto(out.view(rows.dtype).reshape(count, -1).T, rows)
 
     def _memory(self, width: int, nbytes: int) -> Bytes:
-        """Room for so many bytes and a word, other than for the widths next to this."""
-        number = width == 2  # the integers of 16 and 64 bits are not needed at the same time
+        """Scratch memory of so many bytes and a word, not that of the next width."""
+        number = width == 2  # integers of 16 and of 64 bits are not needed at the same time
         if len(self._spare[number]) < nbytes + 8:
             self._spare[number] = np.empty(nbytes + 8, np.uint8)
         return self._spare[number][: nbytes + 8]
-
-
-def _blocks(nbytes: int, itemsize: int) -> list[tuple[int, int]]:
-    """Of so many bytes, in elements."""
-    count, step = nbytes // itemsize, _BLOCK // itemsize
-    return [(start, min(count, start + step)) for start in range(0, count, step)]

@@ -18,19 +18,18 @@ from .dtypes import DTYPES
 from .model import Codec
 from .zstd import Compressor, Decompressor
 
-#: A frame has to save at least this share of a chunk for compression to be worth its time on
-#: loading.
+#: A frame that leaves a larger share of a chunk is not worth its time on loading.
 _WORTHWHILE = 0.98
-#: So many of the bytes that hold the exponents of floats are looked at. They take five bits or less
-#: where no more than this are distinct, so three of the at most 64 bits of an element are saved.
+#: The sample of bytes that hold the exponents of floats. Where it has at most so many distinct
+#: values, they take five bits or less: that saves three of the at most 64 bits of an element.
 _EXPONENTS, _FEW_EXPONENTS = 256, 32
-#: Far more than any frame or text that is made at once for a chunk of usual size, because the C
-#: library gives memory back when twice as much is free.
+#: Far more than a frame or text of a usual chunk: the C library gives memory back when twice as
+#: much is free.
 _LARGEST_USUAL = 16 << 20
 
 
 def payload_bound(nbytes: int, codec: Codec, dtype: str) -> int:
-    """The longest payload that a chunk of ``nbytes`` raw bytes can have.
+    """The longest payload that this package writes for ``nbytes`` raw bytes.
 
     >>> payload_bound(3, Codec("base64", "none", "none", 1024), "uint8")
     4
@@ -43,9 +42,9 @@ def payload_bound(nbytes: int, codec: Codec, dtype: str) -> int:
 
 
 def longest_payload(nbytes: int, codec: Codec, dtype: str) -> int:
-    """The longest payload that a reader takes for ``nbytes`` raw bytes.
+    """The longest payload that a reader accepts for ``nbytes`` raw bytes.
 
-    More than :func:`payload_bound` where other writers may spell numbers at greater length.
+    Other writers may spell the numbers of lists at greater length.
     """
     bound = payload_bound(nbytes, codec, dtype)
     return 2 * bound + 64 if codec.encoding == "list" else bound
@@ -57,12 +56,15 @@ def base64_length(nbytes: int) -> int:
 
 
 def payload_too_long(longest: int) -> FormatError:
-    """The error for a payload that is not looked at because of its length."""
+    """The error for a payload that is refused because of its length alone."""
     return FormatError(f"the payload has over {longest} characters, the most for its size")
 
 
 class ChunkCodec:
     """Encodes and decodes chunks for one thread.
+
+    It keeps its compressor, decompressor and scratch memory, so that nothing large is allocated
+    for each chunk. Not thread-safe.
 
     Args:
         level: zstd level, or ``None`` for the parameters that measured best on weights.
@@ -77,8 +79,6 @@ class ChunkCodec:
         self._planes = np.empty(0, np.uint8)
         self._shuffler = Shuffler()
 
-    # --- encoding ---------------------------------------------------------------------------
-
     def encode(self, raw: memoryview, codec: Codec, dtype: str) -> bytes:
         """The payload of one chunk.
 
@@ -88,7 +88,7 @@ class ChunkCodec:
         return b"".join(self.pieces(raw, codec, dtype))
 
     def pieces(self, raw: memoryview, codec: Codec, dtype: str) -> list[bytes | memoryview]:
-        """What :meth:`encode` makes, in pieces that belong one behind the other."""
+        """The payload of one chunk, in pieces to be joined."""
         _keep_heap()
         if codec.encoding == "list":
             return number_list.encode_pieces(raw, dtype)
@@ -100,18 +100,16 @@ class ChunkCodec:
         return [pybase64.b64encode(self._shuffle(raw, itemsize).data)]
 
     def compresses(self, raw: memoryview, codec: Codec, dtype: str) -> bool:
-        """Whether compressing is worthwhile for a tensor, judged by a sample of it."""
+        """Whether compression is worth its time for a tensor, judged by a sample of it."""
         itemsize = _plane_count(codec, dtype)
         if DTYPES[dtype].kind == "float" and itemsize > 1 and _EXPONENTS * itemsize <= len(raw):
-            # Of random bytes 162 are distinct. A fifth of that says as much as a trial.
+            # 256 random bytes have 162 distinct values. A fifth of that says as much as a trial.
             exponents = raw[itemsize - 1 :: len(raw) // (_EXPONENTS * itemsize) * itemsize]
             if len(set(exponents[:_EXPONENTS])) <= _FEW_EXPONENTS:
                 return True
-        frame = self._frame(raw, itemsize, dtype)
-        return len(frame) < _WORTHWHILE * len(raw)
+        return len(self._frame(raw, itemsize, dtype)) < _WORTHWHILE * len(raw)
 
     def _frame(self, raw: memoryview, itemsize: int, dtype: str) -> bytes | memoryview:
-        """One zstd frame."""
         if self._compressor is None:
             self._compressor = Compressor(self._level)
         floats = DTYPES[dtype].kind in ("float", "complex")
@@ -124,8 +122,6 @@ class ChunkCodec:
         if len(self._planes) < len(raw):
             self._planes = np.empty(len(raw), np.uint8)
         return self._shuffler.apart(flat, itemsize, self._planes[: len(raw)])
-
-    # --- decoding ---------------------------------------------------------------------------
 
     def decode_into(self, payload: memoryview, codec: Codec, dtype: str, out: memoryview) -> None:
         """Decode a payload into exactly ``len(out)`` raw bytes.
@@ -144,64 +140,54 @@ class ChunkCodec:
             raise payload_too_long(longest)
         if codec.encoding == "list":
             number_list.decode_into(payload, dtype, out)
-        elif codec.compression == "none":
-            _check_length(payload, len(out))
-            data = _from_base64(payload)
-            if len(data) != len(out):
-                raise FormatError(f"base64 text holds {len(data)} bytes, expected {len(out)}")
-            self._put(data, codec, dtype, out)
         else:
-            self._put(self._opened(_from_base64(payload), len(out)), codec, dtype, out)
+            data = self._unpacked(payload, codec, len(out))
+            # numpy lets other threads run while it copies; a memoryview does not.
+            raw, target = np.frombuffer(data, np.uint8), np.frombuffer(out, np.uint8)
+            self._shuffler.together(raw, _plane_count(codec, dtype), target)
         if dtype == "bool":
             check_bool(out)
 
-    def _put(self, data: bytes, codec: Codec, dtype: str, out: memoryview) -> None:
-        # Without planes numpy copies, which lets other threads run; a memoryview does not.
-        raw, target = np.frombuffer(data, np.uint8), np.frombuffer(out, np.uint8)
-        self._shuffler.together(raw, _plane_count(codec, dtype), target)
-
-    def _opened(self, frame: bytes, nbytes: int) -> bytes:
-        if self._decompressor is None:
-            self._decompressor = Decompressor(self._window)
-        return self._decompressor.data(frame, nbytes)
+    def _unpacked(self, payload: memoryview, codec: Codec, nbytes: int) -> bytes:
+        if codec.compression == "zstd":
+            if self._decompressor is None:
+                self._decompressor = Decompressor(self._window)
+            return self._decompressor.data(_from_base64(payload), nbytes)
+        expected = base64_length(nbytes)
+        if len(payload) != expected:
+            raise FormatError(
+                f"{len(payload)} base64 characters, expected {expected} for {nbytes} bytes"
+            )
+        data = _from_base64(payload)
+        if len(data) != nbytes:
+            raise FormatError(f"base64 text holds {len(data)} bytes, expected {nbytes}")
+        return data
 
 
 @functools.cache
 def _keep_heap() -> None:
-    """See to it that memory for frames and texts is used again, not mapped anew for each chunk.
+    """Make the C library reuse the memory of frames and texts.
 
-    The C library of Linux maps what is larger than 128 KiB, until a mapping is freed: then it takes
-    that size from its heap from now on. With a mapping for each chunk, its page faults took as long
-    as compressing or encoding it.
+    The C library of Linux maps memory of more than 128 KiB anew each time, until a mapping is
+    freed: from then on it takes that size from its heap. With a mapping for each chunk, the page
+    faults took as long as compressing or encoding it.
     """
     np.empty(_LARGEST_USUAL, np.uint8)
 
 
 def _plane_count(codec: Codec, dtype: str) -> int:
-    """Into how many byte planes the filter takes a chunk apart."""
+    """The number of byte planes of a chunk; 1 without the filter."""
     return DTYPES[dtype].itemsize if codec.filter == "shuffle" else 1
 
 
 def check_bool(raw: memoryview) -> None:
-    """Refuse bytes that are neither 0 nor 1: torch computes wrong results from them.
-
-    Raises:
-        FormatError: there is one.
-    """
+    """Refuse bytes other than 0 and 1: torch computes wrong results from them."""
     if len(raw) and int(np.frombuffer(raw, np.uint8).max()) > 1:
         raise FormatError("a bool tensor holds bytes other than 0 and 1")
 
 
-def _check_length(payload: memoryview, nbytes: int) -> None:
-    expected = base64_length(nbytes)
-    if len(payload) != expected:
-        raise FormatError(
-            f"{len(payload)} base64 characters, expected {expected} for {nbytes} bytes"
-        )
-
-
 def _from_base64(payload: memoryview) -> bytes:
-    """Strict base64: one spelling only (no line breaks, right padding, zero trailing bits)."""
+    """Strict base64: no line breaks, exact padding, zero trailing bits."""
     try:
         # validate=True is also the fast path of pybase64 (22 against 4 GB/s measured).
         data: bytes = pybase64.b64decode(payload, validate=True)

@@ -1,60 +1,130 @@
-"""One chunk's elements to one zstd frame of their byte planes, and a frame to its bytes (format
-section 4.3). Bytes in, bytes out.
+"""Zstandard frames: the byte planes of a chunk to one frame, and back (format section 4.3).
 
-What is tuned here is tuned for the byte planes of floats, of which some are noise and the others
-have skewed bytes and few repetitions. Nothing here is thread-safe: each thread has its own.
+Bytes in, bytes out. The parameters are tuned for the byte planes of floats: some planes are noise,
+the others have skewed bytes and few repetitions. Nothing here is thread-safe: each thread has its
+own objects.
+
+Two packages do the work. Python's own module compresses, because it passes every parameter on to
+zstd. ``zstandard`` decompresses, because it keeps its memory between frames and allocates the size
+that a frame states.
 """
 
 from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 import zstandard
 from zstandard import BLOCKSIZE_MAX, FRAME_HEADER
 
-from ..errors import FormatError, LimitError
+from ..errors import FormatError, LimitError, quote
 from .byte_shuffle import Bytes, take_planes
-from .entropy_coder import EntropyCoder
 from .limits import way_over
 
-_WINDOW_LOG = 20
-#: Of a block (RFC 8878 section 3.1.1.2).
-_BLOCK_HEADER = 3
-#: The header of a frame that is put together here (section 3.1.1.1): a window, a size in 4 bytes.
+if sys.version_info >= (3, 14):
+    from compression import zstd as zstd
+else:
+    from backports import zstd as zstd
+#: The zstd library that compresses; ``zstandard`` has its own.
+ZSTD_VERSION: Final = zstd.zstd_version
+_WINDOW_LOG: Final = 20
+_PARAMETER: Final = zstd.CompressionParameter
+#: ``ZSTD_c_literalCompressionMode``, whose name is not exported, and ``ZSTD_ps_enable``.
+_CODE_LITERALS, _ENABLED = 1002, 1
+#: Common to all parameters here: zstd's fastest strategy that still codes bytes.
+_FAST: Final[dict[int, int]] = {
+    _PARAMETER.window_log: _WINDOW_LOG,
+    _PARAMETER.strategy: zstd.Strategy.fast,
+    _PARAMETER.target_length: 0,
+}
+#: Parameters for general data: few repetitions, skewed bytes.
+_GENERAL: Final[dict[int, int]] = {_PARAMETER.hash_log: 14, _PARAMETER.min_match: 5}
+#: Parameters for planes that repeat themselves.
+_REPETITIVE: Final[dict[int, int]] = {_PARAMETER.hash_log: 14, _PARAMETER.min_match: 7}
+#: The header of a block (RFC 8878 section 3.1.1.2).
+_BLOCK_HEADER: Final = 3
+#: The header of an assembled frame (section 3.1.1.1): descriptor, window, then a size in 4 bytes.
 _DESCRIPTOR, _WINDOW = 0x80, (_WINDOW_LOG - 10) << 3
-_HEADER = 10
-#: The header of a frame without a size: a magic number, a descriptor and a window.
-_BARE_HEADER = 6
-#: Blocks of smaller planes cost more than they save.
-_SMALLEST_PLANE = 512
-#: Judging planes costs more than it saves where they are smaller.
-_SMALLEST_JUDGED = 64 << 10
-#: Noise is judged by so many bytes, in so many pieces: a prime number of them, for rows of tensors
-#: come in powers of two, and some pieces have to lie in each.
+_HEADER: Final = 10
+#: Smaller planes share blocks: a block of their own costs more than it saves.
+_SMALLEST_PLANE: Final = 512
+#: Smaller planes are not judged: that costs more than it saves.
+_SMALLEST_JUDGED: Final = 64 << 10
+#: The sample that decides whether planes are noise, and its number of pieces. The number is prime:
+#: rows of tensors come in powers of two, and some pieces must lie in each kind of row.
 _SAMPLE, _PIECES = 16 << 10, 61
-#: A plane repeats itself where a search leaves less than this share of what the coder alone makes
-#: of so many bytes in a row. It takes twice the time: for less, writing the bytes is quicker.
-_REPETITIVE, _RUN = 0.6, 4 << 10
+#: A plane is repetitive where the search leaves less than this share of what the coder leaves of a
+#: run of so many bytes. The search takes twice the time: for less, writing the bytes is quicker.
+_REPETITIVE_SHARE, _RUN = 0.6, 4 << 10
+
+
+class FrameEncoder:
+    """Makes frames with one set of parameters.
+
+    Args:
+        parameters: a zstd level, or parameters of zstd's fastest strategy.
+
+    >>> encoder = FrameEncoder(3)
+    >>> zstd.decompress(encoder.frame([memoryview(b"abc" * 1000)])) == b"abc" * 1000
+    True
+    """
+
+    def __init__(self, parameters: int | dict[int, int]) -> None:
+        self._parameters = parameters
+        self._compressor = self._new()
+
+    def frame(self, parts: Sequence[memoryview]) -> bytes:
+        """One frame of all parts that states its size. Blocks end where the parts end."""
+        compressor = self._compressor
+        if len(parts) == 1:
+            return compressor.compress(parts[0], compressor.FLUSH_FRAME)
+        try:
+            compressor.set_pledged_input_size(sum(map(len, parts)))
+            pieces = [compressor.compress(part, compressor.FLUSH_BLOCK) for part in parts[:-1]]
+            pieces.append(compressor.compress(parts[-1], compressor.FLUSH_FRAME))
+        except BaseException:
+            self._compressor = self._new()  # the old one is still inside a frame
+            raise
+        return b"".join(pieces)
+
+    def _new(self) -> zstd.ZstdCompressor:
+        made: zstd.ZstdCompressor
+        if isinstance(self._parameters, int):
+            made = zstd.ZstdCompressor(self._parameters)
+        else:
+            made = zstd.ZstdCompressor(options=_FAST | self._parameters)
+        return made
+
+
+def entropy_coder() -> FrameEncoder:
+    """An encoder that codes single bytes and hardly searches for repetitions.
+
+    The search costs more than the coding and finds almost nothing in the exponents of floats. This
+    looks at one place in 64, which still finds runs of zeros. zstd's target length says so, but
+    then bytes are not coded either; a further parameter says that they are.
+    """
+    slow: dict[int, int] = {_PARAMETER.hash_log: 6, _PARAMETER.min_match: 7}
+    try:
+        return FrameEncoder(slow | {_PARAMETER.target_length: 64, _CODE_LITERALS: _ENABLED})
+    except (zstd.ZstdError, ValueError):
+        # The system's zstd does not know the parameter: same sizes, more time.
+        return FrameEncoder(slow)
 
 
 class Compressor:
-    """Makes frames; owns the memory it needs.
+    """Makes the frames of chunks; keeps the memory it needs.
 
     Args:
         level: zstd level, or ``None`` for the parameters that measured best on weights.
     """
 
     def __init__(self, level: int | None = None) -> None:
-        if level is not None:
-            self._general = zstandard.ZstdCompressor(level=level)
-        else:
-            self._general = _fast(hash_log=14, min_match=5)
         self._tuned = level is None
-        # Hardly a match in skewed bytes is worth its cost: the coder alone takes a third of the
-        # time of level 1 and ends nearer to the entropy (0.327 against 0.354 of the exponents'
-        # plane of weights).
-        self._skewed = EntropyCoder(window_log=_WINDOW_LOG)
-        self._bare_skewed = EntropyCoder(window_log=_WINDOW_LOG, sized=False)
-        self._bare_repetitive = _fast(hash_log=14, min_match=7, sized=False)
+        self._general = FrameEncoder(_GENERAL if level is None else level)
+        self._repetitive = FrameEncoder(_REPETITIVE)
+        self._coder = entropy_coder()
         self._frame: Bytes = np.empty(0, np.uint8)
         self._planes: Bytes = np.empty(0, np.uint8)
 
@@ -67,144 +137,101 @@ class Compressor:
             floats: whether they are floats, whose exponents are in the last plane.
         """
         if itemsize == 1:
-            return self._general.compress(raw.data)
-        plane = len(raw) // itemsize
-        if not (self._tuned and floats):
-            return _searched(self._general, _parts(self._all_planes(raw, itemsize), plane))
-        if plane < _SMALLEST_JUDGED:
-            return self._skewed.frame(_parts(self._all_planes(raw, itemsize), plane))
-        # The plane of the exponents first: to take it reads all elements in a row, and then those
-        # that are looked at here and there are in the cache.
-        planes = self._room(len(raw)).reshape(itemsize, 1, -1)
+            return self._general.frame([raw.data])
+        if len(self._planes) < len(raw):
+            self._planes = np.empty(len(raw), np.uint8)
+        count = len(raw) // itemsize
+        planes = self._planes[: len(raw)].reshape(itemsize, 1, count)
+        tuned = self._tuned and floats
+        if not tuned or count < _SMALLEST_JUDGED:
+            take_planes(raw, itemsize, 0, planes)
+            return (self._coder if tuned else self._general).frame(_parts(planes))
+        # The plane of the exponents first: taking it reads all elements in a row, so the sample
+        # that is judged next is in the cache.
         take_planes(raw, itemsize, itemsize - 1, planes[-1:])
-        noise = _leading_noise(raw, itemsize, self._bare_skewed)
+        noise = self._leading_noise(raw, itemsize)
         take_planes(raw, itemsize, noise, planes[noise:-1])
-        rest = planes[noise:].reshape(-1)
-        middle = len(rest) - (plane + _RUN) // 2
-        parts = _parts(rest, plane)
-        if self._repeats(rest[middle : middle + _RUN]):
-            bare = _searched(self._bare_repetitive, parts)
-        else:
-            bare = self._bare_skewed.frame(parts)
-        return self._assembled(raw, itemsize, noise, bare)
+        coded = planes[noise:]
+        encoder = self._repetitive if self._repeats(coded) else self._coder
+        return self._assembled(raw, itemsize, noise, encoder.frame(_parts(coded)))
 
-    def _all_planes(self, raw: Bytes, itemsize: int) -> Bytes:
-        planes = self._room(len(raw))
-        take_planes(raw, itemsize, 0, planes.reshape(itemsize, 1, -1))
-        return planes
+    def _leading_noise(self, raw: Bytes, itemsize: int) -> int:
+        """The number of planes that are noise, from the first on; most often all but the last."""
+        length = len(raw) // itemsize // _PIECES
+        pieces = raw[: _PIECES * length * itemsize].reshape(_PIECES, length, itemsize)
+        count = itemsize - 1
+        while count and not self._is_noise(pieces[:, :, :count]):
+            count -= 1
+        return count
 
-    def _room(self, nbytes: int) -> Bytes:
-        if len(self._planes) < nbytes:
-            self._planes = np.empty(nbytes, np.uint8)
-        return self._planes[:nbytes]
+    def _is_noise(self, pieces: Bytes) -> bool:
+        """Whether planes are noise, judged by pieces of them.
 
-    def _repeats(self, run: Bytes) -> bool:
-        """Whether a search for repetitions is worth its time, judged by a run of bytes."""
-        coded = len(self._bare_skewed.frame([run.data]))
-        return len(self._bare_repetitive.compress(run.data)) < _REPETITIVE * coded
+        Half of the sample is from the last plane: it is next to the exponents, and its bytes are
+        the most uneven.
+        """
+        others = pieces.shape[2] - 1
+        width = _SAMPLE // _PIECES // (2 if others else 1)
+        parts = [pieces[:, :width, others]]
+        parts += [pieces[:, : width // others, number] for number in range(others)]
+        sample = np.concatenate(parts, axis=None)
+        return len(self._coder.frame([sample.data])) >= len(sample)
 
-    def _assembled(self, raw: Bytes, itemsize: int, noise: int, bare: bytes) -> memoryview:
-        """The frame whose first planes are noise, and whose other ones are in a bare frame.
+    def _repeats(self, planes: Bytes) -> bool:
+        """Whether a search for repetitions is worth its time, judged by a run in the middle."""
+        flat = planes.reshape(-1)
+        middle = len(flat) - (planes.shape[2] + _RUN) // 2
+        run = [flat[middle : middle + _RUN].data]
+        return len(self._repetitive.frame(run)) < _REPETITIVE_SHARE * len(self._coder.frame(run))
 
-        zstd finds out by itself that noise does not compress, but takes several times as long as
-        it takes to put it there. Raw blocks change nothing of what a decoder remembers, so that
-        blocks which were made as the first ones of a frame may follow them.
+    def _assembled(self, raw: Bytes, itemsize: int, noise: int, rest: bytes) -> memoryview:
+        """One frame: raw blocks with the planes that are noise, then the blocks of another frame.
+
+        zstd stores noise in raw blocks, too, but takes several times as long. A raw block leaves
+        the state of a decoder as it is, so the first blocks of a frame may follow it.
         """
         count = len(raw) // itemsize
         whole, part = divmod(count, BLOCKSIZE_MAX)
-        stored = whole * (_BLOCK_HEADER + BLOCKSIZE_MAX) + (_BLOCK_HEADER + part if part else 0)
-        length = _HEADER + noise * stored + len(bare) - _BARE_HEADER
+        stored = count + _BLOCK_HEADER * (whole + (part > 0))
+        blocks = np.frombuffer(rest, np.uint8, offset=zstandard.frame_header_size(rest))
+        length = _HEADER + noise * stored + len(blocks)
         if len(self._frame) < length:
             self._frame = np.empty(length + length // 8, np.uint8)
         frame = self._frame[:length]
-        size = len(raw).to_bytes(4, "little")
-        frame[:_HEADER] = (*FRAME_HEADER, _DESCRIPTOR, _WINDOW, *size)
-        rows = frame[_HEADER : _HEADER + noise * stored].reshape(noise, stored)
-        at = stored - part - _BLOCK_HEADER if part else stored
-        split = whole * BLOCKSIZE_MAX * itemsize
+        frame[:_HEADER] = (*FRAME_HEADER, _DESCRIPTOR, _WINDOW, *len(raw).to_bytes(4, "little"))
+        rows = frame[_HEADER : length - len(blocks)].reshape(noise, stored)
         # All whole blocks at once: after each call a thread has to get Python's lock again.
+        split = stored - part - _BLOCK_HEADER if part else stored
+        end = whole * BLOCKSIZE_MAX * itemsize
         if noise and whole:
-            _store(raw[:split], itemsize, rows[:, :at].reshape(noise, whole, -1))
+            _store(raw[:end], itemsize, rows[:, :split].reshape(noise, whole, -1))
         if noise and part:
-            _store(raw[split:], itemsize, rows[:, at:].reshape(noise, 1, -1))
-        frame[_HEADER + noise * stored :] = np.frombuffer(bare, np.uint8, offset=_BARE_HEADER)
+            _store(raw[end:], itemsize, rows[:, split:].reshape(noise, 1, -1))
+        frame[length - len(blocks) :] = blocks
         return frame.data
 
 
-def _leading_noise(raw: Bytes, itemsize: int, coder: EntropyCoder) -> int:
-    """How many planes from the first one on are noise; of floats mostly all but the last."""
-    length = len(raw) // itemsize // _PIECES
-    pieces = raw[: _PIECES * length * itemsize].reshape(_PIECES, length, itemsize)
-    count = itemsize - 1
-    while count and not _is_noise(pieces[:, :, :count], coder):
-        count -= 1
-    return count
-
-
-def _is_noise(pieces: Bytes, coder: EntropyCoder) -> bool:
-    """Judged by pieces from all over them: some rows of a tensor may be zeros, others noise.
-
-    Half of the sample is from the last plane: it is next to the exponents, and less even than
-    the others where there is a difference.
-    """
-    others = pieces.shape[2] - 1
-    width = _SAMPLE // _PIECES // (2 if others else 1)
-    others_width = width // max(1, others)
-    parts = [pieces[:, :width, others]]
-    parts += [pieces[:, :others_width, number] for number in range(others)]
-    sample = np.concatenate(parts, axis=None)
-    return len(coder.frame([sample.data])) >= len(sample)
-
-
 def _store(raw: Bytes, itemsize: int, out: Bytes) -> None:
-    """Raw blocks of one size with the first planes, none of which is the last of its frame."""
+    """Write the first planes as raw blocks of one size, none of which is the last of its frame."""
     size = out.shape[2] - _BLOCK_HEADER
     out[:, :, :_BLOCK_HEADER] = tuple((size << 3).to_bytes(3, "little"))
     take_planes(raw, itemsize, 0, out[:, :, _BLOCK_HEADER:])
 
 
-def _fast(*, hash_log: int, min_match: int, sized: bool = True) -> zstandard.ZstdCompressor:
-    """A compressor of zstd's fastest kind that still codes literals.
+def _parts(planes: Bytes) -> list[memoryview]:
+    """The planes one by one, or all in one part where blocks end with the planes anyway.
 
-    Args:
-        sized: whether its frames state their size.
+    A block has one table of codes, so no block may hold parts of two planes. It costs 1 to 10 per
+    cent of the size where planes are no multiple of a block.
     """
-    return zstandard.ZstdCompressor(
-        compression_params=zstandard.ZstdCompressionParameters(
-            write_content_size=sized,
-            window_log=_WINDOW_LOG,
-            hash_log=hash_log,
-            min_match=min_match,
-            target_length=0,
-            strategy=zstandard.STRATEGY_FAST,
-        )
-    )
-
-
-def _parts(data: Bytes, plane: int) -> list[memoryview]:
-    """The planes, or all in one where blocks end with the planes anyway.
-
-    Blocks have one table of codes each: none may hold the end of one plane and the beginning of
-    another. It costs 1 to 10 per cent of the size where planes are no multiples of a block.
-    """
-    if plane % BLOCKSIZE_MAX == 0 or plane < _SMALLEST_PLANE:
-        return [data.data]
-    return [data.data[start : start + plane] for start in range(0, len(data), plane)]
-
-
-def _searched(compressor: zstandard.ZstdCompressor, parts: list[memoryview]) -> bytes:
-    """A frame with the repetitions that zstd finds, whose blocks end where the parts do."""
-    if len(parts) == 1:
-        return compressor.compress(parts[0])
-    stream = compressor.compressobj(size=sum(map(len, parts)))
-    pieces = []
-    for part in parts[:-1]:
-        pieces += [stream.compress(part), stream.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK)]
-    return b"".join([*pieces, stream.compress(parts[-1]), stream.flush()])
+    count = planes.shape[2]
+    if count % BLOCKSIZE_MAX == 0 or count < _SMALLEST_PLANE:
+        return [planes.reshape(-1).data]
+    return [plane.reshape(-1).data for plane in planes]
 
 
 class Decompressor:
-    """Opens frames.
+    """Opens the frames of chunks.
 
     Args:
         window: the largest window that a frame may ask for, in bytes.
@@ -221,12 +248,11 @@ class Decompressor:
             FormatError: it is damaged, or holds another number of bytes.
             LimitError: it asks for too large a window.
         """
-        # zstandard believes the size that a frame states and allocates it, whatever limit it is
-        # given: so the header is read first.
+        # zstandard allocates the size that a frame states, whatever its limit. So the header is
+        # checked first.
         if frame[:4] != FRAME_HEADER:
             raise FormatError("not a zstd frame")
-        if len(frame) > 4 and frame[4] & 0x18:
-            raise FormatError("damaged zstd frame: a bit without meaning is set in its header")
+        check_reserved_bits(frame)
         try:
             header = zstandard.get_frame_parameters(frame)
         except zstandard.ZstdError as error:
@@ -237,12 +263,7 @@ class Decompressor:
             raise FormatError(f"the zstd frame states {stated}, expected {nbytes}")
         if header.dict_id:
             raise FormatError("the zstd frame needs a dictionary, which the format forbids")
-        if header.window_size > max(self._window, 1024):
-            raise LimitError(
-                f"the zstd frame needs a window of {header.window_size} bytes, "
-                f"the limit is {self._window}",
-                hint=way_over("zstd_window"),
-            )
+        check_window(header.window_size, self._window)
         try:
             data: bytes = self._decompressor.decompress(frame, allow_extra_data=False)
         except zstandard.ZstdError as error:
@@ -250,3 +271,69 @@ class Decompressor:
         if len(data) != nbytes:
             raise FormatError(f"the zstd frame holds {len(data)} bytes, expected {nbytes}")
         return data
+
+
+def new_decompressor() -> zstd.ZstdDecompressor:
+    """For one frame that is decompressed as it is read. It accepts any window.
+
+    zstd itself refuses windows of more than 128 MiB: callers check their own limit before.
+    """
+    made: zstd.ZstdDecompressor
+    made = zstd.ZstdDecompressor(options={int(zstd.DecompressionParameter.window_log_max): 31})
+    return made
+
+
+def frame_window(header: bytes) -> int | None:
+    """The window that a frame asks for; ``None`` while there is too little of its header.
+
+    Raises:
+        FormatError: no zstd frame, or one that the format forbids. A skippable frame is no zstd
+            frame here.
+
+    >>> frame_window(zstandard.compress(bytes(1000)))
+    1000
+    """
+    if len(header) < 5:
+        return None
+    if header[:4] != FRAME_HEADER:
+        raise FormatError(
+            f"expected a zstd frame, found {quote(header[:8])}",
+            hint="A name that ends in .zst stands for a compressed checkpoint.",
+        )
+    check_reserved_bits(header)
+    descriptor = header[4]
+    if descriptor & 0x03:
+        raise FormatError("the zstd frame needs a dictionary, which the format forbids")
+    if not descriptor & 0x20:
+        if len(header) == 5:
+            return None
+        exponent, mantissa = divmod(header[5], 8)
+        return (8 + mantissa) << (7 + exponent)
+    # One segment: the window is the whole content, whose size is stated in 1, 2, 4 or 8 bytes.
+    size = header[5 : 5 + (1 << (descriptor >> 6))]
+    if len(size) < 1 << (descriptor >> 6):
+        return None
+    return int.from_bytes(size, "little") + (256 if len(size) == 2 else 0)
+
+
+def check_reserved_bits(frame: bytes) -> None:
+    """Refuse a frame whose descriptor, if it is there, has an unused or reserved bit set.
+
+    Raises:
+        FormatError: it has.
+    """
+    if len(frame) > 4 and frame[4] & 0x18:
+        raise FormatError("damaged zstd frame: a bit without meaning is set in its header")
+
+
+def check_window(window: int, limit: int | None) -> None:
+    """Refuse a frame that asks for too much memory.
+
+    Raises:
+        LimitError: the window is over the limit.
+    """
+    if limit is not None and window > max(limit, 1024):
+        raise LimitError(
+            f"the zstd frame needs a window of {window} bytes, the limit is {limit}",
+            hint=way_over("zstd_window"),
+        )

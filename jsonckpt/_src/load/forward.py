@@ -12,7 +12,7 @@ from ..format.checksums import check_seal
 from ..format.limits import Copies, Limits, exceeds, way_over
 from ..format.record_parser import Header, Record
 from ..format.shard_parser import ShardParser
-from ..storage.local import widen_pipe
+from ..linux import widen_pipe
 from ..storage.protocols import ByteSource, Sink
 from ..tensors.buffers import Target
 from .container import Container

@@ -1,18 +1,19 @@
-"""Files read past what cannot be read, and compressed texts past their broken frames, in order.
+"""Reads damaged files: past places that cannot be read, and past broken zstd frames.
 
-The usual readers stop at the first fault. Of a file that the system cannot read in some places,
-:class:`PatchedFile` gives the rest; of a compressed text, :class:`DamagedZstd` goes on at the next
-place where a frame begins. What they give is not to be trusted by itself;
+The usual readers stop at the first fault. :class:`PatchedFile` gives what the system can read of a
+file. :class:`DamagedZstd` goes on where the next frame begins. Neither result is trusted:
 :mod:`jsonckpt.salvage` checks every record.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import zstandard
+from zstandard import BLOCKSIZE_MAX, FRAME_HEADER
 
 from ..errors import IncompleteCheckpointError, JsonckptError
+from ..format.zstd import new_decompressor, zstd
 from ..storage.protocols import RangeReader
 
 _LONGEST_HEADER: Final = 18
@@ -113,7 +114,7 @@ class DamagedZstd:
 
     Args:
         file: what is left of it.
-        window: the largest window that a frame may ask for, in bytes; others are passed over.
+        window: the largest window that a frame may ask for, in bytes. Other frames are skipped.
     """
 
     def __init__(self, file: RangeReader | PatchedFile, *, window: int | None) -> None:
@@ -122,9 +123,10 @@ class DamagedZstd:
         self.broken = 0
         self._file = file
         self._window = window
-        self._at = 0
-        self._frame = 0
-        self._reader: Any = None
+        self._frame: zstd.ZstdDecompressor | None = None
+        self._begin = 0  # of the frame
+        self._fed = 0  # the frame's bytes up to here were decompressed
+        self._at = 0  # the frame ends here, and the search for the next one begins
         self._given = 0
         self._faults: list[tuple[int, str]] = []
 
@@ -134,25 +136,34 @@ class DamagedZstd:
 
     def readinto(self, buffer: memoryview, /) -> int:
         """The next bytes of the text; 0 at the end of the last frame that can be read."""
-        while True:
-            if self._reader is None and not self._open_next():
-                return 0
+        while (frame := self._frame or self._next_frame()) is not None:
+            piece = b""
+            if frame.needs_input:
+                piece = self._bytes(self._fed, min(_STEP, self._at - self._fed))
+                self._fed += len(piece)
+                if not piece:  # cut off
+                    self._frame = None
+                    continue
             try:
-                count: int = self._reader.readinto(buffer[:_STEP])
-            except zstandard.ZstdError:
-                # The frame may seem to end far behind what is its own: look for the next one in it.
+                data = frame.decompress(piece, min(len(buffer), _STEP))
+            except zstd.ZstdError:
+                # The end that the frame states may be false: look for the next one inside it.
                 self.broken += 1
                 if isinstance(self._file, PatchedFile):
-                    self._faults.append((self._given, self._file.fault_in(self._frame, self._at)))
-                self._at, count = self._frame + len(zstandard.FRAME_HEADER), 0
-            if count:
-                self._given += count
-                return count
-            self._reader = None
+                    why = self._file.fault_in(self._begin, self._at)
+                    self._faults.append((self._given, why))
+                self._at, self._frame = self._begin + len(FRAME_HEADER), None
+                continue
+            self._frame = None if frame.eof else frame
+            if data:
+                buffer[: len(data)] = data
+                self._given += len(data)
+                return len(data)
+        return 0
 
-    def _open_next(self) -> bool:
+    def _next_frame(self) -> zstd.ZstdDecompressor | None:
         while (start := self._find(self._at)) is not None:
-            self._frame, self._at = start, start + len(zstandard.FRAME_HEADER)
+            self._at = start + len(FRAME_HEADER)
             header = self._bytes(start, _LONGEST_HEADER)
             try:
                 parameters = zstandard.get_frame_parameters(header)
@@ -167,58 +178,38 @@ class DamagedZstd:
                 self.broken += 1
                 stop = self._find(self._at)
                 stop = self._file.size if stop is None else stop
-            self._at = stop
-            section = _Section(self._file, start, stop)
-            self._reader = zstandard.ZstdDecompressor(max_window_size=1 << 31).stream_reader(
-                cast("Any", section), read_across_frames=False, read_size=_STEP
-            )
-            return True
-        return False
+            self._begin, self._fed, self._at = start, start, stop
+            self._frame = new_decompressor()
+            return self._frame
+        return None
 
     def _end_of(self, start: int, header: bytes, parameters: Any) -> int | None:
-        """Where a frame ends by what its blocks say (RFC 8878 section 3.1.1); ``None``: nowhere."""
+        """Where a frame ends by the headers of its blocks; ``None`` where they are damaged."""
         at = start + zstandard.frame_header_size(header)
-        while True:
-            block = self._bytes(at, 3)
-            if len(block) < 3:
-                return None
+        while len(block := self._bytes(at, 3)) == 3:
             value = int.from_bytes(block, "little")
             kind, size = value >> 1 & 3, value >> 3
-            if kind == 3 or size > 1 << 17:
+            if kind == 3 or size > BLOCKSIZE_MAX:
                 return None
             at += 3 + (1 if kind == 1 else size)
             if value & 1:
                 at += 4 if parameters.has_checksum else 0
                 return at if at <= self._file.size else None
+        return None
 
     def _find(self, start: int) -> int | None:
         """Where the next frame begins."""
         while start < self._file.size:
             block = self._bytes(start, _SEARCH)
-            found = block.find(zstandard.FRAME_HEADER)
+            found = block.find(FRAME_HEADER)
             if found >= 0:
                 return start + found
             if start + len(block) >= self._file.size:
                 return None
-            start += len(block) - len(zstandard.FRAME_HEADER) + 1
+            start += len(block) - len(FRAME_HEADER) + 1
         return None
 
     def _bytes(self, start: int, length: int) -> bytes:
         data = bytearray(max(0, min(length, self._file.size - start)))
         self._file.read_range(start, memoryview(data))
-        return bytes(data)
-
-
-class _Section:
-    """A part of a file as something to read from."""
-
-    def __init__(self, file: RangeReader, start: int, stop: int) -> None:
-        self._file, self._at, self._stop = file, start, stop
-
-    def read(self, size: int = -1) -> bytes:
-        """The next bytes."""
-        left = self._stop - self._at
-        data = bytearray(left if size < 0 else min(size, left))
-        self._file.read_range(self._at, memoryview(data))
-        self._at += len(data)
         return bytes(data)

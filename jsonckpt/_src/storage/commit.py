@@ -6,7 +6,6 @@ old checkpoint or the new one at every moment.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import secrets
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointExistsError, DurabilityUncertainError, JsonckptError, WriteError
-from ..linux import Writeback, linux_call
+from ..linux import Writeback, rename_new
 from ..parallel import run_ordered
 from .local import Descriptor
 
@@ -31,7 +30,6 @@ _NO_SUCH_CALL = {
     errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL,
     errno.EMLINK, errno.EXDEV,
 }  # fmt: skip
-_AT_FDCWD, _RENAME_NOREPLACE = -100, 1
 
 
 @contextmanager
@@ -337,30 +335,13 @@ def put_new(source: Path, target: Path, *, is_ours: Any) -> None:
         unlink(source)
         return
     try:
-        renamed = _rename_new(source, target)
+        renamed = rename_new(source, target)
     except FileExistsError as error:
         raise _appeared(target) from error
     if not renamed:
         if os.path.lexists(target):
             raise _appeared(target)
         replace(source, target, is_ours=is_ours)
-
-
-def _rename_new(source: Path, target: Path) -> bool:
-    """Linux's rename that replaces nothing; ``False`` where it does not work.
-
-    Raises:
-        FileExistsError: something has the name.
-    """
-    call = linux_call("renameat2")
-    if call is None:
-        return False
-    paths = os.fsencode(source), os.fsencode(target)
-    if not call(_AT_FDCWD, paths[0], _AT_FDCWD, paths[1], ctypes.c_uint(_RENAME_NOREPLACE)):
-        return True
-    if ctypes.get_errno() == errno.EEXIST:
-        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
-    return False
 
 
 def _appeared(target: Path) -> CheckpointExistsError:
