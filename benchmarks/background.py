@@ -59,11 +59,10 @@ def run(settings: Settings) -> Section:
     section = Section(
         "async",
         "Saving behind the training loop",
-        f"{bytes_text(states.nbytes(state))} of tensors, files {settings.fast.label}. Blocked is "
-        "how long the call keeps the loop, also in times of one copy of the tensors; whole, until "
-        "the checkpoint is there. Meanwhile the "
-        f"loop takes its steps (matrix products, {alone * 1e3:.1f} ms each with nothing beside "
-        "them), and a step gets slower by the last column.",
+        f"{bytes_text(states.nbytes(state))} of tensors, files {settings.fast.label}. Blocked: how "
+        "long the call keeps the loop, in ms and in copies of the tensors. Whole: until the "
+        "checkpoint is complete. The last column: how much longer a step of the loop takes "
+        f"meanwhile ({alone * 1e3:.1f} ms with nothing beside it).",
     )
     rows = []
     for key, figures in found.items():

@@ -66,10 +66,8 @@ def run(settings: Settings) -> Section:
     section = Section(
         "first",
         "First operation of a new process",
-        "What a run that resumes waits for. Every figure is from a process of its own, after its "
-        "imports, in memory as the system hands it out; files are in the page cache. Again is the "
-        f"{_TIMES}rd time in the same process. Medians, in parentheses the least and the most; a "
-        "ratio compares the processes of one round. Above 1.00x jsonckpt is the faster one.",
+        "A run that resumes waits for this. Each figure is from a new process, after its imports; "
+        f"files are in the page cache. Again is the {_TIMES}rd time in the same process.",
     )
     for place in places:
         for size in sizes if place is settings.fast else sizes[-1:]:

@@ -10,7 +10,6 @@ from pathlib import Path
 from benchmarks import states
 from benchmarks.arena import Arena, Turn, remove, spread
 from benchmarks.peers import CHUNK_SIZES, PEERS
-from benchmarks.plots import lines
 from benchmarks.settings import Settings
 from benchmarks.tables import Section, Table, bytes_text
 
@@ -44,8 +43,8 @@ def run(settings: Settings) -> Section:
     section = Section(
         "growth",
         "Growth",
-        f"Milliseconds, files {settings.fast.label}, in turns as above. The exponent is the slope "
-        "of a straight line through the logarithms: 1 is growth in proportion, 2 is quadratic.",
+        f"Milliseconds, files {settings.fast.label}. The exponent is 1 where time grows in "
+        "proportion, and 2 where it is quadratic.",
     )
     _add(section, "bytes", "Time against bytes of tensors", by_size, bytes_text)
     _add(section, "count", "Time against the number of tensors of 1 KB", by_count, "{:,}".format)
@@ -89,7 +88,7 @@ def _add(
     section: Section, name: str, title: str, found: _Found, shown: Callable[[int], str]
 ) -> None:
     sizes = list(found[_TURNS[0].key])
-    rows, series = [], {}
+    rows = []
     for turn in _TURNS:
         label = f"{PEERS[turn.peer].label.partition(' /')[0]}, {turn.do}"
         if turn.peer == "torch":
@@ -97,13 +96,8 @@ def _add(
         slope = exponent(found[turn.key])
         milliseconds = [found[turn.key][size] * 1e3 for size in sizes]
         rows.append([label, *(f"{each:,.0f}" for each in milliseconds), f"{slope:.2f}"])
-        series[label] = list(zip(sizes, milliseconds))
         section.figures[f"growth/{name}/{turn.key}"] = slope
     section.tables.append(Table(title, ["", *map(shown, sizes), "exponent"], rows))
-    axis = {"bytes": "MB of tensors", "count": "tensors"}[name]
-    scale = 1e6 if name == "bytes" else 1
-    scaled = {label: [(x / scale, y) for x, y in line] for label, line in series.items()}
-    section.plots[f"growth-{name}.svg"] = lines(title, axis, "ms", scaled)
 
 
 def exponent(seconds: Mapping[int, float]) -> float:

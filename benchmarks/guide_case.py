@@ -39,9 +39,8 @@ def run(settings: Settings) -> Section:
         "guide",
         "The guide's case",
         "`python -m jsonckpt.convert X.pt --output X.json --test-load` on the checkpoint of a "
-        f"GPT-2 with AdamW ({size / (1 << 20):.0f} MiB, 19.3 M parameters). Seconds from the start "
-        "of the command to its end, imports included; memory is the most anonymous resident memory "
-        "beyond the imports.",
+        f"GPT-2 with AdamW ({size / (1 << 20):.0f} MiB, 19.3 M parameters). Seconds of "
+        "the whole command, imports included; peak anonymous memory without the imports.",
     )
     rows, notes = [], []
     if importlib.util.find_spec("jsonckpt.convert") is not None:

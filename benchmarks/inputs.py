@@ -34,8 +34,8 @@ def run(settings: Settings) -> Section:
     section = Section(
         "inputs",
         "Other states",
-        f"Small ones, files {settings.fast.label}; {rounds} rounds in turns as above. MB of "
-        "tensors a second, and how many times as fast as its peers jsonckpt is.",
+        f"Smaller states, files {settings.fast.label}; {rounds} rounds. MB of tensors a second, "
+        "and how many times as fast as its peers jsonckpt is.",
     )
     path = settings.fast.path / "inputs.pt"
     rows: dict[str, list[list[str]]] = {do: [] for do in _PEERS}

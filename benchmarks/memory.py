@@ -55,13 +55,10 @@ def run(settings: Settings) -> Section:
     section = Section(
         "memory",
         "Memory",
-        "MiB beyond the imports and beyond the tensors asked for: the most anonymous resident "
-        "memory of a fresh process, sampled every 5 ms, and in parentheses the kernel's own "
-        "high-water mark of all resident pages (what ru_maxrss reports, mapped files included). "
-        "`stream` lets go of each tensor before it takes the next; `convert` reads its output back "
-        "(`--test-load`); the copy that save_async makes of the state counts as asked for; "
-        "`verify` reads every byte (deep=True); `recover` takes a file whose last 64 KiB are "
-        "missing. One run each.",
+        "Peak memory of a new process in MiB, without its imports and without the tensors asked "
+        "for: anonymous memory, and in parentheses all resident memory, mapped files included. "
+        "`convert` reads its output back (`--test-load`); the copy that save_async makes counts as "
+        "asked for; `verify` is deep; `recover` reads a file whose end is missing. One run each.",
     )
     rows = [
         [label, *(_cell(by_size.get(size.label)) for size in sizes)]

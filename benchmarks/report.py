@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.tables import Section, Table
@@ -11,19 +12,16 @@ __all__ = ["write_report"]
 
 _HEAD = """# Benchmarks
 
-Written by `python -m benchmarks`, all in one run. Measure it anew with
+All figures are from one run of `python -m benchmarks`, which writes this page. What they mean for
+you, and how to measure on your machine: [performance.md](performance.md).
 
-```
-pip install -e ".[bench]"                # and, for all peers: pip install tensordict h5py zipnn
-python -m benchmarks                     # about 15 minutes; --quick: about 3
-python -m benchmarks --only first        # a group; --help lists them
-pytest benchmarks --benchmark-autosave                        # jsonckpt alone: keep the figures
-pytest benchmarks --benchmark-compare                         # at another commit: beside the last
-```
-
-Every peer runs at the best setting that it documents, named in its row. Figures of other machines
-differ; what carries over are the ratios.
+- Each program runs in a process of its own, at the best setting that it documents. They take turns.
+- A cell is the median, with the least and the most in parentheses. A ratio compares two programs
+  in one round.
+- Above 1.00x jsonckpt is the faster one. Ratios carry over to other machines better than speeds.
 """
+#: Facts about the machine that only the terminal shows.
+_LEFT_OUT = ("transparent huge pages", "load average at the start")
 
 
 def write_report(
@@ -36,15 +34,12 @@ def write_report(
     """
     plots = path.with_suffix("")
     plots.mkdir(parents=True, exist_ok=True)
-    each = ", ".join(f"{name} {taken:.0f} s" for name, taken in seconds.items())
-    took = (
-        f"The run took {sum(seconds.values()) / 60:.1f} minutes ({each}): all but the training of "
-        "the model, which is done once for a checkout."
-    )
-    parts = [_HEAD, machine.markdown(), f"{took}\n"]
+    facts = replace(machine, rows=[row for row in machine.rows if row[0] not in _LEFT_OUT])
+    took = f"The run took {sum(seconds.values()) / 60:.0f} minutes."
+    parts = [_HEAD, facts.markdown(), f"{took}\n"]
     for section in sections:
         parts.append(f"## {section.title}\n\n{section.text}\n")
-        parts += [table.markdown() for table in section.tables]
+        parts += [table.markdown() for table in section.tables if table.page]
         for name, svg in section.plots.items():
             (plots / name).write_text(svg, encoding="utf-8")
             parts.append(f"![{name.removesuffix('.svg')}]({plots.name}/{name})\n")

@@ -50,8 +50,8 @@ def run(settings: Settings) -> Section:
     section = Section(
         "size",
         "Size on disk",
-        "Bytes of all files of a checkpoint divided by those of the file of `torch.save`. Number "
-        "lists and JSON of base64 of torch.save are measured on the first "
+        "Bytes of all files of a checkpoint, divided by those of `torch.save`. Number lists and "
+        "JSON of base64 of torch.save are measured on the first "
         f"{bytes_text(most_of_slow)}.",
     )
     for title, make in kinds(checkpoint, most).items():
@@ -90,6 +90,7 @@ def run(settings: Settings) -> Section:
                 "Of tensors of a few KB it says too little.",
                 *([] if _zipnn() else ["ZipNN: not installed."]),
             ],
+            page=False,
         )
     )
     return section

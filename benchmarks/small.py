@@ -174,6 +174,7 @@ def _slices(section: Section, settings: Settings, size: int) -> None:
             ["", "milliseconds", "bytes read", "extra MiB"],
             rows,
             ["A fresh process each: some 5 ms are the first use of the library."],
+            page=False,
         )
     )
 

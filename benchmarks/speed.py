@@ -17,7 +17,8 @@ from benchmarks.plots import bars
 from benchmarks.settings import Settings
 from benchmarks.tables import Section, Table, bytes_text, times
 
-__all__ = ["run"]
+#: Figures that have a plot.
+PLOTTED = ("save", "load")
 
 
 class _Plugin:
@@ -40,12 +41,9 @@ def run(settings: Settings) -> Section:
         "speed",
         "The same again, in one process",
         f"{bytes_text(settings.state_bytes)} of fp32 weights and AdamW moments of a trained GPT-2, "
-        "tiled and scaled. Each program runs in a process of its own; all of them take turns, "
-        "2 or 3 rounds after one that warms up and checks the bytes. The page cache is warm but "
-        "where it says cold, and so is memory that a process has used before and kept. A "
-        "speed is MB (10^6 bytes) of tensors a second, the median and in "
-        "parentheses the least and the most of the rounds; a ratio compares the two turns of one "
-        "round. Above 1.00x jsonckpt is the faster one.",
+        "tiled and scaled; 2 or 3 rounds after one that warms up and checks the bytes. The page "
+        "cache is warm, except where the title says cold. A speed is MB (10^6 bytes) of tensors a "
+        "second.",
     )
     for figure in FIGURES:
         here = {place: info for (key, place), info in found.items() if key == figure.key}
@@ -81,7 +79,7 @@ def _measure(settings: Settings) -> dict[tuple[str, str], dict[str, Any]]:
 def _add(
     section: Section, settings: Settings, figure: Figure, here: dict[str, dict[str, Any]]
 ) -> None:
-    """A table with two columns for each place, and a plot of the first place."""
+    """A table with two columns for each place; for some figures a plot of the first place."""
     shown = [place for place in settings.places if place.key in here]
     columns = [bytes_text(next(iter(here.values()))["bytes"])]
     turns = figure.turns_of(settings)
@@ -110,6 +108,8 @@ def _add(
         notes.insert(0, figure.note)
     kept = [row for row in rows.values() if len(row) > 1]
     section.tables.append(Table(figure.title, columns, kept, notes))
+    if figure.key not in PLOTTED:
+        return
     first = here[shown[0].key]
     section.plots[f"{figure.key}.svg"] = bars(
         f"{figure.title} ({shown[0].label})",

@@ -10,13 +10,17 @@ __all__ = ["Section", "Table", "bytes_text", "mib", "times"]
 
 @dataclass(frozen=True)
 class Table:
-    """A table; the first column is text, the others are figures unless ``words``."""
+    """A table; the first column is text, the others are figures unless ``words``.
+
+    A terminal shows every table, ``docs/benchmarks.md`` those with ``page``.
+    """
 
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     notes: Sequence[str] = ()
     words: bool = False
+    page: bool = True
 
     def markdown(self) -> str:
         """For ``docs/benchmarks.md``."""

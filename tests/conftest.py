@@ -1,18 +1,41 @@
-"""Every small file that a test saves through ``jsonckpt.save`` must follow the JSON Schemas."""
+"""For all tests: how much Hypothesis draws, and a look at every small file that is saved.
+
+Hypothesis draws a quarter of the examples by default; ``--hypothesis-profile=full`` draws all. A
+busy machine is no failure: there are no deadlines.
+
+Two processes run the tests, and torch has as many threads as cores in each: they must not spin
+while they wait for each other.
+"""
 
 from __future__ import annotations
 
 import functools
+import gc
 import io
 import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is imported
+
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 import jsonckpt
 from tests.schemas import SMALL, checkpoint_files, validate_checkpoint, validate_text
+
+_SLOW_MACHINES = [HealthCheck.too_slow, HealthCheck.data_too_large]
+settings.register_profile("full", deadline=None, suppress_health_check=_SLOW_MACHINES)
+settings.register_profile("quick", settings.get_profile("full"), max_examples=25)
+settings.load_profile("quick")
+
+
+def pytest_collection_finish() -> None:
+    """Keep Python's collector from walking ten thousand test items again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -17,11 +17,20 @@ from typing import Any, NoReturn
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 
 from jsonckpt._src.format.json_text import Json
 from jsonckpt._src.state.tree import OMIT
 
-__all__ = ["FakeDoor", "FakeTensor", "dense", "difference", "lacking", "same", "tensor_bytes"]
+
+def slow(*values: Any) -> Any:
+    """Arguments of a parametrized test that only ``-m slow`` runs."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+def examples(count: int) -> int:
+    """How many examples Hypothesis draws: ``count`` in the profile "full", else a quarter."""
+    return count * settings().max_examples // 100
 
 
 def lacking(tool: str, reason: str) -> NoReturn:

@@ -6,6 +6,7 @@ import doctest
 import importlib
 import json
 import math
+import re
 import subprocess
 import sys
 import xml.dom.minidom
@@ -25,6 +26,7 @@ from benchmarks import (
     memory,
     plots,
     probe,
+    report,
     sizes,
     small,
     states,
@@ -101,6 +103,14 @@ def test_plots_are_well_formed_whatever_the_labels() -> None:
     assert "nan" not in bars + lines + groups
 
 
+def test_the_page_is_one_that_the_report_writes() -> None:
+    page = arena.ROOT / "docs" / "benchmarks.md"
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith(report._HEAD)
+    shown = set(re.findall(r"!\[.*\]\(benchmarks/(.*)\)", text))
+    assert shown == {path.name for path in page.with_suffix("").iterdir()}
+
+
 def test_cells_of_a_markdown_table_stay_apart() -> None:
     text = Table("t", ["", "a"], [["x | y", "1"]]).markdown()
     assert r"| x \| y | 1 |" in text
@@ -139,6 +149,7 @@ def test_files_of_a_killed_run_are_removed_by_the_next_one(tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not available("safetensors"), reason="safetensors is not installed")
 def test_figures_of_another_machine_are_compared_with_a_warning(tmp_path: Path) -> None:
     """Warnings are errors in tests; a kernel that was updated meanwhile is none."""

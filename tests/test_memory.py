@@ -18,6 +18,7 @@ import pytest
 import torch
 
 import jsonckpt
+from tests.support import slow
 
 MIB = 600 if os.environ.get("JSONCKPT_LONG") else 120
 MOST_EXTRA = 64 << 20
@@ -29,10 +30,10 @@ MOST_EXTRA = 64 << 20
     [
         ("one-tensor", 1, "base64", "none"),
         ("many-tensors", 400, "base64", "none"),
-        ("compressed", 3, "base64", "zstd"),
         ("single.json", 3, "base64", "none"),
-        ("single.json.zst", 3, "base64", "none"),
-        ("list", 1, "list", "none"),
+        slow("compressed", 3, "base64", "zstd"),
+        slow("single.json.zst", 3, "base64", "none"),
+        slow("list", 1, "list", "none"),
     ],
 )
 def test_extra_memory(

@@ -1,4 +1,4 @@
-"""Samples of ``tests/reliability``; that its checks can fail; and faults of a real system."""
+"""Samples of ``tools/reliability``; that its checks can fail; and faults of a real system."""
 
 from __future__ import annotations
 
@@ -24,23 +24,25 @@ import torch
 import jsonckpt
 from jsonckpt._src.storage import commit
 from jsonckpt.convert import convert
-from tests.reliability import faults, kills, power
-from tests.reliability.calls import Call, Operation, watched
-from tests.reliability.scenes import (
+from tests.support import lacking, same, slow
+from tools.reliability import faults, kills, power
+from tools.reliability.calls import Call, Operation, watched
+from tools.reliability.common import memory_directory
+from tools.reliability.scenes import (
     NEW,
     OLD,
     SCENES,
     Scene,
     inside,
     outcome,
-    scratch_place,
     snapshot,
 )
-from tests.support import lacking, same
 
 OPTIONS: dict[str, Any] = {"chunk_size": 64, "max_shard_size": 400, "threads": 1}
 SHARDS = Scene("c", options={**OPTIONS, "max_shard_size": 1500})
 NEW_SHARDS = Scene("c", overwrite=False, options=SHARDS.options)
+#: Each third of the ways to save; CI does all of them.
+SOME_SCENES = pytest.mark.parametrize("scenes", [SCENES[::3], slow(SCENES)], ids=["some", "all"])
 ONE_FILE = Scene("c.json", options={"threads": 1})
 
 
@@ -55,7 +57,7 @@ def plain_save() -> Iterator[None]:
 @pytest.fixture
 def scratch() -> Iterator[Path]:
     """A directory in memory, where there is one."""
-    with tempfile.TemporaryDirectory(prefix="jsonckpt-test-", dir=scratch_place()) as directory:
+    with tempfile.TemporaryDirectory(prefix="jsonckpt-test-", dir=memory_directory()) as directory:
         yield Path(directory)
 
 
@@ -68,6 +70,18 @@ def test_faults_at_some_calls(scratch: Path) -> None:
     assert report.tried > 100
 
 
+@pytest.mark.parametrize("scene", [SHARDS, ONE_FILE], ids=["c", "c.json"])
+def test_power_failures_of_one_save(scratch: Path, scene: Scene) -> None:
+    recording, room = scratch / "recording", scratch / "room"
+    recording.mkdir()
+    room.mkdir()
+    report = power.check(power.trial(scene, recording), room, most=8, dice=random.Random(0))
+    assert report.words == []
+    assert report.states > 25
+    assert set(report.after) == {"new"}
+
+
+@pytest.mark.slow
 def test_power_failures(scratch: Path) -> None:
     report = power.run(full=False, seed=0, scratch=scratch)
     assert report.words == []
@@ -75,22 +89,24 @@ def test_power_failures(scratch: Path) -> None:
     assert set(report.after) == {"new"}
 
 
-def test_killed_at_some_calls(scratch: Path) -> None:
+@SOME_SCENES
+def test_killed_at_some_calls(scratch: Path, scenes: list[Scene]) -> None:
     if reason := kills.strace_works():
         lacking("strace", reason)
-    report = kills.at_every_call(SCENES, scratch / "room", dice=random.Random(0), sample=2)
+    report = kills.at_every_call(scenes, scratch / "room", dice=random.Random(0), sample=2)
     assert report.words == []
-    assert report.kills > 30
+    assert report.kills > len(scenes)
 
 
+@SOME_SCENES
 @pytest.mark.parametrize("interrupt", [False, True], ids=["kill", "Ctrl-C"])
-def test_ended_at_random_moments(scratch: Path, interrupt: bool) -> None:
+def test_ended_at_random_moments(scratch: Path, interrupt: bool, scenes: list[Scene]) -> None:
     if not hasattr(os, "fork"):
         pytest.skip("needs os.fork")
     report = kills.at_random(
-        SCENES,
+        scenes,
         scratch / "room",
-        count=22 if interrupt else 44,
+        count=len(scenes) if interrupt else 2 * len(scenes),
         dice=random.Random(0),
         interrupt=interrupt,
     )

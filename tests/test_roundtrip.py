@@ -11,19 +11,13 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jsonckpt
 from tests.readers import indexed, readers_for
-from tests.support import difference, same
+from tests.support import difference, examples, same
 from tests.tensor_states import options, states, tensors
-
-QUICK = settings(
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-)
-
 
 CONTAINERS = ["checkpoint", "one.json", "one.json.zst", "pipe.json"]
 
@@ -51,7 +45,7 @@ def scratch() -> Iterator[Path]:
         yield Path(directory)
 
 
-@settings(QUICK, max_examples=60)
+@settings(max_examples=examples(60))
 @given(states, options(), st.sampled_from(CONTAINERS))
 def test_every_way_back_is_the_same(state: Any, chosen: dict[str, Any], container: str) -> None:
     with scratch() as directory:
@@ -79,7 +73,7 @@ slices = st.builds(
 )
 
 
-@settings(QUICK, max_examples=50)
+@settings(max_examples=examples(50))
 @given(
     tensors().filter(lambda tensor: tensor.dim() > 0),
     options(),
@@ -138,7 +132,7 @@ def verdict(reader: Any, path: Path) -> Any:
         return jsonckpt.JsonckptError
 
 
-@settings(QUICK, max_examples=150)
+@settings(max_examples=examples(150))
 @given(
     tensors(),
     options(),

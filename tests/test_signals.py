@@ -16,6 +16,7 @@ import jsonckpt
 from jsonckpt._src import parallel
 from jsonckpt._src.errors import WriteError
 from jsonckpt._src.save.shard_writer import FileOutput
+from tests.support import slow
 
 HANDLER = """
     import faulthandler, random, signal, sys, time
@@ -129,16 +130,16 @@ LIMITED = """
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of Linux")
-@pytest.mark.parametrize("what", ["save", "save_async", "recover", "load"])
-def test_hardly_any_memory_left(tmp_path: Path, what: str) -> None:
+@pytest.mark.parametrize("half", [slow(4), 9, slow(16)])
+@pytest.mark.parametrize("what", ["save", slow("save_async"), slow("recover"), "load"])
+def test_hardly_any_memory_left(tmp_path: Path, what: str, half: int) -> None:
     old = {f"w{i}": torch.full((2 << 20,), 1.0) for i in range(4)}
-    for half in (4, 9, 16):
-        jsonckpt.save(old, tmp_path / "c", sync=False)
-        ended = _child(LIMITED, tmp_path, half, what)
-        assert ended.returncode == 0, (half, ended.stderr[-3000:])
-        assert ended.stdout.split()[-1] in ("done", "MemoryError", "LimitError", "WriteError")
-        value = 2.0 if what.startswith("save") and "done" in ended.stdout else 1.0
-        assert jsonckpt.load(tmp_path / "c")["w3"].unique().tolist() == [value]
+    jsonckpt.save(old, tmp_path / "c", sync=False)
+    ended = _child(LIMITED, tmp_path, half, what)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    assert ended.stdout.split()[-1] in ("done", "MemoryError", "LimitError", "WriteError")
+    value = 2.0 if what.startswith("save") and "done" in ended.stdout else 1.0
+    assert jsonckpt.load(tmp_path / "c")["w3"].unique().tolist() == [value]
 
 
 @pytest.mark.parametrize("kind", ["refused", "dies"])

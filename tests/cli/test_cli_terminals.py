@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,11 +22,39 @@ ASCII = {
 }
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "jsonckpt", *arguments],
-        env={**os.environ, **ASCII}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+#: Runs commands one after the other, each with output streams like those of the process.
+CHILD = """
+import io, json, os, sys
+from jsonckpt.cli import main
+for line in sys.stdin:
+    streams = [io.TextIOWrapper(io.BytesIO(), stream.encoding, stream.errors, write_through=True)
+               for stream in (sys.__stdout__, sys.__stderr__)]
+    assert streams[0].encoding == "ascii"
+    sys.stdout, sys.stderr = streams
+    # As in sys.argv: what the locale's encoding lacks stands there as surrogates.
+    code = main([os.fsdecode(word.encode()) for word in json.loads(line)])
+    texts = [stream.buffer.getvalue().decode("ascii") for stream in streams]
+    print(json.dumps([code, *texts]), file=sys.__stdout__, flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def child() -> Iterator[subprocess.Popen[str]]:
+    """A process whose terminal knows ASCII only."""
+    with subprocess.Popen(
+        [sys.executable, "-c", CHILD],
+        env={**os.environ, **ASCII}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        cwd=Path(__file__).parents[1],
+    ) as process:  # fmt: skip
+        yield process
+
+
+def run(child: subprocess.Popen[str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    assert child.stdin is not None
+    assert child.stdout is not None
+    child.stdin.write(json.dumps(arguments) + "\n")
+    child.stdin.flush()
+    return subprocess.CompletedProcess(arguments, *json.loads(child.stdout.readline()))
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +67,10 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("options", [[], ["--json"]], ids=str)
 @pytest.mark.parametrize("command", ["show", "verify", "recover", "gc"])
 def test_names_that_ascii_lacks(
-    saved: Path, tmp_path: Path, command: str, options: list[str]
+    child: subprocess.Popen[str], saved: Path, tmp_path: Path, command: str, options: list[str]
 ) -> None:
     targets = {"recover": [str(tmp_path / "out")], "gc": ["--older-than", "24h"]}.get(command, [])
-    shown = run(command, str(saved), *targets, *options)
+    shown = run(child, command, str(saved), *targets, *options)
     assert shown.returncode == 0, shown.stderr
     assert shown.stderr == ""
     if options:
@@ -51,8 +80,8 @@ def test_names_that_ascii_lacks(
         assert r"/gr\xf6\xdfe" in shown.stdout
 
 
-def test_convert_shows_them_too(saved: Path, tmp_path: Path) -> None:
-    shown = run("convert", str(saved), "--output", str(tmp_path / "ü.pt"), "--dry-run")
+def test_convert_shows_them_too(child: subprocess.Popen[str], saved: Path, tmp_path: Path) -> None:
+    shown = run(child, "convert", str(saved), "--output", str(tmp_path / "ü.pt"), "--dry-run")
     assert shown.returncode == 0, shown.stderr
     assert r"\xf6" in shown.stdout
 
@@ -66,17 +95,26 @@ def test_convert_shows_them_too(saved: Path, tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_remote_places_are_wrong_usage(arguments: list[str]) -> None:
-    shown = run(*arguments)
+def test_remote_places_are_wrong_usage(child: subprocess.Popen[str], arguments: list[str]) -> None:
+    shown = run(child, *arguments)
     assert shown.returncode == 2
     assert "is no local path" in shown.stderr
     assert "Traceback" not in shown.stderr
 
 
-def test_a_newer_file_is_no_mismatch(tmp_path: Path) -> None:
+def test_the_process_itself(saved: Path) -> None:
+    shown = subprocess.run(
+        [sys.executable, "-m", "jsonckpt", "show", str(saved)],
+        env={**os.environ, **ASCII}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert shown.returncode == 0, shown.stderr
+    assert r"/gr\xf6\xdfe" in shown.stdout
+
+
+def test_a_newer_file_is_no_mismatch(child: subprocess.Popen[str], tmp_path: Path) -> None:
     path = tmp_path / "c.json"
     jsonckpt.save({"w": torch.ones(1)}, path)
     path.write_bytes(path.read_bytes().replace(b'"version":1', b'"version":2', 1))
-    shown = run("verify", str(path))
+    shown = run(child, "verify", str(path))
     assert shown.returncode == 1
     assert "version 2 is newer than 1" in shown.stdout

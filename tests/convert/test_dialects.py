@@ -25,6 +25,7 @@ from jsonckpt._src.convert.pieces import over
 from jsonckpt._src.errors import FormatError
 from tests.convert.dialects import DIALECTS, EXPECTED, b64, read
 from tests.convert.guide import DATA
+from tests.support import examples
 
 
 @pytest.mark.parametrize("text", DIALECTS.values(), ids=DIALECTS)
@@ -259,7 +260,7 @@ numbers = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150))
 @given(
     shape=st.lists(st.integers(0, 5), max_size=4),
     indent=st.sampled_from([None, 1]),
@@ -289,7 +290,7 @@ def test_cutting_the_text_changes_nothing(
     assert found["history"] == flat
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100))
 @given(
     dtype=st.sampled_from(
         ["float32", "float64", "float16", "bfloat16", "float8_e5m2", "int64", "uint8", "bool"]

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from jsonckpt._src.format import byte_shuffle
 from jsonckpt._src.format.chunk_codec import ChunkCodec
 from jsonckpt._src.format.model import Codec
+from tests.support import examples
 
 #: Beside the length of a block, too: one more element makes a second one.
 COUNTS = [0, 1, 3, 1000, byte_shuffle._BLOCK - 1, byte_shuffle._BLOCK, byte_shuffle._BLOCK + 5]
@@ -72,7 +73,7 @@ def test_one_shuffler_takes_one_size_after_the_other() -> None:
             assert (shuffler.together(planes, itemsize, np.empty(size, np.uint8)) == raw).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 @given(
     st.sampled_from(["float32", "bfloat16", "float64", "int64", "int16", "complex128"]),
     st.integers(1, 70_000),

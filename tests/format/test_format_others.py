@@ -15,13 +15,13 @@ import jsonckpt
 from tests import independent_reader
 from tests.golden.elements import DTYPES as EVERY_DTYPE
 from tests.golden.elements import NEWER_DTYPES
-from tests.support import difference
+from tests.support import difference, examples
 from tests.texts import HASHES, both_load, crafted, refused_by_all, single_text
 
 DTYPES = [name for name in {**EVERY_DTYPE, **NEWER_DTYPES} if hasattr(torch, name)]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100))
 @given(
     st.lists(st.tuples(st.sampled_from(DTYPES), st.binary(max_size=200)), max_size=3),
     st.sampled_from([{}, {"filter": "shuffle"}, {"compression": "zstd"}, {"encoding": "list"}]),

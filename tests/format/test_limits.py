@@ -179,17 +179,18 @@ def test_the_index_of_a_single_file_obeys(
 
 # --- memory ---------------------------------------------------------------------------------------
 
-LONG = bool(os.environ.get("JSONCKPT_LONG"))
 FORMULA = "12·M + T·(2·P + 4·C) + 2·P + C + 32 MiB"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs Linux's /proc")
 @pytest.mark.parametrize(
     ("container", "chunk_mib", "encoding", "compression"),
     [
         ("c.json", 8, "base64", "zstd"),
         ("c", 1, "list", "none"),
-        *([("c", 8, "base64", "none"), ("c.json.zst", 8, "base64", "none")] if LONG else []),
+        ("c", 8, "base64", "none"),
+        ("c.json.zst", 8, "base64", "none"),
     ],
 )
 def test_the_documented_bound_of_memory(

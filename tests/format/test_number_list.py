@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from jsonckpt._src.errors import FormatError
 from jsonckpt._src.format import number_list, small_floats
 from jsonckpt._src.format.dtypes import DTYPES
-from tests import exhaustive_float32
 from tests.list_reference import (
     REALS,
     SMALL,
@@ -30,6 +29,8 @@ from tests.list_reference import (
     specials,
     torch_values,
 )
+from tests.support import examples
+from tools import exhaustive_float32
 
 # Literal texts
 
@@ -189,7 +190,7 @@ def raw_elements(draw: st.DrawFn, dtypes: list[str]) -> tuple[str, bytes]:
     return dtype, raw
 
 
-@settings(max_examples=400)
+@settings(max_examples=examples(400))
 @given(raw_elements(ALL))
 def test_round_trip(case: tuple[str, bytes]) -> None:
     dtype, raw = case
@@ -209,7 +210,7 @@ def test_text_means_the_same_to_another_parser(dtype: str, numbers: list[float])
 
 
 @pytest.mark.parametrize("dtype", [*SMALL, "float32"])
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(number=st.floats(allow_nan=False, allow_infinity=False) | st.floats(-1000, 1000))
 @example(number=-0.0)
 @example(number=-1e-300)

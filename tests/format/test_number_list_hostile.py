@@ -13,6 +13,7 @@ from jsonckpt._src.errors import FormatError
 from jsonckpt._src.format import number_list
 from jsonckpt._src.format.dtypes import DTYPES
 from tests.list_reference import REALS, decode, reference, refuse, torch_values
+from tests.support import examples
 
 # Decimals that other writers use
 
@@ -327,7 +328,7 @@ PIECES = st.sampled_from(
 FUZZED = ["float64", "float32", "bfloat16", "float8_e4m3fn", "float8_e5m2fnuz", "float8_e8m0fnu"]
 
 
-@settings(max_examples=1500)
+@settings(max_examples=examples(1500))
 @given(
     dtype=st.sampled_from([*FUZZED, "uint8", "int64", "bool"]),
     text=st.lists(PIECES, max_size=14).map(b"".join)

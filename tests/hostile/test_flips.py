@@ -1,8 +1,8 @@
 """Accidents: every bit flipped, every cut, every line lost, doubled or misplaced.
 
 No damage may give another state, and no damage but one kind may pass: a flipped bit inside a zstd
-frame that decodes to the same bytes (the frame has bits that mean nothing). By default one reader
-sees every bit and the others one bit of every byte; with ``JSONCKPT_LONG=1`` all see all.
+frame that decodes to the same bytes (the frame has bits that mean nothing). Each reader sees one
+bit of every byte flipped, and some, in a slow test, every bit; with ``JSONCKPT_LONG=1`` all do.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ import jsonckpt
 from tests.hostile.cases import write
 from tests.hostile.forge import good
 from tests.readers import indexed, streaming
-from tests.support import difference
+from tests.support import difference, slow
+from tools.reliability.common import memory_directory
 
 LONG = bool(os.environ.get("JSONCKPT_LONG"))
 Load = Callable[[bytes], Any]
@@ -82,21 +83,20 @@ TARGETS = {
     "second_shard_streaming": ("directory", 1),
     "shard_zst": ("directory_zst", 0),
 }
-#: Each bit of these is flipped; of the others one bit of each byte.
+#: Read by the same code as the others.
+LIKE_OTHERS = ("single_streaming", "second_shard", "second_shard_streaming")
+#: Each bit of these is flipped in the slow test; of the others one bit of each byte.
 THOROUGH = ("piped", "manifest")
 
 
 @pytest.fixture
-def memory(tmp_path: Path) -> Iterator[Path]:
+def memory() -> Iterator[Path]:
     """A directory in memory, where there is one: thousands of files are written."""
-    if not os.path.isdir("/dev/shm"):
-        yield tmp_path
-        return
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
+    with tempfile.TemporaryDirectory(dir=memory_directory()) as directory:
         yield Path(directory)
 
 
-@pytest.fixture(params=TARGETS)
+@pytest.fixture(params=[slow(name) if name in LIKE_OTHERS else name for name in TARGETS])
 def target(request: pytest.FixtureRequest, memory: Path) -> tuple[str, Damaged]:
     """Each file of a small checkpoint with each reader."""
     name = request.param
@@ -133,9 +133,17 @@ def _frames(data: bytes) -> set[int]:
     return set(range(start, data.index(b"\n],", start)))
 
 
+def test_a_bit_of_every_byte(target: tuple[str, Damaged]) -> None:
+    _check_bits(target[1], every=LONG)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", THOROUGH, indirect=True)
 def test_every_bit(target: tuple[str, Damaged]) -> None:
-    name, damaged = target
-    every = LONG or name in THOROUGH
+    _check_bits(target[1], every=True)
+
+
+def _check_bits(damaged: Damaged, *, every: bool) -> None:
     flips = _flipped(damaged.data, lambda place: range(8) if every else [place % 8])
     silent = set(_silent(damaged, flips))
     assert silent <= _frames(damaged.data), f"a flip passes at {sorted(silent)}"

@@ -42,7 +42,7 @@ def leaves(state: Any) -> list[torch.Tensor]:
 @pytest.mark.parametrize(
     "location",
     [None, "cpu", torch.device("cpu"), {}, {"cuda:0": "cpu"}, {"cpu": "cpu"}, lambda s, _: s],
-    ids=str,
+    ids=["None", "cpu", "device", "empty", "from cuda", "from cpu", "function"],
 )
 def test_to_the_cpu(path: Path, location: Any) -> None:
     for reader in readers_for(path).values():

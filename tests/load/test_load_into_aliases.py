@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 import jsonckpt
 from jsonckpt import StateMismatchError
 from jsonckpt._src.tensors.overlap import overlaps_itself
+from tests.support import examples
 
 
 def full(value: float, *shape: int) -> torch.Tensor:
@@ -340,7 +341,7 @@ def seen(buffer: torch.Tensor, found: list[Window]) -> dict[str, torch.Tensor]:
     }
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300))
 @given(windows(), st.sampled_from(["arranged", "own", "equal"]))
 def test_every_target_has_its_values_or_nothing_is_changed(found: list[Window], how: str) -> None:
     """Values are saved in the target's own arrangement, apart from each other, or all equal."""

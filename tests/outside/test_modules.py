@@ -12,7 +12,7 @@ import torch
 
 from jsonckpt import load, load_into
 from tests.outside.support import alike, module_of, written
-from tests.support import difference
+from tests.support import difference, slow
 
 TABLE = module_of("torch.testing._internal.common_modules", "expecttest").module_db
 
@@ -51,7 +51,7 @@ def cases(info: Any, dtype: torch.dtype) -> list[Case]:
     return found[:: -(-len(found) // MOST[dtype])]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize("dtype", [torch.float32, slow(torch.float64)], ids=["float32", "float64"])
 @pytest.mark.parametrize("info", TABLE, ids=lambda info: info.formatted_name)
 def test_a_loaded_module_is_the_saved_one(info: Any, dtype: torch.dtype, tmp_path: Path) -> None:
     if dtype not in info.dtypes:

@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 
 from jsonckpt import UnsupportedTypeError
 from tests.outside.support import module_of, through
-from tests.support import difference
+from tests.support import difference, examples
 
 FORMAT = module_of("numpy.lib.tests.format.test_format", "numpy.lib.tests")
 
@@ -111,7 +111,7 @@ def views(draw: Any) -> Any:
     return array
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=examples(100), derandomize=True)
 @given(views(), st.sampled_from(["base64", "list"]))
 def test_arrays_of_any_dtype_shape_and_strides(array: Any, encoding: str) -> None:
     expected = [_in_rows_or_columns(array)]
@@ -126,7 +126,7 @@ def test_strides_that_go_backwards(dtype: str) -> None:
         assert difference([_in_rows_or_columns(view)], through([view])) is None, view.strides
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=examples(40), derandomize=True)
 @given(st.one_of(hnp.array_dtypes(max_size=3), hnp.nested_dtypes(max_leaves=3)))
 def test_any_dtype_is_kept_or_refused(dtype: Any) -> None:
     array = np.zeros(2, dtype)

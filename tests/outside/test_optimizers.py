@@ -19,6 +19,7 @@ import torch
 from jsonckpt import JsonckptError, load, load_into
 from jsonckpt.training import restore_optimizer
 from tests.outside.support import alike, module_of, normal, through_torch, written
+from tests.support import slow
 
 TABLE = module_of("torch.testing._internal.common_optimizers", "expecttest").optim_db
 
@@ -194,7 +195,9 @@ def fresh(kind: Kind, configurations: dict[str, dict[str, Any]]) -> dict[str, Ru
     return runs
 
 
-@pytest.mark.parametrize("kind", kinds(), ids=str)
+@pytest.mark.parametrize(
+    "kind", [kind if kind.dtype is torch.float32 else slow(kind) for kind in kinds()], ids=str
+)
 def test_a_resumed_optimizer_goes_on_as_if_it_had_not_stopped(kind: Kind, tmp_path: Path) -> None:
     configurations = {str(at): options for at, options in enumerate(kind.configurations())}
     assert configurations

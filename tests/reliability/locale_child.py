@@ -21,9 +21,15 @@ from tests.readers import indexed, streaming
 
 
 def main(folder: str, *paths: str) -> None:
-    """Print one JSON object."""
-    locale.setlocale(locale.LC_ALL, "")
-    found = {"point": locale.localeconv()["decimal_point"]}
+    """Print one line of JSON under the locale of the environment, then one under ``C``."""
+    for name in ("", "C"):
+        locale.setlocale(locale.LC_ALL, name)
+        print(json.dumps(digests(folder, *paths)))
+
+
+def digests(folder: str, *paths: str) -> dict[str, str]:
+    """What is read and written under the present locale."""
+    found = {"point": str(locale.localeconv()["decimal_point"])}
     for path, reader in itertools.product(paths, (indexed, streaming)):
         state = reader(path)
         text = hashlib.sha256(repr({k: v for k, v in state.items() if k == "floats"}).encode())
@@ -37,7 +43,7 @@ def main(folder: str, *paths: str) -> None:
     foreign = b'{"data":[[1.5,-2.0],[2.75e3,0.1]],"shape":[2,2],"dtype":"torch.float32"}'
     tensor, _ = read_foreign(io.BytesIO(foreign), Path(folder), ForeignOptions())
     found["foreign"] = repr(tensor)
-    print(json.dumps(found))
+    return found
 
 
 if __name__ == "__main__":

@@ -108,13 +108,17 @@ def _listing(folder: Path) -> dict[str, str]:
 _TRACED = """
 import os, sys, torch, jsonckpt
 torch.set_num_threads(1)
-jsonckpt.load(sys.argv[2])  # what is imported late is imported
+names = sys.argv[2:]
+for name in names:
+    jsonckpt.load(sys.argv[1] + "/warm-" + name)  # what is imported late is imported
 sys.stdout.flush()
-os.path.exists("/begin-of-load")
-state = jsonckpt.load(sys.argv[1], threads=2)
-assert jsonckpt.verify(sys.argv[1])
-os.path.exists("/end-of-load")
-os._exit(0 if int(state["epoch"]) == 3 else 1)
+for name in names:
+    os.path.exists("/begin-of-load-" + name)
+    state = jsonckpt.load(sys.argv[1] + "/" + name, threads=2)
+    assert jsonckpt.verify(sys.argv[1] + "/" + name)
+    assert state["epoch"] == 3
+    os.path.exists("/end-of-load-" + name)
+os._exit(0)
 """
 _CALLS = (
     "open,openat,creat,mkdir,mkdirat,rename,renameat,renameat2,unlink,unlinkat,rmdir,link,linkat,"
@@ -123,26 +127,34 @@ _CALLS = (
 )
 
 
-@pytest.mark.parametrize("name", KINDS)
-def test_the_system_is_asked_for_no_write(tmp_path: Path, name: str) -> None:
-    """Not even a lock file, an access time or an fsync, as the system itself sees it."""
+@pytest.fixture(scope="module")
+def trace(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The calls of a process that loads and verifies a checkpoint of each kind."""
     strace = shutil.which("strace")
     if strace is None:
         lacking("strace", "strace is not installed")
-    jsonckpt.save(STATE, tmp_path / name, **KINDS[name])
-    jsonckpt.save(STATE, tmp_path / f"warm-{name}", **KINDS[name])
-    log = tmp_path / "trace"
+    folder = tmp_path_factory.mktemp("traced")
+    for name, options in KINDS.items():
+        jsonckpt.save(STATE, folder / name, **options)
+        jsonckpt.save(STATE, folder / f"warm-{name}", **options)
+    log = folder / "trace"
     traced = subprocess.run(
         [strace, "-f", "-qq", "-o", str(log), "-e", f"trace={_CALLS}", "-e", "signal=none",
-         sys.executable, "-c", _TRACED, str(tmp_path / name), str(tmp_path / f"warm-{name}")],
+         sys.executable, "-c", _TRACED, str(folder), *KINDS],
         cwd=ROOT, env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}, capture_output=True,
         text=True, check=False,
     )  # fmt: skip
     if traced.returncode and ("ptrace" in traced.stderr or "not permitted" in traced.stderr):
         lacking("strace", "processes may not be traced here")
     assert traced.returncode == 0, traced.stderr
-    text = log.read_text()
-    during = text.partition("/begin-of-load")[2].partition("/end-of-load")[0].splitlines()[1:]
+    return log.read_text()
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_system_is_asked_for_no_write(trace: str, name: str) -> None:
+    """Not even a lock file, an access time or an fsync, as the system itself sees it."""
+    behind = trace.partition(f'/begin-of-load-{name}"')[2]
+    during = behind.partition(f'/end-of-load-{name}"')[0].splitlines()[1:]
     calls = [line for line in during if not re.search(r"\b(f|new)?f?stat(at)?\(|access", line)]
     # The last line is the second mark's own.
     opened = [line for line in calls if "open" in line]
@@ -180,21 +192,19 @@ def test_a_locale_with_a_comma(tmp_path: Path) -> None:
         jsonckpt.save(STATE, tmp_path / name, **options)
     paths = [str(tmp_path / name) for name in KINDS]
     german = _german(tmp_path)
-    found = []
-    for variables in ({"LC_ALL": "C.UTF-8"}, german):
-        answer = subprocess.run(
-            [sys.executable, "-m", "tests.reliability.locale_child", str(tmp_path), *paths],
-            cwd=ROOT,
-            env=os.environ | variables,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert answer.returncode == 0, answer.stderr
-        found.append(json.loads(answer.stdout))
-    assert found[0].pop("point") == "."
-    assert found[1].pop("point") == ","
-    assert found[0] == found[1]
+    answer = subprocess.run(
+        [sys.executable, "-m", "tests.reliability.locale_child", str(tmp_path), *paths],
+        cwd=ROOT,
+        env=os.environ | german,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert answer.returncode == 0, answer.stderr
+    with_comma, plain = map(json.loads, answer.stdout.splitlines())
+    assert with_comma.pop("point") == ","
+    assert plain.pop("point") == "."
+    assert with_comma == plain
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -1,4 +1,4 @@
-"""The scripts of this folder, each for some seconds. ``--full`` does them at length."""
+"""The tools of ``tools/reliability``, each for some seconds. ``--full`` does them at length."""
 
 from __future__ import annotations
 
@@ -16,35 +16,40 @@ import pytest
 from jsonckpt._src.format import chunk_codec, number_list, validation
 from jsonckpt._src.load import record_stream
 from jsonckpt._src.tensors import view
-from tests.reliability import flips, forked, fuzz, fuzz_hypothesis, interrupts, races, soak
-from tests.reliability.forked import BAD, Answerer, run_trials
+from tests.support import slow
+from tools.reliability import flips, forked, fuzz, fuzz_hypothesis, interrupts, races, soak
+from tools.reliability.common import BAD
+from tools.reliability.forked import Answerer, run_trials
 
 SEED = int(os.environ.get("JSONCKPT_SEED", "1"))
 
 
-def test_fuzz(tmp_path: Path) -> None:
-    found = fuzz.fuzz(SEED, fuzz.CI, keep=tmp_path, workers=min(2, os.cpu_count() or 1))
+@pytest.mark.parametrize("count", [1_000, slow(fuzz.CI)])
+def test_fuzz(count: int, tmp_path: Path) -> None:
+    found = fuzz.fuzz(SEED, count, keep=tmp_path)
     failures = {name: tally.failures for name, tally in found.items() if tally.failures}
     assert not failures
-    assert sum(tally.trials for tally in found.values()) == fuzz.CI
+    assert sum(tally.trials for tally in found.values()) == count
     for name, tally in found.items():
         # Mutants that nobody accepts, or nobody refuses, test nothing.
         assert tally.verdicts["accepted"] > tally.trials // 50, name
         assert tally.verdicts["refused"] > tally.trials // 5, name
 
 
-def test_fuzz_hypothesis(tmp_path: Path) -> None:
-    tally, failures = fuzz_hypothesis.fuzz(SEED, fuzz_hypothesis.CI, keep=tmp_path)
+@pytest.mark.parametrize("count", [150, slow(fuzz_hypothesis.CI)])
+def test_fuzz_hypothesis(count: int, tmp_path: Path) -> None:
+    tally, failures = fuzz_hypothesis.fuzz(SEED, count, keep=tmp_path)
     assert not failures
-    assert tally.trials == fuzz_hypothesis.CI
+    assert tally.trials == count
     assert tally.verdicts["accepted"] > tally.trials // 8
     assert tally.verdicts["refused"] > tally.trials // 4
 
 
-def test_flips() -> None:
-    found = flips.flips(SEED, sample=120)
+@pytest.mark.parametrize("sample", [30, slow(120)])
+def test_flips(sample: int) -> None:
+    found = flips.flips(SEED, sample=sample)
     assert not [failure for tally in found.values() for failure in tally.failures]
-    assert sum(tally.trials for tally in found.values()) > 1_000
+    assert sum(tally.trials for tally in found.values()) > 10 * sample
 
 
 @pytest.mark.parametrize("name", ["run", "run.json", "run.json.zst"])
@@ -61,14 +66,22 @@ def test_swaps(tmp_path: Path) -> None:
     assert found["refused"] > 0
 
 
-def test_interrupts(tmp_path: Path) -> None:
-    found = interrupts.run(full=False, seed=SEED, scratch=tmp_path, most=4)
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        pytest.param(("directory, 2 threads",), id="some"),
+        pytest.param(tuple(interrupts.KINDS), id="all", marks=pytest.mark.slow),
+    ],
+)
+def test_interrupts(kinds: tuple[str, ...], tmp_path: Path) -> None:
+    found = interrupts.run(full=False, seed=SEED, scratch=tmp_path, most=4, kinds=kinds)
     assert not found.words
-    assert found.tried["KeyboardInterrupt"] >= 3 * len(interrupts.KINDS)
-    assert found.tried["MemoryError"] >= 2 * len(interrupts.KINDS)
-    assert found.tried["thread"] >= len(interrupts.KINDS)
+    assert found.tried["KeyboardInterrupt"] >= 3 * len(kinds)
+    assert found.tried["MemoryError"] >= 2 * len(kinds)
+    assert found.tried["thread"] >= len(kinds)
 
 
+@pytest.mark.slow
 def test_soak(tmp_path: Path) -> None:
     found = soak.soak(SEED, 8.0, tmp_path, pause=0.05)
     counts: collections.Counter[str] = found["counts"]
@@ -142,25 +155,31 @@ def _lenient(payload: memoryview) -> bytes:
     ("place", "name", "fault", "says"),
     [
         # The forward reader, the only one of compressed files, does not compare checksums.
-        (
-            record_stream,
-            "compare_checksums",
-            lambda *_: None,
-            "loads it|accepts what must be refused",
+        pytest.param(
+            record_stream, "compare_checksums", lambda *_: None,
+            "loads it|accepts what must be refused", id="checksum",
         ),
         # No reader knows that a feature is unknown: they agree, and are wrong.
-        (validation, "KNOWN_FEATURES", ("x",), "accepts what must be refused"),
+        pytest.param(
+            validation, "KNOWN_FEATURES", ("x",), "accepts what must be refused", id="requires",
+            marks=pytest.mark.slow,
+        ),
         # No reader sees the bits behind the last byte.
-        (chunk_codec, "_from_base64", _lenient, "accepts what must be refused"),
+        pytest.param(
+            chunk_codec, "_from_base64", _lenient, "accepts what must be refused", id="base64",
+            marks=pytest.mark.slow,
+        ),
         # No reader can look through a view.
-        (view, "contiguous_stride", _foreign, "KeyError"),
+        pytest.param(view, "contiguous_stride", _foreign, "KeyError", id="foreign"),
         # A native parser crashes.
-        (number_list, "decode_into", _die, "crash"),
+        pytest.param(number_list, "decode_into", _die, "crash", id="crash"),
         # All readers take a shuffled chunk for one that is not.
-        (chunk_codec, "_plane_count", lambda *_: 1, "refuses what must be accepted"),
+        pytest.param(
+            chunk_codec, "_plane_count", lambda *_: 1, "refuses what must be accepted", id="shuffle",
+            marks=pytest.mark.slow,
+        ),
     ],
-    ids=["checksum", "requires", "base64", "foreign", "crash", "shuffle"],
-)
+)  # fmt: skip
 def test_hypothesis_finds_and_shrinks_a_planted_fault(
     place: object,
     name: str,

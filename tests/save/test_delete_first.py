@@ -15,8 +15,8 @@ import torch
 
 import jsonckpt
 from jsonckpt._src.convert.command import main
-from tests.reliability.calls import Call, Operation, recorded, watched
 from tests.support import difference
+from tools.reliability.calls import Call, Operation, recorded, watched
 
 OLD: dict[str, Any] = {"w": torch.zeros(3_000), "n": 1}
 NEW: dict[str, Any] = {"w": torch.randn(3_000), "n": 2}

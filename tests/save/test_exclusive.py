@@ -16,8 +16,8 @@ import jsonckpt
 from jsonckpt._src import linux
 from jsonckpt._src.storage import commit as storage
 from jsonckpt.convert import convert
-from tests.reliability.scenes import inside
 from tests.support import difference
+from tools.reliability.scenes import inside
 
 NAMES = ["c", "c.json", "c.json.zst"]
 MINE, THEIRS = {"w": torch.zeros(300), "n": 1}, {"w": torch.ones(300), "n": 2}

@@ -250,14 +250,14 @@ def test_the_order_of_a_file(tmp_path: Path, log: list[str]) -> None:
 # --- killed -----------------------------------------------------------------------------------
 
 FOREVER = """
-import sys, torch, jsonckpt
+import os, sys, torch, jsonckpt
 path = sys.argv[1]
 version = 0
 while True:
     version += 1
     state = {"version": version, "w": [torch.full((3000,), version) for _ in range(6)]}
     jsonckpt.save(state, path, max_shard_size=30_000, chunk_size=4096, sync=version % 2 == 0)
-    print(version, flush=True)
+    os.write(1, b"%d\\n" % version)
 """
 
 
@@ -276,9 +276,10 @@ def test_killed_at_any_moment(tmp_path: Path, name: str) -> None:
         "    child = os.fork()\n"
         "    if child == 0:\n"
         "        exec(script)\n"
-        "    print(-child, flush=True)\n"
+        # Two processes write to one pipe: a line must be a single write.
+        "    os.write(1, b'%d\\n' % -child)\n"
         "    os.waitpid(child, 0)\n"
-        "    print('dead', flush=True)\n",
+        "    os.write(1, b'dead\\n')\n",
         str(path),
     ]
     with subprocess.Popen(

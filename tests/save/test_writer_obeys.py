@@ -11,6 +11,7 @@ import torch
 
 import jsonckpt
 from jsonckpt._src.format.limits import Limits
+from tests.support import slow
 
 #: For each limit a value that the state below is over in some form, and one that it is not.
 VALUES: dict[str, tuple[int, int]] = {
@@ -99,7 +100,7 @@ def test_the_way_out_helps(
 
 
 @pytest.mark.parametrize(
-    "state", [[{} for _ in range(600_000)], [0.5] * 1_100_000], ids=["marks", "text"]
+    "state", [slow([{} for _ in range(600_000)]), [0.5] * 1_100_000], ids=["marks", "text"]
 )
 def test_a_state_that_compresses_too_well(tmp_path: Path, state: Any) -> None:
     """What no reader would take in a compressed file is refused there, and nothing is lost."""

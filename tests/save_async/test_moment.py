@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jsonckpt
@@ -27,7 +27,7 @@ from jsonckpt._src.tensors.buffers import Source
 from tests.save_async.obstacles import Blocked
 from tests.schemas import validate_checkpoint
 from tests.states import LITERAL, numpy_arrays
-from tests.support import difference, same
+from tests.support import difference, examples, same
 from tests.tensor_states import options as any_options
 from tests.tensor_states import states as any_states
 from tests.two_states import KINDS, NEW, OPTIONS, files
@@ -208,11 +208,7 @@ def test_every_plain_type(tmp_path: Path) -> None:
     check_moment(copy.deepcopy([value for value, _ in LITERAL]), tmp_path, "c")
 
 
-@settings(
-    deadline=None,
-    max_examples=40,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-)
+@settings(max_examples=examples(40))
 @given(st.one_of(any_states, st.lists(numpy_arrays, max_size=4)), any_options())
 def test_any_state(state: Any, options: dict[str, Any]) -> None:
     if options["encoding"] == "list":

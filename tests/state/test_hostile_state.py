@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jsonckpt._src.errors import FormatError, JsonckptError, LimitError
@@ -25,7 +25,7 @@ from tests.states import (
     decoded,
     states,
 )
-from tests.support import FakeDoor, difference
+from tests.support import FakeDoor, difference, examples
 
 HOSTILE: dict[str, tuple[Any, str]] = {
     "unknown tag": ({"$thing": 1}, r"': unknown tag '\$thing'. .*jsonckpt.register"),
@@ -296,7 +296,7 @@ json_values: st.SearchStrategy[Any] = st.recursive(
 )
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(400))
 @given(json_values)
 def test_any_json_gives_a_value_or_our_error(value: Json) -> None:
     check_reading(value, FakeDoor())
@@ -315,7 +315,7 @@ def check_reading(value: Json, door: FakeDoor) -> None:
         assert difference(state, again) is None
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(300))
 @given(states, st.integers(), st.sampled_from(LITERAL))
 def test_damaged_trees_give_a_value_or_our_error(
     state: object, seed: int, literal: tuple[object, Json]

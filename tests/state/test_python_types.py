@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 
 from jsonckpt._src.errors import LimitError, UnsupportedTypeError
 from jsonckpt._src.format import json_text
@@ -30,12 +30,13 @@ from tests.states import (
     check,
     encoded,
     nan,
+    shown_id,
     states,
 )
-from tests.support import FakeDoor, FakeTensor, difference, same
+from tests.support import FakeDoor, FakeTensor, difference, examples, same
 
 
-@pytest.mark.parametrize(("state", "value"), LITERAL, ids=lambda each: ascii(each)[:40])
+@pytest.mark.parametrize(("state", "value"), LITERAL, ids=shown_id)
 def test_literal(state: object, value: Json) -> None:
     door = FakeDoor()
     assert difference(encode_state(state, door, rules=RULES), value) is None
@@ -105,7 +106,7 @@ def test_an_array_that_can_be_shared_is_not_copied() -> None:
     assert np.shares_memory(back([times])[0], times)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(200))
 @given(states)
 def test_round_trip(state: object) -> None:
     door = FakeDoor()

@@ -22,6 +22,7 @@ from tests.states import (
     decoded,
     encoded,
     nan,
+    shown_id,
 )
 from tests.support import FakeDoor, FakeTensor
 
@@ -179,7 +180,7 @@ def test_depth_is_that_of_the_json(wrap: str) -> None:
             encode_state(nested(levels, wrap), FakeDoor(), rules=RULES, max_depth=depth - 1)
 
 
-@pytest.mark.parametrize(("state", "value"), LITERAL, ids=lambda each: ascii(each)[:40])
+@pytest.mark.parametrize(("state", "value"), LITERAL, ids=shown_id)
 def test_depth_counts_the_levels_of_tags(state: object, value: Json) -> None:
     depth = _depth(value)
     encode_state(state, FakeDoor(), rules=RULES, max_depth=depth)

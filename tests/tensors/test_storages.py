@@ -17,7 +17,7 @@ from jsonckpt._src.load.api import _load
 from tests import independent_reader
 from tests.readers import readers_for
 from tests.schemas import validate_checkpoint
-from tests.support import difference
+from tests.support import difference, examples
 from tests.tensor_states import pieces
 
 
@@ -170,7 +170,7 @@ def test_overlapping_windows_that_take_more_memory_than_they_show_are_written_ou
         assert checkpoint.manifest.nbytes == 32
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=examples(60))
 @given(pieces(), st.sampled_from(["c", "c.json", "c.json.zst"]))
 def test_any_pieces_of_one_storage_share_it_as_torch_shares_it(
     tmp_path_factory: pytest.TempPathFactory, state: dict[str, torch.Tensor], name: str

@@ -258,6 +258,7 @@ def run_program(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_prove_kills_resumes_and_finds_no_difference(tmp_path: Path) -> None:
     result = run_program("--prove", f"--output={tmp_path}", "--kill-at=9", *TINY)
     assert result.returncode == 0, result.stdout + result.stderr
@@ -268,6 +269,7 @@ def test_prove_kills_resumes_and_finds_no_difference(tmp_path: Path) -> None:
     assert "Warning" not in result.stderr, result.stderr
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_stops(tmp_path: Path) -> None:
     child = subprocess.Popen(
         [sys.executable, str(PROGRAM), f"--output={tmp_path}", *TINY, "--epochs=10000"],

@@ -1,0 +1,35 @@
+"""Shows that the guarantees hold: kills, power failures, system errors, damage, fuzzing, races.
+
+Each tool is a command. Without ``--full`` it takes a sample; with ``--full`` it does what
+``docs/guarantees.md`` counts. It exits with 1 if anything is wrong::
+
+    python -m tools.reliability.kills            --full --seed 1
+    python -m tools.reliability.power            --full --seed 1
+    python -m tools.reliability.faults           --full
+    python -m tools.reliability.interrupts       --most 300 --seed 1
+    python -m tools.reliability.flips            --full
+    python -m tools.reliability.fuzz             --full --seed 1
+    python -m tools.reliability.fuzz_hypothesis  --full --seed 1
+    python -m tools.reliability.fuzz_atheris     single -runs=100000
+    python -m tools.reliability.races            --full --seed 1
+    python -m tools.reliability.soak             --full --seed 1
+
+``kills``            SIGKILL at every system call of a save, and at random moments
+``power``            a simulated power failure after every file operation of a save
+``faults``           an error of the system at every call of a save
+``interrupts``       Ctrl-C and a lack of memory at every place in the library
+``flips``            every bit flipped, every length cut, every line lost or doubled
+``fuzz``             random changes of one good checkpoint, with checksums that fit
+``fuzz_hypothesis``  whole checkpoints drawn by Hypothesis; failures come shrunken
+``fuzz_atheris``     inputs guided by coverage; needs ``pip install atheris``
+``races``            writers and readers on one path at once
+``soak``             a training loop that is killed and resumes, beside readers
+
+A fuzzer leaves each failure as a JSON file in ``fuzz-failures/``; ``--replay FILE`` runs it again.
+``--help`` shows the other options.
+
+What they share: ``scenes`` (what is saved and how, what may lie there then), ``calls`` (system
+calls: watched, recorded, made to fail), ``mutations`` and ``mutants`` (checkpoints that lie),
+``drawn`` (checkpoints that Hypothesis draws), ``forked`` and ``processes`` (children for what may
+crash), ``common``. The tests run a short part of each: ``tests/reliability``.
+"""
