@@ -44,7 +44,7 @@ def child() -> Iterator[subprocess.Popen[str]]:
     with subprocess.Popen(
         [sys.executable, "-c", CHILD],
         env={**os.environ, **ASCII}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        cwd=Path(__file__).parents[1],
+        cwd=Path(__file__).parents[2],
     ) as process:  # fmt: skip
         yield process
 
