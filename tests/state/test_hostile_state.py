@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from jsonckpt._src.errors import FormatError, JsonckptError, LimitError
 from jsonckpt._src.format.json_text import Json
-from jsonckpt._src.state.tree import OMIT, TENSOR_TAGS, decode_state, encode_state
+from jsonckpt._src.state.references import TENSOR_TAGS
+from jsonckpt._src.state.tree import OMIT, decode_state, encode_state
 from tests.states import (
     LITERAL,
     RULES,
@@ -77,7 +78,10 @@ HOSTILE: dict[str, tuple[Any, str]] = {
     "ellipsis of something": ({"$ellipsis": 0}, "null"),
     "path of a number": ({"$path": 1}, "a string"),
     "path of a tuple": ({"$path": {"$tuple": []}}, "a string"),
-    "pure path of no flavour": ({"$pure_path": {"flavour": "mac", "path": ""}}, "'posix' or"),
+    "pure path of no flavour": (
+        {"$pure_path": {"flavour": "mac", "path": ""}},
+        "one of posix, windows",
+    ),
     "pure path without a path": ({"$pure_path": {"flavour": "posix"}}, "flavour, path"),
     "datetime of garbage": ({"$datetime": "yesterday"}, "ISO 8601"),
     "datetime of a date": ({"$datetime": "2026-01-01"}, "ISO 8601"),
@@ -269,7 +273,7 @@ json_values: st.SearchStrategy[Any] = st.recursive(
         st.lists(inner, max_size=4),
         st.dictionaries(st.text(max_size=3), inner, max_size=3),
         st.dictionaries(
-            st.sampled_from(sorted([*RULES.readers, *TENSOR_TAGS, "$dict", "$tuple", "$x"])),
+            st.sampled_from(sorted([*RULES.by_tag, *TENSOR_TAGS, "$dict", "$tuple", "$x"])),
             inner,
             min_size=1,
             max_size=1,
@@ -346,7 +350,7 @@ def _damaged(value: Any, chance: random.Random) -> Any:
         elif action == 1 and isinstance(node, list):
             node.append(copy.deepcopy(node[key]))
         elif action == 2 and isinstance(node, dict):
-            node[chance.choice([*RULES.readers, *TENSOR_TAGS])] = node.pop(key)
+            node[chance.choice([*RULES.by_tag, *TENSOR_TAGS])] = node.pop(key)
         elif other_key in (other if isinstance(other, dict) else range(len(other))):
             node[key] = copy.deepcopy(other[other_key])
     return value

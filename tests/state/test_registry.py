@@ -16,14 +16,15 @@ import torch
 from jsonckpt._src.errors import FormatError, UnsupportedTypeError
 from jsonckpt._src.format.json_text import Json
 from jsonckpt._src.state import registry
+from jsonckpt._src.state.references import references_in
 from jsonckpt._src.state.registry import default_rules, register
-from jsonckpt._src.state.tree import OMIT, decode_state, encode_state, tensor_names
+from jsonckpt._src.state.tree import OMIT, Rules, decode_state, encode_state
 from tests.support import FakeDoor, FakeTensor, difference
 
 
 @pytest.fixture(autouse=True)
 def _own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_known", registry._Known({}, {}))
+    monkeypatch.setattr(registry, "_registered", Rules.of([]))
 
 
 class Color(enum.Enum):
@@ -175,7 +176,7 @@ def test_functions_and_names_of_tensors() -> None:
     tensor = FakeTensor()
     value = encoded({"v": [Vector(tensor, "x")]}, door)
     assert value == {"v": [{"$my.Vector-1": {"tensor": {"$tensor": "/v/0/tensor"}, "note": "x"}}]}
-    assert [name for name, _, _ in tensor_names(value)] == ["/v/0/tensor"]
+    assert [name for name, _, _ in references_in(value)] == ["/v/0/tensor"]
     result = decoded(value, door)["v"][0]
     assert type(result) is Vector
     assert result.tensor is tensor
@@ -261,7 +262,7 @@ def test_what_is_refused() -> None:
     with pytest.raises(TypeError, match="together"):
         register(Color, from_json=one)
     register(Color, "thing")
-    with pytest.raises(ValueError, match=r"registered for tests\.test_registry\.Color"):
+    with pytest.raises(ValueError, match=r"registered for tests\.state\.test_registry\.Color"):
         register(Vector, "$thing", one, one)
     assert encoded(Color.RED) == {"$thing": "RED"}
 

@@ -125,5 +125,5 @@ def test_hints(value: object, hint: str) -> None:
 
 def test_all_tables_are_in_the_default_rules() -> None:
     rules = default_rules()
-    assert rules.writers.items() >= BUILTIN.writers.items()
-    assert {"$dtype", "$ndarray", "$datetime", "$set"} <= set(rules.readers)
+    assert rules.by_type.items() >= BUILTIN.by_type.items()
+    assert {"$dtype", "$ndarray", "$datetime", "$set"} <= set(rules.by_tag)

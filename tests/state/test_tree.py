@@ -13,7 +13,8 @@ import pytest
 
 from jsonckpt._src.errors import FormatError, LimitError, UnsupportedTypeError
 from jsonckpt._src.format.json_text import Json
-from jsonckpt._src.state.tree import OMIT, decode_state, encode_state, tensor_names
+from jsonckpt._src.state.references import references_in
+from jsonckpt._src.state.tree import OMIT, decode_state, encode_state
 from tests.states import (
     LITERAL,
     RULES,
@@ -47,7 +48,7 @@ def test_names() -> None:
         "ns": argparse.Namespace(x=t[19]),
     }
     value = encoded(state)
-    assert [name for name, _, _ in tensor_names(value)] == [
+    assert [name for name, _, _ in references_in(value)] == [
         "/plain",
         "/list/0",
         "/list/1/0",
@@ -69,12 +70,12 @@ def test_names() -> None:
         "/deque/0",
         "/ns/x",
     ]
-    assert [name for name, _, _ in tensor_names(encoded(t[0]))] == [""]
+    assert [name for name, _, _ in references_in(encoded(t[0]))] == [""]
 
 
 def test_names_are_distinct() -> None:
     def names(state: object) -> list[str]:
-        return [name for name, _, _ in tensor_names(encoded(state))]
+        return [name for name, _, _ in references_in(encoded(state))]
 
     t = FakeTensor
     assert names({0: t(), "0": t(), "0#2": t()}) == ["/0", "/0#2", "/0#2#2"]
@@ -90,7 +91,7 @@ def test_names_are_distinct() -> None:
 def test_a_key_without_text_is_still_written() -> None:
     huge = 10**5000
     check({huge: 1, (huge,): 2})
-    names = [name for name, _, _ in tensor_names(encoded({(huge,): FakeTensor()}))]
+    names = [name for name, _, _ in references_in(encoded({(huge,): FakeTensor()}))]
     assert names == ["/tuple"]
 
 
@@ -115,7 +116,7 @@ def test_tensor_names_looks_everywhere_and_decodes_nothing() -> None:
         },
         "$tensor": "not a tag: the object has other members",
     }
-    assert list(tensor_names(value)) == [
+    assert list(references_in(value)) == [
         ("/a", "$tensor", "/a"),
         ("/v", "$view", view),
         ("/b/indices", "$tensor", "/b/indices"),
@@ -126,7 +127,7 @@ def test_tensor_names_looks_everywhere_and_decodes_nothing() -> None:
     bad: list[Json] = [{"$tensor": 1}, {"$view": "/x"}, {"$view": {}}, {"$tensor": {"name": "/x"}}]
     for each in bad:
         with pytest.raises(FormatError):
-            list(tensor_names([each]))
+            list(references_in([each]))
 
 
 def test_cycles() -> None:
@@ -225,7 +226,7 @@ def test_deep_json_is_refused_without_a_recursion_error() -> None:
             value = {"list": [value], "$dict": {step: [[1, value]]}}.get(step, {step: [value]})
         with pytest.raises(LimitError):
             decoded(value)
-        assert list(tensor_names(value)) == []
+        assert list(references_in(value)) == []
 
 
 # Reading -------------------------------------------------------------------------------------
