@@ -79,10 +79,10 @@ class TensorReader(Protocol):
         """Count memory before it is allocated; raises a LimitError when it is too much."""
 
 
-#: ``write(value, encoder, path, level)`` gives the JSON below the tag. ``path`` is the path of the
-#: value in the Python state, ``level`` the nesting that a container below the tag has.
+#: ``write(value, encoder, path, level)`` gives the JSON below the tag. ``path`` leads to the value
+#: in the Python state; ``level`` is the nesting that a container below the tag has.
 Writer: TypeAlias = "Callable[[Any, Encoder, str, int], Json]"
-#: ``read(body, decoder, path)`` gives the Python value, or OMIT. ``path`` is that of ``body`` in the
+#: ``read(body, decoder, path)`` gives the Python value, or OMIT. ``path`` leads to the body in the
 #: JSON of the state.
 Reader: TypeAlias = "Callable[[Json, Decoder, str], Any]"
 #: ``hint(value)`` gives the way out for a value that no rule writes, or None.

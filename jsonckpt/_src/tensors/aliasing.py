@@ -7,7 +7,6 @@ records, and makes the records. On load :class:`StateReader` turns references in
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -204,7 +203,7 @@ class StateReader:
         self.charge = (copies or Copies()).charge
         self._chosen = frozenset(chosen)
         self._views: dict[str, tuple[View, torch.Tensor]] = {}
-        self._seen: dict[View, torch.Tensor] = {}
+        self._seen: dict[tuple[object, ...], torch.Tensor] = {}
         self._composites: dict[tuple[str, str], Any] = {}
 
     def get(self, tag: str, body: Json, path: str) -> Any:
@@ -297,7 +296,7 @@ class StateReader:
             return OMIT
         if view.name not in self._views:
             # Views that differ in name only are one tensor, as tied ones are.
-            same = replace(view, name="")
+            same = (view.of, view.dtype, view.shape, view.stride, view.offset)
             if same not in self._seen:
                 self._seen[same] = view.on(self._record(view.of, path), path, self.charge)
             self._views[view.name] = (view, self._seen[same])

@@ -156,13 +156,13 @@ def fresh_storage(nbytes: int, device: torch.device) -> torch.UntypedStorage:
     return storage
 
 
-class _ArrayInterface:
-    """Carries a NumPy array interface and keeps the memory's owner alive."""
+class ArrayInterface:
+    """Memory that NumPy can make an array of. Keeps the owner of the memory alive."""
 
     __slots__ = ("__array_interface__", "owner")
 
-    def __init__(self, interface: dict[str, Any], owner: object) -> None:
-        self.__array_interface__ = interface
+    def __init__(self, owner: object, **interface: Any) -> None:
+        self.__array_interface__ = {"version": 3, "typestr": "|u1", **interface}
         self.owner = owner
 
 
@@ -174,14 +174,14 @@ def borrow(memory: np.ndarray[Any, Any]) -> torch.Tensor:
     if not memory.flags.writeable:
         interface = dict(memory.__array_interface__)
         interface["data"] = (interface["data"][0], False)
-        memory = np.asarray(_ArrayInterface(interface, memory))
+        memory = np.asarray(ArrayInterface(memory, **interface))
     return torch.from_numpy(memory)
 
 
 def borrow_range(address: int, nbytes: int, owner: object) -> torch.Tensor:
     """A range of CPU memory as a ``uint8`` tensor that keeps the ``owner`` alive."""
-    interface = {"version": 3, "typestr": "|u1", "shape": (nbytes,), "data": (address, False)}
-    return torch.from_numpy(np.asarray(_ArrayInterface(interface, owner)))
+    memory = ArrayInterface(owner, shape=(nbytes,), data=(address, False))
+    return torch.from_numpy(np.asarray(memory))
 
 
 def collapse(shape: Sequence[int], stride: Sequence[int]) -> tuple[list[int], list[int]]:

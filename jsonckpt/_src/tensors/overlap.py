@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from .memory import ArrayInterface
+
 #: Candidate solutions that numpy may try for a pair of irregular regions: some milliseconds.
 _MAX_WORK: Any = 100_000  # the stubs of numpy know two special values only
 
@@ -186,22 +188,12 @@ def _compare_pairs(
                 missing -= 1
 
 
-class _Addresses:
-    __slots__ = ("__array_interface__",)
-
-    def __init__(self, region: Region) -> None:
-        self.__array_interface__ = {
-            "version": 3,
-            "typestr": "|u1",
-            "data": (region.start + 1, True),  # numpy refuses address 0
-            "shape": tuple(size for size, _ in region.dims),
-            "strides": tuple(step for _, step in region.dims),
-        }
-
-
 def _as_array(region: Region) -> np.ndarray[Any, Any]:
     """An array of these addresses, for numpy to compare; never to be read."""
-    return np.asarray(_Addresses(region))
+    sizes, steps = zip(*region.dims)
+    # numpy refuses address 0
+    interface = ArrayInterface(None, data=(region.start + 1, True), shape=sizes, strides=steps)
+    return np.asarray(interface)
 
 
 def _may_share(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> bool:
