@@ -1,4 +1,4 @@
-"""A flat state through ``jsonckpt.sharing`` and back without a file, and the JSON of its parts."""
+"""A flat state through ``tensors.aliasing`` and back without a file, and the JSON of its parts."""
 
 from __future__ import annotations
 

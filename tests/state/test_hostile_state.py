@@ -26,7 +26,7 @@ from tests.states import (
     decoded,
     states,
 )
-from tests.support import FakeDoor, difference
+from tests.support import FakeTensors, difference
 
 HOSTILE: dict[str, tuple[Any, str]] = {
     "unknown tag": ({"$thing": 1}, r"': unknown tag '\$thing'. .*jsonckpt.register"),
@@ -213,12 +213,12 @@ def test_other_spellings_of_times() -> None:
 
 
 def test_the_wrong_tensor_for_an_array_is_refused() -> None:
-    door = FakeDoor()
-    door.records["/x"] = np.zeros(4, "<f4")
+    tensors = FakeTensors()
+    tensors.records["/x"] = np.zeros(4, "<f4")
     for dtype, shape in (("<f8", [4]), ("<f4", [2, 2]), ("<i4", [4]), ("<M8[s]", [4])):
         body = {"dtype": dtype, "shape": shape, "data": {"$tensor": "/x"}}
         with pytest.raises(FormatError, match="expected a tensor of"):
-            decode_state({"$ndarray": body}, door, rules=RULES)  # type: ignore[dict-item]
+            decode_state({"$ndarray": body}, tensors, rules=RULES)  # type: ignore[dict-item]
 
 
 def test_little_text_cannot_ask_for_much_memory() -> None:
@@ -303,18 +303,18 @@ json_values: st.SearchStrategy[Any] = st.recursive(
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(json_values)
 def test_any_json_gives_a_value_or_our_error(value: Json) -> None:
-    check_reading(value, FakeDoor())
+    check_reading(value, FakeTensors())
 
 
-def check_reading(value: Json, door: FakeDoor) -> None:
+def check_reading(value: Json, tensors: FakeTensors) -> None:
     try:
-        state = decode_state(value, door, rules=RULES)
+        state = decode_state(value, tensors, rules=RULES)
     except JsonckptError:
         return
     # What is read can be written, and then it reads as the same.
     if state is not OMIT:
         again = decode_state(
-            encode_state(state, door2 := FakeDoor(), rules=RULES), door2, rules=RULES
+            encode_state(state, door2 := FakeTensors(), rules=RULES), door2, rules=RULES
         )
         assert difference(state, again) is None
 
@@ -324,9 +324,9 @@ def check_reading(value: Json, door: FakeDoor) -> None:
 def test_damaged_trees_give_a_value_or_our_error(
     state: object, seed: int, literal: tuple[object, Json]
 ) -> None:
-    door = FakeDoor()
-    value = encode_state([state, literal[0]], door, rules=RULES)
-    check_reading(_damaged(copy.deepcopy(value), random.Random(seed)), door)
+    tensors = FakeTensors()
+    value = encode_state([state, literal[0]], tensors, rules=RULES)
+    check_reading(_damaged(copy.deepcopy(value), random.Random(seed)), tensors)
 
 
 def _damaged(value: Any, chance: random.Random) -> Any:

@@ -33,14 +33,14 @@ from tests.states import (
     nan,
     states,
 )
-from tests.support import FakeDoor, FakeTensor, difference, same
+from tests.support import FakeTensor, FakeTensors, difference, same
 
 
 @pytest.mark.parametrize(("state", "value"), LITERAL, ids=lambda each: ascii(each)[:40])
 def test_literal(state: object, value: Json) -> None:
-    door = FakeDoor()
-    assert difference(encode_state(state, door, rules=RULES), value) is None
-    assert difference(decode_state(value, door, rules=RULES), state) is None
+    tensors = FakeTensors()
+    assert difference(encode_state(state, tensors, rules=RULES), value) is None
+    assert difference(decode_state(value, tensors, rules=RULES), state) is None
     check(state)
 
 
@@ -98,10 +98,10 @@ def test_arrays(array: np.ndarray[Any, Any]) -> None:
 
 def test_an_array_that_can_be_shared_is_not_copied() -> None:
     array = np.arange(4.0)
-    door = FakeDoor()
-    value = encode_state([array], door, rules=RULES)
-    assert np.shares_memory(door.records["/0"], array)
-    assert np.shares_memory(decode_state(value, door, rules=RULES)[0], array)
+    tensors = FakeTensors()
+    value = encode_state([array], tensors, rules=RULES)
+    assert np.shares_memory(tensors.records["/0"], array)
+    assert np.shares_memory(decode_state(value, tensors, rules=RULES)[0], array)
     times = np.array(["2026-01-01"], "M8[s]")
     assert np.shares_memory(back([times])[0], times)
 
@@ -109,10 +109,10 @@ def test_an_array_that_can_be_shared_is_not_copied() -> None:
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(states)
 def test_round_trip(state: object) -> None:
-    door = FakeDoor()
-    value = encode_state(state, door, rules=RULES)
+    tensors = FakeTensors()
+    value = encode_state(state, tensors, rules=RULES)
     names = [name for name, _, _ in references_in(value)]
-    assert set(names) == set(door.records)
+    assert set(names) == set(tensors.records)
     assert len(set(names)) == len(names)
     assert difference(state, back(state)) is None
 
@@ -175,8 +175,8 @@ def unsupported() -> dict[str, tuple[object, str]]:
     counter: Counter[str] = Counter()
     counter.extra = 1  # type: ignore[attr-defined]
     shared = FakeTensor()
-    door = FakeDoor()
-    door.put(shared, "/shared")
+    tensors = FakeTensors()
+    tensors.put(shared, "/shared")
     return {
         "object": (object(), "jsonckpt.register(object, to_json=..., from_json=...)"),
         "int subclass": (Int(1), "put int(...) of it in its place"),

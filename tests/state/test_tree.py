@@ -1,4 +1,4 @@
-"""The engine of the state tree: names, cycles, depth, what is left out, speed."""
+"""The walk over a state: names, cycles, depth, what is left out, speed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.states import (
     encoded,
     nan,
 )
-from tests.support import FakeDoor, FakeTensor
+from tests.support import FakeTensor, FakeTensors
 
 # Names ---------------------------------------------------------------------------------------
 
@@ -151,13 +151,13 @@ def test_what_is_shared_without_a_cycle_is_written_twice() -> None:
 
 
 def test_two_elements_in_one_memory_would_become_one() -> None:
-    class Door(FakeDoor):
+    class Tensors(FakeTensors):
         def put(self, *_: object) -> Json:
             return {"$tensor": "/one"}
 
     for state in ({FakeTensor(), FakeTensor()}, {FakeTensor(): 1, FakeTensor(): 2}):
         with pytest.raises(UnsupportedTypeError, match="same memory"):
-            encode_state(state, Door(), rules=RULES)
+            encode_state(state, Tensors(), rules=RULES)
 
 
 # Depth ---------------------------------------------------------------------------------------
@@ -175,28 +175,30 @@ def test_depth_is_that_of_the_json(wrap: str) -> None:
     for levels in range(1, 8):
         value = encoded(nested(levels, wrap))
         depth = _depth(value)
-        assert encode_state(nested(levels, wrap), FakeDoor(), rules=RULES, max_depth=depth) == value
+        assert (
+            encode_state(nested(levels, wrap), FakeTensors(), rules=RULES, max_depth=depth) == value
+        )
         with pytest.raises(LimitError, match=f"state .*deeper than {depth - 1} levels|the state"):
-            encode_state(nested(levels, wrap), FakeDoor(), rules=RULES, max_depth=depth - 1)
+            encode_state(nested(levels, wrap), FakeTensors(), rules=RULES, max_depth=depth - 1)
 
 
 @pytest.mark.parametrize(("state", "value"), LITERAL, ids=lambda each: ascii(each)[:40])
 def test_depth_counts_the_levels_of_tags(state: object, value: Json) -> None:
     depth = _depth(value)
-    encode_state(state, FakeDoor(), rules=RULES, max_depth=depth)
+    encode_state(state, FakeTensors(), rules=RULES, max_depth=depth)
     if depth:
         with pytest.raises(LimitError, match="nested deeper"):
-            encode_state(state, FakeDoor(), rules=RULES, max_depth=depth - 1)
+            encode_state(state, FakeTensors(), rules=RULES, max_depth=depth - 1)
     state, depth = [[[state]]], depth + 3
-    encode_state(state, FakeDoor(), rules=RULES, max_depth=depth)
+    encode_state(state, FakeTensors(), rules=RULES, max_depth=depth)
     with pytest.raises(LimitError, match="nested deeper"):
-        encode_state(state, FakeDoor(), rules=RULES, max_depth=depth - 1)
+        encode_state(state, FakeTensors(), rules=RULES, max_depth=depth - 1)
 
 
 def test_depth_counts_the_level_of_a_tensor() -> None:
-    encode_state([FakeTensor()], FakeDoor(), rules=RULES, max_depth=2)
+    encode_state([FakeTensor()], FakeTensors(), rules=RULES, max_depth=2)
     with pytest.raises(LimitError, match="'/0'"):
-        encode_state([FakeTensor()], FakeDoor(), rules=RULES, max_depth=1)
+        encode_state([FakeTensor()], FakeTensors(), rules=RULES, max_depth=1)
 
 
 def _depth(value: Json) -> int:
@@ -216,7 +218,7 @@ def test_two_hundred_levels_fit_and_a_hundred_thousand_do_not(wrap: str) -> None
     with pytest.raises(LimitError, match="deeper than 200 levels"):
         encoded(too_deep)
     with pytest.raises(LimitError, match="deeper than this Python"):
-        encode_state(too_deep, FakeDoor(), rules=RULES, max_depth=10**6)
+        encode_state(too_deep, FakeTensors(), rules=RULES, max_depth=10**6)
 
 
 def test_deep_json_is_refused_without_a_recursion_error() -> None:
@@ -245,9 +247,9 @@ def test_what_is_left_out() -> None:
         "slice": slice(FakeTensor()),
         "ns": argparse.Namespace(a=FakeTensor(), b=1),
     }
-    door = FakeDoor(omit=lambda name: name != "/model/w")
-    assert back(state, door) == {
-        "model": {"w": door.records["/model/w"], "n": 1},
+    tensors = FakeTensors(omit=lambda name: name != "/model/w")
+    assert back(state, tensors) == {
+        "model": {"w": tensors.records["/model/w"], "n": 1},
         "list": [1, (2,)],
         "set": {3},
         "ordered": OrderedDict(x=1),
@@ -256,10 +258,10 @@ def test_what_is_left_out() -> None:
         "text": np.array(["a"]),
         "ns": argparse.Namespace(b=1),
     }
-    nothing = FakeDoor(omit=lambda _: True)
+    nothing = FakeTensors(omit=lambda _: True)
     assert back(FakeTensor(), nothing) is OMIT
-    assert back(np.zeros(1), FakeDoor(omit=lambda _: True)) is OMIT
-    assert back([FakeTensor()], FakeDoor(omit=lambda _: True)) == []
+    assert back(np.zeros(1), FakeTensors(omit=lambda _: True)) is OMIT
+    assert back([FakeTensor()], FakeTensors(omit=lambda _: True)) == []
     assert repr(OMIT) == "OMIT"
 
 
@@ -269,7 +271,7 @@ def test_what_is_left_out() -> None:
 def test_a_hundred_thousand_tensors() -> None:
     tensor = object()
 
-    class Door(FakeDoor):
+    class Tensors(FakeTensors):
         def is_tensor(self, value: object) -> bool:
             return value is tensor
 
@@ -280,11 +282,11 @@ def test_a_hundred_thousand_tensors() -> None:
             return tensor
 
     state = {f"model.layers.{number}.weight": tensor for number in range(100_000)}
-    door = Door()
+    tensors = Tensors()
     start = time.perf_counter()
-    value = encode_state(state, door, rules=RULES)
+    value = encode_state(state, tensors, rules=RULES)
     middle = time.perf_counter()
-    assert decode_state(value, door, rules=RULES) == state
+    assert decode_state(value, tensors, rules=RULES) == state
     end = time.perf_counter()
     # Twice what is promised: the machine that runs the tests may be busy.
     assert middle - start < 1

@@ -1,4 +1,4 @@
-"""jsonckpt.sharing: sparse and quantized tensors, and what cannot be written."""
+"""tensors.aliasing: sparse and quantized tensors, and what cannot be written."""
 
 from __future__ import annotations
 

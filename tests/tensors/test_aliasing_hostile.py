@@ -1,4 +1,4 @@
-"""jsonckpt.sharing: what was not chosen, and records, views and tensors that lie."""
+"""tensors.aliasing: what was not chosen, and records, views and tensors that lie."""
 
 from __future__ import annotations
 

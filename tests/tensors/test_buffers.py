@@ -1,4 +1,4 @@
-"""jsonckpt.memory and jsonckpt.tensors: dtypes, ranges, and bytes out of one tensor."""
+"""tensors.memory and tensors.buffers: dtypes, ranges, and bytes out of one tensor."""
 
 from __future__ import annotations
 

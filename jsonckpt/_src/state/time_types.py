@@ -86,6 +86,10 @@ def _read_clock(kind: type[_Clock], body: Json, path: str) -> _Clock:
     return value.replace(fold=fold)
 
 
+def _clock_rule(tag: str, kind: type[_Clock]) -> Rule:
+    return Rule(tag, (kind,), _write_clock, lambda body, _, path: _read_clock(kind, body, path))
+
+
 def _read_zone(body: Json, path: str) -> zoneinfo.ZoneInfo:
     if type(body) is not str or not _ZONE_KEY.fullmatch(body):
         refuse(path, "the key of a time zone, such as 'Europe/Paris'", body)
@@ -135,18 +139,8 @@ def _write_zone(value: zoneinfo.ZoneInfo, encoder: Encoder, path: str, _: int) -
 #: Dates, times and time zones.
 TIMES = Rules.of(
     [
-        Rule(
-            "$datetime",
-            (datetime.datetime,),
-            _write_clock,
-            lambda body, _, path: _read_clock(datetime.datetime, body, path),
-        ),
-        Rule(
-            "$time",
-            (datetime.time,),
-            _write_clock,
-            lambda body, _, path: _read_clock(datetime.time, body, path),
-        ),
+        _clock_rule("$datetime", datetime.datetime),
+        _clock_rule("$time", datetime.time),
         Rule.simple("$date", datetime.date, datetime.date.isoformat, _read_date),
         Rule.simple("$timedelta", datetime.timedelta, _write_timedelta, _read_timedelta),
         Rule("$timezone", (datetime.timezone,), _write_timezone, _read_timezone),

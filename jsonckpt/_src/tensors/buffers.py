@@ -101,24 +101,20 @@ class Source:
         return cls.of_checked(name, tensor)
 
     @classmethod
-    def of_checked(cls, name: str, tensor: torch.Tensor) -> Source:
-        """:meth:`of` without checks of the machine and of the tensor's memory."""
-        dtype, shape, nbytes = dtype_name(tensor), tuple(tensor.shape), tensor.nbytes
-        layout = layout_of(tensor)
-        if tensor.is_cpu:
-            address = tensor.data_ptr() if nbytes and is_flat(tensor) else 0
-            return cls(name, dtype, shape, "cpu", nbytes, address, tensor, None, layout)
-        return cls(name, dtype, shape, str(tensor.device), nbytes, 0, tensor, None, layout)
+    def of_checked(cls, name: str, tensor: torch.Tensor, flat_at: int = 0) -> Source:
+        """:meth:`of` without checks of the machine and of the tensor's memory.
 
-    @classmethod
-    def of_flat(cls, name: str, tensor: torch.Tensor, address: int, nbytes: int) -> Source:
-        """As :meth:`of_checked` for a tensor that is flat on the CPU, at a known address."""
-        shape, dtype = tuple(tensor.shape), dtype_name(tensor)
-        if not nbytes:
-            return cls(name, dtype, shape, "cpu", 0, 0, tensor, None, layout_of(tensor))
-        # Only dimensions of one element can have strides other than the row-major ones.
-        layout = layout_of(tensor) if 1 in shape else PLAIN
-        return cls(name, dtype, shape, "cpu", nbytes, address, tensor, None, layout)
+        Args:
+            flat_at: the address of the tensor, where it is known to be flat on the CPU.
+        """
+        shape, nbytes = tuple(tensor.shape), tensor.nbytes
+        address = flat_at if nbytes else 0
+        if nbytes and not address and tensor.is_cpu and is_flat(tensor):
+            address = tensor.data_ptr()
+        # Flat tensors have other strides than row-major ones in dimensions of one element only.
+        layout = PLAIN if address and 1 not in shape else layout_of(tensor)
+        device = "cpu" if address or tensor.is_cpu else str(tensor.device)
+        return cls(name, dtype_name(tensor), shape, device, nbytes, address, tensor, None, layout)
 
     def read(self, start: int, stop: int) -> memoryview:
         """Raw row-major bytes ``[start, stop)``, read-only. Safe to call from several threads.

@@ -54,9 +54,7 @@ class DistinctTensor:
 
     def source(self) -> Source:
         """A record of it alone. Its memory has been checked."""
-        if self.flat:
-            return Source.of_flat(self.name, self.tensor, self.start, self.nbytes)
-        return Source.of_checked(self.name, self.tensor)
+        return Source.of_checked(self.name, self.tensor, self.start if self.flat else 0)
 
 
 @dataclass(slots=True)
