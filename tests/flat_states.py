@@ -1,4 +1,4 @@
-"""A flat state through ``jsonckpt.sharing`` and back without a file, and the JSON of its parts."""
+"""A flat state through ``tensors.aliasing`` and back without a file, and the JSON of its parts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from jsonckpt._src.format.json_text import Json
-from jsonckpt._src.state.tree import tensor_names
+from jsonckpt._src.state.references import references_in
 from jsonckpt._src.tensors.aliasing import StateReader, StateWriter
 from jsonckpt._src.tensors.buffers import Source, Target
 
@@ -42,7 +42,7 @@ def load(source: Source, device: torch.device = CPU) -> torch.Tensor:
 
 
 def names(state: Json) -> set[str]:
-    return {name for name, _, _ in tensor_names(state)}
+    return {name for name, _, _ in references_in(state)}
 
 
 def read(

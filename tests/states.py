@@ -24,16 +24,16 @@ from jsonckpt._src.format.json_text import Json
 from jsonckpt._src.state.numpy_types import NUMPY
 from jsonckpt._src.state.python_types import PLAIN
 from jsonckpt._src.state.tree import decode_state, encode_state
-from tests.support import FakeDoor, FakeTensor, difference
+from tests.support import FakeTensor, FakeTensors, difference
 
 RULES = NUMPY + PLAIN
 
 
-def back(state: object, door: FakeDoor | None = None) -> Any:
+def back(state: object, tensors: FakeTensors | None = None) -> Any:
     """The state after a way through text."""
-    door = door or FakeDoor()
-    text = json_text.dump(encode_state(state, door, rules=RULES))
-    return decode_state(json_text.parse(text, what="state"), door, rules=RULES)
+    tensors = tensors or FakeTensors()
+    text = json_text.dump(encode_state(state, tensors, rules=RULES))
+    return decode_state(json_text.parse(text, what="state"), tensors, rules=RULES)
 
 
 def check(state: object) -> None:
@@ -41,11 +41,11 @@ def check(state: object) -> None:
 
 
 def encoded(state: object) -> Json:
-    return encode_state(state, FakeDoor(), rules=RULES)
+    return encode_state(state, FakeTensors(), rules=RULES)
 
 
 def decoded(value: Any) -> Any:
-    return decode_state(value, FakeDoor(), rules=RULES)
+    return decode_state(value, FakeTensors(), rules=RULES)
 
 
 def nan(bits: int) -> float:

@@ -1,4 +1,4 @@
-"""What tests share: a comparison that lets nothing pass, and a door that needs no torch."""
+"""What tests share: a comparison that lets nothing pass, and tensors that need no torch."""
 
 from __future__ import annotations
 
@@ -250,8 +250,8 @@ class FakeTensor:
     """Stands for a tensor. Compared and hashed by identity, as tensors are hashed."""
 
 
-class FakeDoor:
-    """A door for :class:`FakeTensor` and arrays that keeps them in ``records``.
+class FakeTensors:
+    """A writer and reader of :class:`FakeTensor` and arrays. Keeps them in ``records``.
 
     Args:
         omit: the names that are left out when reading.

@@ -18,14 +18,15 @@ from hypothesis import strategies as st
 
 from jsonckpt._src.errors import FormatError, JsonckptError, LimitError
 from jsonckpt._src.format.json_text import Json
-from jsonckpt._src.state.tree import OMIT, TENSOR_TAGS, decode_state, encode_state
+from jsonckpt._src.state.references import TENSOR_TAGS
+from jsonckpt._src.state.tree import OMIT, decode_state, encode_state
 from tests.states import (
     LITERAL,
     RULES,
     decoded,
     states,
 )
-from tests.support import FakeDoor, difference, examples
+from tests.support import FakeTensors, difference, examples
 
 HOSTILE: dict[str, tuple[Any, str]] = {
     "unknown tag": ({"$thing": 1}, r"': unknown tag '\$thing'. .*jsonckpt.register"),
@@ -77,7 +78,10 @@ HOSTILE: dict[str, tuple[Any, str]] = {
     "ellipsis of something": ({"$ellipsis": 0}, "null"),
     "path of a number": ({"$path": 1}, "a string"),
     "path of a tuple": ({"$path": {"$tuple": []}}, "a string"),
-    "pure path of no flavour": ({"$pure_path": {"flavour": "mac", "path": ""}}, "'posix' or"),
+    "pure path of no flavour": (
+        {"$pure_path": {"flavour": "mac", "path": ""}},
+        "one of posix, windows",
+    ),
     "pure path without a path": ({"$pure_path": {"flavour": "posix"}}, "flavour, path"),
     "datetime of garbage": ({"$datetime": "yesterday"}, "ISO 8601"),
     "datetime of a date": ({"$datetime": "2026-01-01"}, "ISO 8601"),
@@ -209,12 +213,12 @@ def test_other_spellings_of_times() -> None:
 
 
 def test_the_wrong_tensor_for_an_array_is_refused() -> None:
-    door = FakeDoor()
-    door.records["/x"] = np.zeros(4, "<f4")
+    tensors = FakeTensors()
+    tensors.records["/x"] = np.zeros(4, "<f4")
     for dtype, shape in (("<f8", [4]), ("<f4", [2, 2]), ("<i4", [4]), ("<M8[s]", [4])):
         body = {"dtype": dtype, "shape": shape, "data": {"$tensor": "/x"}}
         with pytest.raises(FormatError, match="expected a tensor of"):
-            decode_state({"$ndarray": body}, door, rules=RULES)  # type: ignore[dict-item]
+            decode_state({"$ndarray": body}, tensors, rules=RULES)  # type: ignore[dict-item]
 
 
 def test_little_text_cannot_ask_for_much_memory() -> None:
@@ -269,7 +273,7 @@ json_values: st.SearchStrategy[Any] = st.recursive(
         st.lists(inner, max_size=4),
         st.dictionaries(st.text(max_size=3), inner, max_size=3),
         st.dictionaries(
-            st.sampled_from(sorted([*RULES.readers, *TENSOR_TAGS, "$dict", "$tuple", "$x"])),
+            st.sampled_from(sorted([*RULES.by_tag, *TENSOR_TAGS, "$dict", "$tuple", "$x"])),
             inner,
             min_size=1,
             max_size=1,
@@ -299,18 +303,18 @@ json_values: st.SearchStrategy[Any] = st.recursive(
 @settings(max_examples=examples(400))
 @given(json_values)
 def test_any_json_gives_a_value_or_our_error(value: Json) -> None:
-    check_reading(value, FakeDoor())
+    check_reading(value, FakeTensors())
 
 
-def check_reading(value: Json, door: FakeDoor) -> None:
+def check_reading(value: Json, tensors: FakeTensors) -> None:
     try:
-        state = decode_state(value, door, rules=RULES)
+        state = decode_state(value, tensors, rules=RULES)
     except JsonckptError:
         return
     # What is read can be written, and then it reads as the same.
     if state is not OMIT:
         again = decode_state(
-            encode_state(state, door2 := FakeDoor(), rules=RULES), door2, rules=RULES
+            encode_state(state, door2 := FakeTensors(), rules=RULES), door2, rules=RULES
         )
         assert difference(state, again) is None
 
@@ -320,9 +324,9 @@ def check_reading(value: Json, door: FakeDoor) -> None:
 def test_damaged_trees_give_a_value_or_our_error(
     state: object, seed: int, literal: tuple[object, Json]
 ) -> None:
-    door = FakeDoor()
-    value = encode_state([state, literal[0]], door, rules=RULES)
-    check_reading(_damaged(copy.deepcopy(value), random.Random(seed)), door)
+    tensors = FakeTensors()
+    value = encode_state([state, literal[0]], tensors, rules=RULES)
+    check_reading(_damaged(copy.deepcopy(value), random.Random(seed)), tensors)
 
 
 def _damaged(value: Any, chance: random.Random) -> Any:
@@ -346,7 +350,7 @@ def _damaged(value: Any, chance: random.Random) -> Any:
         elif action == 1 and isinstance(node, list):
             node.append(copy.deepcopy(node[key]))
         elif action == 2 and isinstance(node, dict):
-            node[chance.choice([*RULES.readers, *TENSOR_TAGS])] = node.pop(key)
+            node[chance.choice([*RULES.by_tag, *TENSOR_TAGS])] = node.pop(key)
         elif other_key in (other if isinstance(other, dict) else range(len(other))):
             node[key] = copy.deepcopy(other[other_key])
     return value

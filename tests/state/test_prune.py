@@ -16,7 +16,7 @@ from jsonckpt._src.load.api import load_container
 from jsonckpt._src.load.container import open_container
 from jsonckpt._src.load.restore import LoadOptions
 from jsonckpt._src.state.prune import named_state, prune
-from jsonckpt._src.state.tree import record_of, tensor_names
+from jsonckpt._src.state.references import references_in
 from tests.golden.make_v1 import FOLDER
 from tests.support import difference
 
@@ -32,7 +32,7 @@ def test_pruning_is_what_exclude_does(name: str) -> None:
     path = FOLDER / name
     container = open_container(path, limits=DEFAULT_LIMITS)
     tree = container.manifest.state
-    records = {name: record_of(name, body) for name, _, body in tensor_names(tree)}
+    records = {reference.name: reference.record for reference in references_in(tree)}
     some = list(container.manifest.by_name)[:: 1 + len(container.manifest.by_name) // 9]
     for gone in [None, *some]:
         pruned = prune(tree, functools.partial(operator.ne, gone))

@@ -16,14 +16,15 @@ import torch
 from jsonckpt._src.errors import FormatError, UnsupportedTypeError
 from jsonckpt._src.format.json_text import Json
 from jsonckpt._src.state import registry
+from jsonckpt._src.state.references import references_in
 from jsonckpt._src.state.registry import default_rules, register
-from jsonckpt._src.state.tree import OMIT, decode_state, encode_state, tensor_names
-from tests.support import FakeDoor, FakeTensor, difference
+from jsonckpt._src.state.tree import OMIT, Rules, decode_state, encode_state
+from tests.support import FakeTensor, FakeTensors, difference
 
 
 @pytest.fixture(autouse=True)
 def _own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_known", registry._Known({}, {}))
+    monkeypatch.setattr(registry, "_registered", Rules.of([]))
 
 
 class Color(enum.Enum):
@@ -86,18 +87,18 @@ class Vector:
         self.tensor, self.note = tensor, note
 
 
-def encoded(state: object, door: FakeDoor | None = None) -> Json:
-    return encode_state(state, door or FakeDoor(), rules=default_rules())
+def encoded(state: object, tensors: FakeTensors | None = None) -> Json:
+    return encode_state(state, tensors or FakeTensors(), rules=default_rules())
 
 
-def decoded(value: Json, door: FakeDoor | None = None) -> Any:
-    return decode_state(value, door or FakeDoor(), rules=default_rules())
+def decoded(value: Json, tensors: FakeTensors | None = None) -> Any:
+    return decode_state(value, tensors or FakeTensors(), rules=default_rules())
 
 
 def check(state: object, value: Json) -> None:
-    door = FakeDoor()
-    assert encoded(state, door) == value
-    assert difference(decoded(value, door), state) is None
+    tensors = FakeTensors()
+    assert encoded(state, tensors) == value
+    assert difference(decoded(value, tensors), state) is None
 
 
 def test_enums() -> None:
@@ -171,22 +172,22 @@ def test_functions_and_names_of_tensors() -> None:
         to_json=lambda each: {"tensor": each.tensor, "note": each.note},
         from_json=lambda value: Vector(**value),
     )
-    door = FakeDoor()
+    tensors = FakeTensors()
     tensor = FakeTensor()
-    value = encoded({"v": [Vector(tensor, "x")]}, door)
+    value = encoded({"v": [Vector(tensor, "x")]}, tensors)
     assert value == {"v": [{"$my.Vector-1": {"tensor": {"$tensor": "/v/0/tensor"}, "note": "x"}}]}
-    assert [name for name, _, _ in tensor_names(value)] == ["/v/0/tensor"]
-    result = decoded(value, door)["v"][0]
+    assert [name for name, _, _ in references_in(value)] == ["/v/0/tensor"]
+    result = decoded(value, tensors)["v"][0]
     assert type(result) is Vector
     assert result.tensor is tensor
     # A part of what from_json needs is missing: the whole is left out.
-    assert decoded(value, FakeDoorWith(door)) == {"v": []}
-    assert decoded({"$my.Vector-1": {"$tensor": "/v/0/tensor"}}, FakeDoorWith(door)) is OMIT
+    assert decoded(value, fake_tensors_with(tensors)) == {"v": []}
+    assert decoded({"$my.Vector-1": {"$tensor": "/v/0/tensor"}}, fake_tensors_with(tensors)) is OMIT
 
 
-def FakeDoorWith(door: FakeDoor) -> FakeDoor:
-    other = FakeDoor(omit=lambda _: True)
-    other.records = door.records
+def fake_tensors_with(tensors: FakeTensors) -> FakeTensors:
+    other = FakeTensors(omit=lambda _: True)
+    other.records = tensors.records
     return other
 
 
@@ -261,7 +262,7 @@ def test_what_is_refused() -> None:
     with pytest.raises(TypeError, match="together"):
         register(Color, from_json=one)
     register(Color, "thing")
-    with pytest.raises(ValueError, match=r"registered for tests\.test_registry\.Color"):
+    with pytest.raises(ValueError, match=r"registered for tests\.state\.test_registry\.Color"):
         register(Vector, "$thing", one, one)
     assert encoded(Color.RED) == {"$thing": "RED"}
 
@@ -315,7 +316,7 @@ def test_the_rules_are_those_at_the_time_of_the_call() -> None:
     with pytest.raises(
         FormatError, match=r"unknown tag '\$Color'.*jsonckpt\.register\(cls, 'Color'"
     ):
-        decode_state({"$Color": "RED"}, FakeDoor(), rules=before)
+        decode_state({"$Color": "RED"}, FakeTensors(), rules=before)
     assert decoded({"$Color": "RED"}) is Color.RED
 
 

@@ -15,7 +15,7 @@ from jsonckpt._src.format.json_text import Json
 from jsonckpt._src.state.registry import default_rules
 from jsonckpt._src.state.torch_types import BUILTIN
 from jsonckpt._src.state.tree import decode_state, encode_state
-from tests.support import FakeDoor, difference
+from tests.support import FakeTensors, difference
 
 LITERAL: list[tuple[object, Json]] = [
     (torch.float32, {"$dtype": "float32"}),
@@ -35,15 +35,15 @@ LITERAL: list[tuple[object, Json]] = [
 
 
 def back(state: object) -> Any:
-    door = FakeDoor()
-    text = json_text.dump(encode_state(state, door, rules=BUILTIN))
-    return decode_state(json_text.parse(text, what="state"), door, rules=BUILTIN)
+    tensors = FakeTensors()
+    text = json_text.dump(encode_state(state, tensors, rules=BUILTIN))
+    return decode_state(json_text.parse(text, what="state"), tensors, rules=BUILTIN)
 
 
 @pytest.mark.parametrize(("state", "value"), LITERAL, ids=str)
 def test_literal(state: object, value: Json) -> None:
-    assert encode_state(state, FakeDoor(), rules=BUILTIN) == value
-    assert difference(decode_state(value, FakeDoor(), rules=BUILTIN), state) is None
+    assert encode_state(state, FakeTensors(), rules=BUILTIN) == value
+    assert difference(decode_state(value, FakeTensors(), rules=BUILTIN), state) is None
     assert (
         difference({"a": [state], "b": {"k": (state,)}}, back({"a": [state], "b": {"k": (state,)}}))
         is None
@@ -61,7 +61,9 @@ def test_every_constant_of_torch(kind: type) -> None:
 def test_every_dtype_of_the_format_is_known() -> None:
     for name in DTYPES:
         if hasattr(torch, name):
-            assert decode_state({"$dtype": name}, FakeDoor(), rules=BUILTIN) is getattr(torch, name)
+            assert decode_state({"$dtype": name}, FakeTensors(), rules=BUILTIN) is getattr(
+                torch, name
+            )
 
 
 def test_the_version_of_torch_itself() -> None:
@@ -105,7 +107,7 @@ def test_as_keys_and_elements() -> None:
 )
 def test_hostile(value: Json) -> None:
     with pytest.raises(FormatError, match=r"state '/a/\$[a-z_]+.*': expected"):
-        decode_state({"a": value}, FakeDoor(), rules=BUILTIN)
+        decode_state({"a": value}, FakeTensors(), rules=BUILTIN)
 
 
 @pytest.mark.parametrize(
@@ -120,10 +122,10 @@ def test_hostile(value: Json) -> None:
 )
 def test_hints(value: object, hint: str) -> None:
     with pytest.raises(UnsupportedTypeError, match=f"state '/x': cannot write .*torch.*{hint}"):
-        encode_state({"x": value}, FakeDoor(), rules=BUILTIN)
+        encode_state({"x": value}, FakeTensors(), rules=BUILTIN)
 
 
 def test_all_tables_are_in_the_default_rules() -> None:
     rules = default_rules()
-    assert rules.writers.items() >= BUILTIN.writers.items()
-    assert {"$dtype", "$ndarray", "$datetime", "$set"} <= set(rules.readers)
+    assert rules.by_type.items() >= BUILTIN.by_type.items()
+    assert {"$dtype", "$ndarray", "$datetime", "$set"} <= set(rules.by_tag)

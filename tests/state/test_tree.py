@@ -1,4 +1,4 @@
-"""The engine of the state tree: names, cycles, depth, what is left out, speed."""
+"""The walk over a state: names, cycles, depth, what is left out, speed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import pytest
 
 from jsonckpt._src.errors import FormatError, LimitError, UnsupportedTypeError
 from jsonckpt._src.format.json_text import Json
-from jsonckpt._src.state.tree import OMIT, decode_state, encode_state, tensor_names
+from jsonckpt._src.state.references import references_in
+from jsonckpt._src.state.tree import OMIT, decode_state, encode_state
 from tests.states import (
     LITERAL,
     RULES,
@@ -24,7 +25,7 @@ from tests.states import (
     nan,
     shown_id,
 )
-from tests.support import FakeDoor, FakeTensor
+from tests.support import FakeTensor, FakeTensors
 
 # Names ---------------------------------------------------------------------------------------
 
@@ -48,7 +49,7 @@ def test_names() -> None:
         "ns": argparse.Namespace(x=t[19]),
     }
     value = encoded(state)
-    assert [name for name, _, _ in tensor_names(value)] == [
+    assert [name for name, _, _ in references_in(value)] == [
         "/plain",
         "/list/0",
         "/list/1/0",
@@ -70,12 +71,12 @@ def test_names() -> None:
         "/deque/0",
         "/ns/x",
     ]
-    assert [name for name, _, _ in tensor_names(encoded(t[0]))] == [""]
+    assert [name for name, _, _ in references_in(encoded(t[0]))] == [""]
 
 
 def test_names_are_distinct() -> None:
     def names(state: object) -> list[str]:
-        return [name for name, _, _ in tensor_names(encoded(state))]
+        return [name for name, _, _ in references_in(encoded(state))]
 
     t = FakeTensor
     assert names({0: t(), "0": t(), "0#2": t()}) == ["/0", "/0#2", "/0#2#2"]
@@ -91,7 +92,7 @@ def test_names_are_distinct() -> None:
 def test_a_key_without_text_is_still_written() -> None:
     huge = 10**5000
     check({huge: 1, (huge,): 2})
-    names = [name for name, _, _ in tensor_names(encoded({(huge,): FakeTensor()}))]
+    names = [name for name, _, _ in references_in(encoded({(huge,): FakeTensor()}))]
     assert names == ["/tuple"]
 
 
@@ -116,7 +117,7 @@ def test_tensor_names_looks_everywhere_and_decodes_nothing() -> None:
         },
         "$tensor": "not a tag: the object has other members",
     }
-    assert list(tensor_names(value)) == [
+    assert list(references_in(value)) == [
         ("/a", "$tensor", "/a"),
         ("/v", "$view", view),
         ("/b/indices", "$tensor", "/b/indices"),
@@ -127,7 +128,7 @@ def test_tensor_names_looks_everywhere_and_decodes_nothing() -> None:
     bad: list[Json] = [{"$tensor": 1}, {"$view": "/x"}, {"$view": {}}, {"$tensor": {"name": "/x"}}]
     for each in bad:
         with pytest.raises(FormatError):
-            list(tensor_names([each]))
+            list(references_in([each]))
 
 
 def test_cycles() -> None:
@@ -151,13 +152,13 @@ def test_what_is_shared_without_a_cycle_is_written_twice() -> None:
 
 
 def test_two_elements_in_one_memory_would_become_one() -> None:
-    class Door(FakeDoor):
+    class Tensors(FakeTensors):
         def put(self, *_: object) -> Json:
             return {"$tensor": "/one"}
 
     for state in ({FakeTensor(), FakeTensor()}, {FakeTensor(): 1, FakeTensor(): 2}):
         with pytest.raises(UnsupportedTypeError, match="same memory"):
-            encode_state(state, Door(), rules=RULES)
+            encode_state(state, Tensors(), rules=RULES)
 
 
 # Depth ---------------------------------------------------------------------------------------
@@ -175,28 +176,30 @@ def test_depth_is_that_of_the_json(wrap: str) -> None:
     for levels in range(1, 8):
         value = encoded(nested(levels, wrap))
         depth = _depth(value)
-        assert encode_state(nested(levels, wrap), FakeDoor(), rules=RULES, max_depth=depth) == value
+        assert (
+            encode_state(nested(levels, wrap), FakeTensors(), rules=RULES, max_depth=depth) == value
+        )
         with pytest.raises(LimitError, match=f"state .*deeper than {depth - 1} levels|the state"):
-            encode_state(nested(levels, wrap), FakeDoor(), rules=RULES, max_depth=depth - 1)
+            encode_state(nested(levels, wrap), FakeTensors(), rules=RULES, max_depth=depth - 1)
 
 
 @pytest.mark.parametrize(("state", "value"), LITERAL, ids=shown_id)
 def test_depth_counts_the_levels_of_tags(state: object, value: Json) -> None:
     depth = _depth(value)
-    encode_state(state, FakeDoor(), rules=RULES, max_depth=depth)
+    encode_state(state, FakeTensors(), rules=RULES, max_depth=depth)
     if depth:
         with pytest.raises(LimitError, match="nested deeper"):
-            encode_state(state, FakeDoor(), rules=RULES, max_depth=depth - 1)
+            encode_state(state, FakeTensors(), rules=RULES, max_depth=depth - 1)
     state, depth = [[[state]]], depth + 3
-    encode_state(state, FakeDoor(), rules=RULES, max_depth=depth)
+    encode_state(state, FakeTensors(), rules=RULES, max_depth=depth)
     with pytest.raises(LimitError, match="nested deeper"):
-        encode_state(state, FakeDoor(), rules=RULES, max_depth=depth - 1)
+        encode_state(state, FakeTensors(), rules=RULES, max_depth=depth - 1)
 
 
 def test_depth_counts_the_level_of_a_tensor() -> None:
-    encode_state([FakeTensor()], FakeDoor(), rules=RULES, max_depth=2)
+    encode_state([FakeTensor()], FakeTensors(), rules=RULES, max_depth=2)
     with pytest.raises(LimitError, match="'/0'"):
-        encode_state([FakeTensor()], FakeDoor(), rules=RULES, max_depth=1)
+        encode_state([FakeTensor()], FakeTensors(), rules=RULES, max_depth=1)
 
 
 def _depth(value: Json) -> int:
@@ -216,7 +219,7 @@ def test_two_hundred_levels_fit_and_a_hundred_thousand_do_not(wrap: str) -> None
     with pytest.raises(LimitError, match="deeper than 200 levels"):
         encoded(too_deep)
     with pytest.raises(LimitError, match="deeper than this Python"):
-        encode_state(too_deep, FakeDoor(), rules=RULES, max_depth=10**6)
+        encode_state(too_deep, FakeTensors(), rules=RULES, max_depth=10**6)
 
 
 def test_deep_json_is_refused_without_a_recursion_error() -> None:
@@ -226,7 +229,7 @@ def test_deep_json_is_refused_without_a_recursion_error() -> None:
             value = {"list": [value], "$dict": {step: [[1, value]]}}.get(step, {step: [value]})
         with pytest.raises(LimitError):
             decoded(value)
-        assert list(tensor_names(value)) == []
+        assert list(references_in(value)) == []
 
 
 # Reading -------------------------------------------------------------------------------------
@@ -245,9 +248,9 @@ def test_what_is_left_out() -> None:
         "slice": slice(FakeTensor()),
         "ns": argparse.Namespace(a=FakeTensor(), b=1),
     }
-    door = FakeDoor(omit=lambda name: name != "/model/w")
-    assert back(state, door) == {
-        "model": {"w": door.records["/model/w"], "n": 1},
+    tensors = FakeTensors(omit=lambda name: name != "/model/w")
+    assert back(state, tensors) == {
+        "model": {"w": tensors.records["/model/w"], "n": 1},
         "list": [1, (2,)],
         "set": {3},
         "ordered": OrderedDict(x=1),
@@ -256,10 +259,10 @@ def test_what_is_left_out() -> None:
         "text": np.array(["a"]),
         "ns": argparse.Namespace(b=1),
     }
-    nothing = FakeDoor(omit=lambda _: True)
+    nothing = FakeTensors(omit=lambda _: True)
     assert back(FakeTensor(), nothing) is OMIT
-    assert back(np.zeros(1), FakeDoor(omit=lambda _: True)) is OMIT
-    assert back([FakeTensor()], FakeDoor(omit=lambda _: True)) == []
+    assert back(np.zeros(1), FakeTensors(omit=lambda _: True)) is OMIT
+    assert back([FakeTensor()], FakeTensors(omit=lambda _: True)) == []
     assert repr(OMIT) == "OMIT"
 
 
@@ -269,7 +272,7 @@ def test_what_is_left_out() -> None:
 def test_a_hundred_thousand_tensors() -> None:
     tensor = object()
 
-    class Door(FakeDoor):
+    class Tensors(FakeTensors):
         def is_tensor(self, value: object) -> bool:
             return value is tensor
 
@@ -280,11 +283,11 @@ def test_a_hundred_thousand_tensors() -> None:
             return tensor
 
     state = {f"model.layers.{number}.weight": tensor for number in range(100_000)}
-    door = Door()
+    tensors = Tensors()
     start = time.perf_counter()
-    value = encode_state(state, door, rules=RULES)
+    value = encode_state(state, tensors, rules=RULES)
     middle = time.perf_counter()
-    assert decode_state(value, door, rules=RULES) == state
+    assert decode_state(value, tensors, rules=RULES) == state
     end = time.perf_counter()
     # Twice what is promised: the machine that runs the tests may be busy.
     assert middle - start < 1

@@ -1,4 +1,4 @@
-"""jsonckpt.sharing: what becomes a record, what a view, and that memory comes back as it was."""
+"""tensors.aliasing: what becomes a record, what a view, and that memory comes back as it was."""
 
 from __future__ import annotations
 

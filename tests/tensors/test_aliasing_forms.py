@@ -1,4 +1,4 @@
-"""jsonckpt.sharing: sparse and quantized tensors, and what cannot be written."""
+"""tensors.aliasing: sparse and quantized tensors, and what cannot be written."""
 
 from __future__ import annotations
 
@@ -203,7 +203,7 @@ def freed() -> torch.Tensor:
 def test_tensors_that_cannot_be_written_say_why() -> None:
     cases: dict[str, Any] = {
         r"meta device has no data": torch.zeros(2, device="meta"),
-        r"test_sharing_forms\.Subclass\. Call jsonckpt\.register\(Subclass": torch.zeros(
+        r"test_aliasing_forms\.Subclass\. Call jsonckpt\.register\(Subclass": torch.zeros(
             2
         ).as_subclass(Subclass),
         r"UninitializedParameter has no shape": torch.nn.UninitializedParameter(),

@@ -1,4 +1,4 @@
-"""jsonckpt.sharing: what was not chosen, and records, views and tensors that lie."""
+"""tensors.aliasing: what was not chosen, and records, views and tensors that lie."""
 
 from __future__ import annotations
 
@@ -139,9 +139,11 @@ def per_channel(**changes: Any) -> Json:
         ("$view", [], "expected an object"),
         ("$what", {}, "'\\$what' is not a tensor"),
         ("$parameter", [], "expected an object"),
-        ("$parameter", {"data": ref("/f")}, "requires_grad': expected true or false"),
+        ("$parameter", {"data": ref("/f")}, "an object with the members data, requires_grad"),
+        ("$parameter", {"data": ref("/f"), "requires_grad": 1}, "grad': expected true or false"),
         ("$parameter", {"data": ref("/i"), "requires_grad": True}, "int64 cannot require"),
-        ("$parameter", {"requires_grad": True}, "expected a tensor"),
+        ("$parameter", {"requires_grad": True}, "an object with the members data, requires_grad"),
+        ("$parameter", {"data": None, "requires_grad": True}, "expected a tensor"),
         ("$requires_grad", ref("/i"), "int64 cannot require"),
         ("$requires_grad", {"$requires_grad": ref("/f")}, "expected a dense tensor"),
         ("$requires_grad", {"a": 1, "b": 2}, "expected a tensor"),

@@ -1,4 +1,4 @@
-"""jsonckpt.memory and jsonckpt.tensors: dtypes, ranges, and bytes out of one tensor."""
+"""tensors.memory and tensors.buffers: dtypes, ranges, and bytes out of one tensor."""
 
 from __future__ import annotations
 
@@ -18,7 +18,14 @@ from jsonckpt._src.errors import FormatError, JsonckptError, UnsupportedTypeErro
 from jsonckpt._src.format.dtypes import DTYPES
 from jsonckpt._src.tensors import memory
 from jsonckpt._src.tensors.buffers import Source, Target, byte_count
-from jsonckpt._src.tensors.memory import carrier, collapse, dtype_name, slabs, strided, torch_dtype
+from jsonckpt._src.tensors.memory import (
+    collapse,
+    dtype_name,
+    flat_slices,
+    raw_dtype,
+    strided,
+    torch_dtype,
+)
 from tests.layouts import CPU, KNOWN, LAYOUTS, contiguous, plain_bytes
 
 # --- dtypes ---------------------------------------------------------------------------------
@@ -72,7 +79,7 @@ def test_slabs_cover_a_range_exactly_in_order_and_few(
     stop = data.draw(st.integers(0, count))
     start = data.draw(st.integers(0, stop))
     numbers = torch.arange(count).view(shape)
-    pieces = list(slabs(shape, start, stop))
+    pieces = list(flat_slices(shape, start, stop))
     seen = [n for prefix, low, high in pieces for n in numbers[prefix][low:high].flatten().tolist()]
     assert seen == list(range(start, stop))
     assert len(pieces) <= 2 * len(shape) - 1
@@ -207,7 +214,7 @@ def test_random_strided_ranges_read_and_write(data: st.DataObject) -> None:
         assert piece == expected[start:stop]
         target.write(start, piece)
     assert plain_bytes(target.finish()) == expected
-    outside = copy.view(carrier(copy.dtype)).clone()
+    outside = copy.view(raw_dtype(copy.dtype)).clone()
     outside[tuple(picks)] = 0
     assert not outside.view(torch.uint8).any()
 

@@ -1,4 +1,4 @@
-"""jsonckpt.tensors: bytes into one tensor, new or given."""
+"""tensors.buffers: bytes into one tensor, new or given."""
 
 from __future__ import annotations
 

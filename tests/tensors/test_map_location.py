@@ -1,4 +1,4 @@
-"""jsonckpt.placement: map_location in all its forms. Devices are played by ``meta``."""
+"""tensors.map_location: map_location in all its forms. Devices are played by ``meta``."""
 
 from __future__ import annotations
 

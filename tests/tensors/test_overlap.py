@@ -1,4 +1,4 @@
-"""jsonckpt.overlap: sharing of bytes, against the sets of bytes themselves."""
+"""tensors.overlap: sharing of bytes, against the sets of bytes themselves."""
 
 from __future__ import annotations
 

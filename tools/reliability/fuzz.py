@@ -34,7 +34,7 @@ from jsonckpt._src.format.chunk_codec import ChunkCodec
 from jsonckpt._src.format.limits import Limits
 from jsonckpt._src.format.manifest import parse_manifest
 from jsonckpt._src.format.model import Codec
-from jsonckpt._src.state.tree import record_of, tensor_names
+from jsonckpt._src.state.references import references_in
 from tests.convert.dialects import DIALECTS
 from tests.hostile.child import DOORS, Watch
 from tests.hostile.forge import good, zstd
@@ -124,7 +124,7 @@ def _watched(path: Path) -> str | None:
 def _needed(path: Path) -> set[str]:
     """The records that a state refers to."""
     state = jsonckpt.open(path).manifest.state
-    return {record_of(name, body) for name, _, body in tensor_names(state)}
+    return {reference.record for reference in references_in(state)}
 
 
 def _other_doors(path: Path, state: Any, accepted: bool, sound: bool) -> str | None:

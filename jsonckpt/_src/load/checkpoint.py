@@ -15,9 +15,10 @@ from ..format.json_text import collector_paused
 from ..format.limits import Copies, Limits, checked_limits
 from ..format.model import Codec, Entry, Manifest, element_count
 from ..parallel import thread_count
+from ..state.references import references_in
 from ..state.registry import default_rules
 from ..state.selector import Selector
-from ..state.tree import decode_state, record_of, tensor_names
+from ..state.tree import decode_state
 from ..tensors.aliasing import StateReader
 from ..tensors.map_location import MapLocation
 from ..tensors.memory import torch_dtype
@@ -123,10 +124,10 @@ class Checkpoint(Mapping[str, TensorEntry]):
             error.at(file=container.path)
             raise
         self._entries: dict[str, tuple[Entry, Any]] = {}
-        for name, tag, body in loading.references:
-            view = body if tag == "$view" else None
-            entry = self.manifest.by_name[record_of(name, body)]
-            self._entries.setdefault(name, (entry, view))
+        for reference in loading.references:
+            view = reference.body if reference.tag == "$view" else None
+            entry = self.manifest.by_name[reference.record]
+            self._entries.setdefault(reference.name, (entry, view))
 
     # --- the mapping ------------------------------------------------------------------------
 
@@ -257,18 +258,18 @@ class _LazyReader:
         self._tensors: dict[str, torch.Tensor] = {}
 
     def get(self, tag: str, body: Any, place: str) -> Any:
-        for name, _, _ in tensor_names({tag: body}):
+        for name, _, _ in references_in({tag: body}):
             return self._checkpoint[name]
         raise FormatError(f"{tag} at {place} holds no tensor")
 
     def get_array(self, body: Any, place: str) -> Any:
-        for name, _, inner in tensor_names(body):
-            record = record_of(name, inner)
+        for reference in references_in(body):
+            record = reference.record
             entry = self._checkpoint.manifest.by_name[record]
             if record not in self._tensors:
                 tensor = self._checkpoint._load(entry, record, None, "cpu", self._copies)
                 self._tensors[record] = tensor
-            return StateReader(self._tensors, {name}, self._copies).get_array(body, place)
+            return StateReader(self._tensors, {reference.name}, self._copies).get_array(body, place)
         raise FormatError(f"the array at {place} holds no tensor")
 
 

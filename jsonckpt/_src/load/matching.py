@@ -20,8 +20,8 @@ import torch
 
 from ..errors import ArgumentError, StateMismatchError, UnsupportedTypeError, quote
 from ..format.pointer import join
-from ..tensors.buffers import require_fillable
 from ..tensors.memory import dtype_name
+from ..tensors.supported import require_fillable
 from .objects import call_loader, load_optimizer, loads_itself, may_lack, pair_optimizer, refusal
 from .placeholders import LEFT_OUT, Placeholder, filled, leaves_in, placeholders_in, same_state
 

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from ..format.limits import Copies
-from ..state.tree import OMIT, TENSOR_TAGS, record_of, tensor_names
+from ..state.references import TENSOR_TAGS, Reference, references_in
+from ..state.tree import OMIT
 from ..tensors.aliasing import StateReader
 from ..tensors.view import View
 from .container import Container
@@ -126,7 +127,7 @@ class PlaceholderReader:
         self._read = read
 
     def get(self, tag: str, body: Any, place: str) -> Any:
-        found = list(tensor_names({tag: body}))
+        found = list(references_in({tag: body}))
         # Inside an object that is made whole (a namespace, a registered type) nothing can be
         # filled in place.
         inside = {part for part in place.split("/") if part.startswith("$")} - _TRANSPARENT
@@ -136,7 +137,7 @@ class PlaceholderReader:
             return self._door(found).get(tag, body, place)
         if tag in ("$tensor", "$tied", "$view") or (len(found) == 1 and tag in _WRAPPERS):
             name, kind, inner = found[0]
-            record = record_of(name, inner)
+            record = found[0].record
             if kind == "$view":
                 view = View.from_json(inner, place)
                 return Placeholder(name, record, view.dtype, view.shape, view, tag, body)
@@ -145,13 +146,13 @@ class PlaceholderReader:
         return self._door(found).get(tag, body, place)
 
     def get_array(self, body: Any, place: str) -> Any:
-        found = list(tensor_names(body))
+        found = list(references_in(body))
         if not all(self._chosen(name) for name, _, _ in found):
             return OMIT
         return self._door(found).get_array(body, place)
 
-    def _door(self, found: list[tuple[str, str, Any]]) -> StateReader:
-        records = dict.fromkeys(record_of(name, body) for name, _, body in found)
+    def _door(self, found: list[Reference]) -> StateReader:
+        records = dict.fromkeys(reference.record for reference in found)
         missing = [name for name in records if name not in self._tensors]
         if missing:
             self._tensors |= self._read(missing)

@@ -13,9 +13,10 @@ from ..format.dtypes import DTYPES
 from ..format.limits import Copies, exceeds
 from ..format.model import Entry, claimed_bytes
 from ..format.pointer import join
+from ..state.references import references_in
 from ..state.registry import default_rules
 from ..state.selector import Selector, Unmatched, refuse_unmatched, selector
-from ..state.tree import OMIT, decode_state, record_of, tensor_names
+from ..state.tree import OMIT, decode_state
 from ..tensors.aliasing import StateReader
 from ..tensors.buffers import Target
 from ..tensors.map_location import MapLocation, Placement, placement
@@ -77,20 +78,21 @@ class StateBuilder:
         self._copies = copies or Copies()
         self._state = state
         self._wishes = options
-        #: ``(name, tag, body)`` of every place of a tensor, as :func:`tensor_names` gives them.
-        self.references = list(tensor_names(state))
+        #: ``(name, tag, body)`` of every place of a tensor, as :func:`references_in` gives them.
+        self.references = list(references_in(state))
         self._records: dict[str, None] = {}
         self._views: dict[str, list[tuple[str, str, Any]]] = {}
         self._tensors: dict[str, torch.Tensor] = {}
         self._chosen: set[str] = set()
         self._bounds: dict[str, View] = {}
         seen: dict[str, Any] = {}
-        for name, tag, body in self.references:
+        for reference in self.references:
+            name, tag, body = reference
             if tag == "$view":
                 self._bounds[name] = View.from_json(body, f"{name}/$view")
             if seen.setdefault(name, body) != body:
                 raise FormatError(f"the state says two things of the tensor {quote(name)}")
-            record = record_of(name, body)
+            record = reference.record
             if options.chosen(name):
                 self._chosen.add(name)
                 self._records[record] = None

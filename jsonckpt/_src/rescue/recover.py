@@ -33,7 +33,7 @@ from ..save.plan import RecordPlan
 from ..save.snapshot import SaveOptions, Snapshot
 from ..save.targets import save_directory, save_file
 from ..state.prune import named_state, prune
-from ..state.tree import record_of, tensor_names
+from ..state.references import references_in
 from ..storage import commit
 from ..storage.leftovers import File, searched, single_temporaries
 from ..storage.local import LocalFile
@@ -455,7 +455,7 @@ class _Evidence:
     def _state(self) -> Any:
         if self.state_is != "lost":
             try:
-                list(tensor_names(self.state))  # refuses references that are none
+                list(references_in(self.state))  # refuses references that are none
                 pruned = prune(self.state, self.sources.__contains__)
                 StateBuilder(pruned, LoadOptions.of(None, None)).check(self.sources)  # type: ignore[arg-type]
                 return pruned
@@ -467,7 +467,7 @@ class _Evidence:
     def _names(self, state: Any) -> dict[str, str]:
         """The names in a state, with the records that they need."""
         try:
-            return {name: record_of(name, body) for name, _, body in tensor_names(state)}
+            return {reference.name: reference.record for reference in references_in(state)}
         except (JsonckptError, RecursionError):
             return {}
 

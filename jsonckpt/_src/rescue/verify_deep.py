@@ -21,8 +21,9 @@ from ..format.model import MANIFEST_NAME, Entry
 from ..load.container import Container
 from ..load.restore import LoadOptions, allocate_target
 from ..state.checks import malformed
+from ..state.references import references_in
 from ..state.torch_types import BUILTIN
-from ..state.tree import OMIT, Decoder, Rules, decode_state, record_of, tensor_names
+from ..state.tree import OMIT, Decoder, Rule, Rules, decode_state
 from ..storage.leftovers import orphans, single_temporaries
 from ..storage.local import LocalLocation
 from ..tensors.aliasing import StateReader
@@ -41,7 +42,7 @@ def check_state(container: Container, limits: Limits) -> None:
         FormatError, LimitError: it cannot.
     """
     manifest = container.manifest
-    names = {name for name, _, _ in tensor_names(manifest.state)}
+    names = {name for name, _, _ in references_in(manifest.state)}
     without_data = LoadOptions.of(None, None, "meta")
     shapes = {
         name: allocate_target(
@@ -49,22 +50,22 @@ def check_state(container: Container, limits: Limits) -> None:
         ).finish()
         for name, entry in manifest.by_name.items()
     }
-    rules = Rules(BUILTIN.writers, _Readers(BUILTIN.readers))
+    rules = Rules({}, _RulesOrUnknown(BUILTIN.by_tag))
     copies = container.copies(limits)
     copies.on_disk += sum(shard.bytes for shard in manifest.shards)
     decode_state(manifest.state, _MetaReader(StateReader(shapes, names, copies)), rules=rules)
 
 
-class _Readers(dict[str, Any]):
+class _RulesOrUnknown(dict[str, Rule]):
     """The built-in rules; any other tag stands for a type of the user's, whose value is read."""
 
     def get(self, tag: str, default: Any = None) -> Any:
         """The rule."""
-        return super().get(tag, default or _unknown)
+        return super().get(tag, default or Rule(tag, (), lambda *_: None, _read_unknown))
 
 
-def _unknown(body: Json, decoder: Decoder, place: str) -> Any:
-    decoder.read(body, place)
+def _read_unknown(body: Json, decoder: Decoder, path: str) -> Any:
+    decoder.read(body, path)
     return OMIT
 
 
@@ -87,7 +88,7 @@ class _MetaReader:
 
     def get_array(self, body: Json, place: str) -> Any:
         """An array of zeros of the right dtype and shape, which takes no memory."""
-        [(tag, inner)] = [(tag, inner) for _, tag, inner in tensor_names(body)] or [("", None)]
+        [(tag, inner)] = [(tag, inner) for _, tag, inner in references_in(body)] or [("", None)]
         if not tag:
             return OMIT
         tensor = self._reader.get(tag, inner, place)
@@ -110,7 +111,7 @@ class _MetaReader:
 def state_notes(container: Container) -> Iterator[str]:
     """What is worth knowing of a whole checkpoint's state."""
     manifest = container.manifest
-    needed = {record_of(name, body) for name, _, body in tensor_names(manifest.state)}
+    needed = {reference.record for reference in references_in(manifest.state)}
     unneeded = [name for name in manifest.by_name if name not in needed]
     if unneeded:
         yield f"{len(unneeded)} tensor(s) that the state does not use, e.g. {quote(unneeded[0])}"

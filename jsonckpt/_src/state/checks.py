@@ -1,7 +1,7 @@
-"""Checks on the JSON of a state tree, and the words of its errors. Pure.
+"""Checks on the JSON of a state, and the errors they raise (``docs/format.md`` section 6.2). Pure.
 
-Every function takes the ``place`` of what it looks at, a JSON Pointer into the state, and raises
-:class:`FormatError` that gives the place, what was expected and what was found. ``bool`` is never
+Each check takes a value and its ``path``, a JSON Pointer in the state. It raises a
+:class:`FormatError` that gives the path, what was expected and what was found. A ``bool`` is never
 an integer here.
 """
 
@@ -10,8 +10,9 @@ from __future__ import annotations
 import math
 import re
 import struct
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, NoReturn, TypeVar, cast
 
 import pybase64
@@ -25,14 +26,21 @@ _HEXADECIMAL = re.compile(r"-?0x[0-9a-f]+", re.ASCII)
 #: Longest integer that takes part in arithmetic while reading (the greatest common divisor of a
 #: fraction, the length of a range): the time for it grows with the square of the length.
 MAX_BITS = 16_384
+_MAX_INT64 = 2**63 - 1
 _MAX_WITH_ONE_HASH = 1000
+_MAX_CHOICES_SHOWN = 10
 _CANONICAL_NAN = 0x7FF8_0000_0000_0000
 _NAN_BITS = re.compile(r"0x[0-9a-f]{16}", re.ASCII)
 
 
-def refuse(place: str, expected: str, found: Json, cause: BaseException | None = None) -> NoReturn:
-    """Raise the error for JSON that is not what its tag asks for."""
-    raise FormatError(f"{shown(place)}: expected {expected}, found {_described(found)}") from cause
+def malformed(path: str, what: str) -> FormatError:
+    """The error for what stands at ``path``, to be raised."""
+    return FormatError(f"{shown(path)}: {what}")
+
+
+def refuse(path: str, expected: str, found: Json, cause: BaseException | None = None) -> NoReturn:
+    """Raise the error for a value that is not what its tag asks for."""
+    raise malformed(path, f"expected {expected}, found {_described(found)}") from cause
 
 
 def _described(value: Json) -> str:
@@ -45,90 +53,164 @@ def _described(value: Json) -> str:
     return quote(value)
 
 
-def array(body: Json, place: str, length: int | None = None) -> list[Json]:
-    """A JSON array, of so many elements if ``length`` is given."""
-    if type(body) is not list or (length is not None and len(body) != length):
-        refuse(place, "an array" if length is None else f"an array of {length} elements", body)
-    return body
+# Arrays and objects ----------------------------------------------------------------------------
 
 
-def members(body: Json, place: str, *required: str) -> dict[str, Json]:
-    """A JSON object that has the required members; others are allowed."""
-    if type(body) is not dict or not all(name in body for name in required):
-        refuse(place, f"an object with the members {', '.join(required)}", body)
-    return body
-
-
-def member(body: dict[str, Json], name: str, place: str, kind: type[_T]) -> _T:
-    """A member of an object, of exactly this type."""
-    value = body[name]
-    if type(value) is not kind:
-        refuse(f"{place}/{name}", {str: "a string", bool: "true or false"}[kind], value)
+def array(value: Json, path: str, length: int | None = None) -> list[Json]:
+    """A JSON array, of ``length`` elements if that is given."""
+    if type(value) is not list or (length is not None and len(value) != length):
+        refuse(path, "an array" if length is None else f"an array of {length} elements", value)
     return value
 
 
-def text(body: Json, place: str, expected: str = "a string") -> str:
-    """A string. One with lone surrogates stands there as ``{"$str": base64}``."""
-    if type(body) is dict and list(body) == ["$str"]:
-        raw = binary(body["$str"], f"{place}/$str")
-        try:
-            return raw.decode("utf-8", "surrogatepass")
-        except UnicodeDecodeError as error:
-            refuse(f"{place}/$str", "base64 of UTF-8, surrogates allowed", body["$str"], error)
-    if type(body) is not str:
-        refuse(place, expected, body)
-    return body
+@dataclass(slots=True)  # not frozen: that takes three times as long, and there are thousands
+class Members:
+    """The members of a tagged object.
+
+    >>> integer(*members({"maxlen": 3}, "/x/$deque", "maxlen").at("maxlen"))
+    3
+    """
+
+    values: dict[str, Json]
+    path: str
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.values
+
+    def at(self, name: str) -> tuple[Json, str]:
+        """The value and the path of a member: the arguments of the other checks."""
+        return self.values[name], f"{self.path}/{name}"
 
 
-def binary(body: Json, place: str) -> bytes:
-    """The bytes of a base64 string in its one canonical spelling."""
-    if type(body) is not str:
-        refuse(place, "a base64 string", body)
+def members(value: Json, path: str, *required: str) -> Members:
+    """A JSON object that has the required members. Unknown members are ignored."""
+    if type(value) is not dict or not all(map(value.__contains__, required)):
+        refuse(path, f"an object with the members {', '.join(required)}", value)
+    return Members(value, path)
+
+
+def single_member(value: Json, path: str) -> tuple[str, Json]:
+    """Tag and value of a tagged tensor.
+
+    >>> single_member({"$tensor": "/w"}, "/w")
+    ('$tensor', '/w')
+    """
+    if type(value) is dict and len(value) == 1:
+        return next(iter(value.items()))
+    raise malformed(path, f"expected a tensor, found {quote(value)}")
+
+
+# Strings and bools -----------------------------------------------------------------------------
+
+
+def boolean(value: Json, path: str) -> bool:
+    """``true`` or ``false``."""
+    if type(value) is not bool:
+        refuse(path, "true or false", value)
+    return value
+
+
+def string(value: Json, path: str) -> str:
+    """A JSON string."""
+    if type(value) is not str:
+        refuse(path, "a string", value)
+    return value
+
+
+def one_of(value: Json, path: str, choices: Collection[str]) -> str:
+    """A string that is one of ``choices``."""
+    if type(value) is not str or value not in choices:
+        listed = [*islice(choices, _MAX_CHOICES_SHOWN)]
+        listed += ["..."] * (len(choices) > _MAX_CHOICES_SHOWN)
+        refuse(path, f"one of {', '.join(listed)}", value)
+    return value
+
+
+def text(value: Json, path: str) -> str:
+    """A string. One with lone surrogates is written as ``{"$str": base64}``."""
+    if type(value) is dict and list(value) == ["$str"]:
+        return surrogate_text(value["$str"], f"{path}/$str")
+    return string(value, path)
+
+
+def surrogate_text(value: Json, path: str) -> str:
+    """The string of a ``$str``."""
     try:
-        raw = pybase64.b64decode(body, validate=True)
+        return binary(value, path).decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError as error:
+        refuse(path, "base64 of UTF-8, surrogates allowed", value, error)
+
+
+def binary(value: Json, path: str) -> bytes:
+    """The bytes of a base64 string in its one canonical spelling."""
+    if type(value) is not str:
+        refuse(path, "a base64 string", value)
+    try:
+        raw = pybase64.b64decode(value, validate=True)
     except ValueError as error:
-        refuse(place, "base64 with padding", body, error)
-    if pybase64.b64encode(raw) != body.encode():
-        refuse(place, "base64 without bits beyond its last byte", body)
+        refuse(path, "base64 with padding", value, error)
+    if pybase64.b64encode(raw) != value.encode():
+        refuse(path, "base64 without bits beyond its last byte", value)
     return raw
 
 
-def integer(body: Json, place: str, max_bits: int = MAX_BITS) -> int:
+# Numbers ---------------------------------------------------------------------------------------
+
+
+def integer(value: Json, path: str) -> int:
     """An integer: a JSON number, or ``{"$int": "0x…"}`` where it has very many digits.
 
     Raises:
-        LimitError: longer than ``max_bits``.
+        LimitError: longer than :data:`MAX_BITS`.
     """
-    if type(body) is dict and list(body) == ["$int"]:
-        value = hexadecimal(body["$int"], f"{place}/$int")
-    elif type(body) is int:
-        value = body
+    if type(value) is dict and list(value) == ["$int"]:
+        result = hexadecimal(value["$int"], f"{path}/$int")
+    elif type(value) is int:
+        result = value
     else:
-        refuse(place, "an integer", body)
-    if value.bit_length() > max_bits:
+        refuse(path, "an integer", value)
+    if result.bit_length() > MAX_BITS:
         raise LimitError(
-            f"{shown(place)}: an integer of {value.bit_length()} bits; the limit here is {max_bits}"
+            f"{shown(path)}: an integer of {result.bit_length()} bits; the limit here is {MAX_BITS}"
         )
-    return value
+    return result
 
 
-def integers(body: Json, place: str, length: int | None = None) -> list[int]:
+def integers(value: Json, path: str, length: int | None = None) -> list[int]:
     """An array of integers."""
     return [
-        integer(element, f"{place}/{position}")
-        for position, element in enumerate(array(body, place, length))
+        integer(element, f"{path}/{position}")
+        for position, element in enumerate(array(value, path, length))
     ]
 
 
-def hexadecimal(body: Json, place: str) -> int:
+def integer_between(value: Json, path: str, low: int = 0, high: int = _MAX_INT64) -> int:
+    """A JSON integer from ``low`` to ``high``, both included."""
+    if type(value) is not int or not low <= value <= high:
+        refuse(path, f"an integer from {low} to {high}", value)
+    return value
+
+
+def sizes(value: Json, path: str) -> list[int]:
+    """The sizes or strides of a tensor."""
+    if (
+        type(value) is not list
+        or len(value) > 64
+        or any(type(size) is not int or not 0 <= size <= _MAX_INT64 for size in value)
+    ):
+        refuse(path, "at most 64 integers from 0 to 2^63-1", value)
+    return cast("list[int]", value)
+
+
+def hexadecimal(value: Json, path: str) -> int:
     """The integer of ``"0x…"`` or ``"-0x…"``, however long."""
-    if type(body) is not str or not _HEXADECIMAL.fullmatch(body):
-        refuse(place, "an integer as '0x' and lower-case hexadecimal digits", body)
+    if type(value) is not str or not _HEXADECIMAL.fullmatch(value):
+        refuse(path, "an integer as '0x' and lower-case hexadecimal digits", value)
     # Unlike decimal digits, hexadecimal ones are read in linear time and without Python's limit.
-    return int(body, 16)
+    return int(value, 16)
 
 
-def float_body(value: float) -> Json:
+def float_json(value: float) -> Json:
     """A float as a number, or as the string that ``$float`` has for it."""
     if math.isfinite(value):
         return value
@@ -138,43 +220,39 @@ def float_body(value: float) -> Json:
     return "NaN" if bits == _CANONICAL_NAN else f"0x{bits:016x}"
 
 
-def read_float_body(body: Json, place: str) -> float:
-    """The inverse of :func:`float_body`; an integer that a float holds will do, too."""
-    if type(body) is float:
-        return body
-    if type(body) is int:
+def read_float(value: Json, path: str) -> float:
+    """The inverse of :func:`float_json`. An integer that a float holds is accepted, too."""
+    if type(value) is float:
+        return value
+    if type(value) is int:
         try:
-            return float(body)
+            return float(value)
         except OverflowError as error:
-            refuse(place, "a number in the range of a float", body, error)
-    if body == "Infinity" or body == "-Infinity":
-        return math.inf if body == "Infinity" else -math.inf
+            refuse(path, "a number in the range of a float", value, error)
+    if value == "Infinity" or value == "-Infinity":
+        return math.inf if value == "Infinity" else -math.inf
     bits = _CANONICAL_NAN
-    if body != "NaN":
-        if type(body) is not str or not _NAN_BITS.fullmatch(body):
-            refuse(place, "a number, 'NaN', 'Infinity', '-Infinity' or a NaN's 64 bits", body)
-        bits = int(body, 16)
-    value: float = struct.unpack("<d", struct.pack("<Q", bits))[0]
-    if not math.isnan(value):
-        refuse(place, "the 64 bits of a NaN", body)
-    return value
-
-
-def distinct(make: Callable[[list[Any]], Any], values: list[Any], place: str, what: str) -> Any:
-    """``make(values)``, when none of the values is lost as a duplicate of another."""
-    try:
-        result = make(values)
-    except RecursionError:
-        raise
-    except Exception as error:  # whatever a foreign __eq__ raises
-        raise FormatError(f"{shown(place)}: {what} that cannot be compared: {error}") from error
-    if len(result) != len(values):
-        raise FormatError(f"{shown(place)}: duplicate {what}")
+    if value != "NaN":
+        if type(value) is not str or not _NAN_BITS.fullmatch(value):
+            refuse(path, "a number, 'NaN', 'Infinity', '-Infinity' or a NaN's 64 bits", value)
+        bits = int(value, 16)
+    result: float = struct.unpack("<d", struct.pack("<Q", bits))[0]
+    if not math.isnan(result):
+        refuse(path, "the 64 bits of a NaN", value)
     return result
 
 
-def check_hashes(keys: Sequence[object], place: str) -> None:
-    """Refuse keys that have no hash, or so many with the same that a table of them would hang."""
+# Sets and dictionaries -------------------------------------------------------------------------
+
+
+def unique(
+    make: Callable[[list[Any]], _T], items: list[Any], keys: Iterable[object], path: str, what: str
+) -> _T:
+    """``make(items)``, a set or a dictionary with these ``keys``, where no key occurs twice.
+
+    Keys without a hash are refused. So are very many keys with one hash: a table of them would
+    take hours.
+    """
     counts: dict[int, int] = {}
     key: object = None
     try:
@@ -184,102 +262,21 @@ def check_hashes(keys: Sequence[object], place: str) -> None:
     except RecursionError:
         raise
     except Exception as error:  # whatever a foreign __hash__ raises
-        raise FormatError(
-            f"{shown(place)}: a value of type {quote(full_name(type(key)), 120)} can be neither a"
-            " key nor an element of a set"
+        name = quote(full_name(type(key)), 120)
+        raise malformed(
+            path, f"a value of type {name} can be neither a key nor an element of a set"
         ) from error
     if max(counts.values(), default=0) > _MAX_WITH_ONE_HASH:
         raise FormatError(
-            f"{shown(place)}: more than {_MAX_WITH_ONE_HASH} keys have the same hash",
+            f"{shown(path)}: more than {_MAX_WITH_ONE_HASH} keys have the same hash",
             hint="They were chosen to make a program hang; do not trust this file.",
         )
-
-
-_INT64 = 2**63
-_KNOWN_SHOWN = 10
-
-
-def malformed(place: str, what: str) -> FormatError:
-    """The error for what stands at ``place``, a JSON Pointer in the state, to be raised."""
-    return FormatError(f"state {quote(place, 200)}: {what}")
-
-
-def single_member(value: Json, place: str) -> tuple[str, Json]:
-    """Name and value of the one member of a tagged object.
-
-    Raises:
-        FormatError: something else.
-
-    >>> single_member({"$tensor": "/w"}, "/w")
-    ('$tensor', '/w')
-    """
-    if type(value) is dict and len(value) == 1:
-        return next(iter(value.items()))
-    raise malformed(place, f"expected a tensor, found {quote(value)}")
-
-
-@dataclass(frozen=True, slots=True)
-class Body:
-    """An object whose members are asked for one by one; others are ignored.
-
-    >>> Body.of({"offset": 3}, "/x/$view").integer("offset")
-    3
-    """
-
-    members: dict[str, Json]
-    place: str
-
-    @classmethod
-    def of(cls, value: Json, place: str) -> Body:
-        """The body that stands at ``place``.
-
-        Raises:
-            FormatError: not an object. So do the methods, for a member that is not as expected.
-        """
-        if type(value) is not dict:
-            raise malformed(place, f"expected an object, found {quote(value)}")
-        return cls(value, place)
-
-    def value(self, member: str) -> Json:
-        """Any value, ``None`` if the member is missing."""
-        return self.members.get(member)
-
-    def text(self, member: str, known: Collection[str] | None = None) -> str:
-        """A string, one of ``known`` if given."""
-        value = self.members.get(member)
-        if type(value) is not str:
-            self.refuse(member, "a string")
-        if known is not None and value not in known:
-            shown = [*known][:_KNOWN_SHOWN] + ["..."] * (len(known) > _KNOWN_SHOWN)
-            self.refuse(member, f"one of {', '.join(shown)}")
-        return value
-
-    def boolean(self, member: str) -> bool:
-        """``true`` or ``false``."""
-        value = self.members.get(member)
-        if type(value) is not bool:
-            self.refuse(member, "true or false")
-        return value
-
-    def integer(self, member: str, low: int = 0, high: int = _INT64 - 1) -> int:
-        """An integer from ``low`` to ``high``, both included."""
-        value = self.members.get(member)
-        if type(value) is not int or not low <= value <= high:
-            self.refuse(member, f"an integer from {low} to {high}")
-        return value
-
-    def sizes(self, member: str) -> list[int]:
-        """At most 64 integers from 0 to 2^63-1."""
-        value = self.members.get(member)
-        if (
-            type(value) is not list
-            or len(value) > 64
-            or any(type(size) is not int or not 0 <= size < _INT64 for size in value)
-        ):
-            self.refuse(member, "at most 64 integers from 0 to 2^63-1")
-        return cast("list[int]", value)
-
-    def refuse(self, member: str, expected: str) -> NoReturn:
-        """Raise for a member that is not as ``expected``."""
-        found = quote(self.members[member]) if member in self.members else "nothing"
-        raise malformed(f"{self.place}/{member}", f"expected {expected}, found {found}")
+    try:
+        result = make(items)
+    except RecursionError:
+        raise
+    except Exception as error:  # whatever a foreign __eq__ raises
+        raise malformed(path, f"{what} that cannot be compared: {error}") from error
+    if len(cast("set[Any]", result)) != len(items):
+        raise malformed(path, f"duplicate {what}")
+    return result

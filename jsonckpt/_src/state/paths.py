@@ -1,4 +1,4 @@
-"""Places in a state, as JSON Pointers: how they are put together, kept distinct and shown. Pure."""
+"""Paths in a state: JSON Pointers, made, kept distinct and shown (``docs/format.md`` 6.3). Pure."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from ..format.pointer import join
 _MAX_NAME_BYTES = 1024
 
 
-def shown(place: str) -> str:
-    """A place as messages give it.
+def shown(path: str) -> str:
+    """A path as messages give it.
 
     >>> shown("/model"), shown("")
     ("state '/model'", 'the state')
     """
-    return f"state {quote(place, 200)}" if place else "the state"
+    return f"state {quote(path, 200)}" if path else "the state"
 
 
-def child(place: str, key: str) -> str:
-    """:func:`names.join`, at a fraction of its cost for the keys that are nearly all there are."""
+def child(path: str, key: str) -> str:
+    """As :func:`pointer.join`, but much faster for the usual keys."""
     if key.isprintable() and "/" not in key and "~" not in key:
-        return f"{place}/{key}"
-    return join(place, key)
+        return f"{path}/{key}"
+    return join(path, key)
 
 
 def label(key: object, *, is_tensor: bool) -> str:
-    """What stands for a dictionary's key in places. It need not say the key exactly."""
+    """The text that stands for a dictionary's key in paths. It need not tell keys apart."""
     if type(key) is str:
         return key
     if type(key) is int and key.bit_length() > 2048:
@@ -35,40 +35,40 @@ def label(key: object, *, is_tensor: bool) -> str:
     try:
         return str(key)
     except Exception:
-        # A key whose text cannot be had (a tuple with an integer of very many digits, a faulty
-        # __str__) is still written by its rule, and that is what counts.
+        # A tuple with an integer of very many digits, or a faulty __str__: the key's own rule
+        # still writes it.
         return type(key).__name__
 
 
 class DistinctPaths:
-    """Hands out distinct places below one container.
+    """Makes distinct paths below one container.
 
-    Keys ``0`` and ``"0"`` of one dictionary would stand at one place, and so would their tensors;
-    the later gets ``#2``. Places that differ here differ in the whole tree.
+    Keys ``0`` and ``"0"`` of one dictionary would have one path, and so would their tensors. The
+    later one gets ``#2``. Paths that differ here differ in the whole state.
     """
 
-    def __init__(self, place: str) -> None:
-        self._place = place
+    def __init__(self, path: str) -> None:
+        self._path = path
         self._taken: set[str] = set()
         self._next: dict[str, int] = {}
 
     def child(self, key: str) -> str:
-        """The place of the member ``key``."""
-        return self._distinct(child(self._place, key))
+        """The path of the member ``key``."""
+        return self._distinct(child(self._path, key))
 
-    def beside(self, place: str, what: str) -> str:
-        """The place of something that belongs to the member at ``place`` but is not it."""
-        return self._distinct(f"{place}#{what}")
+    def beside(self, path: str, what: str) -> str:
+        """The path of something that belongs to the member at ``path``, such as its key."""
+        return self._distinct(f"{path}#{what}")
 
     def _distinct(self, wanted: str) -> str:
-        place = wanted
+        path = wanted
         number = self._next.get(wanted, 2)
-        while place in self._taken:
-            place = f"{wanted}#{number}"
+        while path in self._taken:
+            path = f"{wanted}#{number}"
             number += 1
         self._next[wanted] = number
-        self._taken.add(place)
-        return place
+        self._taken.add(path)
+        return path
 
 
 def check_name(name: str) -> None:

@@ -1,4 +1,4 @@
-"""Types of the user's own in a state: ``jsonckpt.register``.
+"""The user's own types in a state: ``jsonckpt.register`` (``docs/format.md`` section 6.2, *NAME*).
 
 The registry belongs to the process. Reading never looks a class up by a name from a file: a tag
 means a class only where the program has registered that class under it.
@@ -12,45 +12,31 @@ import inspect
 import re
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 
 from ..errors import ArgumentError, FormatError, JsonckptError, full_name, quote
 from ..format.json_text import Json
 from .paths import shown
+from .references import TENSOR_TAGS
 from .torch_types import BUILTIN
-from .tree import OMIT, TENSOR_TAGS, Decoder, Encoder, Reader, Rules, Writer
+from .tree import OMIT, Decoder, Encoder, Reader, Rule, Rules, Writer
 
 _T = TypeVar("_T")
+#: ``to_json`` and ``from_json``.
+_Functions: TypeAlias = tuple[Callable[[Any], Any], Callable[[Any], Any]]
 _TAG = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}", re.ASCII)
 _BUILTIN_TYPES = frozenset(
-    {*BUILTIN.writers, dict, list, tuple, bool, type(None), torch.Tensor, torch.nn.Parameter}
+    {*BUILTIN.by_type, dict, list, tuple, bool, type(None), torch.Tensor, torch.nn.Parameter}
 )
-_BUILTIN_TAGS = frozenset({*BUILTIN.readers, *TENSOR_TAGS, "$dict", "$tuple"})
+_BUILTIN_TAGS = frozenset({*BUILTIN.by_tag, *TENSOR_TAGS, "$dict", "$tuple"})
 
 
-@dataclass(frozen=True, slots=True)
-class _Registration:
-    cls: type
-    tag: str
-    to_json: Callable[[Any], Any]
-    from_json: Callable[[Any], Any]
-
-
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """All registrations of one moment. It never changes; another one takes its place."""
-
-    by_class: Mapping[type, _Registration]
-    by_tag: Mapping[str, _Registration]
-
-
-#: Readers take it as it is, without a lock: a signal handler that saves may have interrupted a
-#: frame of its own thread anywhere.
-_known = _Known({}, {})
-#: For those that register. Reentrant, for the same reason.
+#: The registered types. The table never changes, another one replaces it: saving and loading take
+#: it without a lock. A signal handler that saves may interrupt its own thread anywhere.
+_registered = Rules.of([])
+#: Held while registering. Reentrant, for the same reason.
 _lock = threading.RLock()
 
 
@@ -68,11 +54,11 @@ def register(
 
     Args:
         cls: the class; objects of its subclasses are not covered.
-        tag: what stands for the class in files, ``[A-Za-z_][A-Za-z0-9_.-]{0,63}``, with or without
+        tag: the name of the class in files, ``[A-Za-z_][A-Za-z0-9_.-]{0,63}``, with or without
             a leading ``$``; by default the class's qualified name.
-        to_json: gives any state value for an object: dictionaries, tensors, ….
-        from_json: gives the object for what ``to_json`` gave. A file may be made up: check what is
-            needed; an exception becomes a :class:`FormatError` with the place.
+        to_json: turns an object into any state value: dictionaries, tensors, ….
+        from_json: turns what ``to_json`` returned into the object. A file may be made up: check
+            what is needed. An exception becomes a :class:`FormatError` with the place.
 
     Returns:
         ``cls``, so that it can stand above a class as a decorator.
@@ -101,38 +87,35 @@ def register(
     name = "$" + _plain_tag(cls, tag)
     if name in _BUILTIN_TAGS:
         raise ArgumentError(f"the tag {name!r} belongs to the format; pass another tag=")
-    rule = _Registration(cls, name, to_json, from_json)
-    global _known
+    rule = Rule(name, (cls,), _writer(to_json), _reader(cls, from_json))
+    global _registered
     with _lock:
         while True:
-            before = _known
+            before = _registered
             after = _with_rule(before, rule)
-            if _known is before:  # no handler has registered another class meanwhile
-                _known = after
+            if _registered is before:  # no handler has registered another class meanwhile
+                _registered = after
                 return cls
 
 
-def _with_rule(known: _Known, rule: _Registration) -> _Known:
+def _with_rule(known: Rules, rule: Rule) -> Rules:
+    [cls] = rule.types
     owner = known.by_tag.get(rule.tag)
-    if owner is not None and not _same_class(owner.cls, rule.cls):
+    if owner is not None and not _same_class(owner.types[0], cls):
         raise ArgumentError(
-            f"the tag {rule.tag!r} is registered for {full_name(owner.cls)}; pass another tag="
+            f"the tag {rule.tag!r} is registered for {full_name(owner.types[0])}; pass another tag="
         )
-    by_class = {cls: old for cls, old in known.by_class.items() if not _same_class(cls, rule.cls)}
+    by_type = {old: its for old, its in known.by_type.items() if not _same_class(old, cls)}
+    # Files under an earlier tag of the class stay readable.
     by_tag = {
-        tag: dataclasses.replace(rule, tag=tag) if _same_class(old.cls, rule.cls) else old
-        for tag, old in known.by_tag.items()
+        tag: rule if _same_class(old.types[0], cls) else old for tag, old in known.by_tag.items()
     }
-    return _Known({**by_class, rule.cls: rule}, {**by_tag, rule.tag: rule})
+    return Rules({**by_type, cls: rule}, {**by_tag, rule.tag: rule})
 
 
 def default_rules() -> Rules:
     """The rules that saving and loading use: the built-in ones, and those registered by now."""
-    known = _known
-    return BUILTIN + Rules(
-        writers={cls: _writer(rule) for cls, rule in known.by_class.items()},
-        readers={tag: _reader(rule) for tag, rule in known.by_tag.items()},
-    )
+    return BUILTIN + _registered
 
 
 def _plain_tag(cls: type, tag: str | None) -> str:
@@ -152,35 +135,35 @@ def _same_class(one: type, other: type) -> bool:
     return one is other or full_name(one) == full_name(other)
 
 
-def _writer(rule: _Registration) -> Writer:
-    def write(value: object, encoder: Encoder, place: str, level: int) -> Json:
+def _writer(to_json: Callable[[Any], Any]) -> Writer:
+    def write(value: object, encoder: Encoder, path: str, level: int) -> Json:
         try:
-            plain = rule.to_json(value)
+            plain = to_json(value)
         except (JsonckptError, MemoryError, RecursionError):
             raise
         except Exception as error:
             raise encoder.unsupported(
-                value, place, f"The to_json registered for it failed: {quote(repr(error), 200)}."
+                value, path, f"The to_json registered for it failed: {quote(repr(error), 200)}."
             ) from error
-        return {rule.tag: encoder.write(plain, place, level + 1)}
+        return encoder.write(plain, path, level)
 
     return write
 
 
-def _reader(rule: _Registration) -> Reader:
-    def read(body: Json, decoder: Decoder, place: str) -> Any:
+def _reader(cls: type, from_json: Callable[[Any], Any]) -> Reader:
+    def read(body: Json, decoder: Decoder, path: str) -> Any:
         before = decoder.omissions
-        plain = decoder.read(body, place)
-        # What from_json would make of a part of its value, nobody knows.
+        plain = decoder.read(body, path)
+        # from_json expects the whole of what to_json returned.
         if decoder.omissions != before:
             return OMIT
         try:
-            return rule.from_json(plain)
+            return from_json(plain)
         except (MemoryError, RecursionError):
             raise
         except Exception as error:
             raise FormatError(
-                f"{shown(place)}: no {quote(full_name(rule.cls), 120)} can be made of this:"
+                f"{shown(path)}: no {quote(full_name(cls), 120)} can be made of this:"
                 f" {quote(str(error) or repr(error), 200)}",
                 hint="The class may have changed since the checkpoint was saved.",
             ) from error
@@ -188,7 +171,7 @@ def _reader(rule: _Registration) -> Reader:
     return read
 
 
-def _default_rule(cls: type) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+def _default_rule(cls: type) -> _Functions:
     if issubclass(cls, enum.Enum):
         return _enum_rule(cls)
     if dataclasses.is_dataclass(cls):
@@ -201,7 +184,7 @@ def _default_rule(cls: type) -> tuple[Callable[[Any], Any], Callable[[Any], Any]
     )
 
 
-def _enum_rule(cls: type[enum.Enum]) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+def _enum_rule(cls: type[enum.Enum]) -> _Functions:
     flags = issubclass(cls, enum.Flag)
 
     def to_json(member: enum.Enum) -> Any:
@@ -219,7 +202,7 @@ def _enum_rule(cls: type[enum.Enum]) -> tuple[Callable[[Any], Any], Callable[[An
     return to_json, from_json
 
 
-def _dataclass_rule(cls: type) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+def _dataclass_rule(cls: type) -> _Functions:
     fields = dataclasses.fields(cls)
     names = [field.name for field in fields]
     taken = {field.name for field in fields if field.init}
@@ -249,7 +232,7 @@ def _dataclass_rule(cls: type) -> tuple[Callable[[Any], Any], Callable[[Any], An
     return to_json, from_json
 
 
-def _namedtuple_rule(cls: Any) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+def _namedtuple_rule(cls: Any) -> _Functions:
     names = list(cls._fields)
 
     def to_json(value: Any) -> dict[str, Any]:

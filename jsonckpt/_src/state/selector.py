@@ -1,4 +1,4 @@
-"""Which tensors ``include=`` and ``exclude=`` select."""
+"""The tensors that ``include=`` and ``exclude=`` select, by their names (section 6.3)."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from itertools import islice
 from ..errors import StateMismatchError, quote
 
 Selector = str | Sequence[str] | Callable[[str], bool]
-#: Names among which the nearest are looked for; comparing takes about 10 µs each.
+#: The most names that are compared with a wrong one; each takes about 10 µs.
 _MOST_COMPARED = 5_000
+#: ``("include" or "exclude", pattern)`` of each pattern that selects nothing.
 Unmatched = list[tuple[str, str]]
 
 
 def selector(
     include: Selector | None, exclude: Selector | None
 ) -> tuple[Callable[[str], bool], Callable[..., Unmatched]]:
-    """What ``include=`` and ``exclude=`` mean, as two functions.
+    """The meaning of ``include=`` and ``exclude=``, as two functions.
 
     A selector is a name, a glob (``*``, ``?``, ``[…]``; ``*`` crosses ``/``), a sequence of these,
-    or a callable on names. A plain name also selects everything below it. The slash that a name
-    begins with may be left out.
+    or a callable on names. A plain name also selects everything below it. The slash at the start
+    of a name is optional.
 
     Returns:
-        ``chosen(name)``, and ``unmatched(names, places=())``: the patterns that match nothing of
-        ``names``, which is nearly always a slip of the pen, each as ``("include", pattern)`` or
-        ``("exclude", pattern)``. ``places`` are there without being tensors: a pattern in
-        ``exclude`` may match these, too. Callables are taken as they are.
+        ``chosen(name)``, and ``unmatched(names, places=())``: the patterns that match none of
+        ``names``, which is nearly always a typing error. A pattern in ``exclude`` may also match
+        one of ``places``, which hold no tensor. Callables are not checked.
 
     >>> chosen, unmatched = selector(["/model/*", "/epoch"], "*.bias")
     >>> chosen("/model/w"), chosen("/model/w.bias"), chosen("/optimizer/0")
@@ -55,7 +55,7 @@ def selector(
         return [
             (argument, pattern)
             for argument, pattern in wanted
-            # Looked up first, for a list of patterns may be as long as that of the names.
+            # Looked up first: there may be as many patterns as names.
             if not (pattern in known or f"/{pattern}" in known)
             and not any(map(_matcher(pattern), known))
             and not (argument == "exclude" and any(map(_matcher(pattern), beside)))
@@ -65,21 +65,21 @@ def selector(
 
 
 def refuse_unmatched(unmatched: Unmatched, names: Iterable[str], *, option: str = "") -> None:
-    """Say which selector selects nothing, and what it may have meant.
+    """Refuse patterns that select nothing, with the names that may have been meant.
 
     Args:
-        unmatched: as :func:`selector` finds it.
-        names: what there is.
-        option: what stands before the argument's name on a command line.
+        unmatched: from :func:`selector`.
+        names: all names.
+        option: the prefix of the argument's name on a command line.
 
     Raises:
-        StateMismatchError: there is one.
+        StateMismatchError: there is such a pattern.
     """
     if not unmatched:
         return
     argument, pattern = unmatched[0]
     known = list(islice(names, _MOST_COMPARED))
-    above = {name[:end]: None for name in known for end in _ends(name)}
+    above = {name[:end]: None for name in known for end in _container_ends(name)}
     candidates = [*above, *known][:_MOST_COMPARED]
     wanted = pattern if pattern.startswith("/") else f"/{pattern}"
     near = difflib.get_close_matches(wanted.rstrip("*").rstrip("/") or "/", candidates, 3, 0.6)
@@ -98,12 +98,9 @@ def refuse_unmatched(unmatched: Unmatched, names: Iterable[str], *, option: str 
     )
 
 
-def _ends(name: str) -> Iterator[int]:
-    """Where the names of the containers end that hold the tensor of this name."""
-    at = name.find("/", 1)
-    while at > 0:
-        yield at
-        at = name.find("/", at + 1)
+def _container_ends(name: str) -> Iterator[int]:
+    """The ends, in a tensor's name, of the names of the containers that hold it."""
+    return (match.start() for match in re.finditer("(?<=.)/", name, re.DOTALL))
 
 
 def _patterns(select: Selector | None) -> list[str]:
@@ -119,8 +116,8 @@ def _is_glob(pattern: str) -> bool:
 def _matcher(select: Selector) -> Callable[[str], bool]:
     if callable(select):
         return select
-    # Names begin with a slash, but for the one of a state that is a tensor (which is empty) and
-    # those of shared memory in a lone shard.
+    # Most names begin with a slash. Exceptions are the empty name of a state that is one tensor,
+    # and the records of shared memory in a lone shard.
     patterns = _patterns(select)
     patterns += [f"/{pattern}" for pattern in patterns if pattern and pattern[0] != "/"]
     exact = set(patterns)

@@ -8,8 +8,8 @@ import zoneinfo
 from typing import TypeVar
 
 from ..format.json_text import Json
-from .checks import integer, integers, member, members, refuse
-from .tree import Decoder, Encoder, Rules
+from .checks import integer, integers, members, refuse, string
+from .tree import Decoder, Encoder, Rule, Rules
 
 _DATE = r"\d{4}-\d\d-\d\d"
 _TIME = r"\d\d:\d\d:\d\d(\.\d{3}(\d{3})?)?"
@@ -25,158 +25,127 @@ _ZONE_KEY = re.compile(r"[A-Za-z0-9_+-]{1,64}(/[A-Za-z0-9_+-]{1,64}){0,3}", re.A
 _Clock = TypeVar("_Clock", datetime.datetime, datetime.time)
 
 
-def _write_clock(value: _Clock, encoder: Encoder, place: str) -> Json:
-    """The body for a datetime or a time: plain ISO 8601 where that says everything."""
+def _write_clock(value: _Clock, encoder: Encoder, path: str, _: int) -> Json:
+    """A datetime or a time: plain ISO 8601, or an object where there is a zone or a fold."""
     zone = value.tzinfo
+    if zone is not None:
+        _check_zone(zone, encoder, path)
+    body: dict[str, Json] = {"iso": value.isoformat()}
     if isinstance(zone, zoneinfo.ZoneInfo):
-        _check_zone(zone, encoder, place)
-        body: dict[str, Json] = {"iso": value.replace(tzinfo=None).isoformat(), "zone": zone.key}
-    else:
-        if zone is not None:
-            _check_zone(zone, encoder, place)
-        if not value.fold:
-            return value.isoformat()
-        body = {"iso": value.isoformat()}
+        body = {"iso": value.replace(tzinfo=None).isoformat(), "zone": zone.key}
+    elif not value.fold:
+        return value.isoformat()
     if value.fold:
         body["fold"] = value.fold
     return body
 
 
-def _check_zone(zone: datetime.tzinfo, encoder: Encoder, place: str) -> None:
+def _check_zone(zone: datetime.tzinfo, encoder: Encoder, path: str) -> None:
     if type(zone) is zoneinfo.ZoneInfo:
         if zone.key and _ZONE_KEY.fullmatch(zone.key):
             return
-        raise encoder.unsupported(zone, place, "Use a zone with a key: zoneinfo.ZoneInfo('…').")
+        raise encoder.unsupported(zone, path, "Use a zone with a key: zoneinfo.ZoneInfo('…').")
     if type(zone) is datetime.timezone:
         offset = zone.utcoffset(None)
         if zone.tzname(None) == datetime.timezone(offset).tzname(None):
             return
         raise encoder.unsupported(
-            zone, place, "A fixed offset cannot keep a name of its own: leave the name out."
+            zone, path, "A fixed offset cannot keep a name of its own: leave the name out."
         )
     raise encoder.unsupported(
-        zone, place, "Use datetime.timezone or zoneinfo.ZoneInfo, or convert to UTC."
+        zone, path, "Use datetime.timezone or zoneinfo.ZoneInfo, or convert to UTC."
     )
 
 
-def _read_clock(kind: type[_Clock], body: Json, place: str) -> _Clock:
+def _read_clock(kind: type[_Clock], body: Json, path: str) -> _Clock:
     fold = 0
     zone = None
     if type(body) is dict:
-        iso = member(members(body, place, "iso"), "iso", place, str)
-        if "zone" in body:
-            zone = _zone(body["zone"], f"{place}/zone")
-        if "fold" in body:
-            fold = integer(body["fold"], f"{place}/fold")
+        parts = members(body, path, "iso")
+        iso = string(*parts.at("iso"))
+        if "zone" in parts:
+            zone = _read_zone(*parts.at("zone"))
+        if "fold" in parts:
+            fold = integer(*parts.at("fold"))
             if fold not in (0, 1):
-                refuse(f"{place}/fold", "0 or 1", body["fold"])
+                refuse(f"{path}/fold", "0 or 1", fold)
     elif type(body) is str:
         iso = body
     else:
-        refuse(place, "a time in ISO 8601", body)
+        refuse(path, "a time in ISO 8601", body)
     if not _ISO[kind].fullmatch(iso):
-        refuse(place, f"a {kind.__name__} in ISO 8601, with seconds", iso)
+        refuse(path, f"a {kind.__name__} in ISO 8601, with seconds", iso)
     try:
         value = kind.fromisoformat(iso.replace("Z", "+00:00"))
     except ValueError as error:
-        refuse(place, f"a {kind.__name__} that exists", iso, error)
+        refuse(path, f"a {kind.__name__} that exists", iso, error)
     if zone is not None:
         if value.tzinfo is not None:
-            refuse(place, "a local time, without offset, beside the zone", iso)
+            refuse(path, "a local time, without offset, beside the zone", iso)
         value = value.replace(tzinfo=zone)
     return value.replace(fold=fold)
 
 
-def _zone(body: Json, place: str) -> zoneinfo.ZoneInfo:
+def _clock_rule(tag: str, kind: type[_Clock]) -> Rule:
+    return Rule(tag, (kind,), _write_clock, lambda body, _, path: _read_clock(kind, body, path))
+
+
+def _read_zone(body: Json, path: str) -> zoneinfo.ZoneInfo:
     if type(body) is not str or not _ZONE_KEY.fullmatch(body):
-        refuse(place, "the key of a time zone, such as 'Europe/Paris'", body)
+        refuse(path, "the key of a time zone, such as 'Europe/Paris'", body)
     try:
         return zoneinfo.ZoneInfo(body)
     except (KeyError, ValueError, OSError) as error:
-        refuse(place, "a time zone that this system knows (pip install tzdata)", body, error)
+        refuse(path, "a time zone that this system knows (pip install tzdata)", body, error)
 
 
-def _write_datetime(value: datetime.datetime, encoder: Encoder, place: str, _: int) -> Json:
-    return {"$datetime": _write_clock(value, encoder, place)}
-
-
-def _read_datetime(body: Json, _: Decoder, place: str) -> datetime.datetime:
-    return _read_clock(datetime.datetime, body, place)
-
-
-def _write_time(value: datetime.time, encoder: Encoder, place: str, _: int) -> Json:
-    return {"$time": _write_clock(value, encoder, place)}
-
-
-def _read_time(body: Json, _: Decoder, place: str) -> datetime.time:
-    return _read_clock(datetime.time, body, place)
-
-
-def _write_date(value: datetime.date, *_: object) -> Json:
-    return {"$date": value.isoformat()}
-
-
-def _read_date(body: Json, _: Decoder, place: str) -> datetime.date:
+def _read_date(body: Json, path: str) -> datetime.date:
     if type(body) is not str or not _DATE_TEXT.fullmatch(body):
-        refuse(place, "a date as YYYY-MM-DD", body)
+        refuse(path, "a date as YYYY-MM-DD", body)
     try:
         return datetime.date.fromisoformat(body)
     except ValueError as error:
-        refuse(place, "a date that exists", body, error)
+        refuse(path, "a date that exists", body, error)
 
 
-def _parts(value: datetime.timedelta) -> list[Json]:
+def _write_timedelta(value: datetime.timedelta) -> list[Json]:
     return [value.days, value.seconds, value.microseconds]
 
 
-def _write_timedelta(value: datetime.timedelta, *_: object) -> Json:
-    return {"$timedelta": _parts(value)}
-
-
-def _read_timedelta(body: Json, _: Decoder, place: str) -> datetime.timedelta:
-    days, seconds, microseconds = integers(body, place, 3)
+def _read_timedelta(body: Json, path: str) -> datetime.timedelta:
+    days, seconds, microseconds = integers(body, path, 3)
     if not (abs(days) < 10**9 and 0 <= seconds < 86_400 and 0 <= microseconds < 10**6):
-        refuse(place, "days, seconds below 86400 and microseconds below 1000000", body)
+        refuse(path, "days, seconds below 86400 and microseconds below 1000000", body)
     return datetime.timedelta(days, seconds, microseconds)
 
 
-def _write_timezone(value: datetime.timezone, encoder: Encoder, place: str, _: int) -> Json:
-    _check_zone(value, encoder, place)
-    return {"$timezone": _parts(value.utcoffset(None))}
+def _write_timezone(value: datetime.timezone, encoder: Encoder, path: str, _: int) -> Json:
+    _check_zone(value, encoder, path)
+    return _write_timedelta(value.utcoffset(None))
 
 
-def _read_timezone(body: Json, decoder: Decoder, place: str) -> datetime.timezone:
+def _read_timezone(body: Json, _: Decoder, path: str) -> datetime.timezone:
     try:
-        return datetime.timezone(_read_timedelta(body, decoder, place))
+        return datetime.timezone(_read_timedelta(body, path))
     except ValueError as error:
-        refuse(place, "an offset of less than 24 hours", body, error)
+        refuse(path, "an offset of less than 24 hours", body, error)
 
 
-def _write_zone(value: zoneinfo.ZoneInfo, encoder: Encoder, place: str, _: int) -> Json:
-    _check_zone(value, encoder, place)
-    return {"$zone": value.key}
+def _write_zone(value: zoneinfo.ZoneInfo, encoder: Encoder, path: str, _: int) -> Json:
+    _check_zone(value, encoder, path)
+    return value.key
 
 
-def _read_zone(body: Json, _: Decoder, place: str) -> zoneinfo.ZoneInfo:
-    return _zone(body, place)
-
-
-#: The rules of this room.
-TIMES = Rules(
-    writers={
-        datetime.datetime: _write_datetime,
-        datetime.date: _write_date,
-        datetime.time: _write_time,
-        datetime.timedelta: _write_timedelta,
-        datetime.timezone: _write_timezone,
-        zoneinfo.ZoneInfo: _write_zone,
-    },
-    readers={
-        "$datetime": _read_datetime,
-        "$date": _read_date,
-        "$time": _read_time,
-        "$timedelta": _read_timedelta,
-        "$timezone": _read_timezone,
-        "$zone": _read_zone,
-    },
+#: Dates, times and time zones.
+TIMES = Rules.of(
+    [
+        _clock_rule("$datetime", datetime.datetime),
+        _clock_rule("$time", datetime.time),
+        Rule.simple("$date", datetime.date, datetime.date.isoformat, _read_date),
+        Rule.simple("$timedelta", datetime.timedelta, _write_timedelta, _read_timedelta),
+        Rule("$timezone", (datetime.timezone,), _write_timezone, _read_timezone),
+        Rule(
+            "$zone", (zoneinfo.ZoneInfo,), _write_zone, lambda body, _, path: _read_zone(body, path)
+        ),
+    ]
 )

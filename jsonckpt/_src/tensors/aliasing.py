@@ -1,44 +1,33 @@
-"""All tensors of a state: what is one record, what is a view of one, and the way back.
+"""The tensors of a state: which are one record or views of one, and back (``docs/format.md`` 6.4).
 
-:class:`StateWriter` and :class:`StateReader` are the doors through which ``tree`` hands tensors
-over when it writes and when it reads (``docs/format.md`` sections 6.2 and 6.4).
+On save :class:`StateWriter` takes the tensors from the walk over the state. It writes references to
+records, and makes the records. On load :class:`StateReader` turns references into tensors.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]
 
 from ..errors import JsonckptError, UnsupportedTypeError, quote
 from ..format.json_text import Json
 from ..format.limits import Copies
-from ..state.checks import Body, malformed, single_member
-from ..state.tree import OMIT, tensor_names
+from ..state.checks import boolean, malformed, members, single_member, string
+from ..state.references import REFERENCE_TAGS, references_in
+from ..state.tree import OMIT
 from .buffers import Source
 from .composite import is_composite, join_quantized, join_sparse, split
-from .memory import (
-    borrow,
-    dtype_name,
-    is_wrapped,
-    require_address,
-    require_little_endian,
-    require_memory,
-    require_whole,
-)
-from .storages import Leaf, Shared, note_storages, shared_records, space_of
+from .memory import borrow, dtype_name, require_little_endian
+from .storages import DistinctTensor, SharedRecord, address_space, note_storages, shared_records
+from .supported import address_of, require_memory, require_plain
 from .view import View
-
-#: What torch itself sets on plain tensors: a ``torch.nn.Buffer`` says how its module saves it.
-_TORCHS_OWN = frozenset({"persistent"})
 
 
 class StateWriter:
-    """Takes the tensors of one state while ``tree`` writes it; then says what to save.
+    """Writes the tensors of one state, then makes their records. A :class:`TensorWriter`.
 
     Nothing is copied: the tensors must not change before the last source has been read.
 
@@ -54,8 +43,8 @@ class StateWriter:
 
     def __init__(self) -> None:
         require_little_endian()
-        self._leaves: list[Leaf] = []
-        self._known: dict[tuple[object, ...], Leaf] = {}
+        self._tensors: list[DistinctTensor] = []
+        self._known: dict[tuple[object, ...], DistinctTensor] = {}
         self._sources: list[Source] | None = None
 
     def is_tensor(self, value: object) -> bool:
@@ -69,13 +58,13 @@ class StateWriter:
 
         Args:
             value: a tensor or ``torch.nn.Parameter``.
-            name: its place, which becomes the record's name.
+            name: its path in the state, which becomes the record's name.
 
         Raises:
-            UnsupportedTypeError: a tensor that the format cannot say.
+            UnsupportedTypeError: a tensor that the format cannot hold.
         """
         try:
-            _require_plain(value)
+            require_plain(value)
             if type(value) is torch.nn.Parameter:
                 data = self._put_data(value.detach(), name)
                 return {"$parameter": {"data": data, "requires_grad": value.requires_grad}}
@@ -83,7 +72,7 @@ class StateWriter:
                 return {"$requires_grad": self._put_data(value.detach(), name)}
             return self._put_data(value, name)
         except UnsupportedTypeError as error:
-            raise error.at(tensor=name)  # noqa: B904, the same error with its place
+            raise error.at(tensor=name)  # noqa: B904, the same error with its name
 
     def put_array(self, array: np.ndarray[Any, Any], name: str) -> Json:
         """Take a little-endian NumPy array; return a reference to its tensor. Nothing is copied.
@@ -104,74 +93,98 @@ class StateWriter:
     def sources(self) -> list[Source]:
         """The records to be written, in order of first appearance in the state.
 
-        To be called when the whole state has been put: only now it is known who shares memory with
-        whom. Changes the JSON objects that were handed out accordingly.
+        To be called when the whole state has been put: only then is it known which tensors share
+        memory. Changes the JSON objects that :meth:`put` returned accordingly.
         """
         if self._sources is None:
-            self._sources = self._plan()
+            self._sources = self._make_sources()
         return self._sources
 
     def _put_data(self, tensor: torch.Tensor, name: str) -> dict[str, Json]:
-        if is_composite(tensor):
-            return split(tensor, lambda part, member: self._put_dense(part, f"{name}/{member}"))
-        return self._put_dense(tensor, name)
+        if not is_composite(tensor):
+            return self._put_dense(tensor, name)
+        tag, parts = split(tensor)
+        body = {
+            member: self._put_dense(part, f"{name}/{member}")
+            if isinstance(part, torch.Tensor)
+            else part
+            for member, part in parts.items()
+        }
+        return {tag: body}
 
     def _put_dense(self, tensor: torch.Tensor, name: str) -> dict[str, Json]:
         dtype_name(tensor)
         require_memory(tensor)
         if tensor.dim() > 64:
             raise UnsupportedTypeError(f"the tensor has {tensor.dim()} dimensions, at most 64 fit")
-        start = _address(tensor)
+        start = address_of(tensor)
         flat = tensor.is_cpu and tensor.is_contiguous()
         flat = flat and not tensor.is_conj() and not tensor.is_neg()
         key: tuple[object, ...] = (start, tensor.dtype, tensor.shape)
         if not flat:
-            key = (*key, space_of(tensor), _steps(tensor), tensor.is_conj(), tensor.is_neg())
-        leaf = self._known.get(key)
-        if leaf is None:
-            leaf = Leaf(name, tensor, start, flat=flat)
-            self._leaves.append(leaf)
-            if start:  # no two tensors without elements are one
-                self._known[key] = leaf
+            space = address_space(tensor)
+            key = (*key, space, _steps(tensor), tensor.is_conj(), tensor.is_neg())
+        distinct = self._known.get(key)
+        if distinct is None:
+            distinct = DistinctTensor(name, tensor, start, flat=flat)
+            self._tensors.append(distinct)
+            if start:  # tensors without elements share no memory
+                self._known[key] = distinct
         reference: dict[str, Json] = {"$tensor": name}
-        if leaf.name != name:
-            reference = {"$tied": {"name": name, "of": leaf.name}}
-        leaf.references.append((name, reference))
+        if distinct.name != name:
+            reference = {"$tied": {"name": name, "of": distinct.name}}
+        distinct.references.append((name, reference))
         return reference
 
-    def _plan(self) -> list[Source]:
-        shared_by = shared_records(self._leaves)
-        sources: list[Source] = []
+    def _make_sources(self) -> list[Source]:
+        shared_by = shared_records(self._tensors)
+        records: list[tuple[Source, torch.Tensor]] = []
         storages = 0
-        pieces: list[tuple[Source, torch.Tensor]] = []
-        for leaf in self._leaves:
-            found = shared_by.get(leaf)
-            if found is None or found.cover is leaf:
-                sources.append(leaf.source())
-                pieces.append((sources[-1], leaf.tensor))
+        for distinct in self._tensors:
+            shared = shared_by.get(distinct)
+            if shared is None or shared.owner is distinct:
+                records.append((distinct.source(), distinct.tensor))
                 continue
-            if found.record is not None and not found.name:
-                found.name = f"$storage/{storages}"
+            if shared.memory is not None and not shared.name:
+                shared.name = f"$storage/{storages}"
                 storages += 1
-                sources.append(Source.of(found.name, found.record))
-                pieces.append((sources[-1], found.record))
-            for name, reference in leaf.references:
+                records.append((Source.of(shared.name, shared.memory), shared.memory))
+            for name, reference in distinct.references:
                 reference.clear()
-                reference["$view"] = _view(leaf, name, found).to_json()
-        note_storages(pieces)
-        return sources
+                reference["$view"] = _view(distinct, name, shared).to_json()
+        note_storages(records)
+        return [source for source, _ in records]
+
+
+def _steps(tensor: torch.Tensor) -> tuple[int, ...] | None:
+    """The strides that have a meaning; ``None`` for row-major tensors."""
+    if tensor.is_contiguous():
+        return None
+    return tuple([step for size, step in zip(tensor.shape, tensor.stride()) if size > 1])
+
+
+def _view(distinct: DistinctTensor, name: str, shared: SharedRecord) -> View:
+    tensor = distinct.tensor
+    return View(
+        name=name,
+        of=shared.name,
+        dtype=dtype_name(tensor),
+        shape=tuple(tensor.shape),
+        stride=tuple(tensor.stride()),
+        offset=(distinct.start - shared.base) // tensor.itemsize,
+    )
 
 
 class StateReader:
-    """Gives ``tree`` the tensors of one state while it reads it.
+    """Reads the tensors of one state. A :class:`TensorReader`.
 
-    References to one record, or to one view, give the same object. So do parameters and other
-    composite tensors that say the same of the same records.
+    References to one record, or to one view, give the same object. So do composite tensors and
+    parameters with equal JSON.
 
     Args:
         loaded: the tensors of the records, row-major, by name.
-        chosen: names of the records and views that are wanted; others are OMIT.
-        copies: counts what is made beside the records' memory.
+        chosen: names of the tensors that are wanted; others are OMIT.
+        copies: counts what is allocated beside the records' memory.
 
     >>> reader = StateReader({"/w": torch.arange(6)}, {"/w", "/v"})
     >>> body = {"name": "/v", "of": "/w", "dtype": "int64", "offset": 1}
@@ -190,70 +203,61 @@ class StateReader:
         self.charge = (copies or Copies()).charge
         self._chosen = frozenset(chosen)
         self._views: dict[str, tuple[View, torch.Tensor]] = {}
-        self._seen: dict[View, torch.Tensor] = {}
+        self._seen: dict[tuple[object, ...], torch.Tensor] = {}
         self._composites: dict[tuple[str, str], Any] = {}
 
-    def get(self, tag: str, body: Json, place: str) -> Any:
-        """The tensor that ``{tag: body}`` says, or :data:`OMIT`.
+    def get(self, tag: str, body: Json, path: str) -> Any:
+        """The tensor of ``{tag: body}``, or :data:`OMIT`.
 
         Raises:
-            FormatError: the body is not what its tag asks for.
+            FormatError: the body does not follow the format.
         """
-        if tag == "$tensor":
-            return self._tensor(body, place)
-        if tag == "$tied":
-            return self._tied(body, place)
-        if tag == "$view":
-            return self._view(body, place)
-        if not all(name in self._chosen for name, _, _ in tensor_names({tag: body})):
+        if tag in REFERENCE_TAGS:
+            return self._reference(tag, body, path)
+        if not all(name in self._chosen for name, _, _ in references_in({tag: body})):
             return OMIT
         key = (tag, repr(_untied(body)))
         if key not in self._composites:
-            self._composites[key] = self._composite(tag, body, place)
+            self._composites[key] = self._composite(tag, body, path)
         return self._composites[key]
 
-    def get_array(self, body: Json, place: str) -> Any:
-        """The NumPy array that a ``$tensor``, ``$tied`` or ``$view`` says, or OMIT.
+    def get_array(self, body: Json, path: str) -> Any:
+        """The NumPy array of a ``$tensor``, ``$tied`` or ``$view``, or OMIT.
 
         It shares the tensor's memory, if that is on the CPU.
         """
-        tensor = self._dense(body, place)
+        tensor = self._dense(body, path)
         if tensor is OMIT:
             return OMIT
         if tensor.is_meta:
             raise JsonckptError(
                 "a NumPy array cannot be on the meta device",
-                tensor=place,
+                tensor=path,
                 hint="Load this tensor to the CPU, or exclude it.",
             )
         if not tensor.is_cpu:
-            self.charge(tensor.nbytes, place)
+            self.charge(tensor.nbytes, path)
         try:
             return tensor.cpu().numpy()
         except TypeError as error:
-            raise malformed(place, f"NumPy has no {tensor.dtype}") from error
+            raise malformed(path, f"NumPy has no {tensor.dtype}") from error
 
-    def _composite(self, tag: str, body: Json, place: str) -> Any:
-        at = f"{place}/{tag}"
-
-        def part(value: Json, member: str) -> Any:
-            return self._dense(value, f"{at}/{member}")
-
+    def _composite(self, tag: str, body: Json, path: str) -> Any:
+        """A tensor with all its parts chosen."""
+        at = f"{path}/{tag}"
         if tag == "$sparse":
-            return join_sparse(body, part, at, self.charge)
+            return join_sparse(body, self._dense, at, self.charge)
         if tag == "$quantized":
-            return join_quantized(body, part, at, self.charge)
+            return join_quantized(body, self._dense, at, self.charge)
         if tag == "$parameter":
-            members = Body.of(body, at)
-            requires_grad = members.boolean("requires_grad")
-            data = self._data(members.value("data"), f"{at}/data")
+            parts = members(body, at, "data", "requires_grad")
+            requires_grad = boolean(*parts.at("requires_grad"))
+            data = self._data(*parts.at("data"))
         elif tag == "$requires_grad":
             requires_grad = True
             data = self._data(body, at)
         else:
-            raise malformed(place, f"{quote(tag)} is not a tensor")
-        if data is OMIT:
-            return OMIT
+            raise malformed(path, f"{quote(tag)} is not a tensor")
         if requires_grad and not (data.is_floating_point() or data.is_complex()):
             raise malformed(at, f"a tensor of {data.dtype} cannot require gradients")
         if tag == "$parameter":
@@ -261,139 +265,57 @@ class StateReader:
         # A new object: the same record may also be referred to without requires_grad.
         return data.detach().requires_grad_()
 
-    def _data(self, value: Json, place: str) -> Any:
-        """Anything but a parameter and a tensor with requires_grad."""
-        tag, body = single_member(value, place)
+    def _data(self, value: Json, path: str) -> Any:
+        """A dense, sparse or quantized tensor."""
+        tag, body = single_member(value, path)
         if tag in ("$sparse", "$quantized"):
-            return self.get(tag, body, place)
-        return self._dense(value, place)
+            return self.get(tag, body, path)
+        return self._dense(value, path)
 
-    def _dense(self, value: Json, place: str) -> Any:
-        tag, body = single_member(value, place)
-        if tag == "$tensor":
-            return self._tensor(body, place)
-        if tag == "$tied":
-            return self._tied(body, place)
+    def _dense(self, value: Json, path: str) -> Any:
+        tag, body = single_member(value, path)
+        if tag not in REFERENCE_TAGS:
+            raise malformed(path, f"expected a dense tensor, found {quote(tag)}")
+        return self._reference(tag, body, path)
+
+    def _reference(self, tag: str, body: Json, path: str) -> Any:
+        at = f"{path}/{tag}"
         if tag == "$view":
-            return self._view(body, place)
-        raise malformed(place, f"expected a dense tensor, found {quote(tag)}")
-
-    def _tensor(self, name: Json, place: str) -> Any:
-        if type(name) is not str:
-            raise malformed(f"{place}/$tensor", f"expected a name, found {quote(name)}")
-        return self._record(name, f"{place}/$tensor") if name in self._chosen else OMIT
-
-    def _tied(self, body: Json, place: str) -> Any:
-        at = f"{place}/$tied"
-        members = Body.of(body, at)
-        name, record = members.text("name"), members.text("of")
+            return self._view(View.from_json(body, at), at)
+        if tag == "$tied":
+            parts = members(body, at, "name", "of")
+            name, record = string(*parts.at("name")), string(*parts.at("of"))
+        elif type(body) is str:
+            name = record = body
+        else:
+            raise malformed(at, f"expected a name, found {quote(body)}")
         return self._record(record, at) if name in self._chosen else OMIT
 
-    def _view(self, body: Json, place: str) -> Any:
-        at = f"{place}/$view"
-        view = View.from_json(body, at)
+    def _view(self, view: View, path: str) -> Any:
         if view.name not in self._chosen:
             return OMIT
         if view.name not in self._views:
-            # What is seen in the same way at two places is one tensor, as it is where it is tied.
-            same = replace(view, name="")
+            # Views that differ in name only are one tensor, as tied ones are.
+            same = (view.of, view.dtype, view.shape, view.stride, view.offset)
             if same not in self._seen:
-                self._seen[same] = view.on(self._record(view.of, at), at, self.charge)
+                self._seen[same] = view.on(self._record(view.of, path), path, self.charge)
             self._views[view.name] = (view, self._seen[same])
         seen, tensor = self._views[view.name]
         if seen != view:
-            raise malformed(at, f"another view is called {quote(view.name)}, too")
+            raise malformed(path, f"another view is called {quote(view.name)}, too")
         return tensor
 
-    def _record(self, name: str, place: str) -> torch.Tensor:
+    def _record(self, name: str, path: str) -> torch.Tensor:
         try:
             return self._loaded[name]
         except KeyError:
-            raise malformed(place, f"there is no record {quote(name)}") from None
+            raise malformed(path, f"there is no record {quote(name)}") from None
 
 
 def _untied(value: Json) -> Json:
-    """A tensor's JSON without the names of tied places: equal for what is the same tensor."""
+    """The JSON of a tensor without the names of tied ones: equal where the tensor is the same."""
     if type(value) is not dict:
         return value
     if list(value) == ["$tied"] and type(value["$tied"]) is dict:
         return {"$tensor": value["$tied"].get("of")}
     return {key: _untied(item) for key, item in value.items()}
-
-
-def _require_plain(value: torch.Tensor) -> None:
-    """Refuse what is a tensor to Python but not memory with a shape."""
-    kind = type(value)
-    if isinstance(value, UninitializedTensorMixin):
-        raise UnsupportedTypeError(
-            f"a {kind.__name__} has no shape yet",
-            hint="Run the module once, so that it learns its shapes, before saving.",
-        )
-    plain = kind is torch.Tensor or kind is torch.nn.Parameter
-    own = vars(value)
-    if own or not plain:  # next to no tensor has attributes, and there may be thousands
-        require_whole(value)
-    if not plain:
-        raise UnsupportedTypeError(
-            f"cannot write the tensor subclass {kind.__module__}.{kind.__qualname__}",
-            hint=f"Call jsonckpt.register({kind.__name__}, ...) before saving, or save the plain"
-            " tensors in it.",
-        )
-    attributes = [name for name in own if name[:1] != "_" and name not in _TORCHS_OWN]
-    if attributes:
-        raise UnsupportedTypeError(
-            f"the tensor has the attribute {quote(attributes[0])}, which would be lost",
-            hint="Save the attribute apart, and the tensor as tensor.detach(), which has none; a"
-            " module's state_dict() does that.",
-        )
-    if is_wrapped(value):
-        raise UnsupportedTypeError(
-            "a tensor inside torch.func (vmap, grad, jvp) has no memory of its own",
-            hint="Return it from the transformed function, and save what comes out.",
-        )
-    if value.is_nested or (value.layout != torch.strided and not is_composite(value)):
-        layout = "nested" if value.is_nested else str(value.layout).removeprefix("torch.")
-        raise UnsupportedTypeError(
-            f"cannot write a tensor of layout {layout}",
-            hint="Save the list of its parts." if value.is_nested else "Save value.to_dense().",
-        )
-    if value.is_meta:
-        raise UnsupportedTypeError(
-            "a tensor on the meta device has no data", hint="Load or initialize it before saving."
-        )
-
-
-def _address(tensor: torch.Tensor) -> int:
-    """Where the memory of a dense tensor begins.
-
-    Raises:
-        UnsupportedTypeError: it has none, though it has elements.
-    """
-    try:
-        start = tensor.data_ptr()
-    except RuntimeError as error:  # what modes of torch put around tensors
-        raise UnsupportedTypeError(
-            f"the tensor has no memory: {quote(str(error), 200)}",
-            hint="Save the plain tensor.",
-        ) from error
-    if not start:
-        require_address(tensor)
-    return start
-
-
-def _steps(tensor: torch.Tensor) -> tuple[int, ...] | None:
-    """What of the strides means anything; ``None`` where the shape says it all."""
-    if tensor.is_contiguous():
-        return None
-    return tuple([step for size, step in zip(tensor.shape, tensor.stride()) if size > 1])
-
-
-def _view(leaf: Leaf, name: str, shared: Shared) -> View:
-    return View(
-        name=name,
-        of=shared.name,
-        dtype=dtype_name(leaf.tensor),
-        shape=tuple(leaf.tensor.shape),
-        stride=tuple(leaf.tensor.stride()),
-        offset=(leaf.start - shared.base) // leaf.tensor.itemsize,
-    )

@@ -1,7 +1,7 @@
-"""One tensor to little-endian bytes, and bytes into one tensor, on any device.
+"""One tensor to little-endian bytes, and bytes into one tensor (``docs/format.md`` section 4).
 
-Contiguous memory of the CPU is handed out as it is. Whatever lies elsewhere or otherwise
-is copied range by range, so that extra memory is a small multiple of the range, never the tensor.
+Contiguous memory of the CPU is not copied. Other memory is copied range by range: the extra memory
+is a small multiple of the range.
 """
 
 from __future__ import annotations
@@ -21,25 +21,23 @@ from ..linux import populate
 from .memory import (
     borrow,
     borrow_range,
+    collapsed,
     contiguous_stride,
     dtype_name,
     empty,
-    few_dimensions,
     flat_bytes,
     fresh_storage,
     is_flat,
-    is_wrapped,
     layout_of,
-    parts,
-    require_address,
+    paired_slices,
     require_little_endian,
-    require_memory,
     strided,
     torch_dtype,
 )
+from .supported import require_address, require_cast, require_fillable, require_memory
 
 _CPU: Final = torch.device("cpu")
-#: What NumPy has, too: its view of them is made in a fifth of the time.
+#: NumPy has these dtypes, too: it makes a view of them in a fifth of the time.
 _NUMPY: Final = {torch.float32, torch.float64, torch.float16, torch.int64, torch.int32, torch.uint8}
 
 
@@ -60,7 +58,7 @@ def byte_count(dtype: str, shape: Sequence[int]) -> int:
     return nbytes
 
 
-@dataclass(slots=True)  # frozen, making one takes three times as long, and there are thousands
+@dataclass(slots=True)  # not frozen: that takes three times as long, and there are thousands
 class Source:
     """One record to be written.
 
@@ -68,9 +66,9 @@ class Source:
         name: of the record.
         dtype: its name in the format.
         shape: sizes.
-        device: where the tensor lies, in torch's spelling (``cpu``, ``cuda:0``).
+        device: of the tensor, in torch's spelling (``cpu``, ``cuda:0``).
         nbytes: raw bytes.
-        address: where they lie, row-major, in memory of the CPU; 0 if they do not.
+        address: of the raw bytes, if they lie row-major in memory of the CPU; else 0.
         layout: the strides of a dense tensor that is not row-major.
 
     >>> source = Source.of("/w", torch.arange(3, dtype=torch.int16))
@@ -84,15 +82,15 @@ class Source:
     device: str
     nbytes: int
     address: int = field(repr=False, compare=False)
-    #: The tensor; of a copy that lies flat at the address, what keeps its memory.
+    #: The tensor, or the owner of a flat copy at the address.
     _tensor: torch.Tensor = field(repr=False, compare=False)
-    #: What :meth:`read` takes from: made at its first call.
+    #: The bytes at the address, made by the first :meth:`read`.
     _memory: memoryview | None = field(default=None, repr=False, compare=False)
     layout: Layout = field(default=PLAIN, repr=False)
 
     @classmethod
     def of(cls, name: str, tensor: torch.Tensor) -> Source:
-        """The record of a dense tensor, which is kept alive and must not change meanwhile.
+        """The record of a dense tensor. It is kept alive and must not change.
 
         Raises:
             UnsupportedTypeError: a dtype that the format lacks, or memory that was freed.
@@ -103,24 +101,20 @@ class Source:
         return cls.of_checked(name, tensor)
 
     @classmethod
-    def of_checked(cls, name: str, tensor: torch.Tensor) -> Source:
-        """:meth:`of`, where the machine and the tensor's memory have been checked before."""
-        dtype, shape, nbytes = dtype_name(tensor), tuple(tensor.shape), tensor.nbytes
-        layout = layout_of(tensor)
-        if tensor.is_cpu:
-            address = tensor.data_ptr() if nbytes and is_flat(tensor) else 0
-            return cls(name, dtype, shape, "cpu", nbytes, address, tensor, None, layout)
-        return cls(name, dtype, shape, str(tensor.device), nbytes, 0, tensor, None, layout)
+    def of_checked(cls, name: str, tensor: torch.Tensor, flat_at: int = 0) -> Source:
+        """:meth:`of` without checks of the machine and of the tensor's memory.
 
-    @classmethod
-    def of_flat(cls, name: str, tensor: torch.Tensor, address: int, nbytes: int) -> Source:
-        """As :meth:`of_checked` for a tensor known to lie flat at an address of the CPU."""
-        shape, dtype = tuple(tensor.shape), dtype_name(tensor)
-        if not nbytes:
-            return cls(name, dtype, shape, "cpu", 0, 0, tensor, None, layout_of(tensor))
-        # Flat memory has other strides than row-major ones only where a dimension has one element.
-        layout = layout_of(tensor) if 1 in shape else PLAIN
-        return cls(name, dtype, shape, "cpu", nbytes, address, tensor, None, layout)
+        Args:
+            flat_at: the address of the tensor, where it is known to be flat on the CPU.
+        """
+        shape, nbytes = tuple(tensor.shape), tensor.nbytes
+        address = flat_at if nbytes else 0
+        if nbytes and not address and tensor.is_cpu and is_flat(tensor):
+            address = tensor.data_ptr()
+        # Flat tensors have other strides than row-major ones in dimensions of one element only.
+        layout = PLAIN if address and 1 not in shape else layout_of(tensor)
+        device = "cpu" if address or tensor.is_cpu else str(tensor.device)
+        return cls(name, dtype_name(tensor), shape, device, nbytes, address, tensor, None, layout)
 
     def read(self, start: int, stop: int) -> memoryview:
         """Raw row-major bytes ``[start, stop)``, read-only. Safe to call from several threads.
@@ -143,19 +137,19 @@ class Source:
         return raw.toreadonly()
 
     def _gathered(self, first: int, last: int) -> torch.Tensor:
-        """Elements that do not lie flat on the CPU, as bytes there."""
+        """Elements that are not flat on the CPU, copied there as bytes."""
         flat = flat_bytes(self._tensor, self.nbytes)
         if flat is not None:
             itemsize = DTYPES[self.dtype].itemsize
             return flat[first * itemsize : last * itemsize].to(_CPU)
-        view = few_dimensions(self._tensor)
+        view = collapsed(self._tensor)
         piece = empty(last - first, view.dtype, view.device)
-        for part, place in parts(view, first, piece):
+        for part, copy in paired_slices(view, first, piece):
             if part.dim() == 2 and part.stride(0) == 1 < part.stride(1):
-                # A copy of a transpose, transposed: each takes torch's quick way, a third of the
-                # time that torch needs for both at once.
-                part, place = part.t().contiguous(), place.t()
-            place.copy_(part)
+                # torch copies a transpose quickly, and transposes a copy quickly. Together that
+                # takes a third of the time of both at once.
+                part, copy = part.t().contiguous(), copy.t()
+            copy.copy_(part)
         return piece.to(_CPU).view(torch.uint8)
 
     def _bytes(self) -> memoryview:
@@ -165,23 +159,23 @@ class Source:
         return borrow_range(self.address, self.nbytes, tensor).numpy().data
 
     def relocate(self, memory: torch.Tensor, address: int) -> None:
-        """From now on read from a copy, and let go of the tensor.
+        """Read from a copy from now on, and release the tensor.
 
         Args:
-            memory: what keeps the copy's memory, on the CPU.
-            address: where the copy begins.
+            memory: the owner of the copy's memory, on the CPU.
+            address: of the copy.
         """
         self._tensor, self.address, self._memory = memory, address, None
 
     @property
     def on_cuda(self) -> bool:
-        """Whether pinned memory makes copies of it faster, and lets them run side by side."""
+        """Whether pinned memory makes copies faster and asynchronous."""
         return self._tensor.is_cuda
 
     def copy_to(self, memory: np.ndarray[Any, Any], start: int, stop: int) -> None:
         """Copy the raw bytes ``[start, stop)`` to ``memory``. Safe to call from several threads.
 
-        From a CUDA device the copy is only begun, in the device's current stream.
+        From a CUDA device the copy is asynchronous, in the device's current stream.
 
         Args:
             memory: as many ``uint8``, aligned for elements of any size.
@@ -193,21 +187,21 @@ class Source:
         if flat is not None:
             target.copy_(flat[start:stop], non_blocking=self.on_cuda)
             return
-        view = few_dimensions(self._tensor)
+        view = collapsed(self._tensor)
         piece = target.view(view.dtype)
         if view.device.type != "cpu":
             piece = empty(last - first, view.dtype, view.device)
-        for part, place in parts(view, first, piece):
-            place.copy_(part)
+        for part, copy in paired_slices(view, first, piece):
+            copy.copy_(part)
         if view.device.type != "cpu":
             target.copy_(piece.view(torch.uint8), non_blocking=self.on_cuda)
 
 
 class Target:
-    """One tensor being filled with the raw bytes of a record.
+    """A tensor that is filled with the raw bytes of a record.
 
-    Made by :meth:`allocate` or :meth:`into`, filled through :meth:`window` or :meth:`write` in
-    any order and from any thread (ranges disjoint), and handed over by :meth:`finish`.
+    Made by :meth:`allocate` or :meth:`into`. :meth:`window` and :meth:`write` fill disjoint ranges
+    in any order and from any thread. :meth:`finish` returns the tensor.
 
     Attributes:
         dtype: of the record, its name in the format.
@@ -222,21 +216,6 @@ class Target:
             [2, 3]], dtype=torch.uint8)
     """
 
-    __slots__ = (
-        "_dtype",
-        "_flat",
-        "_fresh",
-        "_memory",
-        "_tensor",
-        "_view",
-        "_watched",
-        "_windowed",
-        "dtype",
-        "nbytes",
-        "needs_data",
-        "shape",
-    )
-
     def __init__(self, tensor: torch.Tensor, dtype: str, shape: Sequence[int], nbytes: int) -> None:
         require_little_endian()
         self.dtype = dtype
@@ -246,18 +225,19 @@ class Target:
         self._tensor = tensor
         self._dtype = torch_dtype(dtype)
         self._windowed = False
-        #: Whether autograd may know the tensor, and has not been told yet.
+        #: Whether autograd may know the tensor, and was not told of the change yet.
         self._watched = False
+        #: Whether the memory is new, so that its pages do not exist yet.
+        self._fresh = False
         self._flat: torch.Tensor | None = None
         self._view: torch.Tensor | None = None
         self._memory: memoryview | None = None
-        self._fresh = False
         if not self.needs_data:
             return
         same = tensor.dtype == self._dtype
         self._flat = flat_bytes(tensor, self.nbytes) if same else None
         if self._flat is None:
-            self._view = few_dimensions(tensor, carried=same)
+            self._view = collapsed(tensor, raw=same)
         elif self._flat.device.type == "cpu":
             self._memory = self._flat.numpy().data
 
@@ -276,12 +256,12 @@ class Target:
 
         Args:
             dtype, shape: of the record.
-            device: where it shall lie; ``meta`` gives a tensor without data.
-            allocate: where memory comes from (``nbytes`` to a storage of at least that size)
-                instead of torch's allocator.
+            device: of the tensor; ``meta`` gives a tensor without data.
+            allocate: takes a number of bytes and returns a storage of at least that size; by
+                default torch's allocator.
             stride: of the tensor, where it is not row-major.
-            place: a storage on the device, and the byte in it where the tensor begins; else it gets
-                one of its own.
+            place: a storage on the device and the byte in it where the tensor begins; by default
+                the tensor gets a storage of its own.
 
         Raises:
             FormatError: an unknown dtype, or a shape that torch cannot have.
@@ -314,10 +294,10 @@ class Target:
     def into(
         cls, tensor: torch.Tensor, dtype: str, shape: Sequence[int], *, cast: bool = False
     ) -> Target:
-        """An existing tensor, to be filled in place: any device, any strides, a parameter or not.
+        """An existing tensor of any device and strides, to be filled in place.
 
         Args:
-            tensor: the tensor to fill.
+            tensor: the tensor, which may be a parameter.
             dtype, shape: of the record; the shape must be the tensor's.
             cast: allow a dtype that differs from the tensor's and convert the values.
 
@@ -325,40 +305,21 @@ class Target:
             StateMismatchError: another shape, or another dtype without (possible) ``cast``.
             UnsupportedTypeError: not a dense tensor, or one without memory of its own.
         """
-        if tuple(shape) != tuple(tensor.shape):
-            raise StateMismatchError(
-                f"the checkpoint has shape {quote(list(shape))}, "
-                f"the target has {list(tensor.shape)}"
-            )
-        require_fillable(tensor)
-        steps = zip(tensor.shape, tensor.stride())
-        if tensor.numel() and any(step == 0 and size > 1 for size, step in steps):
-            raise UnsupportedTypeError(
-                "cannot fill an expanded tensor in place: several elements are one memory cell",
-                hint="Give the target memory of its own with .clone().",
-            )
-        kind = torch_dtype(dtype)
-        if kind != tensor.dtype:
-            if not cast:
-                raise StateMismatchError(
-                    f"the checkpoint has dtype {quote(dtype)}, the target has {tensor.dtype}",
-                    hint="Convert the target, or allow casting.",
-                )
-            _require_cast(kind, tensor.dtype)
+        _require_match(tensor, dtype, shape, cast=cast)
         target = cls(tensor, dtype, shape, byte_count(dtype, shape))
         target._watched = True
         return target
 
     @property
     def address(self) -> int:
-        """Where the tensor's memory begins."""
+        """Of the tensor's memory."""
         return self._tensor.data_ptr()
 
     def window(self, start: int, stop: int) -> memoryview | None:
-        """Writable memory of the raw bytes ``[start, stop)``, where the tensor has such memory.
+        """The memory of the raw bytes ``[start, stop)``, to be written to.
 
-        ``None`` for tensors that are not contiguous, not on the CPU or of another dtype: these take
-        :meth:`write`.
+        ``None`` where :meth:`write` is needed: the tensor is not contiguous, not on the CPU, or of
+        another dtype.
         """
         _elements(self.dtype, self.nbytes, start, stop)
         if self._memory is None:
@@ -370,13 +331,9 @@ class Target:
         return self._memory[start:stop]
 
     def write(self, start: int, data: memoryview | bytes | bytearray) -> None:
-        """Copy raw bytes into place. Safe to call from several threads for disjoint ranges.
+        """Copy the raw bytes of whole elements to byte ``start``. Safe in several threads.
 
-        Needs up to a few times ``len(data)`` of extra memory where the bytes cannot be copied flat.
-
-        Args:
-            start: byte offset in the record, a multiple of the item size.
-            data: whole elements.
+        Takes a few times ``len(data)`` of extra memory where the bytes cannot be copied flat.
 
         Raises:
             FormatError: a ``bool`` byte that is neither 0 nor 1.
@@ -393,17 +350,17 @@ class Target:
             self._flat[start:stop].copy_(raw)
             return
         assert self._view is not None
-        # Typed elements need aligned memory, which bytes from a file rarely are: hence a copy.
+        # Elements need aligned memory, and bytes from a file rarely are aligned: hence a copy.
         piece = empty(last - first, self._dtype, _CPU)
         piece.view(torch.uint8).copy_(raw)
         piece = piece.to(self._view.device)
         if self._tensor.dtype == self._dtype:
             piece = piece.view(self._view.dtype)
-        for part, memory in parts(self._view, first, piece):
+        for part, memory in paired_slices(self._view, first, piece):
             part.copy_(memory)
 
     def finish(self) -> torch.Tensor:
-        """The filled tensor; for :meth:`into` the very object that was given.
+        """The filled tensor; for :meth:`into` the object that was given.
 
         Raises:
             FormatError: a ``bool`` byte that is neither 0 nor 1.
@@ -413,7 +370,7 @@ class Target:
         return self._tensor
 
     def _announce(self) -> None:
-        """Let autograd notice that saved values change, before the first byte of them does."""
+        """Tell autograd that the values change, before the first byte does."""
         if self._watched:
             self._watched = False
             torch.autograd.graph.increment_version(self._tensor)
@@ -434,38 +391,25 @@ def _require_bool(raw: torch.Tensor) -> None:
         raise FormatError("a bool is neither 0 nor 1")
 
 
-def require_fillable(tensor: torch.Tensor) -> None:
-    """Refuse a target that has no memory of its own.
-
-    Raises:
-        UnsupportedTypeError: it has none, or is no dense tensor.
-    """
-    if tensor.is_nested or is_wrapped(tensor):
-        raise UnsupportedTypeError(
-            f"cannot fill a {type(tensor).__name__} that is nested or wrapped by a transform",
-            hint="Load it instead of loading into it.",
+def _require_match(tensor: torch.Tensor, dtype: str, shape: Sequence[int], *, cast: bool) -> None:
+    """Refuse to fill a tensor with a record; raises as :meth:`Target.into` does."""
+    if tuple(shape) != tuple(tensor.shape):
+        raise StateMismatchError(
+            f"the checkpoint has shape {quote(list(shape))}, the target has {list(tensor.shape)}"
         )
-    plain = tensor.detach()
-    if type(plain) is not torch.Tensor or plain.layout != torch.strided or plain.is_quantized:
+    require_fillable(tensor)
+    steps = zip(tensor.shape, tensor.stride())
+    if tensor.numel() and any(step == 0 and size > 1 for size, step in steps):
         raise UnsupportedTypeError(
-            f"cannot fill a {type(tensor).__name__} of layout {tensor.layout} in place",
-            hint="Load it instead of loading into it.",
+            "cannot fill an expanded tensor in place: several elements are one memory cell",
+            hint="Give the target memory of its own with .clone().",
         )
-    if plain.is_meta:
-        raise UnsupportedTypeError(
-            "cannot fill a tensor on the meta device: it has no memory",
-            hint="Give it memory first, for instance with module.to_empty(device='cpu').",
+    kind = torch_dtype(dtype)
+    if kind == tensor.dtype:
+        return
+    if not cast:
+        raise StateMismatchError(
+            f"the checkpoint has dtype {quote(dtype)}, the target has {tensor.dtype}",
+            hint="Convert the target, or allow casting.",
         )
-    require_memory(plain)
-    require_address(plain)
-
-
-def _require_cast(source: torch.dtype, target: torch.dtype) -> None:
-    possible = target.is_complex or not source.is_complex
-    if possible:
-        try:
-            empty(1, target, _CPU).copy_(empty(1, source, _CPU))
-        except RuntimeError:  # NotImplementedError is one
-            possible = False
-    if not possible:
-        raise StateMismatchError(f"{source} in the checkpoint cannot be cast to {target}")
+    require_cast(kind, tensor.dtype)

@@ -1,11 +1,7 @@
-"""Tensors that consist of tensors: parameters, sparse and quantized ones, apart and together.
-
-Pure shapes: where the dense parts go to and come from is passed in.
-"""
+"""Sparse and quantized tensors: their dense parts, and back (``docs/format.md`` section 6.2)."""
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,15 +11,22 @@ import torch
 
 from ..errors import JsonckptError, UnsupportedTypeError, quote
 from ..format.json_text import Json
-from ..state.checks import Body, malformed, single_member
-from ..state.tree import OMIT
+from ..state.checks import (
+    boolean,
+    float_json,
+    integer_between,
+    malformed,
+    members,
+    one_of,
+    read_float,
+    refuse,
+    sizes,
+)
 from .memory import strided
 
-#: ``put(tensor, member)`` takes a dense part.
-Put: TypeAlias = Callable[[torch.Tensor, str], Json]
-#: ``part(value, member)`` gives a dense part, or OMIT.
-Part: TypeAlias = Callable[[Json, str], Any]
-#: ``charge(nbytes, place)`` counts memory that is about to be made, or gone through.
+#: ``dense(value, path)`` gives the dense tensor that a reference stands for.
+ReadDense: TypeAlias = Callable[[Json, str], torch.Tensor]
+#: ``charge(nbytes, path)`` counts memory before it is allocated, or scanned.
 Charge: TypeAlias = Callable[[int, str], None]
 _SPARSE: Final[dict[torch.layout, str]] = {
     torch.sparse_coo: "coo",
@@ -43,7 +46,6 @@ _QUANTIZED: Final = {
 _QUANTIZED_DTYPES: Final = {str(dtype).removeprefix("torch."): dtype for dtype in _QUANTIZED}
 _PER_TENSOR: Final = "per_tensor_affine"
 _PER_CHANNEL: Final = ("per_channel_affine", "per_channel_affine_float_qparams")
-_NOT_FINITE: Final = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 def is_composite(tensor: torch.Tensor) -> bool:
@@ -51,95 +53,93 @@ def is_composite(tensor: torch.Tensor) -> bool:
     return tensor.is_quantized or tensor.layout in _SPARSE
 
 
-def split(tensor: torch.Tensor, put: Put) -> dict[str, Json]:
-    """The tagged object of a sparse or quantized tensor, whose dense parts go to ``put``.
+def split(tensor: torch.Tensor) -> tuple[str, dict[str, Any]]:
+    """The tag of a sparse or quantized tensor, and its members: JSON, or dense tensors.
 
     Raises:
-        UnsupportedTypeError: a quantized dtype or scheme without a place in the format.
+        UnsupportedTypeError: a quantized dtype or scheme that the format lacks.
     """
-    return _split_quantized(tensor, put) if tensor.is_quantized else _split_sparse(tensor, put)
+    return _split_quantized(tensor) if tensor.is_quantized else _split_sparse(tensor)
 
 
-def _split_sparse(tensor: torch.Tensor, put: Put) -> dict[str, Json]:
+def _split_sparse(tensor: torch.Tensor) -> tuple[str, dict[str, Any]]:
     layout = _SPARSE[tensor.layout]
+    body: dict[str, Any] = {"layout": layout, "shape": list(tensor.shape)}
     if layout == "coo":
         # The public accessors refuse tensors that are not coalesced, and these stay as they are.
-        parts = {"indices": tensor._indices(), "values": tensor._values()}
-    else:
-        rows = layout in ("csr", "bsr")
-        parts = {
-            "compressed": tensor.crow_indices() if rows else tensor.ccol_indices(),
-            "plain": tensor.col_indices() if rows else tensor.row_indices(),
-            "values": tensor.values(),
-        }
-    body: dict[str, Json] = {"layout": layout, "shape": list(tensor.shape)}
-    for member, part in parts.items():
-        body[member] = put(part, member)
-    if layout == "coo":
-        body["coalesced"] = tensor.is_coalesced()
-    return {"$sparse": body}
+        body |= {"indices": tensor._indices(), "values": tensor._values()}
+        return "$sparse", body | {"coalesced": tensor.is_coalesced()}
+    rows = layout in ("csr", "bsr")
+    body["compressed"] = tensor.crow_indices() if rows else tensor.ccol_indices()
+    body["plain"] = tensor.col_indices() if rows else tensor.row_indices()
+    return "$sparse", body | {"values": tensor.values()}
 
 
-def join_sparse(body: Json, part: Part, place: str, charge: Charge) -> Any:
-    """The inverse of :func:`split` for ``$sparse``, or OMIT when a part was left out.
+def join_sparse(body: Json, dense: ReadDense, path: str, charge: Charge) -> torch.Tensor:
+    """The tensor of a ``$sparse``.
 
     Raises:
-        FormatError: not a sparse tensor, or indices that lead out of it.
+        FormatError: not a sparse tensor, or indices outside of it.
         LimitError: to check the indices takes more than the limits allow.
         JsonckptError: torch has no such tensor on the device of the parts.
     """
-    members = Body.of(body, place)
-    layout = _SPARSE_LAYOUTS[members.text("layout", _SPARSE_LAYOUTS)]
-    shape = members.sizes("shape")
-    coo = layout == torch.sparse_coo
-    names = ("indices", "values") if coo else ("compressed", "plain", "values")
-    parts = [part(members.value(member), member) for member in names]
-    coalesced = members.boolean("coalesced") if coo else False
-    if any(found is OMIT for found in parts):
-        return OMIT
-    # Nobody can check indices that are not there, and nobody can follow them either.
-    check = not any(found.is_meta for found in parts)
-    if not check and not coo:
+    parts = members(body, path, "layout", "shape")
+    layout = _SPARSE_LAYOUTS[one_of(*parts.at("layout"), _SPARSE_LAYOUTS)]
+    shape = sizes(*parts.at("shape"))
+    if layout == torch.sparse_coo:
+        parts = members(body, path, "indices", "values", "coalesced")
+        indices, values = dense(*parts.at("indices")), dense(*parts.at("values"))
+        return _join_coo(indices, values, shape, boolean(*parts.at("coalesced")), path, charge)
+    parts = members(body, path, "compressed", "plain", "values")
+    compressed, plain = dense(*parts.at("compressed")), dense(*parts.at("plain"))
+    values = dense(*parts.at("values"))
+    if compressed.is_meta or plain.is_meta or values.is_meta:
         raise JsonckptError(
             f"torch has no {layout} tensors on the meta device",
-            tensor=place,
+            tensor=path,
             hint="Load to another device, or exclude this tensor.",
         )
-    with _torch_refusals(place), _quiet():
-        # Explicit checks: without them torch believes the indices, and hostile ones make it crash.
-        if coo:
-            if check and _check_at_one_place(parts[0], parts[1], shape, coalesced):
-                check = False
-            if check:
-                charge(parts[0].nbytes, place)
-            return torch.sparse_coo_tensor(
-                parts[0], parts[1], shape, is_coalesced=coalesced, check_invariants=check
-            )
-        charge(parts[0].nbytes + parts[1].nbytes, place)
+    charge(compressed.nbytes + plain.nbytes, path)
+    with _torch_refusals(path), _quiet():
+        # Explicit checks: without them torch trusts the indices, and hostile ones make it crash.
         return torch.sparse_compressed_tensor(
-            parts[0], parts[1], parts[2], shape, layout=layout, check_invariants=True
+            compressed, plain, values, shape, layout=layout, check_invariants=True
         )
 
 
-def _check_at_one_place(
-    indices: torch.Tensor, values: torch.Tensor, shape: list[int], coalesced: bool
-) -> bool:
-    """Check the indices where all entries lie at one place of the tensor: one stands for all.
+def _join_coo(
+    indices: torch.Tensor,
+    values: torch.Tensor,
+    shape: list[int],
+    coalesced: bool,
+    path: str,
+    charge: Charge,
+) -> torch.Tensor:
+    # There are no indices on the meta device, neither to check nor to follow.
+    check = not (indices.is_meta or values.is_meta)
+    with _torch_refusals(path), _quiet():
+        if check and _one_index(indices, values) and not coalesced:
+            torch.sparse_coo_tensor(indices[:, :1], values[:1], shape, check_invariants=True)
+            check = False
+        if check:
+            charge(indices.nbytes, path)
+        # Explicit checks: without them torch trusts the indices, and hostile ones make it crash.
+        return torch.sparse_coo_tensor(
+            indices, values, shape, is_coalesced=coalesced, check_invariants=check
+        )
 
-    So is an expanded view, which may have any number of entries in a few bytes.
 
-    Returns:
-        Whether this is so; else nothing was checked.
+def _one_index(indices: torch.Tensor, values: torch.Tensor) -> bool:
+    """Whether all entries have the same index in memory, so that a check of one is enough.
+
+    An expanded view is like that: a few bytes hold the indices of any number of entries.
     """
-    if indices.dim() != 2 or not values.dim() or indices.stride(1) != 0 or coalesced:
+    if indices.dim() != 2 or not values.dim() or indices.stride(1) != 0:
         return False
-    if indices.shape[1] < 2 or indices.shape[1] != values.shape[0]:
-        return False
-    torch.sparse_coo_tensor(indices[:, :1], values[:1], shape, check_invariants=True)
-    return True
+    return 2 <= indices.shape[1] == values.shape[0]
 
 
-def _split_quantized(tensor: torch.Tensor, put: Put) -> dict[str, Json]:
+def _split_quantized(tensor: torch.Tensor) -> tuple[str, dict[str, Any]]:
     scheme = str(tensor.qscheme()).removeprefix("torch.")
     if tensor.dtype not in _QUANTIZED or scheme not in (_PER_TENSOR, *_PER_CHANNEL):
         raise UnsupportedTypeError(
@@ -153,85 +153,79 @@ def _split_quantized(tensor: torch.Tensor, put: Put) -> dict[str, Json]:
         tensor.shape,
         tensor.stride(),
     )
-    body: dict[str, Json] = {
-        "dtype": str(tensor.dtype).removeprefix("torch."),
-        "scheme": scheme,
-        "data": put(integers, "data"),
-    }
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    body: dict[str, Any] = {"dtype": dtype, "scheme": scheme, "data": integers}
     if scheme == _PER_TENSOR:
-        body["scale"] = _float_json(tensor.q_scale())
-        body["zero_point"] = tensor.q_zero_point()
-    else:
-        body["scale"] = put(tensor.q_per_channel_scales(), "scale")
-        body["zero_point"] = put(tensor.q_per_channel_zero_points(), "zero_point")
-        body["axis"] = tensor.q_per_channel_axis()
-    return {"$quantized": body}
+        scale = float_json(tensor.q_scale())
+        body["scale"] = {"$float": scale} if type(scale) is str else scale
+        return "$quantized", body | {"zero_point": tensor.q_zero_point()}
+    body["scale"] = tensor.q_per_channel_scales()
+    body["zero_point"] = tensor.q_per_channel_zero_points()
+    return "$quantized", body | {"axis": tensor.q_per_channel_axis()}
 
 
-def join_quantized(body: Json, part: Part, place: str, charge: Charge) -> Any:
-    """The inverse of :func:`split` for ``$quantized``, or OMIT when a part was left out.
+def join_quantized(body: Json, dense: ReadDense, path: str, charge: Charge) -> torch.Tensor:
+    """The tensor of a ``$quantized``.
 
     Raises:
         FormatError: not a quantized tensor.
         LimitError: its copy takes more than the limits allow.
     """
-    members = Body.of(body, place)
-    dtype = _QUANTIZED_DTYPES[members.text("dtype", _QUANTIZED_DTYPES)]
-    scheme = members.text("scheme", (_PER_TENSOR, *_PER_CHANNEL))
-    data = part(members.value("data"), "data")
-    if data is not OMIT:
-        _expect_dtype(data, _QUANTIZED[dtype], f"{place}/data")
+    parts = members(body, path, "dtype", "scheme", "data", "scale", "zero_point")
+    dtype = _QUANTIZED_DTYPES[one_of(*parts.at("dtype"), _QUANTIZED_DTYPES)]
+    scheme = one_of(*parts.at("scheme"), (_PER_TENSOR, *_PER_CHANNEL))
+    data = _typed(dense(*parts.at("data")), _QUANTIZED[dtype], f"{path}/data")
     if scheme == _PER_TENSOR:
-        scale = _float(members.value("scale"), f"{place}/scale")
-        zero_point = members.integer("zero_point", -(2**31), 2**31 - 1)
-        if data is OMIT:
-            return OMIT
-        with _torch_refusals(place), _quiet():
+        scale = _read_scale(*parts.at("scale"))
+        zero_point = integer_between(*parts.at("zero_point"), -(2**31), 2**31 - 1)
+        with _torch_refusals(path), _quiet():
             blank = torch._empty_affine_quantized(
                 (0,), scale=scale, zero_point=zero_point, dtype=dtype, device=data.device
             )
-            return blank.set_(
-                data.untyped_storage(), data.storage_offset(), data.shape, data.stride()
-            )
-    channels = {member: part(members.value(member), member) for member in ("scale", "zero_point")}
-    axis = members.integer("axis")
-    if data is OMIT or any(found is OMIT for found in channels.values()):
-        return OMIT
+            return _on_memory(blank, data)
+    parts = members(body, path, "scale", "zero_point", "axis")
+    axis = integer_between(*parts.at("axis"))
     if axis >= data.dim():
-        members.refuse("axis", f"one of {data.dim()} dimensions")
+        refuse(f"{path}/axis", f"one of {data.dim()} dimensions", axis)
     floats = scheme == "per_channel_affine_float_qparams"
-    expected = (torch.float32, torch.float32) if floats else (torch.float64, torch.int64)
-    for (member, tensor), kind in zip(channels.items(), expected):
-        _expect_dtype(tensor, kind, f"{place}/{member}")
+    kinds = (torch.float32, torch.float32) if floats else (torch.float64, torch.int64)
+    scales, zero_points = (
+        _typed(dense(*parts.at(name)), kind, f"{path}/{name}")
+        for name, kind in zip(("scale", "zero_point"), kinds)
+    )
+    for name, tensor in (("scale", scales), ("zero_point", zero_points)):
         if tuple(tensor.shape) != (data.shape[axis],):
-            members.refuse(member, f"{data.shape[axis]} channels")
-    # torch copies all three, and what is not contiguous once more on the way.
-    for tensor in (data, *channels.values()):
+            refuse(f"{path}/{name}", f"{data.shape[axis]} channels", list(tensor.shape))
+    # torch copies all three, and those that are not contiguous twice.
+    for tensor in (data, scales, zero_points):
         if not tensor.is_meta:
-            charge(tensor.nbytes * (1 if tensor.is_contiguous() else 2), place)
-    with _torch_refusals(place), _quiet():
+            charge(tensor.nbytes * (1 if tensor.is_contiguous() else 2), path)
+    with _torch_refusals(path), _quiet():
         if data.is_meta:
-            return torch._make_per_channel_quantized_tensor(
-                data, channels["scale"], channels["zero_point"], axis
-            )
-        # Not made of the data, for that would be a row-major copy.
-        sizes = [0 if dim != axis else data.shape[axis] for dim in range(data.dim())]
+            return torch._make_per_channel_quantized_tensor(data, scales, zero_points, axis)
+        # Not made from the data: that would be a row-major copy.
+        shape = [0 if dim != axis else data.shape[axis] for dim in range(data.dim())]
         blank = torch._empty_per_channel_affine_quantized(
-            sizes,
-            scales=channels["scale"],
-            zero_points=channels["zero_point"],
+            shape,
+            scales=scales,
+            zero_points=zero_points,
             axis=axis,
             dtype=dtype,
             device=data.device,
         )
-        return blank.set_(data.untyped_storage(), data.storage_offset(), data.shape, data.stride())
+        return _on_memory(blank, data)
+
+
+def _on_memory(blank: torch.Tensor, data: torch.Tensor) -> torch.Tensor:
+    """A quantized tensor, moved onto the memory of its integers."""
+    return blank.set_(data.untyped_storage(), data.storage_offset(), data.shape, data.stride())
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without torch's warnings that sparse is in beta and that quantized is deprecated.
+    """Without torch's warnings that sparse is in beta and quantized deprecated.
 
-    The user did not choose either here: the file has them because the saved state had.
+    The saved state decided that, not the program that loads it.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=UserWarning, module="jsonckpt")
@@ -240,36 +234,27 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _torch_refusals(place: str) -> Iterator[None]:
-    """What torch finds wrong with the parts is wrong in the file."""
+def _torch_refusals(path: str) -> Iterator[None]:
+    """Errors of torch about the parts are errors in the file."""
     try:
         yield
     except JsonckptError:
         raise
     except (RuntimeError, TypeError, ValueError, OverflowError) as error:
         raise malformed(
-            place, f"torch cannot put the parts together: {quote(str(error), 200)}"
+            path, f"torch cannot put the parts together: {quote(str(error), 200)}"
         ) from error
 
 
-def _float_json(value: float) -> Json:
-    if math.isfinite(value):
-        return value
-    return {"$float": "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"}
+def _read_scale(value: Json, path: str) -> float:
+    if type(value) is dict and list(value) == ["$float"] and type(value["$float"]) is str:
+        return read_float(value["$float"], path)
+    if type(value) is not float and type(value) is not int:
+        refuse(path, "a number", value)
+    return read_float(value, path)
 
 
-def _float(value: Json, place: str) -> float:
-    if type(value) is float:
-        return value
-    if type(value) is int and -(2**53) <= value <= 2**53:
-        return float(value)
-    if type(value) is dict:
-        tag, text = single_member(value, place)
-        if tag == "$float" and type(text) is str and text in _NOT_FINITE:
-            return _NOT_FINITE[text]
-    raise malformed(place, f"expected a number, found {quote(value)}")
-
-
-def _expect_dtype(tensor: torch.Tensor, dtype: torch.dtype, place: str) -> None:
+def _typed(tensor: torch.Tensor, dtype: torch.dtype, path: str) -> torch.Tensor:
     if tensor.dtype != dtype:
-        raise malformed(place, f"expected a tensor of {dtype}, found {tensor.dtype}")
+        raise malformed(path, f"expected a tensor of {dtype}, found {tensor.dtype}")
+    return tensor

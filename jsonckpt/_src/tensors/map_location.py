@@ -1,9 +1,10 @@
-"""Where a loaded tensor goes: the meaning of ``map_location``, as in ``torch.load``."""
+"""The devices of loaded tensors: the meaning of ``map_location``, as in ``torch.load``."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from .memory import strided
 
 Relocate = Callable[[torch.UntypedStorage, str], Any]
 MapLocation = str | torch.device | Mapping[Any, Any] | Relocate | None
-# torch keeps a device's number in one signed byte and lets larger ones wrap around.
+# torch keeps the index of a device in one signed byte, and larger ones wrap around.
 _DEVICE = re.compile(r"[a-z]{1,32}(:(\d{1,2}|1[01]\d|12[0-7]))?")
 
 
@@ -21,27 +22,26 @@ def placement(map_location: MapLocation) -> Placement:
     """The meaning of ``map_location``.
 
     Args:
-        map_location: ``None`` (each tensor back to the device that it was saved on), a device
-            or its name (all there), a mapping from saved to new devices (others stay), or a
-            callable ``(storage, saved) -> storage or None`` that gets the tensor's memory on the
-            CPU and returns where it shall be (``None``: back to the saved device).
+        map_location: ``None`` (each tensor goes to the device that it was saved on), a device or
+            its name (all tensors go there), a mapping from saved to new devices (other tensors go
+            to the saved one), or a callable ``(storage, saved) -> storage or None`` that takes a
+            tensor's storage on the CPU and moves it (``None``: to the saved device).
 
     Raises:
-        ArgumentError: something else; of a string that is no device also a RuntimeError, as
-            torch's own.
+        ArgumentError: something else. For a string that is not a device it is also a RuntimeError,
+            as in torch.
 
     >>> placement({"cuda:0": "cpu"}).device_for("cuda:0")
     device(type='cpu')
     """
     if map_location is None:
-        return Placement({}, None, None)
+        return Placement()
     if isinstance(map_location, str | torch.device):
-        return Placement({}, _device(map_location), None)
+        return Placement(everywhere=_device(map_location))
     if isinstance(map_location, Mapping):
-        table = {str(saved): _device(new) for saved, new in map_location.items()}
-        return Placement(table, None, None)
+        return Placement({str(saved): _device(new) for saved, new in map_location.items()})
     if callable(map_location):
-        return Placement({}, None, map_location)
+        return Placement(move=map_location)
     raise ArgumentError(
         f"map_location is a {type(map_location).__name__}",
         hint="Pass None, a device, a mapping of devices, or a callable.",
@@ -49,7 +49,7 @@ def placement(map_location: MapLocation) -> Placement:
 
 
 class _NoDeviceError(ArgumentError, RuntimeError):
-    """A text that names no device, which torch answers with a RuntimeError."""
+    """A string that is not a device: torch raises a RuntimeError for it."""
 
 
 def _device(named: object) -> torch.device:
@@ -62,67 +62,60 @@ def _device(named: object) -> torch.device:
             hint="Name devices as 'cpu' or 'cuda:0', or pass torch.device(...).",
         )
     try:
-        # torch lets numbers that are too large wrap around.
+        # torch accepts an index that is too large: it wraps around.
         device = torch.device(named) if _DEVICE.fullmatch(named) else None
         reason = ""
     except RuntimeError as error:
         device, reason = None, f" ({str(error).partition(chr(10))[0][:200]})"
     if device is None:
         raise _NoDeviceError(
-            f"map_location is {quote(named)}, which is no device{reason}",
+            f"map_location is {quote(named)}, which is not a device{reason}",
             hint="Name devices as 'cpu' or 'cuda:0'.",
         )
     return device
 
 
+@dataclass(frozen=True, slots=True)
 class Placement:
-    """Made by :func:`placement`."""
+    """The meaning of a ``map_location``, made by :func:`placement`. At most one member is set."""
 
-    __slots__ = ("_everywhere", "_relocate", "_table")
-
-    def __init__(
-        self,
-        table: Mapping[str, torch.device],
-        everywhere: torch.device | None,
-        relocate: Relocate | None,
-    ) -> None:
-        self._table = table
-        self._everywhere = everywhere
-        self._relocate = relocate
+    table: Mapping[str, torch.device] = field(default_factory=dict)
+    everywhere: torch.device | None = None
+    move: Relocate | None = None
 
     def device_for(self, saved: str) -> torch.device:
-        """The device to load a tensor to that was saved on ``saved``.
+        """The device for a tensor that was saved on the device ``saved``.
 
         Raises:
-            FormatError: ``saved`` is no device.
-            JsonckptError: ``saved`` is where it would go, and this machine has no such device.
+            FormatError: ``saved`` is not a device.
+            JsonckptError: the tensor goes to ``saved``, and this machine has no such device.
         """
-        if self._everywhere is not None:
-            return self._everywhere
-        if self._relocate is not None:
+        if self.everywhere is not None:
+            return self.everywhere
+        if self.move is not None:
             return torch.device("cpu")
-        mapped = self._table.get(saved)
+        mapped = self.table.get(saved)
         return _existing_device(saved) if mapped is None else mapped
 
     @property
     def relocates(self) -> bool:
-        """Whether a callable moves each tensor by itself."""
-        return self._relocate is not None
+        """Whether a callable moves each tensor."""
+        return self.move is not None
 
     def relocate(self, tensor: torch.Tensor, saved: str) -> torch.Tensor:
-        """The loaded tensor where a callable wants it; the same tensor when there is no callable.
+        """A loaded tensor after the callable moved it; the same tensor when there is no callable.
 
         Args:
-            tensor: dense, from the start of its own storage.
+            tensor: dense, at the start of its own storage.
             saved: the device that it was saved on.
 
         Raises:
             JsonckptError: the callable returned something that cannot hold the tensor.
         """
-        if self._relocate is None:
+        if self.move is None:
             return tensor
         storage = tensor.untyped_storage()
-        moved = self._relocate(storage, saved)
+        moved = self.move(storage, saved)
         if moved is None:
             return tensor.to(_existing_device(saved))
         if not isinstance(moved, torch.UntypedStorage):
@@ -140,7 +133,7 @@ class Placement:
 
 
 def _existing_device(saved: str) -> torch.device:
-    """The device called ``saved`` in a file, if this machine has it."""
+    """The device that a file calls ``saved``."""
     if not _DEVICE.fullmatch(saved):
         raise FormatError(f"{quote(saved)} is not a device")
     try:

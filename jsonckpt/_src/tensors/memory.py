@@ -1,7 +1,7 @@
-"""The memory of tensors: dtypes, strided views by hand, flat ranges, fresh and borrowed memory.
+"""The memory of tensors: dtypes, strides, flat ranges, new and borrowed memory (section 4).
 
 Everything here works for dtypes that torch can store but not compute with (``int4``, ``bits8``,
-``float4_e2m1fn_x2``, …): bytes move as plain integers of the same size, the *carrier* dtype.
+``float4_e2m1fn_x2``, …): :func:`raw_dtype` gives one of the same size that torch can copy.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from ..errors import FormatError, JsonckptError, UnsupportedTypeError, quote
 from ..format.dtypes import DTYPES
 from ..format.model import MAX_SIZE, PLAIN, Layout, is_dense
 
-#: Made without a detour: every torch can make and copy them.
+#: Every torch can make and copy these.
 _COMMON = {torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.uint8, torch.int64}
-_CARRIERS = {
+_RAW_DTYPES = {
     1: torch.uint8,
     2: torch.int16,
     4: torch.int32,
@@ -31,8 +31,8 @@ _TORCH_DTYPES: dict[str, torch.dtype] = {
     name: found for name in DTYPES if isinstance(found := getattr(torch, name, None), torch.dtype)
 }
 _NAMES = {dtype: name for name, dtype in _TORCH_DTYPES.items()}
-#: ``(prefix, low, high)``, which stands for ``t[prefix][low:high]``.
-Slab = tuple[tuple[int, ...], int, int]
+#: ``(prefix, low, high)`` stands for ``t[prefix][low:high]``.
+Slice = tuple[tuple[int, ...], int, int]
 
 
 def dtype_name(tensor: torch.Tensor) -> str:
@@ -73,88 +73,25 @@ def torch_dtype(name: str) -> torch.dtype:
     raise FormatError(f"unknown dtype {quote(name)}")
 
 
-def carrier(dtype: torch.dtype) -> torch.dtype:
-    """A dtype of the same size that torch can always copy bit for bit.
+def raw_dtype(dtype: torch.dtype) -> torch.dtype:
+    """A dtype of the same size that torch can copy bit for bit.
 
-    >>> carrier(torch.bfloat16)
+    >>> raw_dtype(torch.bfloat16)
     torch.int16
     """
-    return _CARRIERS[dtype.itemsize]
+    return _RAW_DTYPES[dtype.itemsize]
 
 
 def require_little_endian() -> None:
-    """The file is little-endian and memory is copied as it is.
+    """Refuse big-endian machines: files are little-endian, and memory is copied as it is.
 
     Raises:
-        JsonckptError: this machine is big-endian.
+        JsonckptError: this is one.
     """
     if sys.byteorder != "little":
         raise JsonckptError(
             "this machine is big-endian; jsonckpt reads and writes tensors on little-endian only"
         )
-
-
-def require_whole(value: torch.Tensor) -> None:
-    """Refuse a tensor that is spread over processes, so that this one has a part of it.
-
-    By names, since torch.distributed need not be there: ``DTensor`` and ``ShardedTensor``, what
-    derives from one of them, and the flat parameters of FSDP, which are plain to Python.
-
-    Raises:
-        UnsupportedTypeError: with the way to the whole.
-    """
-    kind = type(value)
-    parts = {"DTensor", "ShardedTensorBase"} & {base.__name__ for base in kind.__mro__}
-    if parts or hasattr(value, "_is_flat_param"):
-        what = "flat parameter of FSDP" if not parts else f"{kind.__module__}.{kind.__qualname__}"
-        raise UnsupportedTypeError(
-            f"cannot write a {what}: each process holds a part of it",
-            hint="A part alone is no checkpoint. Gather the whole on every rank "
-            "(value.full_tensor(), or get_model_state_dict with full_state_dict=True), then save "
-            "it on one rank.",
-        )
-
-
-def require_memory(tensor: torch.Tensor) -> None:
-    """Nothing may read or write through a tensor whose storage was taken away or made smaller.
-
-    Raises:
-        UnsupportedTypeError: the tensor reaches beyond its storage, as the parameters of a model
-            do that an engine has sharded and freed.
-    """
-    count = tensor.numel()
-    if count == 0:
-        return
-    if tensor.is_contiguous():
-        last = count - 1
-    else:
-        last = sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride()))
-    needed = (int(tensor.storage_offset()) + last + 1) * tensor.itemsize
-    found = tensor.untyped_storage().nbytes()
-    if found < needed:
-        raise UnsupportedTypeError(
-            f"the tensor needs {needed} bytes of memory, but its storage has {found}",
-            hint="Its memory was freed; gather the full tensor first.",
-        )
-
-
-def require_address(tensor: torch.Tensor) -> None:
-    """Nothing may read or write the memory of a tensor that only says that it has some.
-
-    Raises:
-        UnsupportedTypeError: the tensor has elements but no address (a ZeroTensor of autograd's,
-            or what torch's function transforms put around tensors).
-    """
-    if tensor.numel() and (tensor.is_cpu or tensor._is_zerotensor()) and not tensor.data_ptr():
-        raise UnsupportedTypeError(
-            f"the tensor of {tensor.nbytes} bytes has no memory, as the zeros that autograd makes",
-            hint="Give it memory with tensor.clone().",
-        )
-
-
-def is_wrapped(tensor: torch.Tensor) -> bool:
-    """Whether the tensor stands for one inside a function transform of torch."""
-    return bool(torch._C._functorch.is_functorch_wrapped_tensor(tensor))
 
 
 def contiguous_stride(shape: Sequence[int]) -> tuple[int, ...]:
@@ -172,7 +109,7 @@ def contiguous_stride(shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def layout_of(tensor: torch.Tensor) -> Layout:
-    """The strides of a dense tensor that is not row-major; of others nothing is to be kept.
+    """The strides of a dense tensor that is not row-major; nothing for other tensors.
 
     >>> layout_of(torch.zeros(2, 3).t()).stride, layout_of(torch.zeros(6, 3)[::2]).stride
     ((1, 3), None)
@@ -194,18 +131,17 @@ def strided(
 
     The bounds must have been checked by the caller: torch would silently grow the storage.
     """
-    # By way of the carrier, because creating a complex32 tensor warns, and with an explicit
-    # device, because the user may have changed torch's default.
-    if dtype in _COMMON:
-        blank = torch.empty(0, dtype=dtype, device=storage.device)
-        return blank.set_(storage, offset, tuple(shape), tuple(stride))
-    blank = torch.empty(0, dtype=carrier(dtype), device=storage.device)
-    return blank.set_(storage, offset, tuple(shape), tuple(stride)).view(dtype)
+    # Creating a complex32 tensor warns, hence the raw dtype. The device is explicit, because the
+    # user may have changed torch's default.
+    raw = dtype if dtype in _COMMON else raw_dtype(dtype)
+    blank = torch.empty(0, dtype=raw, device=storage.device)
+    tensor = blank.set_(storage, offset, tuple(shape), tuple(stride))
+    return tensor if raw is dtype else tensor.view(dtype)
 
 
 def empty(count: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """An uninitialized 1-D tensor of ``count`` elements, for any dtype, without a warning."""
-    return torch.empty(count, dtype=carrier(dtype), device=device).view(dtype)
+    return torch.empty(count, dtype=raw_dtype(dtype), device=device).view(dtype)
 
 
 def fresh_storage(nbytes: int, device: torch.device) -> torch.UntypedStorage:
@@ -220,32 +156,32 @@ def fresh_storage(nbytes: int, device: torch.device) -> torch.UntypedStorage:
     return storage
 
 
-class _Alias:
-    """Carries a NumPy array interface and keeps the memory's owner alive."""
+class ArrayInterface:
+    """Memory that NumPy can make an array of. Keeps the owner of the memory alive."""
 
     __slots__ = ("__array_interface__", "owner")
 
-    def __init__(self, interface: dict[str, Any], owner: object) -> None:
-        self.__array_interface__ = interface
+    def __init__(self, owner: object, **interface: Any) -> None:
+        self.__array_interface__ = {"version": 3, "typestr": "|u1", **interface}
         self.owner = owner
 
 
 def borrow(memory: np.ndarray[Any, Any]) -> torch.Tensor:
     """A CPU tensor over the memory of a NumPy array, read-only or not, without a copy.
 
-    ``torch.from_numpy`` alone warns about read-only memory. Whoever borrows only reads.
+    ``torch.from_numpy`` alone warns about read-only memory. Callers only read.
     """
     if not memory.flags.writeable:
         interface = dict(memory.__array_interface__)
         interface["data"] = (interface["data"][0], False)
-        memory = np.asarray(_Alias(interface, memory))
+        memory = np.asarray(ArrayInterface(memory, **interface))
     return torch.from_numpy(memory)
 
 
 def borrow_range(address: int, nbytes: int, owner: object) -> torch.Tensor:
-    """Bytes of the CPU's memory as a ``uint8`` tensor that keeps their ``owner`` alive."""
-    interface = {"version": 3, "typestr": "|u1", "shape": (nbytes,), "data": (address, False)}
-    return torch.from_numpy(np.asarray(_Alias(interface, owner)))
+    """A range of CPU memory as a ``uint8`` tensor that keeps the ``owner`` alive."""
+    memory = ArrayInterface(owner, shape=(nbytes,), data=(address, False))
+    return torch.from_numpy(np.asarray(memory))
 
 
 def collapse(shape: Sequence[int], stride: Sequence[int]) -> tuple[list[int], list[int]]:
@@ -273,14 +209,14 @@ def collapse(shape: Sequence[int], stride: Sequence[int]) -> tuple[list[int], li
     return sizes[::-1], steps[::-1]
 
 
-def slabs(shape: Sequence[int], start: int, stop: int) -> Iterator[Slab]:
-    """A flat row-major range of elements as rectangular pieces, in order, at most ``2 × rank - 1``.
+def flat_slices(shape: Sequence[int], start: int, stop: int) -> Iterator[Slice]:
+    """A row-major range of elements as slices of the tensor, in order, at most ``2 × rank - 1``.
 
     Args:
         shape: of the tensor, at least one dimension, none of size 0.
         start, stop: the range of elements.
 
-    >>> list(slabs((4, 3), 2, 10))
+    >>> list(flat_slices((4, 3), 2, 10))
     [((0,), 2, 3), ((), 1, 3), ((3,), 0, 1)]
     """
     if start >= stop:
@@ -289,19 +225,19 @@ def slabs(shape: Sequence[int], start: int, stop: int) -> Iterator[Slab]:
     first, head = divmod(start, inner)
     last, tail = divmod(stop, inner)
     if first == last:
-        yield from _below(first, shape, head, tail)
+        yield from _inner_slices(first, shape, head, tail)
         return
     if head:
-        yield from _below(first, shape, head, inner)
+        yield from _inner_slices(first, shape, head, inner)
         first += 1
     if first < last:
         yield (), first, last
     if tail:
-        yield from _below(last, shape, 0, tail)
+        yield from _inner_slices(last, shape, 0, tail)
 
 
-def _below(index: int, shape: Sequence[int], start: int, stop: int) -> Iterator[Slab]:
-    for prefix, low, high in slabs(shape[1:], start, stop):
+def _inner_slices(index: int, shape: Sequence[int], start: int, stop: int) -> Iterator[Slice]:
+    for prefix, low, high in flat_slices(shape[1:], start, stop):
         yield (index, *prefix), low, high
 
 
@@ -316,30 +252,31 @@ def flat_bytes(tensor: torch.Tensor, nbytes: int) -> torch.Tensor | None:
 
 
 def is_flat(tensor: torch.Tensor) -> bool:
-    """Whether the tensor's memory, front to back, is what it says."""
+    """Whether the tensor's memory is its elements in row-major order."""
     return tensor.is_contiguous() and not tensor.is_conj() and not tensor.is_neg()
 
 
-def few_dimensions(tensor: torch.Tensor, *, carried: bool = True) -> torch.Tensor:
-    """The same memory in row-major order with as few dimensions as possible, outside autograd.
+def collapsed(tensor: torch.Tensor, *, raw: bool = True) -> torch.Tensor:
+    """The same elements in row-major order, with as few dimensions as possible, outside autograd.
 
-    With ``carried`` as the carrier dtype. Lazily conjugated or negated memory keeps its dtype, as
-    only torch's own copy resolves it.
+    Args:
+        raw: whether the result has the raw dtype. Lazily conjugated or negated memory keeps its
+            dtype: only torch's own copy resolves it.
     """
     sizes, steps = collapse(tensor.shape, tensor.stride())
     offset = int(tensor.storage_offset())
     if tensor.is_conj() or tensor.is_neg():
         return tensor.detach().as_strided(sizes, steps, offset)
-    dtype = carrier(tensor.dtype) if carried else tensor.dtype
+    dtype = raw_dtype(tensor.dtype) if raw else tensor.dtype
     return strided(tensor.untyped_storage(), dtype, offset, sizes, steps)
 
 
-def parts(
+def paired_slices(
     view: torch.Tensor, first: int, flat: torch.Tensor
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Pairs of equal shape: pieces of ``view`` from element ``first`` on, their ``flat`` places."""
+    """Slices of ``view`` from element ``first`` on, each with its part of ``flat`` in its shape."""
     done = 0
-    for prefix, low, high in slabs(view.shape, first, first + flat.numel()):
+    for prefix, low, high in flat_slices(view.shape, first, first + flat.numel()):
         part = view
         for index in prefix:
             part = part.select(0, index)

@@ -1,4 +1,7 @@
-"""Which pieces of memory share bytes. Pure arithmetic on addresses: nothing is read."""
+"""Which regions of memory share bytes (``docs/format.md`` section 6.4).
+
+Arithmetic on addresses: no memory is read.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,9 @@ from typing import Any
 
 import numpy as np
 
-#: What numpy may spend on one pair of irregular regions, in candidate solutions: milliseconds.
+from .memory import ArrayInterface
+
+#: Candidate solutions that numpy may try for a pair of irregular regions: some milliseconds.
 _MAX_WORK: Any = 100_000  # the stubs of numpy know two special values only
 
 
@@ -18,8 +23,8 @@ class Region:
 
     Attributes:
         start, stop: addresses of the first byte and after the last one.
-        dims: ``(size, step in bytes)``, the largest step first, down to the bytes of an element; no
-            step is 0 and no two could be one.
+        dims: ``(size, step in bytes)``, the largest step first, the bytes of an element last. No
+            step is 0, and no two dimensions could be merged.
         gapless: every byte from ``start`` to ``stop`` belongs to the region.
     """
 
@@ -54,7 +59,7 @@ class Region:
 
     @classmethod
     def flat(cls, start: int, nbytes: int) -> Region:
-        """The region of a row-major contiguous tensor: what :meth:`of` finds for it, quickly.
+        """:meth:`of` for a row-major contiguous tensor, but quicker.
 
         >>> Region.flat(100, 24) == Region.of(100, 4, (3, 2), (2, 1))
         True
@@ -65,8 +70,8 @@ class Region:
 def sharing_groups(regions: Sequence[Region]) -> list[list[int]]:
     """Positions of the regions that share at least one byte, directly or through others.
 
-    Decided exactly, but for irregular regions whose equation numpy finds too hard: those
-    count as sharing, which is the safe side.
+    The answer is exact, except for irregular regions whose equation is too hard for numpy: these
+    count as sharing.
 
     Returns:
         groups of two or more positions, each ascending, in order of their first.
@@ -87,12 +92,13 @@ def sharing_groups(regions: Sequence[Region]) -> list[list[int]]:
         parents[other] = one
         return one != other
 
-    for run in runs((region.start, region.stop, i) for i, region in enumerate(regions)):
-        if all(regions[i].gapless for i in run):
-            for i in run[1:]:
-                unite(run[0], i)
+    intervals = [(region.start, region.stop, i) for i, region in enumerate(regions)]
+    for chain in overlapping_chains(intervals):
+        if all(regions[i].gapless for i in chain):
+            for i in chain[1:]:
+                unite(chain[0], i)
             continue
-        for part in _interleaved(regions, run):
+        for part in _interleaved(regions, chain):
             _compare_pairs(regions, part, unite)
     groups: dict[int, list[int]] = {}
     for i in range(len(regions)):
@@ -101,9 +107,7 @@ def sharing_groups(regions: Sequence[Region]) -> list[list[int]]:
 
 
 def overlaps_itself(shape: Sequence[int], stride: Sequence[int]) -> bool:
-    """Whether two elements of a strided tensor are one piece of memory.
-
-    As exact as :func:`sharing_groups`: what numpy finds too hard counts as overlapping.
+    """Whether two elements of a strided tensor share memory. As exact as :func:`sharing_groups`.
 
     >>> overlaps_itself((3, 2), (1, 3)), overlaps_itself((3, 2), (1, 1))
     (False, True)
@@ -122,87 +126,77 @@ def overlaps_itself(shape: Sequence[int], stride: Sequence[int]) -> bool:
         return False
     if dims[0][0] == 0:
         return True
-    # Two elements that are one differ in some dimension first. Moved to the lowest indices, they
-    # are an element with index 0 there, and one with a higher index, of the dimensions from it on.
+    # The indices of two elements that share memory differ in some dimension first. Shifted to the
+    # lowest indices, one has index 0 there and the other a higher one.
     for first, (step, size) in enumerate(dims):
         inner = dims[first + 1 :]
         low = Region.of(0, 1, [n for _, n in inner], [s for s, _ in inner])
         steps = [step, *(s for s, _ in inner)]
         high = Region.of(step, 1, [size - 1, *(n for _, n in inner)], steps)
-        if _share(_as_array(low), _as_array(high)):
+        if _may_share(_as_array(low), _as_array(high)):
             return True
     return False
 
 
-def runs(intervals: Iterable[tuple[int, int, int]]) -> Iterator[list[int]]:
-    """Ids of the intervals ``(start, stop, id)``, as chains in which each meets an earlier one."""
-    run: list[int] = []
+def overlapping_chains(intervals: Iterable[tuple[int, int, int]]) -> Iterator[list[int]]:
+    """Ids of the intervals ``(start, stop, id)``, in chains: each overlaps an earlier one."""
+    chain: list[int] = []
     end = 0
     for start, stop, i in sorted(intervals):
-        if run and start >= end:
-            yield run
-            run = []
-        end = max(end, stop) if run else stop
-        run.append(i)
-    if run:
-        yield run
+        if chain and start >= end:
+            yield chain
+            chain = []
+        end = max(end, stop) if chain else stop
+        chain.append(i)
+    if chain:
+        yield chain
 
 
-def _interleaved(regions: Sequence[Region], run: list[int]) -> Iterator[list[int]]:
-    """Separate columns of one matrix from each other, without comparing every pair.
+def _interleaved(regions: Sequence[Region], chain: list[int]) -> Iterator[list[int]]:
+    """Separate the columns of a matrix without comparing every pair.
 
-    Where all regions repeat with one period and none is wider than the period, regions whose
-    places within the period are apart cannot meet.
+    If all regions repeat with one period, and none is wider than it, regions at different positions
+    within the period cannot overlap.
     """
-    period = regions[run[0]].dims[0][1]
-    base = regions[run[0]].start
+    period = regions[chain[0]].dims[0][1]
+    base = regions[chain[0]].start
     intervals = []
-    for i in run:
+    for i in chain:
         size, step = regions[i].dims[0]
         width = regions[i].stop - regions[i].start - (size - 1) * step
-        place = (regions[i].start - base) % period
-        if step != period or place + width > period:
-            yield run
+        position = (regions[i].start - base) % period
+        if step != period or position + width > period:
+            yield chain
             return
-        intervals.append((place, place + width, i))
-    yield from runs(intervals)
+        intervals.append((position, position + width, i))
+    yield from overlapping_chains(intervals)
 
 
 def _compare_pairs(
-    regions: Sequence[Region], run: list[int], unite: Callable[[int, int], bool]
+    regions: Sequence[Region], chain: list[int], unite: Callable[[int, int], bool]
 ) -> None:
-    missing = len(run) - 1
-    arrays = {i: _as_array(regions[i]) for i in run}
-    order = sorted(run, key=lambda i: regions[i].start)
+    missing = len(chain) - 1
+    arrays = {i: _as_array(regions[i]) for i in chain}
+    order = sorted(chain, key=lambda i: regions[i].start)
     for position, one in enumerate(order):
         for other in order[position + 1 :]:
             if missing == 0:
                 return
             if regions[other].start >= regions[one].stop:
                 break
-            if _share(arrays[one], arrays[other]) and unite(one, other):
+            if _may_share(arrays[one], arrays[other]) and unite(one, other):
                 missing -= 1
-
-
-class _Addresses:
-    __slots__ = ("__array_interface__",)
-
-    def __init__(self, region: Region) -> None:
-        self.__array_interface__ = {
-            "version": 3,
-            "typestr": "|u1",
-            "data": (region.start + 1, True),  # numpy refuses address 0
-            "shape": tuple(size for size, _ in region.dims),
-            "strides": tuple(step for _, step in region.dims),
-        }
 
 
 def _as_array(region: Region) -> np.ndarray[Any, Any]:
     """An array of these addresses, for numpy to compare; never to be read."""
-    return np.asarray(_Addresses(region))
+    sizes, steps = zip(*region.dims)
+    # numpy refuses address 0
+    interface = ArrayInterface(None, data=(region.start + 1, True), shape=sizes, strides=steps)
+    return np.asarray(interface)
 
 
-def _share(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> bool:
+def _may_share(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> bool:
     try:
         return np.shares_memory(one, other, max_work=_MAX_WORK)
     except np.exceptions.TooHardError:

@@ -1,6 +1,6 @@
-"""Which tensors of a state are one record, and which records lie in one storage.
+"""Which tensors are one record, and which records lie in one storage (``docs/format.md`` 6.4).
 
-Nothing is copied: everything here is decided by addresses.
+Addresses decide. Nothing is copied.
 """
 
 from __future__ import annotations
@@ -15,27 +15,35 @@ from ..format.json_text import Json
 from ..format.model import Layout, is_dense
 from .buffers import Source
 from .memory import borrow_range, collapse, strided
-from .overlap import Region, runs, sharing_groups
+from .overlap import Region, overlapping_chains, sharing_groups
 
 #: Records of shared memory begin at a multiple of this in their storage, so that every view in
 #: them is aligned after loading as it was before.
 _ALIGNMENT = 16
-#: Memory that is nobody's may be as much as what is somebody's, in a record or a storage.
-_MOST_SPREAD = 2
+#: The memory between tensors may be as large as the tensors, in a record or a storage.
+_MAX_SPREAD = 2
 
 
-class Leaf:
-    """One way of seeing one piece of memory, and the JSON objects that refer to it."""
+class DistinctTensor:
+    """A tensor of the state, equal to no other in address, dtype, shape and strides.
+
+    Attributes:
+        name: of its first reference.
+        tensor: keeps the memory alive, so that it is not reused during the walk.
+        references: the names and the JSON objects that refer to it.
+        start: its address.
+        flat: whether its memory, on the CPU, is its elements in row-major order.
+    """
 
     __slots__ = ("flat", "name", "nbytes", "references", "start", "tensor")
 
     def __init__(self, name: str, tensor: torch.Tensor, start: int, *, flat: bool) -> None:
         self.name = name
-        self.tensor = tensor  # also keeps its memory from being reused while the state is walked
+        self.tensor = tensor
         self.references: list[tuple[str, dict[str, Json]]] = []
         self.start = start
         self.nbytes = tensor.nbytes
-        self.flat = flat  # row-major, without a gap, as it is, on the CPU
+        self.flat = flat
 
     def region(self) -> Region:
         """Its bytes."""
@@ -45,184 +53,185 @@ class Leaf:
         return Region.of(self.start, tensor.itemsize, tensor.shape, tensor.stride())
 
     def source(self) -> Source:
-        """The record of it alone. That its memory is there has been checked."""
-        if self.flat:
-            return Source.of_flat(self.name, self.tensor, self.start, self.nbytes)
-        return Source.of_checked(self.name, self.tensor)
+        """A record of it alone. Its memory has been checked."""
+        return Source.of_checked(self.name, self.tensor, self.start if self.flat else 0)
 
 
 @dataclass(slots=True)
-class Shared:
-    """A record that others are views of.
+class SharedRecord:
+    """A record that several tensors are views of.
 
     Attributes:
         base: address of its first byte.
-        cover: the leaf that it is, or ``None`` for a record of its own.
-        record: otherwise the memory, one dimension.
+        owner: the tensor that covers all others, or ``None``: then the record is ``memory``.
+        memory: one dimension.
         name: of the record; empty until it has one.
     """
 
     base: int
-    cover: Leaf | None
-    record: torch.Tensor | None
+    owner: DistinctTensor | None
+    memory: torch.Tensor | None
     name: str
 
 
-def shared_records(leaves: Sequence[Leaf]) -> dict[Leaf, Shared]:
-    """The leaves that are views, or that others are views of, each with the record of them all."""
-    if _all_apart(leaves):
+def shared_records(tensors: Sequence[DistinctTensor]) -> dict[DistinctTensor, SharedRecord]:
+    """The tensors that share memory, each with the record that holds it."""
+    if _disjoint(tensors):
         return {}
-    spaces: dict[object, list[Leaf]] = {}
-    for leaf in leaves:
-        tensor = leaf.tensor
-        # Lazily conjugated or negated memory means other values than it holds, and a tensor
-        # without elements has no memory: these are saved by themselves.
+    spaces: dict[object, list[DistinctTensor]] = {}
+    for distinct in tensors:
+        tensor = distinct.tensor
+        # Tensors without elements have no memory. Lazily conjugated or negated ones have other
+        # values than their memory. These are records of their own.
         if tensor.numel() and not tensor.is_conj() and not tensor.is_neg():
-            spaces.setdefault(space_of(tensor), []).append(leaf)
-    shared_by: dict[Leaf, Shared] = {}
+            spaces.setdefault(address_space(tensor), []).append(distinct)
+    shared_by: dict[DistinctTensor, SharedRecord] = {}
     for members in spaces.values():
-        regions = [leaf.region() for leaf in members]
+        regions = [distinct.region() for distinct in members]
         for group in _groups(members, regions):
             if len(group) == 1:
                 region = regions[group[0]]
                 if region.stop - region.start >= members[group[0]].nbytes:
                     continue
             chosen = _without_odd_bools([members[i] for i in group])
-            if (shared := _share(chosen)) is not None:
-                shared_by.update((leaf, shared) for leaf in chosen)
+            if (shared := _shared_record(chosen)) is not None:
+                shared_by.update((distinct, shared) for distinct in chosen)
     return shared_by
 
 
-def _all_apart(leaves: Sequence[Leaf]) -> bool:
-    """Whether it is plain to see that no two leaves share memory, as it nearly always is."""
-    if not all(leaf.flat for leaf in leaves):
+def _disjoint(tensors: Sequence[DistinctTensor]) -> bool:
+    """A quick test, true in nearly all states: all tensors are flat and none overlap."""
+    if not all(distinct.flat for distinct in tensors):
         return False
-    ranges = sorted((leaf.start, leaf.start + leaf.nbytes) for leaf in leaves)
+    ranges = sorted((distinct.start, distinct.start + distinct.nbytes) for distinct in tensors)
     return all(one[1] <= other[0] for one, other in itertools.pairwise(ranges))
 
 
-def _groups(leaves: Sequence[Leaf], regions: Sequence[Region]) -> list[list[int]]:
-    """Positions of the leaves that are to be one record, those by themselves among them.
+def _groups(tensors: Sequence[DistinctTensor], regions: Sequence[Region]) -> list[list[int]]:
+    """Positions of the tensors, grouped by the record that holds them.
 
-    These are the ones that share bytes, and of one storage those whose bytes lie between each
-    other's, unless that takes too much memory that is nobody's.
+    Tensors that share bytes are one group. So are tensors of one storage whose bytes interleave,
+    unless most of the memory from the first to the last byte belongs to none of them.
     """
     groups = sharing_groups(regions)
-    together = {i for group in groups for i in group}
-    groups += [[i] for i in range(len(leaves)) if i not in together]
+    grouped = {i for group in groups for i in group}
+    groups += [[i] for i in range(len(tensors)) if i not in grouped]
     storages: dict[int, list[tuple[int, int, int]]] = {}
     for number, group in enumerate(groups):
-        key = leaves[group[0]].tensor.untyped_storage().data_ptr()
+        key = tensors[group[0]].tensor.untyped_storage().data_ptr()
         start = min(regions[i].start for i in group)
         stop = max(regions[i].stop for i in group)
         storages.setdefault(key, []).append((start, stop, number))
     result = []
     for intervals in storages.values():
         spans = {number: stop - start for start, stop, number in intervals}
-        for run in runs(intervals):
-            merged = sorted(i for number in run for i in groups[number])
+        for chain in overlapping_chains(intervals):
+            merged = sorted(i for number in chain for i in groups[number])
             span = max(regions[i].stop for i in merged) - min(regions[i].start for i in merged)
-            # Of overlapping ones all that is between them is in their record anyway.
+            # The record of overlapping tensors holds the bytes between them anyway.
             own = sum(
-                spans[number] if len(groups[number]) > 1 else leaves[groups[number][0]].nbytes
-                for number in run
+                spans[number] if len(groups[number]) > 1 else tensors[groups[number][0]].nbytes
+                for number in chain
             )
-            if len(run) > 1 and span <= _MOST_SPREAD * own:
+            if len(chain) > 1 and span <= _MAX_SPREAD * own:
                 result.append(merged)
             else:
-                result += [groups[number] for number in run]
+                result += [groups[number] for number in chain]
     return sorted(result)
 
 
-def note_storages(pieces: Sequence[tuple[Source, torch.Tensor]]) -> None:
-    """Let records that lie in one storage, apart from each other, say where.
+def note_storages(records: Sequence[tuple[Source, torch.Tensor]]) -> None:
+    """Note in the layout of records that share a storage where they lie in it.
 
     Args:
-        pieces: all records with the memory that they are.
+        records: all records, each with its memory.
     """
-    # Of tensors that are apart at most one begins where their storage does.
-    if not any(tensor.storage_offset() for _, tensor in pieces):
+    # At most one of several disjoint tensors begins where their storage begins.
+    if not any(tensor.storage_offset() for _, tensor in records):
         return
     storages: dict[object, list[tuple[int, Source]]] = {}
-    for source, tensor in pieces:
+    for source, tensor in records:
         plain = not tensor.is_conj() and not tensor.is_neg()
         if source.nbytes and plain and is_dense(tensor.shape, tensor.stride()):
-            memory = tensor.untyped_storage().data_ptr()
+            address = tensor.untyped_storage().data_ptr()
             offset = int(tensor.storage_offset()) * tensor.itemsize
-            storages.setdefault((source.device, memory), []).append((offset, source))
+            storages.setdefault((source.device, address), []).append((offset, source))
     number = 0
-    for found in storages.values():
-        found.sort(key=lambda item: item[0])
-        base = found[0][0] // _ALIGNMENT * _ALIGNMENT
-        size = found[-1][0] + found[-1][1].nbytes - base
-        apart = all(at + one.nbytes <= then for (at, one), (then, _) in itertools.pairwise(found))
-        own = sum(source.nbytes for _, source in found)
-        if len(found) > 1 and apart and size <= _MOST_SPREAD * own:
-            for offset, source in found:
+    for members in storages.values():
+        members.sort(key=lambda item: item[0])
+        base = members[0][0] // _ALIGNMENT * _ALIGNMENT
+        size = members[-1][0] + members[-1][1].nbytes - base
+        pairs = itertools.pairwise(members)
+        disjoint = all(start + one.nbytes <= after for (start, one), (after, _) in pairs)
+        own = sum(source.nbytes for _, source in members)
+        if len(members) > 1 and disjoint and size <= _MAX_SPREAD * own:
+            for offset, source in members:
                 source.layout = Layout(source.layout.stride, (number, offset - base, size))
             number += 1
 
 
-def space_of(tensor: torch.Tensor) -> object:
-    """Within what addresses can be compared.
+def address_space(tensor: torch.Tensor) -> object:
+    """Addresses of tensors can be compared where this is equal.
 
-    On the CPU that is all memory: arrays and tensors made from one another share it under
-    storages of their own. On devices an address may be a handle, so there it is one storage.
+    On the CPU all memory is one space: arrays and tensors made from one another share memory but
+    not a storage. On devices an address may be a handle, so that each storage is a space.
     """
     if tensor.is_cpu:
         return "cpu"
     return str(tensor.device), tensor.untyped_storage().data_ptr()
 
 
-def _without_odd_bools(leaves: list[Leaf]) -> list[Leaf]:
-    """Without the bools seen in memory of other dtypes that holds bytes which are no bool.
+def _without_odd_bools(tensors: list[DistinctTensor]) -> list[DistinctTensor]:
+    """Without bool tensors over memory of other dtypes with bytes other than 0 and 1.
 
-    torch takes any byte but 0 for True and so keeps them, but no file may have them. Saved by
-    themselves they keep their values.
+    torch takes any byte but 0 for True. No file may have such bytes, so these tensors are saved by
+    themselves, as 0 and 1.
     """
-    if len({leaf.tensor.dtype for leaf in leaves}) == 1:
-        return leaves
+    if len({distinct.tensor.dtype for distinct in tensors}) == 1:
+        return tensors
     return [
-        leaf
-        for leaf in leaves
-        if leaf.tensor.dtype != torch.bool or int(leaf.tensor.view(torch.uint8).max()) <= 1
+        distinct
+        for distinct in tensors
+        if distinct.tensor.dtype != torch.bool or int(distinct.tensor.view(torch.uint8).max()) <= 1
     ]
 
 
-def _share(leaves: Sequence[Leaf]) -> Shared | None:
-    """One record for leaves that share memory, or ``None`` where no record can serve them all."""
-    if not leaves:
+def _shared_record(tensors: Sequence[DistinctTensor]) -> SharedRecord | None:
+    """One record for tensors that share memory; ``None`` where no record can hold them all."""
+    if not tensors:
         return None
-    regions = [leaf.region() for leaf in leaves]
+    regions = [distinct.region() for distinct in tensors]
     start = min(region.start for region in regions)
     stop = max(region.stop for region in regions)
-    uniform = len({leaf.tensor.dtype for leaf in leaves}) == 1
-    if _aligned(leaves, start):
-        for leaf, region in zip(leaves, regions):
-            contiguous = collapse(leaf.tensor.shape, leaf.tensor.stride())[1] == [1]
+    uniform = len({distinct.tensor.dtype for distinct in tensors}) == 1
+    if _aligned(tensors, start):
+        for distinct, region in zip(tensors, regions):
+            tensor = distinct.tensor
+            contiguous = collapse(tensor.shape, tensor.stride())[1] == [1]
             covers = (region.start, region.stop) == (start, stop)
-            # A bool record is written as 0 and 1 only, which other dtypes need not hold.
-            if contiguous and covers and (uniform or leaf.tensor.dtype != torch.bool):
-                return Shared(start, leaf, None, leaf.name)
-    first = next(leaf for leaf, region in zip(leaves, regions) if region.start == start)
-    storage = first.tensor.untyped_storage()
+            # A bool record is written as 0 and 1, but other dtypes may have any bytes.
+            if contiguous and covers and (uniform or tensor.dtype != torch.bool):
+                return SharedRecord(start, distinct, None, distinct.name)
+    first = next(each.tensor for each, region in zip(tensors, regions) if region.start == start)
+    storage = first.untyped_storage()
     offset = start - storage.data_ptr()
-    if len(leaves) > 1:
+    if len(tensors) > 1:
         offset = offset // _ALIGNMENT * _ALIGNMENT
     base = storage.data_ptr() + offset
-    if not _aligned(leaves, base):
-        # Arrays whose elements lie across each other: no view can start inside an element.
+    if not _aligned(tensors, base):
+        # Some elements begin inside elements of another tensor. No view can do that.
         return None
-    dtype = first.tensor.dtype if uniform else torch.uint8
+    dtype = first.dtype if uniform else torch.uint8
     nbytes = stop - base
     if offset + nbytes <= storage.nbytes():
         count = nbytes // dtype.itemsize
-        record = strided(storage, dtype, offset // dtype.itemsize, (count,), (1,))
+        memory = strided(storage, dtype, offset // dtype.itemsize, (count,), (1,))
     else:
-        # Arrays in a chain: each has a storage of its own, together they cover the memory.
-        record = borrow_range(base, nbytes, [leaf.tensor for leaf in leaves]).view(dtype)
-    return Shared(base, None, record, "")
+        # NumPy arrays that overlap in a chain: several storages together cover the memory.
+        owners = [distinct.tensor for distinct in tensors]
+        memory = borrow_range(base, nbytes, owners).view(dtype)
+    return SharedRecord(base, None, memory, "")
 
 
-def _aligned(leaves: Sequence[Leaf], base: int) -> bool:
-    return all((leaf.start - base) % leaf.tensor.itemsize == 0 for leaf in leaves)
+def _aligned(tensors: Sequence[DistinctTensor], base: int) -> bool:
+    return all((each.start - base) % each.tensor.itemsize == 0 for each in tensors)

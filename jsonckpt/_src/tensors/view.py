@@ -1,4 +1,4 @@
-"""Views of a record's memory, made from what a file says about them."""
+"""Views of the memory of a record (``docs/format.md`` sections 6.2 and 6.4)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from ..errors import quote
 from ..format.dtypes import DTYPES
 from ..format.json_text import Json
-from ..state.checks import Body, malformed
+from ..state.checks import integer_between, malformed, members, one_of, refuse, sizes, string
 from .buffers import byte_count
 from .memory import contiguous_stride, strided, torch_dtype
 from .overlap import Region
@@ -37,23 +37,23 @@ class View:
     offset: int
 
     @classmethod
-    def from_json(cls, value: Json, place: str) -> View:
-        """Read the body that stands at ``place``.
+    def from_json(cls, value: Json, path: str) -> View:
+        """Read the body of a ``$view`` at ``path``.
 
         Raises:
             FormatError: not the body of a view.
         """
-        body = Body.of(value, place)
+        parts = members(value, path, "name", "of", "dtype", "shape", "stride", "offset")
         view = cls(
-            name=body.text("name"),
-            of=body.text("of"),
-            dtype=body.text("dtype", DTYPES),
-            shape=tuple(body.sizes("shape")),
-            stride=tuple(body.sizes("stride")),
-            offset=body.integer("offset"),
+            name=string(*parts.at("name")),
+            of=string(*parts.at("of")),
+            dtype=one_of(*parts.at("dtype"), DTYPES),
+            shape=tuple(sizes(*parts.at("shape"))),
+            stride=tuple(sizes(*parts.at("stride"))),
+            offset=integer_between(*parts.at("offset")),
         )
         if len(view.stride) != len(view.shape):
-            body.refuse("stride", f"{len(view.shape)} integers")
+            refuse(f"{path}/stride", f"{len(view.shape)} integers", parts.values["stride"])
         return view
 
     def to_json(self) -> dict[str, Json]:
@@ -67,42 +67,42 @@ class View:
             "offset": self.offset,
         }
 
-    def check(self, nbytes: int, place: str) -> None:
-        """Whether the view lies inside a record of ``nbytes`` raw bytes.
+    def check(self, nbytes: int, path: str) -> None:
+        """Refuse a view that leaves a record of ``nbytes`` raw bytes.
 
         Raises:
-            FormatError: it does not, or has more bytes than there can be.
+            FormatError: it does, or has more bytes than memory can have.
         """
         if byte_count(self.dtype, self.shape) == 0:
             if math.prod(size for size in self.shape if size) >= 2**63:
-                raise malformed(place, f"torch has no view of shape {quote(self.shape)}")
+                raise malformed(path, f"torch has no view of shape {quote(self.shape)}")
             return
         steps = sum((size - 1) * step for size, step in zip(self.shape, self.stride))
         end = (self.offset + steps + 1) * DTYPES[self.dtype].itemsize
         if end > nbytes:
-            raise malformed(place, f"the view ends at byte {end} of a record of {nbytes} bytes")
+            raise malformed(path, f"the view ends at byte {end} of a record of {nbytes} bytes")
 
     def on(
-        self, record: torch.Tensor, place: str, charge: Callable[[int, str], None]
+        self, record: torch.Tensor, path: str, charge: Callable[[int, str], None]
     ) -> torch.Tensor:
         """The view, in the memory of ``record``.
 
         Args:
-            charge: told of the bytes that are gone through, and of the place, beforehand.
+            charge: counts bytes before they are scanned.
 
         Raises:
-            FormatError: it leads out of the record, or torch has no such tensor; the record is not
+            FormatError: the view leaves the record; torch has no such tensor; the record is not
                 contiguous, or not aligned for the view's dtype.
         """
         dtype = torch_dtype(self.dtype)
         stride, offset = self.stride, self.offset
-        self.check(record.nbytes, place)
+        self.check(record.nbytes, path)
         if byte_count(self.dtype, self.shape) == 0:
-            # Without elements they mean nothing, and could be beyond what torch can multiply.
+            # They mean nothing without elements, and might overflow in torch.
             stride, offset = contiguous_stride(self.shape), 0
         start = int(record.storage_offset()) * record.itemsize
         if start % dtype.itemsize or not record.is_contiguous():
-            raise malformed(place, "the record does not lie in memory as the view needs it")
+            raise malformed(path, "the record does not lie in memory as the view needs it")
         try:
             view = strided(
                 record.untyped_storage(),
@@ -112,22 +112,22 @@ class View:
                 stride,
             )
         except (RuntimeError, TypeError, OverflowError) as error:
-            raise malformed(place, f"torch has no view of shape {quote(self.shape)}") from error
+            raise malformed(path, f"torch has no view of shape {quote(self.shape)}") from error
         if dtype == torch.bool and record.dtype != torch.bool and not view.is_meta:
-            _require_bools(view, place, charge)
+            _require_bools(view, path, charge)
         return view
 
 
-def _require_bools(view: torch.Tensor, place: str, charge: Callable[[int, str], None]) -> None:
+def _require_bools(view: torch.Tensor, path: str, charge: Callable[[int, str], None]) -> None:
     """A bool of another byte than 0 or 1 is undefined behaviour in torch."""
     if view.numel() == 0:
         return
     seen = view.view(torch.uint8)
     region = Region.of(0, 1, seen.shape, seen.stride())
     if seen.numel() > region.stop:
-        # Elements in one place, perhaps very many: look at each byte once, and at those between.
+        # Elements overlap, and there may be very many: scan each byte of the whole range once.
         start = int(seen.storage_offset())
         seen = strided(seen.untyped_storage(), torch.uint8, start, (region.stop,), (1,))
-    charge(seen.numel(), place)
+    charge(seen.numel(), path)
     if int(seen.max()) > 1:
-        raise malformed(place, "a bool in the view is neither 0 nor 1")
+        raise malformed(path, "a bool in the view is neither 0 nor 1")

@@ -1,0 +1,65 @@
+"""References to tensors in the JSON of a state (``docs/format.md`` sections 6.2 and 6.4). Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final, NamedTuple
+
+from ..format.json_text import Json
+from .checks import refuse
+
+#: Tags that refer to the record of a tensor.
+REFERENCE_TAGS: Final = frozenset({"$tensor", "$tied", "$view"})
+#: Tags of tensors of any kind. A :class:`TensorReader` reads them.
+TENSOR_TAGS: Final = REFERENCE_TAGS | {"$parameter", "$requires_grad", "$sparse", "$quantized"}
+
+
+class Reference(NamedTuple):
+    """A ``$tensor``, ``$tied`` or ``$view``: the name of a tensor, the tag and what it holds."""
+
+    name: str
+    tag: str
+    body: Any
+
+    @property
+    def record(self) -> str:
+        """The record that the tensor lies in.
+
+        >>> Reference("/v", "$tied", {"name": "/v", "of": "/w"}).record
+        '/w'
+        """
+        return self.name if self.tag == "$tensor" else str(self.body["of"])
+
+
+def references_in(value: Json) -> Iterator[Reference]:
+    """Every reference in the JSON of a state, in order.
+
+    Nothing is decoded, so that this also works where a registered type is missing.
+
+    Raises:
+        FormatError: a reference without a name.
+
+    >>> [reference.name for reference in references_in({"a": [{"$tensor": "/a/0"}]})]
+    ['/a/0']
+    """
+    pending = [value]
+    while pending:
+        item = pending.pop()
+        if type(item) is list:
+            pending.extend(reversed(item))
+        elif type(item) is dict:
+            tag, body = next(iter(item.items())) if len(item) == 1 else ("", None)
+            if tag not in REFERENCE_TAGS:
+                pending.extend(reversed(item.values()))
+                continue
+            name, record = body, body
+            if tag != "$tensor":
+                name, record = (body.get("name"), body.get("of")) if type(body) is dict else (0, 0)
+            if type(name) is not str or type(record) is not str:
+                refuse("", "the name of a tensor, and the record that it lies in", body)
+            yield Reference(name, tag, body)
+
+
+def has_references(value: Json) -> bool:
+    """Whether the JSON of a state refers to any tensor."""
+    return next(references_in(value), None) is not None
