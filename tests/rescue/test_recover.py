@@ -320,7 +320,7 @@ def test_a_file_that_changes_meanwhile_is_an_error(
         path.write_bytes(data)
         return result
 
-    monkeypatch.setattr("jsonckpt._src.rescue.recover.scan", scan_and_change)
+    monkeypatch.setattr("jsonckpt._src.rescue.scan_files.scan", scan_and_change)
     with pytest.raises(jsonckpt.IntegrityError, match="changed while it was read"):
         jsonckpt.recover(path, tmp_path / "new")
     assert not (tmp_path / "new" / "manifest.json").exists()

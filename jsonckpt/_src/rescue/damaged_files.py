@@ -1,9 +1,8 @@
-"""Files read past what cannot be read, and compressed texts past their broken frames, in order.
+"""Reads what is left of damaged files.
 
-The usual readers stop at the first fault. Of a file that the system cannot read in some places,
-:class:`PatchedFile` gives the rest; of a compressed text, :class:`DamagedZstd` goes on at the next
-place where a frame begins. What they give is not to be trusted by itself;
-:mod:`jsonckpt.salvage` checks every record.
+The usual readers stop at the first fault. :class:`PatchedFile` goes on behind places that the
+system cannot read, :class:`DamagedZstd` at the next frame. Neither checks what it reads:
+:mod:`.scan` checks every record.
 """
 
 from __future__ import annotations
@@ -19,18 +18,18 @@ _LONGEST_HEADER: Final = 18
 _SEARCH: Final = 1 << 20
 #: What one read may lose when it meets damage.
 _STEP: Final = 1 << 16
-#: What a disk that fails loses at least: a page.
+#: The least that a failing disk loses.
 _PAGE: Final = 4096
 
 
 class PatchedFile:
     """A file with zeros where the system fails to read it.
 
-    Zeros, not nothing, so that everything behind them stays where it is. They are in no text.
+    With zeros all that follows keeps its offset. No text of a checkpoint holds a zero byte.
 
     Attributes:
-        holes: ``[start, stop)`` of what could not be read, in the order in which it was met.
-        reason: of the first failure; ``""`` while there is none.
+        holes: ``[start, stop)`` of what could not be read, in the order in which it was found.
+        reason: of the first failure; ``""`` if there is none.
     """
 
     def __init__(self, file: RangeReader) -> None:
@@ -66,14 +65,12 @@ class PatchedFile:
             done = stop
 
     def fault_in(self, start: int, stop: int) -> str:
-        """Why a range is not what the file holds; ``""`` when it is."""
+        """Why a range could not be read; ``""`` if it could."""
         hit = any(begin < stop and start < end for begin, end in self.holes)
         return self.reason if hit else ""
 
     def note(self) -> str:
-        """What could not be read, in words; ``""`` when all could."""
-        if not self.holes:
-            return ""
+        """What could not be read, for the report. There must be holes."""
         lost = sum(stop - start for start, stop in self.holes)
         return f"{lost} bytes from byte {min(self.holes)[0]} on cannot be read ({self.reason})"
 

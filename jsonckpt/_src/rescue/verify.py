@@ -260,7 +260,7 @@ def _in_frames(
     name = container.file_of(shard)
     with container.place.file(name) as file:
         found = scan(DamagedZstd(file, window=limits.zstd_window), limits)
-    intact = {record.header.name: [chunk[2] for chunk in record.chunks] for record in found.found}
+    intact = {record.header.name: record.checksums for record in found.found}
     lost = {item.name: item for item in found.lost}
     problems: list[JsonckptError] = []
     for entry in entries:
