@@ -23,7 +23,7 @@ _PAGE: Final = 4096
 
 
 class PatchedFile:
-    """A file with zeros where the system fails to read it.
+    """A file with zeros where the system fails to read it; also a :class:`ByteSource`.
 
     With zeros all that follows keeps its offset. No text of a checkpoint holds a zero byte.
 
@@ -37,6 +37,17 @@ class PatchedFile:
         self.holes: list[tuple[int, int]] = []
         self.reason = ""
         self._file = file
+        self._at = 0
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        """The next bytes; 0 at the end."""
+        count = min(len(buffer), self.size - self._at)
+        try:
+            self.read_range(self._at, buffer[:count])
+        except IncompleteCheckpointError:  # cut off since it was opened
+            return 0
+        self._at += count
+        return count
 
     def read_range(self, offset: int, buffer: memoryview) -> None:
         """Fill ``buffer`` from ``offset`` on.
@@ -80,29 +91,6 @@ class PatchedFile:
         elif any(begin <= start and stop <= end for begin, end in self.holes):
             return
         self.holes.append((start, stop))
-
-
-class DamagedPlain:
-    """The text of a file that is not compressed, a :class:`ByteSource`."""
-
-    def __init__(self, file: PatchedFile) -> None:
-        self.size: int | None = file.size
-        self._file = file
-        self._at = 0
-
-    def readinto(self, buffer: memoryview, /) -> int:
-        """The next bytes of the text; 0 at the end."""
-        count = min(len(buffer), self._file.size - self._at)
-        try:
-            self._file.read_range(self._at, buffer[:count])
-        except IncompleteCheckpointError:  # cut off since it was opened
-            return 0
-        self._at += count
-        return count
-
-    def fault_in(self, start: int, stop: int) -> str:
-        """Why a part of the text could not be read; ``""`` when it could."""
-        return self._file.fault_in(start, stop)
 
 
 class DamagedZstd:

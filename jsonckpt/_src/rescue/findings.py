@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import JsonckptError, quote
 from ..format.limits import Limits
-from ..format.model import Entry, Layout, Manifest
+from ..format.model import Entry, Layout, Manifest, claimed_bytes
 from ..format.record_parser import Header
+from ..format.validation import Problems, check_storages
 from ..load.restore import LoadOptions, StateBuilder
 from ..state.prune import named_state, prune
 from ..state.tree import record_of, tensor_names
@@ -19,6 +20,8 @@ from .scan_files import ScannedFile
 from .scan_record import FoundRecord
 
 _NOWHERE = "it is in no file that is left"
+#: Storages may be so many times larger than what is in them, as in a save.
+_MOST_SPREAD = 2
 
 
 @dataclass
@@ -79,17 +82,14 @@ class Findings:
             elif name in self.records:
                 self._add_duplicate(found, where)
             else:
-                layout = Layout(found.header.layout.stride)
-                self.records[name] = FoundSource(
-                    found, scanned.payloads, where, self.limits, layout
-                )
+                self.records[name] = FoundSource(found, scanned.payloads, where, self.limits)
                 if not self.entries:
                     self.checksum = self.checksum or found.algorithm
 
     def _add_duplicate(self, found: FoundRecord, where: str) -> None:
         name = found.header.name
         first = self.records[name]
-        if _is_same(found, first.found):
+        if _content(found.header, found.chunks) == _content(first.found.header, first.found.chunks):
             self.notes.append(f"{quote(name)} stands twice, with the same content")
             return
         reason = (
@@ -103,12 +103,41 @@ class Findings:
             try:
                 list(tensor_names(self.state))  # an error if a reference is malformed
                 pruned = prune(self.state, self.records.__contains__)
-                StateBuilder(pruned, LoadOptions.of(None, None)).check(self.records)  # type: ignore[arg-type]
+                self._check(pruned)
                 return pruned
             except (JsonckptError, RecursionError) as error:
                 self.notes.append(f"the state cannot be used: {error}")
                 self.state_status = "lost"
         return named_state(self.records)
+
+    def restore_storages(self, state: Any) -> None:
+        """Let records share their storages again. To be called if the checkpoint is complete.
+
+        Only the seal protects a record's place in its storage; the record's digest does not.
+
+        Args:
+            state: from :meth:`usable_state`.
+        """
+        records = self.records.values()
+        for record in records:
+            record.layout = self.entries.get(record.name, record.found.header).layout
+        try:
+            problems = Problems()
+            check_storages(records, problems)  # type: ignore[arg-type]
+            problems.raise_if_any()
+            self._check(state)
+            fits = claimed_bytes((one.nbytes, one.layout) for one in records) <= _MOST_SPREAD * sum(
+                one.nbytes for one in records
+            )
+        except JsonckptError:
+            fits = False
+        if not fits:
+            for record in records:
+                record.layout = Layout(record.layout.stride)
+
+    def _check(self, state: Any) -> None:
+        """Whether each tensor of a state fits the record that it refers to."""
+        StateBuilder(state, LoadOptions.of(None, None)).check(self.records)  # type: ignore[arg-type]
 
     def lost_tensors(self) -> Iterator[LostTensor]:
         """What is lost, each name once, with the best reason there is."""
@@ -143,22 +172,14 @@ def _needed_records(state: Any) -> dict[str, str]:
         return {}
 
 
+def _content(item: Header | Entry, chunks: Iterable[tuple[int, int, str]]) -> tuple[object, ...]:
+    """What two records of the same bytes of the same tensor have in common."""
+    checksums = [checksum for _, _, checksum in chunks]
+    return item.dtype, item.shape, item.device, item.codec.chunk_bytes, checksums
+
+
 def _is_entry(found: FoundRecord, entry: Entry) -> bool:
-    """Whether a record is that of an entry in the manifest: the same bytes of the same tensor."""
-    checksums = [checksum for _, _, checksum in entry.chunks]
-    return (
-        _description(found.header) == _description(entry)
-        and found.header.codec == entry.codec
-        and found.checksums == checksums
+    """Whether a record is that of an entry in the manifest."""
+    return found.header.codec == entry.codec and _content(found.header, found.chunks) == _content(
+        entry, entry.chunks
     )
-
-
-def _is_same(one: FoundRecord, other: FoundRecord) -> bool:
-    """Whether two records hold the same bytes of the same tensor, however they are encoded."""
-    return (
-        _description(one.header) == _description(other.header) and one.checksums == other.checksums
-    )
-
-
-def _description(item: Header | Entry) -> tuple[object, ...]:
-    return item.dtype, item.shape, item.device, item.codec.chunk_bytes

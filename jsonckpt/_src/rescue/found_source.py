@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import IntegrityError, JsonckptError
@@ -18,41 +17,22 @@ from ..storage.local import LocalFile
 from .scan_record import FoundRecord
 
 
-@dataclass(frozen=True)
 class FoundSource:
     """A record that was found, as a source for a save. Reading checks it once more.
 
-    Attributes:
+    Args:
         payloads: the file that holds its payloads: that in which it was found, or a spool.
         file: the file in which it was found.
-        layout: its strides. Its place in a storage is left out: others there may be lost.
     """
 
-    found: FoundRecord
-    payloads: Path
-    file: str
-    limits: Limits
-    layout: Layout
-
-    @property
-    def name(self) -> str:
-        return self.found.header.name
-
-    @property
-    def dtype(self) -> str:
-        return self.found.header.dtype
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.found.header.shape
-
-    @property
-    def device(self) -> str:
-        return self.found.header.device
-
-    @property
-    def nbytes(self) -> int:
-        return self.found.header.nbytes
+    def __init__(self, found: FoundRecord, payloads: Path, file: str, limits: Limits) -> None:
+        header = found.header
+        self.found, self.file = found, file
+        self.name, self.dtype, self.shape = header.name, header.dtype, header.shape
+        self.device, self.nbytes = header.device, header.nbytes
+        # Not its place in a storage: others there may be lost.
+        self.layout = Layout(header.layout.stride)
+        self._payloads, self._limits = payloads, limits
 
     def read(self, start: int, stop: int) -> memoryview:
         """The raw bytes ``[start, stop)``, which are one chunk.
@@ -64,15 +44,15 @@ class FoundSource:
         chunk = start // header.codec.chunk_bytes
         offset, length, checksum = self.found.chunks[chunk]
         payload, raw = memoryview(bytearray(length)), memoryview(bytearray(stop - start))
-        with LocalFile(self.payloads, follow=self.limits.follow) as file:
+        with LocalFile(self._payloads, follow=self._limits.follow) as file:
             file.read_range(offset, payload)
         try:
-            coder = ChunkCodec(zstd_window=self.limits.zstd_window)
+            coder = ChunkCodec(zstd_window=self._limits.zstd_window)
             coder.decode_into(payload, header.codec, header.dtype, raw)
             if hexdigest(self.found.algorithm, raw) != checksum:
                 raise IntegrityError("the file was changed while it was read")
         except JsonckptError as error:
-            error.at(file=self.payloads, tensor=header.name, chunk=chunk)
+            error.at(file=self._payloads, tensor=header.name, chunk=chunk)
             raise
         return raw
 

@@ -145,7 +145,7 @@ def recover(
     shared = commit.shared_bits(files.path)
     findings = Findings(limits)
     with ExitStack() as stack:
-        scan = partial(scan_file, limits=limits, target=target, stack=stack)
+        scan = partial(scan_file, limits=limits, target=target, stack=stack, notes=findings.notes)
         if files.is_directory:
             search_directory(files, findings, scan, save_id=save_id)
         else:
@@ -163,6 +163,9 @@ def recover(
                 file=source,
                 hint="Nothing was written. Take another copy, or an earlier checkpoint.",
             )
+        lost = tuple(findings.lost_tensors())
+        if not lost and findings.state_status == "verified":
+            findings.restore_storages(state)
         saved = _save(
             findings, state, target, shared=shared, threads=thread_count(threads), sync=sync
         )
@@ -172,7 +175,7 @@ def recover(
         findings.save_id,
         findings.state_status,
         tuple(findings.records),
-        tuple(findings.lost_tensors()),
+        lost,
         sum(record.nbytes for record in findings.records.values()),
         tuple(findings.notes),
     )

@@ -10,7 +10,7 @@ from ..errors import JsonckptError
 from ..format.limits import Limits
 from ..storage.leftovers import File
 from ..storage.local import LocalFile
-from .damaged_files import DamagedPlain, DamagedZstd, PatchedFile
+from .damaged_files import DamagedZstd, PatchedFile
 from .found_source import spool_beside
 from .scan import ScanResult, scan
 
@@ -23,26 +23,27 @@ class ScannedFile:
 
     Attributes:
         payloads: where the payloads of its records are: the file itself, or a spool.
-        notes: what else was found.
     """
 
     file: File
     payloads: Path
     result: ScanResult
-    notes: list[str]
 
 
-def scan_file(file: File, limits: Limits, target: Path, stack: ExitStack) -> ScannedFile:
+def scan_file(
+    file: File, limits: Limits, target: Path, stack: ExitStack, notes: list[str]
+) -> ScannedFile:
     """Scan a shard, a single file, or what is left of one.
 
     Args:
         target: what is to be restored; payloads of compressed files are spooled beside it.
         stack: removes the spool when it ends.
+        notes: takes what else is found.
 
     Raises:
         JsonckptError: the file cannot be opened, is over a limit, or has an unknown version.
     """
-    notes, payloads = [], file.path
+    name, payloads = file.path.name, file.path
     try:
         with LocalFile(file.path, follow=limits.follow) as opened:
             patched = PatchedFile(opened)
@@ -52,15 +53,14 @@ def scan_file(file: File, limits: Limits, target: Path, stack: ExitStack) -> Sca
                 zstd = DamagedZstd(patched, window=limits.zstd_window)
                 result = scan(zstd, limits, spool=spool, fault_in=zstd.fault_in)
                 if zstd.broken:
-                    notes.append(f"{zstd.broken} zstd frame(s) are damaged")
+                    notes.append(f"{name}: {zstd.broken} zstd frame(s) are damaged")
             else:
-                plain = DamagedPlain(patched)
-                result = scan(plain, limits, fault_in=plain.fault_in)
+                result = scan(patched, limits, fault_in=patched.fault_in)
     except JsonckptError as error:
         error.at(file=file.path)
         raise
     if result.wrong_version:
-        notes.append(WRONG_VERSION)
+        notes.append(f"{name}: {WRONG_VERSION}")
     if patched.holes:
-        notes.append(patched.note())
-    return ScannedFile(file, payloads, result, [f"{file.path.name}: {note}" for note in notes])
+        notes.append(f"{name}: {patched.note()}")
+    return ScannedFile(file, payloads, result)

@@ -38,7 +38,7 @@ def search_file(
         wanted: the single file. If it is missing, ``file`` is what a killed save left of it.
         trust_state: take the state although the seal contradicts it.
     """
-    scanned = _scan(file, findings, scan)
+    scanned = scan(file)
     findings.take_records(scanned)
     _take_head(scanned, findings, trust_state)
     if file.path.name != wanted.name:
@@ -173,12 +173,6 @@ def _manifest_text(path: Path, limits: Limits) -> bytes:
         return bytes(text)
 
 
-def _scan(file: File, findings: Findings, scan: ScanFile) -> ScannedFile:
-    scanned = scan(file)
-    findings.notes += scanned.notes
-    return scanned
-
-
 def _scan_shard(
     file: File, entries: Sequence[Entry], findings: Findings, scan: ScanFile
 ) -> ScannedFile | None:
@@ -188,7 +182,7 @@ def _scan_shard(
         entries: its entries in the manifest, if there is one.
     """
     try:
-        return _scan(file, findings, scan)
+        return scan(file)
     except JsonckptError as error:
         if is_refusal(error) or isinstance(error, WriteError):
             raise
