@@ -69,7 +69,7 @@ def test_convert_shows_them_too(saved: Path, tmp_path: Path) -> None:
 def test_remote_places_are_wrong_usage(arguments: list[str]) -> None:
     shown = run(*arguments)
     assert shown.returncode == 2
-    assert "is no local path" in shown.stderr
+    assert "is not a local path" in shown.stderr
     assert "Traceback" not in shown.stderr
 
 

@@ -66,7 +66,7 @@ def test_a_truncated_file(tmp_path: Path, cut: int) -> None:
     if lost:
         assert "the file ends inside it" in report.lost[0].reason
         assert report.lost[0].file == str(path)
-        assert report.lost[1].reason == "it is in no file that is left"
+        assert report.lost[1].reason == "it is in none of the files"
 
 
 def test_damage_in_a_tensor_leaves_the_state_vouched_for(tmp_path: Path) -> None:
@@ -219,7 +219,7 @@ def test_a_shard_of_another_save_gives_nothing(tmp_path: Path) -> None:
     jsonckpt.save({"w": torch.ones(4)}, tmp_path / "other")
     shutil.copy(next((tmp_path / "other").glob("shard-*")), path / first.files[0])
     report = jsonckpt.recover(path, tmp_path / "new")
-    assert [str(item.reason) for item in report.lost] == ["the manifest says otherwise"]
+    assert [str(item.reason) for item in report.lost] == ["the manifest describes another record"]
     assert jsonckpt.load(tmp_path / "new") == {}
 
 
@@ -230,7 +230,7 @@ def test_a_save_killed_before_its_commit(tmp_path: Path) -> None:
     (path / "manifest.json").rename(path / f".manifest-{result.save_id[:12]}.tmp")
     report = jsonckpt.recover(path, tmp_path / "new")
     assert report
-    assert "of a save cut short" in report.notes[0]
+    assert "of a save that did not finish" in report.notes[0]
     assert difference(_state(), jsonckpt.load(tmp_path / "new")) is None
     torn = path / f".manifest-{result.save_id[:12]}.tmp"
     torn.write_bytes(torn.read_bytes()[:-50])
@@ -305,7 +305,7 @@ def test_what_is_already_there_is_not_touched(tmp_path: Path) -> None:
     jsonckpt.save(_state(), path)
     (tmp_path / "file.json").write_text("x")
     for out in (path, tmp_path / "file.json", tmp_path):
-        with pytest.raises(jsonckpt.CheckpointExistsError, match="writes over nothing"):
+        with pytest.raises(jsonckpt.CheckpointExistsError, match="never overwrites"):
             jsonckpt.recover(path, out)
     with pytest.raises(jsonckpt.CheckpointNotFoundError, match="no leftovers"):
         jsonckpt.recover(tmp_path / "gone.json", tmp_path / "new")
@@ -331,7 +331,7 @@ def test_lines_without_end_are_not_searched(tmp_path: Path) -> None:
         jsonckpt.recover(path, tmp_path / "out")
     with LocalFile(path) as file:
         found = scan(DamagedZstd(file, window=None), DEFAULT_LIMITS)
-    assert "lines without end" in str(found.lost[0])
+    assert "too many short lines" in str(found.lost[0])
     assert found.position < 2_000_000
 
 

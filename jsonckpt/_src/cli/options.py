@@ -35,7 +35,9 @@ def argument(parse: Callable[[str], _Value]) -> Callable[[str], _Value]:
 def local_path(text: str) -> str:
     """A path that is not a URL."""
     if is_url(text):
-        raise ArgumentError(f"{printable(text)} is no local path: copy the checkpoint here first")
+        raise ArgumentError(
+            f"{printable(text)} is not a local path: copy the checkpoint here first"
+        )
     return text
 
 

@@ -1,15 +1,14 @@
-"""What was found of a damaged checkpoint, gathered until it is saved."""
+"""What was found of a damaged checkpoint: its records, its state, what is lost."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import JsonckptError, quote
 from ..format.limits import Limits
 from ..format.model import Entry, Layout, Manifest, claimed_bytes
-from ..format.record_parser import Header
 from ..format.validation import Problems, check_storages
 from ..load.restore import LoadOptions, StateBuilder
 from ..state.prune import named_state, prune
@@ -19,16 +18,17 @@ from .scan import LostTensor
 from .scan_files import ScannedFile
 from .scan_record import FoundRecord
 
-_NOWHERE = "it is in no file that is left"
+_NOWHERE = "it is in none of the files"
 #: Storages may be so many times larger than what is in them, as in a save.
 _MOST_SPREAD = 2
 
 
 @dataclass
 class Findings:
-    """What was found.
+    """What was found, until it is saved.
 
     Attributes:
+        limits: for reading the records again.
         records: the intact records to save, by name.
         lost: records that are not intact, or not those of the manifest.
         duplicates: intact records that are not saved, because another one has their name.
@@ -38,7 +38,7 @@ class Findings:
         save_id, created_at, metadata, checksum: of the save; empty if they are not known.
         state: as it was found, before it is pruned.
         state_status: ``"verified"``, ``"unverified"`` or ``"lost"``.
-        rejected_state: a state that is not used. It says which tensors there were.
+        rejected_state: a state that is not used. It shows which tensors there were.
     """
 
     limits: Limits
@@ -62,7 +62,7 @@ class Findings:
         return self.manifest.by_name if self.manifest is not None else {}
 
     def take_manifest(self, manifest: Manifest, *, sealed: bool) -> None:
-        """Restore what a manifest says."""
+        """Take the state, the metadata and the entries of a manifest."""
         self.manifest = manifest
         self.save_id, self.created_at = manifest.save_id, manifest.created_at
         self.metadata, self.checksum = manifest.metadata, manifest.checksum
@@ -76,8 +76,8 @@ class Findings:
         for found in scanned.result.found:
             name, entry = found.header.name, self.entries.get(found.header.name)
             if self.entries and (entry is None or not _is_entry(found, entry)):
-                said = "says otherwise" if entry is not None else "does not name it"
-                self.lost.append(LostTensor(name, f"the manifest {said}", where))
+                reason = "does not name it" if entry is None else "describes another record"
+                self.lost.append(LostTensor(name, f"the manifest {reason}", where))
                 self.unlisted.append((name, where))
             elif name in self.records:
                 self._add_duplicate(found, where)
@@ -89,12 +89,10 @@ class Findings:
     def _add_duplicate(self, found: FoundRecord, where: str) -> None:
         name = found.header.name
         first = self.records[name]
-        if _content(found.header, found.chunks) == _content(first.found.header, first.found.chunks):
-            self.notes.append(f"{quote(name)} stands twice, with the same content")
+        if _content(found) == _content(first.found):
+            self.notes.append(f"{quote(name)} is there twice, with the same content")
             return
-        reason = (
-            f"another record of this name, intact, too, was taken: it came first, in {first.file}"
-        )
+        reason = f"another intact record of this name was taken: the first one, in {first.file}"
         self.duplicates.append(LostTensor(name, reason, where))
 
     def usable_state(self) -> Any:
@@ -126,9 +124,8 @@ class Findings:
             check_storages(records, problems)  # type: ignore[arg-type]
             problems.raise_if_any()
             self._check(state)
-            fits = claimed_bytes((one.nbytes, one.layout) for one in records) <= _MOST_SPREAD * sum(
-                one.nbytes for one in records
-            )
+            nbytes = claimed_bytes((one.nbytes, one.layout) for one in records)
+            fits = nbytes <= _MOST_SPREAD * sum(one.nbytes for one in records)
         except JsonckptError:
             fits = False
         if not fits:
@@ -172,14 +169,14 @@ def _needed_records(state: Any) -> dict[str, str]:
         return {}
 
 
-def _content(item: Header | Entry, chunks: Iterable[tuple[int, int, str]]) -> tuple[object, ...]:
+def _content(found: FoundRecord) -> tuple[object, ...]:
     """What two records of the same bytes of the same tensor have in common."""
-    checksums = [checksum for _, _, checksum in chunks]
-    return item.dtype, item.shape, item.device, item.codec.chunk_bytes, checksums
+    header = found.header
+    return header.dtype, header.shape, header.device, header.codec.chunk_bytes, found.checksums
 
 
 def _is_entry(found: FoundRecord, entry: Entry) -> bool:
     """Whether a record is that of an entry in the manifest."""
-    return found.header.codec == entry.codec and _content(found.header, found.chunks) == _content(
-        entry, entry.chunks
-    )
+    header, checksums = found.header, [checksum for _, _, checksum in entry.chunks]
+    expected = entry.dtype, entry.shape, entry.device, entry.codec, checksums
+    return expected == (header.dtype, header.shape, header.device, header.codec, found.checksums)

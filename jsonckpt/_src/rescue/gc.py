@@ -151,7 +151,7 @@ def _leftovers(place: Path, limits: Limits, abandoned: bool) -> Sequence[File]:
         # What recover and conversions leave can be made again; what a save leaves cannot.
         if is_single(place.name) and not abandoned:
             raise CheckpointNotFoundError(
-                f"there is no such file, only what killed saves of it left: {_listed(beside)}",
+                f"there is no such file, only leftovers of killed saves: {_listed(beside)}",
                 file=place,
                 hint=_ABANDONED,
             )

@@ -38,7 +38,7 @@ from .search import search_directory, search_file
 _STATE_STATUS = {
     "verified": "the state is as it was saved",
     "unverified": "the state could not be checked against a seal",
-    "lost": "the state is lost; the tensors stand under their names",
+    "lost": "the state is lost; the tensors are in dictionaries made from their names",
 }
 
 
@@ -51,7 +51,7 @@ class RecoverReport:
         save_id: of the save that was restored; ``""`` if it is not known.
         state: ``"verified"``: everything that is not a tensor is as it was saved. ``"unverified"``:
             it is as the file has it, but no seal confirms it (or, with ``trust_state``, the seal
-            contradicts it). ``"lost"``: the tensors stand in dictionaries made from their names.
+            contradicts it). ``"lost"``: the tensors are in dictionaries made from their names.
         recovered: names of the records that were restored. Every byte of them has been checked.
         lost: the tensors that were not restored, each with the reason.
         nbytes: raw bytes restored.
@@ -193,9 +193,9 @@ def _check_target(target: Path) -> None:
         check_single_name(str(target))
     if os.path.lexists(target) and not (target.is_dir() and not os.listdir(target)):
         raise CheckpointExistsError(
-            "something lies at this path already",
+            "there is something at this path",
             file=target,
-            hint="Choose a new name: recover writes over nothing.",
+            hint="Choose a new name: recover never overwrites anything.",
         )
 
 

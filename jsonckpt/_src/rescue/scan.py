@@ -174,7 +174,9 @@ class _Scanner:
                 self._read_end(line)
         result.position = self._lines.position
         if self._lines.gave_up:
-            reason = f"at byte {result.position}: lines without end; what follows was not searched"
+            reason = (
+                f"at byte {result.position}: too many short lines; what follows was not searched"
+            )
             result.lost.append(LostTensor(None, reason))
 
     def _read_head(self, text: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Scans one file of a damaged checkpoint, compressed or not, whatever of it can be read."""
+"""Scans one file of a damaged checkpoint, as far as it can be read."""
 
 from __future__ import annotations
 

@@ -43,10 +43,10 @@ def search_file(
     _take_head(scanned, findings, trust_state)
     if file.path.name != wanted.name:
         findings.notes.append(
-            f"the file is missing; {quote(file.path.name, 200)} was taken, the newest"
+            f"the file is missing; {quote(file.path.name, 200)}, its newest leftover, was taken"
         )
         findings.notes += [
-            f"{quote(other.path.name, 200)} was not looked into"
+            f"{quote(other.path.name, 200)} was not searched"
             for other in single_temporaries(wanted)[:_OTHERS_SHOWN]
             if other != file
         ]
@@ -65,8 +65,8 @@ def _take_head(scanned: ScannedFile, findings: Findings, trust_state: bool) -> N
     elif result.ended and not result.sealed and not trust_state:
         findings.rejected_state = head["state"]
         notes.append(
-            "the state is not taken: the seal shows damage in the text around the tensors, "
-            "and it may lie there; trust_state takes it all the same"
+            "the state is not used: the seal shows damage in the text around the tensors, which "
+            "may be in the state; trust_state uses it anyway"
         )
     else:
         try:
@@ -110,8 +110,8 @@ def search_directory(
     for scanned in saves[chosen]:
         findings.take_records(scanned)
     findings.notes += [
-        f"{len(saves[other])} shard(s) of another save are there, too: "
-        f"save_id={other!r} restores these"
+        f"there are also {len(saves[other])} shard(s) of another save: "
+        f"save_id={other!r} restores them"
         for other in sorted(set(saves) - {chosen})
     ]
 
@@ -153,7 +153,7 @@ def _read_manifest(
             notes.append(f"{name} is of the save {manifest.save_id}")
             continue
         if name.endswith(".tmp"):
-            notes.append(f"the manifest is {name}, of a save cut short")
+            notes.append(f"the manifest is {name}, of a save that did not finish")
         edited = seal_notes(name, sealed_text)
         notes += edited
         findings.take_manifest(manifest, sealed=not edited)

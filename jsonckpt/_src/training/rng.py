@@ -102,7 +102,7 @@ def _check_gpu_count(saved: object) -> None:
 
 @contextmanager
 def fork_rng(*, cuda: bool | None = None) -> Iterator[None]:
-    """Undo at the end of the block whatever random numbers it draws.
+    """Reset the generators at the end of the block, so that its random numbers do not count.
 
     Wrap evaluation and the sampling of text in it. Then the training does not depend on how often
     you evaluate.
