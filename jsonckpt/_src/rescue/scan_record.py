@@ -91,15 +91,11 @@ class RecordScanner:
             JsonckptError: it is damaged, over a limit, or asks for a feature that is not known.
         """
         header = parse_header(record_header(line, self._limits.depth or 1_000), self._limits)
-        size = self._size
+        most_bytes = None if self._size is None else self._limits.total_bytes(self._size)
         for what, count, limit in (
             ("tensors", self._records + 1, self._limits.tensors),
-            ("chunks", self._chunks + header.chunks, self._limits.most_chunks(size)),
-            (
-                "bytes",
-                self._raw + header.nbytes,
-                None if size is None else self._limits.total_bytes(size),
-            ),
+            ("chunks", self._chunks + header.chunks, self._limits.most_chunks(self._size)),
+            ("bytes", self._raw + header.nbytes, most_bytes),
         ):
             if exceeds(count, limit):
                 raise LimitError(f"{count} {what} so far, the limit is {limit}", tensor=header.name)

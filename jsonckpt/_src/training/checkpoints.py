@@ -195,11 +195,8 @@ def _candidates(
         isinstance(pattern, str) and pattern.lstrip("/") == pattern != ""
     ):
         raise ArgumentError(f"pattern must be a relative glob, not {quote(pattern)}")
-    entries = (
-        _remote(text, pattern or "*", options)
-        if is_url(text)
-        else _local(Path(text), pattern or "*")
-    )
+    shown = pattern or "*"
+    entries = _remote(text, shown, options) if is_url(text) else _local(Path(text), shown)
     return [
         _Candidate(place, name, changed, _numbers(name), options)
         for place, name, changed in entries
