@@ -1,11 +1,17 @@
 """What a training loop must keep to go on, after a stop, exactly as if it had not stopped.
 
-A loop resumes exactly when these are saved and put back: weights, optimizer, schedule, gradient
-scaler, the random number generators, the place in the data, and its own counters. torch gives state
-dicts for the first four; this room has the rest. All of it is plain Python, NumPy arrays and
-tensors: put it into the state that :func:`jsonckpt.save` writes.
+- :func:`checkpoints`, :func:`latest`: the checkpoints of a run in their order, and the newest
+- :func:`rng_state`, :func:`set_rng_state`, :func:`fork_rng`: the random number generators
+- :class:`SeededOrder`: a shuffled order of the data, and the place in it
+- :func:`restore_optimizer`: an optimizer's state in the dtypes in which it was saved
+- :class:`Deadline`: when to save and stop
 
-Save only between optimizer steps: gradients that are still being accumulated are in no state dict.
+A loop resumes exactly if these are saved and put back: weights, optimizer, schedule, gradient
+scaler, the random number generators, the place in the data, and the loop's own counters. torch has
+state dicts for the first four. What is here is plain Python, NumPy arrays and tensors: put it into
+the state that :func:`jsonckpt.save` writes.
+
+Save only between optimizer steps: no state dict holds gradients that are still being accumulated.
 """
 
 from jsonckpt._src.training.checkpoints import checkpoints, latest

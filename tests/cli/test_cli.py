@@ -163,7 +163,7 @@ def test_gc(path: str, capsys: pytest.CaptureFixture[str]) -> None:
     os.utime(left, (1, 1))
     assert main(["gc", path]) == 2
     assert main(["gc", path, "--older-than", "soon"]) == 2
-    assert "is no age" in capsys.readouterr().err
+    assert "is not an age" in capsys.readouterr().err
     assert main(["gc", path, "--older-than", "24h", "--dry-run"]) == 0
     assert "would remove: .c.json.0123456789ab.tmp" in capsys.readouterr().out
     assert main(["gc", path, "--older-than", "24h", "--json"]) == 0

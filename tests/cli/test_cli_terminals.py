@@ -98,7 +98,7 @@ def test_convert_shows_them_too(child: subprocess.Popen[str], saved: Path, tmp_p
 def test_remote_places_are_wrong_usage(child: subprocess.Popen[str], arguments: list[str]) -> None:
     shown = run(child, *arguments)
     assert shown.returncode == 2
-    assert "is no local path" in shown.stderr
+    assert "is not a local path" in shown.stderr
     assert "Traceback" not in shown.stderr
 
 

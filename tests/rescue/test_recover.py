@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 import zstandard
 
 import jsonckpt
+from jsonckpt._src.format.checksums import hexdigest
 from jsonckpt._src.format.limits import DEFAULT_LIMITS
 from jsonckpt._src.rescue.damaged_files import DamagedZstd
 from jsonckpt._src.rescue.scan import scan
@@ -64,7 +66,7 @@ def test_a_truncated_file(tmp_path: Path, cut: int) -> None:
     if lost:
         assert "the file ends inside it" in report.lost[0].reason
         assert report.lost[0].file == str(path)
-        assert report.lost[1].reason == "it is in no file that is left"
+        assert report.lost[1].reason == "it is in none of the files"
 
 
 def test_damage_in_a_tensor_leaves_the_state_vouched_for(tmp_path: Path) -> None:
@@ -110,6 +112,48 @@ def test_a_state_that_refers_to_nothing_is_not_used(tmp_path: Path) -> None:
         report = jsonckpt.recover(path, out, trust_state=True)
         assert (report.state, report.recovered) == ("lost", ("/w",))
         assert any("the state cannot be used" in note for note in report.notes)
+
+
+@pytest.mark.parametrize("container", ["c", "c.json", "c.json.zst"])
+def test_a_storage_that_is_whole_is_shared_again(tmp_path: Path, container: str) -> None:
+    path = tmp_path / container
+    flat = torch.arange(100.0)
+    jsonckpt.save({"a": flat[:40], "b": flat[40:90].view(10, 5).t(), "c": torch.ones(3)}, path)
+    report = jsonckpt.recover(path, tmp_path / "new")
+    assert report
+    whole, new = jsonckpt.load(path), jsonckpt.load(tmp_path / "new")
+    assert difference(whole, new) is None
+    for state in (whole, new):
+        assert state["a"].untyped_storage().data_ptr() == state["b"].untyped_storage().data_ptr()
+    if container == "c.json":
+        path.write_bytes(path.read_bytes().replace(b'"AAAA', b'"BAAA', 1))
+        report = jsonckpt.recover(path, tmp_path / "newer")
+        assert [item.name for item in report.lost] == ["/a"]
+        with jsonckpt.open(tmp_path / "newer") as checkpoint:
+            assert [entry.layout.storage for entry in checkpoint.manifest.entries] == [None, None]
+
+
+@pytest.mark.parametrize("size", [b"360", b"1440", b"720"])
+def test_a_storage_that_makes_no_sense_is_not_shared(tmp_path: Path, size: bytes) -> None:
+    """The seal of a manifest edited by hand is null, and that of a file can be computed anew."""
+    path = tmp_path / "c.json"
+    flat = torch.arange(90.0)
+    jsonckpt.save({"a": flat[:40], "b": flat[40:]}, path)
+    text = path.read_bytes()
+    assert text.count(b'"storage":[0,160,360]') == 1
+    body, _, end = text.replace(
+        b'"storage":[0,160,360]', b'"storage":[0,160,' + size + b"]"
+    ).rpartition(b',"seal":"')
+    skeleton = re.sub(rb'^"[^"]*"(,?)$', rb'""\1', body, flags=re.MULTILINE)
+    seal = hexdigest("xxh3_128", skeleton).encode()
+    path.write_bytes(body + b',"seal":"xxh3_128:' + seal + end[end.index(b'"') :])
+    report = jsonckpt.recover(path, tmp_path / "new")
+    assert report.state == "verified"
+    assert not report.lost
+    assert torch.equal(jsonckpt.load(tmp_path / "new")["b"], flat[40:])
+    with jsonckpt.open(tmp_path / "new") as checkpoint:
+        shared = [entry.layout.storage is not None for entry in checkpoint.manifest.entries]
+    assert shared == [size == b"360"] * 2
 
 
 def test_a_lost_head(tmp_path: Path) -> None:
@@ -175,7 +219,7 @@ def test_a_shard_of_another_save_gives_nothing(tmp_path: Path) -> None:
     jsonckpt.save({"w": torch.ones(4)}, tmp_path / "other")
     shutil.copy(next((tmp_path / "other").glob("shard-*")), path / first.files[0])
     report = jsonckpt.recover(path, tmp_path / "new")
-    assert [str(item.reason) for item in report.lost] == ["the manifest says otherwise"]
+    assert [str(item.reason) for item in report.lost] == ["the manifest describes another record"]
     assert jsonckpt.load(tmp_path / "new") == {}
 
 
@@ -186,7 +230,7 @@ def test_a_save_killed_before_its_commit(tmp_path: Path) -> None:
     (path / "manifest.json").rename(path / f".manifest-{result.save_id[:12]}.tmp")
     report = jsonckpt.recover(path, tmp_path / "new")
     assert report
-    assert "of a save cut short" in report.notes[0]
+    assert "of a save that did not finish" in report.notes[0]
     assert difference(_state(), jsonckpt.load(tmp_path / "new")) is None
     torn = path / f".manifest-{result.save_id[:12]}.tmp"
     torn.write_bytes(torn.read_bytes()[:-50])
@@ -261,7 +305,7 @@ def test_what_is_already_there_is_not_touched(tmp_path: Path) -> None:
     jsonckpt.save(_state(), path)
     (tmp_path / "file.json").write_text("x")
     for out in (path, tmp_path / "file.json", tmp_path):
-        with pytest.raises(jsonckpt.CheckpointExistsError, match="writes over nothing"):
+        with pytest.raises(jsonckpt.CheckpointExistsError, match="never overwrites"):
             jsonckpt.recover(path, out)
     with pytest.raises(jsonckpt.CheckpointNotFoundError, match="no leftovers"):
         jsonckpt.recover(tmp_path / "gone.json", tmp_path / "new")
@@ -287,7 +331,7 @@ def test_lines_without_end_are_not_searched(tmp_path: Path) -> None:
         jsonckpt.recover(path, tmp_path / "out")
     with LocalFile(path) as file:
         found = scan(DamagedZstd(file, window=None), DEFAULT_LIMITS)
-    assert "lines without end" in str(found.lost[0])
+    assert "too many short lines" in str(found.lost[0])
     assert found.position < 2_000_000
 
 
@@ -320,7 +364,7 @@ def test_a_file_that_changes_meanwhile_is_an_error(
         path.write_bytes(data)
         return result
 
-    monkeypatch.setattr("jsonckpt._src.rescue.recover.scan", scan_and_change)
+    monkeypatch.setattr("jsonckpt._src.rescue.scan_files.scan", scan_and_change)
     with pytest.raises(jsonckpt.IntegrityError, match="changed while it was read"):
         jsonckpt.recover(path, tmp_path / "new")
     assert not (tmp_path / "new" / "manifest.json").exists()

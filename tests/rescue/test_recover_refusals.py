@@ -95,7 +95,7 @@ def test_a_version_that_the_seal_contradicts_is_damage(
     assert sorted(report.recovered) == ["/a", "/b"]
     assert not report.lost
     if version != b"0":  # that is no version, and only costs what stands beside it
-        assert any("the seal vouches for another" in note for note in report.notes)
+        assert any("the seal matches another" in note for note in report.notes)
         if "without" not in place:
             assert report.state == "verified"
             assert difference(jsonckpt.load(tmp_path / "new"), STATE) is None

@@ -362,6 +362,18 @@ def test_where_there_is_nothing_there_is_no_newest(tmp_path: Path) -> None:
     assert training.latest(tmp_path / "missing") is None
 
 
+def test_a_circle_of_links_is_passed_over_aloud(tmp_path: Path) -> None:
+    good = make(tmp_path / "checkpoint_1")
+    circle = tmp_path / "checkpoint_2"
+    circle.symlink_to(circle)
+    (tmp_path / "checkpoint_3.json").symlink_to("nowhere")
+    for find in (training.latest, lambda run: training.checkpoints(run)[-1]):
+        with pytest.warns(RuntimeWarning, match=r"checkpoint_2 is passed over: .*symbolic links"):
+            assert find(tmp_path) == good
+    with pytest.warns(RuntimeWarning, match=r"checkpoint_2 is passed over: .*symbolic links"):
+        assert training.latest(circle) is None
+
+
 def test_without_numbers_in_the_names_the_step_inside_counts(tmp_path: Path) -> None:
     for name, epoch, step in (("b", 2, 70), ("c", 1, 50), ("a", 2, 80)):
         state = {"model": {"w": torch.ones(3)}, "epoch": epoch, "step": step}

@@ -1,1 +1,1 @@
-"""Checks, repairs and cleans up: ``verify``, ``recover``, ``gc``."""
+"""Checks, repairs and cleans up checkpoints: ``verify``, ``recover``, ``gc``."""

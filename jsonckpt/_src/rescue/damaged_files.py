@@ -1,8 +1,8 @@
-"""Reads damaged files: past places that cannot be read, and past broken zstd frames.
+"""Reads what is left of damaged files.
 
-The usual readers stop at the first fault. :class:`PatchedFile` gives what the system can read of a
-file. :class:`DamagedZstd` goes on where the next frame begins. Neither result is trusted:
-:mod:`jsonckpt.salvage` checks every record.
+The usual readers stop at the first fault. :class:`PatchedFile` goes on behind places that the
+system cannot read, :class:`DamagedZstd` at the next frame. Neither checks what it reads:
+:mod:`.scan` checks every record.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ _LONGEST_HEADER: Final = 18
 _SEARCH: Final = 1 << 20
 #: What one read may lose when it meets damage.
 _STEP: Final = 1 << 16
-#: What a disk that fails loses at least: a page.
+#: The least that a failing disk loses.
 _PAGE: Final = 4096
 
 
 class PatchedFile:
-    """A file with zeros where the system fails to read it.
+    """A file with zeros where the system fails to read it; also a :class:`ByteSource`.
 
-    Zeros, not nothing, so that everything behind them stays where it is. They are in no text.
+    With zeros all that follows keeps its offset. No text of a checkpoint holds a zero byte.
 
     Attributes:
-        holes: ``[start, stop)`` of what could not be read, in the order in which it was met.
-        reason: of the first failure; ``""`` while there is none.
+        holes: ``[start, stop)`` of what could not be read, in the order in which it was found.
+        reason: of the first failure; ``""`` if there is none.
     """
 
     def __init__(self, file: RangeReader) -> None:
@@ -39,6 +39,17 @@ class PatchedFile:
         self.holes: list[tuple[int, int]] = []
         self.reason = ""
         self._file = file
+        self._at = 0
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        """The next bytes; 0 at the end."""
+        count = min(len(buffer), self.size - self._at)
+        try:
+            self.read_range(self._at, buffer[:count])
+        except IncompleteCheckpointError:  # cut off since it was opened
+            return 0
+        self._at += count
+        return count
 
     def read_range(self, offset: int, buffer: memoryview) -> None:
         """Fill ``buffer`` from ``offset`` on.
@@ -67,14 +78,12 @@ class PatchedFile:
             done = stop
 
     def fault_in(self, start: int, stop: int) -> str:
-        """Why a range is not what the file holds; ``""`` when it is."""
+        """Why a range could not be read; ``""`` if it could."""
         hit = any(begin < stop and start < end for begin, end in self.holes)
         return self.reason if hit else ""
 
     def note(self) -> str:
-        """What could not be read, in words; ``""`` when all could."""
-        if not self.holes:
-            return ""
+        """What could not be read, for the report. There must be holes."""
         lost = sum(stop - start for start, stop in self.holes)
         return f"{lost} bytes from byte {min(self.holes)[0]} on cannot be read ({self.reason})"
 
@@ -84,29 +93,6 @@ class PatchedFile:
         elif any(begin <= start and stop <= end for begin, end in self.holes):
             return
         self.holes.append((start, stop))
-
-
-class DamagedPlain:
-    """The text of a file that is not compressed, a :class:`ByteSource`."""
-
-    def __init__(self, file: PatchedFile) -> None:
-        self.size: int | None = file.size
-        self._file = file
-        self._at = 0
-
-    def readinto(self, buffer: memoryview, /) -> int:
-        """The next bytes of the text; 0 at the end."""
-        count = min(len(buffer), self._file.size - self._at)
-        try:
-            self._file.read_range(self._at, buffer[:count])
-        except IncompleteCheckpointError:  # cut off since it was opened
-            return 0
-        self._at += count
-        return count
-
-    def fault_in(self, start: int, stop: int) -> str:
-        """Why a part of the text could not be read; ``""`` when it could."""
-        return self._file.fault_in(start, stop)
 
 
 class DamagedZstd:

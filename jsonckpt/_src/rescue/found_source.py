@@ -1,13 +1,10 @@
-"""Found records: which count; as something to be saved; a place for payloads that pass once."""
+"""A record that was found, as a source for a save; and a spool for payloads of compressed files."""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..errors import IntegrityError, JsonckptError
 from ..format.checksums import hexdigest
@@ -16,59 +13,47 @@ from ..format.filenames import temporary_name
 from ..format.limits import Limits
 from ..format.model import Layout
 from ..storage import commit
-from ..storage.leftovers import File
 from ..storage.local import LocalFile
-from .scan import Found, Scan
+from .scan_record import FoundRecord
 
 
-@dataclass(frozen=True)
 class FoundSource:
-    """A record that was found, as something to be saved: read and checked once more."""
+    """A record that was found, as a source for a save. Reading checks it once more.
 
-    found: Found
-    file: Path
-    limits: Limits
-    #: The file that it was found in, which a spool may stand for.
-    at: str
+    Args:
+        payloads: the file that holds its payloads: that in which it was found, or a spool.
+        file: the file in which it was found.
+    """
 
-    @property
-    def name(self) -> str:
-        return self.found.header.name
-
-    @property
-    def dtype(self) -> str:
-        return self.found.header.dtype
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.found.header.shape
-
-    @property
-    def device(self) -> str:
-        return self.found.header.device
-
-    @property
-    def layout(self) -> Layout:
-        """Its strides. What it shared a storage with may be lost, or its place there damaged."""
-        return Layout(self.found.header.layout.stride)
-
-    @property
-    def nbytes(self) -> int:
-        return self.found.header.nbytes
+    def __init__(self, found: FoundRecord, payloads: Path, file: str, limits: Limits) -> None:
+        header = found.header
+        self.found, self.file = found, file
+        self.name, self.dtype, self.shape = header.name, header.dtype, header.shape
+        self.device, self.nbytes = header.device, header.nbytes
+        # Not its place in a storage: others there may be lost.
+        self.layout = Layout(header.layout.stride)
+        self._payloads, self._limits = payloads, limits
 
     def read(self, start: int, stop: int) -> memoryview:
-        """The raw bytes ``[start, stop)``, which are one chunk."""
-        chunk = start // self.found.header.codec.chunk_bytes
-        offset, length, _ = self.found.chunks[chunk]
-        payload = bytearray(length)
-        with LocalFile(self.file, follow=self.limits.follow) as file:
-            file.read_range(offset, memoryview(payload))
+        """The raw bytes ``[start, stop)``, which are one chunk.
+
+        Raises:
+            IntegrityError: the file has changed since it was scanned.
+        """
+        header = self.found.header
+        chunk = start // header.codec.chunk_bytes
+        offset, length, checksum = self.found.chunks[chunk]
+        payload, raw = memoryview(bytearray(length)), memoryview(bytearray(stop - start))
+        with LocalFile(self._payloads, follow=self._limits.follow) as file:
+            file.read_range(offset, payload)
         try:
-            raw = decode_chunk(memoryview(payload), self.found, chunk, self.limits)
+            coder = ChunkCodec(zstd_window=self._limits.zstd_window)
+            coder.decode_into(payload, header.codec, header.dtype, raw)
+            if hexdigest(self.found.algorithm, raw) != checksum:
+                raise IntegrityError("the file was changed while it was read")
         except JsonckptError as error:
-            error.at(file=self.file)
+            error.at(file=self._payloads, tensor=header.name, chunk=chunk)
             raise
-        assert len(raw) == stop - start
         return raw
 
 
@@ -119,67 +104,3 @@ def spool_beside(target: Path, stack: ExitStack) -> SpoolFile:
     commit.make_directory(target.parent, made, sync=False)
     spool.create()
     return spool
-
-
-def decode_chunk(payload: memoryview, found: Found, chunk: int, limits: Limits) -> memoryview:
-    """The raw bytes of a chunk that :func:`scan` found, checked again.
-
-    Raises:
-        IntegrityError: the file has changed since.
-    """
-    header = found.header
-    start = chunk * header.codec.chunk_bytes
-    out = memoryview(bytearray(min(header.codec.chunk_bytes, header.nbytes - start)))
-    coder = ChunkCodec(zstd_window=limits.zstd_window)
-    try:
-        coder.decode_into(payload, header.codec, header.dtype, out)
-        if hexdigest(found.algorithm, out) != found.chunks[chunk][2]:
-            raise IntegrityError("the file was changed while it was read")
-    except JsonckptError as error:
-        error.at(tensor=header.name, chunk=chunk)
-        raise
-    return out
-
-
-def agrees(record: Found, entry: Any) -> bool:
-    """Whether a record is the one that the manifest says: the same bytes of the same tensor."""
-    header = record.header
-    return (header.dtype, header.shape, header.device, header.codec) == (
-        entry.dtype,
-        entry.shape,
-        entry.device,
-        entry.codec,
-    ) and [chunk[2] for chunk in record.chunks] == [chunk[2] for chunk in entry.chunks]
-
-
-def alike(one: Found, other: Found) -> bool:
-    """Whether two records are the same bytes of the same tensor."""
-    first, second = one.header, other.header
-    return (first.dtype, first.shape, first.device, first.codec.chunk_bytes) == (
-        second.dtype,
-        second.shape,
-        second.device,
-        second.codec.chunk_bytes,
-    ) and [chunk[2] for chunk in one.chunks] == [chunk[2] for chunk in other.chunks]
-
-
-def save_of(file: File, found: Scan) -> str:
-    """Which save a shard belongs to: by its head, else by the beginning that its name has."""
-    if found.head is not None:
-        return str(found.head["save_id"])
-    return file.path.name.removeprefix("shard-").partition("-")[0]
-
-
-def choose(groups: Mapping[str, Sequence[tuple[File, Scan]]], save_id: str | None) -> str | None:
-    """The save that is asked for; else the newest whose shards are complete; else the newest."""
-    if save_id is not None:
-        groups = {key: group for key, group in groups.items() if key.startswith(save_id)}
-    for complete in (True, False):
-        fitting = {
-            key: max(file.changed for file, _ in group)
-            for key, group in groups.items()
-            if not complete or all(found.ended for _, found in group)
-        }
-        if fitting:
-            return max(fitting, key=lambda key: fitting[key])
-    return None

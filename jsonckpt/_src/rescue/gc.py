@@ -1,4 +1,4 @@
-"""``gc``: the files that killed saves left behind, removed; nothing else."""
+"""``gc``: removes the files that killed saves left behind, and nothing else."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from ..storage.path_arguments import is_url, path_text
 _AGE = re.compile(r"([0-9]+(?:\.[0-9]+)?)([smhdw])")
 _FOREVER = 1e300
 _SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
-#: The ways out where there is no checkpoint, only leftovers.
+#: The way out if there are only leftovers, and no checkpoint.
 _ABANDONED = (
     "jsonckpt recover PATH NEW restores what is whole in them; abandoned=True (--abandoned) lets "
     "gc remove them."
@@ -45,10 +45,10 @@ class GcReport:
 
     Attributes:
         path: the checkpoint.
-        removed: the files, or with ``dry_run`` those that would be removed.
-        kept: orphans that are not old enough.
+        removed: the names of the files; with ``dry_run``, of those that would be removed.
+        kept: leftovers that are not old enough.
         nbytes: bytes of the removed files.
-        dry_run: whether nothing was touched.
+        dry_run: whether nothing was removed.
     """
 
     path: str
@@ -73,13 +73,13 @@ def gc(
     abandoned: bool = False,
     limits: Limits | None = None,
 ) -> GcReport:
-    """Remove what saves that were killed left in a checkpoint's directory.
+    """Remove what killed saves left in a checkpoint's directory, or beside a single file.
 
-    That is: shards (``shard-<id>-<number>.json``) that the manifest does not name, and manifests
-    under way; beside a single file its own temporary files, and beside any target those of a
-    killed :func:`jsonckpt.recover` or conversion. Other files, links and
-    subdirectories are never touched. A save in progress is told from a killed one by the age
-    of its files only: ``older_than`` must be longer than any save may take.
+    In a directory these are shards (``shard-<id>-<number>.json``) that the manifest does not name,
+    and unfinished manifests. Beside a single file these are its temporary files. Beside either,
+    the temporary files of a killed :func:`jsonckpt.recover` or conversion to it. Other files, links
+    and subdirectories are never touched. Only the age of its files tells a save in progress from a
+    killed one: ``older_than`` must be longer than any save may take.
 
     Args:
         path: a checkpoint directory, or a ``.json`` or ``.json.zst`` file; also another program's
@@ -87,19 +87,19 @@ def gc(
         older_than: ``"30m"``, ``"24h"``, ``"7d"``, a number of seconds, or a ``timedelta``; counted
             from the last change of a file.
         dry_run: say what would be removed, and remove nothing.
-        abandoned: also remove what is left where no checkpoint is: of a first save that never
-            finished. :func:`jsonckpt.recover` might restore from it. A directory without a manifest
-            must hold nothing else; it is itself kept.
+        abandoned: also remove the leftovers of a first save that never finished, where there is no
+            checkpoint. :func:`jsonckpt.recover` might restore from them. A directory without a
+            manifest must hold nothing else; the directory itself is kept.
         limits: as for :func:`jsonckpt.load`.
 
     Raises:
         CheckpointNotFoundError: there is no checkpoint at ``path``; the message names leftovers
             that ``abandoned`` would remove.
-        IncompleteCheckpointError: it cannot be read, so the leftovers may be all that remains of
-            it; :func:`jsonckpt.recover` looks into them.
+        IncompleteCheckpointError: the checkpoint cannot be read. The leftovers may be all that
+            remains of it; :func:`jsonckpt.recover` looks into them.
         LimitError, UnsupportedVersionError: as for :func:`jsonckpt.load`; nothing was removed.
         WriteError: the system refused to remove a file.
-        ArgumentError: ``older_than`` is no age.
+        ArgumentError: ``older_than`` is not an age.
 
     >>> import tempfile, torch, jsonckpt
     >>> with tempfile.TemporaryDirectory() as directory:
@@ -116,47 +116,46 @@ def gc(
     place = Path(text)
     if place.name == MANIFEST_NAME and not place.is_dir():
         place = place.parent
-    candidates = _candidates(place, limits, abandoned)
     before = time.time() - age
     removed: list[File] = []
-    kept = [file.path.name for file in candidates if file.changed > before]
-    for file in candidates:
+    kept: list[File] = []
+    for file in _leftovers(place, limits, abandoned):
         if file.changed > before:
+            kept.append(file)
             continue
-        if not dry_run:
-            try:
+        try:
+            if not dry_run:
                 os.unlink(file.path)
-            except FileNotFoundError:  # another gc was faster
-                continue
-            except OSError as error:
-                raise write_error(error, file.path) from error
+        except FileNotFoundError:  # another gc was faster
+            continue
+        except OSError as error:
+            raise write_error(error, file.path) from error
         removed.append(file)
     return GcReport(
         text,
         tuple(file.path.name for file in removed),
-        tuple(kept),
+        tuple(file.path.name for file in kept),
         sum(file.nbytes for file in removed),
         dry_run,
     )
 
 
-def _candidates(place: Path, limits: Limits, abandoned: bool) -> Sequence[File]:
+def _leftovers(place: Path, limits: Limits, abandoned: bool) -> Sequence[File]:
     """What may be removed if it is old enough."""
     beside = single_temporaries(place)
     if place.is_dir():
-        return [*_in_directory(place, limits, abandoned, bool(beside)), *beside]
+        return [*_in_directory(place, limits, abandoned, beside), *beside]
     if not os.path.lexists(place):
         if not beside:
             raise CheckpointNotFoundError("there is no such file or directory", file=place)
         # What recover and conversions leave can be made again; what a save leaves cannot.
         if is_single(place.name) and not abandoned:
             raise CheckpointNotFoundError(
-                f"there is no such file, only what killed saves of it left: {_named(beside)}",
+                f"there is no such file, only leftovers of killed saves: {_listed(beside)}",
                 file=place,
                 hint=_ABANDONED,
             )
-        return beside
-    if is_single(place.name):
+    elif is_single(place.name):
         try:
             open_container(place, limits=limits)
         except JsonckptError as error:
@@ -166,41 +165,25 @@ def _candidates(place: Path, limits: Limits, abandoned: bool) -> Sequence[File]:
     return beside
 
 
-def _in_directory(place: Path, limits: Limits, abandoned: bool, more: bool) -> list[File]:
+def _in_directory(
+    place: Path, limits: Limits, abandoned: bool, beside: Sequence[File]
+) -> Sequence[File]:
     """What may be removed in a directory.
 
-    The files are listed before the manifest is read: a shard that a save commits in between is
-    then named.
+    The files are listed before the manifest is read. So it names a shard that a save has committed
+    in between.
 
     Args:
-        more: whether there is something to remove beside it.
+        beside: leftovers beside it.
     """
-    listed = orphans(place, set())
-    if not os.path.lexists(place / MANIFEST_NAME) and (listed or more):
-        if not listed:
-            return []
-        if not abandoned:
-            raise IncompleteCheckpointError(
-                f"nothing was removed, for there is no {MANIFEST_NAME}: what is there is of a "
-                f"first save that did not finish ({_named(listed)})",
-                file=place,
-                hint=_ABANDONED,
-            )
-        ours = {file.path.name for file in listed}
-        others = sorted(name for name in os.listdir(place) if name not in ours)
-        # A save that has committed since has a manifest now, and is not abandoned.
-        if others:
-            raise IncompleteCheckpointError(
-                f"nothing was removed, for there is no {MANIFEST_NAME}, and not only leftovers of "
-                f"saves are there: {quote(others[0])}",
-                file=place,
-                hint="Move the other files away, or remove the leftovers by hand.",
-            )
-        return listed
+    found = orphans(place, set())
+    if not os.path.lexists(place / MANIFEST_NAME) and (found or beside):
+        if found:
+            _check_abandoned(place, found, abandoned)
+        return found
     try:
-        manifest = parse_manifest(
-            read_manifest(place, limits.manifest_bytes, follow=limits.follow), limits
-        )
+        text = read_manifest(place, limits.manifest_bytes, follow=limits.follow)
+        manifest = parse_manifest(text, limits)
     except CheckpointNotFoundError:
         raise
     except JsonckptError as error:
@@ -208,17 +191,41 @@ def _in_directory(place: Path, limits: Limits, abandoned: bool, more: bool) -> l
             raise
         raise _unreadable(error) from error
     named = {shard.file for shard in manifest.shards}
-    return [file for file in listed if file.path.name not in named]
+    return [file for file in found if file.path.name not in named]
 
 
-def _named(files: Sequence[File]) -> str:
+def _check_abandoned(place: Path, found: Sequence[File], abandoned: bool) -> None:
+    """Whether all of a directory without a manifest may be removed.
+
+    Raises:
+        IncompleteCheckpointError: it holds other files, or the caller has not agreed.
+    """
+    if not abandoned:
+        raise IncompleteCheckpointError(
+            f"nothing was removed, for there is no {MANIFEST_NAME}: what is there is of a "
+            f"first save that did not finish ({_listed(found)})",
+            file=place,
+            hint=_ABANDONED,
+        )
+    # A save that has committed meanwhile has a manifest now. It is one of the others.
+    others = set(os.listdir(place)) - {file.path.name for file in found}
+    if others:
+        raise IncompleteCheckpointError(
+            f"nothing was removed: there is no {MANIFEST_NAME}, and the directory holds not only "
+            f"leftovers of saves: {quote(min(others))}",
+            file=place,
+            hint="Move the other files away, or remove the leftovers by hand.",
+        )
+
+
+def _listed(files: Sequence[File]) -> str:
     more = f" and {len(files) - 3} more" if len(files) > 3 else ""
     return ", ".join(quote(file.path.name, 200) for file in files[:3]) + more
 
 
 def _unreadable(error: JsonckptError) -> IncompleteCheckpointError:
     return IncompleteCheckpointError(
-        f"nothing was removed, for the checkpoint cannot be read: {error.message}",
+        f"nothing was removed: the checkpoint cannot be read: {error.message}",
         file=error.file,
         hint="What killed saves left may be all that remains of it: see jsonckpt recover.",
     )
@@ -228,7 +235,7 @@ def parse_age(value: str | float | timedelta) -> float:
     """An age in seconds.
 
     Raises:
-        ArgumentError: it is none.
+        ArgumentError: it is not an age.
 
     >>> parse_age("24h"), parse_age("1.5m"), parse_age(10)
     (86400.0, 90.0, 10.0)
@@ -238,10 +245,10 @@ def parse_age(value: str | float | timedelta) -> float:
     if isinstance(value, str):
         match = _AGE.fullmatch(value.strip())
         if match is None:
-            raise ArgumentError(f"{quote(value)} is no age; write e.g. '30m', '24h' or '7d'")
+            raise ArgumentError(f"{quote(value)} is not an age; write e.g. '30m', '24h' or '7d'")
         value = float(match[1]) * _SECONDS[match[2]]
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ArgumentError(f"{quote(value)} is no age; write e.g. '30m', '24h' or '7d'")
+        raise ArgumentError(f"{quote(value)} is not an age; write e.g. '30m', '24h' or '7d'")
     if not 0 <= value < _FOREVER:
         raise ArgumentError(f"an age cannot be {quote(value)} seconds")
     return float(value)

@@ -1,4 +1,4 @@
-"""``verify``: whether every byte of a checkpoint is as it was saved, and where not."""
+"""``verify``: reads all of a checkpoint and reports every problem."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ..parallel import thread_count
 from ..progress import progress_bar
 from ..storage.path_arguments import path_text, without_query
 from .damaged_files import DamagedZstd
-from .scan import scan
+from .scan import LostTensor, scan
 from .verify_deep import check_state, leftover_notes, spelling_notes, state_notes
 
 
@@ -34,8 +34,8 @@ class VerifyReport:
     Attributes:
         path: the checkpoint.
         problems: the errors, each with its file, tensor and chunk.
-        tensors, nbytes, files: how much was read and checked.
-        notes: what is no damage but worth knowing, with ``deep=True``.
+        tensors, nbytes, files: how much was checked.
+        notes: with ``deep=True``, what is not damage but worth knowing.
     """
 
     path: str
@@ -47,32 +47,31 @@ class VerifyReport:
 
     @property
     def ok(self) -> bool:
-        """Whether everything is in order."""
+        """Whether there are no problems."""
         return not self.problems
 
     def __bool__(self) -> bool:
         return self.ok
 
     def __str__(self) -> str:
-        path = printable(self.path)
         if self.ok:
-            first = (
-                f"{path}: ok, {self.tensors} tensors, {self.nbytes} bytes in {self.files} file(s)"
-            )
+            said = f"ok, {self.tensors} tensors, {self.nbytes} bytes in {self.files} file(s)"
         else:
-            first = f"{path}: {len(self.problems)} problem(s)"
-        problems = [f"  {problem}" for problem in self.problems]
-        return "\n".join([first, *problems, *(f"  note: {printable(note)}" for note in self.notes)])
+            said = f"{len(self.problems)} problem(s)"
+        lines = [f"{printable(self.path)}: {said}"]
+        lines += [f"  {problem}" for problem in self.problems]
+        lines += [f"  note: {printable(note)}" for note in self.notes]
+        return "\n".join(lines)
 
 
 class _Nowhere:
-    """A sink that lets everything be decoded and checked, and keeps nothing."""
+    """A sink that keeps nothing: all is decoded and checked in the reader's memory."""
 
     def window(self, start: int, stop: int) -> None:
-        """No memory of its own: the reader's scratch is used."""
+        pass
 
     def write(self, start: int, data: memoryview) -> None:
-        """Nothing to keep."""
+        pass
 
 
 def verify(
@@ -87,19 +86,19 @@ def verify(
 ) -> VerifyReport:
     """Read everything, allocate no tensor, report every problem.
 
-    Every checksum, digest, seal and range is checked. Damage is an entry of the report, and the
-    search goes on behind it; what cannot be opened at all is one, too.
+    Every checksum, digest, seal and range is checked. Damage becomes a problem in the report, and
+    the search goes on behind it. A checkpoint that cannot be opened is a problem, too.
 
     Args:
         path, threads, progress, limits, storage_options, expected_digest: as for
             :func:`jsonckpt.load`.
-        deep: read each file forward as well, with the other reader; decode the state, with
-            tensors that have a shape but no data; note leftovers of killed saves, edits by hand,
-            tensors that nothing uses, and numbers that are not spelled in the shortest way.
+        deep: also read each file forward, with the other reader; decode the state, with tensors
+            that have no data; note leftovers of killed saves, edits by hand, tensors that the state
+            does not use, and numbers that are not written in the shortest way.
 
     Raises:
         CheckpointNotFoundError: there is nothing at ``path``.
-        ArgumentError: an ``expected_digest`` that pins nothing.
+        ArgumentError: ``expected_digest`` is not a digest.
 
     >>> import tempfile, torch, jsonckpt
     >>> with tempfile.TemporaryDirectory() as directory:
@@ -107,173 +106,154 @@ def verify(
     ...     bool(jsonckpt.verify(directory)), bool(jsonckpt.verify(directory, deep=True))
     (True, True)
     """
-    path_text(path)
+    name = without_query(path_text(path))
     limits = checked_limits(limits)
     count = thread_count(threads)
     for _ in range(RETRIES + 1):
-        report, replaced = _verify(
-            path, deep, count, progress, limits, storage_options, expected_digest
-        )
-        if report or not replaced:
+        try:
+            container = open_container(
+                path,
+                limits=limits,
+                storage_options=storage_options,
+                expected_digest=expected_digest,
+            )
+            manifest = container.manifest
+            StateBuilder(manifest.state, LoadOptions.of(None, None)).check(manifest.by_name)
+        except (ArgumentError, CheckpointNotFoundError):
+            raise
+        except JsonckptError as error:
+            return VerifyReport(name, (error.at(file=name),))
+        with progress_bar("verify", manifest.nbytes * (1 + deep), show=progress) as advance:
+            report = _report(name, _Verifier(container, limits, count, advance), deep)
+        # A save may have replaced the checkpoint meanwhile.
+        if report or not container.was_replaced():
             break
     return report
 
 
-def _verify(
-    path: str | os.PathLike[str],
-    deep: bool,
-    count: int,
-    progress: bool,
-    limits: Limits,
-    storage_options: Mapping[str, Any] | None,
-    expected_digest: str | None,
-) -> tuple[VerifyReport, bool]:
-    """The report, and whether a save has replaced the checkpoint meanwhile."""
-    name = without_query(path_text(path))
-    try:
-        container = open_container(
-            path, limits=limits, storage_options=storage_options, expected_digest=expected_digest
-        )
-        StateBuilder(container.manifest.state, LoadOptions.of(None, None)).check(
-            container.manifest.by_name
-        )
-    except (ArgumentError, CheckpointNotFoundError):
-        raise
-    except JsonckptError as error:
-        return VerifyReport(name, (error.at(file=name),)), False
+def _report(name: str, verifier: _Verifier, deep: bool) -> VerifyReport:
+    container = verifier.container
     problems: list[JsonckptError] = []
     notes: list[str] = []
-    files = 0
-    total = container.manifest.nbytes * (2 if deep else 1)
-    with progress_bar("verify", total, show=progress) as advance:
-        for shard, entries in container.shards():
-            files += 1
-            found = _problems(container, shard, entries, limits, count, advance)
-            if deep and not found:
-                found = _problems(container, shard, entries, limits, count, advance, streaming=True)
-                for entry in entries:
-                    notes += spelling_notes(container, entry, limits)
-            problems += found
+    files = 0 if container.single is not None else 1
+    for shard, entries in container.shards():
+        files += 1
+        found = verifier.problems(shard, entries)
+        if deep and not found:
+            found = verifier.problems(shard, entries, streaming=True)
+            for entry in entries:
+                notes += spelling_notes(container, entry, verifier.limits)
+        problems += found
     if deep:
         try:
-            check_state(container, limits)
+            check_state(container, verifier.limits)
         except JsonckptError as error:
             problems.append(error.at(file=container.path))
         notes += [*state_notes(container), *leftover_notes(container)]
-    report = VerifyReport(
-        name,
-        tuple(problems),
-        len(container.manifest.entries),
-        container.manifest.nbytes,
-        files + (container.single is None),
-        tuple(notes),
+    manifest = container.manifest
+    return VerifyReport(
+        name, tuple(problems), len(manifest.entries), manifest.nbytes, files, tuple(notes)
     )
-    return report, container.was_replaced()
 
 
-def _problems(
-    container: Container,
-    shard: int,
-    entries: Sequence[Entry],
-    limits: Limits,
-    threads: int,
-    progress: Callable[[int], None] | None,
-    *,
-    streaming: bool = False,
-) -> list[JsonckptError]:
-    """What is wrong with a shard: each damaged chunk, then the text around the payloads."""
-    try:
-        container.read(
-            shard,
-            entries,
-            {entry.name: _Nowhere() for entry in entries},
-            limits=limits,
-            threads=threads,
-            streaming=streaming,
-            progress=progress,
-        )
-        container.check_files([shard])  # reading a compressed file says nothing of its size
-    except JsonckptError as error:
-        if streaming or not container.place.ranged(container.file_of(shard)):
-            return [error]
-        if container.file_of(shard).endswith(".zst"):
+@dataclass(frozen=True)
+class _Verifier:
+    """Finds the problems of a checkpoint, shard by shard."""
+
+    container: Container
+    limits: Limits
+    threads: int
+    progress: Callable[[int], None] | None
+
+    def problems(
+        self, shard: int, entries: Sequence[Entry], *, streaming: bool = False
+    ) -> list[JsonckptError]:
+        """The problems of a shard: its damaged chunks, then the text around the payloads."""
+        container = self.container
+        try:
+            container.read(
+                shard,
+                entries,
+                {entry.name: _Nowhere() for entry in entries},
+                limits=self.limits,
+                threads=self.threads,
+                streaming=streaming,
+                progress=self.progress,
+            )
+            container.check_files([shard])  # reading a compressed file does not check its size
+        except JsonckptError as error:
+            name = container.file_of(shard)
+            if streaming or not container.place.ranged(name):
+                return [error]
+            if not name.endswith(".zst"):
+                found = [problem for entry in entries for problem in self._in_tensor(entry)]
+                return _once([*found, *self._in_text(shard, entries)]) or [error]
             if is_refusal(error):
-                return [error]  # a few bytes may unfold to more than there is time to read
+                return [error]  # a few bytes may hold more text than there is time to read
             try:
-                return _in_frames(container, shard, entries, limits) or [error]
+                return self._in_compressed(shard, entries) or [error]
             except JsonckptError:  # it cannot be searched
                 return [error]
-        problems = []
+        return []
+
+    def _in_tensor(self, entry: Entry) -> list[JsonckptError]:
+        """The damaged chunks of a tensor, or else the fault in its record."""
+        try:
+            self.container.read_part(entry, 0, entry.nbytes, _Nowhere(), limits=self.limits)
+            return []
+        except JsonckptError as error:
+            problems: list[JsonckptError] = []
+            for chunk in range(len(entry.chunks)):
+                try:
+                    self.container.read_chunk(entry, chunk, limits=self.limits)
+                except JsonckptError as fault:
+                    if fault.tensor is None:
+                        return [fault]  # the file itself: the same for all
+                    problems.append(fault)
+            if not problems and isinstance(error.__cause__, OSError):
+                # The text around its chunks cannot be read.
+                error.at(tensor=entry.name)
+            return problems or [error]
+
+    def _in_text(self, shard: int, entries: Sequence[Entry]) -> list[JsonckptError]:
+        """The first fault in the text around the payloads."""
+        try:
+            nothing = dict.fromkeys(entry.name for entry in entries)
+            self.container.read(shard, entries, nothing, limits=self.limits, threads=self.threads)
+        except JsonckptError as error:
+            return [error]
+        return []
+
+    def _in_compressed(self, shard: int, entries: Sequence[Entry]) -> list[JsonckptError]:
+        """The damaged tensors of a compressed shard, also those behind a broken frame."""
+        name = self.container.file_of(shard)
+        with self.container.place.file(name) as file:
+            result = scan(DamagedZstd(file, window=self.limits.zstd_window), self.limits)
+        intact = {record.header.name: record.checksums for record in result.found}
+        lost = {item.name: item for item in result.lost}
+        problems: list[JsonckptError] = []
         for entry in entries:
-            problems += _in_tensor(container, entry, limits)
-        beside = _beside(container, shard, entries, limits, threads)
-        return _once([*problems, *beside]) or [error]
-    return []
+            if intact.get(entry.name) != [checksum for _, _, checksum in entry.chunks]:
+                item = lost.get(entry.name, LostTensor(entry.name, "it is not in the file"))
+                problems.append(
+                    IntegrityError(
+                        item.reason,
+                        file=self.container.place.where(name),
+                        tensor=entry.name,
+                        chunk=item.chunk,
+                        hint="Take another copy; jsonckpt recover restores the other tensors.",
+                    )
+                )
+        return problems
 
 
 def _once(problems: Sequence[JsonckptError]) -> list[JsonckptError]:
-    """Each problem once; one of the file not at all where a tensor says the same of it."""
-    said = {(problem.file, problem.message) for problem in problems if problem.tensor is not None}
+    """Each problem once. One of the file is left out if a tensor has the same."""
+    of_tensors = {
+        (problem.file, problem.message) for problem in problems if problem.tensor is not None
+    }
     kept: dict[str, JsonckptError] = {}
     for problem in problems:
-        if problem.tensor is not None or (problem.file, problem.message) not in said:
+        if problem.tensor is not None or (problem.file, problem.message) not in of_tensors:
             kept.setdefault(str(problem), problem)
     return list(kept.values())
-
-
-def _in_tensor(container: Container, entry: Entry, limits: Limits) -> list[JsonckptError]:
-    """The damaged chunks of a tensor, or else what its record says wrongly."""
-    try:
-        container.read_part(entry, 0, entry.nbytes, _Nowhere(), limits=limits)
-        return []
-    except JsonckptError as error:
-        problems: list[JsonckptError] = []
-        for chunk in range(len(entry.chunks)):
-            try:
-                container.read_chunk(entry, chunk, limits=limits)
-            except JsonckptError as fault:
-                if fault.tensor is None:
-                    return [fault]  # the file itself: the same for all
-                problems.append(fault)
-        if not problems and isinstance(error.__cause__, OSError):
-            # The text around its chunks cannot be read.
-            error.at(tensor=entry.name)
-        return problems or [error]
-
-
-def _beside(
-    container: Container, shard: int, entries: Sequence[Entry], limits: Limits, threads: int
-) -> list[JsonckptError]:
-    """What is wrong with the text around the payloads."""
-    try:
-        nothing = dict.fromkeys(entry.name for entry in entries)
-        container.read(shard, entries, nothing, limits=limits, threads=threads)
-    except JsonckptError as error:
-        return [error]
-    return []
-
-
-def _in_frames(
-    container: Container, shard: int, entries: Sequence[Entry], limits: Limits
-) -> list[JsonckptError]:
-    """The damaged tensors of a compressed shard, also those behind a frame that is broken."""
-    name = container.file_of(shard)
-    with container.place.file(name) as file:
-        found = scan(DamagedZstd(file, window=limits.zstd_window), limits)
-    intact = {record.header.name: [chunk[2] for chunk in record.chunks] for record in found.found}
-    lost = {item.name: item for item in found.lost}
-    problems: list[JsonckptError] = []
-    for entry in entries:
-        if intact.get(entry.name) != [chunk[2] for chunk in entry.chunks]:
-            item = lost.get(entry.name)
-            reason = item.reason if item is not None else "it is not in the file"
-            problems.append(
-                IntegrityError(
-                    reason,
-                    file=container.place.where(name),
-                    tensor=entry.name,
-                    chunk=item.chunk if item is not None else None,
-                    hint="Take another copy; jsonckpt recover restores the other tensors.",
-                )
-            )
-    return problems

@@ -1,6 +1,6 @@
-"""What ``verify(deep=True)`` adds: the state without its tensors, the spelling of lists, orphans.
+"""What ``verify(deep=True)`` adds: it decodes the state, and notes what is worth knowing.
 
-Nothing here makes a tensor: the state is decoded with tensors on the meta device.
+The state is decoded with tensors on the meta device, which have no data.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from ..storage.leftovers import orphans, single_temporaries
 from ..storage.local import LocalLocation
 from ..tensors.aliasing import StateReader
 
-#: NumPy's byte swapping and column order copy: larger arrays, all kinds of them together, are taken
-#: as they are said to be.
+#: Decoding may copy an array of another byte order or column order. So many bytes of distinct
+#: arrays are made; further ones are not checked.
 _LARGEST_ARRAY = 16 << 20
 
 
 def check_state(container: Container, limits: Limits) -> None:
-    """Whether a state can be decoded, with tensors of the right dtype and shape but no data.
+    """Decode the state, with tensors of the right dtype and shape but no data.
 
-    What a registered type makes of its value is not tried: verifying runs no code of the user's.
+    Registered types are not called: verifying runs no code of the user.
 
     Raises:
         FormatError, LimitError: it cannot.
@@ -57,10 +57,9 @@ def check_state(container: Container, limits: Limits) -> None:
 
 
 class _RulesOrUnknown(dict[str, Rule]):
-    """The built-in rules; any other tag stands for a type of the user's, whose value is read."""
+    """The built-in rules. Any other tag stands for a registered type: its value is decoded."""
 
     def get(self, tag: str, default: Any = None) -> Any:
-        """The rule."""
         return super().get(tag, default or Rule(tag, (), lambda *_: None, _read_unknown))
 
 
@@ -79,7 +78,7 @@ class _MetaReader:
         self._left = _LARGEST_ARRAY
 
     def get(self, tag: str, body: Json, place: str) -> Any:
-        """The tensor, unless torch has none of its kind without data."""
+        """The tensor; left out if torch has none of its kind without data."""
         inner = body.get("data") if tag == "$parameter" and type(body) is dict else body
         kinds = {tag, *inner} if type(inner) is dict else {tag}
         if kinds & {"$sparse", "$quantized"}:
@@ -87,7 +86,7 @@ class _MetaReader:
         return self._reader.get(tag, body, place)
 
     def get_array(self, body: Json, place: str) -> Any:
-        """An array of zeros of the right dtype and shape, which takes no memory."""
+        """An array of zeros of the right dtype and shape. It takes no memory."""
         [(tag, inner)] = [(tag, inner) for _, tag, inner in references_in(body)] or [("", None)]
         if not tag:
             return OMIT
@@ -109,7 +108,7 @@ class _MetaReader:
 
 
 def state_notes(container: Container) -> Iterator[str]:
-    """What is worth knowing of a whole checkpoint's state."""
+    """Tensors that the state does not use, and an edit by hand."""
     manifest = container.manifest
     needed = {reference.record for reference in references_in(manifest.state)}
     unneeded = [name for name in manifest.by_name if name not in needed]
@@ -120,7 +119,7 @@ def state_notes(container: Container) -> Iterator[str]:
 
 
 def seal_notes(name: str, text: bytes) -> list[str]:
-    """Whether nothing vouches for a manifest that is valid, for a seal of null says no more."""
+    """A note if a manifest's seal is null: then no checksum covers its text."""
     if text[-400:].rstrip().endswith(b'"seal":null}'):
         return [f"{name} was edited by hand: its seal is null"]
     return []
@@ -142,7 +141,7 @@ def leftover_notes(container: Container) -> Iterator[str]:
 
 
 def spelling_notes(container: Container, entry: Entry, limits: Limits) -> Iterator[str]:
-    """Number lists that say their values otherwise than this package writes them."""
+    """A note on number lists that are not written as this package writes them."""
     name = container.file_of(entry.shard)
     if entry.codec.encoding != "list" or name.endswith(".zst"):
         return

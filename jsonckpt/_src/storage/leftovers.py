@@ -1,7 +1,4 @@
-"""What lies at the path of a damaged checkpoint: which files to search, which to leave alone.
-
-Names only and nothing opened: the age and kind of files decide, never what they hold.
-"""
+"""Finds the files of a damaged checkpoint and the leftovers of killed saves. Opens no file."""
 
 from __future__ import annotations
 
@@ -16,15 +13,15 @@ from ..errors import CheckpointNotFoundError
 from ..format.filenames import is_shard_name, is_single, temporary_stem
 from ..format.model import MANIFEST_NAME
 
-#: Names that this package itself gives: its shards, its manifests under way.
-SHARD = re.compile(r"shard-([0-9a-f]{12})-([0-9]{5,})\.json(\.zst)?")
-MANIFEST_TEMPORARY = re.compile(r"\.manifest-[0-9a-f]{12}\.tmp")
+#: Files that saves of this package make.
+_SHARD = re.compile(r"shard-([0-9a-f]{12})-([0-9]{5,})\.json(\.zst)?")
+_MANIFEST_TEMPORARY = re.compile(r"\.manifest-[0-9a-f]{12}\.tmp")
 _SINGLE_TEMPORARY = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{12}\.tmp")
 
 
 @dataclass(frozen=True)
 class File:
-    """A regular file: its path, bytes, and the time of its last change in seconds."""
+    """A regular file. ``changed`` is the time of its last change, in seconds."""
 
     path: Path
     nbytes: int
@@ -35,6 +32,22 @@ class File:
         """Whether its name says that it is zstd."""
         match = _SINGLE_TEMPORARY.fullmatch(self.path.name)
         return (match["name"] if match else self.path.name).endswith(".zst")
+
+
+@dataclass(frozen=True)
+class CheckpointFiles:
+    """The files of a checkpoint that may be damaged.
+
+    Attributes:
+        path: the directory, or the single file.
+        shards: the files with records.
+        manifests: ``manifest.json``, then those of saves that did not finish, the newest first.
+    """
+
+    path: Path
+    shards: list[File]
+    manifests: list[File]
+    is_directory: bool
 
 
 def regular_files(directory: Path) -> Iterator[File]:
@@ -48,11 +61,10 @@ def regular_files(directory: Path) -> Iterator[File]:
             yield File(directory / name, status.st_size, status.st_mtime)
 
 
-def searched(path: Path) -> tuple[list[File], list[File], bool]:
-    """``(files of records, manifests, is a directory)`` of what is to be recovered.
+def files_to_search(path: Path) -> CheckpointFiles:
+    """The files of the checkpoint at ``path``.
 
-    The manifests are ``manifest.json`` and after it those of saves that did not finish, the newest
-    first. For a single file that is missing, what its killed save left is taken.
+    If a single file is missing, the newest that a killed save left of it is taken.
 
     Raises:
         CheckpointNotFoundError: nothing is there.
@@ -60,56 +72,55 @@ def searched(path: Path) -> tuple[list[File], list[File], bool]:
     if path.name == MANIFEST_NAME and not path.is_dir():
         path = path.parent
     if path.is_dir():
-        files = list(regular_files(path))
         shards = [_followed(path, name) for name in sorted(os.listdir(path)) if is_shard_name(name)]
-        manifests = [file for file in files if MANIFEST_TEMPORARY.fullmatch(file.path.name)]
-        manifests.sort(key=lambda file: file.changed, reverse=True)
-        final = _followed(path, MANIFEST_NAME)
-        return [file for file in shards if file], [*filter(None, [final]), *manifests], True
-    single = _followed(path.parent, path.name)
-    if single is not None:
-        return [single], [], False
-    left = single_temporaries(path) if is_single(path.name) else []
-    if not left:
-        raise CheckpointNotFoundError(
-            "there is no such file or directory, and no leftovers of a save of it", file=path
+        unfinished = [
+            file for file in regular_files(path) if _MANIFEST_TEMPORARY.fullmatch(file.path.name)
+        ]
+        unfinished.sort(key=lambda file: file.changed, reverse=True)
+        manifests = [_followed(path, MANIFEST_NAME), *unfinished]
+        return CheckpointFiles(
+            path, list(filter(None, shards)), list(filter(None, manifests)), is_directory=True
         )
-    return [max(left, key=lambda file: file.changed)], [], False
+    single = _followed(path.parent, path.name)
+    if single is None:
+        left = single_temporaries(path) if is_single(path.name) else []
+        if not left:
+            raise CheckpointNotFoundError(
+                "there is no such file or directory, and no leftovers of a save of it", file=path
+            )
+        single = max(left, key=lambda file: file.changed)
+    return CheckpointFiles(single.path, [single], [], is_directory=False)
 
 
 def single_temporaries(path: Path) -> list[File]:
-    """What was left beside a path by those who were killed before it was complete.
+    """The temporary files beside ``path`` that were to become it, or were needed to make it.
 
-    That is a save of a single file; ``recover``, which keeps payloads beside what it makes, be it
-    a file or a directory; a conversion to another program's file.
+    A killed save of a single file leaves one, so does a killed conversion to another program's
+    file. ``recover`` leaves its spool, be ``path`` a file or a directory.
     """
     if path.name in ("", ".."):  # a directory that is not called by its name
         path = Path(os.path.abspath(path))
     stem = temporary_stem(path.name)
     try:
-        return [file for file in regular_files(path.parent) if temporary_of(file.path) == stem]
+        files = list(regular_files(path.parent))
     except OSError:  # there is no such directory, or it may not be listed
         return []
-
-
-def temporary_of(path: Path) -> str | None:
-    """What :func:`temporary_stem` says of the file that it was to become."""
-    match = _SINGLE_TEMPORARY.fullmatch(path.name)
-    return match["name"] if match else None
+    matches = [(file, _SINGLE_TEMPORARY.fullmatch(file.path.name)) for file in files]
+    return [file for file, match in matches if match and match["name"] == stem]
 
 
 def orphans(directory: Path, named: set[str]) -> list[File]:
-    """The files of a directory that saves of this package left and its manifest does not name."""
+    """The files of a directory that saves left, and that its manifest (``named``) does not name."""
     return [
         file
         for file in regular_files(directory)
-        if MANIFEST_TEMPORARY.fullmatch(file.path.name)
-        or (SHARD.fullmatch(file.path.name) and file.path.name not in named)
+        if _MANIFEST_TEMPORARY.fullmatch(file.path.name)
+        or (_SHARD.fullmatch(file.path.name) and file.path.name not in named)
     ]
 
 
 def _followed(directory: Path, name: str) -> File | None:
-    """A regular file, or a link to one (download caches have them); else ``None``."""
+    """A regular file, or a link to one, as download caches have; else ``None``."""
     try:
         status = os.stat(directory / name)
     except (OSError, ValueError):

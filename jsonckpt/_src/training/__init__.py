@@ -1,1 +1,1 @@
-"""What a training loop needs to go on exactly where it stopped."""
+"""Resumes a training run exactly where it stopped."""

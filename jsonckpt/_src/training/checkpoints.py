@@ -1,12 +1,13 @@
 """The checkpoints of a run: which there are, in which order, and the newest that is whole.
 
-What is returned is never damaged: a run that resumes from half a checkpoint, or that begins anew
-because nothing was found, costs more than a look at each.
+A run that resumes from half a checkpoint, or starts anew because none was found, costs more than a
+look at each. So a damaged checkpoint is never returned, and never left out without a warning.
 """
 
 from __future__ import annotations
 
 import re
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,41 +24,48 @@ from ..errors import (
     LimitError,
     quote,
 )
-from ..format import filenames
+from ..format.filenames import is_part, is_shard_name, is_single
 from ..format.limits import DEFAULT_LIMITS
 from ..format.model import MANIFEST_NAME, SHARD_FORMAT
 from ..format.shard_text import TRAILER_MAX, index_offset
 from ..load.api import load_container
 from ..load.container import open_container
 from ..load.restore import LoadOptions
-from ..storage import path_arguments
 from ..storage.locate import locate
+from ..storage.path_arguments import is_url, path_text
 
 _NUMBER = re.compile(
     r"(epoch|step|iter(?:ation)?|checkpoint|ckpt)[-_=]?(\d{1,18})(?!\d)", re.IGNORECASE
 )
-#: What names of a run's checkpoints look like where the caller does not say.
+#: The names that are taken where the caller gives no pattern.
 _USUAL = re.compile(
     r"checkpoint_|(checkpoint|ckpt|(global_?)?step|epoch|iter(ation)?)[-_=]?\d", re.IGNORECASE
 )
-#: Where a state says how far the run was.
+#: Keys of a state that may hold the step.
 _STEPS = ("step", "global_step", "iteration", "iter")
-#: Errors that say what a checkpoint is like; any other says that it cannot be looked at now.
-_VERDICTS = (
+#: Errors that are about the checkpoint. With any other, a remote place could not be read.
+_ABOUT_CHECKPOINT = (
     CheckpointNotFoundError, FormatError, IncompleteCheckpointError, IntegrityError, LimitError,
 )  # fmt: skip
 
 
 @dataclass
-class _Found:
-    """What may be a checkpoint. ``place`` is what is returned: a path, or the text of a URL."""
+class _Candidate:
+    """Something that may be a checkpoint.
+
+    Attributes:
+        place: what is returned: a path, or a URL as text.
+        changed: the time of its last change.
+        numbers: the ``epoch`` and the ``step`` that are known.
+        saved: when it was saved; ``""`` until it has been read.
+    """
 
     place: Any
     name: str
     changed: float
     numbers: dict[str, int]
+    options: Mapping[str, Any] | None = field(repr=False)
     saved: str = ""
-    options: Mapping[str, Any] | None = field(default=None, repr=False)
 
 
 @overload
@@ -87,28 +95,28 @@ def checkpoints(
     """The checkpoints below ``directory``, oldest first.
 
     A checkpoint is a ``.json`` or ``.json.zst`` file, or a directory that holds ``manifest.json``.
-    Hidden and temporary names and lone shards are not looked at. What is no whole checkpoint is
-    left out with a ``RuntimeWarning`` that names it: the manifest must be valid and its shards
-    there in their sizes; of a single file the beginning and the end are looked at (:func:`latest`
-    reads all of the text around the payloads).
+    Hidden names, temporary names and lone shards are ignored. A checkpoint that is not whole is
+    left out with a ``RuntimeWarning`` that names it. The manifest must be valid and its shards must
+    have their sizes; of a single file only the beginning and the end are checked
+    (:func:`latest` reads all of the text around the payloads).
 
     The order is by numbers, since times of files do not survive an upload. A name may hold an epoch
     (``epoch3``) and a step (``step600``, ``iter_600``, ``checkpoint-600``, ``ckpt600``; ``-``,
     ``_``, ``=`` or nothing before the number):
 
-    1. where all names have an epoch: by epoch, then step; a name without a step is the end of its
+    1. if all names have an epoch: by epoch, then by step. A name without a step is the end of its
        epoch, so ``…epoch1_step0040`` comes before ``…epoch1``;
-    2. else where all names have a step: by step;
-    3. else what a name lacks is read from ``state["epoch"]`` and ``state["step"]`` (or
-       ``global_step``, ``iteration``, ``iter``), and 1 and 2 are tried again; those that have no
-       number at all come first, and what cannot be compared otherwise goes by the time at
-       which it was saved, which the checkpoint itself says.
+    2. else, if all names have a step: by step;
+    3. else, what a name lacks is read from ``state["epoch"]`` and ``state["step"]`` (or
+       ``global_step``, ``iteration``, ``iter``), and rules 1 and 2 are tried again. Checkpoints
+       without any number come first. What still cannot be compared goes by the time at which it
+       was saved, which the checkpoint itself says.
 
     Equal numbers go by the time of the file, then by name.
 
     Args:
-        directory: where to look, a path or a URL (extra ``remote``); one that does not exist
-            holds none. A bucket that does not exist is an error.
+        directory: where to look, a path or a URL (extra ``remote``). A directory that does not
+            exist holds none; a bucket that does not exist is an error.
         pattern: as in ``Path.glob``; ``"**/checkpoint_*"`` looks below subdirectories, too. By
             default names that begin with ``checkpoint_``, or with ``checkpoint``, ``ckpt``,
             ``step``, ``global_step``, ``epoch``, ``iter`` or ``iteration`` and a number.
@@ -120,8 +128,9 @@ def checkpoints(
     Raises:
         JsonckptError: a remote directory cannot be listed or read.
     """
-    found = [one for one in _candidates(directory, pattern, storage_options) if _is_whole(one)]
-    return [one.place for one in _ordered(found)]
+    found = _candidates(directory, pattern, storage_options)
+    whole = [one for one in _usual(found, pattern) if _is_usable(one, _check_briefly)]
+    return [one.place for one in _ordered(whole)]
 
 
 @overload
@@ -148,10 +157,10 @@ def latest(
     *,
     storage_options: Mapping[str, Any] | None = None,
 ) -> Any:
-    """The newest of :func:`checkpoints`, or ``None`` where there is none.
+    """The newest of :func:`checkpoints`, or ``None`` if there is none.
 
-    A damaged one is passed over with a ``RuntimeWarning`` that names it, and the one before is
-    taken. Where no name is that of a run's checkpoint and no ``pattern`` is given, ``directory``
+    A damaged one is passed over with a ``RuntimeWarning`` that names it, and the one before it is
+    taken. If no name is that of a run's checkpoint and no ``pattern`` is given, ``directory``
     itself is taken if it is a checkpoint, else the newest of its subdirectories that are: sites
     that keep uploads give a directory a name of their own.
 
@@ -163,51 +172,75 @@ def latest(
     >>> newest.name
     'checkpoint_epoch2_step0060.json'
     """
-    found = _candidates(directory, pattern, storage_options)
+    listed = _candidates(directory, pattern, storage_options)
+    found = _usual(listed, pattern)
     if not found and pattern is None:
-        found = [*_itself(directory, storage_options)] or [
-            one for one in _candidates(directory, "*", storage_options) if _is_directory(one)
-        ]
+        text = path_text(directory)
+        itself = _Candidate(text if is_url(text) else Path(text), text, 0, {}, storage_options)
+        found = [itself] if _has_manifest(itself) else list(filter(_has_manifest, listed))
     for one in reversed(_ordered(found)):
-        if _is_whole(one, deep=True):
+        if _is_usable(one, _check_text):
             return one.place
     return None
 
 
+# --- listing --------------------------------------------------------------------------------------
+
+
 def _candidates(
     directory: str | Path, pattern: str | None, options: Mapping[str, Any] | None
-) -> list[_Found]:
-    text = path_arguments.path_text(directory, "directory")
+) -> list[_Candidate]:
+    text = path_text(directory, "directory")
     if pattern is not None and not (
         isinstance(pattern, str) and pattern.lstrip("/") == pattern != ""
     ):
         raise ArgumentError(f"pattern must be a relative glob, not {quote(pattern)}")
     shown = pattern or "*"
-    entries = (
-        _remote(text, shown, options) if path_arguments.is_url(text) else _local(Path(text), shown)
-    )
+    entries = _remote(text, shown, options) if is_url(text) else _local(Path(text), shown)
     return [
-        _Found(place, name, changed, _numbers(name), options=options)
+        _Candidate(place, name, changed, _numbers(name), options)
         for place, name, changed in entries
-        if not (name.startswith(".") or ".tmp" in name or name.endswith("~"))
-        and not (filenames.is_shard_name(name) or name == MANIFEST_NAME)
-        and (pattern is not None or _USUAL.match(name))
     ]
 
 
+def _usual(found: list[_Candidate], pattern: str | None) -> list[_Candidate]:
+    """All if the caller gave a pattern, else those with a usual name."""
+    return [one for one in found if pattern is not None or _USUAL.match(one.name)]
+
+
+def _is_ignored(name: str) -> bool:
+    return name.startswith(".") or ".tmp" in name or name.endswith("~") or is_part(name)
+
+
 def _local(directory: Path, pattern: str) -> Iterator[tuple[Any, str, float]]:
+    if not _can_open(directory):
+        return
     for path in directory.glob(pattern):
+        if _is_ignored(path.name) or not _can_open(path):
+            continue
         try:
             if path.is_dir():
                 inside = [other.name for other in path.iterdir()]
                 if MANIFEST_NAME in inside:
                     yield path, path.name, (path / MANIFEST_NAME).stat().st_mtime_ns
-                elif any(map(filenames.is_shard_name, inside)):
+                elif any(map(is_shard_name, inside)):
                     _warn(path, f"there are shards but no {MANIFEST_NAME}: a save did not finish")
-            elif path.is_file() and filenames.is_single(path.name):
+            elif path.is_file() and is_single(path.name):
                 yield path, path.name, path.stat().st_mtime_ns
         except FileNotFoundError:
             continue  # removed meanwhile
+
+
+def _can_open(path: Path) -> bool:
+    """Whether something is there. A warning says so if the system refuses a look."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:  # for example a circle of links
+        _warn(path, f"cannot open: {error.strerror}")
+        return False
+    return True
 
 
 def _remote(
@@ -217,21 +250,12 @@ def _remote(
 
     for found, is_directory, changed in listing(url, pattern, options):
         name = found.rstrip("/").rpartition("/")[2]
-        if is_directory or filenames.is_single(name):
+        if (is_directory or is_single(name)) and not _is_ignored(name):
             yield found, name, changed
 
 
-def _itself(directory: str | Path, options: Mapping[str, Any] | None) -> Iterator[_Found]:
-    """The directory, where it is a checkpoint."""
-    text = path_arguments.path_text(directory)
-    place = text if path_arguments.is_url(text) else Path(text)
-    one = _Found(place, text, 0, {}, options=options)
-    if _is_directory(one):
-        yield one
-
-
-def _is_directory(one: _Found) -> bool:
-    """Whether there is a directory with a manifest; what is in it is another question."""
+def _has_manifest(one: _Candidate) -> bool:
+    """Whether it is a directory with a manifest, valid or not."""
     try:
         place, name = locate(one.place, one.options, follow=True)
         if name is not None:
@@ -242,7 +266,11 @@ def _is_directory(one: _Found) -> bool:
         return False
 
 
+# --- order ----------------------------------------------------------------------------------------
+
+
 def _numbers(name: str) -> dict[str, int]:
+    """The epoch and the step in a name. ``step5`` counts before ``checkpoint7``."""
     found: dict[str, int] = {}
     pairs = [(key.lower(), int(number)) for key, number in _NUMBER.findall(name)]
     for key, number in sorted(pairs, key=lambda pair: pair[0] not in ("epoch", "step")):
@@ -250,70 +278,67 @@ def _numbers(name: str) -> dict[str, int]:
     return found
 
 
-def _ordered(found: Sequence[_Found]) -> list[_Found]:
+def _ordered(found: Sequence[_Candidate]) -> list[_Candidate]:
     key = _common_key(found)
     if key is not None:
         return sorted(found, key=key)
-    found = [one for one in found if _read_numbers(one)]
+    found = [one for one in found if _is_usable(one, _read_numbers)]
     bare = sorted((one for one in found if not one.numbers), key=_by_time)
     rest = [one for one in found if one.numbers]
     return [*bare, *sorted(rest, key=_common_key(rest) or _by_time)]
 
 
-def _by_time(one: _Found) -> tuple[Any, ...]:
-    return (one.saved, one.changed, one.name)
+def _by_time(one: _Candidate) -> tuple[Any, ...]:
+    return one.saved, one.changed, one.name
 
 
-def _common_key(found: Sequence[_Found]) -> Callable[[_Found], tuple[Any, ...]] | None:
-    """What all can be compared by."""
+def _common_key(found: Sequence[_Candidate]) -> Callable[[_Candidate], tuple[Any, ...]] | None:
+    """A sort key that all have; ``None`` if there is none."""
     if all("epoch" in one.numbers for one in found):
+        end = float("inf")
         return lambda one: (
-            one.numbers["epoch"],
-            one.numbers.get("step", float("inf")),
-            one.changed,
-            one.name,
-        )
+            one.numbers["epoch"], one.numbers.get("step", end), one.changed, one.name
+        )  # fmt: skip
     if all("step" in one.numbers for one in found):
         return lambda one: (one.numbers["step"], one.changed, one.name)
     return None
 
 
-def _read_numbers(one: _Found) -> bool:
-    """Complete the numbers of a name from the state; ``False`` when it is no whole checkpoint."""
-
-    def read() -> None:
-        container = open_container(one.place, limits=DEFAULT_LIMITS, storage_options=one.options)
-        one.saved = container.manifest.created_at
-        load_options = LoadOptions.of((), None, "cpu")
-        try:
-            state = load_container(container, load_options, limits=DEFAULT_LIMITS, threads=1)
-        except JsonckptError:  # a type that is not registered yet, for example
-            state = container.manifest.state
-        if isinstance(state, Mapping):
-            said = {"epoch": state.get("epoch")}
-            said["step"] = next((state[key] for key in _STEPS if key in state), None)
-            read = {key: number for key, number in said.items() if type(number) is int}
-            one.numbers = {**read, **one.numbers}
-
-    return _passes(one, read)
-
-
-def _is_whole(one: _Found, *, deep: bool = False) -> bool:
-    return _passes(one, lambda: _look(one, deep))
-
-
-def _passes(one: _Found, look: Callable[[], None]) -> bool:
-    """Whether ``look`` finds nothing wrong; what it finds is said.
+def _read_numbers(one: _Candidate) -> None:
+    """Take the numbers that its name lacks from its state.
 
     Raises:
-        JsonckptError: a remote place cannot be read: it must not be taken for an empty one.
+        JsonckptError: it is not whole, or cannot be read.
+    """
+    container = open_container(one.place, limits=DEFAULT_LIMITS, storage_options=one.options)
+    one.saved = container.manifest.created_at
+    no_tensors = LoadOptions.of((), None, "cpu")
+    try:
+        state = load_container(container, no_tensors, limits=DEFAULT_LIMITS, threads=1)
+    except JsonckptError:  # for example a type that is not registered yet
+        state = container.manifest.state
+    if isinstance(state, Mapping):
+        step = next((state[key] for key in _STEPS if key in state), None)
+        for key, number in (("epoch", state.get("epoch")), ("step", step)):
+            if type(number) is int:
+                one.numbers.setdefault(key, number)
+
+
+# --- checks ---------------------------------------------------------------------------------------
+
+
+def _is_usable(one: _Candidate, check: Callable[[_Candidate], None]) -> bool:
+    """Whether ``check`` raises no error. A warning says what it raised.
+
+    Raises:
+        JsonckptError: a remote place cannot be read. It must not be taken for an empty one.
     """
     try:
-        look()
+        check(one)
     except CheckpointNotFoundError:
-        return False  # a directory of something else, or removed meanwhile
+        return False  # removed meanwhile, or a directory of something else
     except JsonckptError as error:
-        if path_arguments.is_url(str(one.place)) and not isinstance(error, _VERDICTS):
+        if is_url(str(one.place)) and not isinstance(error, _ABOUT_CHECKPOINT):
             raise
         _warn(one.place, error.message if error.file == str(one.place) else str(error))
         return False
@@ -321,44 +346,47 @@ def _passes(one: _Found, look: Callable[[], None]) -> bool:
 
 
 def _warn(place: object, reason: str) -> None:
-    warnings.warn(f"{place} is passed over: {reason}", RuntimeWarning, stacklevel=_outside())
+    # The warning shows the line of the caller, outside of this module.
+    level, frame = 1, sys._getframe()
+    while frame.f_globals is globals() and frame.f_back is not None:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(f"{place} is passed over: {reason}", RuntimeWarning, stacklevel=level)
 
 
-def _outside() -> int:
-    """How many frames are those of this module, so that a warning shows the caller's line."""
-    import sys
-
-    depth, frame = 1, sys._getframe(1)
-    while frame is not None and frame.f_globals.get("__name__") == __name__:
-        depth, frame = depth + 1, frame.f_back  # type: ignore[assignment]
-    return depth
-
-
-def _look(one: _Found, deep: bool) -> None:
-    """Whether a checkpoint is whole.
+def _check_text(one: _Candidate) -> None:
+    """Read all of the text around the payloads, and the sizes of the shards.
 
     Raises:
-        JsonckptError: it is not, or cannot be read.
+        JsonckptError: it is not whole, or cannot be read.
     """
-    limits = DEFAULT_LIMITS
-    place, name = locate(one.place, one.options, follow=limits.follow)
-    if deep or name is None:
-        container = open_container(one.place, limits=limits, storage_options=one.options)
-        container.check_files(range(len(container.manifest.shards)))
+    container = open_container(one.place, limits=DEFAULT_LIMITS, storage_options=one.options)
+    container.check_files(range(len(container.manifest.shards)))
+
+
+def _check_briefly(one: _Candidate) -> None:
+    """As :func:`_check_text`, but only the beginning and the end of a single file.
+
+    Raises:
+        JsonckptError: it is not whole, or cannot be read.
+    """
+    place, name = locate(one.place, one.options, follow=DEFAULT_LIMITS.follow)
+    if name is None:
+        _check_text(one)
         return
-    marker = SHARD_FORMAT.encode()
+    start = bytearray(256)
     if name.endswith(".zst"):
-        with place.stream(name, zstd_window=limits.zstd_window) as stream:
-            start = bytearray(256)
-            if marker not in start[: stream.readinto(memoryview(start))]:
-                raise FormatError("this is no checkpoint", file=place.where(name))
-        return
-    with place.file(name) as file:
-        start, end = bytearray(min(256, file.size)), bytearray(min(TRAILER_MAX, file.size))
-        file.read_range(0, memoryview(start))
-        file.read_range(file.size - len(end), memoryview(end))
-        if marker not in start:
-            raise FormatError("this is no checkpoint", file=place.where(name))
+        with place.stream(name, zstd_window=DEFAULT_LIMITS.zstd_window) as stream:
+            del start[stream.readinto(memoryview(start)) :]
+        end = None
+    else:
+        with place.file(name) as file:
+            size = file.size
+            start, end = bytearray(min(256, size)), bytearray(min(TRAILER_MAX, size))
+            file.read_range(0, memoryview(start))
+            file.read_range(size - len(end), memoryview(end))
+    if SHARD_FORMAT.encode() not in start:
+        raise FormatError("not a jsonckpt checkpoint", file=place.where(name))
+    if end is not None:
         offset = index_offset(bytes(end))
-        if offset is None or offset >= file.size:
+        if offset is None or offset >= size:
             raise IncompleteCheckpointError("its text ends too early", file=place.where(name))

@@ -1,4 +1,4 @@
-"""The end of the time that a run has."""
+"""When a run must save and stop: its time is up, or a signal asks for it."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from ..errors import ArgumentError, quote
 
 
 class Deadline:
-    """When to save and stop: a time on the wall clock first, a signal second.
+    """When to save and stop: after a time, or on a signal.
 
-    As a context manager it takes SIGTERM for as long as the block runs, which only the main thread
-    can do; in another thread it watches the clock alone. A second SIGTERM acts as it would have
-    without this class, so a process that hangs can still be ended.
+    As a context manager it handles SIGTERM while the block runs. Only the main thread can do that;
+    in another thread only the clock counts. A second SIGTERM acts as it would without this class,
+    so a process that hangs can still be ended.
 
     Args:
-        seconds: from now on; ``None`` for no limit of time.
+        seconds: from now on; ``None`` for no limit.
         signals: the signals that ask for a stop.
-        clock: seconds that never go back.
+        clock: a clock that never goes back, in seconds.
 
     >>> with Deadline(12 * 3600) as deadline:
     ...     deadline.reached(), deadline.reached(reserve=13 * 3600)
@@ -44,14 +44,14 @@ class Deadline:
         self._end = float("inf") if seconds is None else clock() + seconds
         self._signals = tuple(signals)
         self._previous: dict[int, Any] = {}
-        #: Why :meth:`reached` was true; ``None`` as long as it was not.
+        #: Why :meth:`reached` is true; ``None`` while it is not.
         self.reason: str | None = None
 
     def reached(self, reserve: float = 0.0) -> bool:
-        """Whether to stop now.
+        """Whether to save and stop now.
 
         Args:
-            reserve: seconds that the last save needs; twice the time of the one before is prudent.
+            reserve: seconds to leave for the last save, e.g. twice what the one before took.
         """
         if self.reason is None and self._clock() + reserve >= self._end:
             self.reason = "the time is up"
@@ -70,13 +70,13 @@ class Deadline:
         traceback: TracebackType | None,
     ) -> None:
         for number in list(self._previous):
-            self._give_back(number)
+            self._restore(number)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         self.reason = f"{signal.Signals(number).name} was received"
-        self._give_back(number)
+        self._restore(number)
 
-    def _give_back(self, number: int) -> None:
+    def _restore(self, number: int) -> None:
         previous = self._previous.pop(number)
-        # None stands for a handler that was not installed from Python and cannot be put back.
+        # None: a handler that was not installed from Python. It cannot be put back.
         signal.signal(number, signal.SIG_DFL if previous is None else previous)

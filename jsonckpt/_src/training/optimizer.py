@@ -1,4 +1,4 @@
-"""An optimizer restored with the dtypes and memory of its own state."""
+"""Restores an optimizer without rounding its state."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from ..load.objects import load_optimizer
 def restore_optimizer(optimizer: torch.optim.Optimizer, state_dict: Mapping[str, Any]) -> None:
     """``optimizer.load_state_dict(state_dict)``, but every state tensor keeps its saved dtype.
 
-    torch casts the state to the dtype of the parameters (pytorch/pytorch#43706), which rounds, for
-    instance, float32 moments of bfloat16 parameters, and a resumed run then differs. The tensors
-    are moved to the parameters' devices; those that are there already are taken over, not copied.
+    torch casts the state to the dtype of the parameters (pytorch/pytorch#43706). That rounds, for
+    example, float32 moments of bfloat16 parameters, and the resumed run differs. Here tensors are
+    only moved to the parameters' devices. Those that are there already are used as they are, not
+    copied.
 
-    State goes to parameters by name where both sides have ``param_names`` (optimizers made from
-    ``named_parameters()``), else by position. An optimizer that has a ``load_state_dict`` of its
-    own, or hooks on it, checks and orders the state itself.
+    State goes to parameters by name if both sides have ``param_names`` (optimizers made from
+    ``named_parameters()``), else by position. An optimizer that has its own ``load_state_dict``, or
+    hooks on it, checks and orders the state itself.
 
     Raises:
-        StateMismatchError: the parameter groups, their names or the shapes differ, or the state is
-            of another kind of optimizer, or it has no tensors, or its keys are no longer integers.
-            The optimizer is then unchanged. Or the optimizer's own ``load_state_dict`` failed.
+        StateMismatchError: the parameter groups, their names or the shapes differ; the state is
+            that of another kind of optimizer; it has no tensors; or its keys are not integers. The
+            optimizer is unchanged. Also if the optimizer's own ``load_state_dict`` fails.
 
     >>> weight = torch.nn.Parameter(torch.zeros(2, dtype=torch.bfloat16))
     >>> optimizer = torch.optim.SGD([weight], momentum=0.9)

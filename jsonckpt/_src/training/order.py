@@ -1,4 +1,4 @@
-"""A shuffled order of a data set that can go on in the middle."""
+"""A shuffled order of a data set that can resume in the middle."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ _Words = npt.NDArray[np.uint64]
 
 
 def _mix(values: _Words) -> _Words:
-    """The SplitMix64 finaliser: a bijection of the 64-bit words that looks random."""
+    """The SplitMix64 finaliser: a bijection of 64-bit words that looks random."""
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
         values = (values ^ (values >> np.uint64(shift))) * np.uint64(factor)
     return values
 
 
 class SeededOrder:
-    """A shuffled order of samples that depends on ``(n, seed, epoch)`` alone, and a place in it.
+    """A shuffled order of samples that depends only on ``(n, seed, epoch)``, and a place in it.
 
-    The permutation comes from 64-bit integer arithmetic, not from a library's generator: it is the
-    same in every release of Python, NumPy and torch, and nothing of it needs saving.
+    The permutation comes from 64-bit integer arithmetic, not from a library's generator. It is the
+    same in every release of Python, NumPy and torch, and does not need saving.
 
     ``position`` counts the samples whose effect is in the weights. Only :meth:`advance` moves it,
-    never iterating: a loader that reads ahead, or an accumulation that was cut off, does not
-    move it. The object may be given to a ``DataLoader`` as its ``sampler``.
+    never iteration: a loader that reads ahead does not move it, nor does an accumulation that was
+    cut off. The object can be the ``sampler`` of a ``DataLoader``.
 
     Args:
-        n: number of samples.
-        seed: 0 up to 2**64-1.
-        epoch: the epoch to begin with.
+        n: the number of samples.
+        seed: from 0 to 2**64-1.
+        epoch: the first epoch.
 
     Raises:
-        LimitError: a number is out of its range.
+        LimitError: a number is out of range.
 
     >>> order = SeededOrder(10, seed=1)
     >>> order.order().tolist()
@@ -63,10 +63,10 @@ class SeededOrder:
 
     def order(self, epoch: int | None = None) -> npt.NDArray[np.int64]:
         """The permutation of ``range(n)`` for an epoch (the current one). Shape ``(n,)``."""
-        # Arrays of one element, because NumPy warns when a scalar wraps around.
+        # Arrays of one element: NumPy warns when a scalar wraps around.
         seed_word = np.full(1, self.seed, dtype=np.uint64)
         epoch_word = np.full(1, self.epoch if epoch is None else epoch, dtype=np.uint64)
-        # Mixing one before the other keeps (seed 0, epoch 1) and (seed 1, epoch 0) apart.
+        # The seed is mixed first, so that (seed 0, epoch 1) differs from (seed 1, epoch 0).
         base = _mix(_mix(seed_word + _GOLDEN) ^ (epoch_word * _GOLDEN))
         keys = _mix(base + np.arange(self.n).astype(np.uint64))
         return np.argsort(keys, kind="stable").astype(np.int64, copy=False)
@@ -79,7 +79,7 @@ class SeededOrder:
         """Count ``count`` more samples of this epoch as done.
 
         Raises:
-            LimitError: the epoch has not so many left.
+            LimitError: the epoch does not have so many left.
         """
         if not isinstance(count, int | np.integer):
             raise ArgumentError(f"count must be an integer, not {quote(type(count).__name__)}")
@@ -106,12 +106,12 @@ class SeededOrder:
         return {"n": self.n, "seed": self.seed, "epoch": self.epoch, "position": self.position}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Go to a saved place; seed and epoch are taken from it, too.
+        """Go to a saved place, with its seed and epoch.
 
         Raises:
-            StateMismatchError: it is for another number of samples, or no such state.
+            StateMismatchError: not such a state, or one for another number of samples.
         """
-        numbers = [state.get(key) for key in ("n", "seed", "epoch", "position")]
+        numbers = [state.get(key) for key in self.state_dict()]
         if not all(type(number) is int and 0 <= number <= _WORD for number in numbers):
             raise StateMismatchError(
                 "not a state of SeededOrder: expected the integers n, seed, epoch and position"

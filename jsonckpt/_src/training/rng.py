@@ -16,12 +16,12 @@ from ..errors import StateMismatchError, quote
 def rng_state(*, cuda: bool | None = None) -> dict[str, Any]:
     """The state of every global random number generator that training draws from.
 
-    Generators of your own (``numpy.random.Generator``, ``torch.Generator``) are not in it: save
-    their ``bit_generator.state`` and ``get_state()`` beside it.
+    Your own generators (``numpy.random.Generator``, ``torch.Generator``) are not in it: save their
+    ``bit_generator.state`` and ``get_state()`` beside it.
 
     Args:
-        cuda: whether to include the generators of all CUDA devices; by default where there are any.
-            Pass ``False`` in a loop that trains on the CPU of a machine that has GPUs.
+        cuda: whether to include the generators of all CUDA devices; by default if there are any.
+            Pass ``False`` in a loop that trains on the CPU of a machine with GPUs.
 
     Returns:
         ``python`` (the tuple of ``random.getstate``), ``numpy`` (a dictionary, any bit generator),
@@ -46,12 +46,12 @@ def rng_state(*, cuda: bool | None = None) -> dict[str, Any]:
 def set_rng_state(state: Mapping[str, Any]) -> None:
     """Put back what :func:`rng_state` returned: all of it, or nothing.
 
-    The tensors may lie on any device, so a checkpoint that was loaded onto a GPU will do. Where
-    ``state["cuda"]`` is ``None`` the generators of the GPUs are left as they are.
+    The tensors may lie on any device. If ``state["cuda"]`` is ``None``, the generators of the GPUs
+    stay as they are.
 
     Raises:
-        StateMismatchError: a part is missing or not what its generator takes, or the state was
-            saved with another number of GPUs than this process sees.
+        StateMismatchError: a part is missing, or its generator does not take it, or the state was
+            saved with another number of GPUs than this process sees. Nothing is changed.
     """
     parts = ("python", "numpy", "torch", "cuda")
     missing = [name for name in parts if not isinstance(state, Mapping) or name not in state]
@@ -102,10 +102,10 @@ def _check_gpu_count(saved: object) -> None:
 
 @contextmanager
 def fork_rng(*, cuda: bool | None = None) -> Iterator[None]:
-    """Leave the training's random numbers alone: whatever the block draws is undone at its end.
+    """Reset the generators at the end of the block, so that its random numbers do not count.
 
-    Wrap evaluation and the sampling of text in it, then how often one evaluates does not change
-    the training.
+    Wrap evaluation and the sampling of text in it. Then the training does not depend on how often
+    you evaluate.
 
     >>> random.seed(7); expected = random.random()
     >>> random.seed(7)

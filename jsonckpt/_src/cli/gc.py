@@ -1,0 +1,41 @@
+"""``jsonckpt gc``: remove what killed saves left behind."""
+
+from __future__ import annotations
+
+import argparse
+
+from ..rescue.gc import gc, parse_age
+from .options import EXIT_OK, Commands, add_common, argument, limits_of, local_path, say_report
+
+
+def add_parser(commands: Commands) -> None:
+    """Add the command and its arguments."""
+    parser = commands.add_parser("gc", help="remove what killed saves left behind")
+    add_common(parser, local_path)
+    parser.add_argument(
+        "--older-than",
+        metavar="AGE",
+        required=True,
+        type=argument(parse_age),
+        help="30m, 24h, 7d: longer than any save that may be in progress",
+    )
+    parser.add_argument(
+        "--abandoned",
+        action="store_true",
+        help="also what is left of a first save that never finished, and may be restored from",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="say what would be removed")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Remove the leftovers and print the report."""
+    report = gc(
+        args.path,
+        older_than=args.older_than,
+        dry_run=args.dry_run,
+        abandoned=args.abandoned,
+        limits=limits_of(args),
+    )
+    say_report(args, report, ok=True)
+    return EXIT_OK

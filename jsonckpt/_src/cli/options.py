@@ -1,0 +1,98 @@
+"""What the commands share: arguments, exit codes, a report as text or JSON."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Callable
+from typing import Any, TypeAlias, TypeVar
+
+from ..errors import ArgumentError, printable
+from ..format.checksums import check_expected
+from ..format.limits import Limits, parse_limits
+from ..progress import dump_json, say
+from ..storage.path_arguments import is_url
+
+EXIT_OK, EXIT_FAILURE, EXIT_MISMATCH, EXIT_INTERRUPTED = 0, 1, 3, 130
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+_Value = TypeVar("_Value")
+
+
+def argument(parse: Callable[[str], _Value]) -> Callable[[str], _Value]:
+    """A type for argparse that shows the message of the ValueError that ``parse`` raises."""
+
+    def parsed(text: str) -> _Value:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return parsed
+
+
+@argument
+def local_path(text: str) -> str:
+    """A path that is not a URL."""
+    if is_url(text):
+        raise ArgumentError(
+            f"{printable(text)} is not a local path: copy the checkpoint here first"
+        )
+    return text
+
+
+@argument
+def _limit(text: str) -> str:
+    parse_limits([text])
+    return text
+
+
+@argument
+def _digest(text: str) -> str:
+    check_expected(text)
+    return text
+
+
+def add_common(parser: argparse.ArgumentParser, path: Callable[[str], str] = str) -> None:
+    """Add PATH, ``--json`` and ``--limit``, which every command has."""
+    parser.add_argument("path", metavar="PATH", type=path, help="directory, .json or .json.zst")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument(
+        "--limit",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        type=_limit,
+        help="change a limit, e.g. tensors=1000000 or chunk_bytes=none; may be repeated",
+    )
+
+
+def add_expected_digest(parser: argparse.ArgumentParser) -> None:
+    """Add ``--expected-digest``."""
+    parser.add_argument(
+        "--expected-digest",
+        metavar="DIGEST",
+        type=_digest,
+        help="refuse any other save: sha256:...",
+    )
+
+
+def limits_of(args: argparse.Namespace) -> Limits:
+    """The limits that the arguments ask for."""
+    return parse_limits(args.limit)
+
+
+def say_report(args: argparse.Namespace, report: Any, *, ok: bool) -> None:
+    """Print a report, a dataclass, as text or as JSON."""
+    say(dump_json(dataclasses.asdict(report) | {"ok": ok}) if args.json else report)
+
+
+def error_json(error: BaseException) -> dict[str, Any]:
+    """An error as an object for programs."""
+    return {
+        "error": type(error).__name__,
+        "file": getattr(error, "file", None),
+        "tensor": getattr(error, "tensor", None),
+        "chunk": getattr(error, "chunk", None),
+        "message": str(error),
+    }

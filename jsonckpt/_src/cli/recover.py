@@ -1,0 +1,55 @@
+"""``jsonckpt recover``: restore every intact tensor of a damaged checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+
+from ..rescue.recover import recover
+from .options import (
+    EXIT_MISMATCH,
+    EXIT_OK,
+    Commands,
+    add_common,
+    limits_of,
+    local_path,
+    say_report,
+)
+
+
+def add_parser(commands: Commands) -> None:
+    """Add the command and its arguments."""
+    parser = commands.add_parser(
+        "recover",
+        help="restore every intact tensor of a damaged checkpoint",
+        epilog="Exit codes: 0 all restored, 3 something is lost (OUT holds the rest), "
+        "1 nothing restored, 2 wrong usage, 4 the report could not be printed.",
+    )
+    add_common(parser, local_path)
+    parser.add_argument(
+        "out",
+        metavar="OUT",
+        type=local_path,
+        help="the new checkpoint; nothing may lie there yet",
+    )
+    parser.add_argument(
+        "--save-id", metavar="ID", help="which save, where shards of several lie in one directory"
+    )
+    parser.add_argument(
+        "--trust-state",
+        action="store_true",
+        help="take what is not a tensor although the seal contradicts it",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Recover and print the report."""
+    report = recover(
+        args.path,
+        args.out,
+        save_id=args.save_id,
+        trust_state=args.trust_state,
+        limits=limits_of(args),
+    )
+    say_report(args, report, ok=report.complete)
+    return EXIT_OK if report.complete else EXIT_MISMATCH

@@ -1,0 +1,65 @@
+"""``jsonckpt verify``: read everything and report every problem."""
+
+from __future__ import annotations
+
+import argparse
+
+from ..errors import UnsupportedVersionError
+from ..progress import dump_json, on_terminal, say
+from ..rescue.verify import verify
+from .options import (
+    EXIT_FAILURE,
+    EXIT_MISMATCH,
+    EXIT_OK,
+    Commands,
+    add_common,
+    add_expected_digest,
+    error_json,
+    limits_of,
+)
+
+
+def add_parser(commands: Commands) -> None:
+    """Add the command and its arguments."""
+    parser = commands.add_parser(
+        "verify",
+        help="read everything and report every problem",
+        epilog="Exit codes: 0 in order, 3 a problem, 1 nothing there or a newer release's file, "
+        "2 wrong usage, 4 the report could not be printed.",
+    )
+    add_common(parser)
+    add_expected_digest(parser)
+    parser.add_argument("-q", "--quiet", action="store_true", help="print problems only")
+    parser.add_argument(
+        "--deep", action="store_true", help="with both readers, and the state without tensors"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Verify and print the report."""
+    report = verify(
+        args.path,
+        deep=args.deep,
+        limits=limits_of(args),
+        progress=not args.quiet and not args.json and on_terminal(),
+        expected_digest=args.expected_digest,
+    )
+    if args.json:
+        summary = {
+            "path": report.path,
+            "ok": report.ok,
+            "tensors": report.tensors,
+            "bytes": report.nbytes,
+            "files": report.files,
+            "problems": [error_json(problem) for problem in report.problems],
+            "notes": list(report.notes),
+        }
+        say(dump_json(summary))
+    elif not report.ok or not args.quiet:
+        say(report)
+    if report.ok:
+        return EXIT_OK
+    # A file of a newer release cannot be read, but it may well be as it was saved.
+    newer = all(isinstance(problem, UnsupportedVersionError) for problem in report.problems)
+    return EXIT_FAILURE if newer else EXIT_MISMATCH

@@ -1,0 +1,182 @@
+"""What was found of a damaged checkpoint: its records, its state, what is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..errors import JsonckptError, quote
+from ..format.limits import Limits
+from ..format.model import Entry, Layout, Manifest, claimed_bytes
+from ..format.validation import Problems, check_storages
+from ..load.restore import LoadOptions, StateBuilder
+from ..state.prune import named_state, prune
+from ..state.references import references_in
+from .found_source import FoundSource
+from .scan import LostTensor
+from .scan_files import ScannedFile
+from .scan_record import FoundRecord
+
+_NOWHERE = "it is in none of the files"
+#: Storages may be so many times larger than what is in them, as in a save.
+_MOST_SPREAD = 2
+
+
+@dataclass
+class Findings:
+    """What was found, until it is saved.
+
+    Attributes:
+        limits: for reading the records again.
+        records: the intact records to save, by name.
+        lost: records that are not intact, or not those of the manifest.
+        duplicates: intact records that are not saved, because another one has their name.
+        unlisted: name and file of intact records that are not those of the manifest.
+        notes: what else was found.
+        manifest: if it is whole. Then only its records are taken.
+        save_id, created_at, metadata, checksum: of the save; empty if they are not known.
+        state: as it was found, before it is pruned.
+        state_status: ``"verified"``, ``"unverified"`` or ``"lost"``.
+        rejected_state: a state that is not used. It shows which tensors there were.
+    """
+
+    limits: Limits
+    records: dict[str, FoundSource] = field(default_factory=dict)
+    lost: list[LostTensor] = field(default_factory=list)
+    duplicates: list[LostTensor] = field(default_factory=list)
+    unlisted: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    manifest: Manifest | None = None
+    save_id: str = ""
+    created_at: str = ""
+    metadata: dict[str, Any] = field(default_factory=dict)
+    checksum: str = ""
+    state: Any = None
+    state_status: str = "lost"
+    rejected_state: Any = None
+
+    @property
+    def entries(self) -> Mapping[str, Entry]:
+        """The entries of the manifest, by name; empty without a manifest."""
+        return self.manifest.by_name if self.manifest is not None else {}
+
+    def take_manifest(self, manifest: Manifest, *, sealed: bool) -> None:
+        """Take the state, the metadata and the entries of a manifest."""
+        self.manifest = manifest
+        self.save_id, self.created_at = manifest.save_id, manifest.created_at
+        self.metadata, self.checksum = manifest.metadata, manifest.checksum
+        self.state, self.state_status = manifest.state, "verified" if sealed else "unverified"
+
+    def take_records(self, scanned: ScannedFile) -> None:
+        """Add the records of a file: those of the manifest, or else the first of each name."""
+        where = str(scanned.file.path)
+        for item in scanned.result.lost:
+            self.lost.append(LostTensor(item.name, item.reason, where, item.chunk))
+        for found in scanned.result.found:
+            name, entry = found.header.name, self.entries.get(found.header.name)
+            if self.entries and (entry is None or not _is_entry(found, entry)):
+                reason = "does not name it" if entry is None else "describes another record"
+                self.lost.append(LostTensor(name, f"the manifest {reason}", where))
+                self.unlisted.append((name, where))
+            elif name in self.records:
+                self._add_duplicate(found, where)
+            else:
+                self.records[name] = FoundSource(found, scanned.payloads, where, self.limits)
+                if not self.entries:
+                    self.checksum = self.checksum or found.algorithm
+
+    def _add_duplicate(self, found: FoundRecord, where: str) -> None:
+        name = found.header.name
+        first = self.records[name]
+        if _content(found) == _content(first.found):
+            self.notes.append(f"{quote(name)} is there twice, with the same content")
+            return
+        reason = f"another intact record of this name was taken: the first one, in {first.file}"
+        self.duplicates.append(LostTensor(name, reason, where))
+
+    def usable_state(self) -> Any:
+        """The state without the tensors that are lost; or dictionaries of the tensors' names."""
+        if self.state_status != "lost":
+            try:
+                list(references_in(self.state))  # an error if a reference is malformed
+                pruned = prune(self.state, self.records.__contains__)
+                self._check(pruned)
+                return pruned
+            except (JsonckptError, RecursionError) as error:
+                self.notes.append(f"the state cannot be used: {error}")
+                self.state_status = "lost"
+        return named_state(self.records)
+
+    def restore_storages(self, state: Any) -> None:
+        """Let records share their storages again. To be called if the checkpoint is complete.
+
+        Only the seal protects a record's place in its storage; the record's digest does not.
+
+        Args:
+            state: from :meth:`usable_state`.
+        """
+        records = self.records.values()
+        for record in records:
+            record.layout = self.entries.get(record.name, record.found.header).layout
+        try:
+            problems = Problems()
+            check_storages(records, problems)  # type: ignore[arg-type]
+            problems.raise_if_any()
+            self._check(state)
+            nbytes = claimed_bytes((one.nbytes, one.layout) for one in records)
+            fits = nbytes <= _MOST_SPREAD * sum(one.nbytes for one in records)
+        except JsonckptError:
+            fits = False
+        if not fits:
+            for record in records:
+                record.layout = Layout(record.layout.stride)
+
+    def _check(self, state: Any) -> None:
+        """Whether each tensor of a state fits the record that it refers to."""
+        StateBuilder(state, LoadOptions.of(None, None)).check(self.records)  # type: ignore[arg-type]
+
+    def lost_tensors(self) -> Iterator[LostTensor]:
+        """What is lost, each name once, with the best reason there is."""
+        reasons: dict[str | None, LostTensor] = {}
+        for item in self.lost:
+            reasons.setdefault(item.name, item)
+        # Which record each tensor of the state needs.
+        needed = _needed_records(self.state)
+        known = dict.fromkeys([*self.entries, *needed.values()])
+        for name in known:
+            if name not in self.records:
+                yield reasons.get(name) or LostTensor(name, _NOWHERE)
+        for name, record in needed.items():
+            if name != record and record not in self.records:
+                yield LostTensor(name, f"its data is that of {quote(record)}, which is lost")
+        for item in self.lost:
+            # A record without a name has been listed by the name that it should have.
+            listed = item.name in known or (item.name is None and known)
+            if not listed and item.name not in self.records:
+                yield item
+        for name in dict.fromkeys(_needed_records(self.rejected_state).values()):
+            if name not in self.records and name not in reasons:
+                yield LostTensor(name, _NOWHERE)
+        yield from self.duplicates
+
+
+def _needed_records(state: Any) -> dict[str, str]:
+    """The names of the tensors in a state, with the record that each needs."""
+    try:
+        return {reference.name: reference.record for reference in references_in(state)}
+    except (JsonckptError, RecursionError):
+        return {}
+
+
+def _content(found: FoundRecord) -> tuple[object, ...]:
+    """What two records of the same bytes of the same tensor have in common."""
+    header = found.header
+    return header.dtype, header.shape, header.device, header.codec.chunk_bytes, found.checksums
+
+
+def _is_entry(found: FoundRecord, entry: Entry) -> bool:
+    """Whether a record is that of an entry in the manifest."""
+    header, checksums = found.header, [checksum for _, _, checksum in entry.chunks]
+    expected = entry.dtype, entry.shape, entry.device, entry.codec, checksums
+    return expected == (header.dtype, header.shape, header.device, header.codec, found.checksums)

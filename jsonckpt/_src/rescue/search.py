@@ -1,0 +1,216 @@
+"""Gathers what is left of a damaged checkpoint: scans its files and chooses what to restore."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+from ..errors import (
+    IncompleteCheckpointError,
+    JsonckptError,
+    LimitError,
+    WriteError,
+    is_refusal,
+    quote,
+)
+from ..format.limits import Limits, exceeds, way_over
+from ..format.manifest import parse_misread
+from ..format.model import Entry, Manifest
+from ..load.single_file import parse_head
+from ..storage.leftovers import CheckpointFiles, File, single_temporaries
+from ..storage.local import LocalFile
+from .findings import Findings
+from .scan import LostTensor
+from .scan_files import WRONG_VERSION, ScannedFile
+from .verify_deep import seal_notes
+
+ScanFile: TypeAlias = Callable[[File], ScannedFile]
+_OTHERS_SHOWN = 5
+
+
+def search_file(
+    file: File, wanted: Path, findings: Findings, scan: ScanFile, *, trust_state: bool
+) -> None:
+    """Gather what is left of a single file, a lone shard, or what a killed save left of one.
+
+    Args:
+        wanted: the single file. If it is missing, ``file`` is what a killed save left of it.
+        trust_state: take the state although the seal contradicts it.
+    """
+    scanned = scan(file)
+    findings.take_records(scanned)
+    _take_head(scanned, findings, trust_state)
+    if file.path.name != wanted.name:
+        findings.notes.append(
+            f"the file is missing; {quote(file.path.name, 200)}, its newest leftover, was taken"
+        )
+        findings.notes += [
+            f"{quote(other.path.name, 200)} was not searched"
+            for other in single_temporaries(wanted)[:_OTHERS_SHOWN]
+            if other != file
+        ]
+
+
+def _take_head(scanned: ScannedFile, findings: Findings, trust_state: bool) -> None:
+    """Take the state and the rest of a file's head, if they are not damaged."""
+    result, notes = scanned.result, findings.notes
+    head = result.head
+    if head is None:
+        notes.append(f"the state is lost: the head of the file: {result.head_fault}")
+        return
+    findings.save_id = str(head["save_id"])
+    if "state" not in head:
+        notes.append("the file is one shard of a directory, which has no state")
+    elif result.ended and not result.sealed and not trust_state:
+        findings.rejected_state = head["state"]
+        notes.append(
+            "the state is not used: the seal shows damage in the text around the tensors, which "
+            "may be in the state; trust_state uses it anyway"
+        )
+    else:
+        try:
+            findings.created_at, _, findings.metadata, findings.state = parse_head(head)
+        except JsonckptError as error:
+            notes.append(f"the state is lost: {error.message}")
+            return
+        findings.state_status = "verified" if result.sealed else "unverified"
+
+
+def search_directory(
+    files: CheckpointFiles, findings: Findings, scan: ScanFile, *, save_id: str | None
+) -> None:
+    """Gather what is left of a directory.
+
+    Args:
+        save_id: the beginning of the id of the save to restore; ``None`` to choose one.
+
+    Raises:
+        IncompleteCheckpointError: it holds no shard of the save.
+    """
+    manifest = _read_manifest(files.manifests, findings, save_id)
+    if manifest is not None:
+        _search_listed(manifest, files.shards, findings, scan)
+        return
+    if not files.manifests:
+        findings.notes.append("there is no manifest.json, so the state is lost")
+    saves: dict[str, list[ScannedFile]] = {}
+    for file in files.shards:
+        scanned = _scan_shard(file, (), findings, scan)
+        if scanned is not None:
+            saves.setdefault(_save_of(scanned), []).append(scanned)
+    chosen = _choose_save(saves, save_id or "")
+    if chosen is None:
+        known = ", ".join(sorted(saves)) or "none"
+        raise IncompleteCheckpointError(
+            f"no shards of {'this' if save_id else 'any'} save are left (there are: {known})",
+            file=files.path,
+        )
+    findings.save_id = chosen
+    for scanned in saves[chosen]:
+        findings.take_records(scanned)
+    findings.notes += [
+        f"there are also {len(saves[other])} shard(s) of another save: "
+        f"save_id={other!r} restores them"
+        for other in sorted(set(saves) - {chosen})
+    ]
+
+
+def _search_listed(
+    manifest: Manifest, files: Sequence[File], findings: Findings, scan: ScanFile
+) -> None:
+    """Scan the shards that the manifest lists."""
+    entries: dict[str, list[Entry]] = {shard.file: [] for shard in manifest.shards}
+    for entry in manifest.entries:
+        entries[manifest.shards[entry.shard].file].append(entry)
+    listed = [file for file in files if file.path.name in entries]
+    for file in listed:
+        scanned = _scan_shard(file, entries[file.path.name], findings, scan)
+        if scanned is not None:
+            findings.take_records(scanned)
+    missing = entries.keys() - {file.path.name for file in listed}
+    findings.notes += [f"{quote(name, 200)} is missing" for name in sorted(missing)]
+
+
+def _read_manifest(
+    files: Sequence[File], findings: Findings, save_id: str | None
+) -> Manifest | None:
+    """The first whole manifest of the save. Its facts are taken into the findings."""
+    notes = findings.notes
+    for file in files:
+        name = file.path.name
+        try:
+            text = _manifest_text(file.path, findings.limits)
+            manifest, sealed_text = parse_misread(text, findings.limits)
+        except JsonckptError as error:
+            if is_refusal(error.at(file=file.path)):
+                raise
+            notes.append(f"{name} is not used: {error.message}")
+            continue
+        if sealed_text is not text:
+            notes.append(f"{name}: {WRONG_VERSION}")
+        if save_id is not None and not manifest.save_id.startswith(save_id):
+            notes.append(f"{name} is of the save {manifest.save_id}")
+            continue
+        if name.endswith(".tmp"):
+            notes.append(f"the manifest is {name}, of a save that did not finish")
+        edited = seal_notes(name, sealed_text)
+        notes += edited
+        findings.take_manifest(manifest, sealed=not edited)
+        return manifest
+    return None
+
+
+def _manifest_text(path: Path, limits: Limits) -> bytes:
+    with LocalFile(path, follow=limits.follow) as file:
+        if exceeds(file.size, limits.manifest_bytes):
+            raise LimitError(
+                f"the manifest has {file.size} bytes, the limit is {limits.manifest_bytes}",
+                hint=way_over("manifest_bytes"),
+            )
+        text = bytearray(file.size)
+        file.read_range(0, memoryview(text))
+        return bytes(text)
+
+
+def _scan_shard(
+    file: File, entries: Sequence[Entry], findings: Findings, scan: ScanFile
+) -> ScannedFile | None:
+    """One shard of several. One that cannot be opened costs only its own tensors.
+
+    Args:
+        entries: its entries in the manifest, if there is one.
+    """
+    try:
+        return scan(file)
+    except JsonckptError as error:
+        if is_refusal(error) or isinstance(error, WriteError):
+            raise
+        findings.notes.append(f"{file.path.name} is not used: {error.message}")
+        findings.lost += [LostTensor(e.name, error.message, str(file.path)) for e in entries]
+        return None
+
+
+def _save_of(scanned: ScannedFile) -> str:
+    """The id of the save that a shard belongs to, or its beginning, which is in the file's name."""
+    head = scanned.result.head
+    if head is not None:
+        return str(head["save_id"])
+    return scanned.file.path.name.removeprefix("shard-").partition("-")[0]
+
+
+def _choose_save(saves: Mapping[str, Sequence[ScannedFile]], save_id: str) -> str | None:
+    """The newest save whose shards all have their end, else the newest.
+
+    Args:
+        save_id: what its id must begin with.
+    """
+    ranks = {
+        key: (
+            all(scanned.result.ended for scanned in files),
+            max(scanned.file.changed for scanned in files),
+        )
+        for key, files in saves.items()
+        if key.startswith(save_id)
+    }
+    return max(ranks, key=lambda key: ranks[key], default=None)
