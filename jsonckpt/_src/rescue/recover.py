@@ -23,10 +23,9 @@ from ..errors import (
 )
 from ..format.filenames import check_single_name, is_single
 from ..format.limits import Limits, checked_limits, exceeds, way_over
-from ..format.manifest import parse_misread
+from ..format.manifest import parse_head, parse_misread
 from ..format.model import Entry, Manifest
 from ..load.restore import LoadOptions, StateBuilder
-from ..load.single_file import parse_head
 from ..parallel import thread_count
 from ..save.background import CancelToken
 from ..save.plan import RecordPlan

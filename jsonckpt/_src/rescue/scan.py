@@ -30,8 +30,8 @@ from ..format import json_text
 from ..format.checksums import ALGORITHMS, Hasher, hasher, hexdigest
 from ..format.chunk_codec import ChunkCodec, longest_payload
 from ..format.limits import Limits, exceeds, way_over
-from ..format.model import SHARD_FORMAT, identity_lines
-from ..format.record_parser import Header, parse_header
+from ..format.model import SHARD_FORMAT, Header, identity_lines
+from ..format.record_parser import parse_header
 from ..format.shard_text import TRAILER_MAX
 from ..format.validation import (
     LONGEST_LINE,
@@ -301,7 +301,7 @@ class _Scanner:
         most = None if self._size is None else self._limits.total_bytes(self._size)
         for what, count, limit in (
             ("tensors", len(self._scan.found) + 1, self._limits.tensors),
-            ("chunks", self._chunks + header.chunks, self._limits.most_chunks(self._size)),
+            ("chunks", self._chunks + header.chunk_count, self._limits.most_chunks(self._size)),
             ("bytes", self._raw + header.nbytes, most),
         ):
             if exceeds(count, limit):
@@ -313,12 +313,13 @@ class _Scanner:
         fault: JsonckptError | None = None
         places: list[tuple[int, int]] = []
         sums: dict[str, list[str]] = {name: [] for name in self._algorithms()}
-        for chunk in range(header.chunks):
+        for chunk in range(header.chunk_count):
             start = chunk * header.codec.chunk_bytes
             nbytes = min(header.codec.chunk_bytes, header.nbytes - start)
             longest = longest_payload(nbytes, header.codec, header.dtype)
             at, line, whole = self._lines.next(longest + 4)
-            payload = _payload(line, header, last=chunk == header.chunks - 1) if whole else None
+            last = chunk == header.chunk_count - 1
+            payload = _payload(line, header, last=last) if whole else None
             if payload is None:
                 if line:
                     self._lines.push(at, line)
@@ -344,7 +345,8 @@ class _Scanner:
             # The record's digest has confirmed its head and tail: with them the seal can be
             # checked, whatever became of the payloads between them.
             marks = b"[]" if header.codec.encoding == "list" else b'""'
-            skeleton.update(b",\n".join([marks] * header.chunks) + b"\n" * (header.chunks > 0))
+            count = header.chunk_count
+            skeleton.update(b",\n".join([marks] * count) + b"\n" * (count > 0))
             skeleton.update(tail)
             self._skeleton = skeleton
         for chunk, (one, other) in enumerate(zip(sums[algorithm], expected)):
@@ -352,7 +354,7 @@ class _Scanner:
                 raise IntegrityError(f"the checksum is {one}, expected {other}", chunk=chunk)
         if fault is not None:
             raise fault
-        self._chunks += header.chunks
+        self._chunks += header.chunk_count
         self._raw += header.nbytes
         chunks = tuple((*place, item) for place, item in zip(places, expected))
         return Found(header, algorithm, chunks)
@@ -364,7 +366,7 @@ class _Scanner:
         """
         opening = b'{"chunks":['
         while True:
-            at, line, whole = self._lines.next(longest_tail(header.chunks, "sha256"))
+            at, line, whole = self._lines.next(longest_tail(header.chunk_count, "sha256"))
             ends = not line or record_start(line) == 0 or line.startswith(b'],"index":')
             try:
                 if ends or not whole or not line.startswith(b"]"):
@@ -408,14 +410,11 @@ class _Scanner:
         sums, digits = value[algorithm], ALGORITHMS[algorithm].digits
         if (
             not isinstance(sums, list)
-            or len(sums) != header.chunks
+            or len(sums) != header.chunk_count
             or not all(is_hex(item, digits) for item in sums)
         ):
-            raise FormatError(f"it has no {header.chunks} checksums")
-        lines = identity_lines(
-            header.name, header.dtype, header.shape, header.device, header.codec, sums
-        )
-        if value.get("digest") != hexdigest(algorithm, lines):
+            raise FormatError(f"it has no {header.chunk_count} checksums")
+        if value.get("digest") != hexdigest(algorithm, identity_lines(header, sums)):
             raise IntegrityError("its name, dtype, shape or checksums do not match its digest")
         return algorithm, sums
 
