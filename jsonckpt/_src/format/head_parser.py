@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
-from ..errors import FormatError, LimitError
+from ..errors import FormatError, IntegrityError, LimitError
 from .checksums import Hasher, hasher
 from .incremental import IncrementalReader
 from .json_text import collector_paused
@@ -35,15 +35,21 @@ _FIRST: Final = {"format", "version", "save_id", "checksum"}
 class HeadParser:
     """Reads everything before the first record. Keeps the tree, and of the text one line.
 
+    Args:
+        known: algorithm and checksum of a head that was parsed before. The text is then only
+            hashed and must agree; ``members`` stays empty.
+
     Attributes:
         members: of the head; whole once :meth:`push` has found its end.
         algorithm, skeleton: the checksum, and its state after the head.
     """
 
-    def __init__(self, limits: Limits, json: IncrementalReader) -> None:
+    def __init__(
+        self, limits: Limits, json: IncrementalReader, known: tuple[str, str] | None = None
+    ) -> None:
         self.members: dict[str, Any] = {}
-        self.algorithm = ""
-        self.skeleton: Hasher | None = None
+        self.algorithm, self._digest = known or ("", "")
+        self.skeleton: Hasher | None = hasher(self.algorithm) if known else None
         self._limits = limits
         self._json = json
         self._beginning = self._last = b""
@@ -95,7 +101,16 @@ class HeadParser:
     def _is_foreign(self) -> bool:
         return SHARD_FORMAT.encode() not in self._beginning
 
+    @property
+    def digest(self) -> str:
+        """The checksum of the whole head."""
+        return "" if self.skeleton is None else self.skeleton.hexdigest()
+
     def _take(self, text: bytes) -> None:
+        if self._digest and self.skeleton is not None:
+            self._read += len(text)
+            self.skeleton.update(text)
+            return
         try:
             with collector_paused():
                 self._json.push(text)
@@ -122,6 +137,14 @@ class HeadParser:
         self._unhashed = bytearray()
 
     def _finish(self) -> None:
+        if self._digest:
+            if self.digest != self._digest:
+                raise IntegrityError(
+                    "the head of the file is not what it was when the file was opened",
+                    hint="Something wrote to the file meanwhile: open it again.",
+                )
+            self._json.push(b"[")
+            return
         if self.skeleton is None:
             self._start_hash()
         check_header(self.members, SHARD_FORMAT)

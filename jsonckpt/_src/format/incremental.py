@@ -27,6 +27,7 @@ from .pointer import join
 
 #: Text that is guarded at once, and text whose events are held at once.
 _STEP = 1 << 16
+_INFINITE = (math.inf, -math.inf)
 #: Longest integer that ijson can read.
 _MOST_DIGITS = 4_300
 #: All below U+0020 but the white space that JSON has.
@@ -104,13 +105,25 @@ class IncrementalReader:
         unmarked = 0
         events = self._events
         try:
-            for event, value in events:
+            for event, value in events:  # the most frequent events first
                 if event == "map_key":
                     if value in container:
                         raise FormatError(f"member {quote(value)} occurs twice in one object")
                     key = value
-                    continue
-                if event == "start_map" or event == "start_array":
+                elif event == "string" or event == "number":
+                    if event == "number":
+                        unmarked += 1
+                        if type(value) is not int:
+                            number, value = value, float(value)
+                            if value in _INFINITE:
+                                raise FormatError(
+                                    f"the number {quote(str(number), 40)} is too large for a float"
+                                )
+                    if in_list:
+                        container.append(value)
+                    else:
+                        container[key] = value
+                elif event == "start_map" or event == "start_array":
                     made: Any = {} if event == "start_map" else []
                     if in_list:
                         container.append(made)
@@ -122,20 +135,16 @@ class IncrementalReader:
                         raise LimitError(
                             f"nested deeper than {self._max_depth} levels", hint=way_over("depth")
                         )
-                    continue
-                if event == "end_map" or event == "end_array":
+                elif event == "end_map" or event == "end_array":
                     opened.pop()
                     container, key = opened[-1], None
                     in_list = type(container) is list
-                    continue
-                if event != "string":
-                    unmarked += 1
-                    if event == "number" and type(value) is not int:
-                        value = _finite(value)
-                if in_list:
-                    container.append(value)
                 else:
-                    container[key] = value
+                    unmarked += 1
+                    if in_list:
+                        container.append(value)
+                    else:
+                        container[key] = value
         finally:
             self._key = key
             self.marks += len(events) - unmarked
@@ -157,13 +166,6 @@ class IncrementalReader:
             elif self._key is not None:
                 place = join(place, self._key)
         return words.format(quote(place)) if place else ""
-
-
-def _finite(number: Any) -> float:
-    value = float(number)
-    if math.isinf(value):
-        raise FormatError(f"the number {quote(str(number), 40)} is too large for a float")
-    return value
 
 
 def _blocks(text: bytes) -> Iterator[bytes]:

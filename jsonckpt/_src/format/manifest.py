@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, TypeVar
 
 import orjson
@@ -185,6 +185,7 @@ def manifest_of_head(
     limits: Limits,
     *,
     on_disk: int | None = None,
+    head_digest: str = "",
 ) -> Manifest:
     """What a manifest would say of a single file.
 
@@ -195,8 +196,9 @@ def manifest_of_head(
     Raises:
         FormatError, LimitError: the entries break a rule.
     """
+    manifest = replace(_manifest(head, parse_head(head), (), entries), head_digest=head_digest)
     return _checked(
-        _manifest(head, parse_head(head), (), entries),
+        manifest,
         [size],
         size if on_disk is None else on_disk,
         head.get("totals"),

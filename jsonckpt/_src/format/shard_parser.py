@@ -45,6 +45,7 @@ class ShardParser:
         on_record: called when a record has been read and its digest checked.
         expected: what the manifest says of the records, in order; what agrees with it to the byte
             is read faster.
+        head_digest: the checksum of the head, where it has been parsed before.
 
     :meth:`text` takes the text around payloads, :meth:`payload` says that one was lifted out here.
     """
@@ -58,8 +59,10 @@ class ShardParser:
         on_header: Callable[[Header], None] | None = None,
         on_record: Callable[[Record], None] | None = None,
         expected: Sequence[Entry] = (),
+        head_digest: str = "",
     ) -> None:
         self.algorithm = algorithm
+        self.head_digest = head_digest
         self.position = 0
         self.records = 0
         self.seal = ""
@@ -70,7 +73,8 @@ class ShardParser:
         self._handle: Callable[[ShardParser, bytes], None] = ShardParser._record_line
         self._on_header, self._expected = on_header, expected
         self._json = IncrementalReader(limits)
-        self._head = HeadParser(limits, self._json) if whole else None
+        known = (algorithm, head_digest) if algorithm and head_digest else None
+        self._head = HeadParser(limits, self._json, known) if whole else None
         self._in_head = whole
         self._records: RecordParser | None = None
         self._skeleton: Hasher | None = None
@@ -206,6 +210,7 @@ class ShardParser:
                 f"checksum is {head.algorithm!r}, the manifest says {self.algorithm!r}"
             )
         self.algorithm, self._skeleton = head.algorithm, head.skeleton
+        self.head_digest = head.digest
         self._in_head = False
         self._begin_records()
 

@@ -367,7 +367,7 @@ def no_checkpoint(start: bytes | bytearray) -> FormatError:
     """
     begins = f"it begins with {quote(bytes(start[:24]))}" if start else "it is empty"
     return FormatError(
-        f"this is no jsonckpt checkpoint ({begins})",
+        f"not a jsonckpt checkpoint ({begins})",
         hint="python -m jsonckpt.convert turns .pt, .safetensors and other JSON into one.",
     )
 

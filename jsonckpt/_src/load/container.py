@@ -167,6 +167,7 @@ class Container:
                     verify=verify,
                     on_head=lambda reader: self._check_head(reader.head),
                     progress=progress,
+                    head_digest=self.manifest.head_digest,
                 )
             if whole:
                 self._check_seal(shard, seal)

@@ -116,7 +116,7 @@ def _from_index(file: RangeReader, limits: Limits, expected_digest: str | None) 
     _push(reader, file, position, file.size, limits)
     reader.close()
     check_seal(reader.seal, expected_digest)
-    return manifest_of_head(reader.head, entries, file.size, limits)
+    return manifest_of_head(reader.head, entries, file.size, limits, head_digest=reader.head_digest)
 
 
 def _push(reader: ShardParser, file: RangeReader, start: int, stop: int, limits: Limits) -> None:
