@@ -129,7 +129,7 @@ SITUATIONS: dict[str, tuple[Callable[[Situation, pytest.MonkeyPatch], Any], Any,
     "some other file": (
         lambda s, _: s.load("b.json", b"PK\x03\x04rest"),
         E.FormatError,
-        r"DIR/b\.json: this is no jsonckpt checkpoint \(it begins with 'PK\\x03\\x04rest'\)\. "
+        r"DIR/b\.json: not a jsonckpt checkpoint \(it begins with 'PK\\x03\\x04rest'\)\. "
         r"python -m jsonckpt\.convert turns \.pt, \.safetensors and other JSON into one\.",
         NONE,
     ),
@@ -181,7 +181,7 @@ SITUATIONS: dict[str, tuple[Callable[[Situation, pytest.MonkeyPatch], Any], Any,
     "a path that leads out": (
         lambda s, _: s.edited(s.shard.name, "../../etc/passwd"),
         E.UnsafePathError,
-        r"DIR/step10/manifest\.json: shards\[0\]\.file: unsafe shard file name "
+        r"DIR/step10/manifest\.json: shards\[0\]: unsafe shard file name "
         r"'\.\./\.\./etc/passwd'\. Do not trust this file\.",
         NONE,
     ),

@@ -131,10 +131,9 @@ class JsonckptError(Exception):
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Whether an error says nothing of damage: a reader that may, knows or has more would go on.
+    """True for errors that do not mean damage: a limit, an unsupported version, a missing package.
 
-    That is a limit, a version or a feature that this release does not know, or a package that is
-    not installed. What is refused so must not be taken for broken, nor for empty.
+    What such an error refuses must not be treated as broken or as empty.
     """
     return isinstance(error, LimitError | UnsupportedVersionError) or isinstance(
         error.__cause__, ImportError

@@ -18,7 +18,7 @@ def test_the_last_chunk_is_as_long_as_its_own_bytes_ask_for(length: int, refused
     """
     codec = Codec("base64", "none", "none", 6)
     chunks = ((220, 8, "0" * 32), (232, length, "0" * 32))
-    entry = Entry("/mask", "bool", (7,), "cpu", codec, 0, 100, 232 + length + 120, chunks, 7)
+    entry = Entry("/mask", "bool", (7,), "cpu", codec, 7, 0, 100, 232 + length + 120, chunks)
     problems = Problems()
     check_layout([entry], [10_000], DEFAULT_LIMITS, problems)
     if not refused:

@@ -38,7 +38,7 @@ _STEP[list(b"[{")] = 1
 _STEP[list(b"]}")] = -1
 _NUMBER_BYTES = b"0123456789+-.eE"
 _AS_DIGITS = bytes(0x30 if byte in _NUMBER_BYTES else 0x20 for byte in range(256))
-_LONE_SURROGATE = re.compile(
+LONE_SURROGATE = re.compile(
     rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])"
     rb"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F][0-9a-fA-F]{2}"
 )
@@ -94,12 +94,9 @@ def parse(
         _fail(what, text, error.start, "not UTF-8", error)
     if text.startswith(b"\xef\xbb\xbf"):
         _fail(what, text, 0, "a byte order mark, which JSON must not have")
-    # With the escapes \\ and \" out of the way, every quote delimits and every \u is an escape.
-    plain = text
-    if b"\\" in text:
-        plain = text.replace(b"\\\\", b"__").replace(b'\\"', b"__")
-        if b"\\u" in plain and (lone := _LONE_SURROGATE.search(plain)):
-            _fail(what, text, lone.start(), "a lone surrogate, which is no character")
+    plain = without_escapes(text)
+    if b"\\u" in plain and (lone := LONE_SURROGATE.search(plain)):
+        _fail(what, text, lone.start(), "a lone surrogate, which is no character")
     deepest, marks = _shape(plain, max_marks)
     if max_marks is not None and marks > max_marks:
         raise LimitError(
@@ -235,7 +232,17 @@ def marks_of(text: bytes) -> int:
     >>> marks_of(b'{"a": [1, "]"]}')
     6
     """
-    return _shape(text.replace(b"\\\\", b"__").replace(b'\\"', b"__"))[1]
+    return _shape(without_escapes(text))[1]
+
+
+def without_escapes(text: bytes) -> bytes:
+    """The text without the escapes of backslash and quote: each quote that is left delimits.
+
+    Offsets stay.
+    """
+    if b"\\" not in text:
+        return text
+    return text.replace(b"\\\\", b"__").replace(b'\\"', b"__")
 
 
 def _shape(plain: bytes, most: int | None = None) -> tuple[int, int]:

@@ -186,6 +186,19 @@ def exceeds(value: int, limit: int | None) -> bool:
     return limit is not None and value > limit
 
 
+def check_beside(length: int, limits: Limits) -> None:
+    """Whether there may be so many bytes of text beside the payloads.
+
+    Raises:
+        LimitError: there may not.
+    """
+    if exceeds(length, limits.manifest_bytes):
+        raise LimitError(
+            f"over {limits.manifest_bytes} bytes of text beside the tensors",
+            hint=way_over("manifest_bytes", "None"),
+        )
+
+
 def parse_limits(pairs: Iterable[str]) -> Limits:
     """Limits from ``NAME=VALUE`` texts, as the command lines take them; ``none`` lifts one.
 

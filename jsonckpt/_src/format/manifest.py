@@ -7,9 +7,10 @@ rules; :func:`parse_manifest` reports every problem it finds with its path, not 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from typing import Any
+from dataclasses import asdict, replace
+from typing import Any, TypeVar
 
 import orjson
 
@@ -18,24 +19,25 @@ from ..errors import (
     IntegrityError,
     JsonckptError,
     LimitError,
-    UnsafePathError,
     UnsupportedVersionError,
     quote,
 )
 from . import filenames, json_text
 from .checksums import ALGORITHMS, seal_of
+from .json_text import Json
 from .limits import Limits, exceeds, way_over
 from .model import (
     FORMAT_VERSION,
     MANIFEST_FORMAT,
-    PLAIN,
     Codec,
     Entry,
     Manifest,
     ShardFile,
     is_size,
 )
+from .shard_text import optional_members
 from .validation import (
+    Description,
     Problems,
     check_chunking,
     check_header,
@@ -44,16 +46,18 @@ from .validation import (
     check_storages,
     check_totals,
     checksum_name,
-    creation_time,
     is_hex,
     kind,
     known_versions,
     parse_codec,
+    parse_description,
     parse_identity,
     same_totals,
-    text_member,
 )
 
+#: Nobody needs more; each is parsed.
+_MOST_CODECS = 10_000
+_Row = TypeVar("_Row")
 _SEAL_TAIL = re.compile(rb',\n"seal":("([a-z0-9_]{1,16}):([0-9a-f]{1,128})"|null)\}\s*\Z')
 
 
@@ -62,19 +66,23 @@ def dump_manifest(manifest: Manifest) -> bytes:
     codecs = list(dict.fromkeys(entry.codec for entry in manifest.entries))
     number = {codec: position for position, codec in enumerate(codecs)}
     text = json_text.dump
-    parts = [
-        b'{"format":' + text(MANIFEST_FORMAT),
-        b'"version":' + text(FORMAT_VERSION),
-        b'"save_id":' + text(manifest.save_id),
-        b'"created_at":' + text(manifest.created_at),
-        b'"created_by":' + text(manifest.created_by),
-        b'"totals":' + text(dict(manifest.totals())),
-        b'"checksum":' + text(manifest.checksum),
+    first: dict[str, Json] = {
+        "format": MANIFEST_FORMAT,
+        "version": FORMAT_VERSION,
+        "save_id": manifest.save_id,
+        "created_at": manifest.created_at,
+        "created_by": manifest.created_by,
+        "totals": dict(manifest.totals()),
+        "checksum": manifest.checksum,
+    }
+    parts = [text(key) + b":" + text(value) for key, value in first.items()]
+    parts[0] = b"{" + parts[0]
+    parts += [
         b'"metadata":' + json_text.dump_pretty(manifest.metadata),
         b'"state":' + json_text.dump_pretty(manifest.state),
     ]
-    _add_rows(parts, b'"shards":', [text(_shard_json(shard)) for shard in manifest.shards])
-    _add_rows(parts, b'"codecs":', [text(codec.to_json()) for codec in codecs])
+    _add_rows(parts, b'"shards":', [text(asdict(shard)) for shard in manifest.shards])
+    _add_rows(parts, b'"codecs":', [text(asdict(codec)) for codec in codecs])
     _add_rows(parts, b'"tensors":', [_entry_text(e, number[e.codec]) for e in manifest.entries])
     body = b",\n".join(parts)
     parts.clear()  # of many tensors they are as large as the body
@@ -91,23 +99,11 @@ def _add_rows(parts: list[bytes], key: bytes, rows: list[bytes]) -> None:
     parts += rows
 
 
-def _shard_json(shard: ShardFile) -> dict[str, Any]:
-    return {
-        "file": shard.file,
-        "bytes": shard.bytes,
-        "text_bytes": shard.text_bytes,
-        "seal": shard.seal,
-    }
-
-
 def _entry_text(entry: Entry, codec: int) -> bytes:
-    place = "" if entry.device == "cpu" else f',"device":"{entry.device}"'
-    if entry.layout is not PLAIN:
-        place += entry.layout.to_text()
     sizes = ",".join(map(str, entry.shape))
     chunks = ",".join([f'[{start},{size},"{checksum}"]' for start, size, checksum in entry.chunks])
     return (
-        f'{{"name":{json_text.quoted(entry.name)},"dtype":"{entry.dtype}","shape":[{sizes}]{place},'
+        f'{{"name":{json_text.quoted(entry.name)},"dtype":"{entry.dtype}","shape":[{sizes}]{optional_members(entry)},'
         f'"shard":{entry.shard},"offset":{entry.offset},"length":{entry.length},'
         f'"codec":{codec},"chunks":[{chunks}]}}'
     ).encode()
@@ -140,38 +136,121 @@ def parse_manifest(text: bytes, limits: Limits) -> Manifest:
     header = check_header(value, MANIFEST_FORMAT)
     _check_seal(text, header)
     problems = Problems()
-    created_at = creation_time(header, problems)
-    created_by = text_member(header, "created_by", problems)
+    about = parse_description(header, problems)
     checksum = checksum_name(header.get("checksum"))
-    metadata = header.get("metadata")
-    if not isinstance(metadata, dict):
-        problems.add("metadata", f"expected an object, found {kind(metadata)}")
-    if "state" not in header:
-        problems.add("state", "is missing")
-    shards = _parse_shards(header.get("shards"), checksum, limits, problems)
-    codecs = _parse_codecs(header.get("codecs"), limits, problems)
+    shards = _parse_shards(header, checksum, limits, problems)
+    codecs = _parse_rows(
+        header, "codecs", _MOST_CODECS, lambda item: parse_codec(item, limits), problems
+    )
     problems.raise_if_any()
-    assert isinstance(metadata, dict)
-    entries = _parse_entries(header.get("tensors"), codecs, shards, checksum, limits, problems)
+    digits = ALGORITHMS[checksum].digits
+    entries = _parse_rows(
+        header,
+        "tensors",
+        limits.tensors,
+        lambda item: _parse_entry(item, codecs, len(shards), digits, limits),
+        problems,
+    )
     problems.raise_if_any()
-    check_layout(entries, [shard.text_bytes for shard in shards], limits, problems)
-    on_disk = sum(shard.bytes for shard in shards)
-    check_totals(entries, on_disk, limits, problems)
-    check_storages(entries, problems)
-    manifest = Manifest(
+    return _checked(
+        _manifest(header, about, shards, entries),
+        [shard.text_bytes for shard in shards],
+        sum(shard.bytes for shard in shards),
+        header.get("totals"),
+        limits,
+    )
+
+
+def parse_head(head: dict[str, Any]) -> Description:
+    """What the head of a single file says about the save, and its state.
+
+    Raises:
+        FormatError: a member is missing or wrong.
+    """
+    if "state" not in head:
+        raise FormatError(
+            "the file has no member state: it is one shard of a directory",
+            hint="Open the directory that holds its manifest.json, or use jsonckpt.stream.",
+        )
+    problems = Problems()
+    about = parse_description(head, problems)
+    problems.raise_if_any()
+    return about
+
+
+def manifest_of_head(
+    head: dict[str, Any],
+    entries: Sequence[Entry],
+    size: int,
+    limits: Limits,
+    *,
+    on_disk: int | None = None,
+    head_digest: str = "",
+) -> Manifest:
+    """What a manifest would say of a single file.
+
+    Args:
+        size: bytes of the text.
+        on_disk: bytes of the file where it is compressed.
+
+    Raises:
+        FormatError, LimitError: the entries break a rule.
+    """
+    manifest = replace(_manifest(head, parse_head(head), (), entries), head_digest=head_digest)
+    return _checked(
+        manifest,
+        [size],
+        size if on_disk is None else on_disk,
+        head.get("totals"),
+        limits,
+        totals=("tensors", "bytes"),
+    )
+
+
+def _manifest(
+    header: dict[str, Any],
+    about: Description,
+    shards: Sequence[ShardFile],
+    entries: Sequence[Entry],
+) -> Manifest:
+    created_at, created_by, metadata, state = about
+    return Manifest(
         header["save_id"],
         created_at,
         created_by,
-        checksum,
+        header["checksum"],
         metadata,
-        header.get("state"),
-        shards,
-        entries,
+        state,
+        tuple(shards),
+        tuple(entries),
     )
+
+
+def _checked(
+    manifest: Manifest,
+    sizes: Sequence[int],
+    on_disk: int,
+    said: object,
+    limits: Limits,
+    *,
+    totals: Iterable[str] = ("tensors", "bytes", "stored_bytes", "shards"),
+) -> Manifest:
+    """The manifest itself, when its records fit together and into their files.
+
+    Args:
+        sizes: bytes of the text of each file.
+        said: the member ``totals``, which must agree in the members that ``totals`` names.
+    """
+    problems, entries = Problems(), manifest.entries
+    check_layout(entries, sizes, limits, problems)
+    check_totals(entries, on_disk, limits, problems)
+    check_storages(entries, problems)
     if len(manifest.by_name) != len(entries):
         problems.add("tensors", f"the name {quote(_first_double(entries))} stands twice")
-    if not same_totals(header.get("totals"), manifest.totals()):
-        problems.add("totals", f"{quote(header.get('totals'))} does not agree with the rest")
+    found = manifest.totals()
+    expected = {key: found[key] for key in totals}
+    if not same_totals(said, expected):
+        problems.add("totals", f"{quote(said)} does not agree with the rest: {expected}")
     problems.raise_if_any()
     return manifest
 
@@ -192,12 +271,11 @@ def shard_files(text: bytes, limits: Limits) -> list[str]:
         # Nothing but names of files is taken from it, and these are checked: no need to be strict.
         value = orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        raise FormatError(f"the manifest is no JSON: {error}") from error
+        raise FormatError(f"the manifest is not JSON: {error}") from error
     header = check_header(value, MANIFEST_FORMAT)
     _check_seal(text, header)
     problems = Problems()
-    checksum = checksum_name(header.get("checksum"))
-    shards = _parse_shards(header.get("shards"), checksum, limits, problems)
+    shards = _parse_shards(header, checksum_name(header.get("checksum")), limits, problems)
     problems.raise_if_any()
     return [shard.file for shard in shards]
 
@@ -244,94 +322,56 @@ def _check_seal(text: bytes, header: dict[str, Any]) -> None:
         )
 
 
-def _parse_shards(
-    value: object, checksum: str, limits: Limits, problems: Problems
-) -> tuple[ShardFile, ...]:
-    if not isinstance(value, list):
-        problems.add("shards", f"expected an array, found {kind(value)}")
-        return ()
-    if exceeds(len(value), limits.shards):
-        problems.over(
-            "shards", f"{len(value)} shards, the limit is {limits.shards}", way_over("shards")
-        )
-        return ()
-    shards = []
-    for position, item in enumerate(value):
-        path = f"shards[{position}]"
-        if not isinstance(item, dict):
-            problems.add(path, f"expected an object, found {kind(item)}")
-            continue
-        file, size, text_size = item.get("file"), item.get("bytes"), item.get("text_bytes")
-        if not isinstance(file, str):
-            problems.add(f"{path}.file", f"expected a string, found {kind(file)}")
-            continue
-        try:
-            filenames.check_shard_name(file)
-        except UnsafePathError as error:
-            problems.unsafe = True
-            problems.add(f"{path}.file", error.message)
-            continue
-        if not is_size(size) or not is_size(text_size):
-            problems.add(path, "bytes and text_bytes must be integers from 0 to 2^63-1")
-            continue
-        if not file.endswith(".zst") and size != text_size:
-            problems.add(path, f"bytes is {size} but text_bytes is {text_size}")
-        seal = item.get("seal")
-        if not isinstance(seal, str) or not seal.startswith(f"{checksum}:") or len(seal) > 200:
-            problems.add(f"{path}.seal", f"expected {checksum}:HEX, found {quote(seal)}")
-            continue
-        shards.append(ShardFile(file, size, text_size, seal))
-    if len({shard.file for shard in shards}) != len(shards):
-        problems.add("shards", "one file stands twice")
-    return tuple(shards)
-
-
-def _parse_codecs(value: object, limits: Limits, problems: Problems) -> list[Codec]:
-    if not isinstance(value, list) or len(value) > 10_000:
-        problems.add("codecs", f"expected a short array, found {kind(value)}")
-        return []
-    codecs = []
-    for position, item in enumerate(value):
-        codec = parse_codec(item, limits)
-        if not isinstance(codec, str):
-            codecs.append(codec)
-        elif "over the limit" in codec:
-            problems.over(f"codecs[{position}]", codec, way_over("chunk_bytes"))
-        else:
-            problems.add(f"codecs[{position}]", codec)
-    return codecs
-
-
-def _parse_entries(
-    value: object,
-    codecs: Sequence[Codec],
-    shards: Sequence[ShardFile],
-    checksum: str,
-    limits: Limits,
+def _parse_rows(
+    header: dict[str, Any],
+    member: str,
+    most: int | None,
+    parse: Callable[[object], _Row],
     problems: Problems,
-) -> tuple[Entry, ...]:
+) -> list[_Row]:
+    """The elements of an array, each by itself, so that all faults are found."""
+    value = header.get(member)
     if not isinstance(value, list):
-        problems.add("tensors", f"expected an array, found {kind(value)}")
-        return ()
-    if exceeds(len(value), limits.tensors):
-        problems.over(
-            "tensors", f"{len(value)} tensors, the limit is {limits.tensors}", way_over("tensors")
-        )
-        return ()
-    entries = []
-    digits = ALGORITHMS[checksum].digits
+        problems.add(member, f"expected an array, found {kind(value)}")
+        return []
+    if exceeds(len(value), most):
+        problems.over(member, f"{len(value)} {member}, the limit is {most}", way_over(member))
+        return []
+    rows = []
     for position, item in enumerate(value):
         try:
-            entries.append(_parse_entry(item, codecs, len(shards), digits, limits))
+            rows.append(parse(item))
         except UnsupportedVersionError:
             raise
         except (FormatError, LimitError) as error:
-            path = f"tensors[{position}]" + (f" ({quote(error.tensor)})" if error.tensor else "")
-            if isinstance(error, LimitError):
-                problems.over(path, error.message, error.hint)
-            else:
-                problems.add(path, error.message)
-    return tuple(entries)
+            name = f" ({quote(error.tensor)})" if error.tensor else ""
+            problems.note(f"{member}[{position}]{name}", error)
+    return rows
+
+
+def _parse_shards(
+    header: dict[str, Any], checksum: str, limits: Limits, problems: Problems
+) -> list[ShardFile]:
+    def parse(item: object) -> ShardFile:
+        if not isinstance(item, dict):
+            raise FormatError(f"expected an object, found {kind(item)}")
+        file, size, text_size = item.get("file"), item.get("bytes"), item.get("text_bytes")
+        if not isinstance(file, str):
+            raise FormatError(f"file: expected a string, found {kind(file)}")
+        filenames.check_shard_name(file)
+        if not is_size(size) or not is_size(text_size):
+            raise FormatError("bytes and text_bytes must be integers from 0 to 2^63-1")
+        if not file.endswith(".zst") and size != text_size:
+            raise FormatError(f"bytes is {size} but text_bytes is {text_size}")
+        seal = item.get("seal")
+        if not isinstance(seal, str) or not seal.startswith(f"{checksum}:") or len(seal) > 200:
+            raise FormatError(f"seal: expected {checksum}:HEX, found {quote(seal)}")
+        return ShardFile(file, size, text_size, seal)
+
+    shards = _parse_rows(header, "shards", limits.shards, parse, problems)
+    if len({shard.file for shard in shards}) != len(shards):
+        problems.add("shards", "one file stands twice")
+    return shards
 
 
 def _parse_entry(
@@ -357,7 +397,17 @@ def _parse_entry(
         error.at(tensor=name)
         raise
     return Entry(
-        name, dtype, shape, device, codecs[codec], shard, offset, length, rows, nbytes, layout
+        name,
+        dtype,
+        shape,
+        device,
+        codecs[codec],
+        nbytes,
+        shard,
+        offset,
+        length,
+        rows,
+        layout=layout,
     )
 
 

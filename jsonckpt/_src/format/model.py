@@ -28,15 +28,6 @@ class Codec:
     filter: str
     chunk_bytes: int
 
-    def to_json(self) -> dict[str, Any]:
-        """The object of the manifest's ``codecs``."""
-        return {
-            "encoding": self.encoding,
-            "compression": self.compression,
-            "filter": self.filter,
-            "chunk_bytes": self.chunk_bytes,
-        }
-
 
 @dataclass(frozen=True, slots=True)
 class Layout:
@@ -112,29 +103,59 @@ def parse_layout(item: dict[str, Any], shape: list[int], itemsize: int) -> Layou
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """One record: what tensor it holds and where its bytes lie.
-
-    ``chunks`` are ``(offset, length, checksum)`` of each payload in the text of the shard;
-    ``offset`` and ``length`` the range of the record itself.
-    """
+class Header:
+    """What a record says before its data. ``nbytes`` follows from dtype and shape."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     device: str
     codec: Codec
-    shard: int
-    offset: int
-    length: int
-    chunks: tuple[tuple[int, int, str], ...]
     nbytes: int
-    layout: Layout = PLAIN
+    layout: Layout = field(default=PLAIN, kw_only=True)
+
+    @property
+    def chunk_count(self) -> int:
+        """How many chunks the data has."""
+        return chunk_count(self.nbytes, self.codec.chunk_bytes)
 
     def raw_range(self, chunk: int) -> tuple[int, int]:
         """The raw bytes ``(start, stop)`` of the tensor that a chunk holds."""
         start = chunk * self.codec.chunk_bytes
         return start, min(self.nbytes, start + self.codec.chunk_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry(Header):
+    """One record: what tensor it holds and where its bytes lie.
+
+    ``chunks`` are ``(offset, length, checksum)`` of each payload in the text of the shard;
+    ``offset`` and ``length`` the range of the record itself.
+    """
+
+    shard: int
+    offset: int
+    length: int
+    chunks: tuple[tuple[int, int, str], ...]
+
+
+def entry_of(
+    header: Header, shard: int, offset: int, length: int, chunks: tuple[tuple[int, int, str], ...]
+) -> Entry:
+    """A record as a manifest lists it."""
+    return Entry(
+        header.name,
+        header.dtype,
+        header.shape,
+        header.device,
+        header.codec,
+        header.nbytes,
+        shard,
+        offset,
+        length,
+        chunks,
+        layout=header.layout,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +180,8 @@ class Manifest:
     state: Any
     shards: tuple[ShardFile, ...]
     entries: tuple[Entry, ...]
+    #: Checksum of the head of a single file, which need not be parsed again when it agrees.
+    head_digest: str = field(default="", repr=False, compare=False)
     by_name: Mapping[str, Entry] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -204,19 +227,20 @@ def chunk_count(nbytes: int, chunk_bytes: int) -> int:
     return -(-nbytes // chunk_bytes)
 
 
-def identity_lines(
-    name: str, dtype: str, shape: Iterable[int], device: str, codec: Codec, sums: Iterable[str]
-) -> bytes:
+def identity_lines(header: Header, sums: Iterable[str]) -> bytes:
     """The text whose checksum is a record's ``digest`` (format section 3.2)."""
-    items = [
-        name,
-        dtype,
-        ",".join(map(str, shape)),
-        device,
+    codec = header.codec
+    sizes = ",".join(map(str, header.shape))
+    lines = (
+        header.name,
+        header.dtype,
+        sizes,
+        header.device,
         codec.encoding,
         codec.compression,
         codec.filter,
         str(codec.chunk_bytes),
         *sums,
-    ]
-    return "".join(f"{item}\n" for item in items).encode()
+        "",
+    )
+    return "\n".join(lines).encode()

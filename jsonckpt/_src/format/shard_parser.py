@@ -1,17 +1,15 @@
-"""What a shard's text says once its payloads are lifted out of it (format section 3).
+"""A shard's text without its payloads, read line by line (format section 3).
 
-Both readers push the skeleton through one :class:`ShardParser`, so they cannot differ in what
-they
-accept: the streaming reader as the text passes, the indexed one from the gaps between the byte
-ranges of the index. The layout in lines is checked here, what the lines of a record say in
-:mod:`jsonckpt.records`.
+All readers push that text through one :class:`ShardParser`, so they accept the same files: the
+streaming reader as the text passes, the indexed one from the gaps between the ranges of the
+index. :mod:`.head_parser` reads what stands before the records, :mod:`.record_parser` what the
+lines of a record say; here is the layout in lines, and the end of the file.
 
 Pure: bytes in, facts out.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -24,27 +22,15 @@ from ..errors import (
     LimitError,
     quote,
 )
-from . import json_text
-from .checksums import Hasher, hasher
-from .limits import Limits, exceeds, way_over
-from .model import SHARD_FORMAT, Entry
-from .record_parser import Header, Record, RecordParser
-from .shard_text import TRAILER_MAX, index_row, trailer
-from .validation import (
-    LONGEST_LINE,
-    check_header,
-    check_not_newer,
-    checksum_name,
-    longest_tail,
-    no_checkpoint,
-    reformatted,
-)
+from .checksums import Hasher
+from .head_parser import HeadParser
+from .incremental import IncrementalReader
+from .limits import Limits, check_beside, exceeds, way_over
+from .model import Entry, Header
+from .record_parser import Record, RecordParser
+from .shard_text import index_row, marks, trailer
+from .validation import LONGEST_LINE, longest_tail
 
-TENSORS_LINE: Final = b'"tensors":[\n'
-#: Ends the head: the line feed before that line, and the line.
-HEAD_END: Final = b"\n" + TENSORS_LINE
-# `bytes.find` takes ten times as long in text made of the mark's own characters ("[[[[...").
-HEAD_END_PATTERN: Final = re.compile(re.escape(HEAD_END))
 _CHUNKS_END: Final = b'"chunks":[\n'
 
 
@@ -59,6 +45,7 @@ class ShardParser:
         on_record: called when a record has been read and its digest checked.
         expected: what the manifest says of the records, in order; what agrees with it to the byte
             is read faster.
+        head_digest: the checksum of the head, where it has been parsed before.
 
     :meth:`text` takes the text around payloads, :meth:`payload` says that one was lifted out here.
     """
@@ -72,9 +59,10 @@ class ShardParser:
         on_header: Callable[[Header], None] | None = None,
         on_record: Callable[[Record], None] | None = None,
         expected: Sequence[Entry] = (),
+        head_digest: str = "",
     ) -> None:
-        self.head: dict[str, Any] = {}
         self.algorithm = algorithm
+        self.head_digest = head_digest
         self.position = 0
         self.records = 0
         self.seal = ""
@@ -83,28 +71,35 @@ class ShardParser:
         self._on_record = on_record
         # Plain functions, for bound methods would be references to itself.
         self._handle: Callable[[ShardParser, bytes], None] = ShardParser._record_line
+        self._on_header, self._expected = on_header, expected
+        self._json = IncrementalReader(limits)
+        known = (algorithm, head_digest) if algorithm and head_digest else None
+        self._head = HeadParser(limits, self._json, known) if whole else None
         self._in_head = whole
+        self._records: RecordParser | None = None
         self._skeleton: Hasher | None = None
-        self._head_text = bytearray()
-        self._trailer = b""
-        self._line = b""
-        self._line_start = 0
-        self._line_end = 0
-        self._record_start = 0
+        self._trailer = self._line = b""
+        self._line_start = self._line_end = self._record_start = 0
         self._more = True
         self._left = 0
         self._payload_noted = False
         self._ranges: list[tuple[int, int]] = []
         self._index = bytearray()
-        self._reader = RecordParser(limits, on_header=on_header, expected=expected)
-        self._reader.algorithm = algorithm
+        if not whole:
+            self._json.push(b"[")
+            self._begin_records()
 
     # --- what the readers call --------------------------------------------------------------
 
     @property
     def header(self) -> Header | None:
         """Of the record that is open."""
-        return self._reader.header
+        return self._records.header if self._records is not None else None
+
+    @property
+    def head(self) -> dict[str, Any]:
+        """The members before the records, once they have been read."""
+        return self._head.members if self._head is not None else {}
 
     @property
     def awaits_payload(self) -> bool:
@@ -123,7 +118,7 @@ class ShardParser:
             first: its first byte.
         """
         if self.header is not None:
-            return longest_tail(self.header.chunks, self.algorithm)
+            return longest_tail(self.header.chunk_count, self.algorithm)
         if first == b"]":
             limit = self._limits.manifest_bytes
             return 1 << 62 if limit is None else limit
@@ -137,7 +132,12 @@ class ShardParser:
         """
         self.position += len(text)
         if self._in_head:
-            text = self._take_head(text)
+            assert self._head is not None
+            behind = self._head.push(text)
+            if behind is None:
+                return
+            text = behind
+            self._end_head(self._head)
         at = self.position - len(text)
         begin = 0
         while (stop := text.find(b"\n", begin) + 1) > 0:
@@ -153,7 +153,7 @@ class ShardParser:
             if not self._line:
                 self._line_start = at + begin
             self._line += text[begin:]
-            self._check_beside(len(self._line))
+            check_beside(len(self._line), self._limits)
 
     def payload(self, length: int) -> None:
         """Say that a payload of ``length`` bytes stands here.
@@ -164,8 +164,7 @@ class ShardParser:
         header = self.header
         if header is None or not self._left or self._payload_noted:
             raise FormatError("the index names a payload where the text has none")
-        opening = b"[" if header.codec.encoding == "list" else b'"'
-        if self._line != opening:
+        if self._line != marks(header)[0]:
             raise self._misplaced(header)
         self._ranges.append((self.position, length))
         self.position += length
@@ -193,12 +192,8 @@ class ShardParser:
             FormatError, IntegrityError: the index, the seal or the last member is wrong.
         """
         if self._whole:
-            if self._in_head:
-                if b"jsonckpt.shard" not in self._head_text:
-                    raise no_checkpoint(self._head_text)
-                check_not_newer(bytes(self._head_text))
-                if b'"index_offset"' in self._head_text[-TRAILER_MAX:]:
-                    raise reformatted()
+            if self._in_head and self._head is not None:
+                self._head.refuse_end()
             if self._handle is not ShardParser._trailer_line:
                 where = f" in tensor {quote(self.header.name)}" if self.header is not None else ""
                 raise IncompleteCheckpointError(
@@ -206,61 +201,34 @@ class ShardParser:
                     hint=CUT_OFF,
                 )
             self._check_trailer(self._trailer + self._line)
-        self._reader.finish()
 
     # --- lines ------------------------------------------------------------------------------
 
-    def _check_beside(self, length: int) -> None:
-        if exceeds(length, self._limits.manifest_bytes):
-            raise LimitError(
-                f"over {self._limits.manifest_bytes} bytes of text beside the tensors",
-                hint=way_over("manifest_bytes", "None"),
+    def _end_head(self, head: HeadParser) -> None:
+        if self.algorithm not in (None, head.algorithm):
+            raise FormatError(
+                f"checksum is {head.algorithm!r}, the manifest says {self.algorithm!r}"
             )
-
-    def _take_head(self, text: bytes) -> bytes:
-        """Take what of ``text`` belongs to the head; return the rest."""
-        searched = max(0, len(self._head_text) - len(HEAD_END))
-        self._head_text += text
-        if not b"{".startswith(self._head_text[:64].lstrip()[:1]):
-            raise no_checkpoint(self._head_text)
-        found = HEAD_END_PATTERN.search(self._head_text, searched)
-        if found is None:
-            self._check_beside(len(self._head_text))
-            return b""
-        stop = found.end()
-        del found  # the match would keep the text
-        head, rest = bytes(self._head_text[:stop]), bytes(self._head_text[stop:])
-        self._check_beside(len(head))
-        self._head_text = bytearray()
+        self.algorithm, self._skeleton = head.algorithm, head.skeleton
+        self.head_digest = head.digest
         self._in_head = False
-        self._open_head(head)
-        return rest
+        self._begin_records()
 
-    def _open_head(self, text: bytes) -> None:
-        value = json_text.parse(
-            text[: -len(TENSORS_LINE)] + b'"tensors":null}',
-            what="the head of the shard",
-            max_depth=self._limits.depth or 1_000,
-            max_number=self._limits.number_chars or 1 << 20,
-            max_marks=self._limits.marks,
+    def _begin_records(self) -> None:
+        assert self.algorithm is not None
+        self._records = RecordParser(
+            self._limits,
+            self._json,
+            self.algorithm,
+            on_header=self._on_header,
+            expected=self._expected,
         )
-        head = check_header(value, SHARD_FORMAT)
-        for member in ("index", "seal", "index_offset"):
-            if member in head:
-                raise FormatError(f"the member {member!r} stands twice, before and after the data")
-        algorithm = checksum_name(head.get("checksum"))
-        if self.algorithm not in (None, algorithm):
-            raise FormatError(f"checksum is {algorithm!r}, the manifest says {self.algorithm!r}")
-        self.head = head
-        self.algorithm = self._reader.algorithm = algorithm
-        self._skeleton = hasher(algorithm)
-        self._skeleton.update(text)
 
     def _record_line(self, line: bytes) -> None:
         if line[:1] == b"]" and self._whole:
             if self._more and self.records:
                 raise FormatError("a comma after the last record")
-            self._check_beside(len(line))
+            check_beside(len(line), self._limits)
             self._handle = ShardParser._trailer_line
             self._trailer = line
             return
@@ -279,24 +247,25 @@ class ShardParser:
                 hint=way_over("tensors"),
             )
         self._record_start, self._ranges = self._line_start, []
-        self._left = self._reader.head(line).chunks
+        assert self._records is not None
+        self._left = self._records.head(line).chunk_count
         self._next(line, ShardParser._chunk_line if self._left else ShardParser._tail_line)
 
     def _chunk_line(self, line: bytes) -> None:
         header = self.header
         assert header is not None
-        marks = b"[]" if header.codec.encoding == "list" else b'""'
-        if not self._payload_noted or line != marks + (b",\n" if self._left > 1 else b"\n"):
+        ending = b",\n" if self._left > 1 else b"\n"
+        if not self._payload_noted or line != b"".join(marks(header)) + ending:
             raise self._misplaced(header)
         self._payload_noted = False
         self._left -= 1
-        self._reader.chunk(line)
         self._next(line, ShardParser._chunk_line if self._left else ShardParser._tail_line)
 
     def _tail_line(self, line: bytes) -> None:
         header = self.header
         assert header is not None
-        longest = longest_tail(header.chunks, self.algorithm)
+        assert self._records is not None
+        longest = longest_tail(header.chunk_count, self.algorithm)
         if len(line) > longest:
             raise LimitError(
                 f"the end of a record has {len(line)} bytes, over {longest}", tensor=header.name
@@ -306,7 +275,7 @@ class ShardParser:
             raise FormatError("the end of a record must stand on one line", tensor=header.name)
         self._more = len(body) == len(line) - 2
         self._line_end -= len(line) - len(body)
-        sums = self._reader.tail(body)
+        sums = self._records.tail(body)
         chunks = tuple([(*place, checksum) for place, checksum in zip(self._ranges, sums)])
         record = Record(header, self._record_start, self._line_end - self._record_start, chunks)
         self.records += 1
@@ -329,42 +298,46 @@ class ShardParser:
     def _misplaced(self, header: Header) -> FormatError:
         return FormatError(
             "each chunk must stand on a line of its own, and the lines must be as many as "
-            f"the shape asks for ({header.chunks})",
+            f"the shape asks for ({header.chunk_count})",
             tensor=header.name,
-            chunk=header.chunks - self._left,
+            chunk=header.chunk_count - self._left,
         )
 
     def _check_trailer(self, found: bytes) -> None:
         assert self._skeleton is not None
-        assert self.algorithm is not None
         self._skeleton.update(b'],"index":[' + self._index + b"]")
         self.seal = f"{self.algorithm}:{self._skeleton.hexdigest()}"
-        start = self.position - len(found)
-        expected = trailer(self._index, self.seal, start)
-        if found == expected:
-            return
-        if len(found) < len(expected) and expected.startswith(found):
-            raise IncompleteCheckpointError(
-                f"the text ends after {self.position} bytes, "
-                f"{len(expected) - len(found)} too early",
-                hint=CUT_OFF,
-            )
-        if len(found) > len(expected) and found.startswith(expected):
-            raise FormatError(f"{len(found) - len(expected)} bytes after the end of the JSON")
-        seal_at = len(expected) - len(trailer(b"", self.seal, start)) + len(b'],"index":[]')
-        if found[:seal_at] != expected[:seal_at]:
-            raise FormatError(
-                "index does not say where the records lie",
-                hint=DAMAGED,
-            )
-        raise IntegrityError(
-            "the text around the payloads does not match its seal "
-            f"(expected {_seal_in(found)}, found {self.seal})",
-            hint=DAMAGED,
+        check_trailer(found, self._index, self.seal, self.position)
+
+
+def check_trailer(found: bytes, index: bytes | bytearray, seal: str, position: int) -> None:
+    """Whether a text ends as it must.
+
+    Args:
+        found: the text from the bracket that closes the records.
+        index: the rows of the records that were read, joined with commas.
+        position: where the text ends.
+
+    Raises:
+        FormatError, IncompleteCheckpointError, IntegrityError: it does not.
+    """
+    start = position - len(found)
+    expected = trailer(index, seal, start)
+    if found == expected:
+        return
+    if len(found) < len(expected) and expected.startswith(found):
+        raise IncompleteCheckpointError(
+            f"the text ends after {position} bytes, {len(expected) - len(found)} too early",
+            hint=CUT_OFF,
         )
-
-
-def _seal_in(trailer_line: bytes) -> str:
-    """The seal that the end of a file states, for a message."""
-    stated = trailer_line.rpartition(b',"seal":"')[2].partition(b'"')[0]
-    return quote(stated).strip("'\"")
+    if len(found) > len(expected) and found.startswith(expected):
+        raise FormatError(f"{len(found) - len(expected)} bytes after the end of the JSON")
+    seal_at = len(expected) - len(trailer(b"", seal, start)) + len(b'],"index":[]')
+    if found[:seal_at] != expected[:seal_at]:
+        raise FormatError("index does not say where the records lie", hint=DAMAGED)
+    stated = found.rpartition(b',"seal":"')[2].partition(b'"')[0]
+    raise IntegrityError(
+        "the text around the payloads does not match its seal "
+        f"(expected {quote(stated).strip(chr(39))}, found {seal})",
+        hint=DAMAGED,
+    )

@@ -10,9 +10,16 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Final
 
-from ..errors import FormatError, LimitError, UnsafePathError, UnsupportedVersionError, quote
+from ..errors import (
+    FormatError,
+    JsonckptError,
+    LimitError,
+    UnsafePathError,
+    UnsupportedVersionError,
+    quote,
+)
 from .checksums import ALGORITHMS
 from .chunk_codec import longest_payload
 from .dtypes import DTYPES
@@ -63,20 +70,27 @@ class Problems:
 
     def __init__(self) -> None:
         self.found: list[str] = []
-        self.unsafe = False
-        self.limit = False
-        self._ways: dict[str, None] = {}
+        self._hints: dict[type[JsonckptError], str | None] = {}
 
-    def add(self, path: str, message: str) -> None:
-        """Note a problem; after the first few only their number matters."""
-        self.found.append(f"{path}: {message}")
+    def add(
+        self,
+        path: str,
+        message: str,
+        error: type[JsonckptError] = FormatError,
+        hint: str | None = None,
+    ) -> None:
+        """Note a problem and the error that it is."""
+        self.found.append(f"{path}: {message}" if path else message)
+        if self._hints.get(error) is None:
+            self._hints[error] = hint
 
-    def over(self, path: str, message: str, way: str | None) -> None:
-        """Note that a limit is exceeded; ``way`` is the way out, where there is one."""
-        self.limit = True
-        if way is not None:
-            self._ways[way] = None
-        self.add(path, message)
+    def over(self, path: str, message: str, hint: str | None) -> None:
+        """Note that a limit is exceeded; ``hint`` is the way out, where there is one."""
+        self.add(path, message, LimitError, hint)
+
+    def note(self, path: str, error: JsonckptError) -> None:
+        """Note an error that was raised for what is at ``path``."""
+        self.add(path, error.message, type(error), error.hint)
 
     def raise_if_any(self) -> None:
         """Raise what was found, as one error.
@@ -84,17 +98,16 @@ class Problems:
         Raises:
             UnsafePathError, LimitError, FormatError: in this order of precedence.
         """
-        if not self.found:
-            return
         shown = "; ".join(self.found[:_PROBLEMS_SHOWN])
         more = len(self.found) - _PROBLEMS_SHOWN
         if more > 0:
             shown += f"; and {more} more"
-        if self.unsafe:
+        if UnsafePathError in self._hints:
             raise UnsafePathError(shown, hint="Do not trust this file.")
-        if self.limit:
-            raise LimitError(shown, hint=next(iter(self._ways), None))
-        raise FormatError(shown, hint="Run jsonckpt.verify on it, or take another copy.")
+        if LimitError in self._hints:
+            raise LimitError(shown, hint=self._hints[LimitError])
+        if self.found:
+            raise FormatError(shown, hint="Run jsonckpt.verify on it, or take another copy.")
 
 
 def check_header(value: object, expected_format: str) -> dict[str, Any]:
@@ -210,38 +223,57 @@ def checksum_name(value: object) -> str:
     return value
 
 
-def text_member(header: dict[str, Any], key: str, problems: Problems) -> str:
-    """A required string member."""
-    value = header.get(key)
-    if not isinstance(value, str):
-        problems.add(key, f"expected a string, found {kind(value)}")
-    elif len(value) > _LONGEST_TEXT:
-        problems.add(key, f"has {len(value)} characters, over {_LONGEST_TEXT}")
-    else:
-        return value
-    return ""
+#: ``created_at``, ``created_by``, ``metadata`` and ``state``.
+Description = tuple[str, str, dict[str, Any], Any]
 
 
-def parse_codec(item: object, limits: Limits) -> Codec | str:
-    """A codec from its members, or what is wrong with them."""
+def parse_description(header: dict[str, Any], problems: Problems) -> Description:
+    """What a manifest or the head of a single file says about the save, and its state."""
+    expected: type
+    for member, expected in (("created_at", str), ("created_by", str), ("metadata", dict)):
+        value: Any = header.get(member)
+        if type(value) is not expected:
+            problems.add(member, f"expected {KINDS[expected]}, found {kind(value)}")
+        elif expected is str and len(value) > _LONGEST_TEXT:
+            problems.add(member, f"has {len(value)} characters, over {_LONGEST_TEXT}")
+        elif member == "created_at" and not _TIME.fullmatch(value):
+            problems.add(member, f"{quote(value)} is not YYYY-MM-DDTHH:MM:SSZ")
+    if "state" not in header:
+        problems.add("state", "is missing")
+    get = header.get
+    return get("created_at", ""), get("created_by", ""), get("metadata", {}), get("state")
+
+
+def parse_codec(item: object, limits: Limits) -> Codec:
+    """A codec from its members.
+
+    Raises:
+        FormatError, LimitError: with a message that names the member.
+    """
     if not isinstance(item, dict):
-        return f"expected an object, found {kind(item)}"
-    encoding, compression = item.get("encoding"), item.get("compression")
-    filter_, chunk_bytes = item.get("filter"), item.get("chunk_bytes")
-    for member, found, known in (
-        ("encoding", encoding, ENCODINGS),
-        ("compression", compression, COMPRESSIONS),
-        ("filter", filter_, FILTERS),
+        raise FormatError(f"expected an object, found {kind(item)}")
+    for member, known in (
+        ("encoding", ENCODINGS),
+        ("compression", COMPRESSIONS),
+        ("filter", FILTERS),
     ):
+        found = item.get(member)
         if not isinstance(found, str) or found not in known:
-            return f"unknown {member} {quote(found)}, this release knows {', '.join(known)}"
-    if encoding == "list" and (compression != "none" or filter_ != "none"):
-        return "encoding list goes with compression none and filter none only"
-    if type(chunk_bytes) is not int or chunk_bytes < 1:
-        return f"chunk_bytes is {quote(chunk_bytes)}, expected a positive integer"
-    if exceeds(chunk_bytes, limits.chunk_bytes):
-        return f"chunk_bytes is {chunk_bytes}, over the limit of {limits.chunk_bytes}"
-    return Codec(str(encoding), str(compression), str(filter_), chunk_bytes)
+            raise FormatError(
+                f"unknown {member} {quote(found)}, this release knows {', '.join(known)}"
+            )
+    codec = Codec(item["encoding"], item["compression"], item["filter"], item.get("chunk_bytes", 0))
+    if codec.encoding == "list" and (codec.compression, codec.filter) != ("none", "none"):
+        raise FormatError("encoding list goes with compression none and filter none only")
+    if type(codec.chunk_bytes) is not int or codec.chunk_bytes < 1:
+        found = quote(item.get("chunk_bytes"))
+        raise FormatError(f"chunk_bytes is {found}, expected a positive integer")
+    if exceeds(codec.chunk_bytes, limits.chunk_bytes):
+        raise LimitError(
+            f"chunk_bytes is {codec.chunk_bytes}, over the limit of {limits.chunk_bytes}",
+            hint=way_over("chunk_bytes"),
+        )
+    return codec
 
 
 def check_name(name: str, limits: Limits) -> None:
@@ -335,7 +367,7 @@ def no_checkpoint(start: bytes | bytearray) -> FormatError:
     """
     begins = f"it begins with {quote(bytes(start[:24]))}" if start else "it is empty"
     return FormatError(
-        f"this is no jsonckpt checkpoint ({begins})",
+        f"not a jsonckpt checkpoint ({begins})",
         hint="python -m jsonckpt.convert turns .pt, .safetensors and other JSON into one.",
     )
 
@@ -353,14 +385,6 @@ def same_totals(found: object, expected: dict[str, int]) -> bool:
     return isinstance(found, dict) and all(
         type(found.get(key)) is int and found[key] == value for key, value in expected.items()
     )
-
-
-def creation_time(header: dict[str, Any], problems: Problems) -> str:
-    """The member ``created_at``: UTC, to the second."""
-    value = text_member(header, "created_at", problems)
-    if value and not _TIME.fullmatch(value):
-        problems.add("created_at", f"{quote(value)} is not YYYY-MM-DDTHH:MM:SSZ")
-    return value
 
 
 def longest_tail(chunks: int, algorithm: str | None) -> int:
@@ -472,14 +496,17 @@ def is_hex(value: object, digits: int) -> bool:
     return isinstance(value, str) and len(value) == digits and _HEX_DIGITS.issuperset(value)
 
 
+#: What messages call the types of JSON values.
+KINDS: Final[dict[type, str]] = {
+    dict: "an object",
+    list: "an array",
+    str: "a string",
+    bool: "a boolean",
+    int: "a number",
+    float: "a number",
+    type(None): "nothing",
+}
+
+
 def kind(value: object) -> str:
-    kinds: dict[type, str] = {
-        dict: "an object",
-        list: "an array",
-        str: "a string",
-        bool: "a boolean",
-        int: "a number",
-        float: "a number",
-        type(None): "nothing",
-    }
-    return kinds.get(type(value), "something else")
+    return KINDS.get(type(value), "something else")

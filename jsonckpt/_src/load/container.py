@@ -22,8 +22,8 @@ from ..errors import (
 from ..format.checksums import check_expected, check_manifest_digest, check_pinned
 from ..format.limits import Copies, Limits
 from ..format.manifest import parse_manifest
-from ..format.model import MANIFEST_NAME, Entry, Manifest
-from ..format.record_parser import Header, Record
+from ..format.model import MANIFEST_NAME, Entry, Header, Manifest
+from ..format.record_parser import Record
 from ..format.shard_parser import ShardParser
 from ..storage.locate import locate
 from ..storage.path_arguments import without_query
@@ -167,6 +167,7 @@ class Container:
                     verify=verify,
                     on_head=lambda reader: self._check_head(reader.head),
                     progress=progress,
+                    head_digest=self.manifest.head_digest,
                 )
             if whole:
                 self._check_seal(shard, seal)

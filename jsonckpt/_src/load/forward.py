@@ -10,7 +10,9 @@ import torch
 from ..errors import ArgumentError, LimitError
 from ..format.checksums import check_seal
 from ..format.limits import Copies, Limits, exceeds, way_over
-from ..format.record_parser import Header, Record
+from ..format.manifest import manifest_of_head, parse_head
+from ..format.model import Header
+from ..format.record_parser import Record
 from ..format.shard_parser import ShardParser
 from ..linux import widen_pipe
 from ..storage.protocols import ByteSource, Sink
@@ -18,7 +20,7 @@ from ..tensors.buffers import Target
 from .container import Container
 from .record_stream import read_records
 from .restore import LoadOptions, SharedStorage, StateBuilder, StorageOffset, allocate_target
-from .single_file import entry_of, manifest_of_head, parse_head
+from .single_file import entry_of
 
 
 class Forward:

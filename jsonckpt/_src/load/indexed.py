@@ -129,6 +129,7 @@ def read_shard(
     verify: bool = True,
     on_head: Callable[[ShardParser], None] | None = None,
     progress: Callable[[int], None] | None = None,
+    head_digest: str = "",
 ) -> str:
     """Read records of one shard into their sinks.
 
@@ -138,6 +139,7 @@ def read_shard(
         whole: ``entries`` are all records of the file, which is read and checked from end to end.
         verify: compare the checksums of the chunks.
         progress: called with the raw bytes of each piece that is done.
+        head_digest: the checksum of the file's head, where it has been parsed before.
 
     Returns:
         the seal of the file, ``""`` unless ``whole``.
@@ -151,7 +153,12 @@ def read_shard(
         must_agree(record, next(expected, None))
 
     reader = ShardParser(
-        limits, whole=whole, algorithm=algorithm, on_record=compare, expected=entries
+        limits,
+        whole=whole,
+        algorithm=algorithm,
+        on_record=compare,
+        expected=entries,
+        head_digest=head_digest,
     )
     headed = False
 
@@ -188,7 +195,7 @@ def read_shard(
             reader.end_run()
         if whole and not headed and not reader.in_head:
             headed = True
-            if on_head is not None:
+            if on_head is not None and not head_digest:
                 on_head(reader)
 
     def done(piece: Piece) -> None:

@@ -21,9 +21,11 @@ from ..errors import (
 )
 from ..format.checksums import hexdigest
 from ..format.chunk_codec import ChunkCodec, longest_payload, payload_too_long
+from ..format.head_parser import HEAD_END, HEAD_END_PATTERN
 from ..format.limits import Limits, exceeds, way_over
-from ..format.record_parser import Header, Record
-from ..format.shard_parser import HEAD_END, HEAD_END_PATTERN, ShardParser
+from ..format.model import Header
+from ..format.record_parser import Record
+from ..format.shard_parser import ShardParser
 from ..storage.protocols import ByteSource, Sink
 
 _BUFFER = 4 << 20
@@ -163,7 +165,7 @@ def read_records(
             assert header is not None
             if header is not opened:
                 opened, sums = header, []
-                chunks += header.chunks
+                chunks += header.chunk_count
                 if exceeds(chunks, most_chunks):
                     raise LimitError(
                         f"{chunks} chunks in a file of {source.size} bytes, the limit is"

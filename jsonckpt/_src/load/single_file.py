@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import (
@@ -13,111 +12,28 @@ from ..errors import (
     LimitError,
     quote,
 )
-from ..format import json_text
+from ..format import json_text, model
 from ..format.checksums import check_seal
 from ..format.limits import Limits, exceeds, way_over
-from ..format.model import Entry, Manifest
-from ..format.record_parser import Header, Record
+from ..format.manifest import manifest_of_head
+from ..format.model import Entry, Header, Manifest
+from ..format.record_parser import Record
 from ..format.shard_parser import ShardParser
 from ..format.shard_text import TRAILER_MAX, index_offset
 from ..format.validation import (
     LONGEST_BEGINNING,
     LONGEST_LINE,
-    Problems,
-    check_layout,
     check_not_newer,
-    check_storages,
-    check_totals,
-    creation_time,
     no_checkpoint,
     reformatted,
-    same_totals,
-    text_member,
 )
 from ..storage.protocols import ByteSource, RangeReader
 from .record_stream import read_records
 
 
-def parse_head(head: Mapping[str, Any]) -> tuple[str, str, dict[str, Any], Any]:
-    """``created_at``, ``created_by``, ``metadata`` and ``state`` of a single file's head.
-
-    Raises:
-        FormatError: one is missing or wrong.
-    """
-    if "state" not in head:
-        raise FormatError(
-            "the file has no member state: it is one shard of a directory",
-            hint="Open the directory that holds its manifest.json, or use jsonckpt.stream.",
-        )
-    problems = Problems()
-    created_at = creation_time(dict(head), problems)
-    created_by = text_member(dict(head), "created_by", problems)
-    metadata = head.get("metadata")
-    if not isinstance(metadata, dict):
-        problems.add("metadata", "expected an object")
-    problems.raise_if_any()
-    assert isinstance(metadata, dict)
-    return created_at, created_by, metadata, head["state"]
-
-
-def manifest_of_head(
-    head: Mapping[str, Any],
-    entries: Sequence[Entry],
-    size: int,
-    limits: Limits,
-    *,
-    on_disk: int | None = None,
-) -> Manifest:
-    """What a manifest would say of a single file.
-
-    Args:
-        size: bytes of the text.
-        on_disk: bytes of the file where it is compressed.
-
-    Raises:
-        FormatError, LimitError: the entries break a rule.
-    """
-    created_at, created_by, metadata, state = parse_head(head)
-    problems = Problems()
-    check_layout(entries, [size], limits, problems)
-    check_totals(entries, size if on_disk is None else on_disk, limits, problems)
-    check_storages(entries, problems)
-    manifest = Manifest(
-        head["save_id"],
-        created_at,
-        created_by,
-        head["checksum"],
-        metadata,
-        state,
-        (),
-        tuple(entries),
-    )
-    if len(manifest.by_name) != len(entries):
-        problems.add("tensors", "a name stands twice")
-    totals = head.get("totals")
-    expected = {"tensors": len(entries), "bytes": manifest.nbytes}
-    if not same_totals(totals, expected):
-        problems.add("totals", f"{quote(totals)} does not agree with the records: {expected}")
-    problems.raise_if_any()
-    return manifest
-
-
 def entry_of(record: Record, shard: int = 0) -> Entry:
     """A record as a manifest would list it."""
-    header = record.header
-    return Entry(
-        header.name,
-        header.dtype,
-        header.shape,
-        header.device,
-        header.codec,
-        shard,
-        record.offset,
-        record.length,
-        record.chunks,
-        header.nbytes,
-        header.layout,
-    )
+    return model.entry_of(record.header, shard, record.offset, record.length, record.chunks)
 
 
 def gather(source: ByteSource, limits: Limits, *, expected_digest: str | None = None) -> Manifest:
@@ -182,10 +98,10 @@ def _from_index(file: RangeReader, limits: Limits, expected_digest: str | None) 
         header = reader.header
         if header is None:
             raise FormatError("index does not say where the records lie")
-        if header.chunks != len(payloads):
+        if header.chunk_count != len(payloads):
             raise FormatError(
                 f"index names {len(payloads)} chunks, a shape of {quote(list(header.shape))} "
-                f"has {header.chunks}",
+                f"has {header.chunk_count}",
                 tensor=header.name,
             )
         between = b"],\n[" if header.codec.encoding == "list" else b'",\n"'
@@ -200,7 +116,7 @@ def _from_index(file: RangeReader, limits: Limits, expected_digest: str | None) 
     _push(reader, file, position, file.size, limits)
     reader.close()
     check_seal(reader.seal, expected_digest)
-    return manifest_of_head(reader.head, entries, file.size, limits)
+    return manifest_of_head(reader.head, entries, file.size, limits, head_digest=reader.head_digest)
 
 
 def _push(reader: ShardParser, file: RangeReader, start: int, stop: int, limits: Limits) -> None:

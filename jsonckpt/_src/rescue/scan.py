@@ -23,8 +23,7 @@ from ..errors import (
 from ..format import json_text
 from ..format.checksums import ALGORITHMS, hasher
 from ..format.limits import Limits, way_over
-from ..format.model import SHARD_FORMAT
-from ..format.record_parser import Header
+from ..format.model import SHARD_FORMAT, Header
 from ..format.shard_text import TRAILER_MAX
 from ..format.validation import LONGEST_LINE, check_header, known_versions
 from ..storage.protocols import ByteSource

@@ -15,8 +15,8 @@ from ..format import json_text
 from ..format.checksums import ALGORITHMS, Hasher, hexdigest
 from ..format.chunk_codec import ChunkCodec, longest_payload
 from ..format.limits import Limits, exceeds
-from ..format.model import identity_lines
-from ..format.record_parser import Header, parse_header
+from ..format.model import Header, identity_lines
+from ..format.record_parser import parse_header
 from ..format.validation import check_requires, is_hex, longest_tail
 from .scan_lines import LineReader, record_header, record_start
 
@@ -94,7 +94,7 @@ class RecordScanner:
         most_bytes = None if self._size is None else self._limits.total_bytes(self._size)
         for what, count, limit in (
             ("tensors", self._records + 1, self._limits.tensors),
-            ("chunks", self._chunks + header.chunks, self._limits.most_chunks(self._size)),
+            ("chunks", self._chunks + header.chunk_count, self._limits.most_chunks(self._size)),
             ("bytes", self._raw + header.nbytes, most_bytes),
         ):
             if exceeds(count, limit):
@@ -120,7 +120,9 @@ class RecordScanner:
                 # even if payloads between them are damaged.
                 empty = b"[]" if header.codec.encoding == "list" else b'""'
                 skeleton.update(line)
-                skeleton.update(b",\n".join([empty] * header.chunks) + b"\n" * (header.chunks > 0))
+                skeleton.update(
+                    b",\n".join([empty] * header.chunk_count) + b"\n" * (header.chunk_count > 0)
+                )
                 skeleton.update(tail.line)
                 self.skeleton = skeleton
             for chunk, (one, other) in enumerate(zip(sums[tail.algorithm], tail.checksums)):
@@ -133,7 +135,7 @@ class RecordScanner:
                 self._spool.cut(spooled)
             raise
         self._records += 1
-        self._chunks += header.chunks
+        self._chunks += header.chunk_count
         self._raw += header.nbytes
         self.algorithm = tail.algorithm
         chunks = tuple((*place, item) for place, item in zip(places, tail.checksums))
@@ -151,12 +153,14 @@ class RecordScanner:
         places: list[tuple[int, int]] = []
         sums: dict[str, list[str]] = {name: [] for name in self._algorithms()}
         fault: JsonckptError | None = None
-        for chunk in range(header.chunks):
+        for chunk in range(header.chunk_count):
             start = chunk * header.codec.chunk_bytes
             nbytes = min(header.codec.chunk_bytes, header.nbytes - start)
             longest = longest_payload(nbytes, header.codec, header.dtype)
             at, line, whole = self._lines.next(longest + 4)
-            payload = _payload(line, header, last=chunk == header.chunks - 1) if whole else None
+            payload = (
+                _payload(line, header, last=chunk == header.chunk_count - 1) if whole else None
+            )
             if payload is None:
                 if line:
                     self._lines.push(at, line)
@@ -185,7 +189,7 @@ class RecordScanner:
             fault: of the payloads. Behind it, any line may be a part of a payload: it is skipped.
         """
         while True:
-            at, line, whole = self._lines.next(longest_tail(header.chunks, "sha256"))
+            at, line, whole = self._lines.next(longest_tail(header.chunk_count, "sha256"))
             ends = not line or record_start(line) == 0 or line.startswith(b'],"index":')
             try:
                 if ends or not whole or not line.startswith(b"]"):
@@ -226,13 +230,11 @@ class RecordScanner:
         sums, digits = tail[algorithm], ALGORITHMS[algorithm].digits
         if (
             not isinstance(sums, list)
-            or len(sums) != header.chunks
+            or len(sums) != header.chunk_count
             or not all(is_hex(item, digits) for item in sums)
         ):
-            raise FormatError(f"it has no {header.chunks} checksums")
-        lines = identity_lines(
-            header.name, header.dtype, header.shape, header.device, header.codec, sums
-        )
+            raise FormatError(f"it has no {header.chunk_count} checksums")
+        lines = identity_lines(header, sums)
         if tail.get("digest") != hexdigest(algorithm, lines):
             raise IntegrityError("its name, dtype, shape or checksums do not match its digest")
         return algorithm, sums

@@ -15,9 +15,8 @@ from ..errors import (
     quote,
 )
 from ..format.limits import Limits, exceeds, way_over
-from ..format.manifest import parse_misread
+from ..format.manifest import parse_head, parse_misread
 from ..format.model import Entry, Manifest
-from ..load.single_file import parse_head
 from ..storage.leftovers import CheckpointFiles, File, single_temporaries
 from ..storage.local import LocalFile
 from .findings import Findings

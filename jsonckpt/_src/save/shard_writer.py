@@ -17,7 +17,7 @@ import zstandard
 from ..errors import JsonckptError, WriteError
 from ..format.checksums import hexdigest
 from ..format.chunk_codec import ChunkCodec, check_bool
-from ..format.model import Layout
+from ..format.model import Header, Layout
 from ..format.shard_text import ShardText
 from ..parallel import Lane, run_ordered, threads_for
 from ..storage.protocols import Output, Positioned
@@ -196,31 +196,10 @@ def write_shard(
             plan = plans[part.record]
             source = sources[plan.source]
             if chunk is not None and part.first and part.last and len(job) > 1:
-                buffers.append(
-                    text.add_record(
-                        source.name,
-                        source.dtype,
-                        source.shape,
-                        source.device,
-                        plan.codec,
-                        plan.nbytes,
-                        *chunk,
-                        source.layout,
-                    )
-                )
+                buffers.append(text.add_record(_header(source, plan), *chunk))
                 continue
             if part.first:
-                buffers.append(
-                    text.open_record(
-                        source.name,
-                        source.dtype,
-                        source.shape,
-                        source.device,
-                        plan.codec,
-                        plan.nbytes,
-                        source.layout,
-                    )
-                )
+                buffers.append(text.open_record(_header(source, plan)))
             if chunk is not None:
                 before, after = text.add_chunk(sum(map(len, chunk[0])), chunk[1])
                 buffers += [before, *chunk[0], after]
@@ -261,6 +240,18 @@ def write_shard(
     output.put(start, [end])
     output.end(text.position)
     return text
+
+
+def _header(source: RawSource, plan: RecordPlan) -> Header:
+    return Header(
+        source.name,
+        source.dtype,
+        source.shape,
+        source.device,
+        plan.codec,
+        plan.nbytes,
+        layout=source.layout,
+    )
 
 
 def _raw_bytes(plan: RecordPlan, chunk: int) -> int:
