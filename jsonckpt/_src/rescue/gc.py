@@ -24,6 +24,7 @@ from ..format.limits import Limits, checked_limits
 from ..format.manifest import parse_manifest
 from ..format.model import MANIFEST_NAME
 from ..load.container import open_container
+from ..load.options import ReadOptions
 from ..storage.commit import write_error
 from ..storage.leftovers import File, orphans, single_temporaries
 from ..storage.local import read_manifest
@@ -158,7 +159,7 @@ def _candidates(place: Path, limits: Limits, abandoned: bool) -> Sequence[File]:
         return beside
     if is_single(place.name):
         try:
-            open_container(place, limits=limits)
+            open_container(place, ReadOptions(limits=limits))
         except JsonckptError as error:
             if is_refusal(error.at(file=place)):
                 raise

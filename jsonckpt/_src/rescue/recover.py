@@ -25,7 +25,8 @@ from ..format.filenames import check_single_name, is_single
 from ..format.limits import Limits, checked_limits, exceeds, way_over
 from ..format.manifest import parse_misread
 from ..format.model import Entry, Manifest
-from ..load.restore import LoadOptions, StateBuilder
+from ..load.options import TensorSelection
+from ..load.restore import StateBuilder
 from ..load.single_file import parse_head
 from ..parallel import thread_count
 from ..save.background import CancelToken
@@ -457,7 +458,7 @@ class _Evidence:
             try:
                 list(tensor_names(self.state))  # refuses references that are none
                 pruned = prune(self.state, self.sources.__contains__)
-                StateBuilder(pruned, LoadOptions.of(None, None)).check(self.sources)  # type: ignore[arg-type]
+                StateBuilder(pruned, TensorSelection.of()).check(self.sources)  # type: ignore[arg-type]
                 return pruned
             except (JsonckptError, RecursionError) as error:
                 self.notes.append(f"the state cannot be used: {error}")

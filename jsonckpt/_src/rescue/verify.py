@@ -15,11 +15,11 @@ from ..errors import (
     is_refusal,
     printable,
 )
-from ..format.limits import Limits, checked_limits
+from ..format.limits import Limits
 from ..format.model import Entry
-from ..load.container import RETRIES, Container, open_container
-from ..load.restore import LoadOptions, StateBuilder
-from ..parallel import thread_count
+from ..load.container import RETRIES, Container, Shard, open_container
+from ..load.options import ReadOptions, TensorSelection
+from ..load.restore import StateBuilder
 from ..progress import progress_bar
 from ..storage.path_arguments import path_text, without_query
 from .damaged_files import DamagedZstd
@@ -108,35 +108,28 @@ def verify(
     (True, True)
     """
     path_text(path)
-    limits = checked_limits(limits)
-    count = thread_count(threads)
+    options = ReadOptions.of(
+        threads=threads,
+        progress=progress,
+        limits=limits,
+        storage_options=storage_options,
+        expected_digest=expected_digest,
+    )
     for _ in range(RETRIES + 1):
-        report, replaced = _verify(
-            path, deep, count, progress, limits, storage_options, expected_digest
-        )
+        report, replaced = _verify(path, deep, options)
         if report or not replaced:
             break
     return report
 
 
 def _verify(
-    path: str | os.PathLike[str],
-    deep: bool,
-    count: int,
-    progress: bool,
-    limits: Limits,
-    storage_options: Mapping[str, Any] | None,
-    expected_digest: str | None,
+    path: str | os.PathLike[str], deep: bool, options: ReadOptions
 ) -> tuple[VerifyReport, bool]:
     """The report, and whether a save has replaced the checkpoint meanwhile."""
     name = without_query(path_text(path))
     try:
-        container = open_container(
-            path, limits=limits, storage_options=storage_options, expected_digest=expected_digest
-        )
-        StateBuilder(container.manifest.state, LoadOptions.of(None, None)).check(
-            container.manifest.by_name
-        )
+        container = open_container(path, options)
+        StateBuilder.of(container, TensorSelection.of())
     except (ArgumentError, CheckpointNotFoundError):
         raise
     except JsonckptError as error:
@@ -145,18 +138,18 @@ def _verify(
     notes: list[str] = []
     files = 0
     total = container.manifest.nbytes * (2 if deep else 1)
-    with progress_bar("verify", total, show=progress) as advance:
-        for shard, entries in container.shards():
+    with progress_bar("verify", total, show=options.progress) as advance:
+        for shard in container.shards():
             files += 1
-            found = _problems(container, shard, entries, limits, count, advance)
+            found = _problems(container, shard, advance)
             if deep and not found:
-                found = _problems(container, shard, entries, limits, count, advance, streaming=True)
-                for entry in entries:
-                    notes += spelling_notes(container, entry, limits)
+                found = _problems(container, shard, advance, forward_only=True)
+                for entry in shard.entries:
+                    notes += spelling_notes(container, entry, options.limits)
             problems += found
     if deep:
         try:
-            check_state(container, limits)
+            check_state(container)
         except JsonckptError as error:
             problems.append(error.at(file=container.path))
         notes += [*state_notes(container), *leftover_notes(container)]
@@ -173,41 +166,30 @@ def _verify(
 
 def _problems(
     container: Container,
-    shard: int,
-    entries: Sequence[Entry],
-    limits: Limits,
-    threads: int,
-    progress: Callable[[int], None] | None,
+    shard: Shard,
+    advance: Callable[[int], None] | None,
     *,
-    streaming: bool = False,
+    forward_only: bool = False,
 ) -> list[JsonckptError]:
     """What is wrong with a shard: each damaged chunk, then the text around the payloads."""
     try:
-        container.read(
-            shard,
-            entries,
-            {entry.name: _Nowhere() for entry in entries},
-            limits=limits,
-            threads=threads,
-            streaming=streaming,
-            progress=progress,
-        )
-        container.check_files([shard])  # reading a compressed file says nothing of its size
+        sinks = {entry.name: _Nowhere() for entry in shard.entries}
+        shard.read(sinks, advance, forward_only=forward_only)
+        shard.check_file()  # reading a compressed file says nothing of its size
     except JsonckptError as error:
-        if streaming or not container.place.ranged(container.file_of(shard)):
+        if forward_only or not container.location.ranged(shard.name):
             return [error]
-        if container.file_of(shard).endswith(".zst"):
+        if shard.name.endswith(".zst"):
             if is_refusal(error):
                 return [error]  # a few bytes may unfold to more than there is time to read
             try:
-                return _in_frames(container, shard, entries, limits) or [error]
+                return _in_frames(container, shard) or [error]
             except JsonckptError:  # it cannot be searched
                 return [error]
         problems = []
-        for entry in entries:
-            problems += _in_tensor(container, entry, limits)
-        beside = _beside(container, shard, entries, limits, threads)
-        return _once([*problems, *beside]) or [error]
+        for entry in shard.entries:
+            problems += _in_tensor(shard, entry)
+        return _once([*problems, *_beside(shard)]) or [error]
     return []
 
 
@@ -221,16 +203,16 @@ def _once(problems: Sequence[JsonckptError]) -> list[JsonckptError]:
     return list(kept.values())
 
 
-def _in_tensor(container: Container, entry: Entry, limits: Limits) -> list[JsonckptError]:
+def _in_tensor(shard: Shard, entry: Entry) -> list[JsonckptError]:
     """The damaged chunks of a tensor, or else what its record says wrongly."""
     try:
-        container.read_part(entry, 0, entry.nbytes, _Nowhere(), limits=limits)
+        shard.read_part(entry, 0, entry.nbytes, _Nowhere())
         return []
     except JsonckptError as error:
         problems: list[JsonckptError] = []
         for chunk in range(len(entry.chunks)):
             try:
-                container.read_chunk(entry, chunk, limits=limits)
+                shard.check_chunk(entry, chunk)
             except JsonckptError as fault:
                 if fault.tensor is None:
                     return [fault]  # the file itself: the same for all
@@ -241,36 +223,31 @@ def _in_tensor(container: Container, entry: Entry, limits: Limits) -> list[Jsonc
         return problems or [error]
 
 
-def _beside(
-    container: Container, shard: int, entries: Sequence[Entry], limits: Limits, threads: int
-) -> list[JsonckptError]:
+def _beside(shard: Shard) -> list[JsonckptError]:
     """What is wrong with the text around the payloads."""
     try:
-        nothing = dict.fromkeys(entry.name for entry in entries)
-        container.read(shard, entries, nothing, limits=limits, threads=threads)
+        shard.read(dict.fromkeys(entry.name for entry in shard.entries))
     except JsonckptError as error:
         return [error]
     return []
 
 
-def _in_frames(
-    container: Container, shard: int, entries: Sequence[Entry], limits: Limits
-) -> list[JsonckptError]:
+def _in_frames(container: Container, shard: Shard) -> list[JsonckptError]:
     """The damaged tensors of a compressed shard, also those behind a frame that is broken."""
-    name = container.file_of(shard)
-    with container.place.file(name) as file:
+    limits = container.options.limits
+    with container.location.file(shard.name) as file:
         found = scan(DamagedZstd(file, window=limits.zstd_window), limits)
     intact = {record.header.name: [chunk[2] for chunk in record.chunks] for record in found.found}
     lost = {item.name: item for item in found.lost}
     problems: list[JsonckptError] = []
-    for entry in entries:
+    for entry in shard.entries:
         if intact.get(entry.name) != [chunk[2] for chunk in entry.chunks]:
             item = lost.get(entry.name)
             reason = item.reason if item is not None else "it is not in the file"
             problems.append(
                 IntegrityError(
                     reason,
-                    file=container.place.where(name),
+                    file=shard.path,
                     tensor=entry.name,
                     chunk=item.chunk if item is not None else None,
                     hint="Take another copy; jsonckpt recover restores the other tensors.",

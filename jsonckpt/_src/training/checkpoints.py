@@ -29,7 +29,7 @@ from ..format.model import MANIFEST_NAME, SHARD_FORMAT
 from ..format.shard_text import TRAILER_MAX, index_offset
 from ..load.api import load_container
 from ..load.container import open_container
-from ..load.restore import LoadOptions
+from ..load.options import ReadOptions, TensorSelection
 from ..storage import path_arguments
 from ..storage.locate import locate
 
@@ -282,11 +282,10 @@ def _read_numbers(one: _Found) -> bool:
     """Complete the numbers of a name from the state; ``False`` when it is no whole checkpoint."""
 
     def read() -> None:
-        container = open_container(one.place, limits=DEFAULT_LIMITS, storage_options=one.options)
+        container = open_container(one.place, ReadOptions(storage_options=one.options))
         one.saved = container.manifest.created_at
-        load_options = LoadOptions.of((), None, "cpu")
         try:
-            state = load_container(container, load_options, limits=DEFAULT_LIMITS, threads=1)
+            state = load_container(container, TensorSelection.of((), None, "cpu"))
         except JsonckptError:  # a type that is not registered yet, for example
             state = container.manifest.state
         if isinstance(state, Mapping):
@@ -343,7 +342,8 @@ def _look(one: _Found, deep: bool) -> None:
     limits = DEFAULT_LIMITS
     place, name = locate(one.place, one.options, follow=limits.follow)
     if deep or name is None:
-        container = open_container(one.place, limits=limits, storage_options=one.options)
+        options = ReadOptions(limits=limits, storage_options=one.options)
+        container = open_container(one.place, options)
         container.check_files(range(len(container.manifest.shards)))
         return
     marker = SHARD_FORMAT.encode()
