@@ -27,7 +27,7 @@ from ..load.container import open_container
 from ..load.options import ReadOptions
 from ..storage.commit import write_error
 from ..storage.leftovers import File, orphans, single_temporaries
-from ..storage.local import read_manifest
+from ..storage.local import LocalLocation
 from ..storage.path_arguments import is_url, path_text
 
 _AGE = re.compile(r"([0-9]+(?:\.[0-9]+)?)([smhdw])")
@@ -200,7 +200,7 @@ def _in_directory(place: Path, limits: Limits, abandoned: bool, more: bool) -> l
         return listed
     try:
         manifest = parse_manifest(
-            read_manifest(place, limits.manifest_bytes, follow=limits.follow), limits
+            LocalLocation(place, follow=limits.follow).manifest(limits.manifest_bytes), limits
         )
     except CheckpointNotFoundError:
         raise
