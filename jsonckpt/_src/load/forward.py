@@ -24,7 +24,7 @@ from .single_file import entry_of, manifest_of_head, parse_head
 
 
 class ForwardReader:
-    """Reads one source forward only. Memory is allocated as headers come."""
+    """Reads tensors forward only. Memory is allocated as headers come."""
 
     def __init__(self, selection: TensorSelection, options: ReadOptions) -> None:
         self._selection = selection

@@ -19,7 +19,7 @@ from .into_aliases import resolve_aliases
 from .into_reader import IntoReader
 from .matching import Match, check_target, match
 from .options import ReadOptions, TensorSelection
-from .placeholders import LEFT_OUT, PlaceholderReader, leaves_in, placeholders_in
+from .placeholders import LEFT_OUT, PlaceholderReader, leaves_in, names_in
 from .restore import StateBuilder
 
 
@@ -162,10 +162,7 @@ def _load_into(
     filled = {copy.source.name for copy in copies}
     filled |= {name for copy in copies for name, _ in copy.aliases}
     names = [source.name for source, _ in plan.in_place if source.name in filled]
-    names += [
-        *plan.allocated,
-        *(source.name for one in plan.own_loaders for source in placeholders_in(one.value)),
-    ]
+    names += [*plan.allocated, *(name for one in plan.own_loaders for name in names_in(one.value))]
     reader.load_objects(plan)
     reader.load_tensors(plan, targets)
     return LoadResult(

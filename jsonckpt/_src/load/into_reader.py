@@ -54,7 +54,7 @@ class IntoReader:
 
     def read_records(self, records: Iterable[str]) -> dict[str, torch.Tensor]:
         """Whole records, in memory of their own."""
-        made = {record: self._new_target(record, _CPU) for record in records}
+        made = {record: self.new_target(record, _CPU) for record in records}
         self.read({record: [_whole(target)] for record, target in made.items()})
         return {record: target.finish() for record, target in made.items()}
 
@@ -89,7 +89,7 @@ class IntoReader:
                 else:
                     part = PartSink(target, start, start + target.nbytes, self._on_write)
                     parts.setdefault(copy.source.record, []).append(part)
-            bases = {source.record: self._new_target(source.record, _CPU) for source, _ in strided}
+            bases = {source.record: self.new_target(source.record, _CPU) for source, _ in strided}
             for record, base in bases.items():
                 parts.setdefault(record, []).append(_whole(base))
         self._read_with_progress(parts)
@@ -151,7 +151,8 @@ class IntoReader:
                 return False
         return True
 
-    def _new_target(self, record: str, device: torch.device) -> Target:
+    def new_target(self, record: str, device: torch.device) -> Target:
+        """New memory for a record."""
         return new_target(self._by_name[record], device)
 
     def _read_with_progress(self, parts: Mapping[str, list[PartSink]]) -> None:
@@ -191,7 +192,7 @@ class _NewTensors:
         for source, device in wanted.values():
             records = self._targets.setdefault(device, {})
             if source.record not in records:
-                records[source.record] = target = reader._new_target(source.record, device)
+                records[source.record] = target = reader.new_target(source.record, device)
                 if target.needs_data:
                     self.parts.setdefault(source.record, []).append(_whole(target))
 

@@ -27,6 +27,7 @@ from .placeholders import (
     LEFT_OUT,
     Placeholder,
     leaves_in,
+    names_in,
     placeholders_in,
     same_state,
     with_tensors,
@@ -73,9 +74,10 @@ class Match:
         if first == pointer:
             return True
         if not same_state(other, value):
-            self.mismatched.append(
-                f"{pointer}: the same {type(target).__name__} as at {first}, for which the "
-                "checkpoint has another state"
+            self.differ(
+                pointer,
+                f"the same {type(target).__name__} as at {first}, for which the "
+                "checkpoint has another state",
             )
         return False
 
@@ -86,8 +88,8 @@ class Match:
             UnsupportedTypeError: the tensor cannot be filled: it has no memory of its own.
         """
         if not tensor.is_nested and not _is_dense(tensor):
-            self.mismatched.append(
-                f"{source.name}: a dense tensor in the checkpoint, {_kind(tensor)} in the target"
+            self.differ(
+                source.name, f"a dense tensor in the checkpoint, {_kind(tensor)} in the target"
             )
             return
         try:
@@ -95,21 +97,23 @@ class Match:
         except UnsupportedTypeError as error:
             raise error.at(tensor=source.name)  # noqa: B904, the same error with its tensor
         if tuple(tensor.shape) != source.shape:
-            self.mismatched.append(
-                f"{source.name}: shape {list(source.shape)} in the checkpoint, "
-                f"{list(tensor.shape)} in the target"
+            self.differ(
+                source.name,
+                f"shape {list(source.shape)} in the checkpoint, {list(tensor.shape)} in the target",
             )
         elif self.check_dtype(source, tensor):
             self.in_place.append((source, tensor))
+
+    def differ(self, pointer: str, what: str) -> None:
+        """Note that something does not fit."""
+        self.mismatched.append(f"{pointer}: {what}")
 
     def check_dtype(self, source: Placeholder, tensor: torch.Tensor) -> bool:
         """Whether a tensor may take the source's dtype."""
         dtype = dtype_name(tensor)
         fits = self.cast or dtype == source.dtype
         if not fits:
-            self.mismatched.append(
-                f"{source.name}: {source.dtype} in the checkpoint, {dtype} in the target"
-            )
+            self.differ(source.name, f"{source.dtype} in the checkpoint, {dtype} in the target")
         return fits
 
     def allocate(self, value: Any, device: torch.device | None = None) -> None:
@@ -184,19 +188,18 @@ def _match_tensor(value: Any, target: torch.Tensor, pointer: str, plan: Match) -
     if isinstance(value, Placeholder):
         plan.copy(value, target)
     elif isinstance(value, torch.Tensor):
-        plan.mismatched.append(
-            f"{pointer}: {_kind(value)} in the checkpoint, {_kind(target)} in the target; "
-            "only dense tensors are filled in place, jsonckpt.load gives the others"
+        plan.differ(
+            pointer,
+            f"{_kind(value)} in the checkpoint, {_kind(target)} in the target; "
+            "only dense tensors are filled in place, jsonckpt.load gives the others",
         )
     else:
-        plan.mismatched.append(f"{pointer}: no tensor in the checkpoint, a tensor in the target")
+        plan.differ(pointer, "no tensor in the checkpoint, a tensor in the target")
 
 
 def _match_mapping(value: Any, target: Any, pointer: str, plan: Match) -> None:
     if not isinstance(value, Mapping):
-        plan.mismatched.append(
-            f"{pointer}: {type(value).__name__} in the checkpoint, a dict expected"
-        )
+        plan.differ(pointer, f"{type(value).__name__} in the checkpoint, a dict expected")
         return
     for key, item in target.items():
         below = join(pointer, str(key))
@@ -207,16 +210,14 @@ def _match_mapping(value: Any, target: Any, pointer: str, plan: Match) -> None:
             plan.missing += names_below(item, below)
     for key, item in value.items():
         if key not in target:
-            plan.unexpected += [source.name for source in placeholders_in(item)]
+            plan.unexpected += names_in(item)
 
 
 def _match_sequence(
     value: Any, target: Any, pointer: str, plan: Match, assign: Assign | None
 ) -> None:
     if not isinstance(value, (list, tuple)) or len(value) != len(target):
-        plan.mismatched.append(
-            f"{pointer}: the checkpoint does not have a sequence of {len(target)} here"
-        )
+        plan.differ(pointer, f"the checkpoint does not have a sequence of {len(target)} here")
         return
     for position, (item, old) in enumerate(zip(value, target)):
         put = partial(target.__setitem__, position) if isinstance(target, list) else None
@@ -248,9 +249,7 @@ def names_below(target: Any, pointer: str) -> list[str]:
 
 def _match_module(value: Any, module: torch.nn.Module, pointer: str, plan: Match) -> None:
     if not isinstance(value, Mapping):
-        plan.mismatched.append(
-            f"{pointer}: no state dict in the checkpoint, a module in the target"
-        )
+        plan.differ(pointer, "no state dict in the checkpoint, a module in the target")
         return
     if loads_itself(module):
         _match_own_loader(value, module, pointer, plan)
@@ -267,7 +266,7 @@ def _match_module(value: Any, module: torch.nn.Module, pointer: str, plan: Match
             plan.missing.append(below)
     for key, item in value.items():
         if key not in own:
-            plan.unexpected += [source.name for source in placeholders_in(item)]
+            plan.unexpected += names_in(item)
 
 
 def _want_extra_state(value: Any, owner: torch.nn.Module, pointer: str, plan: Match) -> None:
@@ -359,9 +358,7 @@ def _match_optimizer(
         _match_own_loader(value, optimizer, pointer, plan)
         return
     if not isinstance(states, Mapping) or not isinstance(groups, list):
-        plan.mismatched.append(
-            f"{pointer or '/'}: the checkpoint has no state of an optimizer here"
-        )
+        plan.differ(pointer or "/", "the checkpoint has no state of an optimizer here")
         return
     if not plan.is_first(optimizer, pointer, value):
         return
@@ -390,10 +387,10 @@ def _match_optimizer(
         if key in known:
             continue
         if type(key) is int or (isinstance(key, str) and key.isdecimal()):
-            plan.unexpected += [source.name for source in placeholders_in(item)]
+            plan.unexpected += names_in(item)
         else:  # as torch does with state that belongs to no parameter
             plan.allocate(item)
-            plan.actions.append(partial(_put, optimizer.state, key, item))
+            plan.actions.append(partial(_update, optimizer.state, {key: item}))
     if not any(item is LEFT_OUT for item in leaves_in(states)):
         plan.actions.append(partial(_call_setstate, optimizer, pointer))
 
@@ -437,12 +434,8 @@ def _match_entry(
     plan.actions.append(partial(_update_state, optimizer, parameter, new, stale))
 
 
-def _update(group: dict[str, Any], hyper: Any, tensors: Mapping[str, torch.Tensor]) -> None:
-    group.update(with_tensors(hyper, tensors))
-
-
-def _put(state: Any, key: Any, item: Any, tensors: Mapping[str, torch.Tensor]) -> None:
-    state[key] = with_tensors(item, tensors)
+def _update(target: Any, values: Any, tensors: Mapping[str, torch.Tensor]) -> None:
+    target.update(with_tensors(values, tensors))
 
 
 def _update_state(

@@ -62,6 +62,11 @@ def placeholders_in(value: Any) -> Iterator[Placeholder]:
             yield from placeholders_in(item)
 
 
+def names_in(value: Any) -> list[str]:
+    """The names of the tensors in a state."""
+    return [source.name for source in placeholders_in(value)]
+
+
 def with_tensors(value: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
     """A state with its placeholders replaced by tensors."""
     if isinstance(value, Placeholder):
