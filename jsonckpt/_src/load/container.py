@@ -1,7 +1,7 @@
 """An opened checkpoint: what it says of itself, and the means to read its records.
 
-Opening reads no payload. What is at a path becomes a :class:`Container`: its manifest (from
-``manifest.json``, or gathered from a single file) and its :class:`Shard` s.
+Opening reads no payload. A path becomes a :class:`Container`: a manifest, from ``manifest.json`` or
+gathered from a single file, and a :class:`Shard` for each file.
 """
 
 from __future__ import annotations

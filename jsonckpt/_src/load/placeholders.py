@@ -143,17 +143,14 @@ class PlaceholderReader:
         inside = {part for part in place.split("/") if part.startswith("$")} - _TRANSPARENT
         if not all(self._chosen(name) for name, _, _ in found):
             return OMIT if inside else LEFT_OUT
-        if inside:
+        is_plain = tag in ("$tensor", "$tied", "$view") or (len(found) == 1 and tag in _WRAPPERS)
+        if inside or not is_plain:
             return self._reader(found).get(tag, body, place)
-        if tag in ("$tensor", "$tied", "$view") or (len(found) == 1 and tag in _WRAPPERS):
-            name, kind, inner = found[0]
-            record = record_of(name, inner)
-            if kind == "$view":
-                view = View.from_json(inner, place)
-                return Placeholder(name, record, view.dtype, view.shape, view, tag, body)
-            entry = self._entries[record]
-            return Placeholder(name, record, entry.dtype, entry.shape, None, tag, body)
-        return self._reader(found).get(tag, body, place)
+        name, kind, inner = found[0]
+        record = record_of(name, inner)
+        view = View.from_json(inner, place) if kind == "$view" else None
+        kept = self._entries[record] if view is None else view
+        return Placeholder(name, record, kept.dtype, kept.shape, view, tag, body)
 
     def get_array(self, body: Any, place: str) -> Any:
         found = list(tensor_names(body))
