@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import jsonckpt
-from jsonckpt._src.load.api import _load
+from jsonckpt._src.load.api import load_selected
+from jsonckpt._src.load.options import ReadOptions, TensorSelection
 
 __all__ = ["READERS", "Trickle", "indexed", "piped", "readers_for", "streaming"]
 
@@ -26,7 +27,13 @@ def indexed(path: str | os.PathLike[str], **options: Any) -> Any:
 
 def streaming(path: str | os.PathLike[str], **options: Any) -> Any:
     """Forward only, although the ranges are known."""
-    return _load(path, streaming=True, **options)
+    chosen = {
+        name: options.pop(name)
+        for name in ("include", "exclude", "map_location", "allocate")
+        if name in options
+    }
+    read_options = ReadOptions.of(forward_only=True, **options)
+    return load_selected(path, TensorSelection.of(**chosen), read_options)
 
 
 def piped(path: str | os.PathLike[str], **options: Any) -> Any:

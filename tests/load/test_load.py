@@ -408,6 +408,28 @@ def test_a_small_part_of_a_large_tensor_is_stored_alone(tmp_path: Path) -> None:
     assert jsonckpt.load(result.path)["part"].untyped_storage().nbytes() == 40
 
 
+@pytest.mark.parametrize("argument", ["include", "exclude"])
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [(5, "not 'int'"), (b"/a", "not 'bytes'"), (["/a", 5], "a sequence that holds '5'")],
+)
+def test_what_is_no_selector(path: Path, argument: str, value: Any, says: str) -> None:
+    target: Any = {}
+    with jsonckpt.open(path) as checkpoint:
+        for read in (
+            lambda **options: jsonckpt.load(path, **options),
+            lambda **options: list(jsonckpt.stream(path, **options)),
+            lambda **options: jsonckpt.load_into(target, path, **options),
+            checkpoint.load,
+        ):
+            with pytest.raises(jsonckpt.ArgumentError, match=f"^{argument} must be .*{says}"):
+                read(**{argument: value})
+
+
+def test_a_selector_may_be_an_iterator(path: Path) -> None:
+    assert list(dict(jsonckpt.stream(path, include=iter([W]))).keys()) == [W]  # type: ignore[arg-type]
+
+
 def test_every_load_has_memory_of_its_own(path: Path) -> None:
     one, two = jsonckpt.load(path), jsonckpt.load(path)
     for tensor in leaves(one):

@@ -141,11 +141,11 @@ def test_deep_makes_no_tensor(tmp_path: Path) -> None:
     """The state of a terabyte costs nothing."""
     path = tmp_path / "c.json"
     jsonckpt.save({"w": torch.zeros(1000), "a": np.zeros(500)}, path)
-    from jsonckpt._src.format.limits import DEFAULT_LIMITS
     from jsonckpt._src.load.container import open_container
+    from jsonckpt._src.load.options import ReadOptions
     from jsonckpt._src.rescue.verify_deep import check_state
 
-    container = open_container(path, limits=DEFAULT_LIMITS)
+    container = open_container(path, ReadOptions())
     entries = tuple(
         dataclasses.replace(entry, shape=(1 << 37,), nbytes=1 << 39)
         for entry in container.manifest.entries
@@ -153,7 +153,7 @@ def test_deep_makes_no_tensor(tmp_path: Path) -> None:
     state = dict(container.manifest.state)
     state["a"] = {"$ndarray": {**state["a"]["$ndarray"], "shape": [1 << 37]}}
     manifest = dataclasses.replace(container.manifest, entries=entries, state=state)
-    check_state(dataclasses.replace(container, manifest=manifest), DEFAULT_LIMITS)
+    check_state(dataclasses.replace(container, manifest=manifest))
 
 
 def test_deep_finds_a_state_that_cannot_be_read(tmp_path: Path) -> None:
@@ -199,6 +199,6 @@ def test_deep_reads_with_both_readers(tmp_path: Path, monkeypatch: pytest.Monkey
     def refuse(*_: object, **__: object) -> None:
         raise jsonckpt.FormatError("forward")
 
-    monkeypatch.setattr("jsonckpt._src.load.container.Container.forward", refuse)
+    monkeypatch.setattr("jsonckpt._src.load.container.Shard.records", refuse)
     assert jsonckpt.verify(path)
     assert [p.message for p in jsonckpt.verify(path, deep=True).problems] == ["forward"]

@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 
 import jsonckpt
-from jsonckpt._src.format.limits import DEFAULT_LIMITS
 from jsonckpt._src.load.api import load_container
 from jsonckpt._src.load.container import open_container
-from jsonckpt._src.load.restore import LoadOptions
+from jsonckpt._src.load.options import ReadOptions, TensorSelection
 from jsonckpt._src.state.prune import named_state, prune
 from jsonckpt._src.state.references import references_in
 from tests.golden.make_v1 import FOLDER
@@ -30,7 +29,7 @@ def test_pruning_is_what_exclude_does(name: str) -> None:
     At first none is lost, which is all there is to see where a state has no records.
     """
     path = FOLDER / name
-    container = open_container(path, limits=DEFAULT_LIMITS)
+    container = open_container(path, ReadOptions())
     tree = container.manifest.state
     records = {reference.name: reference.record for reference in references_in(tree)}
     some = list(container.manifest.by_name)[:: 1 + len(container.manifest.by_name) // 9]
@@ -41,9 +40,7 @@ def test_pruning_is_what_exclude_does(name: str) -> None:
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's, about sparse and quantized tensors
-            found = load_container(
-                lacking, LoadOptions.of(None, None), limits=DEFAULT_LIMITS, threads=1
-            )
+            found = load_container(lacking, TensorSelection.of())
             expected = jsonckpt.load(path, exclude=lambda name, gone=gone: records[name] == gone)
         assert difference(expected, found) is None
 

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jsonckpt
-from jsonckpt._src.load.api import _load
+from jsonckpt._src.load.api import load_selected
+from jsonckpt._src.load.options import ReadOptions, TensorSelection
 from tests import independent_reader
 from tests.readers import readers_for
 from tests.schemas import validate_checkpoint
@@ -101,7 +102,7 @@ def test_devices_and_places_of_other_kinds_part_them(tmp_path: Path) -> None:
         made.append(nbytes)
         return torch.empty(nbytes, dtype=torch.uint8).untyped_storage()
 
-    found = _load(tmp_path / "c", allocate=allocate)
+    found = load_selected(tmp_path / "c", TensorSelection.of(allocate=allocate), ReadOptions())
     assert storages(found)[:4] == storages(state)[:4]
     assert sorted(made) == [0, 28, 4000]
 

@@ -22,19 +22,20 @@ def load_checkpoint(
     limits: Limits | None = None,
 ) -> Any:
     """The state of a jsonckpt checkpoint, in memory that ``allocate`` gives."""
-    from ..load.api import _load
+    from ..load.api import load_selected
+    from ..load.options import ReadOptions, TensorSelection
 
-    return _load(path, allocate=allocate, include=include, progress=progress, limits=limits)
+    selection = TensorSelection.of(include, allocate=allocate)
+    return load_selected(path, selection, ReadOptions.of(progress=progress, limits=limits))
 
 
 def load_opened(checkpoint: Any, *, include: Callable[[str], bool], allocate: Allocate) -> Any:
     """Part of an opened checkpoint's state, in memory that ``allocate`` gives."""
-    from ..format.limits import DEFAULT_LIMITS
     from ..load.api import load_container
-    from ..load.restore import LoadOptions
+    from ..load.options import TensorSelection
 
-    load_options = LoadOptions.of(include, None, None, allocate)
-    return load_container(checkpoint._container, load_options, limits=DEFAULT_LIMITS, threads=None)
+    selection = TensorSelection.of(include, allocate=allocate)
+    return load_container(checkpoint._container, selection)
 
 
 def open_checkpoint(path: Path, limits: Limits | None = None) -> Any:

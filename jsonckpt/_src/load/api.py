@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from typing import Any
 
 import torch
 
 from ..errors import ArgumentError, JsonckptError
-from ..format.checksums import check_expected
 from ..format.json_text import BRIEF, collector_paused
-from ..format.limits import Limits, checked_limits
-from ..parallel import thread_count
+from ..format.limits import Limits
 from ..progress import progress_bar
 from ..state.selector import Selector
 from ..storage.locate import locate
 from ..tensors.buffers import Target
 from ..tensors.map_location import MapLocation
-from .container import Container, open_container, read_steadily
-from .forward import Forward, as_source, is_file_object
-from .restore import Allocate, LoadOptions, StateBuilder, allocate_targets
+from .allocation import allocate_targets
+from .container import Container, open_container, read_consistent
+from .forward import FileSource, ForwardReader, is_file_object
+from .options import ReadOptions, TensorSelection
+from .restore import StateBuilder
 
 
 def load(
@@ -38,7 +38,7 @@ def load(
     storage_options: Mapping[str, Any] | None = None,
     expected_digest: str | None = None,
 ) -> Any:
-    """Read a checkpoint back: the state as it was given to :func:`jsonckpt.save`.
+    """Read a checkpoint: the state as it was given to :func:`jsonckpt.save`.
 
     Args:
         path: a directory, a ``.json`` or ``.json.zst`` file, a URL (extra ``remote``), or a binary
@@ -46,18 +46,17 @@ def load(
         map_location: as in ``torch.load``: ``None`` (back to the device it was saved from), a
             device or its name, a dict of names, or a callable on ``(storage, location)``.
         include, exclude: names, globs (``"/model_state_dict/*"``), sequences of these, or a
-            callable on names. A tensor that is left out is left out of the tree, too. The slash
-            that names begin with may be left out. Each pattern must select something.
-        weights_only: accepted for ``torch.load``'s sake (``None``, too); nothing is ever
-            unpickled.
+            callable on names. Tensors that are not selected are left out of the tree. The first
+            slash of a name is optional. Each pattern must select something.
+        weights_only: as in ``torch.load``; ``True`` or ``None``, for nothing is ever unpickled.
         verify: compare the checksums of all data. Everything else is always checked.
         threads: ``None`` takes the processors that may be used, up to 8.
         progress: show a tqdm bar.
-        limits: what is too large; ``None`` is ``jsonckpt.Limits()``.
+        limits: what is refused as too large; ``None`` is ``jsonckpt.Limits()``.
         storage_options: passed to fsspec for URLs.
-        expected_digest: the ``digest`` of a save with ``checksum="sha256"`` or ``"blake3"``:
-            anything else is refused before a tensor is read (a file object, whose seal stands at
-            its end, before a tensor is returned).
+        expected_digest: the ``digest`` of a save with ``checksum="sha256"`` or ``"blake3"``.
+            Anything else is refused before a tensor is read; a file object, whose seal is at its
+            end, before a tensor is returned.
 
     Raises:
         CheckpointNotFoundError, IncompleteCheckpointError, FormatError, IntegrityError, LimitError:
@@ -75,11 +74,7 @@ def load(
         raise ArgumentError(
             "weights_only=False asks for unpickling, which jsonckpt never does; leave it out"
         )
-    return _load(
-        path,
-        map_location,
-        include=include,
-        exclude=exclude,
+    options = ReadOptions.of(
         verify=verify,
         threads=threads,
         progress=progress,
@@ -87,140 +82,52 @@ def load(
         storage_options=storage_options,
         expected_digest=expected_digest,
     )
+    return load_selected(path, TensorSelection.of(include, exclude, map_location), options)
 
 
-def _load(
-    path: str | os.PathLike[str] | Any,
-    map_location: MapLocation = None,
-    *,
-    include: Selector | None = None,
-    exclude: Selector | None = None,
-    verify: bool = True,
-    threads: int | None = None,
-    progress: bool = False,
-    limits: Limits | None = None,
-    storage_options: Mapping[str, Any] | None = None,
-    expected_digest: str | None = None,
-    allocate: Allocate | None = None,
-    streaming: bool = False,
+def load_selected(
+    path: str | os.PathLike[str] | Any, selection: TensorSelection, options: ReadOptions
 ) -> Any:
-    """:func:`load` with what only this package asks for.
-
-    Args:
-        allocate: makes the storage of a CPU tensor from its bytes, in a mapped file for example.
-        streaming: use the forward-only reader although the ranges are known.
-    """
-    limits = checked_limits(limits)
-    check_expected(expected_digest, verify=verify)
-    options = LoadOptions.of(include, exclude, map_location, allocate)
+    """:func:`load`, with its arguments as two objects."""
     if is_file_object(path):
-        forward = Forward(options, limits, verify, expected_digest, whole=True)
-        with progress_bar("load", None, show=progress) as advance:
-            return _load_forward(path, forward, advance)
-
-    def read(container: Container) -> Any:
-        return load_container(
-            container,
-            options,
-            limits=limits,
-            threads=threads,
-            verify=verify,
-            progress=progress,
-            streaming=streaming,
-        )
-
-    return read_steadily(
-        path,
-        read,
-        limits=limits,
-        storage_options=storage_options,
-        expected_digest=expected_digest,
-    )
+        return ForwardReader(selection, options).load(FileSource(path))
+    return read_consistent(path, options, lambda container: load_container(container, selection))
 
 
 def load_container(
-    container: Container,
-    options: LoadOptions,
-    *,
-    limits: Limits,
-    threads: int | None,
-    verify: bool = True,
-    progress: bool = False,
-    streaming: bool = False,
+    container: Container, selection: TensorSelection, *, progress: bool | None = None
 ) -> Any:
-    """The state of an opened checkpoint."""
-    brief = container.manifest.nbytes < BRIEF
-    try:
-        with collector_paused() if brief else nullcontext():
-            return _load_container(
-                container,
-                options,
-                limits=limits,
-                threads=thread_count(threads),
-                verify=verify,
-                progress=progress,
-                streaming=streaming,
-            )
-    except JsonckptError as error:
-        error.at(file=container.path)
-        raise
+    """The state of an opened checkpoint.
 
-
-def _load_container(
-    container: Container,
-    options: LoadOptions,
-    *,
-    limits: Limits,
-    threads: int,
-    verify: bool,
-    progress: bool,
-    streaming: bool,
-) -> Any:
-    by_name = container.manifest.by_name
-    copies = container.copies(limits)
-    loading = StateBuilder(container.manifest.state, options, copies)
-    loading.check(by_name)
-    loading.check_selectors()
-    loading.check_files(container)
-    targets = allocate_targets(
-        options, [entry for name, entry in by_name.items() if loading.wants(name)]
-    )
-    sinks: dict[str, Target | None] = {
-        name: target for name, target in targets.items() if target.needs_data
-    }
-    if loading.wants_all:
-        # Records that the state does not need are part of the file that is asked for: their text
-        # is checked, too, as the forward reader does.
-        sinks |= dict.fromkeys(name for name in by_name if not loading.wants(name))
-    total = sum(by_name[name].nbytes for name in sinks)
-    with progress_bar("load", total, show=progress) as advance:
-        for shard, entries in container.shards():
-            container.read(
-                shard,
-                entries,
-                sinks,
-                limits=limits,
-                threads=threads,
-                verify=verify,
-                streaming=streaming,
-                progress=advance,
-            )
-            for entry in entries:
-                target = targets.pop(entry.name, None)
-                if target is not None:
-                    tensor = options.placement.relocate(target.finish(), entry.device)
-                    loading.keep(entry.name, tensor)
-    return loading.finish()
-
-
-def _load_forward(stream: Any, forward: Forward, advance: Callable[[int], None] | None) -> Any:
-    for record in forward.records(as_source(stream)):
-        for _ in forward.close(record, keep=True):
-            pass
-        if advance is not None:
-            advance(record.header.nbytes)
-    assert forward.loading is not None
-    return forward.loading.finish()
+    Args:
+        progress: instead of what the container's options say.
+    """
+    show = container.options.progress if progress is None else progress
+    is_small = container.manifest.nbytes < BRIEF
+    with container.errors(), collector_paused() if is_small else nullcontext():
+        by_name = container.manifest.by_name
+        builder = StateBuilder.of(container, selection)
+        builder.check_selectors()
+        builder.check_files(container)
+        wanted = [entry for name, entry in by_name.items() if builder.wants(name)]
+        targets = allocate_targets(selection, wanted)
+        sinks: dict[str, Target | None] = {
+            name: target for name, target in targets.items() if target.needs_data
+        }
+        if builder.wants_all:
+            # The whole file is asked for. The text of records that the state does not use is
+            # checked, too, as the forward reader does.
+            sinks |= dict.fromkeys(name for name in by_name if not builder.wants(name))
+        total = sum(by_name[name].nbytes for name in sinks)
+        with progress_bar("load", total, show=show) as advance:
+            for shard in container.shards():
+                shard.read(sinks, advance)
+                for entry in shard.entries:
+                    target = targets.pop(entry.name, None)
+                    if target is not None:
+                        tensor = selection.placement.relocate(target.finish(), entry.device)
+                        builder.keep(entry.name, tensor)
+        return builder.finish()
 
 
 def stream(
@@ -236,15 +143,15 @@ def stream(
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """Read forward only, tensor by tensor: ``(name, tensor)`` as they come.
 
-    Each tensor has been checked wholly when it is yielded; whether the file is whole is known at
-    its end, where an error is raised otherwise. Memory is one tensor and a few chunks.
+    Each tensor is fully checked before it is yielded. Damage to the rest of the file raises an
+    error when it is reached. Memory is one tensor and a few chunks.
 
     Args:
         source: a path or URL as for :func:`load`, or a binary file object, seekable or not
-            (``sys.stdin.buffer``). A lone shard can be read, too.
+            (``sys.stdin.buffer``); also a single shard of a directory.
         map_location, include, exclude, verify, limits, storage_options: as for :func:`load`.
-        expected_digest: as for :func:`load`. Of a path nothing is yielded that is not pinned; of a
-            file object the seal comes last, so an :class:`~jsonckpt.IntegrityError` may come after
+        expected_digest: as for :func:`load`. A path is checked before anything is yielded. The
+            seal of a file object comes last, so an :class:`~jsonckpt.IntegrityError` may follow
             all tensors: trust none of them before the end.
 
     >>> import io, torch, jsonckpt
@@ -253,29 +160,25 @@ def stream(
     >>> list(jsonckpt.stream(io.BytesIO(pipe.getvalue())))
     [('/w', tensor([1., 1.]))]
     """
-    limits = checked_limits(limits)
-    check_expected(expected_digest, verify=verify)
-    forward = Forward(
-        LoadOptions.of(include, exclude, map_location), limits, verify, expected_digest
+    options = ReadOptions.of(
+        verify=verify,
+        limits=limits,
+        storage_options=storage_options,
+        expected_digest=expected_digest,
     )
+    reader = ForwardReader(TensorSelection.of(include, exclude, map_location), options)
     if is_file_object(source):
-        yield from forward.tensors(as_source(source))
+        yield from reader.tensors(FileSource(source))
         return
-    place, name = locate(source, storage_options, follow=limits.follow)
-    if name is not None and expected_digest is None:
-        try:
-            with place.stream(name, zstd_window=limits.zstd_window) as opened:
-                yield from forward.tensors(opened)
-        except JsonckptError as error:
-            error.at(file=place.where(name))
-            raise
+    location, name = locate(source, storage_options, follow=options.limits.follow)
+    if name is None or expected_digest is not None:
+        container = open_container(source, options)
+        with container.errors():
+            yield from reader.tensors_in(container)
         return
-    container = open_container(
-        source, limits=limits, storage_options=storage_options, expected_digest=expected_digest
-    )
     try:
-        yield from forward.container(container)
+        with location.stream(name, zstd_window=options.limits.zstd_window) as opened:
+            yield from reader.tensors(opened)
     except JsonckptError as error:
-        error.at(file=container.path)
-        container.explain(error)
+        error.at(file=location.where(name))
         raise

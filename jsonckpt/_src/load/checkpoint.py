@@ -1,20 +1,19 @@
-"""``open``: a checkpoint as a mapping of names to tensors that are read when they are asked for."""
+"""``open``: a checkpoint as a mapping of names to tensors that are read on demand."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from ..errors import FormatError, JsonckptError
-from ..format.checksums import check_expected
+from ..errors import FormatError
 from ..format.dtypes import DTYPES
 from ..format.json_text import collector_paused
-from ..format.limits import Copies, Limits, checked_limits
-from ..format.model import Codec, Entry, Manifest, element_count
-from ..parallel import thread_count
+from ..format.limits import Copies, Limits
+from ..format.model import PLAIN, Codec, Entry, Manifest, element_count
 from ..state.references import references_in
 from ..state.registry import default_rules
 from ..state.selector import Selector
@@ -22,11 +21,11 @@ from ..state.tree import decode_state
 from ..tensors.aliasing import StateReader
 from ..tensors.map_location import MapLocation
 from ..tensors.memory import torch_dtype
+from .allocation import allocate_target, new_target
 from .api import load_container
 from .container import Container, open_container
-from .restore import LoadOptions, StateBuilder, allocate_target
-
-_ON_THE_CPU = LoadOptions.of(None, None, "cpu")
+from .options import ReadOptions, TensorSelection
+from .restore import StateBuilder
 
 
 class TensorEntry:
@@ -35,7 +34,7 @@ class TensorEntry:
     Attributes:
         name: its JSON Pointer.
         dtype, shape, nbytes: of the tensor; ``shape`` is a ``torch.Size``, ``nbytes`` raw bytes.
-        device: where it lay when it was saved.
+        device: where it was when it was saved.
     """
 
     def __init__(self, checkpoint: Checkpoint, name: str, entry: Entry, view: Any) -> None:
@@ -67,10 +66,10 @@ class TensorEntry:
         return self._checkpoint._load(self._entry, self.name, self._view, map_location)
 
     def __getitem__(self, key: Any) -> torch.Tensor:
-        """A part of the tensor, indexed as a tensor; reads only the chunks that it needs.
+        """A part of the tensor, indexed as a tensor is.
 
-        Slices and integers on the first dimension decide what is read; anything else is applied
-        afterwards.
+        For a slice or an integer in the first dimension, only the chunks of those rows are read.
+        Anything else is applied afterwards.
         """
         if self._view is not None or not self.shape:
             return self.load()[key]
@@ -106,30 +105,21 @@ class Checkpoint(Mapping[str, TensorEntry]):
     """An open checkpoint: names to :class:`TensorEntry`. A context manager.
 
     Attributes:
-        manifest: everything that it says of itself.
+        manifest: its manifest.
         metadata: the user's own JSON object.
     """
 
-    def __init__(self, container: Container, limits: Limits, threads: int, verify: bool) -> None:
+    def __init__(self, container: Container) -> None:
         self._container = container
-        self._limits = limits
-        self._threads = threads
-        self._verify = verify
         self.manifest: Manifest = container.manifest
         self.metadata: dict[str, Any] = container.manifest.metadata
-        try:
-            loading = StateBuilder(self.manifest.state, LoadOptions.of(None, None))
-            loading.check(self.manifest.by_name)
-        except JsonckptError as error:
-            error.at(file=container.path)
-            raise
+        with container.errors():
+            builder = StateBuilder.of(container, TensorSelection.of())
         self._entries: dict[str, tuple[Entry, Any]] = {}
-        for reference in loading.references:
+        for reference in builder.references:
             view = reference.body if reference.tag == "$view" else None
             entry = self.manifest.by_name[reference.record]
             self._entries.setdefault(reference.name, (entry, view))
-
-    # --- the mapping ------------------------------------------------------------------------
 
     def __getitem__(self, name: str) -> TensorEntry:
         entry, view = self._entries[name]
@@ -148,19 +138,16 @@ class Checkpoint(Mapping[str, TensorEntry]):
         self.close()
 
     def close(self) -> None:
-        """Nothing is held open between reads; here for symmetry."""
-
-    # --- the state --------------------------------------------------------------------------
+        """Does nothing: no file is open between reads."""
 
     def state(self) -> Any:
-        """The state tree with a :class:`TensorEntry` in the place of each tensor. Reads no tensor,
-        except those that NumPy arrays lie in."""
-        try:
-            door = _LazyReader(self, self._container.copies(self._limits))
-            return decode_state(self.manifest.state, door, rules=default_rules())
-        except JsonckptError as error:
-            error.at(file=self._container.path)
-            raise
+        """The state tree with a :class:`TensorEntry` in the place of each tensor.
+
+        Reads no tensors, except those of NumPy arrays.
+        """
+        with self._container.errors():
+            reader = _LazyReader(self, self._container.copies())
+            return decode_state(self.manifest.state, reader, rules=default_rules())
 
     def load(
         self,
@@ -171,20 +158,8 @@ class Checkpoint(Mapping[str, TensorEntry]):
         progress: bool = False,
     ) -> Any:
         """The whole state, as :func:`jsonckpt.load` gives it."""
-        try:
-            return load_container(
-                self._container,
-                LoadOptions.of(include, exclude, map_location),
-                limits=self._limits,
-                threads=self._threads,
-                verify=self._verify,
-                progress=progress,
-            )
-        except JsonckptError as error:
-            self._container.explain(error)
-            raise
-
-    # --- reading ----------------------------------------------------------------------------
+        selection = TensorSelection.of(include, exclude, map_location)
+        return load_container(self._container, selection, progress=progress)
 
     def _load(
         self,
@@ -194,61 +169,35 @@ class Checkpoint(Mapping[str, TensorEntry]):
         map_location: MapLocation,
         copies: Copies | None = None,
     ) -> torch.Tensor:
-        options = LoadOptions.of(None, None, map_location)
-        copies = copies or self._container.copies(self._limits)
-        try:
-            self._container.check_files([entry.shard], copies)
-            target = allocate_target(
-                options,
-                entry.name,
-                entry.dtype,
-                entry.shape,
-                entry.device,
-                entry.layout.stride,
-            )
+        selection = TensorSelection.of(map_location=map_location)
+        copies = copies or self._container.copies()
+        shard = self._container.shard_of(entry)
+        with self._container.errors(name):
+            shard.check_file(copies)
+            target = allocate_target(selection, entry)
             if target.needs_data:
-                self._read(entry, target)
-            tensor = options.placement.relocate(target.finish(), entry.device)
+                shard.read({entry.name: target})
+            tensor = selection.placement.relocate(target.finish(), entry.device)
             if view is None:
                 return tensor
-            door = StateReader({entry.name: tensor}, {name}, copies)
-            viewed: torch.Tensor = door.get("$view", view, name)
+            reader = StateReader({entry.name: tensor}, {name}, copies)
+            viewed: torch.Tensor = reader.get("$view", view, name)
             return viewed
-        except JsonckptError as error:
-            error.at(file=self._container.path, tensor=name)
-            self._container.explain(error)
-            raise
-
-    def _read(self, entry: Entry, sink: Any) -> None:
-        entries = [e for e in self.manifest.entries if e.shard == entry.shard]
-        self._container.read(
-            entry.shard,
-            entries,
-            {entry.name: sink},
-            limits=self._limits,
-            threads=self._threads,
-            verify=self._verify,
-        )
 
     def _load_rows(self, entry: Entry, start: int, stop: int) -> torch.Tensor:
         row = entry.nbytes // entry.shape[0] if entry.shape[0] else 0
-        shape = (stop - start, *entry.shape[1:])
-        try:
-            self._container.check_files([entry.shard])
-            target = allocate_target(_ON_THE_CPU, entry.name, entry.dtype, shape, entry.device)
+        rows = replace(entry, shape=(stop - start, *entry.shape[1:]), layout=PLAIN)
+        shard = self._container.shard_of(entry)
+        with self._container.errors(entry.name):
+            shard.check_file()
+            target = new_target(rows, torch.device("cpu"))
             if row and stop > start:
-                self._container.read_part(
-                    entry, start * row, stop * row, target, limits=self._limits, verify=self._verify
-                )
+                shard.read_part(entry, start * row, stop * row, target)
             return target.finish()
-        except JsonckptError as error:
-            error.at(file=self._container.path, tensor=entry.name)
-            self._container.explain(error)
-            raise
 
 
 class _LazyReader:
-    """Reads a state with entries in the place of tensors."""
+    """Gives the state its tensors as entries, and arrays as they are."""
 
     def __init__(self, checkpoint: Checkpoint, copies: Copies) -> None:
         self.charge = copies.charge
@@ -295,10 +244,12 @@ def open_checkpoint(
     ...         list(checkpoint), checkpoint["/w"].shape, checkpoint["/w"][1:2]
     (['/w'], torch.Size([4, 3]), tensor([[3, 4, 5]]))
     """
-    limits = checked_limits(limits)
-    check_expected(expected_digest, verify=verify)
+    options = ReadOptions.of(
+        verify=verify,
+        threads=threads,
+        limits=limits,
+        storage_options=storage_options,
+        expected_digest=expected_digest,
+    )
     with collector_paused():  # a manifest is all containers, and none of them is garbage
-        container = open_container(
-            path, limits=limits, storage_options=storage_options, expected_digest=expected_digest
-        )
-        return Checkpoint(container, limits, thread_count(threads), verify)
+        return Checkpoint(open_container(path, options))

@@ -1,4 +1,4 @@
-"""Reading forward only, into tensors: pipes, compressed files, ``stream``."""
+"""Reads forward only, into tensors: pipes, compressed files, ``stream``."""
 
 from __future__ import annotations
 
@@ -9,254 +9,210 @@ import torch
 
 from ..errors import ArgumentError, LimitError
 from ..format.checksums import check_seal
-from ..format.limits import Copies, Limits, exceeds, way_over
+from ..format.limits import Copies, exceeds, way_over
 from ..format.manifest import manifest_of_head, parse_head
 from ..format.model import Header
 from ..format.record_parser import Record
-from ..format.shard_parser import ShardParser
 from ..linux import widen_pipe
+from ..progress import progress_bar
 from ..storage.protocols import ByteSource, Sink
 from ..tensors.buffers import Target
+from .allocation import SharedStorage, StorageOffset, allocate_target
 from .container import Container
-from .record_stream import read_records
-from .restore import LoadOptions, SharedStorage, StateBuilder, StorageOffset, allocate_target
+from .options import ReadOptions, TensorSelection
+from .record_stream import RecordStream
+from .restore import StateBuilder
 from .single_file import entry_of
 
 
-class Forward:
-    """Reading forward only: allocates as headers come, and keeps what has been read.
+class ForwardReader:
+    """Reads tensors forward only. Memory is allocated as headers come."""
 
-    Args:
-        whole: all tensors are kept to the end, so those of one storage may share its memory.
-    """
-
-    def __init__(
-        self,
-        options: LoadOptions,
-        limits: Limits,
-        verify: bool,
-        expected_digest: str | None = None,
-        *,
-        whole: bool = False,
-    ) -> None:
-        self._whole = whole
-        self._storages: dict[int, int] = {}
-        self._rooms: dict[int, SharedStorage] = {}
-        self._expected_digest = expected_digest
-        self.options = options
-        self.loading: StateBuilder | None = None
-        self._limits = limits
-        self._verify = verify
-        self._copies = Copies(limits)
+    def __init__(self, selection: TensorSelection, options: ReadOptions) -> None:
+        self._selection = selection
+        self._options = options
+        self._copies = Copies(options.limits)
+        self._builder: StateBuilder | None = None
         self._targets: dict[str, Target] = {}
-        self._size: int | None = None
+        #: Whether all tensors are kept to the end, so that those of one storage may share memory.
+        self._keeps_all = False
+        self._storages: dict[int, SharedStorage] = {}
+        self._storage_sizes: dict[int, int] = {}
         self._claimed = 0
+        #: Bytes on disk, where they are known.
+        self._size: int | None = None
+
+    def load(self, source: ByteSource) -> Any:
+        """The state of a single file."""
+        self._keeps_all = True
+        with progress_bar("load", None, show=self._options.progress) as advance:
+            for record in self._records(source, alone=False):
+                assert self._builder is not None
+                tensor = self._tensor_of(record)
+                if tensor is not None:
+                    self._builder.keep(record.header.name, tensor)
+                if advance is not None:
+                    advance(record.header.nbytes)
+        assert self._builder is not None
+        return self._builder.finish()
 
     def tensors(self, source: ByteSource) -> Iterator[tuple[str, torch.Tensor]]:
-        """The tensors of a single file or of a lone shard, let go one by one."""
-        for record in self.records(source, alone=True):
-            yield from self.close(record, keep=False)
+        """The tensors of a single file or of a lone shard, one by one."""
+        for record in self._records(source, alone=True):
+            yield from self._named_tensors(record)
 
-    def container(self, container: Container) -> Iterator[tuple[str, torch.Tensor]]:
-        """The tensors of an opened checkpoint, let go one by one."""
-        if container.single is None:  # the claims of a single file have been checked with its size
+    def tensors_in(self, container: Container) -> Iterator[tuple[str, torch.Tensor]]:
+        """The tensors of an opened checkpoint, one by one."""
+        if container.single is None:  # the size of a single file limited it when it was opened
             self._size = sum(shard.bytes for shard in container.manifest.shards)
-        self._copies = container.copies(self._limits)
-        self.loading = StateBuilder(container.manifest.state, self.options, self._copies)
-        self.loading.check(container.manifest.by_name)
-        self.loading.check_selectors()
-        for shard, entries in container.shards():
-            container.check_files([shard], self._copies)
-            for record in container.forward(
-                shard,
-                entries,
-                open_sink=self.open_sink,
-                limits=self._limits,
-                verify=self._verify,
-            ):
-                yield from self.close(record, keep=False)
+        self._builder = StateBuilder.of(container, self._selection)
+        self._builder.check_selectors()
+        for shard in container.shards():
+            shard.check_file(self._builder.copies)
+            for record in shard.records(self._open_sink):
+                yield from self._named_tensors(record)
 
-    def records(self, source: ByteSource, *, alone: bool = False) -> Iterator[Record]:
-        """The records of a single file; of a lone shard, too, if ``alone``.
+    def _records(self, source: ByteSource, *, alone: bool) -> Iterator[Record]:
+        """The records of a single file; also those of a lone shard, if ``alone``.
 
         When it ends without an error, the file has passed every check that the indexed reader
         makes.
         """
-        readers: list[ShardParser] = []
-
-        def on_head(reader: ShardParser) -> None:
-            readers.append(reader)
-            self._size = source.size
-            if "state" in reader.head or not alone:
-                self.loading = StateBuilder(parse_head(reader.head)[3], self.options, self._copies)
-                self.loading.check_selectors()
-
+        stream = RecordStream(source, self._options, alone=True)
+        head = stream.read_head()
+        self._size = source.size
+        if "state" in head or not alone:
+            state = parse_head(head)[3]
+            self._builder = StateBuilder(state, self._selection, self._copies)
+            self._builder.check_selectors()
         entries = []
-        for record, sink in read_records(
-            source,
-            limits=self._limits,
-            open_sink=self.open_sink,
-            on_head=on_head,
-            verify=self._verify,
-            alone=True,
-        ):
-            del sink  # the caller's alone
-            self._copies.on_disk = source.size or readers[0].position
+        for record in stream.records(self._open_sink):
+            self._copies.on_disk = source.size or stream.parser.position
             entries.append(entry_of(record))
             yield record
-        check_seal(readers[0].seal, self._expected_digest)
-        if self.loading is not None:
-            reader = readers[0]
-            manifest = manifest_of_head(
-                reader.head, entries, reader.position, self._limits, on_disk=source.size
-            )
-            self.loading.check(manifest.by_name)
-            for room in self._rooms.values():
-                room.clear_gaps()
-        else:  # a lone shard does not say beforehand what is in it
-            self.options.check([entry.name for entry in entries])
+        check_seal(stream.parser.seal, self._options.expected_digest)
+        if self._builder is None:  # only the end of a lone shard says what is in it
+            self._selection.check([entry.name for entry in entries])
+            return
+        size = stream.parser.position
+        manifest = manifest_of_head(head, entries, size, self._options.limits, on_disk=source.size)
+        self._builder.check(manifest.by_name)
+        for storage in self._storages.values():
+            storage.clear_gaps()
 
-    def open_sink(self, header: Header) -> Sink | None:
-        """Memory for the next record, where it is wanted.
+    def _open_sink(self, header: Header) -> Sink | None:
+        """Memory for the next record, if it is wanted.
 
         Raises:
             LimitError: all records so far claim more than a file of this size may hold.
         """
+        self._count(header)
+        wants = self._selection.chosen if self._builder is None else self._builder.wants
+        if not wants(header.name):
+            return None
+        target = allocate_target(self._selection, header, self._shared_memory(header))
+        self._targets[header.name] = target
+        return target if target.needs_data else None
+
+    def _count(self, header: Header) -> None:
         storage = header.layout.storage
         if storage is None:
             self._claimed += header.nbytes
         else:
-            self._claimed += storage[2] - self._storages.get(storage[0], 0)
-            self._storages[storage[0]] = storage[2]
-        # Of a pipe nobody knows the size beforehand. The system gives memory only when it is
-        # written to, so what a false size can take is what really comes; the sum is checked at
-        # the end.
+            self._claimed += storage[2] - self._storage_sizes.get(storage[0], 0)
+            self._storage_sizes[storage[0]] = storage[2]
+        # The size of a pipe is unknown. The system gives memory only when it is written to, so a
+        # false claim takes no more than what really comes. The sum is checked at the end.
         size = self._size
-        if size is not None and exceeds(self._claimed, self._limits.total_bytes(size)):
+        if size is not None and exceeds(self._claimed, self._options.limits.total_bytes(size)):
             raise LimitError(
                 f"{self._claimed} bytes of tensors in a file of {size} bytes",
                 tensor=header.name,
                 hint=way_over("total_floor"),
             )
-        if self.loading is not None:
-            wanted = self.loading.wants(header.name)
-        else:
-            wanted = self.options.chosen(header.name)
-        if not wanted:
-            return None
-        target = allocate_target(
-            self.options,
-            header.name,
-            header.dtype,
-            header.shape,
-            header.device,
-            header.layout.stride,
-            self._place(header),
-        )
-        self._targets[header.name] = target
-        return target if target.needs_data else None
 
-    def _place(self, header: Header) -> StorageOffset | None:
-        """Where a record of a storage goes, if it shares memory with the others."""
-        loading, placement = self.loading, self.options.placement
-        if header.layout.storage is None or not self._whole or placement.relocates:
+    def _shared_memory(self, header: Header) -> StorageOffset | None:
+        """Memory in a storage that the record shares with others, if it can share."""
+        placement = self._selection.placement
+        if header.layout.storage is None or not self._keeps_all or placement.relocates:
             return None
-        if loading is None or not loading.wants_all:
-            return None  # of what comes later nobody knows whether it is wanted
+        if self._builder is None or not self._builder.wants_all:
+            return None  # the records to come may not be wanted
         number, offset, size = header.layout.storage
         device = placement.device_for(header.device)
-        if number not in self._rooms:
-            self._rooms[number] = SharedStorage(self.options, device, 0, size)
-        room = self._rooms[number]
-        return room.place(offset, header.nbytes) if room.device == device else None
+        if number not in self._storages:
+            self._storages[number] = SharedStorage(self._selection, device, 0, size)
+        storage = self._storages[number]
+        return storage.take(offset, header.nbytes) if storage.device == device else None
 
-    def close(self, record: Record, *, keep: bool) -> Iterator[tuple[str, torch.Tensor]]:
-        """A record has been read and checked: its tensors, under their names.
-
-        Args:
-            keep: hold on to them for :meth:`Loading.finish`.
-        """
+    def _tensor_of(self, record: Record) -> torch.Tensor | None:
         target = self._targets.pop(record.header.name, None)
         if target is None:
+            return None
+        return self._selection.placement.relocate(target.finish(), record.header.device)
+
+    def _named_tensors(self, record: Record) -> Iterator[tuple[str, torch.Tensor]]:
+        tensor = self._tensor_of(record)
+        if tensor is None:
             return
-        tensor = self.options.placement.relocate(target.finish(), record.header.device)
-        if self.loading is None:
+        if self._builder is None:
             yield record.header.name, tensor
         else:
-            yield from self.loading.done(record.header.name, tensor, keep=keep)
+            yield from self._builder.tensors_of(record.header.name, tensor)
 
 
 def is_file_object(source: object) -> bool:
-    """Whether a source is to be read as it is, not opened by name."""
+    """Whether a source is read as it is, instead of opened by name."""
     return hasattr(source, "readinto") or hasattr(source, "read")
 
 
-class _ReadSource:
-    """A source that only has ``read``."""
+class FileSource:
+    """A binary file object as a source of bytes.
+
+    Raises:
+        ArgumentError: it is closed.
+    """
 
     size = None
 
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
+    def __init__(self, file: Any) -> None:
+        if getattr(file, "closed", False) is True:
+            raise ArgumentError("path is a file object that is closed", hint="Open it again.")
+        self._file = file
         self._began = False
+        # A buffered reader waits until the whole buffer is full. Its readinto1 gives what has come,
+        # so decoding begins while the other side still writes.
+        self._readinto = getattr(file, "readinto1", getattr(file, "readinto", None))
+        if self._readinto is not None:
+            widen_pipe(file)
 
     def readinto(self, buffer: memoryview, /) -> int:
-        data = self._stream.read(len(buffer))
+        """As :class:`ByteSource` says."""
+        count = self._read(buffer) if self._readinto is None else self._readinto(buffer) or 0
+        if not (count or self._began):
+            self._refuse_end()
+        self._began = True
+        return count
+
+    def _read(self, buffer: memoryview) -> int:
+        data = self._file.read(len(buffer))
         if not isinstance(data, bytes):
             raise ArgumentError(
                 "path is a file object for text, and a checkpoint is read as bytes: the file "
                 "object must be binary",
                 hint='Open it with "rb", or pass its .buffer.',
             )
-        if not (data or self._began):
-            _refuse_end(self._stream)
-        self._began = True
         buffer[: len(data)] = data
         return len(data)
 
-
-class _RawSource:
-    """A source with ``readinto``.
-
-    A buffered reader would wait until the whole buffer is full; ``readinto1`` gives what has come,
-    so that decoding begins while the other side still writes.
-    """
-
-    size = None
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-        self._began = False
-        self._readinto = getattr(stream, "readinto1", stream.readinto)
-        widen_pipe(stream)
-
-    def readinto(self, buffer: memoryview, /) -> int:
-        count = self._readinto(buffer) or 0
-        if not (count or self._began):
-            _refuse_end(self._stream)
-        self._began = True
-        return count
-
-
-def _refuse_end(stream: Any) -> None:
-    """Say of a file object that gives nothing that it stands at its end, if it does."""
-    try:
-        at = stream.tell()
-    except (AttributeError, OSError, ValueError):  # a pipe that was closed at once
-        return
-    if at:
-        raise ArgumentError(
-            f"path is a file object at its end: nothing lies behind its position {at}",
-            hint="Call seek(0) on it first.",
-        )
-
-
-def as_source(stream: Any) -> ByteSource:
-    """A binary file object as a source of bytes.
-
-    Raises:
-        ArgumentError: it is closed.
-    """
-    if getattr(stream, "closed", False) is True:
-        raise ArgumentError("path is a file object that is closed", hint="Open it again.")
-    return _RawSource(stream) if hasattr(stream, "readinto") else _ReadSource(stream)
+    def _refuse_end(self) -> None:
+        """Refuse a file object that gives nothing because it is at its end."""
+        try:
+            at = self._file.tell()
+        except (AttributeError, OSError, ValueError):  # a pipe that was closed at once
+            return
+        if at:
+            raise ArgumentError(
+                f"path is a file object at its end: nothing lies behind its position {at}",
+                hint="Call seek(0) on it first.",
+            )

@@ -1,4 +1,4 @@
-"""Tensors of a target that lie in one memory: each piece of it takes one value, or none."""
+"""Tensors of a target that share memory: each byte of it may take one value only."""
 
 from __future__ import annotations
 
@@ -17,99 +17,100 @@ from .matching import Match
 from .placeholders import Placeholder
 
 _PLAIN: Final = (torch.Tensor, torch.nn.Parameter)
-#: ``same_values(one, two, dtype)``: whether two slots are the same in a target of a dtype.
+#: ``same_values(one, two, dtype)``: whether two sources are equal in a target of a dtype.
 SameValues = Callable[[Placeholder, Placeholder, torch.dtype], bool]
 
 
 @dataclass(slots=True)
-class Fill:
-    """A tensor that exists, and what goes into it.
+class InPlaceCopy:
+    """A tensor of the target, and the tensor of the checkpoint that is copied into it.
 
     Attributes:
-        echoes: other tensors over the same memory, which take the same values, with their names.
+        aliases: names and tensors that see the same memory and take the same values.
     """
 
-    slot: Placeholder
+    source: Placeholder
     tensor: torch.Tensor
-    echoes: tuple[tuple[str, torch.Tensor], ...] = ()
+    aliases: tuple[tuple[str, torch.Tensor], ...] = ()
 
     def start_in(self, entry: Entry) -> int | None:
-        """Where in the record its bytes begin; ``None`` where they are not one piece of it."""
-        if DTYPES[entry.dtype].itemsize % DTYPES[self.slot.dtype].itemsize:
+        """Where the source's bytes begin in its record; ``None`` if they are not contiguous."""
+        if DTYPES[entry.dtype].itemsize % DTYPES[self.source.dtype].itemsize:
             return None  # a chunk may end within an element
-        return flat_start(self.slot)
+        return contiguous_start(self.source)
 
     def region(self) -> Region:
         """The bytes of its memory."""
         tensor = self.tensor
         return Region.of(tensor.data_ptr(), tensor.itemsize, tensor.shape, tensor.stride())
 
-    def cell(self) -> tuple[object, ...]:
+    def view_key(self) -> tuple[object, ...]:
         """Equal for tensors that see the same memory in the same way."""
         tensor = self.tensor
         steps = _steps(tensor.shape, tensor.stride())
         flags = tensor.is_conj(), tensor.is_neg()
         return tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), steps, flags
 
-    def frame(self) -> object:
-        """Equal for tensors that lie to one another as their bytes do in one record."""
-        tensor, slot = self.tensor, self.slot
+    def layout_key(self) -> object:
+        """Equal for tensors that share memory as their sources share one record."""
+        tensor, source = self.tensor, self.source
         if tensor.is_conj() or tensor.is_neg():
             return None
-        if _steps(tensor.shape, tensor.stride()) != _steps(slot.shape, _stride(slot)):
+        if _steps(tensor.shape, tensor.stride()) != _steps(source.shape, _stride(source)):
             return None
-        kept = dtype_name(tensor) == slot.dtype
-        offset = slot.view.offset if slot.view is not None else 0
+        kept = dtype_name(tensor) == source.dtype
+        offset = source.view.offset if source.view is not None else 0
         base = tensor.data_ptr() - offset * tensor.itemsize
-        return slot.record, base, None if kept else (slot.dtype, tensor.dtype)
+        return source.record, base, None if kept else (source.dtype, tensor.dtype)
 
 
-def flat_start(slot: Placeholder) -> int | None:
-    """Where in its record the bytes of a slot begin; ``None`` where they are not one piece."""
-    if slot.view is None:
+def contiguous_start(source: Placeholder) -> int | None:
+    """Where the bytes of a source begin in its record; ``None`` if they are not contiguous."""
+    if source.view is None:
         return 0
-    if _steps(slot.shape, slot.view.stride) != _steps(slot.shape, contiguous_stride(slot.shape)):
+    shape = source.shape
+    if _steps(shape, source.view.stride) != _steps(shape, contiguous_stride(shape)):
         return None
-    return slot.view.offset * DTYPES[slot.dtype].itemsize
+    return source.view.offset * DTYPES[source.dtype].itemsize
 
 
-def apart(plan: Match, same_values: SameValues) -> list[Fill]:
-    """What to fill, no memory twice but where it takes the same bytes again.
+def resolve_aliases(plan: Match, same_values: SameValues) -> list[InPlaceCopy]:
+    """The copies to make. Two of them overlap only where they write the same bytes.
 
-    What would have memory take two values is left out, and said in ``plan.mismatched``.
+    Copies that would give memory two values are left out, and reported in ``plan.mismatched``.
     """
-    fills = [Fill(slot, tensor) for slot, tensor in plan.fills]
-    if _plainly_apart(fills):
-        return fills
-    spaces: dict[object, list[Fill]] = {}
+    copies = [InPlaceCopy(source, tensor) for source, tensor in plan.in_place]
+    if _are_disjoint(copies):
+        return copies
+    spaces: dict[object, list[InPlaceCopy]] = {}
     result = []
-    for fill in fills:
-        single = _without_repeats(fill, plan)
+    for copy in copies:
+        single = _without_repeats(copy, plan)
         if single is None:
             continue
         if _has_memory(single.tensor):
-            spaces.setdefault(_space(single.tensor), []).append(single)
+            spaces.setdefault(_address_space(single.tensor), []).append(single)
         else:
             result.append(single)
     for members in spaces.values():
         alone = set(range(len(members)))
-        for group in sharing_groups([fill.region() for fill in members]):
+        for group in sharing_groups([copy.region() for copy in members]):
             alone -= set(group)
-            result += _settled([members[i] for i in group], plan, same_values)
+            result += _resolve_group([members[i] for i in group], plan, same_values)
         result += [members[i] for i in sorted(alone)]
     return result
 
 
 def _has_memory(tensor: torch.Tensor) -> bool:
-    """Whether there are addresses to compare. What cannot be filled at all is refused later."""
+    """Whether there are addresses to compare. Tensors that cannot be filled are refused later."""
     return type(tensor.detach()) is torch.Tensor and not tensor.is_meta and tensor.numel() > 0
 
 
-def _plainly_apart(fills: list[Fill]) -> bool:
-    """Whether no two share memory, as it nearly always is: seen without any arithmetic."""
+def _are_disjoint(copies: list[InPlaceCopy]) -> bool:
+    """Whether plainly no two tensors share memory: the usual case, found quickly."""
     ranges = []
-    for fill in fills:
-        tensor = fill.tensor
+    for copy in copies:
+        tensor = copy.tensor
         if type(tensor) not in _PLAIN or not tensor.is_cpu or not tensor.is_contiguous():
             return False
         start = tensor.data_ptr()
@@ -118,31 +119,32 @@ def _plainly_apart(fills: list[Fill]) -> bool:
     return all(one[1] <= other[0] for one, other in itertools.pairwise(ranges))
 
 
-def _space(tensor: torch.Tensor) -> object:
-    """Within what addresses can be compared: all memory of the host, one storage of a device."""
+def _address_space(tensor: torch.Tensor) -> object:
+    """Where addresses can be compared: all memory of the host, or one storage of a device."""
     if tensor.is_cpu:
         return "cpu"
     return str(tensor.device), tensor.untyped_storage().data_ptr()
 
 
-def _stride(slot: Placeholder) -> tuple[int, ...]:
-    return contiguous_stride(slot.shape) if slot.view is None else slot.view.stride
+def _stride(source: Placeholder) -> tuple[int, ...]:
+    return contiguous_stride(source.shape) if source.view is None else source.view.stride
 
 
 def _steps(shape: tuple[int, ...], stride: tuple[int, ...]) -> tuple[int, ...]:
-    """What of the strides means anything."""
+    """The strides that mean anything: those of dimensions with several elements."""
     return tuple(step for size, step in zip(shape, stride) if size > 1)
 
 
-def _without_repeats(fill: Fill, plan: Match) -> Fill | None:
-    """A tensor that sees some memory twice, as one that sees it once; None where it takes two.
+def _without_repeats(copy: InPlaceCopy, plan: Match) -> InPlaceCopy | None:
+    """The same copy to a tensor that sees each byte once.
 
-    It takes one where the checkpoint has the elements in one place, too.
+    ``None``, and reported, where several elements of the tensor are one in memory but not in the
+    checkpoint.
     """
-    slot, tensor = fill.slot, fill.tensor
+    source, tensor = copy.source, copy.tensor
     if not _has_memory(tensor) or not overlaps_itself(tensor.shape, tensor.stride()):
-        return fill
-    view, plain = slot.view, tensor.detach()
+        return copy
+    view, plain = source.view, tensor.detach()
     if view is not None:
         for dim in reversed(range(plain.dim())):
             if plain.stride(dim) == 0 and view.stride[dim] == 0:
@@ -158,36 +160,38 @@ def _without_repeats(fill: Fill, plan: Match) -> Fill | None:
             plain = plain.as_strided((region.stop,), (1,))
             view = replace(view, shape=(region.stop,), stride=(1,))
         if not overlaps_itself(plain.shape, plain.stride()):
-            once = replace(slot, shape=view.shape, view=view, tag="$view", body=view.to_json())
-            return Fill(once, plain, ((slot.name, tensor),))
+            once = replace(source, shape=view.shape, view=view, tag="$view", body=view.to_json())
+            return InPlaceCopy(once, plain, ((source.name, tensor),))
     plan.mismatched.append(
-        f"{slot.name}: several elements of the target are one piece of memory, of the checkpoint "
-        "not; give the target memory of its own with .clone()"
+        f"{source.name}: several elements of the target are one piece of memory, but not those of "
+        "the checkpoint; give the target memory of its own with .clone()"
     )
     return None
 
 
-def _settled(members: list[Fill], plan: Match, same_values: SameValues) -> list[Fill]:
-    """What to fill of tensors that share memory: nothing where the checkpoint contradicts it."""
-    cells: dict[tuple[object, ...], Fill] = {}
-    clashes = []
-    for fill in members:
-        first = cells.setdefault(fill.cell(), fill)
-        if first is fill:
+def _resolve_group(
+    members: list[InPlaceCopy], plan: Match, same_values: SameValues
+) -> list[InPlaceCopy]:
+    """The copies to make to tensors that share memory; none where the checkpoint contradicts."""
+    views: dict[tuple[object, ...], InPlaceCopy] = {}
+    conflicts = []
+    for copy in members:
+        first = views.setdefault(copy.view_key(), copy)
+        if first is copy:
             continue
-        first.echoes += ((fill.slot.name, fill.tensor), *fill.echoes)
-        if not same_values(first.slot, fill.slot, fill.tensor.dtype):
-            clashes.append(
-                f"{fill.slot.name}: in the same memory as {first.slot.name}, for which the "
+        first.aliases += ((copy.source.name, copy.tensor), *copy.aliases)
+        if not same_values(first.source, copy.source, copy.tensor.dtype):
+            conflicts.append(
+                f"{copy.source.name}: in the same memory as {first.source.name}, for which the "
                 "checkpoint has other values"
             )
-    kept = list(cells.values())
-    frame = kept[0].frame()
-    for fill in kept[1:]:
-        if frame is None or fill.frame() != frame:
-            clashes.append(
-                f"{fill.slot.name}: shares memory with {kept[0].slot.name}, directly or through "
-                "others, and not so in the checkpoint"
+    kept = list(views.values())
+    layout = kept[0].layout_key()
+    for copy in kept[1:]:
+        if layout is None or copy.layout_key() != layout:
+            conflicts.append(
+                f"{copy.source.name}: shares memory with {kept[0].source.name}, directly or "
+                "through others, but not in the checkpoint"
             )
-    plan.mismatched += clashes
-    return [] if clashes else kept
+    plan.mismatched += conflicts
+    return [] if conflicts else kept

@@ -1,8 +1,8 @@
-"""Modules and optimizers as torch loads them: whose memory is filled in place, what goes where.
+"""Modules and optimizers: which ones can be filled in place, and what belongs to which parameter.
 
-An optimizer's state says of each tensor only a number. Which parameter that is, and whether
-the state is one that this optimizer can go on with, is found out here, for ``load_into`` and
-``training.restore_optimizer`` alike. The tensors of a saved state may be anything with a shape.
+An optimizer's state names each parameter by a number only. This module finds the parameter, and
+whether the state fits the optimizer, for ``load_into`` and ``training.restore_optimizer``. The
+tensors of a saved state may be any objects with a shape.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..format.pointer import join
 
 _Module: Final = torch.nn.Module
 _Optimizer: Final = torch.optim.Optimizer
-#: What torch's own modules do when they are loaded: copy each tensor, once it fits.
+#: How torch's own modules are loaded: each tensor that fits is copied.
 _PLAIN_LOADERS: Final = (
     _Module._load_from_state_dict,
     _NormBase._load_from_state_dict,
@@ -39,10 +39,10 @@ _OPTIMIZER_HOOKS: Final = (
 
 
 def loads_itself(target: torch.nn.Module | torch.optim.Optimizer) -> bool:
-    """Whether an object is to be loaded by its ``load_state_dict``, and not in place.
+    """Whether an object must be loaded by its ``load_state_dict``, not in place.
 
-    So it is where a class, an instance or a hook does something of its own, and where what
-    ``state_dict`` returns is not the module's own memory.
+    True where a class, an instance or a hook has a way of its own, and where ``state_dict``
+    returns copies.
 
     >>> loads_itself(torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.BatchNorm1d(1)))
     False
@@ -86,7 +86,7 @@ def _module_loads_itself(module: torch.nn.Module) -> bool:
 
 
 def _returns_its_memory(module: torch.nn.Module) -> bool:
-    """Whether ``state_dict()`` has each tensor of the module under its own name, and no copies."""
+    """Whether ``state_dict()`` gives the module's own tensors, each under its own name."""
     own = dict(module.named_parameters(remove_duplicate=False))
     for prefix, part in module.named_modules(remove_duplicate=False):
         for name, buffer in part._buffers.items():
@@ -106,7 +106,7 @@ def _memory(tensor: torch.Tensor) -> object:
 
 
 def may_lack(module: torch.nn.Module, state: Mapping[str, Any], name: str) -> bool:
-    """Whether torch itself does without an entry: the counter that old batch norms did not have."""
+    """Whether torch accepts that an entry is missing: the counter that old batch norms lack."""
     prefix, _, last = name.rpartition(".")
     if last != "num_batches_tracked" or not isinstance(module.get_submodule(prefix), _NormBase):
         return False
@@ -116,11 +116,11 @@ def may_lack(module: torch.nn.Module, state: Mapping[str, Any], name: str) -> bo
     return type(version) is not int or version < 2
 
 
-def call_loader(target: Any, place: str, state: Any, *, partial: bool = False) -> Any:
-    """``target.load_state_dict(state)``, its complaints in errors of ours.
+def call_loader(target: Any, pointer: str, state: Any, *, partial: bool = False) -> Any:
+    """Call ``target.load_state_dict(state)``.
 
     Args:
-        partial: pass ``strict=False``, which a module takes.
+        partial: pass ``strict=False``, which modules accept.
 
     Raises:
         StateMismatchError: the object refused the state.
@@ -132,20 +132,20 @@ def call_loader(target: Any, place: str, state: Any, *, partial: bool = False) -
     except (StateMismatchError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        raise refusal(target, place, "load_state_dict", error) from error
+        raise refusal(target, pointer, "load_state_dict", error) from error
     return result
 
 
-def refusal(target: object, place: str, method: str, error: Exception) -> StateMismatchError:
-    """The error of an object that refused its state."""
+def refusal(target: object, pointer: str, method: str, error: Exception) -> StateMismatchError:
+    """The error for an object that refused its state."""
     return StateMismatchError(
-        f"{quote(place or '/', 200)}: {type(target).__name__}.{method} refused what was saved: "
+        f"{quote(pointer or '/', 200)}: {type(target).__name__}.{method} refused what was saved: "
         f"{type(error).__name__}: {quote(str(error), 1000)}",
-        hint="The object may be partly changed, as far as it came.",
+        hint="The object may be partly changed.",
     )
 
 
-#: Settings of torch's optimizers that say how to compute, or came with a release of torch.
+#: Settings of torch's optimizers that say how to compute, or that a release of torch added.
 _SWITCHES: Final = {
     "capturable",
     "decoupled_weight_decay",
@@ -157,7 +157,7 @@ _SWITCHES: Final = {
     "param_names",
     "params",
 }
-#: What schedulers put into a group.
+#: Settings that schedulers put into a group.
 _SCHEDULED: Final = {
     "base_momentum",
     "initial_lr",
@@ -166,7 +166,7 @@ _SCHEDULED: Final = {
     "min_lr",
     "swa_lr",
 }
-#: What torch's optimizers keep for a parameter from the first step on.
+#: State that torch's optimizers have for a parameter from the first step on.
 _ALWAYS: Final[Mapping[str, tuple[str, ...]]] = {
     "ASGD": ("eta", "mu", "ax"),
     "Adadelta": ("square_avg", "acc_delta"),
@@ -182,25 +182,25 @@ _ALWAYS: Final[Mapping[str, tuple[str, ...]]] = {
     "Rprop": ("prev", "step_size"),
     "SparseAdam": ("exp_avg", "exp_avg_sq"),
 }
-#: Tensors of torch's optimizers, each of the parameter's shape but for those of LBFGS (as long as
-#: all parameters) and two of Adafactor. A program may keep tensors of its own beside them.
+#: Tensors of torch's optimizers. Each has the parameter's shape, except those of LBFGS (as long as
+#: all parameters) and two of Adafactor. A program may add tensors of its own.
 _SHAPED: Final = {
     *(name for names in _ALWAYS.values() for name in names),
     *("col_var", "grad_avg", "max_exp_avg_sq", "momentum_buffer", "row_var", "variance"),
     *("d", "old_dirs", "old_stps", "prev_flat_grad"),
 }
-#: What wrappers of a model put before the names of its parameters.
+#: Prefixes that wrappers of a model add to the names of its parameters.
 _WRAPPERS: Final = ("module.", "_orig_mod.")
 
 
 @dataclass
 class Pairing:
-    """What of a saved optimizer state belongs to what of an optimizer.
+    """Which part of a saved optimizer state belongs to which part of an optimizer.
 
     Attributes:
         groups: ``(saved group, own group)``.
         parameters: ``(key in the saved state, saved group, parameter)``.
-        misfits: for each key in the saved state what is wrong with its tensors.
+        misfits: what is wrong with the tensors, by key in the saved state.
         missing, unexpected, mismatched: as in :class:`StateMismatchError`, ``misfits`` excluded.
     """
 
@@ -212,7 +212,7 @@ class Pairing:
     mismatched: list[str] = field(default_factory=list)
 
     def require(self) -> None:
-        """Raise where anything differs."""
+        """Raise a StateMismatchError if anything differs."""
         mismatched = [
             *self.mismatched,
             *(text for misfit in self.misfits.values() for text in misfit),
@@ -229,7 +229,7 @@ class Pairing:
     def reordered(self, state: Mapping[str, Any]) -> dict[str, Any]:
         """The saved state with groups and parameters in the optimizer's order.
 
-        Settings that it lacks are the optimizer's own: it is of an older release of torch.
+        Settings that an older release of torch did not save are taken from the optimizer.
         """
         keys = {id(parameter): key for key, _, parameter in self.parameters}
         groups = []
@@ -245,22 +245,22 @@ def pair_optimizer(
     saved: Sequence[Mapping[str, Any]],
     state: Mapping[Any, Any],
     optimizer: torch.optim.Optimizer,
-    place: str,
+    pointer: str,
 ) -> Pairing:
-    """Find out which saved state is whose: by name where both sides have names, else by number.
+    """Find the saved state of each parameter: by name where both sides have names, else by number.
 
     Args:
         saved: the saved ``param_groups``.
         state: the saved ``state``.
-        place: where the optimizer stands, for names.
+        pointer: of the optimizer.
     """
     pairing = Pairing()
     own = optimizer.param_groups
-    where = place or "/"
+    where = pointer or "/"
     if not all(isinstance(group, Mapping) and _is_numbers(group.get("params")) for group in saved):
         pairing.mismatched.append(f"{where}: its groups have no lists of numbers as params")
     elif all(_names(group) for group in (*saved, *own)) and saved:
-        _pair_by_name(saved, own, place, pairing)
+        _pair_by_name(saved, own, pointer, pairing)
     elif [len(group["params"]) for group in saved] == [len(group["params"]) for group in own]:
         for theirs, ours in zip(saved, own):
             pairing.groups.append((theirs, ours))
@@ -282,7 +282,7 @@ def pair_optimizer(
         )
         pairing.groups, pairing.parameters = [], []
         return pairing
-    _check_shapes(pairing, state, optimizer, join(place, "state"))
+    _check_shapes(pairing, state, optimizer, join(pointer, "state"))
     return pairing
 
 
@@ -304,13 +304,13 @@ def _unwrapped(name: str) -> str:
 
 
 def _pair_by_name(
-    saved: Sequence[Mapping[str, Any]], own: list[dict[str, Any]], place: str, pairing: Pairing
+    saved: Sequence[Mapping[str, Any]], own: list[dict[str, Any]], pointer: str, pairing: Pairing
 ) -> None:
-    """Groups hold the same names in any order; they themselves may stand in another order, too."""
+    """Pair groups and parameters that may be in any order."""
     keys = {name: key for group in saved for name, key in zip(_names(group), group["params"])}
     home = {name: group for group in saved for name in _names(group)}
     mine = {name for group in own for name in _names(group)}
-    state = join(place, "state")
+    state = join(pointer, "state")
     pairing.missing = [join(state, name) for name in sorted(mine - keys.keys())]
     pairing.unexpected = [join(state, name) for name in sorted(keys.keys() - mine)]
     for position, ours in enumerate(own):
@@ -331,7 +331,7 @@ def _pair_by_name(
 
 
 def _made_by_torch(optimizer: torch.optim.Optimizer) -> str:
-    """The name of torch's class whose ``step`` an optimizer has; empty where it is another's."""
+    """The name of torch's class that defines the optimizer's ``step``; empty if torch does not."""
     for kind in type(optimizer).__mro__:
         if "step" in vars(kind):
             return kind.__name__ if kind.__module__.partition(".optim")[0] == "torch" else ""
@@ -341,7 +341,7 @@ def _made_by_torch(optimizer: torch.optim.Optimizer) -> str:
 def _other_kind(
     pairing: Pairing, state: Mapping[Any, Any], optimizer: torch.optim.Optimizer
 ) -> str | None:
-    """Why the state is not of this kind of optimizer; what a release of torch adds is no reason."""
+    """Why the state is not of this kind of optimizer; settings of other releases do not count."""
     for saved, own in pairing.groups:
         lacking = optimizer.defaults.keys() - saved.keys() - _SWITCHES
         foreign = saved.keys() - own.keys() - _SWITCHES - _SCHEDULED
@@ -362,7 +362,7 @@ def _listed(keys: Iterable[Any]) -> str:
 
 
 def _check_shapes(
-    pairing: Pairing, state: Mapping[Any, Any], optimizer: torch.optim.Optimizer, place: str
+    pairing: Pairing, state: Mapping[Any, Any], optimizer: torch.optim.Optimizer, pointer: str
 ) -> None:
     maker = _made_by_torch(optimizer)
     total = sum(
@@ -380,19 +380,19 @@ def _check_shapes(
                 fits = (*fits[:-1], 1) if name == "row_var" else (*fits[:-2], 1, fits[-1])
             wanted.setdefault(name, []).append((key, shape, fits))
     for name, found in wanted.items():
-        # Others may keep tensors of any shape. But where all shapes are there, some in another
-        # place, the parameters have been swapped.
+        # Other optimizers may keep tensors of any shape. But where the shapes are the right ones in
+        # another order, the parameters have been swapped.
         swapped = sorted(shape for _, shape, _ in found) == sorted(fits for _, _, fits in found)
         for key, shape, fits in found if swapped or (maker and name in _SHAPED) else ():
             if shape != fits:
                 pairing.misfits.setdefault(key, []).append(
-                    f"{join(join(place, str(key)), str(name))}: shape {list(shape)} in the "
+                    f"{join(join(pointer, str(key)), str(name))}: shape {list(shape)} in the "
                     f"checkpoint, a parameter of {list(fits)} in the target"
                 )
 
 
 def _shapes(entry: Mapping[Any, Any]) -> Iterator[tuple[Any, tuple[int, ...]]]:
-    """The shapes of what an optimizer keeps for a parameter; numbers are none."""
+    """The shapes of the tensors that an optimizer keeps for a parameter; numbers have none."""
     for name, value in entry.items():
         for item in value if isinstance(value, (list, tuple)) else (value,):
             shape = getattr(item, "shape", None)
@@ -400,7 +400,7 @@ def _shapes(entry: Mapping[Any, Any]) -> Iterator[tuple[Any, tuple[int, ...]]]:
                 yield name, tuple(shape)
 
 
-def load_optimizer(optimizer: torch.optim.Optimizer, place: str, saved: dict[str, Any]) -> None:
+def load_optimizer(optimizer: torch.optim.Optimizer, pointer: str, saved: dict[str, Any]) -> None:
     """``optimizer.load_state_dict(saved)``, but every state tensor keeps its saved dtype.
 
     Raises:
@@ -410,7 +410,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, place: str, saved: dict[str
     state, groups = saved.get("state"), saved.get("param_groups")
     keys: list[tuple[Any, torch.Tensor]] = []
     if not loads_itself(optimizer) and isinstance(state, Mapping) and isinstance(groups, Sequence):
-        pairing = pair_optimizer(groups, state, optimizer, place)
+        pairing = pair_optimizer(groups, state, optimizer, pointer)
         pairing.require()
         saved = pairing.reordered(saved)
         keys = [(key, parameter) for key, _, parameter in pairing.parameters]
@@ -421,7 +421,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, place: str, saved: dict[str
                 hint="They passed through a JSON that has no integer keys: "
                 "{int(key): value for key, value in state.items()}.",
             )
-    call_loader(optimizer, place, saved)
+    call_loader(optimizer, pointer, saved)
     if not keys and isinstance(state, Mapping):
         own = [tensor for group in optimizer.param_groups for tensor in group["params"]]
         keys = list(enumerate(own))
@@ -431,13 +431,13 @@ def load_optimizer(optimizer: torch.optim.Optimizer, place: str, saved: dict[str
         if not isinstance(entry, Mapping) or not isinstance(loaded, dict):
             continue
         for name in loaded.keys() & entry.keys():
-            # Where and as what "step" must lie (capturable, fused) is the optimizer's own business.
+            # The optimizer chooses the device and dtype of "step" (capturable, fused).
             if name != "step":
                 loaded[name] = _with_saved_dtype(loaded[name], entry[name])
 
 
 def _with_saved_dtype(loaded: Any, saved: Any) -> Any:
-    """``loaded``, with the tensors whose dtype was changed taken from ``saved`` again."""
+    """``loaded``, but tensors whose dtype was changed are taken from ``saved`` again."""
     if isinstance(loaded, torch.Tensor) and isinstance(saved, torch.Tensor):
         return loaded if loaded.dtype == saved.dtype else saved.to(loaded.device)
     if isinstance(loaded, dict) and isinstance(saved, Mapping):

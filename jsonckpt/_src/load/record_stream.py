@@ -1,14 +1,15 @@
-"""The forward-only reader: pipes, URLs, compressed files, shards without a manifest.
+"""Reads a shard's text once, from beginning to end, through one buffer.
 
-Reads a shard's text once, from beginning to end, through one buffer: payloads are decoded where
-they lie in the buffer, everything else goes to the :class:`ShardParser`.
-Memory is the buffer (a few chunks), whatever the size of the file.
+For pipes, URLs, compressed files, and shards without a manifest. Payloads are decoded where they
+lie in the buffer. Everything else goes to the :class:`ShardParser`. Memory is the buffer (a few
+chunks), whatever the size of the file.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from ..errors import (
     CUT_OFF,
@@ -27,6 +28,7 @@ from ..format.model import Header
 from ..format.record_parser import Record
 from ..format.shard_parser import ShardParser
 from ..storage.protocols import ByteSource, Sink
+from .options import ReadOptions
 
 _BUFFER = 4 << 20
 #: Decoding scratch of this size is kept between chunks; larger chunks make their own.
@@ -53,13 +55,13 @@ class LineBuffer:
     def line(
         self, limit: int, too_long: Callable[[int], JsonckptError] = _line_too_long
     ) -> memoryview:
-        """The next line with its line feed; without one at the end of the source; empty after it.
+        """The next line with its line feed. The last may have none; after it, lines are empty.
 
         The view is valid until the next call.
 
         Args:
-            limit: bytes that it may have.
-            too_long: makes the error that is raised for a longer one.
+            limit: the most bytes of a line.
+            too_long: makes the error for a longer one.
         """
         scanned = self._start
         while True:
@@ -81,15 +83,18 @@ class LineBuffer:
         return view
 
     def first(self) -> bytes:
-        """The next byte, which is not taken; empty at the end of the source."""
+        """The next byte, which stays in the buffer; empty at the end of the source."""
         while self._start == self._end and not self._finished:
             self._fill()
         return bytes(self._buffer[self._start : min(self._start + 1, self._end)])
 
     def through(self, mark: re.Pattern[bytes], longest: int) -> memoryview:
-        """What is there up to and with ``mark``; where it is not there, all that cannot be of it.
+        """The text up to the end of ``mark``, or all text that cannot belong to it.
 
         Empty at the end of the source. The view is valid until the next call.
+
+        Args:
+            longest: the bytes of the mark.
         """
         while True:
             found = mark.search(self._buffer, self._start, self._end)
@@ -108,7 +113,7 @@ class LineBuffer:
         used = self._end - self._start
         if self._end == len(self._buffer):
             if used > len(self._buffer) // 2:
-                # The line is longer than the buffer: grow, up to what the caller's limit lets by.
+                # The line is longer than half the buffer. The caller's limit bounds its growth.
                 grown = bytearray(2 * len(self._buffer))
                 grown[:used] = memoryview(self._buffer)[self._start : self._end]
                 self._buffer = grown
@@ -122,124 +127,149 @@ class LineBuffer:
             self._finished = True
 
 
-def read_records(
-    source: ByteSource,
-    *,
-    limits: Limits,
-    open_sink: Callable[[Header], Sink | None],
-    on_head: Callable[[ShardParser], None] | None = None,
-    algorithm: str | None = None,
-    verify: bool = True,
-    alone: bool = False,
-) -> Iterator[tuple[Record, Sink | None]]:
-    """Read a whole shard forward, yielding each record when all of it has been checked.
+class RecordStream:
+    """Reads a whole shard forward.
+
+    First call :meth:`read_head`, then :meth:`records`. ``parser`` knows the head, the position
+    and, at the end, the seal.
 
     Args:
-        alone: it is a checkpoint of its own; of a directory the manifest has been held against
-            the limits on the whole.
-        open_sink: called with each record's header before its data; ``None`` passes it over
-            without decoding.
-        on_head: called once when everything before the first record has been read.
+        options: the limits, and whether to compare the checksums of the chunks.
         algorithm: the checksum that the manifest names, where there is one.
-        verify: compare the checksums of the chunks (everything else is always checked).
-
-    Raises:
-        JsonckptError: the text breaks a rule; the message says in which tensor and chunk.
+        alone: the file is a checkpoint of its own. The limits on a directory as a whole have been
+            applied to its manifest.
     """
-    limits = limits.for_text(source.size)
-    window = LineBuffer(source)
-    coder = ChunkCodec(zstd_window=limits.zstd_window)
-    scratch = bytearray(_SCRATCH)
-    finished: list[Record] = []
-    reader = ShardParser(limits, whole=True, algorithm=algorithm, on_record=finished.append)
-    sink: Sink | None = None
-    opened: Header | None = None
-    sums: list[str] = []
-    headed = False
-    decoded = 0
-    chunks = 0
-    most_chunks = limits.most_chunks(source.size) if alone and source.size is not None else None
-    while True:
-        if reader.awaits_payload:
-            header = reader.header
-            assert header is not None
-            if header is not opened:
-                opened, sums = header, []
-                chunks += header.chunk_count
-                if exceeds(chunks, most_chunks):
-                    raise LimitError(
-                        f"{chunks} chunks in a file of {source.size} bytes, the limit is"
-                        f" {most_chunks}",
-                        tensor=header.name,
-                        hint=way_over("chunks", "None"),
-                    )
-                sink = open_sink(header)
-            chunk = len(sums)
-            start = chunk * header.codec.chunk_bytes
-            nbytes = min(header.codec.chunk_bytes, header.nbytes - start)
-            try:
-                longest = longest_payload(nbytes, header.codec, header.dtype)
-                # Two quotes, a comma and a line feed stand around it.
-                line = window.line(longest + 4, lambda limit: payload_too_long(limit - 4))
-                payload, after = _payload_of(line)
-                decoded += nbytes
-                if source.size is None:
-                    check_expansion(decoded, reader.position + len(line), limits)
-                if sink is None:
-                    sums.append("")
-                else:
-                    target = sink.window(start, start + nbytes)
-                    if target is None:
-                        if len(scratch) < nbytes:
-                            scratch = bytearray(nbytes)
-                        out = memoryview(scratch)[:nbytes]
-                    else:
-                        out = target
-                    coder.decode_into(payload, header.codec, header.dtype, out)
-                    sums.append(hexdigest(reader.algorithm or "", out) if verify else "")
-                    if target is None:
-                        sink.write(start, out)
-                    # Memory of a tensor that must not be held when the next one is made.
-                    del target, out
-            except JsonckptError as error:
-                error.at(tensor=header.name, chunk=chunk, hint=DAMAGED)
-                raise
-            reader.text(bytes(line[:1]))
-            reader.payload(len(payload))
-            reader.text(bytes(after))
-            continue
-        if reader.in_head:
-            line = window.through(HEAD_END_PATTERN, len(HEAD_END))
-        else:
-            line = window.line(reader.longest_line(window.first()))
-        if not line:
-            break
-        reader.text(bytes(line))
-        if not headed and not reader.in_head:
-            headed = True
-            if on_head is not None:
-                on_head(reader)
-        if finished:
-            record = finished.pop()
-            if record.header is not opened:  # a tensor of no bytes
-                sink, sums = open_sink(record.header), []
-            if sink is not None and verify:
-                compare_checksums(record, sums)
-            yield record, sink
-            sink, opened = None, None
-    reader.close()
-    if reader.in_head:
-        raise IncompleteCheckpointError("the text ends before its first tensor")
+
+    def __init__(
+        self,
+        source: ByteSource,
+        options: ReadOptions,
+        *,
+        algorithm: str | None = None,
+        alone: bool = False,
+    ) -> None:
+        self._source = source
+        self._limits = limits = options.limits.for_text(source.size)
+        self._verify = options.verify
+        self._lines = LineBuffer(source)
+        self._codec = ChunkCodec(zstd_window=limits.zstd_window)
+        self._scratch = bytearray(_SCRATCH)
+        self._finished: list[Record] = []
+        self._decoded = 0
+        self._chunks = 0
+        self._most_chunks = None
+        if alone and source.size is not None:
+            self._most_chunks = limits.most_chunks(source.size)
+        self.parser = ShardParser(
+            limits, whole=True, algorithm=algorithm, on_record=self._finished.append
+        )
+
+    def read_head(self) -> dict[str, Any]:
+        """Read up to the first record; returns the head.
+
+        Raises:
+            JsonckptError: the head breaks a rule.
+        """
+        while self.parser.in_head:
+            text = self._lines.through(HEAD_END_PATTERN, len(HEAD_END))
+            if not text:
+                self.parser.close()
+                raise IncompleteCheckpointError("the text ends before its first tensor")
+            self.parser.text(bytes(text))
+        return self.parser.head
+
+    def records(self, open_sink: Callable[[Header], Sink | None]) -> Iterator[Record]:
+        """The records, each when all of it has been checked.
+
+        Args:
+            open_sink: called with each header before its data. For ``None`` the data is passed
+                over without decoding.
+
+        Raises:
+            JsonckptError: the text breaks a rule; the message says in which tensor and chunk.
+        """
+        parser = self.parser
+        sink: Sink | None = None
+        opened: Header | None = None
+        sums: list[str] = []
+        while True:
+            if parser.awaits_payload:
+                header = parser.header
+                assert header is not None
+                if header is not opened:
+                    opened, sums = header, []
+                    self._count_chunks(header)
+                    sink = open_sink(header)
+                self._chunk(header, sink, sums)
+                continue
+            line = self._lines.line(parser.longest_line(self._lines.first()))
+            if not line:
+                break
+            parser.text(bytes(line))
+            if self._finished:
+                record = self._finished.pop()
+                if record.header is not opened:  # a tensor of no bytes
+                    sink, sums = open_sink(record.header), []
+                if sink is not None and self._verify:
+                    compare_checksums(record, sums)
+                # The memory of a tensor must not be held while the next one is made.
+                sink, opened = None, None
+                yield record
+        parser.close()
+
+    def _count_chunks(self, header: Header) -> None:
+        self._chunks += header.chunk_count
+        if exceeds(self._chunks, self._most_chunks):
+            raise LimitError(
+                f"{self._chunks} chunks in a file of {self._source.size} bytes, the limit is"
+                f" {self._most_chunks}",
+                tensor=header.name,
+                hint=way_over("chunks", "None"),
+            )
+
+    def _chunk(self, header: Header, sink: Sink | None, sums: list[str]) -> None:
+        """Read one chunk's line; add the checksum of its bytes to ``sums``."""
+        chunk = len(sums)
+        start = chunk * header.codec.chunk_bytes
+        nbytes = min(header.codec.chunk_bytes, header.nbytes - start)
+        parser = self.parser
+        try:
+            longest = longest_payload(nbytes, header.codec, header.dtype)
+            # Two quotes, a comma and a line feed stand around it.
+            line = self._lines.line(longest + 4, lambda limit: payload_too_long(limit - 4))
+            payload, after = _payload_of(line)
+            self._decoded += nbytes
+            if self._source.size is None:
+                check_expansion(self._decoded, parser.position + len(line), self._limits)
+            if sink is None:
+                sums.append("")
+            else:
+                out = sink.window(start, start + nbytes)
+                windowed = out is not None
+                if out is None:
+                    if len(self._scratch) < nbytes:
+                        self._scratch = bytearray(nbytes)
+                    out = memoryview(self._scratch)[:nbytes]
+                self._codec.decode_into(payload, header.codec, header.dtype, out)
+                sums.append(hexdigest(parser.algorithm or "", out) if self._verify else "")
+                if not windowed:
+                    sink.write(start, out)
+        except JsonckptError as error:
+            error.at(tensor=header.name, chunk=chunk, hint=DAMAGED)
+            raise
+        parser.text(bytes(line[:1]))
+        parser.payload(len(payload))
+        parser.text(bytes(after))
 
 
 def check_expansion(decoded: int, read: int, limits: Limits) -> None:
-    """Whether the tensors so far may come from so little text.
+    """Check that the text so far is long enough for the tensors so far.
 
-    For pipes only: where the size on disk is known, the total is held against that, as the indexed
-    reader does. A file may begin with what compresses better than the rest of it.
+    For pipes only. Where the size on disk is known, the total is compared with that: a file may
+    begin with data that compresses better than the rest.
 
     Raises:
-        LimitError: they are over the limit.
+        LimitError: the tensors are over the limit.
     """
     if exceeds(decoded, limits.total_bytes(read)):
         raise LimitError(
@@ -249,7 +279,7 @@ def check_expansion(decoded: int, read: int, limits: Limits) -> None:
 
 
 def compare_checksums(record: Record, found: list[str]) -> None:
-    """Whether the chunks are the chunks that were saved.
+    """Check that the chunks are those that were saved.
 
     Raises:
         IntegrityError: one is not.
@@ -270,7 +300,7 @@ def checksum_error(tensor: str, chunk: int, expected: str, found: str) -> Integr
 
 
 def _payload_of(line: memoryview) -> tuple[memoryview, memoryview]:
-    """A chunk's line as its payload and what follows it; the skeleton reader checks the rest."""
+    """A chunk's line as its payload and the text after it. The parser checks that text."""
     if not len(line):
         raise IncompleteCheckpointError("the text ends here", hint=CUT_OFF)
     if line[-1] != 10:

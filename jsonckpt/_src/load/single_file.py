@@ -1,4 +1,4 @@
-"""Single-file checkpoints: what a manifest would say of them, gathered from the file."""
+"""Single-file checkpoints: their manifest, gathered from the file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..format import json_text, model
 from ..format.checksums import check_seal
 from ..format.limits import Limits, exceeds, way_over
 from ..format.manifest import manifest_of_head
-from ..format.model import Entry, Header, Manifest
+from ..format.model import Entry, Manifest
 from ..format.record_parser import Record
 from ..format.shard_parser import ShardParser
 from ..format.shard_text import TRAILER_MAX, index_offset
@@ -28,53 +28,40 @@ from ..format.validation import (
     reformatted,
 )
 from ..storage.protocols import ByteSource, RangeReader
-from .record_stream import read_records
+from .indexed import between_chunks
+from .options import ReadOptions
+from .record_stream import RecordStream
 
 
 def entry_of(record: Record, shard: int = 0) -> Entry:
-    """A record as a manifest would list it."""
+    """A record as a manifest lists it."""
     return model.entry_of(record.header, shard, record.offset, record.length, record.chunks)
 
 
-def gather(source: ByteSource, limits: Limits, *, expected_digest: str | None = None) -> Manifest:
+def gather(source: ByteSource, options: ReadOptions) -> Manifest:
     """Read a single file forward without decoding anything.
 
     Raises:
-        IntegrityError: it is not the file that ``expected_digest`` pins.
+        IntegrityError: it is not the file that ``options.expected_digest`` pins.
     """
-    readers: list[ShardParser] = []
-    entries = [
-        entry_of(record)
-        for record, _ in read_records(
-            source,
-            limits=limits,
-            open_sink=_pass_over,
-            on_head=readers.append,
-            verify=False,
-            alone=True,
-        )
-    ]
-    reader = readers[0]
-    check_seal(reader.seal, expected_digest)
-    return manifest_of_head(reader.head, entries, reader.position, limits, on_disk=source.size)
+    stream = RecordStream(source, options, alone=True)
+    head = stream.read_head()
+    entries = [entry_of(record) for record in stream.records(lambda _: None)]
+    check_seal(stream.parser.seal, options.expected_digest)
+    size = stream.parser.position
+    return manifest_of_head(head, entries, size, options.limits, on_disk=source.size)
 
 
-def _pass_over(header: Header) -> None:
-    """No sink."""
-
-
-def from_index(
-    file: RangeReader, limits: Limits, *, expected_digest: str | None = None
-) -> Manifest:
-    """Read the skeleton of a single file by its index, jumping over the payloads.
+def from_index(file: RangeReader, options: ReadOptions) -> Manifest:
+    """Read the text around the payloads of a single file, by its index.
 
     Raises:
-        IntegrityError: it is not the file that ``expected_digest`` pins.
+        IntegrityError: it is not the file that ``options.expected_digest`` pins.
     """
     try:
-        return _from_index(file, limits, expected_digest)
+        return _from_index(file, options.limits, options.expected_digest)
     except JsonckptError:
-        # What makes no sense here may be the file of a later release.
+        # This may be the file of a later release.
         beginning = bytearray(min(file.size, LONGEST_BEGINNING))
         file.read_range(0, memoryview(beginning))
         check_not_newer(bytes(beginning))
@@ -104,7 +91,7 @@ def _from_index(file: RangeReader, limits: Limits, expected_digest: str | None) 
                 f"has {header.chunk_count}",
                 tensor=header.name,
             )
-        between = b"],\n[" if header.codec.encoding == "list" else b'",\n"'
+        between = between_chunks(header.codec)
         for number, (start, length) in enumerate(payloads):
             if number:
                 # Compared with the file when the payloads are read.
@@ -120,8 +107,8 @@ def _from_index(file: RangeReader, limits: Limits, expected_digest: str | None) 
 
 
 def _push(reader: ShardParser, file: RangeReader, start: int, stop: int, limits: Limits) -> None:
-    # The end of a record stands before the index, and the head of one behind the file's: each of
-    # these is measured by the reader that they are pushed into, as when it comes from a stream.
+    # This text may hold the end of a record and the index, or the file's head and the head of a
+    # record. The parser measures each of them, as when they come from a stream.
     most = None if limits.manifest_bytes is None else 2 * limits.manifest_bytes + 2 * LONGEST_LINE
     if exceeds(stop - start, most):
         raise LimitError(
@@ -176,7 +163,7 @@ def _is_row(row: object) -> bool:
 
 
 def _no_trailer(file: RangeReader) -> JsonckptError:
-    """Tell a cut-off checkpoint from a file that never was one."""
+    """The error for a file without an index: a checkpoint that was cut off, or another file."""
     start = bytearray(min(file.size, 200))
     file.read_range(0, memoryview(start))
     if b"jsonckpt.shard" in start:

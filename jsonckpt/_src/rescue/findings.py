@@ -10,7 +10,8 @@ from ..errors import JsonckptError, quote
 from ..format.limits import Limits
 from ..format.model import Entry, Layout, Manifest, claimed_bytes
 from ..format.validation import Problems, check_storages
-from ..load.restore import LoadOptions, StateBuilder
+from ..load.options import TensorSelection
+from ..load.restore import StateBuilder
 from ..state.prune import named_state, prune
 from ..state.references import references_in
 from .found_source import FoundSource
@@ -134,7 +135,7 @@ class Findings:
 
     def _check(self, state: Any) -> None:
         """Whether each tensor of a state fits the record that it refers to."""
-        StateBuilder(state, LoadOptions.of(None, None)).check(self.records)  # type: ignore[arg-type]
+        StateBuilder(state, TensorSelection.of()).check(self.records)  # type: ignore[arg-type]
 
     def lost_tensors(self) -> Iterator[LostTensor]:
         """What is lost, each name once, with the best reason there is."""

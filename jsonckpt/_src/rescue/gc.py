@@ -24,9 +24,10 @@ from ..format.limits import Limits, checked_limits
 from ..format.manifest import parse_manifest
 from ..format.model import MANIFEST_NAME
 from ..load.container import open_container
+from ..load.options import ReadOptions
 from ..storage.commit import write_error
 from ..storage.leftovers import File, orphans, single_temporaries
-from ..storage.local import read_manifest
+from ..storage.local import LocalLocation
 from ..storage.path_arguments import is_url, path_text
 
 _AGE = re.compile(r"([0-9]+(?:\.[0-9]+)?)([smhdw])")
@@ -157,7 +158,7 @@ def _leftovers(place: Path, limits: Limits, abandoned: bool) -> Sequence[File]:
             )
     elif is_single(place.name):
         try:
-            open_container(place, limits=limits)
+            open_container(place, ReadOptions(limits=limits))
         except JsonckptError as error:
             if is_refusal(error.at(file=place)):
                 raise
@@ -182,8 +183,9 @@ def _in_directory(
             _check_abandoned(place, found, abandoned)
         return found
     try:
-        text = read_manifest(place, limits.manifest_bytes, follow=limits.follow)
-        manifest = parse_manifest(text, limits)
+        manifest = parse_manifest(
+            LocalLocation(place, follow=limits.follow).manifest(limits.manifest_bytes), limits
+        )
     except CheckpointNotFoundError:
         raise
     except JsonckptError as error:

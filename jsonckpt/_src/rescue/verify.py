@@ -15,11 +15,11 @@ from ..errors import (
     is_refusal,
     printable,
 )
-from ..format.limits import Limits, checked_limits
+from ..format.limits import Limits
 from ..format.model import Entry
-from ..load.container import RETRIES, Container, open_container
-from ..load.restore import LoadOptions, StateBuilder
-from ..parallel import thread_count
+from ..load.container import RETRIES, Container, Shard, open_container
+from ..load.options import ReadOptions, TensorSelection
+from ..load.restore import StateBuilder
 from ..progress import progress_bar
 from ..storage.path_arguments import path_text, without_query
 from .damaged_files import DamagedZstd
@@ -107,144 +107,130 @@ def verify(
     (True, True)
     """
     name = without_query(path_text(path))
-    limits = checked_limits(limits)
-    count = thread_count(threads)
+    options = ReadOptions.of(
+        threads=threads,
+        progress=progress,
+        limits=limits,
+        storage_options=storage_options,
+        expected_digest=expected_digest,
+    )
     for _ in range(RETRIES + 1):
         try:
-            container = open_container(
-                path,
-                limits=limits,
-                storage_options=storage_options,
-                expected_digest=expected_digest,
-            )
-            manifest = container.manifest
-            StateBuilder(manifest.state, LoadOptions.of(None, None)).check(manifest.by_name)
+            container = open_container(path, options)
+            StateBuilder.of(container, TensorSelection.of())
         except (ArgumentError, CheckpointNotFoundError):
             raise
         except JsonckptError as error:
             return VerifyReport(name, (error.at(file=name),))
-        with progress_bar("verify", manifest.nbytes * (1 + deep), show=progress) as advance:
-            report = _report(name, _Verifier(container, limits, count, advance), deep)
+        report = _report(name, container, deep)
         # A save may have replaced the checkpoint meanwhile.
         if report or not container.was_replaced():
             break
     return report
 
 
-def _report(name: str, verifier: _Verifier, deep: bool) -> VerifyReport:
-    container = verifier.container
+def _report(name: str, container: Container, deep: bool) -> VerifyReport:
+    manifest, options = container.manifest, container.options
     problems: list[JsonckptError] = []
     notes: list[str] = []
     files = 0 if container.single is not None else 1
-    for shard, entries in container.shards():
-        files += 1
-        found = verifier.problems(shard, entries)
-        if deep and not found:
-            found = verifier.problems(shard, entries, streaming=True)
-            for entry in entries:
-                notes += spelling_notes(container, entry, verifier.limits)
-        problems += found
+    with progress_bar("verify", manifest.nbytes * (1 + deep), show=options.progress) as advance:
+        for shard in container.shards():
+            files += 1
+            found = _in_shard(container, shard, advance)
+            if deep and not found:
+                found = _in_shard(container, shard, advance, forward_only=True)
+                for entry in shard.entries:
+                    notes += spelling_notes(container, entry, options.limits)
+            problems += found
     if deep:
         try:
-            check_state(container, verifier.limits)
+            check_state(container)
         except JsonckptError as error:
             problems.append(error.at(file=container.path))
         notes += [*state_notes(container), *leftover_notes(container)]
-    manifest = container.manifest
     return VerifyReport(
         name, tuple(problems), len(manifest.entries), manifest.nbytes, files, tuple(notes)
     )
 
 
-@dataclass(frozen=True)
-class _Verifier:
-    """Finds the problems of a checkpoint, shard by shard."""
-
-    container: Container
-    limits: Limits
-    threads: int
-    progress: Callable[[int], None] | None
-
-    def problems(
-        self, shard: int, entries: Sequence[Entry], *, streaming: bool = False
-    ) -> list[JsonckptError]:
-        """The problems of a shard: its damaged chunks, then the text around the payloads."""
-        container = self.container
-        try:
-            container.read(
-                shard,
-                entries,
-                {entry.name: _Nowhere() for entry in entries},
-                limits=self.limits,
-                threads=self.threads,
-                streaming=streaming,
-                progress=self.progress,
-            )
-            container.check_files([shard])  # reading a compressed file does not check its size
-        except JsonckptError as error:
-            name = container.file_of(shard)
-            if streaming or not container.place.ranged(name):
-                return [error]
-            if not name.endswith(".zst"):
-                found = [problem for entry in entries for problem in self._in_tensor(entry)]
-                return _once([*found, *self._in_text(shard, entries)]) or [error]
-            if is_refusal(error):
-                return [error]  # a few bytes may hold more text than there is time to read
-            try:
-                return self._in_compressed(shard, entries) or [error]
-            except JsonckptError:  # it cannot be searched
-                return [error]
-        return []
-
-    def _in_tensor(self, entry: Entry) -> list[JsonckptError]:
-        """The damaged chunks of a tensor, or else the fault in its record."""
-        try:
-            self.container.read_part(entry, 0, entry.nbytes, _Nowhere(), limits=self.limits)
-            return []
-        except JsonckptError as error:
-            problems: list[JsonckptError] = []
-            for chunk in range(len(entry.chunks)):
-                try:
-                    self.container.read_chunk(entry, chunk, limits=self.limits)
-                except JsonckptError as fault:
-                    if fault.tensor is None:
-                        return [fault]  # the file itself: the same for all
-                    problems.append(fault)
-            if not problems and isinstance(error.__cause__, OSError):
-                # The text around its chunks cannot be read.
-                error.at(tensor=entry.name)
-            return problems or [error]
-
-    def _in_text(self, shard: int, entries: Sequence[Entry]) -> list[JsonckptError]:
-        """The first fault in the text around the payloads."""
-        try:
-            nothing = dict.fromkeys(entry.name for entry in entries)
-            self.container.read(shard, entries, nothing, limits=self.limits, threads=self.threads)
-        except JsonckptError as error:
+def _in_shard(
+    container: Container,
+    shard: Shard,
+    advance: Callable[[int], None] | None,
+    *,
+    forward_only: bool = False,
+) -> list[JsonckptError]:
+    """The problems of a shard: its damaged chunks, then the text around the payloads."""
+    try:
+        sinks = {entry.name: _Nowhere() for entry in shard.entries}
+        shard.read(sinks, advance, forward_only=forward_only)
+        shard.check_file()  # reading a compressed file does not check its size
+    except JsonckptError as error:
+        if forward_only or not container.location.ranged(shard.name):
             return [error]
-        return []
+        if not shard.name.endswith(".zst"):
+            found = [problem for entry in shard.entries for problem in _in_tensor(shard, entry)]
+            return _once([*found, *_in_text(shard)]) or [error]
+        if is_refusal(error):
+            return [error]  # a few bytes may hold more text than there is time to read
+        try:
+            return _in_compressed(container, shard) or [error]
+        except JsonckptError:  # it cannot be searched
+            return [error]
+    return []
 
-    def _in_compressed(self, shard: int, entries: Sequence[Entry]) -> list[JsonckptError]:
-        """The damaged tensors of a compressed shard, also those behind a broken frame."""
-        name = self.container.file_of(shard)
-        with self.container.place.file(name) as file:
-            result = scan(DamagedZstd(file, window=self.limits.zstd_window), self.limits)
-        intact = {record.header.name: record.checksums for record in result.found}
-        lost = {item.name: item for item in result.lost}
+
+def _in_tensor(shard: Shard, entry: Entry) -> list[JsonckptError]:
+    """The damaged chunks of a tensor, or else the fault in its record."""
+    try:
+        shard.read_part(entry, 0, entry.nbytes, _Nowhere())
+        return []
+    except JsonckptError as error:
         problems: list[JsonckptError] = []
-        for entry in entries:
-            if intact.get(entry.name) != [checksum for _, _, checksum in entry.chunks]:
-                item = lost.get(entry.name, LostTensor(entry.name, "it is not in the file"))
-                problems.append(
-                    IntegrityError(
-                        item.reason,
-                        file=self.container.place.where(name),
-                        tensor=entry.name,
-                        chunk=item.chunk,
-                        hint="Take another copy; jsonckpt recover restores the other tensors.",
-                    )
+        for chunk in range(len(entry.chunks)):
+            try:
+                shard.check_chunk(entry, chunk)
+            except JsonckptError as fault:
+                if fault.tensor is None:
+                    return [fault]  # the file itself: the same for all
+                problems.append(fault)
+        if not problems and isinstance(error.__cause__, OSError):
+            # The text around its chunks cannot be read.
+            error.at(tensor=entry.name)
+        return problems or [error]
+
+
+def _in_text(shard: Shard) -> list[JsonckptError]:
+    """The first fault in the text around the payloads."""
+    try:
+        shard.read(dict.fromkeys(entry.name for entry in shard.entries))
+    except JsonckptError as error:
+        return [error]
+    return []
+
+
+def _in_compressed(container: Container, shard: Shard) -> list[JsonckptError]:
+    """The damaged tensors of a compressed shard, also those behind a broken frame."""
+    limits = container.options.limits
+    with container.location.file(shard.name) as file:
+        result = scan(DamagedZstd(file, window=limits.zstd_window), limits)
+    intact = {record.header.name: record.checksums for record in result.found}
+    lost = {item.name: item for item in result.lost}
+    problems: list[JsonckptError] = []
+    for entry in shard.entries:
+        if intact.get(entry.name) != [checksum for _, _, checksum in entry.chunks]:
+            item = lost.get(entry.name, LostTensor(entry.name, "it is not in the file"))
+            problems.append(
+                IntegrityError(
+                    item.reason,
+                    file=shard.path,
+                    tensor=entry.name,
+                    chunk=item.chunk,
+                    hint="Take another copy; jsonckpt recover restores the other tensors.",
                 )
-        return problems
+            )
+    return problems
 
 
 def _once(problems: Sequence[JsonckptError]) -> list[JsonckptError]:

@@ -18,8 +18,9 @@ from ..format.chunk_codec import ChunkCodec
 from ..format.json_text import Json
 from ..format.limits import Limits
 from ..format.model import MANIFEST_NAME, Entry
+from ..load.allocation import allocate_target
 from ..load.container import Container
-from ..load.restore import LoadOptions, allocate_target
+from ..load.options import TensorSelection
 from ..state.checks import malformed
 from ..state.references import references_in
 from ..state.torch_types import BUILTIN
@@ -33,7 +34,7 @@ from ..tensors.aliasing import StateReader
 _LARGEST_ARRAY = 16 << 20
 
 
-def check_state(container: Container, limits: Limits) -> None:
+def check_state(container: Container) -> None:
     """Decode the state, with tensors of the right dtype and shape but no data.
 
     Registered types are not called: verifying runs no code of the user.
@@ -42,16 +43,14 @@ def check_state(container: Container, limits: Limits) -> None:
         FormatError, LimitError: it cannot.
     """
     manifest = container.manifest
-    names = {name for name, _, _ in references_in(manifest.state)}
-    without_data = LoadOptions.of(None, None, "meta")
+    names = {reference.name for reference in references_in(manifest.state)}
+    without_data = TensorSelection.of(map_location="meta")
     shapes = {
-        name: allocate_target(
-            without_data, name, entry.dtype, entry.shape, "cpu", entry.layout.stride
-        ).finish()
+        name: allocate_target(without_data, entry).finish()
         for name, entry in manifest.by_name.items()
     }
     rules = Rules({}, _RulesOrUnknown(BUILTIN.by_tag))
-    copies = container.copies(limits)
+    copies = container.copies()
     copies.on_disk += sum(shard.bytes for shard in manifest.shards)
     decode_state(manifest.state, _MetaReader(StateReader(shapes, names, copies)), rules=rules)
 
@@ -115,7 +114,7 @@ def state_notes(container: Container) -> Iterator[str]:
     if unneeded:
         yield f"{len(unneeded)} tensor(s) that the state does not use, e.g. {quote(unneeded[0])}"
     if container.single is None:
-        yield from seal_notes(MANIFEST_NAME, container.place.manifest(None))
+        yield from seal_notes(MANIFEST_NAME, container.location.manifest(None))
 
 
 def seal_notes(name: str, text: bytes) -> list[str]:
@@ -127,9 +126,9 @@ def seal_notes(name: str, text: bytes) -> list[str]:
 
 def leftover_notes(container: Container) -> Iterator[str]:
     """Files that killed saves left beside a local checkpoint."""
-    if not isinstance(container.place, LocalLocation):
+    if not isinstance(container.location, LocalLocation):
         return
-    directory = Path(container.place.directory)
+    directory = Path(container.location.directory)
     if container.single is None:
         found = orphans(directory, {shard.file for shard in container.manifest.shards})
         found += single_temporaries(directory)
@@ -142,13 +141,13 @@ def leftover_notes(container: Container) -> Iterator[str]:
 
 def spelling_notes(container: Container, entry: Entry, limits: Limits) -> Iterator[str]:
     """A note on number lists that are not written as this package writes them."""
-    name = container.file_of(entry.shard)
+    name = container.shard_of(entry).name
     if entry.codec.encoding != "list" or name.endswith(".zst"):
         return
     coder = ChunkCodec(zstd_window=limits.zstd_window)
     other = 0
     try:
-        with container.place.file(name) as file:
+        with container.location.file(name) as file:
             for chunk, (offset, length, _) in enumerate(entry.chunks):
                 payload = bytearray(length)
                 file.read_range(offset, memoryview(payload))

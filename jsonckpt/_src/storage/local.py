@@ -1,6 +1,6 @@
-"""Reads local files: at any offset from several threads, or forward and decompressed.
+"""Reads local files: at any offset from several threads, or forward, decompressed.
 
-Only this module and ``storage``, which writes, open the local files of a checkpoint.
+Only this module and ``commit``, which writes, open local files of a checkpoint.
 """
 
 from __future__ import annotations
@@ -29,21 +29,24 @@ from ..format.zstd import check_window, frame_window, new_decompressor, zstd
 _STEP: Final = 1 << 17
 
 
-def read_error(error: OSError, path: str) -> JsonckptError:
-    """The system's error with the way out."""
-    return JsonckptError(
-        f"cannot read: {error.strerror or error}",
-        file=path,
-        hint="The disk or the connection fails: take another copy of the checkpoint, or restore "
-        "what can be read with: jsonckpt recover PATH NEW",
+def read_error(error: OSError, path: str, doing: str = "read") -> JsonckptError:
+    """An error for what the system says, with a hint."""
+    hint = (
+        "The disk or the connection fails: take another copy of the checkpoint, or restore "
+        "what can be read with: jsonckpt recover PATH NEW"
     )
+    if error.errno in (errno.EACCES, errno.EPERM):
+        hint = "Check the permissions of the file and of the directories above it."
+    elif error.errno in (errno.EMFILE, errno.ENFILE):
+        hint = "Too many files are open: close some, or raise the limit (ulimit -n)."
+    return JsonckptError(f"cannot {doing}: {error.strerror or error}", file=path, hint=hint)
 
 
 class Descriptor:
-    """An open file descriptor; closed at the latest when nothing refers to it.
+    """A file descriptor, closed at the latest when nothing refers to it.
 
-    An interrupt may come between the system's answer and the statement that keeps it. ``extend``
-    of a ``map`` does both in one step of the interpreter. So does closing.
+    An interrupt may come after the system has opened the file and before Python keeps the number.
+    Here both are one step of the interpreter, ``extend`` of a ``map``. So is closing.
 
     Args:
         arguments: of ``os.open``.
@@ -57,7 +60,7 @@ class Descriptor:
 
     @property
     def number(self) -> int:
-        """The file descriptor."""
+        """The number of the descriptor."""
         return self._open[0]
 
     def close(self) -> None:
@@ -204,18 +207,8 @@ def _cut_off() -> IncompleteCheckpointError:
     return IncompleteCheckpointError("the compressed text ends inside a zstd frame", hint=CUT_OFF)
 
 
-def _open_error(error: OSError, path: str) -> JsonckptError:
-    """The system's error with the way out."""
-    hint = "The disk or the connection fails: take another copy of the checkpoint."
-    if error.errno in (errno.EACCES, errno.EPERM):
-        hint = "Check the permissions of the file and of the directories above it."
-    elif error.errno in (errno.EMFILE, errno.ENFILE):
-        hint = "Too many files are open: close some, or raise the limit (ulimit -n)."
-    return JsonckptError(f"cannot open: {error.strerror or error}", file=path, hint=hint)
-
-
 def _open_regular(path: str, *, follow: bool) -> tuple[Descriptor, int]:
-    """Open a regular file, or a link to one where ``follow``; the descriptor and the size."""
+    """A descriptor and the size of a regular file, or with ``follow`` of a link to one."""
     # Opening a FIFO or a device can block or have effects: O_NONBLOCK, then fstat.
     flags = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0)
     if not follow:
@@ -235,7 +228,7 @@ def _open_regular(path: str, *, follow: bool) -> tuple[Descriptor, int]:
             hint="Copy it beside the others, or restore the rest with: jsonckpt recover PATH NEW",
         ) from error
     except OSError as error:
-        # Linux says ELOOP of a link that is not followed, FreeBSD EMLINK.
+        # For a link that is not followed, Linux says ELOOP, FreeBSD EMLINK.
         if not follow and error.errno in (errno.ELOOP, errno.EMLINK):
             raise UnsafePathError(
                 "the file is a symbolic link, the limit is 0 links",
@@ -243,7 +236,7 @@ def _open_regular(path: str, *, follow: bool) -> tuple[Descriptor, int]:
                 hint="Pass limits=jsonckpt.Limits(links=None) if it is meant, or copy what the "
                 "link leads to.",
             ) from error
-        raise _open_error(error, path) from error
+        raise read_error(error, path, "open") from error
     try:
         facts = os.fstat(opened.number)
         if not stat.S_ISREG(facts.st_mode):
@@ -252,65 +245,56 @@ def _open_regular(path: str, *, follow: bool) -> tuple[Descriptor, int]:
             )
     except OSError as error:
         opened.close()
-        raise _open_error(error, path) from error
+        raise read_error(error, path, "open") from error
     except BaseException:
         opened.close()
         raise
     return opened, facts.st_size
 
 
-def read_manifest(directory: Path, limit: int | None, *, follow: bool = True) -> bytes:
-    """The bytes of a directory's manifest.
-
-    Raises:
-        CheckpointNotFoundError: there is no such directory, or no checkpoint in it.
-        IncompleteCheckpointError: there are shards, but no manifest.
-    """
-    path = directory / MANIFEST_NAME
-    if not (path.exists() or path.is_symlink()):
-        if not directory.is_dir():
-            raise CheckpointNotFoundError("there is no such directory", file=directory)
-        if any(filenames.is_shard_name(name) for name in os.listdir(directory)):
-            raise IncompleteCheckpointError(
-                f"there are shards but no {MANIFEST_NAME}: a first save that did not finish",
-                file=directory,
-                hint="Save again, or restore what is intact with: jsonckpt recover PATH NEW",
-            )
-        raise CheckpointNotFoundError(
-            f"there is no {MANIFEST_NAME} in this directory",
-            file=directory,
-            hint="Give the directory that holds it, or the path of a .json file.",
-        )
-    with LocalFile(path, follow=follow) as file:
-        size = file.size if limit is None else min(file.size, limit + 1)
-        text = bytearray(size)
-        file.read_range(0, memoryview(text))
-        return bytes(text)
-
-
 class LocalLocation:
-    """A local directory of files.
-
-    Args:
-        follow: whether the files may be symbolic links.
-    """
+    """A local directory; ``follow`` says whether its files may be symbolic links."""
 
     def __init__(self, directory: str | os.PathLike[str], *, follow: bool = True) -> None:
         self.directory = Path(directory)
         self.follow = follow
 
     def manifest(self, limit: int | None) -> bytes:
-        """The bytes of ``manifest.json``."""
-        return read_manifest(self.directory, limit, follow=self.follow)
+        """The bytes of ``manifest.json``, up to one more than ``limit``.
+
+        Raises:
+            CheckpointNotFoundError: there is no such directory, or no checkpoint in it.
+            IncompleteCheckpointError: there are shards, but no manifest.
+        """
+        directory = self.directory
+        path = directory / MANIFEST_NAME
+        if not (path.exists() or path.is_symlink()):
+            if not directory.is_dir():
+                raise CheckpointNotFoundError("there is no such directory", file=directory)
+            if any(filenames.is_shard_name(name) for name in os.listdir(directory)):
+                raise IncompleteCheckpointError(
+                    f"there are shards but no {MANIFEST_NAME}: a first save that did not finish",
+                    file=directory,
+                    hint="Save again, or restore what is intact with: jsonckpt recover PATH NEW",
+                )
+            raise CheckpointNotFoundError(
+                f"there is no {MANIFEST_NAME} in this directory",
+                file=directory,
+                hint="Give the directory that holds it, or the path of a .json file.",
+            )
+        with self.file(MANIFEST_NAME) as file:
+            text = bytearray(file.size if limit is None else min(file.size, limit + 1))
+            file.read_range(0, memoryview(text))
+            return bytes(text)
 
     def where(self, name: str) -> str:
-        """The name of a file in messages."""
+        """The path of a file, for messages."""
         return str(self.directory / name)
 
     def version_tag(self, name: str) -> object:
-        """A value that changes when another file takes this name; ``None`` if the file is gone.
+        """A value that changes when another file replaces this one; ``None`` if it is gone.
 
-        A file system may give the number of a removed file to a new one, so times count, too.
+        A file system may give the inode of a removed file to a new one, so the time counts, too.
         """
         try:
             found = os.stat(self.directory / name)

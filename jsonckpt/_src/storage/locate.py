@@ -21,7 +21,7 @@ def locate(
     *,
     follow: bool,
 ) -> tuple[Location, str | None]:
-    """The place that a path leads to, and the file in it unless the checkpoint is a directory.
+    """The location of a checkpoint, and the name of its file if it is a single file.
 
     Args:
         follow: whether the files may be symbolic links.
@@ -39,7 +39,6 @@ def locate(
 
 
 def _local(path: Path, follow: bool) -> tuple[LocalLocation, str | None]:
-    """The directory, and the name of the file in it when the checkpoint is a single file."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError as error:
@@ -56,7 +55,7 @@ def _local(path: Path, follow: bool) -> tuple[LocalLocation, str | None]:
 
 
 def _neighbours(path: Path) -> str | None:
-    """What somebody who mistyped the name may have meant."""
+    """A hint for a mistyped name: the checkpoints in the same directory."""
     try:
         found = sorted(
             printable(p.name)

@@ -1,4 +1,4 @@
-"""What a caller may pass as a path."""
+"""Checks the paths and options that a caller passes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from ..errors import ArgumentError, JsonckptError, quote
 
-#: A scheme, which a Windows drive is not, and one slash where a URL has two.
+#: A scheme (but no Windows drive) with one slash, where a URL has two.
 _LOST_SLASH = re.compile(r"(?:.*::)?([A-Za-z][A-Za-z0-9+.-]+):/(?!/)")
 
 
@@ -25,12 +25,12 @@ def path_text(value: object, argument: str = "path", also: str = "") -> str:
     """An argument that must be a path, as text.
 
     Args:
-        argument: what the caller calls it.
-        also: what else it may be, for the message.
+        argument: its name, for messages.
+        also: other types that it may have, for messages.
 
     Raises:
-        ArgumentError: it is no path, or no system has such a path.
-        JsonckptError: ``pathlib`` has made one slash of a URL's two, which would be a directory.
+        ArgumentError: it cannot be a path.
+        JsonckptError: it is a URL that lost a slash in ``pathlib``.
 
     >>> path_text("run/c.json")
     'run/c.json'
@@ -67,7 +67,7 @@ def path_text(value: object, argument: str = "path", also: str = "") -> str:
 
 
 def check_storage_options(storage_options: object) -> None:
-    """Whether the options for fsspec are a dictionary, or not given.
+    """Check that the options for fsspec are a dictionary, or ``None``.
 
     Raises:
         ArgumentError: they are something else.
@@ -79,7 +79,7 @@ def check_storage_options(storage_options: object) -> None:
 
 
 def without_query(url: str) -> str:
-    """A URL for messages: the query of a web address may hold a secret.
+    """A URL for messages, without the query of a web address, which may hold a secret.
 
     >>> without_query("https://x.org/c.json?token=abc"), without_query("s3://b/why?")
     ('https://x.org/c.json', 's3://b/why?')

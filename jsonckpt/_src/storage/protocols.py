@@ -1,4 +1,4 @@
-"""What readers and writers need of the files of a checkpoint, wherever they lie."""
+"""The interfaces of files, sources and sinks, local or remote."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from typing import Any, Protocol
 
 
 class ByteSource(Protocol):
-    """Bytes that come in order. ``size`` is what they take on disk, where that is known."""
+    """Bytes that come in order. ``size`` is that of the file on disk, where it is known."""
 
     @property
     def size(self) -> int | None: ...
 
     def readinto(self, buffer: memoryview, /) -> int:
-        """Fill the front of ``buffer``; the number of bytes, 0 at the end."""
+        """Fill the front of ``buffer``; returns the number of bytes, 0 at the end."""
 
 
 class Sink(Protocol):
     """Where one tensor's raw bytes go."""
 
     def window(self, start: int, stop: int) -> memoryview | None:
-        """Memory for the raw bytes ``[start, stop)``, or ``None`` when they must be handed over."""
+        """Memory for the raw bytes ``[start, stop)``, or ``None`` if :meth:`write` takes them."""
 
     def write(self, start: int, data: memoryview) -> None:
-        """Take raw bytes, where there is no window."""
+        """Take raw bytes for which there is no window."""
 
 
 class RangeReader(Protocol):
@@ -35,27 +35,27 @@ class RangeReader(Protocol):
         """Bytes of the file."""
 
     def read_range(self, offset: int, buffer: memoryview) -> None:
-        """Fill ``buffer`` with the bytes from ``offset`` on; raises when there are not so many."""
+        """Fill ``buffer`` with the bytes from ``offset`` on; raises if the file ends before."""
 
 
 class Positioned(Protocol):
     """A file that takes bytes at offsets."""
 
     def write_at(self, offset: int, buffers: Sequence[Any]) -> None:
-        """Write the buffers one behind the other from ``offset`` on."""
+        """Write the buffers one after the other from ``offset`` on."""
 
 
 class Output(Protocol):
-    """Where the text of a shard goes. ``ordered``: it must come in order, from one thread."""
+    """Takes the text of a shard. ``ordered``: it must come in order, from one thread."""
 
     ordered: bool
     written: int
 
     def put(self, offset: int, buffers: Sequence[Any]) -> None:
-        """Take text that belongs at ``offset`` of the text."""
+        """Take text that belongs at ``offset``."""
 
     def end(self, length: int) -> None:
-        """There is no more; the text had ``length`` bytes."""
+        """The text is complete; it has ``length`` bytes."""
 
 
 class _OpenFile(RangeReader, AbstractContextManager["RangeReader"], Protocol):
@@ -67,7 +67,7 @@ class _OpenStream(ByteSource, AbstractContextManager["ByteSource"], Protocol):
 
 
 class Location(Protocol):
-    """Where the files of a checkpoint lie: a local directory, or a remote one."""
+    """A directory with the files of a checkpoint, local or remote."""
 
     def manifest(self, limit: int | None) -> bytes: ...
     def where(self, name: str) -> str: ...

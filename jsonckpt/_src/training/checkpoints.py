@@ -30,7 +30,7 @@ from ..format.model import MANIFEST_NAME, SHARD_FORMAT
 from ..format.shard_text import TRAILER_MAX, index_offset
 from ..load.api import load_container
 from ..load.container import open_container
-from ..load.restore import LoadOptions
+from ..load.options import ReadOptions, TensorSelection
 from ..storage.locate import locate
 from ..storage.path_arguments import is_url, path_text
 
@@ -310,11 +310,10 @@ def _read_numbers(one: _Candidate) -> None:
     Raises:
         JsonckptError: it is not whole, or cannot be read.
     """
-    container = open_container(one.place, limits=DEFAULT_LIMITS, storage_options=one.options)
+    container = open_container(one.place, ReadOptions(storage_options=one.options))
     one.saved = container.manifest.created_at
-    no_tensors = LoadOptions.of((), None, "cpu")
     try:
-        state = load_container(container, no_tensors, limits=DEFAULT_LIMITS, threads=1)
+        state = load_container(container, TensorSelection.of((), None, "cpu"))
     except JsonckptError:  # for example a type that is not registered yet
         state = container.manifest.state
     if isinstance(state, Mapping):
@@ -359,7 +358,7 @@ def _check_text(one: _Candidate) -> None:
     Raises:
         JsonckptError: it is not whole, or cannot be read.
     """
-    container = open_container(one.place, limits=DEFAULT_LIMITS, storage_options=one.options)
+    container = open_container(one.place, ReadOptions(storage_options=one.options))
     container.check_files(range(len(container.manifest.shards)))
 
 

@@ -1,0 +1,212 @@
+"""Reads what ``load_into`` has planned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final
+
+import torch
+
+from ..format.json_text import collector_paused
+from ..format.limits import Copies
+from ..format.model import Entry
+from ..progress import progress_bar
+from ..tensors.aliasing import StateReader
+from ..tensors.buffers import Source, Target, byte_count
+from .allocation import new_target
+from .container import Container
+from .into_aliases import InPlaceCopy, contiguous_start
+from .matching import Match
+from .placeholders import Placeholder, placeholders_in
+from .sinks import PartSink, TeeSink
+
+_CPU: Final = torch.device("cpu")
+#: Bytes that are compared or copied at a time.
+_STEP: Final = 4 * 2**20
+
+
+class IntoReader:
+    """Reads records of a container for ``load_into``.
+
+    Args:
+        copies: counts the memory that is taken beside the records.
+        on_write: called before anything of the caller's is changed.
+    """
+
+    def __init__(self, container: Container, copies: Copies, on_write: Callable[[], None]) -> None:
+        self.copies = copies
+        self._container = container
+        self._on_write = on_write
+        self._by_name = container.manifest.by_name
+
+    def read(
+        self,
+        parts: Mapping[str, list[PartSink]],
+        advance: Callable[[int], None] | None = None,
+    ) -> None:
+        """Read records into their parts."""
+        sinks = {
+            record: found[0] if len(found) == 1 else TeeSink(found)
+            for record, found in parts.items()
+        }
+        for shard in self._container.shards():
+            shard.read(sinks, advance)
+
+    def read_records(self, records: Iterable[str]) -> dict[str, torch.Tensor]:
+        """Whole records, in memory of their own."""
+        made = {record: self.new_target(record, _CPU) for record in records}
+        self.read({record: [_whole(target)] for record, target in made.items()})
+        return {record: target.finish() for record, target in made.items()}
+
+    def load_objects(self, plan: Match) -> None:
+        """Call each ``load_state_dict``. Before any tensor is filled, because it may fail."""
+        if not plan.own_loaders:
+            return
+        wanted = {
+            source.name: (source, _CPU)
+            for one in plan.own_loaders
+            for source in placeholders_in(one.value)
+        }
+        new = _NewTensors(wanted, self)
+        self._read_with_progress(new.parts)
+        tensors = new.tensors()
+        self._on_write()
+        for one in plan.own_loaders:
+            one.load(tensors, plan)
+
+    def load_tensors(self, plan: Match, targets: list[tuple[InPlaceCopy, Target]]) -> None:
+        """Fill the tensors that exist, make the others, and put them where they belong."""
+        with collector_paused():
+            new = _NewTensors(plan.allocated, self)
+            parts = new.parts
+            strided = []
+            for copy, target in targets:
+                for _, other in copy.aliases:
+                    torch.autograd.graph.increment_version(other)
+                start = copy.start_in(self._by_name[copy.source.record])
+                if start is None:
+                    strided.append((copy.source, target))
+                else:
+                    part = PartSink(target, start, start + target.nbytes, self._on_write)
+                    parts.setdefault(copy.source.record, []).append(part)
+            bases = {source.record: self.new_target(source.record, _CPU) for source, _ in strided}
+            for record, base in bases.items():
+                parts.setdefault(record, []).append(_whole(base))
+        self._read_with_progress(parts)
+        for _, target in targets:
+            target.finish()
+        tensors = new.tensors()
+        reader = StateReader(
+            {record: base.finish() for record, base in bases.items()},
+            {source.name for source, _ in strided},
+            self.copies,
+        )
+        if strided or plan.actions:
+            self._on_write()
+        for source, target in strided:
+            assert source.view is not None
+            _copy(reader.get("$view", source.view.to_json(), source.name), target)
+            target.finish()
+        for action in plan.actions:
+            action(tensors)
+
+    def same_values(self, one: Placeholder, two: Placeholder, dtype: torch.dtype) -> bool:
+        """Whether two tensors of the checkpoint have the same values, bit for bit, in ``dtype``.
+
+        The checksums in the manifest decide where they can; otherwise the values are read.
+        """
+        if one.content_key() == two.content_key():
+            return True
+        first, second = self._by_name[one.record], self._by_name[two.record]
+        alike = one.dtype == two.dtype
+        whole = one.view is None and two.view is None
+        if alike and whole and first.codec.chunk_bytes == second.codec.chunk_bytes:
+            return [chunk[2] for chunk in first.chunks] == [chunk[2] for chunk in second.chunks]
+        starts = contiguous_start(one), contiguous_start(two)
+        if alike and starts[0] is not None and starts[1] is not None:
+            nbytes = byte_count(one.dtype, one.shape)
+            return self._same_bytes((first, starts[0]), (second, starts[1]), nbytes)
+        tensors = []
+        for source in (one, two):
+            records = self.read_records([source.record])
+            reader = StateReader(records, {source.name}, self.copies)
+            tensors.append(reader.get(source.tag, source.body, source.name).detach().to(dtype))
+        raw = [tensor.contiguous().reshape(-1).view(torch.uint8) for tensor in tensors]
+        return torch.equal(*raw)
+
+    def _same_bytes(self, one: tuple[Entry, int], two: tuple[Entry, int], nbytes: int) -> bool:
+        """Compare a few chunks at a time."""
+        step = max(_STEP, one[0].codec.chunk_bytes, two[0].codec.chunk_bytes)
+        shards = [self._container.shard_of(entry) for entry, _ in (one, two)]
+        if not all(shard.is_ranged for shard in shards):
+            step = nbytes  # each part would read the file from its beginning
+        for done in range(0, nbytes, step):
+            count = min(step, nbytes - done)
+            pieces = []
+            for shard, (entry, start) in zip(shards, (one, two)):
+                piece = Target.allocate("uint8", (count,), device=_CPU)
+                shard.read_part(entry, start + done, start + done + count, piece)
+                pieces.append(piece.finish())
+            if not torch.equal(*pieces):
+                return False
+        return True
+
+    def new_target(self, record: str, device: torch.device) -> Target:
+        """New memory for a record."""
+        return new_target(self._by_name[record], device)
+
+    def _read_with_progress(self, parts: Mapping[str, list[PartSink]]) -> None:
+        total = sum(self._by_name[record].nbytes for record in parts)
+        show = self._container.options.progress
+        with progress_bar("load", total, show=show) as advance:
+            self.read(parts, advance)
+
+
+def _whole(target: Target) -> PartSink:
+    return PartSink(target, 0, target.nbytes)
+
+
+def _copy(tensor: torch.Tensor, target: Target) -> None:
+    """Copy a tensor's values into a target of any dtype and strides."""
+    source = Source.of("", tensor)
+    step = _STEP // 16 * 16  # whole elements of every dtype
+    for start in range(0, source.nbytes, step):
+        stop = min(start + step, source.nbytes)
+        target.write(start, source.read(start, stop))
+
+
+class _NewTensors:
+    """Tensors that are read into memory of their own.
+
+    A record is read once for each device, so that tensors share memory as they do in the
+    checkpoint.
+    """
+
+    def __init__(
+        self, wanted: Mapping[str, tuple[Placeholder, torch.device]], reader: IntoReader
+    ) -> None:
+        self._copies = reader.copies
+        self._wanted = wanted
+        self._targets: dict[torch.device, dict[str, Target]] = {}
+        self.parts: dict[str, list[PartSink]] = {}
+        for source, device in wanted.values():
+            records = self._targets.setdefault(device, {})
+            if source.record not in records:
+                records[source.record] = target = reader.new_target(source.record, device)
+                if target.needs_data:
+                    self.parts.setdefault(source.record, []).append(_whole(target))
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The tensors by name, once everything has been read."""
+        readers = {
+            device: StateReader(
+                {record: target.finish() for record, target in records.items()},
+                self._wanted,
+                self._copies,
+            )
+            for device, records in self._targets.items()
+        }
+        return {
+            name: readers[device].get(source.tag, source.body, name)
+            for name, (source, device) in self._wanted.items()
+        }

@@ -1,0 +1,109 @@
+"""What a caller asks of a read: checked once, then carried along."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..errors import ArgumentError, quote
+from ..format.checksums import check_expected
+from ..format.limits import DEFAULT_LIMITS, Limits, checked_limits
+from ..parallel import thread_count
+from ..state.selector import Selector, Unmatched, refuse_unmatched, selector
+from ..storage.path_arguments import check_storage_options
+from ..tensors.map_location import MapLocation, Placement, placement
+
+Allocate = Callable[[int], torch.UntypedStorage]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadOptions:
+    """How to read a checkpoint.
+
+    Attributes:
+        limits: what is refused as too large.
+        verify: compare the checksums of all chunks. Everything else is always checked.
+        threads: the most threads that decode at once.
+        progress: show a tqdm bar.
+        storage_options: for fsspec.
+        expected_digest: the ``SaveResult.digest`` that the checkpoint must have.
+        forward_only: read forward even where byte ranges are known.
+    """
+
+    limits: Limits = DEFAULT_LIMITS
+    verify: bool = True
+    threads: int = 1
+    progress: bool = False
+    storage_options: Mapping[str, Any] | None = None
+    expected_digest: str | None = None
+    forward_only: bool = False
+
+    @classmethod
+    def of(
+        cls, *, limits: Limits | None = None, threads: int | None = None, **others: Any
+    ) -> ReadOptions:
+        """The options of a public function, checked.
+
+        Raises:
+            ArgumentError: one cannot be what it is.
+        """
+        options = cls(limits=checked_limits(limits), threads=thread_count(threads), **others)
+        check_expected(options.expected_digest, verify=options.verify)
+        check_storage_options(options.storage_options)
+        return options
+
+
+@dataclass(frozen=True)
+class TensorSelection:
+    """Which tensors are wanted, and where they go."""
+
+    chosen: Callable[[str], bool]
+    unmatched: Callable[..., Unmatched]
+    placement: Placement
+    allocate: Allocate | None
+
+    @classmethod
+    def of(
+        cls,
+        include: Selector | None = None,
+        exclude: Selector | None = None,
+        map_location: MapLocation = None,
+        allocate: Allocate | None = None,
+    ) -> TensorSelection:
+        """From public arguments; ``allocate`` makes the storage of a CPU tensor from its size.
+
+        Raises:
+            ArgumentError: one cannot be what it is.
+        """
+        chosen, unmatched = selector(_checked("include", include), _checked("exclude", exclude))
+        return cls(chosen, unmatched, placement(map_location), allocate)
+
+    def check(self, names: Collection[str], excludable: Iterable[str] = ()) -> None:
+        """Check that each pattern matches one of the names.
+
+        Args:
+            excludable: what ``exclude`` may name although it holds no tensor.
+
+        Raises:
+            StateMismatchError: a pattern matches nothing.
+        """
+        refuse_unmatched(self.unmatched(names, excludable), names)
+
+
+def _checked(argument: str, value: Any) -> Selector | None:
+    if value is None or isinstance(value, str) or callable(value):
+        return value  # type: ignore[no-any-return]
+    if isinstance(value, Iterable) and not isinstance(value, bytes):
+        patterns = tuple(value)
+        wrong = next((item for item in patterns if not isinstance(item, str)), None)
+        if wrong is None:
+            return patterns
+        found = f"a sequence that holds {quote(wrong)}"
+    else:
+        found = quote(type(value).__name__)
+    raise ArgumentError(
+        f"{argument} must be a name, a pattern, a sequence of these, or a callable, not {found}"
+    )
