@@ -11,15 +11,13 @@
     ├── CheckpointNotFoundError(FileNotFoundError)
     ├── CheckpointExistsError(FileExistsError)
     ├── SaveCancelledError                        PendingSave.cancel() was called
-    ├── ArgumentError(ValueError, TypeError)      an argument that cannot be what it is
     ├── StateMismatchError                        .missing, .unexpected, .mismatched
     ├── UnsupportedTypeError(TypeError)           a value that no rule can write
     └── WriteError(OSError)                       the system refused a write; .errno says why
         └── DurabilityUncertainError              written and visible, but the last fsync failed
 
-A message reads "file: tensor: chunk: what is wrong. The way out.". Text that comes from a file
-is escaped and shortened by :func:`quote` before it goes into a message, and :func:`printable` lets
-nothing through, wherever it comes from, that would do something to a terminal.
+A message reads "file: tensor: chunk: what is wrong. The way out.". :func:`quote` escapes and
+shortens text from files. :func:`printable` escapes whatever could control a terminal.
 """
 
 from __future__ import annotations

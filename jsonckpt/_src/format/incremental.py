@@ -93,7 +93,7 @@ class IncrementalReader:
             reason = str(error).partition("\n")[0]
             raise FormatError(f"broken JSON: {quote(reason)}") from error
         except ArithmeticError as error:
-            raise FormatError("the exponent of a number is too large for a float") from error
+            raise FormatError("a number has an exponent of over 18 digits") from error
         except SystemError as error:
             raise LimitError("a number has too many digits for this Python") from error
         self._take()
@@ -159,9 +159,10 @@ class IncrementalReader:
         """The JSON Pointer of what is being read, in words; nothing at the outermost level."""
         place = ""
         for container in self.open[self._base :]:
+            innermost = container is self.open[-1]
             if type(container) is list:
-                place = f"{place}/{len(container)}"
-            elif container is not self.open[-1]:
+                place = f"{place}/{len(container) - (not innermost)}"
+            elif not innermost:
                 place = join(place, next(reversed(container)))
             elif self._key is not None:
                 place = join(place, self._key)
@@ -192,9 +193,7 @@ def guard(text: bytes, max_number: int) -> None:
     try:
         text.decode("utf-8", "strict")
     except UnicodeDecodeError as error:
-        raise FormatError(
-            f"invalid UTF-8: {error.reason} at byte {error.start} of a line"
-        ) from error
+        raise FormatError(f"invalid UTF-8: {error.reason}") from error
     if b"\\u" in text and LONE_SURROGATE.search(without_escapes(text)):
         raise FormatError("a lone surrogate, which is no character")
     least = min(max_number, _MOST_DIGITS) + 1

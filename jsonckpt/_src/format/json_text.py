@@ -3,7 +3,8 @@
 :func:`parse` accepts exactly what ``docs/format.md`` section 2 allows and says where anything else
 stands. The scanner of the standard library does the work at C speed; what it lets pass (deep
 nesting, lone surrogates, long numbers) is looked for in the raw bytes beforehand, likewise at C
-speed, because a look at every value afterwards would cost more than the parse.
+speed: checking every value afterwards would cost more than the parse. Texts that come in pieces
+go to :mod:`.incremental`, which accepts the same JSON.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ LONE_SURROGATE = re.compile(
     rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])"
     rb"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F][0-9a-fA-F]{2}"
 )
+#: More than ``Decimal``, and so ijson, can read.
+_LONG_EXPONENT = re.compile("[eE][+-]?0*[1-9][0-9]{18}")
 _SCALARS = frozenset({type(None), bool, int, float, str})
 
 
@@ -114,6 +117,8 @@ def _scan(text: bytes, decoded: str, plain: bytes, *, what: str, max_number: int
         value = float(token)
         if math.isinf(value):
             raise _Refused(f"the number {quote(token, 40)} is too large for a float", token)
+        if len(token) > 20 and _LONG_EXPONENT.search(token):
+            raise _Refused("a number has an exponent of over 18 digits", token)
         if len(token) > max_number:
             raise _Refused(f"a number of more than {max_number} characters", token, "number_chars")
         return value
@@ -123,8 +128,7 @@ def _scan(text: bytes, decoded: str, plain: bytes, *, what: str, max_number: int
             raise _Refused(f"a number of more than {max_number} characters", token, "number_chars")
         return int(token)
 
-    # Python calls on every integer would double the time of a parse, so they are made only where
-    # some run of such characters (a long string of hexadecimal digits, say) is long enough.
+    # A Python call for every integer would double the time of a parse.
     long_runs = b"0" * (max_number + 1) in text.translate(_AS_DIGITS)
     decoder = json.JSONDecoder(
         object_pairs_hook=_object,
@@ -149,19 +153,17 @@ def _scan(text: bytes, decoded: str, plain: bytes, *, what: str, max_number: int
         raise LimitError(f"{what}: a number has too many digits for this Python") from error
 
 
-#: Saving or loading so many bytes takes about a second: whoever does more gives the rest of the
-#: process its collector back.
+#: Saves and loads of more bytes (about a second) leave the collector on.
 BRIEF = 1 << 30
 
 
 class collector_paused:
-    """No garbage collection inside: a large tree is all containers and none of them is garbage.
+    """Pauses the garbage collector, which doubles the time of a parse.
 
-    The collector would walk them again and again, together with whatever the process holds
-    besides; that doubles the time of a parse. The switch is one for the whole process: in the
-    background it is left alone, lest it be put back over what the main thread has set meanwhile.
+    A large tree is all containers, none of them garbage, and the collector walks them again and
+    again. The switch is one for the whole process, so only the main thread uses it.
 
-    No generator, for an interrupt on its way in or out would leave the collector off.
+    It is a class, because an interrupt in a generator can leave the collector off.
     """
 
     _enable = False
@@ -227,11 +229,7 @@ def _fail(
 
 
 def marks_of(text: bytes) -> int:
-    """How many brackets and strings a JSON text has.
-
-    >>> marks_of(b'{"a": [1, "]"]}')
-    6
-    """
+    """How many brackets and strings a JSON text has."""
     return _shape(without_escapes(text))[1]
 
 
@@ -299,8 +297,8 @@ def _without_strings(plain: bytes) -> bytes:
 def _locate(plain: bytes, decoded: str, token: str | None) -> int:
     """The offset of a refused token, or of the end of the object that a hook refused.
 
-    Runs only on the way to an error. The scanner does not say where it stood: a token is looked
-    for outside strings, and an object is found by counting how many closed before it.
+    Runs only before an error. The scanner does not say where it is: a token is searched outside
+    strings, an object is found by counting how many closed before it.
     """
     bare = _without_strings(plain)
     if token is not None and len(token) > _LONG_TOKEN:

@@ -187,10 +187,10 @@ def exceeds(value: int, limit: int | None) -> bool:
 
 
 def check_beside(length: int, limits: Limits) -> None:
-    """Whether there may be so many bytes of text beside the payloads.
+    """Refuse too much text beside the payloads.
 
     Raises:
-        LimitError: there may not.
+        LimitError: ``length`` bytes are too many.
     """
     if exceeds(length, limits.manifest_bytes):
         raise LimitError(

@@ -52,7 +52,6 @@ from .validation import (
     parse_codec,
     parse_description,
     parse_identity,
-    same_totals,
 )
 
 #: Nobody needs more; each is parsed.
@@ -103,8 +102,8 @@ def _entry_text(entry: Entry, codec: int) -> bytes:
     sizes = ",".join(map(str, entry.shape))
     chunks = ",".join([f'[{start},{size},"{checksum}"]' for start, size, checksum in entry.chunks])
     return (
-        f'{{"name":{json_text.quoted(entry.name)},"dtype":"{entry.dtype}","shape":[{sizes}]{optional_members(entry)},'
-        f'"shard":{entry.shard},"offset":{entry.offset},"length":{entry.length},'
+        f'{{"name":{json_text.quoted(entry.name)},"dtype":"{entry.dtype}","shape":[{sizes}]'
+        f'{optional_members(entry)},"shard":{entry.shard},"offset":{entry.offset},"length":{entry.length},'
         f'"codec":{codec},"chunks":[{chunks}]}}'
     ).encode()
 
@@ -153,10 +152,12 @@ def parse_manifest(text: bytes, limits: Limits) -> Manifest:
     )
     problems.raise_if_any()
     return _checked(
-        _manifest(header, about, shards, entries),
+        header,
+        about,
+        shards,
+        entries,
         [shard.text_bytes for shard in shards],
         sum(shard.bytes for shard in shards),
-        header.get("totals"),
         limits,
     )
 
@@ -196,25 +197,42 @@ def manifest_of_head(
     Raises:
         FormatError, LimitError: the entries break a rule.
     """
-    manifest = replace(_manifest(head, parse_head(head), (), entries), head_digest=head_digest)
-    return _checked(
-        manifest,
+    manifest = _checked(
+        head,
+        parse_head(head),
+        (),
+        entries,
         [size],
         size if on_disk is None else on_disk,
-        head.get("totals"),
         limits,
         totals=("tensors", "bytes"),
     )
+    return replace(manifest, head_digest=head_digest)
 
 
-def _manifest(
+def _checked(
     header: dict[str, Any],
     about: Description,
     shards: Sequence[ShardFile],
     entries: Sequence[Entry],
+    sizes: Sequence[int],
+    on_disk: int,
+    limits: Limits,
+    *,
+    totals: Iterable[str] = ("tensors", "bytes", "stored_bytes", "shards"),
 ) -> Manifest:
+    """The manifest, when its records fit together and into their files.
+
+    Args:
+        sizes: bytes of the text of each file.
+        totals: the members of ``totals`` that must agree; it may say more.
+    """
+    problems = Problems()
+    check_layout(entries, sizes, limits, problems)
+    check_totals(entries, on_disk, limits, problems)
+    check_storages(entries, problems)
     created_at, created_by, metadata, state = about
-    return Manifest(
+    manifest = Manifest(
         header["save_id"],
         created_at,
         created_by,
@@ -224,32 +242,13 @@ def _manifest(
         tuple(shards),
         tuple(entries),
     )
-
-
-def _checked(
-    manifest: Manifest,
-    sizes: Sequence[int],
-    on_disk: int,
-    said: object,
-    limits: Limits,
-    *,
-    totals: Iterable[str] = ("tensors", "bytes", "stored_bytes", "shards"),
-) -> Manifest:
-    """The manifest itself, when its records fit together and into their files.
-
-    Args:
-        sizes: bytes of the text of each file.
-        said: the member ``totals``, which must agree in the members that ``totals`` names.
-    """
-    problems, entries = Problems(), manifest.entries
-    check_layout(entries, sizes, limits, problems)
-    check_totals(entries, on_disk, limits, problems)
-    check_storages(entries, problems)
     if len(manifest.by_name) != len(entries):
         problems.add("tensors", f"the name {quote(_first_double(entries))} stands twice")
-    found = manifest.totals()
+    found, said = manifest.totals(), header.get("totals")
     expected = {key: found[key] for key in totals}
-    if not same_totals(said, expected):
+    if not isinstance(said, dict) or any(
+        type(said.get(key)) is not int or said[key] != value for key, value in expected.items()
+    ):
         problems.add("totals", f"{quote(said)} does not agree with the rest: {expected}")
     problems.raise_if_any()
     return manifest

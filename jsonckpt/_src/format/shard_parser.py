@@ -35,7 +35,9 @@ _CHUNKS_END: Final = b'"chunks":[\n'
 
 
 class ShardParser:
-    """Reads one shard's skeleton, pushed in as it comes.
+    """Reads one shard's text without its payloads, pushed in as it comes.
+
+    One class of over 200 lines, because each line sets the state that the next is checked against.
 
     Args:
         limits: what is too large.

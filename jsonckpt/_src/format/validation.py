@@ -1,7 +1,4 @@
-"""The rules that manifest and shards share, checked one by one (format sections 2, 3.2 and 8).
-
-Pure: values in, facts or errors out.
-"""
+"""The rules that manifest and shards share (format sections 2, 3.2 and 8). Pure."""
 
 from __future__ import annotations
 
@@ -47,20 +44,18 @@ KNOWN_FEATURES: frozenset[str] = frozenset()
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 _SAVE_ID = re.compile(r"[0-9a-f]{32}")
 _BAD_NAME = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
-#: A message is to be read at one glance; ``jsonckpt.verify`` has them all.
+#: Problems that one message shows.
 _PROBLEMS_SHOWN = 3
 _SAID_VERSION = re.compile(rb'("version"[ \t]*:[ \t]*)[0-9]+')
-#: Members that say of which version a file is, and what they may be; they stand before these.
+#: Members that say which version a file has. They stand before ``_BEHIND``.
 _FIRST_MEMBERS = re.compile(
     rb'"(format|version|requires|readable_by|created_by)"[ \t\r\n]*:[ \t\r\n]*'
     rb'("[^"\\]{0,200}"|-?[0-9]{1,20}|\[[^\[\]{}]{0,1000}\])'
 )
 _BEHIND = re.compile(rb'"(?:state|metadata|tensors)"[ \t\r\n]*:')
 LONGEST_BEGINNING = 16 << 10
-#: Characters of the member that says which release reads a file.
-_LONGEST_RELEASE = 80
-#: Characters of created_at and created_by.
-_LONGEST_TEXT = 1_000
+#: Characters of ``readable_by`` in a message, and of ``created_at`` and ``created_by``.
+_LONGEST_RELEASE, _LONGEST_TEXT = 80, 1_000
 #: Bytes of a record's first line, and of its last one beside the checksums.
 LONGEST_LINE = 1 << 20
 
@@ -152,16 +147,15 @@ def check_version(header: dict[str, Any]) -> None:
 
 
 def known_versions(text: bytes) -> Iterator[bytes]:
-    """A text that says a version which is not known, as it would be in those that are."""
+    """A text of an unknown version, with each known version in its place."""
     for version in range(FORMAT_VERSION, 0, -1):
         yield _SAID_VERSION.sub(rb"\g<1>%d" % version, text, count=1)
 
 
 def check_not_newer(beginning: bytes) -> None:
-    """Whether a text that makes no sense is one of a later release; to be asked then.
+    """Refuse a text of a later version. Ask when a text cannot be read.
 
-    The layout of a later version is not known here, but that its first members say which one it
-    is (format, section 9).
+    Its layout is not known here, but its first members say which version it is (format, section 9).
 
     Args:
         beginning: of a file, at least some hundred bytes.
@@ -187,7 +181,7 @@ def check_not_newer(beginning: bytes) -> None:
 
 
 def _reader_of(header: dict[str, Any]) -> str:
-    """Which release reads a file of a later version, as far as it says."""
+    """Which release reads a file of a later version, if the file says so."""
     for member, words in (
         ("readable_by", "; {} and later read it"),
         ("created_by", "; it was written by {}"),
@@ -217,7 +211,7 @@ def check_requires(requires: object) -> None:
 
 
 def checksum_name(value: object) -> str:
-    """The checksum algorithm, checked."""
+    """The name of a known checksum algorithm."""
     if not isinstance(value, str) or value not in ALGORITHMS:
         raise FormatError(f"checksum is {quote(value)}, expected one of {', '.join(ALGORITHMS)}")
     return value
@@ -236,7 +230,7 @@ def parse_description(header: dict[str, Any], problems: Problems) -> Description
             problems.add(member, f"expected {KINDS[expected]}, found {kind(value)}")
         elif expected is str and len(value) > _LONGEST_TEXT:
             problems.add(member, f"has {len(value)} characters, over {_LONGEST_TEXT}")
-        elif member == "created_at" and not _TIME.fullmatch(value):
+        elif member == "created_at" and not _TIME.fullmatch(str(value)):
             problems.add(member, f"{quote(value)} is not YYYY-MM-DDTHH:MM:SSZ")
     if "state" not in header:
         problems.add("state", "is missing")
@@ -277,10 +271,10 @@ def parse_codec(item: object, limits: Limits) -> Codec:
 
 
 def check_name(name: str, limits: Limits) -> None:
-    """Whether a tensor may be called so.
+    """Refuse a name that no tensor may have.
 
     Raises:
-        FormatError, LimitError: it may not.
+        FormatError, LimitError: it is such a name.
     """
     if _BAD_NAME.search(name):
         raise FormatError(f"name {quote(name)} holds control characters or surrogates")
@@ -360,7 +354,7 @@ def check_chunking(dtype: str, shape: Sequence[int], codec: Codec, chunks: int) 
 
 
 def no_checkpoint(start: bytes | bytearray) -> FormatError:
-    """The error for a file that never was a checkpoint.
+    """The error for a file that is not a checkpoint.
 
     Args:
         start: its first bytes.
@@ -373,17 +367,10 @@ def no_checkpoint(start: bytes | bytearray) -> FormatError:
 
 
 def reformatted() -> FormatError:
-    """The error for a file that some JSON tool has written anew."""
+    """The error for a file that a JSON tool has reformatted."""
     return FormatError(
         "the file was reformatted: its layout in lines is not that of a checkpoint",
         hint="It is JSON still, but readers need every line as it was written; take another copy.",
-    )
-
-
-def same_totals(found: object, expected: dict[str, int]) -> bool:
-    """Whether ``totals`` says what it must, in integers; it may say more."""
-    return isinstance(found, dict) and all(
-        type(found.get(key)) is int and found[key] == value for key, value in expected.items()
     )
 
 
@@ -396,9 +383,9 @@ def longest_tail(chunks: int, algorithm: str | None) -> int:
 def check_layout(
     entries: Iterable[Entry], sizes: Sequence[int], limits: Limits, problems: Problems
 ) -> None:
-    """Records and payloads lie in their files as the layout in lines says, none on another.
+    """Records and payloads follow the layout in lines, without overlap.
 
-    No text between two payloads is longer than a reader would take.
+    No text between two payloads is longer than a reader accepts.
     """
     ends = [0] * len(sizes)
     way = way_over("manifest_bytes")
@@ -476,7 +463,7 @@ def check_totals(
 
 
 def check_storages(entries: Iterable[Entry], problems: Problems) -> None:
-    """Whether records that share a storage agree on its size, and none lies on another."""
+    """Records of one storage agree on its size and do not overlap."""
     places = [(e.layout.storage, e.nbytes, e.name) for e in entries if e.layout.storage]
     places.sort()
     for (one, nbytes, _), (other, _, name) in itertools.pairwise(places):
