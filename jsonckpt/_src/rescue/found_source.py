@@ -18,6 +18,7 @@ from ..format.model import Layout
 from ..storage import commit
 from ..storage.leftovers import File
 from ..storage.local import LocalFile
+from ..storage.new_file import Mode, NewFile
 from .scan import Found, Scan
 
 
@@ -78,7 +79,7 @@ class SpoolFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         # Payloads of a checkpoint that perhaps not everybody may read.
-        self._file = commit.NewFile(path, mode=commit.Mode(0o600))
+        self._file = NewFile(path, mode=Mode(0o600))
         self._length = 0
 
     def create(self) -> None:

@@ -28,15 +28,17 @@ from ..format.model import Entry, Manifest
 from ..load.restore import LoadOptions, StateBuilder
 from ..load.single_file import parse_head
 from ..parallel import thread_count
-from ..save.background import CancelToken
-from ..save.plan import RecordPlan
-from ..save.snapshot import SaveOptions, Snapshot
-from ..save.targets import save_directory, save_file
+from ..save.cancel import CancelToken
+from ..save.options import SaveOptions
+from ..save.plan import RecordPlan, SavePlan
+from ..save.snapshot import Snapshot, new_save_id
+from ..save.targets import local_target
+from ..save.write import write_checkpoint
 from ..state.prune import named_state, prune
 from ..state.tree import record_of, tensor_names
-from ..storage import commit
 from ..storage.leftovers import File, searched, single_temporaries
 from ..storage.local import LocalFile
+from ..storage.new_file import shared_bits
 from ..storage.path_arguments import is_url, path_text
 from .damaged_files import DamagedPlain, DamagedZstd, PatchedFile
 from .found_source import FoundSource, agrees, alike, choose, save_of, spool_beside
@@ -158,7 +160,7 @@ def recover(
     files, manifests, is_directory = searched(source)
     with ExitStack() as stack:
         at = source if source.is_dir() else source.parent
-        shared = commit.shared_bits(at if is_directory else files[0].path)
+        shared = shared_bits(at if is_directory else files[0].path)
         evidence = _Evidence(limits, trust_state, stack, target, shared)
         if is_directory:
             evidence.read_directory(source, files, manifests, save_id)
@@ -414,36 +416,29 @@ class _Evidence:
                 file=source,
                 hint="Nothing was written. Take another copy, or an earlier checkpoint.",
             )
-        contents = Snapshot(
-            commit.new_save_id(),
+        options = SaveOptions(
+            checksum=self.checksum or "xxh3_128",
+            overwrite=False,
+            threads=threads,
+            sync=sync,
+            shared=self.shared,
+        )
+        snapshot = Snapshot(
+            new_save_id(),
             self.created_at or datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
             state,
             self.metadata,
-            list(self.sources.values()),  # type: ignore[arg-type]
-            [
-                RecordPlan(position, record.found.header.codec, record.nbytes)
-                for position, record in enumerate(self.sources.values())
-            ],
+            list(self.sources.values()),
         )
-        options = SaveOptions(
-            encoding="base64",
-            compression="none",
-            level=None,
-            filter="auto",
-            chunk_bytes=1 << 20,
-            max_shard_size=5_000_000_000,
-            checksum=self.checksum or "xxh3_128",
-            threads=threads,
-            sync=sync,
-            progress=False,
-            exclusive=True,
-            shared=self.shared,
-        )
-        write = save_file if is_single(target.name) else save_directory
-        result = write(contents, target, options, CancelToken())
+        records = [
+            RecordPlan(record, record.found.header.codec, record.nbytes)
+            for record in self.sources.values()
+        ]
+        plan = SavePlan(snapshot, options, records)
+        result = write_checkpoint(plan, local_target(target, options), CancelToken(), 0.0)
         return RecoverReport(
             str(source),
-            result["path"],
+            result.path,
             self.save_id,
             self.state_is,
             tuple(self.sources),

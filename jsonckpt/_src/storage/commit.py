@@ -1,4 +1,4 @@
-"""Files on the local file system: streamed writes, and the commit protocol.
+"""The commit protocol on local file systems: directories, renames and fsyncs.
 
 What happens in which order on a save, and why, is ``docs/format.md`` section 7: a reader finds the
 old checkpoint or the new one at every moment.
@@ -10,224 +10,25 @@ import ctypes
 import errno
 import os
 import secrets
-import stat
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-from ..errors import CheckpointExistsError, DurabilityUncertainError, JsonckptError, WriteError
-from ..linux import Writeback, linux_call
-from ..parallel import run_ordered
+from ..errors import CheckpointExistsError, DurabilityUncertainError, WriteError
+from ..linux import linux_call
+from ..parallel import run_all
 from .local import Descriptor
+from .new_file import Mode, NewFile
+from .os_errors import write_error, writing
 
 #: What a file system answers that cannot fsync a directory.
 _NO_DIRECTORY_FSYNC = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EACCES}
-#: Buffers for one writev; IOV_MAX is 1024 on Linux.
-_MOST_BUFFERS = 512
 #: What a file system answers that knows no hard links, or no rename that replaces nothing.
 _NO_SUCH_CALL = {
     errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL,
     errno.EMLINK, errno.EXDEV,
 }  # fmt: skip
 _AT_FDCWD, _RENAME_NOREPLACE = -100, 1
-
-
-@contextmanager
-def writing(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Map the system's errors to :class:`WriteError`, once, at the border."""
-    try:
-        yield
-    except JsonckptError:
-        raise
-    except OSError as error:
-        raise write_error(error, path) from error
-
-
-def write_error(error: OSError, path: str | os.PathLike[str]) -> WriteError:
-    """The system's error with the way out."""
-    if error.errno == errno.ENOENT and not os.path.isabs(path) and _is_lost():
-        return WriteError(
-            "cannot write: the working directory of this process is gone",
-            errno=error.errno,
-            file=path,
-            hint="Give an absolute path, or change to a directory that is there.",
-        )
-    hints = {
-        errno.ENOSPC: "Free some space or save elsewhere; the previous checkpoint is untouched.",
-        errno.EDQUOT: "Your quota is used up; the previous checkpoint is untouched.",
-        errno.EFBIG: "Files may not grow so large here; save a directory, max_shard_size smaller.",
-        errno.EROFS: "Save to a directory that can be written.",
-        errno.EACCES: "Save to a directory that can be written.",
-        errno.EPERM: "Save to a directory that can be written.",
-        errno.ENOENT: "A directory on the way was removed meanwhile; make it and save again.",
-        errno.ENOTDIR: "A part of the path is a file; choose another path.",
-        errno.ENAMETOOLONG: "Choose a shorter name.",
-        errno.ELOOP: "Symbolic links on the way lead in a circle; choose another path.",
-        errno.EMFILE: "Too many files are open in this process; close some, or raise ulimit -n.",
-        errno.EIO: "The disk fails: save elsewhere. The previous checkpoint is untouched.",
-    }
-    return WriteError(
-        f"cannot write: {error.strerror or error}",
-        errno=error.errno,
-        file=path,
-        hint=hints.get(error.errno or 0, "The previous checkpoint, if any, is untouched."),
-    )
-
-
-def kind_of(path: str | os.PathLike[str]) -> int | None:
-    """The type and mode of what lies at a path, links followed; ``None`` where nothing does.
-
-    Raises:
-        OSError: the system does not say, or symbolic links lead in a circle.
-    """
-    try:
-        return os.stat(path).st_mode
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-
-
-@dataclass(frozen=True)
-class Mode:
-    """Who may read a new file: permission bits, and whether the umask has a say, too."""
-
-    bits: int = 0o666
-    exact: bool = False
-
-
-def mode_for(target: Path, shared: int = 0o077) -> Mode:
-    """The mode of what is put in the place of ``target``: as it was, or as the umask says.
-
-    Args:
-        shared: what group and others may be allowed at most, see :func:`shared_bits`.
-
-    Raises:
-        WriteError: the system does not say what lies there.
-    """
-    with writing(target):
-        replaced = kind_of(target)
-    allowed = 0o700 | shared
-    if replaced is None:
-        return Mode(0o666 & allowed)
-    return Mode(stat.S_IMODE(replaced) & 0o777 & allowed, exact=True)
-
-
-def shared_bits(path: Path) -> int:
-    """What group and others may do with a checkpoint: with its file, or all files of its directory.
-
-    Where that cannot be found out, nothing.
-    """
-    try:
-        mode = os.stat(path).st_mode
-        shared = mode & 0o077
-        if stat.S_ISDIR(mode):
-            # Who may not enter the directory cannot read what is in it.
-            shared = (0o070 if mode & 0o010 else 0) | (0o007 if mode & 0o001 else 0)
-            with os.scandir(path) as entries:
-                for entry in entries:
-                    if entry.is_file():
-                        shared &= entry.stat().st_mode
-    except OSError:
-        return 0
-    return shared
-
-
-def _is_lost() -> bool:
-    """Whether the working directory has been removed."""
-    try:
-        os.getcwd()
-    except OSError:
-        return True
-    return False
-
-
-class NewFile:
-    """A file that does not exist before :meth:`create`, written front to back or at offsets.
-
-    Raises :class:`WriteError` from every method. :meth:`abandon` removes it. It is made in two
-    steps so that whoever removes it holds it already at the moment when it comes into being: a
-    Ctrl-C can arrive between any two instructions.
-
-    Args:
-        early: the disk is to begin before :meth:`finish`, which will have to wait for it.
-        mode: who may read it, from the moment when it comes into being.
-    """
-
-    def __init__(self, path: Path, *, early: bool = False, mode: Mode | None = None) -> None:
-        self.path = path
-        self._mode = mode or Mode()
-        self._writeback = Writeback() if early else None
-        self._fd = -1
-        self._opened: Descriptor | None = None
-        self._ours = False
-
-    def create(self) -> None:
-        """Make it, empty."""
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        with writing(self.path):
-            self._ours = True
-            try:
-                self._opened = Descriptor(self.path, flags, self._mode.bits)
-                self._fd = self._opened.number
-            except FileExistsError:
-                self._ours = False
-                raise
-            if self._mode.exact:
-                # The umask took some away; a file system without modes may refuse this.
-                with suppress(OSError):
-                    os.fchmod(self._fd, self._mode.bits)
-
-    def write_at(self, offset: int, buffers: Sequence[Any]) -> None:
-        """Write the buffers one behind the other, from ``offset`` on."""
-        with writing(self.path):
-            for first in range(0, len(buffers), _MOST_BUFFERS):
-                group = [memoryview(b).cast("B") for b in buffers[first : first + _MOST_BUFFERS]]
-                total = sum(len(buffer) for buffer in group)
-                written = 0
-                while written < total:
-                    rest = _rest_of(group, written)
-                    count = os.pwritev(self._fd, rest, offset + written)
-                    if not count:
-                        raise OSError(errno.EIO, "the system took no byte and gave no reason")
-                    written += count
-                offset += total
-        if self._writeback is not None:
-            self._writeback.reached(self._fd, offset)
-
-    def finish(self, *, sync: bool) -> None:
-        """Make it durable and close it; a failed fsync is never tried again."""
-        with writing(self.path):
-            try:
-                if sync:
-                    os.fsync(self._fd)
-            finally:
-                self._close()
-
-    def abandon(self) -> None:
-        """Remove it, whatever state it is in."""
-        with suppress(OSError):
-            self._close()
-        if self._ours:
-            unlink(self.path)
-
-    def _close(self) -> None:
-        opened, self._opened, self._fd = self._opened, None, -1
-        if opened is not None:
-            opened.close()
-
-
-def _rest_of(buffers: list[memoryview], written: int) -> list[memoryview]:
-    if not written:
-        return buffers
-    rest = []
-    for buffer in buffers:
-        if written >= len(buffer):
-            written -= len(buffer)
-        else:
-            rest.append(buffer[written:])
-            written = 0
-    return rest
 
 
 def make_directory(path: Path, made: list[Path], *, sync: bool) -> bool:
@@ -297,7 +98,7 @@ def fsync_directory(path: Path) -> bool:
     return True
 
 
-def replace(source: Path, target: Path, *, is_ours: Any) -> None:
+def replace(source: Path, target: Path, *, is_ours: Callable[[], bool]) -> None:
     """Rename ``source`` over ``target``: the commit.
 
     Args:
@@ -311,7 +112,7 @@ def replace(source: Path, target: Path, *, is_ours: Any) -> None:
             raise write_error(error, target) from error
 
 
-def put_new(source: Path, target: Path, *, is_ours: Any) -> None:
+def put_new(source: Path, target: Path, *, is_ours: Callable[[], bool]) -> None:
     """Give ``source`` the name ``target``, which nothing may have: the commit without overwriting.
 
     By a hard link, which never replaces anything; where the file system has none, by Linux's rename
@@ -462,13 +263,7 @@ def unlink(path: Path) -> None:
 
 def unlink_all(paths: Sequence[Path], *, threads: int) -> None:
     """:func:`unlink` side by side: to let go of 400 MB of pages takes the system 20 to 40 ms."""
-    run_ordered(
-        paths,
-        threads=min(threads, len(paths)),
-        worker=lambda: None,
-        work=lambda _, path: unlink(path),
-        turn=lambda _, done: done,
-    )
+    run_all(paths, lambda path: unlink(path), threads=min(threads, len(paths)))
 
 
 def new_save_id() -> str:

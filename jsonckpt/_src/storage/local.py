@@ -25,16 +25,7 @@ from ..errors import (
 from ..format import filenames
 from ..format.model import MANIFEST_NAME
 from .frames import FrameWatch
-
-
-def read_error(error: OSError, path: str) -> JsonckptError:
-    """The system's error with the way out."""
-    return JsonckptError(
-        f"cannot read: {error.strerror or error}",
-        file=path,
-        hint="The disk or the connection fails: take another copy of the checkpoint, or restore "
-        "what can be read with: jsonckpt recover PATH NEW",
-    )
+from .os_errors import read_error
 
 
 class Descriptor:
@@ -184,16 +175,6 @@ class ZstdStream:
         return count
 
 
-def _open_error(error: OSError, path: str) -> JsonckptError:
-    """The system's error with the way out."""
-    hint = "The disk or the connection fails: take another copy of the checkpoint."
-    if error.errno in (errno.EACCES, errno.EPERM):
-        hint = "Check the permissions of the file and of the directories above it."
-    elif error.errno in (errno.EMFILE, errno.ENFILE):
-        hint = "Too many files are open: close some, or raise the limit (ulimit -n)."
-    return JsonckptError(f"cannot open: {error.strerror or error}", file=path, hint=hint)
-
-
 def _open_regular(path: str, *, follow: bool) -> tuple[Descriptor, int]:
     """A descriptor and the size of a regular file; of a link to one only where ``follow``."""
     # Opening a FIFO or a device for reading can block or have effects: O_NONBLOCK, then fstat.
@@ -223,7 +204,7 @@ def _open_regular(path: str, *, follow: bool) -> tuple[Descriptor, int]:
                 hint="Pass limits=jsonckpt.Limits(links=None) if it is meant, or copy what the "
                 "link leads to.",
             ) from error
-        raise _open_error(error, path) from error
+        raise read_error(error, path, opening=True) from error
     try:
         facts = os.fstat(opened.number)
         if not stat.S_ISREG(facts.st_mode):
@@ -232,7 +213,7 @@ def _open_regular(path: str, *, follow: bool) -> tuple[Descriptor, int]:
             )
     except OSError as error:
         opened.close()
-        raise _open_error(error, path) from error
+        raise read_error(error, path, opening=True) from error
     except BaseException:
         opened.close()
         raise

@@ -1,20 +1,24 @@
-"""Saves to remote file systems: files that appear as a whole, and a commit that may be in doubt.
-
-With ``remote``, the only room that knows fsspec.
-"""
+"""Saves to remote file systems: files that appear as a whole, and a commit that may be in doubt."""
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
-from ..errors import CheckpointExistsError, JsonckptError, WriteError
+from ..errors import ArgumentError, CheckpointExistsError, WriteError
 from ..format import filenames
 from ..format.model import MANIFEST_NAME
-from . import path_arguments
-from .remote import RemoteLocation, filesystem, is_absent, kind_of, protocols, said, split_query
+from ..storage import path_arguments
+from ..storage.os_errors import is_absent, writing
+from ..storage.protocols import Output
+from ..storage.remote import RemoteLocation, filesystem, kind_of, protocols, split_query
+from .cancel import CancelToken
+from .options import SaveOptions
+from .outputs import StreamOutput
+from .plan import SavePlan
+from .targets import check_is_ours, named_shards
 
 #: Protocols of stores without directories, whose files appear as a whole when they are closed.
 _OBJECT_STORES = frozenset(
@@ -29,41 +33,20 @@ _REFUSAL_NUMBERS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.
 _ENDS = 512
 
 
-@contextmanager
-def writing(where: str) -> Iterator[None]:
-    """Map what file systems raise on writing to :class:`WriteError`.
-
-    As for :func:`mapped`, nothing but calls of the file system may stand in it.
-    """
-    try:
-        yield
-    except (JsonckptError, MemoryError):
-        raise
-    except Exception as error:
-        hint = "The previous checkpoint, if any, is untouched."
-        if isinstance(error, FileNotFoundError):
-            hint = "Is there such a bucket? None is made: check the name, or make it first."
-        raise WriteError(
-            f"cannot write: {said(error)}",
-            errno=getattr(error, "errno", None),
-            file=where,
-            hint=hint,
-        ) from error
-
-
 class _Upload:
-    """A file under way, which appears when it is closed, or is let go of."""
+    """A file that is being sent. It appears when it is closed, unless it is discarded."""
 
     def __init__(self, fs: Any, path: str) -> None:
         self._path = path
         self.written = 0
+        self.ended = False
         self._head = self._tail = b""
-        with writing(path):
+        with writing(path, remote=True):
             self._stream = fs.open(path, "wb")
 
     def write(self, data: memoryview) -> int:
         """Send more; the bytes taken."""
-        with writing(self._path):
+        with writing(self._path, remote=True):
             count = self._stream.write(data)
         taken = len(data) if count is None else int(count)
         if len(self._head) < _ENDS:
@@ -74,11 +57,12 @@ class _Upload:
 
     def close(self) -> None:
         """Send the rest, and let it appear."""
-        with writing(self._path):
+        self.ended = True
+        with writing(self._path, remote=True):
             self._stream.close()
 
     def discard(self) -> None:
-        """Let go of it without a trace, as far as the file system can."""
+        """Drop it without a trace, as far as the file system can."""
         with suppress(Exception):
             self._stream.discard()
         try:
@@ -89,7 +73,7 @@ class _Upload:
                 self._stream.close()
 
     def lies_at(self, fs: Any, path: str) -> bool:
-        """Whether the file at ``path`` is what was written here."""
+        """Whether the file at ``path`` is the one that was sent."""
         fs.invalidate_cache()
         if int(fs.info(path)["size"]) != self.written:
             return False
@@ -98,128 +82,163 @@ class _Upload:
         return bool(head == self._head and tail == self._tail)
 
 
+class _UploadOutput(StreamOutput):
+    """The text of one file on its way."""
+
+    def __init__(self, upload: _Upload, *, close: bool) -> None:
+        super().__init__(upload)
+        self._upload = upload
+        self._close = close
+
+    def end(self, length: int) -> None:
+        """Let a shard appear. A single file appears in the commit."""
+        super().end(length)
+        if self._close:
+            self._upload.close()
+
+
 class RemoteTarget:
-    """Where a save goes on a remote file system: streams for files, then the manifest.
+    """A directory or a single file on a remote file system.
 
     A step that reports an error may have happened all the same, or happen later: its answer was
     lost, or the request is still under way. What may have been committed is therefore looked at
     before anything is removed, and stays where nobody knows.
     """
 
-    def __init__(self, url: str, storage_options: Mapping[str, Any] | None) -> None:
-        self._fs, path = filesystem(url, storage_options)
-        self._path = split_query(path)[0]
-        self._url = path_arguments.without_query(url)
-        self._protocols = protocols(self._fs)
+    concurrent = False
+
+    def __init__(self, url: str, options: SaveOptions) -> None:
+        if options.delete_first:
+            raise ArgumentError(
+                "delete_first is for local paths; remove the remote checkpoint first"
+            )
+        self.path = self.place = url
+        self.name = ""
+        self.single = False
+        self._options = options
+        self._fs: Any = None
+        self._path = ""
+        self._token = ""
         self._begun: list[str] = []
+        self._uploads: list[_Upload] = []
         self._temporary = ""
+        self._replaced: list[str] = []
         #: Whether what is to be seen of this save may have been committed.
         self._may_be_there = False
-        self.name = self._path.rpartition("/")[2]
-        self.single = filenames.is_single(self.name)
 
-    def check(self, *, overwrite: bool) -> None:
-        """Refuse to overwrite what must not be overwritten.
+    def check(self) -> None:
+        """The file system is asked in :meth:`begin`."""
+
+    def begin(self, plan: SavePlan, cancel: CancelToken) -> None:
+        """Connect, and refuse to overwrite what must not be overwritten.
 
         Raises:
             CheckpointExistsError: with the way out.
         """
-        path = self._path if self.single else f"{self._path}/{MANIFEST_NAME}"
-        with writing(self._url):
-            if not overwrite and kind_of(self._fs, path) is not None:
+        self._fs, path = filesystem(self.path, self._options.storage_options)
+        self._path = split_query(path)[0]
+        self._protocols = protocols(self._fs)
+        self._token = plan.snapshot.save_id[:12]
+        self.name = self._path.rpartition("/")[2]
+        self.single = filenames.is_single(self.name)
+        if self.single:
+            filenames.check_single_name(self.path)
+        url = path_arguments.without_query(self.path)
+        visible = self._path if self.single else f"{self._path}/{MANIFEST_NAME}"
+        with writing(url, remote=True):
+            if not self._options.overwrite and kind_of(self._fs, visible) is not None:
                 raise CheckpointExistsError(
-                    "there is a checkpoint",
-                    file=self._url,
-                    hint="Pass overwrite=True to replace it.",
+                    "there is a checkpoint", file=url, hint="Pass overwrite=True to replace it."
                 )
+        if not self.single:
+            check_is_ours(self._location())
+        elif self._shows_early:
+            cancel.close()
 
-    @contextmanager
-    def shard(self, name: str) -> Iterator[_Upload]:
-        """A stream for a new shard."""
+    def open(self, name: str) -> Output:
+        """Begin a shard, or the single file."""
+        self._make_directory()
         path = f"{self._path}/{name}"
-        self._make_directory()
-        self._begun.append(path)
-        upload = _Upload(self._fs, path)
-        try:
-            yield upload
-        except BaseException:
-            upload.discard()
-            raise
-        upload.close()
-
-    @property
-    def shows_early(self) -> bool:
-        """Whether a single file takes the place of the old one as soon as it is opened."""
-        return not self._protocols & (_OBJECT_STORES | _RENAMES | {"memory"})
-
-    @contextmanager
-    def file(self, token: str) -> Iterator[_Upload]:
-        """A stream for the single file, which takes its place in :meth:`publish`."""
-        self._make_directory()
-        path = self._path
-        if self._protocols & (_RENAMES | {"memory"}):
-            parent, slash, last = path.rpartition("/")
-            path = self._temporary = f"{parent}{slash}{filenames.temporary_name(last, token)}"
-        if path == self._temporary or self.shows_early:
+        if self.single:
+            path = self._path
+            if self._protocols & (_RENAMES | {"memory"}):
+                parent, slash, last = path.rpartition("/")
+                path = f"{parent}{slash}{filenames.temporary_name(last, self._token)}"
+                self._temporary = path
+        if not self.single or path == self._temporary or self._shows_early:
             self._begun.append(path)
-        try:
-            upload = _Upload(self._fs, path)
-            try:
-                yield upload
-            except BaseException:
-                upload.discard()
-                raise
-        except WriteError as error:
-            if self.shows_early:
-                error.hint = (
-                    "This file system shows a file while it is written, so the previous "
-                    "checkpoint is lost. Save to a directory, which is safe there, too."
-                )
-            raise
+        upload = _Upload(self._fs, path)
+        self._uploads.append(upload)
+        return _UploadOutput(upload, close=not self.single)
 
-    def publish(self, upload: _Upload) -> None:
-        """Put the single file in its place.
+    def commit(self, manifest: bytes, cancel: CancelToken) -> str:
+        """Let the single file appear, or write the manifest in one piece.
 
         Raises:
             WriteError: it is not there, or nobody knows; the second is said.
         """
+        if not self.single:
+            self._replaced = named_shards(self._location())
+        cancel.close()
+        if self.single:
+            self._publish(self._uploads[0])
+        else:
+            self._write_manifest(manifest)
+        return "best-effort"
+
+    def abandon(self, error: BaseException) -> None:
+        """Remove the files of a save that failed, unless a manifest may name them."""
+        for upload in self._uploads:
+            if self.single or not upload.ended:
+                upload.discard()
+        if self.single and self._begun and self._shows_early and isinstance(error, WriteError):
+            error.hint = (
+                "This file system shows a file while it is written, so the previous "
+                "checkpoint is lost. Save to a directory, which is safe there, too."
+            )
+        if not self._may_be_there:
+            self._remove_quietly(self._begun)
+
+    def clean_up(self) -> None:
+        """Remove the shards of the checkpoint that was replaced."""
+        self._remove_quietly(
+            f"{self._path}/{filenames.check_shard_name(name)}" for name in self._replaced
+        )
+
+    @property
+    def _shows_early(self) -> bool:
+        """Whether a single file takes the place of the old one as soon as it is opened."""
+        return not self._protocols & (_OBJECT_STORES | _RENAMES | {"memory"})
+
+    def _location(self) -> RemoteLocation:
+        return RemoteLocation(self._fs, self._path)
+
+    def _publish(self, upload: _Upload) -> None:
         try:
             if self._temporary:
                 upload.close()
             self._may_be_there = True
             if self._temporary:
-                with writing(self._path):
+                with writing(self._path, remote=True):
                     self._move(self._temporary)
             else:
                 upload.close()
         except BaseException as error:
             if self._temporary:
                 self._remove_quietly([self._temporary])
-            if isinstance(error, WriteError) and self._happened(
-                error, lambda: upload.lies_at(self._fs, self._path)
-            ):
-                return
-            raise
+            if not self._happened(error, lambda: upload.lies_at(self._fs, self._path)):
+                raise
 
-    def place(self) -> RemoteLocation:
-        """The directory, for reading what is there."""
-        return RemoteLocation(self._fs, self._path)
-
-    def commit(self, text: bytes, token: str) -> None:
-        """Write the manifest, in one piece.
-
-        Raises:
-            WriteError: it is not there, or nobody knows; the second is said.
-        """
+    def _write_manifest(self, text: bytes) -> None:
         path = f"{self._path}/{MANIFEST_NAME}"
-        temporary = f"{self._path}/.manifest-{token}.tmp"
+        temporary = f"{self._path}/.manifest-{self._token}.tmp"
         renames = bool(self._protocols & _RENAMES)
         try:
             if renames:
-                with writing(temporary):
+                with writing(temporary, remote=True):
                     self._fs.pipe_file(temporary, text)
             self._may_be_there = True
-            with writing(path):
+            with writing(path, remote=True):
                 if renames:
                     self._fs.mv(temporary, path)
                 else:
@@ -227,11 +246,8 @@ class RemoteTarget:
         except BaseException as error:
             if renames:
                 self._remove_quietly([temporary])
-            if isinstance(error, WriteError) and self._happened(
-                error, lambda: bool(self._fs.cat_file(path) == text)
-            ):
-                return
-            raise
+            if not self._happened(error, lambda: bool(self._fs.cat_file(path) == text)):
+                raise
 
     def _move(self, temporary: str) -> None:
         if "memory" in self._protocols:  # its mv would take some names for patterns
@@ -240,9 +256,9 @@ class RemoteTarget:
         else:
             self._fs.mv(temporary, self._path)
 
-    def _happened(self, error: WriteError, holds: Callable[[], bool]) -> bool:
-        """Whether a commit that reported an error has happened; what it means for our files."""
-        if not self._may_be_there:
+    def _happened(self, error: BaseException, holds: Callable[[], bool]) -> bool:
+        """Whether a commit that raised an error has happened. If not, may our files be removed?"""
+        if not (self._may_be_there and isinstance(error, WriteError)):
             return False
         try:
             found: bool | None = holds()
@@ -270,7 +286,7 @@ class RemoteTarget:
         if self._protocols_below() & _OBJECT_STORES:
             return
         directory = self._path.rpartition("/")[0] if self.single else self._path
-        with writing(directory or self._url):
+        with writing(directory or self.path, remote=True):
             if directory.startswith("/"):
                 self._fs.makedirs(directory, exist_ok=True)
                 return
@@ -286,23 +302,14 @@ class RemoteTarget:
             found |= protocols(fs)
         return found
 
-    def abandon(self) -> None:
-        """Remove the files of a save that failed, unless a manifest may name them."""
-        if not self._may_be_there:
-            self._remove_quietly(self._begun)
-
-    def remove(self, files: list[str]) -> None:
-        """Remove replaced shards, after the commit."""
-        self._remove_quietly([f"{self._path}/{filenames.check_shard_name(name)}" for name in files])
-
-    def _remove_quietly(self, paths: list[str]) -> None:
+    def _remove_quietly(self, paths: Iterable[str]) -> None:
         for path in paths:
             with suppress(Exception):  # an orphan harms nobody
                 self._fs.rm_file(path)
 
 
 def _is_refusal(error: BaseException | None) -> bool:
-    """Whether an error is the other side's no, so that nothing of the request is under way."""
+    """Whether the other side refused for good, so that nothing of the request is under way."""
     if isinstance(error, OSError) and error.errno in _REFUSAL_NUMBERS:
         return True
     response = getattr(error, "response", None)
