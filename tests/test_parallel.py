@@ -136,6 +136,10 @@ def test_sequences_keep_their_order_and_finish_once(threads: int, count: int) ->
     finished: list[int] = []
     opened: list[int] = []
 
+    def work(_: object, job: int) -> int:
+        time.sleep(0.001 * (job % 3))
+        return job
+
     def sequences() -> Iterator[JobSequence[int, object, int, int]]:
         for number in range(count):
             # No more have jobs left than there are threads.
@@ -146,10 +150,14 @@ def test_sequences_keep_their_order_and_finish_once(threads: int, count: int) ->
                 assert turns[number] == list(range(5 * number))
                 finished.append(number)
 
+            def turn(job: int, worked: int, number: int = number) -> int:
+                turns[number].append(job)
+                return worked
+
             yield JobSequence(
                 iter(range(5 * number)),
-                work=lambda _, job: time.sleep(0.001 * (job % 3)) or job,
-                turn=lambda job, worked, number=number: turns[number].append(job) or worked,
+                work=work,
+                turn=turn,
                 land=lambda _, placed: landed.append(placed),
                 finish=finish,
             )
@@ -239,9 +247,10 @@ def test_an_error_in_a_finish_is_raised() -> None:
     def finish() -> None:
         raise ZeroDivisionError("finish")
 
-    sequence = JobSequence(
-        iter([1]), work=lambda _, job: job, turn=lambda job, _: job, finish=finish
-    )
+    def work(_: object, job: int) -> int:
+        return job
+
+    sequence = JobSequence(iter([1]), work, turn=lambda job, _: job, finish=finish)
     with pytest.raises(ZeroDivisionError, match="finish"):
         run_sequences([sequence], threads=2, worker=object)
 

@@ -176,7 +176,7 @@ def run_all(jobs: Iterable[Job], act: Callable[[Job], object], *, threads: int) 
         threads=threads,
         worker=lambda: None,
         work=lambda _, job: act(job),
-        turn=lambda _, worked: None,
+        turn=lambda _, nothing: nothing,
         ahead=sys.maxsize,
     )
 

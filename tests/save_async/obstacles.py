@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from jsonckpt._src.save import api
+from jsonckpt._src.save.write import write_checkpoint
 
 __all__ = ["Blocked", "fail"]
 
@@ -19,7 +20,7 @@ class Blocked:
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.reached = threading.Event()
         self.go = threading.Event()
-        write = api.write_checkpoint
+        write = write_checkpoint
 
         def held_up(plan: Any, target: Any, cancel: Any, began: float) -> Any:
             if threading.current_thread().name == "jsonckpt-save":

@@ -18,6 +18,7 @@ import torch
 import jsonckpt
 from jsonckpt._src.format import json_text
 from jsonckpt._src.save import api, background
+from jsonckpt._src.save.write import write_checkpoint
 from tests.save_async.obstacles import Blocked, fail
 from tests.support import same
 from tests.two_states import NEW, files
@@ -120,11 +121,10 @@ def test_the_background_is_nice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
 
     found = []
-    write = api.write_checkpoint
 
     def noted(*arguments: Any) -> Any:
         found.append(niceness())
-        return write(*arguments)
+        return write_checkpoint(*arguments)
 
     monkeypatch.setattr(api, "write_checkpoint", noted)
     mine = niceness()

@@ -39,7 +39,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, int]]:
         made.append(("fsync", 0, os.fstat(fd).st_size))
         real(fd)
 
-    monkeypatch.setattr(linux, "linux_call", lambda _: begin)
+    known = {"sync_file_range": begin}
+    monkeypatch.setattr(linux, "linux_call", known.get)
     monkeypatch.setattr(os, "fsync", fsync)
     return made
 

@@ -24,9 +24,9 @@ from ..format.limits import Limits, checked_limits
 from ..format.manifest import parse_manifest
 from ..format.model import MANIFEST_NAME
 from ..load.container import open_container
-from ..storage.os_errors import write_error
 from ..storage.leftovers import File, orphans, single_temporaries
 from ..storage.local import read_manifest
+from ..storage.os_errors import write_error
 from ..storage.path_arguments import is_url, path_text
 
 _AGE = re.compile(r"([0-9]+(?:\.[0-9]+)?)([smhdw])")

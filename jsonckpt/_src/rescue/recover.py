@@ -428,7 +428,7 @@ class _Evidence:
             self.created_at or datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
             state,
             self.metadata,
-            list(self.sources.values()),
+            list(self.sources.values()),  # type: ignore[arg-type]
         )
         records = [
             RecordPlan(record, record.found.header.codec, record.nbytes)

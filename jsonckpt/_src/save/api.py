@@ -15,7 +15,7 @@ from .cancel import CancelToken
 from .options import SaveOptions
 from .plan import plan_save
 from .snapshot import take_snapshot
-from .staging import Buffers
+from .staging import Buffers, detach
 from .targets import target_of
 from .write import SaveResult, write_checkpoint
 
@@ -263,8 +263,8 @@ def save_async(
             try:
                 return write_checkpoint(plan_save(snapshot, options), target, cancel, began)
             finally:
-                # The traceback of an error refers to this list, and so would hold on to the memory.
-                snapshot.sources.clear()
+                # The traceback of an error refers to the sources, and they to the memory.
+                detach(snapshot.sources)
                 if not keep_buffers:
                     _buffers.release()
 

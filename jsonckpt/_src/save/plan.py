@@ -14,7 +14,6 @@ from ..format import filenames
 from ..format.chunk_codec import ChunkCodec, payload_bound
 from ..format.dtypes import DTYPES
 from ..format.model import Codec, Layout, chunk_count, claimed_bytes
-from ..format.validation import check_name
 from . import reader_limits
 from .options import SaveOptions
 from .snapshot import Snapshot
@@ -171,7 +170,7 @@ def plan_save(snapshot: Snapshot, options: SaveOptions) -> SavePlan:
     coder = ChunkCodec(level=options.level)
     records = []
     for source in snapshot.sources:
-        check_name(source.name, reader_limits.DEFAULT_LIMITS)
+        reader_limits.check_tensor_name(source.name)
         codec = choose_codec(source, options)
         if codec.compression != "none" and not _sample_compresses(coder, source, codec):
             codec = choose_codec(source, options, worthwhile=False)

@@ -12,9 +12,19 @@ from ..errors import ArgumentError, LimitError
 from ..format import json_text
 from ..format.limits import DEFAULT_LIMITS, Limits, exceeds
 from ..format.model import Manifest
+from ..format.validation import check_name
 
 #: About what the place of a tensor takes in the state's text, beside its name.
 _PLACE = 40
+
+
+def most_levels() -> int:
+    """How deep a state may be. It stands one level inside the manifest."""
+    return (DEFAULT_LIMITS.depth or 1_000) - 1
+
+
+def check_tensor_name(name: str) -> None:
+    check_name(name, DEFAULT_LIMITS)
 
 
 def check_chunk_size(nbytes: int) -> None:

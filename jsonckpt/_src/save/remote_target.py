@@ -18,7 +18,7 @@ from .cancel import CancelToken
 from .options import SaveOptions
 from .outputs import StreamOutput
 from .plan import SavePlan
-from .targets import check_is_ours, named_shards
+from .targets import Target, check_is_ours, named_shards
 
 #: Protocols of stores without directories, whose files appear as a whole when they are closed.
 _OBJECT_STORES = frozenset(
@@ -97,7 +97,7 @@ class _UploadOutput(StreamOutput):
             self._upload.close()
 
 
-class RemoteTarget:
+class RemoteTarget(Target):
     """A directory or a single file on a remote file system.
 
     A step that reports an error may have happened all the same, or happen later: its answer was
@@ -105,16 +105,12 @@ class RemoteTarget:
     before anything is removed, and stays where nobody knows.
     """
 
-    concurrent = False
-
     def __init__(self, url: str, options: SaveOptions) -> None:
         if options.delete_first:
             raise ArgumentError(
                 "delete_first is for local paths; remove the remote checkpoint first"
             )
         self.path = self.place = url
-        self.name = ""
-        self.single = False
         self._options = options
         self._fs: Any = None
         self._path = ""
@@ -125,9 +121,6 @@ class RemoteTarget:
         self._replaced: list[str] = []
         #: Whether what is to be seen of this save may have been committed.
         self._may_be_there = False
-
-    def check(self) -> None:
-        """The file system is asked in :meth:`begin`."""
 
     def begin(self, plan: SavePlan, cancel: CancelToken) -> None:
         """Connect, and refuse to overwrite what must not be overwritten.

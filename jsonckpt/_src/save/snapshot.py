@@ -95,9 +95,8 @@ def take_snapshot(state: object, metadata: Mapping[str, Any] | None) -> Snapshot
     dictionaries and lists afterwards does not show.
     """
     writer = StateWriter()
-    # The state stands one level inside the manifest.
-    depth = (reader_limits.DEFAULT_LIMITS.depth or 1_000) - 1
-    tree = encode_state(state, writer, rules=default_rules(), max_depth=depth)
+    most = reader_limits.most_levels()
+    tree = encode_state(state, writer, rules=default_rules(), max_depth=most)
     sources = writer.sources()
     reader_limits.check_tensor_count(len(sources))
     now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -97,6 +97,13 @@ class Buffers:
         self._pinned.release()
 
 
+def detach(sources: Sequence[Source]) -> None:
+    """Let go of the copy. The sources cannot be read any more."""
+    nothing = torch.empty(0)
+    for source in sources:
+        source.relocate(nothing, 0)
+
+
 def _lay_out(sizes: Sequence[int]) -> tuple[list[int], int]:
     """Where each copy begins, and where the last one ends."""
     offsets = []

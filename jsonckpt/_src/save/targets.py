@@ -9,8 +9,9 @@ from __future__ import annotations
 import io
 import os
 import stat
+from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from ..errors import ArgumentError, CheckpointExistsError, JsonckptError, quote
 from ..format import filenames
@@ -30,7 +31,7 @@ from .outputs import FileOutput, ObjectOutput
 from .plan import SavePlan
 
 
-class Target(Protocol):
+class Target(ABC):
     """A place for one checkpoint.
 
     The order of calls is: ``check``, ``begin``, ``open`` for each file, ``commit``, ``clean_up``.
@@ -40,40 +41,40 @@ class Target(Protocol):
         path: of the checkpoint, for the result.
         place: one name for each place, however it was given; ``""`` for a file object.
         single: whether the checkpoint is one file.
+        name: of the single file; ``""`` for a file object.
         concurrent: whether several files may be written at the same time.
     """
 
-    path: str
-    place: str
-    single: bool
-    concurrent: bool
+    path = place = name = ""
+    single = True
+    concurrent = False
 
-    @property
-    def name(self) -> str:
-        """The name of a single file."""
-
-    def check(self) -> None:
+    def check(self) -> None:  # noqa: B027 - a target may have nothing to check
         """Refuse to overwrite what must not be overwritten, as far as that is known early."""
 
+    @abstractmethod
     def begin(self, plan: SavePlan, cancel: CancelToken) -> None:
         """Prepare the place."""
 
+    @abstractmethod
     def open(self, name: str) -> Output:
         """Begin a file."""
 
+    @abstractmethod
     def commit(self, manifest: bytes, cancel: CancelToken) -> str:
-        """Make the checkpoint visible. Returns how durable it is; see ``SaveResult``.
+        """Make the checkpoint visible. Returns how durable it is, see :class:`SaveResult`.
 
         Args:
             manifest: of a directory.
             cancel: is closed right before.
         """
 
+    @abstractmethod
     def abandon(self, error: BaseException) -> None:
         """Remove what was written, unless it may be committed. May give the error a hint."""
 
-    def clean_up(self) -> None:
-        """Remove what was replaced."""
+    def clean_up(self) -> None:  # noqa: B027 - a target may have nothing to clean up
+        """Remove what was replaced, after the commit."""
 
 
 def target_of(path: Any, options: SaveOptions, *, absolute: bool = False) -> Target:
@@ -102,8 +103,7 @@ def target_of(path: Any, options: SaveOptions, *, absolute: bool = False) -> Tar
 
         return RemoteTarget(text, options)
     with writing(text):
-        os.path.abspath(text)  # fails where the working directory is gone
-    return local_target(Path(text).absolute() if absolute else Path(text), options)
+        return local_target(Path(text).absolute() if absolute else Path(text), options)
 
 
 def local_target(path: Path, options: SaveOptions) -> Target:
@@ -112,12 +112,8 @@ def local_target(path: Path, options: SaveOptions) -> Target:
     return DirectoryTarget(path, options)
 
 
-class StreamTarget:
+class StreamTarget(Target):
     """A binary file object, which gets the text of a single file. It has no commit."""
-
-    path = place = name = ""
-    single = True
-    concurrent = False
 
     def __init__(self, stream: Any, options: SaveOptions) -> None:
         if isinstance(stream, io.TextIOBase) or isinstance(getattr(stream, "encoding", None), str):
@@ -130,11 +126,9 @@ class StreamTarget:
         self._stream = stream
         self._options = options
 
-    def check(self) -> None:
-        """There is nothing to overwrite."""
-
     def begin(self, plan: SavePlan, cancel: CancelToken) -> None:
         """Refuse compressed text."""
+        del plan, cancel
         if self._options.compresses_files:
             raise ArgumentError(
                 "a file object gets plain text: pass compression=None with encoding='list'"
@@ -142,20 +136,19 @@ class StreamTarget:
 
     def open(self, name: str) -> Output:
         """The object itself."""
+        del name
         return ObjectOutput(self._stream)
 
     def commit(self, manifest: bytes, cancel: CancelToken) -> str:
         """All is written."""
+        del manifest, cancel
         return "none"
 
     def abandon(self, error: BaseException) -> None:
-        """What was written stays: it cannot be taken back."""
-
-    def clean_up(self) -> None:
-        """Nothing was replaced."""
+        """What was written cannot be taken back."""
 
 
-class _LocalTarget:
+class _LocalTarget(Target):
     """What local files and directories have in common."""
 
     concurrent = True
@@ -163,20 +156,14 @@ class _LocalTarget:
     def __init__(self, path: Path, options: SaveOptions) -> None:
         self._path = path
         self._options = options
-        self.path = str(path)
-        self.place = os.path.abspath(path)
+        self.path, self.name = str(path), path.name
+        with writing(path):  # fails where the working directory is gone
+            self.place = os.path.abspath(path)
         self._space: DiskSpace | None = None
         self._mode = Mode()
         self._durable = options.sync
         self._made: list[Path] = []
         self._files: list[NewFile] = []
-
-    @property
-    def name(self) -> str:
-        return self._path.name
-
-    def clean_up(self) -> None:
-        """Nothing was replaced that is still there."""
 
     def _open(self, path: Path) -> Output:
         file = NewFile(path, early=self._options.sync, mode=self._mode)
@@ -197,8 +184,6 @@ class _LocalTarget:
 
 class FileTarget(_LocalTarget):
     """A single file, written under another name beside its place."""
-
-    single = True
 
     def check(self) -> None:
         """Refuse a directory, the name of a part of a checkpoint, and what must stay."""
@@ -222,9 +207,9 @@ class FileTarget(_LocalTarget):
         options = self._options
         with writing(self._path):
             self._path = Path(os.path.realpath(self._path))
-        self.path = str(self._path)
+        self.path, self.name = str(self._path), self._path.name
         filenames.check_single_name(self.path)
-        name = filenames.temporary_name(self._path.name, plan.snapshot.save_id[:12])
+        name = filenames.temporary_name(self.name, plan.snapshot.save_id[:12])
         self._temporary = self._path.with_name(name)
         self._mode = mode_for(self._path, options.shared)
         self._space = DiskSpace(plan, compressed=self.name.endswith(".zst"))
@@ -235,10 +220,12 @@ class FileTarget(_LocalTarget):
 
     def open(self, name: str) -> Output:
         """The file, under its temporary name."""
+        del name
         return self._open(self._temporary)
 
     def commit(self, manifest: bytes, cancel: CancelToken) -> str:
         """Rename it."""
+        del manifest
         options = self._options
         cancel.close()
         self._durable = commit.commit(

@@ -115,9 +115,7 @@ def write_shards(
 
         # A remote target gets one file at a time.
         for batch in [opened()] if target.concurrent else ([one] for one in opened()):
-            run_sequences(
-                batch, threads=threads, worker=lambda: ChunkCodec(level=options.level)
-            )
+            run_sequences(batch, threads=threads, worker=lambda: ChunkCodec(level=options.level))
     files = [writer.file() for writer in writers]
     if len(files) != len(shards):
         raise WriteError(

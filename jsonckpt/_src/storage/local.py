@@ -19,7 +19,6 @@ from ..errors import (
     CheckpointNotFoundError,
     FormatError,
     IncompleteCheckpointError,
-    JsonckptError,
     UnsafePathError,
 )
 from ..format import filenames

@@ -130,7 +130,7 @@ def _changed(facts: Mapping[str, Any]) -> float:
 
 
 def kind_of(fs: Any, path: str) -> str | None:
-    """``"file"``, ``"directory"``, or ``None`` for nothing. To be called in :func:`reading` or :func:`writing`."""
+    """``"file"``, ``"directory"``, or ``None`` for nothing; in :func:`reading` or ``writing``."""
     try:
         return str(fs.info(path)["type"])
     except FileNotFoundError as error:
