@@ -59,9 +59,9 @@ def save(
         metadata: your own plain JSON object, read with ``jsonckpt.open(path).metadata``.
         overwrite: ``False`` refuses when a checkpoint is already there, also one that appears while
             this one is written.
-        delete_first: remove the checkpoint at ``path`` before the new one is written, where there
-            is no room for both. It gives up the guarantee: a save that fails or is killed leaves
-            nothing there. Local paths only.
+        delete_first: remove the checkpoint at ``path`` before the new one is written, if the disk
+            cannot hold both. A save that fails or is killed then leaves nothing there. Local paths
+            only.
         threads: ``None`` takes the processors that may be used, up to 8.
         progress: show a tqdm bar.
         storage_options: for paths such as ``s3://…`` (extra ``remote``): passed to fsspec.
@@ -73,12 +73,12 @@ def save(
 
     Raises:
         UnsupportedTypeError: a value that no rule covers; nothing has been written.
-        CheckpointExistsError: what lies at ``path`` must not be overwritten.
+        CheckpointExistsError: what is at ``path`` must not be overwritten.
         LimitError: readers would refuse the result.
         WriteError: the system refused; what was at ``path`` before is untouched, but for
             ``delete_first``.
         DurabilityUncertainError: written and visible, but the last fsync failed.
-        ArgumentError: arguments that cannot be; it is a ValueError and a TypeError.
+        ArgumentError: an argument is not valid; it is a ValueError and a TypeError.
 
     >>> import tempfile, torch, jsonckpt
     >>> directory = tempfile.TemporaryDirectory()
@@ -116,7 +116,7 @@ def save_privately(
     metadata: Mapping[str, Any] | None = None,
     **arguments: Any,
 ) -> SaveResult:
-    """:func:`save` for what comes from a file that not everybody may read.
+    """:func:`save` for a state from a file that not everybody may read.
 
     Args:
         shared: what group and others may do with the files at most.
@@ -186,10 +186,9 @@ def save_async(
 ) -> PendingSave[SaveResult]:
     """Copy ``state``, return, and write the copy in the background as :func:`save` writes it.
 
-    The call holds up the training for about as long as a copy of the tensors takes. When it has
-    returned, the state may change: nothing of that shows in the checkpoint, which is that of
-    the moment of the call. The commit is that of :func:`save`: a process killed at any moment
-    leaves what was at ``path`` before, whole.
+    The call holds up the training for about as long as a copy of the tensors takes. After it the
+    state may change: the checkpoint has the values of the moment of the call. The commit is that of
+    :func:`save`: a process killed at any moment leaves what was at ``path`` before, whole.
 
     One save at a time: a second call first waits until the one before is written, since both need
     the memory of the copy. If that one has failed and nobody has asked for its :meth:`result
@@ -216,10 +215,10 @@ def save_async(
 
     Raises:
         UnsupportedTypeError: a value that no rule covers; nothing has been written.
-        CheckpointExistsError: what lies at ``path`` must not be overwritten.
+        CheckpointExistsError: what is at ``path`` must not be overwritten.
         LimitError: readers would refuse the result. (Too many chunks: ``result()`` says so.)
         MemoryError: there is no memory for a copy.
-        ArgumentError: arguments that cannot be; it is a ValueError and a TypeError.
+        ArgumentError: an argument is not valid; it is a ValueError and a TypeError.
         JsonckptError: the error of an earlier call, of the type that it had (:class:`WriteError`
             above all); its ``file`` is the path of that call.
 
@@ -261,6 +260,7 @@ def save_async(
 
         def write(cancel: CancelToken) -> SaveResult:
             try:
+                cancel.check()
                 return write_checkpoint(plan_save(snapshot, options), target, cancel, began)
             finally:
                 # The traceback of an error refers to the sources, and they to the memory.

@@ -22,7 +22,6 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from ..errors import JsonckptError, SaveCancelledError, WriteError, printable
@@ -52,8 +51,9 @@ class PendingSave(Generic[Result]):
         self._work: Callable[[CancelToken], Result] | None = work
         self._cancel = CancelToken()
         self._process = os.getpid()
-        #: Who runs it: the first to put something here, in one step that nothing interrupts.
-        self._runner: dict[str, _Runner] = {}
+        #: Who runs it, by the ident of its thread: the first to put a list of its own here, in one
+        #: step that nothing interrupts.
+        self._runner: dict[str, list[int]] = {}
         self._over = Event()
         self._finished = False
         self._result: Result | None = None
@@ -139,8 +139,7 @@ class PendingSave(Generic[Result]):
     @property
     def _is_mine(self) -> bool:
         """Whether this thread is the one that writes it, and so cannot wait for it."""
-        runner = self._runner.get("it")
-        return runner is not None and runner.thread == threading.get_ident()
+        return self._runner.get("it") == [threading.get_ident()]
 
     def _require_own_process(self) -> None:
         if os.getpid() != self._process:
@@ -165,7 +164,7 @@ class PendingSave(Generic[Result]):
         Args:
             here: whether the thread is the caller's own: a Ctrl-C is raised at once.
         """
-        me = _Runner(threading.get_ident())
+        me = [threading.get_ident()]
         result: Result | None = None
         error: BaseException | None = None
         seen = False
@@ -192,30 +191,12 @@ class PendingSave(Generic[Result]):
                 self._finished = self._over.is_set = True
                 self._over.set()
 
-    def _withdraw(self) -> None:
-        """Nobody knows whether the thread was started. If it was, it stops before its commit."""
-        me = _Runner(threading.get_ident())
-        if self._runner.setdefault("it", me) is me:
-            self._work = None
-            self._error, self._seen = SaveCancelledError("the save could not be started"), True
-            self._finished = self._cancel._cancelled = self._over.is_set = True
-            self._over.set()
-        else:
-            self._cancel.cancel()
-
     def _untold(self) -> BaseException | None:
         """The error that nobody has seen; it is seen now."""
         if not self._finished or self._error is None or self._seen:
             return None
         self._seen = True
         return self._error
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class _Runner:
-    """A thread, by its ident, and what tells this try of it from others."""
-
-    thread: int
 
 
 class Background:
@@ -304,7 +285,9 @@ class Background:
         except (RuntimeError, MemoryError):
             pending._run(here=True)
         except BaseException:
-            pending._withdraw()
+            # Nobody knows whether the thread was started. If it was, it stops before its commit.
+            pending._cancel.cancel()
+            pending._run(here=True)
             raise
         return pending
 

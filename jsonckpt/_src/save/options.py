@@ -53,32 +53,27 @@ class SaveOptions:
     def of(
         cls,
         *,
-        encoding: str = "base64",
         compression: str | None = None,
         compression_level: int | None = None,
-        filter: str = "auto",
         chunk_size: int | str = "1MiB",
         max_shard_size: int | str = "5GB",
-        checksum: str = "xxh3_128",
         threads: int | None = None,
-        storage_options: Mapping[str, Any] | None = None,
         **others: Any,
     ) -> SaveOptions:
         """The options that the public arguments of :func:`jsonckpt.save` ask for.
+
+        Args:
+            others: arguments that are taken as they are.
 
         Raises:
             ArgumentError: no checkpoint can have these; the message says what is allowed.
         """
         options = cls(
-            encoding=encoding,
             compression="none" if compression is None else compression,
             level=compression_level,
-            filter=filter,
             chunk_bytes=parse_size(chunk_size, "chunk_size"),
             max_shard_size=parse_size(max_shard_size, "max_shard_size"),
-            checksum=checksum,
             threads=thread_count(threads),
-            storage_options=storage_options,
             **others,
         )
         options._check()

@@ -138,7 +138,7 @@ class ZstdOutput:
 
 
 def require_all(taken: int, length: int) -> None:
-    """Nothing may be committed whose writers did not all end well, whatever happened to them.
+    """Check that all text was written: a commit relies on it, whatever happened to the threads.
 
     Raises:
         WriteError: text is missing.

@@ -231,7 +231,7 @@ def parallel_shard_size(sizes: Sequence[int], threads: int, max_shard_size: int)
         return max_shard_size
     share, largest = -(-total // threads), max(sizes)
     # The lower bound makes more shards than threads, the upper bound does not. The least size that
-    # does not lies between them.
+    # makes no more than threads is between them.
     low, high = max(share, largest) - 1, share + largest
     while high - low > max(1, total // _SIZE_PRECISION):
         middle = (low + high) // 2

@@ -35,27 +35,21 @@ def check_chunk_size(nbytes: int) -> None:
 
 
 def check_tensor_count(tensors: int) -> None:
-    if exceeds(tensors, DEFAULT_LIMITS.tensors):
-        raise LimitError(
-            f"{tensors} tensors; readers accept at most {DEFAULT_LIMITS.tensors}",
-            hint="Save parts of the state as checkpoints of their own.",
-        )
+    _check_count(tensors, "tensors", "Save parts of the state as checkpoints of their own.")
 
 
 def check_chunk_count(tensors: int, chunks: int, chunk_bytes: int) -> None:
-    if exceeds(chunks, DEFAULT_LIMITS.chunks):
-        raise LimitError(
-            f"{chunks} chunks; readers accept at most {DEFAULT_LIMITS.chunks}",
-            hint=_fewer(tensors, chunks, chunk_bytes),
-        )
+    _check_count(chunks, "chunks", _fewer(tensors, chunks, chunk_bytes))
 
 
 def check_shard_count(shards: int) -> None:
-    if exceeds(shards, DEFAULT_LIMITS.shards):
-        raise LimitError(
-            f"{shards} shards; readers accept at most {DEFAULT_LIMITS.shards}",
-            hint="Pass a larger max_shard_size.",
-        )
+    _check_count(shards, "shards", "Pass a larger max_shard_size.")
+
+
+def _check_count(count: int, what: str, hint: str) -> None:
+    most = getattr(DEFAULT_LIMITS, what)
+    if exceeds(count, most):
+        raise LimitError(f"{count} {what}; readers accept at most {most}", hint=hint)
 
 
 def check_expansion(nbytes: int, tensors: int, chunks: int, stored: int) -> None:

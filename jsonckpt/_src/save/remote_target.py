@@ -26,7 +26,7 @@ _OBJECT_STORES = frozenset(
 )
 #: Protocols whose rename puts one file in the place of another at once.
 _RENAMES = frozenset(["file", "local", "sftp", "ssh"])
-#: What a server that says no for good may answer. Anything else may still happen later.
+#: How a server refuses for good. After any other error the request may still be carried out.
 _REFUSALS = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError)
 _REFUSAL_NUMBERS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.ENAMETOOLONG}
 #: How many bytes at each end of a single file tell one save from another.

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from ..errors import JsonckptError
 from ..format.checksums import hexdigest
 from ..format.chunk_codec import ChunkCodec, check_bool
-from ..format.model import ShardFile
+from ..format.model import Codec, ShardFile
 from ..format.shard_text import ShardText
 from ..parallel import JobSequence, threads_for
 from ..storage.protocols import Output
@@ -90,7 +90,9 @@ class ShardWriter:
         buffers: _Pieces = []
         for part, chunk in zip(job, encoded):
             if chunk is not None and part.first and part.last and len(job) > 1:
-                buffers.append(self._small_record(part.record, *chunk))
+                record = part.record
+                layout = record.source.layout
+                buffers.append(self.text.add_record(*_about(record), *chunk, layout))
             else:
                 self._add_part(buffers, part, chunk)
         if len(job) > 1:
@@ -101,34 +103,9 @@ class ShardWriter:
         self._output.put(start, buffers)
         return None
 
-    def _small_record(self, record: RecordPlan, payload: _Pieces, checksum: str) -> bytes:
-        source = record.source
-        return self.text.add_record(
-            source.name,
-            source.dtype,
-            source.shape,
-            source.device,
-            record.codec,
-            record.nbytes,
-            payload,
-            checksum,
-            source.layout,
-        )
-
     def _add_part(self, buffers: _Pieces, part: Part, chunk: _Chunk) -> None:
-        record, source = part.record, part.record.source
         if part.first:
-            buffers.append(
-                self.text.open_record(
-                    source.name,
-                    source.dtype,
-                    source.shape,
-                    source.device,
-                    record.codec,
-                    record.nbytes,
-                    source.layout,
-                )
-            )
+            buffers.append(self.text.open_record(*_about(part.record), part.record.source.layout))
         if chunk is not None:
             payload, checksum = chunk
             before, after = self.text.add_chunk(sum(map(len, payload)), checksum)
@@ -156,6 +133,11 @@ class ShardWriter:
             self._check_index(end)
         self._output.put(start, [end])
         self._output.end(text.position)
+
+
+def _about(record: RecordPlan) -> tuple[str, str, tuple[int, ...], str, Codec, int]:
+    source = record.source
+    return source.name, source.dtype, source.shape, source.device, record.codec, record.nbytes
 
 
 def useful_threads(shard: ShardPlan, threads: int) -> int:

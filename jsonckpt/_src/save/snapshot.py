@@ -91,8 +91,8 @@ class Snapshot:
 def take_snapshot(state: object, metadata: Mapping[str, Any] | None) -> Snapshot:
     """Encode the state. No payload is read.
 
-    The snapshot shares nothing with the state but the memory of the sources: what becomes of its
-    dictionaries and lists afterwards does not show.
+    The snapshot shares only the memory of the tensors with the state. Later changes of dictionaries
+    and lists do not show in it.
     """
     writer = StateWriter()
     most = reader_limits.most_levels()

@@ -127,7 +127,6 @@ class StreamTarget(Target):
         self._options = options
 
     def begin(self, plan: SavePlan, cancel: CancelToken) -> None:
-        """Refuse compressed text."""
         del plan, cancel
         if self._options.compresses_files:
             raise ArgumentError(
@@ -135,12 +134,10 @@ class StreamTarget(Target):
             )
 
     def open(self, name: str) -> Output:
-        """The object itself."""
         del name
         return ObjectOutput(self._stream)
 
     def commit(self, manifest: bytes, cancel: CancelToken) -> str:
-        """All is written."""
         del manifest, cancel
         return "none"
 
@@ -219,12 +216,10 @@ class FileTarget(_LocalTarget):
         self._space.warn(self._path.parent)
 
     def open(self, name: str) -> Output:
-        """The file, under its temporary name."""
         del name
         return self._open(self._temporary)
 
     def commit(self, manifest: bytes, cancel: CancelToken) -> str:
-        """Rename it."""
         del manifest
         options = self._options
         cancel.close()
@@ -294,7 +289,6 @@ class DirectoryTarget(_LocalTarget):
         self._space.warn(self._path)
 
     def open(self, name: str) -> Output:
-        """A shard."""
         return self._open(self._path / name)
 
     def commit(self, manifest: bytes, cancel: CancelToken) -> str:

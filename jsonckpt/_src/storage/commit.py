@@ -32,16 +32,16 @@ _AT_FDCWD, _RENAME_NOREPLACE = -100, 1
 
 
 def make_directory(path: Path, made: list[Path], *, sync: bool) -> bool:
-    """Make a directory and what leads to it, durably.
+    """Make a directory and its parents, durably.
 
-    The last one that is there already is synced in its parent, too: an earlier save may have made
-    it without ``sync``, or have been killed right then.
+    The deepest one that exists is synced in its parent, too: an earlier save may have made it
+    without ``sync``, or have been killed right then.
 
     Args:
         made: gets each directory before it is made, for :func:`remove_directories`.
 
     Returns:
-        whether the names of those are durable.
+        whether the new names are durable.
     """
     missing = []
     with writing(path):
@@ -102,8 +102,8 @@ def replace(source: Path, target: Path, *, is_ours: Callable[[], bool]) -> None:
     """Rename ``source`` over ``target``: the commit.
 
     Args:
-        is_ours: called without arguments when the rename reports an error, which network file
-            systems do although it happened: ``True`` when the target is what was to be put there.
+        is_ours: called when the rename reports an error, which network file systems do although it
+            happened. Returns whether the target is the new file.
     """
     try:
         os.replace(source, target)
@@ -113,16 +113,16 @@ def replace(source: Path, target: Path, *, is_ours: Callable[[], bool]) -> None:
 
 
 def put_new(source: Path, target: Path, *, is_ours: Callable[[], bool]) -> None:
-    """Give ``source`` the name ``target``, which nothing may have: the commit without overwriting.
+    """Give ``source`` the name ``target``, unless it is taken: the commit without overwriting.
 
-    By a hard link, which never replaces anything; where the file system has none, by Linux's rename
-    that replaces nothing. Where there is neither, one looks before one renames.
+    This is done by a hard link, which never replaces a file. A file system without hard links gets
+    Linux's rename that replaces nothing. Where there is neither, this looks before it renames.
 
     Args:
         is_ours: as for :func:`replace`.
 
     Raises:
-        CheckpointExistsError: something has the name by now.
+        CheckpointExistsError: the name is taken by now.
     """
     try:
         os.link(source, target)
@@ -151,7 +151,7 @@ def _rename_new(source: Path, target: Path) -> bool:
     """Linux's rename that replaces nothing; ``False`` where it does not work.
 
     Raises:
-        FileExistsError: something has the name.
+        FileExistsError: the name is taken.
     """
     call = linux_call("renameat2")
     if call is None:
@@ -181,9 +181,9 @@ def commit(
     mode: Mode | None = None,
     exclusive: bool = False,
 ) -> bool:
-    """Put ``temporary`` in the place of ``target``; with ``content``, write it first.
+    """Rename ``temporary`` to ``target``. With ``content``, write it first.
 
-    A file that was not written here is the caller's to remove after an error.
+    After an error the caller removes ``temporary``, unless it was written here.
 
     Args:
         mode: of a file that is written here.
@@ -196,7 +196,7 @@ def commit(
     Raises:
         WriteError: nothing changed.
         CheckpointExistsError: with ``exclusive``: something lies there by now.
-        DurabilityUncertainError: the new file is in place, but fsync of its directory failed.
+        DurabilityUncertainError: the new file is there, but the fsync of its directory failed.
     """
     file = NewFile(temporary, mode=mode)
     try:
@@ -226,10 +226,10 @@ def commit(
 
 
 def may_hold(path: Path, content: bytes) -> bool:
-    """Whether the file at ``path`` is exactly ``content``, so far as can be found out.
+    """Whether the file at ``path`` is exactly ``content``, or cannot be read.
 
-    It tells whether a commit has happened, and so whose the new shards are. Where the file cannot
-    be read nobody knows, and then they must stay.
+    It tells whether a commit has happened, and so whether the new shards are in use. Where nobody
+    knows, they must stay.
     """
     try:
         return _holds(path, content)
@@ -242,8 +242,8 @@ def may_hold(path: Path, content: bytes) -> bool:
 def _is_ours(path: Path, inode: int, content: bytes | None) -> bool:
     """Whether a rename that reported an error has happened all the same.
 
-    A network file system may give the file another inode: then its content tells, where it is
-    known. Where nothing can be read, nothing is claimed.
+    A network file system may give the file another inode. Then its content tells, if it is known.
+    A file that cannot be read is not ours.
     """
     try:
         return os.stat(path).st_ino == inode or (content is not None and _holds(path, content))
@@ -256,13 +256,13 @@ def _holds(path: Path, content: bytes) -> bool:
 
 
 def unlink(path: Path) -> None:
-    """Remove a file of ours; one that cannot be removed is an orphan, which harms nobody."""
+    """Remove a file of ours. One that cannot be removed is an orphan, which does no harm."""
     with suppress(OSError):
         os.unlink(path)
 
 
 def unlink_all(paths: Sequence[Path], *, threads: int) -> None:
-    """:func:`unlink` side by side: to let go of 400 MB of pages takes the system 20 to 40 ms."""
+    """:func:`unlink` on several threads: freeing 400 MB of pages takes the system 20 to 40 ms."""
     run_all(paths, lambda path: unlink(path), threads=min(threads, len(paths)))
 
 

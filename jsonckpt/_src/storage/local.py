@@ -1,7 +1,4 @@
-"""Local files, read: at any offset from several threads, or forward, decompressed.
-
-With ``storage``, which writes them, the only room that opens local files of a checkpoint.
-"""
+"""Local files, read: at any offset from several threads, or forward, decompressed."""
 
 from __future__ import annotations
 

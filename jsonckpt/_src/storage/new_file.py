@@ -57,15 +57,15 @@ def mode_for(target: Path, shared: int = 0o077) -> Mode:
 
 
 def shared_bits(path: Path) -> int:
-    """What group and others may do with a checkpoint: with its file, or all files of its directory.
+    """What group and others may do with a checkpoint: its file, or all files of its directory.
 
-    Where that cannot be found out, nothing.
+    Where that cannot be found out, the answer is nothing.
     """
     try:
         mode = os.stat(path).st_mode
         shared = mode & 0o077
         if stat.S_ISDIR(mode):
-            # Who may not enter the directory cannot read what is in it.
+            # Without the right to enter the directory, nobody reads its files.
             shared = (0o070 if mode & 0o010 else 0) | (0o007 if mode & 0o001 else 0)
             with os.scandir(path) as entries:
                 for entry in entries:
@@ -79,13 +79,13 @@ def shared_bits(path: Path) -> int:
 class NewFile:
     """A file that does not exist before :meth:`create`, written front to back or at offsets.
 
-    Raises :class:`WriteError` from every method. :meth:`abandon` removes it. It is made in two
-    steps so that whoever removes it holds it already at the moment when it comes into being: a
-    Ctrl-C can arrive between any two instructions.
+    Every method may raise :class:`WriteError`. :meth:`abandon` removes the file. It is made in two
+    steps, so that the object that removes it exists before the file does: a Ctrl-C can come between
+    any two instructions.
 
     Args:
-        early: the disk is to begin before :meth:`finish`, which will have to wait for it.
-        mode: who may read it, from the moment when it comes into being.
+        early: let the disk begin to write before :meth:`finish`, which has to wait for it.
+        mode: who may read it, from its first moment on.
     """
 
     def __init__(self, path: Path, *, early: bool = False, mode: Mode | None = None) -> None:
