@@ -250,7 +250,10 @@ class RemoteTarget(Target):
             self._fs.mv(temporary, self._path)
 
     def _happened(self, error: BaseException, holds: Callable[[], bool]) -> bool:
-        """Whether a commit that raised an error has happened. If not, may our files be removed?"""
+        """Whether a commit that raised an error has happened.
+
+        If not, this also decides whether the new files may be removed.
+        """
         if not (self._may_be_there and isinstance(error, WriteError)):
             return False
         try:
@@ -276,10 +279,10 @@ class RemoteTarget(Target):
         Raises:
             WriteError: it cannot be made.
         """
-        if self._protocols_below() & _OBJECT_STORES:
+        if _protocols_below(self._fs) & _OBJECT_STORES:
             return
         directory = self._path.rpartition("/")[0] if self.single else self._path
-        with writing(directory or self.path, remote=True):
+        with writing(directory or path_arguments.without_query(self.path), remote=True):
             if directory.startswith("/"):
                 self._fs.makedirs(directory, exist_ok=True)
                 return
@@ -288,17 +291,18 @@ class RemoteTarget(Target):
                 with suppress(FileExistsError):
                     self._fs.mkdir("/".join(parts[:count]), create_parents=False)
 
-    def _protocols_below(self) -> set[str]:
-        """The protocols of the file system and of what it stands on."""
-        fs, found = self._fs, set(self._protocols)
-        while (fs := getattr(fs, "fs", None)) is not None and hasattr(fs, "protocol"):
-            found |= protocols(fs)
-        return found
-
     def _remove_quietly(self, paths: Iterable[str]) -> None:
         for path in paths:
             with suppress(Exception):  # an orphan harms nobody
                 self._fs.rm_file(path)
+
+
+def _protocols_below(fs: Any) -> set[str]:
+    """The protocols of a file system and of those that it is built on."""
+    found = protocols(fs)
+    while (fs := getattr(fs, "fs", None)) is not None and hasattr(fs, "protocol"):
+        found |= protocols(fs)
+    return found
 
 
 def _is_refusal(error: BaseException | None) -> bool:
