@@ -33,8 +33,9 @@ from jsonckpt._src.rescue.gc import GcReport, gc
 from jsonckpt._src.rescue.recover import RecoverReport, recover
 from jsonckpt._src.rescue.scan import LostTensor
 from jsonckpt._src.rescue.verify import VerifyReport, verify
-from jsonckpt._src.save.api import SaveResult, save, save_async
+from jsonckpt._src.save.api import save, save_async
 from jsonckpt._src.save.background import PendingSave
+from jsonckpt._src.save.write import SaveResult
 from jsonckpt._src.state.registry import register
 from jsonckpt._version import __version__
 

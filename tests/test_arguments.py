@@ -158,7 +158,7 @@ def test_options_of_a_save(tmp_path: Path, name: str, value: Any) -> None:
 
 
 def test_sizes_are_exact() -> None:
-    from jsonckpt._src.save.plan import parse_size
+    from jsonckpt._src.save.options import parse_size
 
     assert parse_size("9007199254740993", "x") == 9007199254740993
     assert parse_size("0.1GB", "x") == 100_000_000

@@ -22,7 +22,7 @@ import pytest
 import torch
 
 import jsonckpt
-from jsonckpt._src.storage import commit
+from jsonckpt._src.storage import new_file
 from jsonckpt.convert import convert
 from tests.support import lacking, same, slow
 from tools.reliability import faults, kills, power
@@ -193,10 +193,10 @@ def test_leftovers_and_repeated_fsyncs_are_found_out(
 
     assert wrong() == []
     with monkeypatch.context() as patch:
-        patch.setattr(commit.NewFile, "abandon", lambda _: None)
+        patch.setattr(new_file.NewFile, "abandon", lambda _: None)
         assert any("not what was there before" in text for text in wrong())
 
-    def again(self: commit.NewFile, *, sync: bool) -> None:
+    def again(self: new_file.NewFile, *, sync: bool) -> None:
         del sync
         try:
             os.fsync(self._fd)
@@ -204,7 +204,7 @@ def test_leftovers_and_repeated_fsyncs_are_found_out(
             os.fsync(self._fd)
         self._close()
 
-    monkeypatch.setattr(commit.NewFile, "finish", again)
+    monkeypatch.setattr(new_file.NewFile, "finish", again)
     assert any("fsync again" in text for text in wrong())
 
 

@@ -15,7 +15,7 @@ import torch
 import jsonckpt
 from jsonckpt._src import parallel
 from jsonckpt._src.errors import WriteError
-from jsonckpt._src.save.shard_writer import FileOutput
+from jsonckpt._src.save.outputs import FileOutput
 from tests.support import slow
 
 HANDLER = """
@@ -161,7 +161,10 @@ def test_a_commit_needs_every_byte() -> None:
         def write_at(self, offset: int, buffers: object) -> None:
             pass
 
-    output = FileOutput(Nowhere())
+        def finish(self, *, sync: bool) -> None:
+            pass
+
+    output = FileOutput(Nowhere(), sync=False)
     output.put(0, [b"12345"])
     with pytest.raises(WriteError, match=r"5 of 9 bytes .* a writer has ended early"):
         output.end(9)

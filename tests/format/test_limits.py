@@ -125,7 +125,7 @@ def test_the_writer_writes_nothing_that_unfolds_too_far(
     with pytest.raises(jsonckpt.LimitError):
         jsonckpt.load(tmp_path / "by default.json", limits=small)
     (tmp_path / "by default.json").unlink()
-    monkeypatch.setattr("jsonckpt._src.save.snapshot.DEFAULT_LIMITS", small)
+    monkeypatch.setattr("jsonckpt._src.save.reader_limits.DEFAULT_LIMITS", small)
     with pytest.raises(jsonckpt.LimitError, match="Pass compression=None"):
         jsonckpt.save(zeros, path, compression="zstd")
     assert sorted(os.listdir(tmp_path)) == before
@@ -156,7 +156,7 @@ def test_the_writer_obeys(
 ) -> None:
     if limits.shards == 1 and name != "c":
         pytest.skip("a single file has no shards")
-    monkeypatch.setattr("jsonckpt._src.save.snapshot.DEFAULT_LIMITS", limits)
+    monkeypatch.setattr("jsonckpt._src.save.reader_limits.DEFAULT_LIMITS", limits)
     with pytest.raises(jsonckpt.LimitError, match=hint):
         jsonckpt.save(_state(), tmp_path / name, **options)
     assert list(tmp_path.rglob("*")) == []
@@ -168,7 +168,7 @@ def test_the_index_of_a_single_file_obeys(
     tmp_path: Path, limits: Limits, name: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its head is small here; what readers would refuse stands at its end."""
-    monkeypatch.setattr("jsonckpt._src.save.snapshot.DEFAULT_LIMITS", limits)
+    monkeypatch.setattr("jsonckpt._src.save.reader_limits.DEFAULT_LIMITS", limits)
     state = {"w": torch.zeros(8_000)}
     target: Any = io.BytesIO() if name is None else tmp_path / name
     with pytest.raises(jsonckpt.LimitError, match="readers accept at most"):

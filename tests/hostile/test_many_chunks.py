@@ -28,7 +28,7 @@ DOORS: dict[str, Callable[[Path], Any]] = {
 def bomb(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("many") / "c.json.zst"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("jsonckpt._src.save.snapshot.DEFAULT_LIMITS", LIFTED)
+        patch.setattr("jsonckpt._src.save.reader_limits.DEFAULT_LIMITS", LIFTED)
         jsonckpt.save({"w": torch.zeros(COUNT).byte()}, path, encoding="list", chunk_size=1)
     assert path.stat().st_size < COUNT
     return path

@@ -175,7 +175,11 @@ def _lenient(payload: memoryview) -> bytes:
         pytest.param(number_list, "decode_into", _die, "crash", id="crash"),
         # All readers take a shuffled chunk for one that is not.
         pytest.param(
-            chunk_codec, "_plane_count", lambda *_: 1, "refuses what must be accepted", id="shuffle",
+            chunk_codec,
+            "_plane_count",
+            lambda *_: 1,
+            "refuses what must be accepted",
+            id="shuffle",
             marks=pytest.mark.slow,
         ),
     ],

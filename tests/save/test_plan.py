@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from jsonckpt._src.format.model import Codec
+from jsonckpt._src.save.options import parse_size
 from jsonckpt._src.save.plan import (
-    SMALLEST_LANE,
+    SMALLEST_PARALLEL_SHARD,
     RecordPlan,
     assign_shards,
     jobs,
-    lane_size,
-    parse_size,
+    parallel_shard_size,
 )
 
 
@@ -56,19 +58,19 @@ def test_shards_take_all_records_once_in_order_and_keep_the_size(
 
 
 def test_small_saves_make_one_shard_and_large_ones_one_for_each_thread() -> None:
-    assert lane_size([100 << 20], 2, 5 << 30) == 5 << 30
+    assert parallel_shard_size([100 << 20], 2, 5 << 30) == 5 << 30
     equal = [1 << 20] * 800
-    assert len(assign_shards(equal, lane_size(equal, 4, 5 << 30))) == 4
-    assert len(assign_shards(equal, lane_size(equal, 4, 100 << 20))) == 8
-    assert lane_size(equal, 1, 5 << 30) == 5 << 30
+    assert len(assign_shards(equal, parallel_shard_size(equal, 4, 5 << 30))) == 4
+    assert len(assign_shards(equal, parallel_shard_size(equal, 4, 100 << 20))) == 8
+    assert parallel_shard_size(equal, 1, 5 << 30) == 5 << 30
 
 
 @given(st.lists(st.integers(1, 60 << 20), min_size=40, max_size=200), st.integers(2, 8))
 def test_no_thread_waits_long_for_the_shard_of_another(sizes: list[int], threads: int) -> None:
-    most = lane_size(sizes, threads, 1 << 40)
+    most = parallel_shard_size(sizes, threads, 1 << 40)
     shards = assign_shards(sizes, most)
     if most == 1 << 40:
-        small = sum(sizes) < threads * SMALLEST_LANE
+        small = sum(sizes) < threads * SMALLEST_PARALLEL_SHARD
         assert small or max(sizes) > sum(sizes) // (8 * threads)
         return
     assert len(shards) <= threads
@@ -80,19 +82,23 @@ def test_no_thread_waits_long_for_the_shard_of_another(sizes: list[int], threads
 
 def test_a_record_larger_than_all_others_is_written_by_all_threads() -> None:
     sizes = [700 << 20, *[1 << 20] * 100]
-    assert assign_shards(sizes, lane_size(sizes, 2, 5 << 30)) == [range(101)]
+    assert assign_shards(sizes, parallel_shard_size(sizes, 2, 5 << 30)) == [range(101)]
 
 
 @given(st.lists(st.tuples(st.integers(0, 5_000_000), st.sampled_from([1, 4096, 1 << 20]))))
 def test_jobs_hold_every_chunk_once_in_order(records: list[tuple[int, int]]) -> None:
     # Not so many chunks that the test takes long.
+    source: Any = None
     plans = [
-        RecordPlan(i, Codec("base64", "none", "none", max(chunk, nbytes // 50 + 1)), nbytes)
-        for i, (nbytes, chunk) in enumerate(records)
+        RecordPlan(source, Codec("base64", "none", "none", max(chunk, nbytes // 50 + 1)), nbytes)
+        for nbytes, chunk in records
     ]
     parts = [part for job in jobs(plans) for part in job]
-    expected = [(i, c) for i, plan in enumerate(plans) for c in range(max(1, plan.chunks))]
-    assert [(part.record, part.chunk) for part in parts] == expected
+    expected = [(plan, c) for plan in plans for c in range(max(1, plan.chunks))]
+    assert len(parts) == len(expected)
+    for part, (plan, chunk) in zip(parts, expected):
+        assert part.record is plan
+        assert part.chunk == chunk
     for part in parts:
         assert part.first == (part.chunk == 0)
-        assert part.last == (part.chunk == max(1, plans[part.record].chunks) - 1)
+        assert part.last == (part.chunk == max(1, part.record.chunks) - 1)

@@ -55,7 +55,7 @@ def test_refused_or_readable(
     if field in ("total_floor", "expansion"):
         other = "expansion" if field == "total_floor" else "total_floor"
         limits = dataclasses.replace(limits, **{other: 0})
-    monkeypatch.setattr("jsonckpt._src.save.snapshot.DEFAULT_LIMITS", limits)
+    monkeypatch.setattr("jsonckpt._src.save.reader_limits.DEFAULT_LIMITS", limits)
     path = tmp_path / name
     options: dict[str, Any] = {"max_shard_size": 500} if name == "c" else {}
     try:
@@ -93,7 +93,7 @@ def test_the_way_out_helps(
 ) -> None:
     """Of the index and the manifest as of the count of brackets and strings."""
     for limits in (Limits(manifest_bytes=1_200, marks=10_000_000), Limits(marks=90)):
-        monkeypatch.setattr("jsonckpt._src.save.snapshot.DEFAULT_LIMITS", limits)
+        monkeypatch.setattr("jsonckpt._src.save.reader_limits.DEFAULT_LIMITS", limits)
         with pytest.raises(jsonckpt.LimitError) as caught:
             jsonckpt.save(state, tmp_path / name, chunk_size=chunk_size)
         assert way in (caught.value.hint or ""), limits

@@ -14,7 +14,7 @@ from tests.save_async.obstacles import Blocked
 def nothing_under_way() -> Iterator[None]:
     """No test leaves a save, or an error, to the next one."""
     yield
-    api._background.turn(lambda: None)
+    api._background.run_next(lambda: None)
 
 
 @pytest.fixture

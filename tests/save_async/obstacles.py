@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from jsonckpt._src.save import api
+from jsonckpt._src.save.write import write_checkpoint
 
 __all__ = ["Blocked", "fail"]
 
@@ -19,15 +20,15 @@ class Blocked:
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.reached = threading.Event()
         self.go = threading.Event()
-        write = api._write
+        write = write_checkpoint
 
-        def held_up(contents: Any, target: Any, options: Any, cancel: Any, began: float) -> Any:
+        def held_up(plan: Any, target: Any, cancel: Any, began: float) -> Any:
             if threading.current_thread().name == "jsonckpt-save":
                 self.reached.set()
                 assert self.go.wait(30)
-            return write(contents, target, options, cancel, began)
+            return write(plan, target, cancel, began)
 
-        patch.setattr(api, "_write", held_up)
+        patch.setattr(api, "write_checkpoint", held_up)
 
 
 def fail(error: BaseException) -> Callable[..., Any]:

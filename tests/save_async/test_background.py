@@ -18,6 +18,7 @@ import torch
 import jsonckpt
 from jsonckpt._src.format import json_text
 from jsonckpt._src.save import api, background
+from jsonckpt._src.save.write import write_checkpoint
 from tests.save_async.obstacles import Blocked, fail
 from tests.support import same
 from tests.two_states import NEW, files
@@ -67,7 +68,7 @@ def test_many_calls_from_many_threads(tmp_path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    api._background.turn(lambda: None)
+    api._background.run_next(lambda: None)
     for number in range(4):
         for step in range(5):
             found = jsonckpt.load(tmp_path / f"{number}-{step}")["w"]
@@ -120,13 +121,12 @@ def test_the_background_is_nice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
 
     found = []
-    write = api._write
 
     def noted(*arguments: Any) -> Any:
         found.append(niceness())
-        return write(*arguments)
+        return write_checkpoint(*arguments)
 
-    monkeypatch.setattr(api, "_write", noted)
+    monkeypatch.setattr(api, "write_checkpoint", noted)
     mine = niceness()
     jsonckpt.save_async(NEW, tmp_path / "c").result()
     assert found == [min(19, mine + 10)]
@@ -152,13 +152,13 @@ def test_garbage_collection_is_switched_by_the_main_thread_only() -> None:
 
 
 def test_a_background_tells_all_of_itself() -> None:
-    """The doors that saving uses, without a file: results, errors and turns."""
+    """What saving uses, without a file: results, errors and the order."""
     own = background.Background()
-    pending = own.turn(lambda: own.start("x", lambda _: 1))
+    pending = own.run_next(lambda: own.start("x", lambda _: 1))
     assert pending.result() == 1
-    failed = own.turn(lambda: own.start("x", fail(ValueError("no"))))
+    failed = own.run_next(lambda: own.start("x", fail(ValueError("no"))))
     with pytest.raises(jsonckpt.JsonckptError, match="no"):
-        own.turn(lambda: pytest.fail("not reached"))
-    own.turn(lambda: None)
+        own.run_next(lambda: pytest.fail("not reached"))
+    own.run_next(lambda: None)
     with pytest.raises(ValueError, match="no"):
         failed.result()

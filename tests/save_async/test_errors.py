@@ -106,7 +106,7 @@ def test_errors_of_all_kinds_are_told(
     kind: type[jsonckpt.JsonckptError],
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(api, "_write", fail(error))
+        patch.setattr(api, "write_checkpoint", fail(error))
         pending = jsonckpt.save_async(NEW, tmp_path / "one")
         with pytest.raises(kind, match=r"save before this one.*saved nothing") as caught:
             jsonckpt.save_async(NEW, tmp_path / "two")

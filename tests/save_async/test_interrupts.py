@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import jsonckpt
-from jsonckpt._src.save import staging, targets
+from jsonckpt._src.save import staging, write
 from tests.save_async.obstacles import Blocked, fail
 from tests.support import same
 from tests.two_states import KINDS, NEW, OLD, OPTIONS, files
@@ -96,7 +96,7 @@ class Canceller:
                 now = self._calls == self._at
             if now:
                 assert self.ready.wait(30)
-                self.accepted.append(self.pending._gate.cancel())
+                self.accepted.append(self.pending._cancel.cancel())
         return self._real(*arguments, **named)
 
 
@@ -147,7 +147,7 @@ def test_cancel_waits_until_nothing_is_left(
     pendings: list[Any] = []
 
     def slow(*arguments: Any) -> int:
-        while not (pendings and pendings[0]._gate._cancelled):
+        while not (pendings and pendings[0]._cancel._cancelled):
             time.sleep(0.001)
         return real(*arguments)
 
@@ -184,16 +184,16 @@ def test_cancelling_behind_a_url(
     url = f"{scheme}://{uuid.uuid4().hex}/{name}"
     jsonckpt.save(OLD, url)
     verdicts = []
-    write = targets._write
+    write_shards = write.write_shards
     begun = threading.Event()
 
-    def cancelling(*arguments: Any, **named: Any) -> Any:
-        verdicts.append(named["gate"].cancel())
+    def cancelling(plan: Any, target: Any, cancel: Any) -> Any:
+        verdicts.append(cancel.cancel())
         begun.set()
-        return write(*arguments, **named)
+        return write_shards(plan, target, cancel)
 
     with monkeypatch.context() as patch:
-        patch.setattr(targets, "_write", cancelling)
+        patch.setattr(write, "write_shards", cancelling)
         pending = jsonckpt.save_async(NEW, url)
         assert begun.wait(30)
         assert pending.cancel() is possible

@@ -43,7 +43,7 @@ def test_an_error_in_the_background_is_left_for_the_next_call_of_save_async(
     tmp_path: Path, blocked: Blocked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(api, "settle", fail(jsonckpt.WriteError("no room", errno=28)))
+        patch.setattr(api, "plan_save", fail(jsonckpt.WriteError("no room", errno=28)))
         pending = jsonckpt.save_async({"step": 1}, tmp_path / "c")
         blocked.go.set()
         while not pending.done():  # it is not asked for its result here

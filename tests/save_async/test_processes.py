@@ -27,7 +27,7 @@ class Nursery:
         warnings.simplefilter("ignore")
         torch.set_num_threads(1)
         import jsonckpt
-        from jsonckpt import saving
+        from jsonckpt._src.save import api
 
         def hold_up(until):
             real = os.pwritev
@@ -145,13 +145,13 @@ def test_an_interpreter_that_starts_no_more_threads(
     path = str(tmp_path / "c")
     script = f"""
         state = {{"w": [torch.ones(500), torch.ones(500)]}}
-        go, write = threading.Event(), saving._write
+        go, write = threading.Event(), api.write_checkpoint
         def late(*arguments):
             assert go.wait(30)
             return write(*arguments)
         def refuse(*_):
             raise RuntimeError("can't create new thread at interpreter shutdown")
-        saving._write = late
+        api.write_checkpoint = late
         jsonckpt.save_async(state, {path!r}, threads={threads}, max_shard_size=1000)
         threading.Thread.start = refuse
         go.set()
@@ -201,7 +201,7 @@ def test_a_forked_child_begins_anew(tmp_path: Path, nursery: Nursery) -> None:
             assert finished.done() and finished.result().tensors == 1
             assert threading.active_count() == 1
             # Its copy is its own, and the parent's is none of its business.
-            assert len(saving._buffers._plain._memory) == 0
+            assert len(api._buffers._plain._memory) == 0
             jsonckpt.save_async({{"w": w + 2}}, {theirs!r}, chunk_size=65536).result()
             os._exit(0)
         status = os.waitpid(child, 0)[1]

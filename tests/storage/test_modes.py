@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import jsonckpt
-from jsonckpt._src.storage import commit
+from jsonckpt._src.storage import new_file
 from jsonckpt.convert import convert
 from tests.support import difference
 
@@ -155,7 +155,7 @@ def test_a_private_directory_keeps_its_files_private(tmp_path: Path) -> None:
     next(path.glob("shard-*")).chmod(0o600)
     jsonckpt.recover(path, tmp_path / "y.json")
     assert modes(tmp_path / "y.json") == {0o600}
-    assert commit.shared_bits(tmp_path / "nothing") == 0
+    assert new_file.shared_bits(tmp_path / "nothing") == 0
 
 
 def test_a_file_system_without_modes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

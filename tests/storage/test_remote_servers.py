@@ -288,7 +288,7 @@ def test_an_interrupted_single_file_on_s3_leaves_the_old_one(
         raise KeyboardInterrupt
 
     # By then all is written, and nothing shows yet.
-    monkeypatch.setattr("jsonckpt._src.save.targets.check_expansion", stop)
+    monkeypatch.setattr("jsonckpt._src.save.plan.SavePlan.check_expansion", stop)
     with pytest.raises(KeyboardInterrupt):
         jsonckpt.save(NEW, url, storage_options=s3)
     assert same(jsonckpt.load(url, storage_options=s3), STATE)

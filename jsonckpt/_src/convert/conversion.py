@@ -21,7 +21,8 @@ from ..errors import (
 )
 from ..format.filenames import check_single_name
 from ..format.limits import DEFAULT_LIMITS, Limits, checked_limits
-from ..storage import commit
+from ..storage.new_file import shared_bits
+from ..storage.os_errors import writing
 from ..storage.path_arguments import is_url, path_text, without_query
 from .compare import Comparison, compare
 from .foreign import ForeignOptions, read_foreign
@@ -219,13 +220,13 @@ def run(source_path: Path, output: Path | None, options: ConvertOptions) -> Conv
     if options.to is not None and options.to not in FORMATS:
         raise ArgumentError(f"to is {quote(options.to)}; it may be {', '.join(FORMATS)}")
     checked_limits(options.limits)
-    with commit.writing(output or source_path):
+    with writing(output or source_path):
         output = output or default_output(source_path, options.to)
         os.path.abspath(output)  # fails where the working directory is gone
     to = options.to or format_of(output)
     _check_paths(source_path, output, to, options)
     spool = spool_directory(options.spool, output)
-    shared = commit.shared_bits(source_path)
+    shared = shared_bits(source_path)
     source = read_source(
         source_path,
         ReadOptions(
@@ -282,7 +283,7 @@ def run(source_path: Path, output: Path | None, options: ConvertOptions) -> Conv
 
 def _check_paths(source: Path, output: Path, to: Format, options: ConvertOptions) -> None:
     """Find out before the long work what would make it useless."""
-    with commit.writing(output):
+    with writing(output):
         if source.exists() and output.exists() and source.samefile(output):
             raise CheckpointExistsError(
                 "is the input itself", file=output, hint="Name another --output."

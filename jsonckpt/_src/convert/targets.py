@@ -17,6 +17,8 @@ import torch
 from ..errors import CheckpointExistsError, JsonckptError, UnsupportedTypeError, WriteError, quote
 from ..format.filenames import temporary_name
 from ..storage import commit
+from ..storage.new_file import NewFile, mode_for
+from ..storage.os_errors import write_error, writing
 from . import core
 from .legacy import write_legacy
 from .progress import Progress
@@ -105,7 +107,7 @@ def write_target(
                 state, path, shared=shared, overwrite=overwrite, progress=show, **save_options
             )
         )
-    with commit.writing(path):
+    with writing(path):
         if path.is_dir():
             raise CheckpointExistsError("is a directory", file=path, hint="Name a file.")
     left_out: list[str] = []
@@ -204,7 +206,7 @@ def _counting(write: Callable[[bytes], object], advance: Callable[[int], None]) 
 class _Into(io.RawIOBase):
     """A new file as a stream that is written forward."""
 
-    def __init__(self, file: commit.NewFile) -> None:
+    def __init__(self, file: NewFile) -> None:
         super().__init__()
         self._file = file
         self.end = 0
@@ -230,11 +232,11 @@ class _Into(io.RawIOBase):
 @contextmanager
 def _replacing(path: Path, shared: int, *, exclusive: bool) -> Iterator[tuple[IO[bytes], _Into]]:
     """A file that takes the place of ``path`` when all is written, and is gone when not."""
-    with commit.writing(path):
+    with writing(path):
         target = Path(os.path.realpath(path))
     # A name that gc knows, should this be killed.
     temporary = target.with_name(temporary_name(target.name, secrets.token_hex(6)))
-    file = commit.NewFile(temporary, early=True, mode=commit.mode_for(target, shared))
+    file = NewFile(temporary, early=True, mode=mode_for(target, shared))
     into = _Into(file)
     try:
         file.create()
@@ -257,7 +259,7 @@ def _replacing(path: Path, shared: int, *, exclusive: bool) -> Iterator[tuple[IO
         ):
             raise UnsupportedTypeError(f"torch.save refused: {quote(str(error), 200)}") from error
         if isinstance(error, OSError):
-            raise commit.write_error(error, path) from error
+            raise write_error(error, path) from error
         if isinstance(error, RuntimeError):
             raise WriteError(f"cannot be written ({quote(str(error))})", file=path) from error
         raise

@@ -14,6 +14,7 @@ from ..format.limits import Limits
 from ..format.model import Layout
 from ..storage import commit
 from ..storage.local import LocalFile
+from ..storage.new_file import Mode, NewFile
 from .scan_record import FoundRecord
 
 
@@ -63,7 +64,7 @@ class SpoolFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         # Payloads of a checkpoint that perhaps not everybody may read.
-        self._file = commit.NewFile(path, mode=commit.Mode(0o600))
+        self._file = NewFile(path, mode=Mode(0o600))
         self._length = 0
 
     def create(self) -> None:

@@ -25,9 +25,9 @@ from ..format.manifest import parse_manifest
 from ..format.model import MANIFEST_NAME
 from ..load.container import open_container
 from ..load.options import ReadOptions
-from ..storage.commit import write_error
 from ..storage.leftovers import File, orphans, single_temporaries
 from ..storage.local import LocalLocation
+from ..storage.os_errors import write_error
 from ..storage.path_arguments import is_url, path_text
 
 _AGE = re.compile(r"([0-9]+(?:\.[0-9]+)?)([smhdw])")

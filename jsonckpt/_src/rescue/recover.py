@@ -23,12 +23,14 @@ from ..errors import (
 from ..format.filenames import check_single_name, is_single
 from ..format.limits import Limits, checked_limits
 from ..parallel import thread_count
-from ..save.background import CancelToken
-from ..save.plan import RecordPlan
-from ..save.snapshot import SaveOptions, Snapshot
-from ..save.targets import save_directory, save_file
-from ..storage import commit
+from ..save.cancel import CancelToken
+from ..save.options import SaveOptions
+from ..save.plan import RecordPlan, SavePlan
+from ..save.snapshot import Snapshot, new_save_id
+from ..save.targets import local_target
+from ..save.write import write_checkpoint
 from ..storage.leftovers import files_to_search
+from ..storage.new_file import shared_bits
 from ..storage.path_arguments import is_url, path_text
 from .findings import Findings
 from .scan import LostTensor
@@ -142,7 +144,7 @@ def recover(
     _check_target(target)
     files = files_to_search(source)
     # Nobody may read the new checkpoint who could not read the old one.
-    shared = commit.shared_bits(files.path)
+    shared = shared_bits(files.path)
     findings = Findings(limits)
     with ExitStack() as stack:
         scan = partial(scan_file, limits=limits, target=target, stack=stack, notes=findings.notes)
@@ -203,32 +205,21 @@ def _save(
     findings: Findings, state: Any, target: Path, *, shared: int, threads: int, sync: bool
 ) -> str:
     """Save the new checkpoint; its path."""
+    options = SaveOptions(
+        checksum=findings.checksum or "xxh3_128",
+        overwrite=False,
+        threads=threads,
+        sync=sync,
+        shared=shared,
+    )
     records = list(findings.records.values())
-    contents = Snapshot(
-        commit.new_save_id(),
+    snapshot = Snapshot(
+        new_save_id(),
         findings.created_at or datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
         state,
         findings.metadata,
         records,  # type: ignore[arg-type]
-        [
-            RecordPlan(position, record.found.header.codec, record.nbytes)
-            for position, record in enumerate(records)
-        ],
     )
-    options = SaveOptions(
-        encoding="base64",
-        compression="none",
-        level=None,
-        filter="auto",
-        chunk_bytes=1 << 20,
-        max_shard_size=5_000_000_000,
-        checksum=findings.checksum or "xxh3_128",
-        threads=threads,
-        sync=sync,
-        progress=False,
-        exclusive=True,
-        shared=shared,
-    )
-    write = save_file if is_single(target.name) else save_directory
-    result = write(contents, target, options, CancelToken())
-    return str(result["path"])
+    plans = [RecordPlan(record, record.found.header.codec, record.nbytes) for record in records]
+    plan = SavePlan(snapshot, options, plans)
+    return write_checkpoint(plan, local_target(target, options), CancelToken(), 0.0).path

@@ -1,9 +1,15 @@
-"""One piece of work at a time behind the caller's back. With ``pipeline``, all there is of threads.
+"""One save at a time in the background, in a thread of its own.
 
-:class:`Background` keeps the order: who prepares the next work waits until the last one is over,
-and learns of its error if nobody has. The thread is no daemon, so the interpreter waits for it
-when it exits, whatever the exit was. A forked child has no thread but its own and begins without
-any work.
+:class:`Background` keeps the order. Whoever prepares the next save waits until the last one is
+over, and learns of its error if nobody has. The thread is no daemon, so the interpreter waits for
+it when it exits, however it exits. A forked child has no thread but its own, and begins without a
+save.
+
+Why not ``concurrent.futures.Future``: it is built on ``Condition``, which is written in Python. A
+Ctrl-C inside ``Future.result`` can leave its lock held, or become a RuntimeError. With the lock
+held the save could not say that it is over, and the interpreter would wait for it for ever. A
+future also does not know who runs the save, whether its error was seen, and which process it
+belongs to.
 """
 
 from __future__ import annotations
@@ -16,79 +22,43 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from ..errors import JsonckptError, SaveCancelledError, WriteError, printable
-from ..parallel import Latch, start_thread
+from ..parallel import Event, start_thread
+from .cancel import CancelToken
 
 Result = TypeVar("Result")
 Prepared = TypeVar("Prepared")
 #: Added to the niceness of the thread: the scheduler gives it about a tenth of a processor that the
 #: training wants as well, and all of one that is idle.
 _NICER = 10
-#: Seconds after which who waits looks for itself, and after which a thread that has not begun is
-#: given up.
+#: Seconds after which a waiting thread looks for itself, and after which a thread that has not
+#: begun is given up.
 _LOOK, _PATIENCE = 0.1, 1.0
 
 
-class CancelToken:
-    """Whether work may still be cancelled. The commit, which cannot be taken back, closes it."""
-
-    def __init__(self) -> None:
-        # Reentrant, because a signal handler may cancel while the main thread is in here.
-        self._lock = threading.RLock()
-        self._cancelled = False
-        self._closed = False
-
-    def check(self) -> None:
-        """To be called now and then.
-
-        Raises:
-            SaveCancelledError: it was cancelled.
-        """
-        if self._cancelled:
-            raise SaveCancelledError(
-                "the save was cancelled", hint="What was at its path before is untouched."
-            )
-
-    def close(self) -> None:
-        """To be called right before the commit: from now on nobody can cancel.
-
-        Raises:
-            SaveCancelledError: it was cancelled.
-        """
-        with self._lock:
-            self.check()
-            self._closed = True
-
-    def cancel(self) -> bool:
-        """Ask the work to stop; ``False`` when it is too late."""
-        with self._lock:
-            self._cancelled = self._cancelled or not self._closed
-            return self._cancelled
-
-
 class PendingSave(Generic[Result]):
-    """A save that goes on in the background: what :func:`jsonckpt.save_async` returns.
+    """A save in the background: what :func:`jsonckpt.save_async` returns.
 
     Attributes:
-        path: where it goes.
+        path: of the checkpoint.
     """
 
     def __init__(self, path: str, place: str, work: Callable[[CancelToken], Result]) -> None:
         self.path = path
         self._place = place
         self._work: Callable[[CancelToken], Result] | None = work
-        self._gate = CancelToken()
+        self._cancel = CancelToken()
         self._process = os.getpid()
-        #: Who runs it: the first to enter something here, in one step that nothing interrupts.
-        self._runner: dict[str, _Runner] = {}
-        self._over = Latch()
+        #: Who runs it, by the ident of its thread: the first to put a list of its own here, in one
+        #: step that nothing interrupts.
+        self._runner: dict[str, list[int]] = {}
+        self._over = Event()
         self._finished = False
         self._result: Result | None = None
         self._error: BaseException | None = None
-        self._told = False  # whether the error has been raised to somebody
+        self._seen = False  # whether the error has been raised to somebody
 
     def __repr__(self) -> str:
         if not self._finished:
@@ -118,7 +88,7 @@ class PendingSave(Generic[Result]):
         """
         self._wait(timeout)
         if self._error is not None:
-            self._told = True
+            self._seen = True
             raise self._error
         assert self._result is not None
         return self._result
@@ -133,7 +103,7 @@ class PendingSave(Generic[Result]):
         """
         if not self._finished:
             self._require_own_process()
-        cancelled = self._gate.cancel()
+        cancelled = self._cancel.cancel()
         self._wait(None)
         return cancelled
 
@@ -158,8 +128,8 @@ class PendingSave(Generic[Result]):
                 self._wait_for_begin()
 
     def _wait_for_begin(self) -> None:
-        """Wait until a thread runs it; one that dies of a lack of memory while it begins never
-        does, and then it is done here."""
+        """Wait until a thread runs it. A thread that dies of a lack of memory while it begins never
+        does; then it is done here."""
         late = time.monotonic() + _PATIENCE
         while not self._runner:
             if time.monotonic() > late:
@@ -169,8 +139,7 @@ class PendingSave(Generic[Result]):
     @property
     def _is_mine(self) -> bool:
         """Whether this thread is the one that writes it, and so cannot wait for it."""
-        runner = self._runner.get("it")
-        return runner is not None and runner.thread == threading.get_ident()
+        return self._runner.get("it") == [threading.get_ident()]
 
     def _require_own_process(self) -> None:
         if os.getpid() != self._process:
@@ -183,8 +152,8 @@ class PendingSave(Generic[Result]):
 
     def _run_nicely(self) -> None:
         """The life of the thread."""
-        # Whoever has started it waits for the interpreter's lock, and gets it now: else this thread
-        # would keep it for a switch interval (5 ms), which the training stands still.
+        # The thread that started this one waits for the interpreter's lock, and gets it now. Else
+        # this one would keep it for a switch interval (5 ms), in which the training stands still.
         time.sleep(0.001)
         _be_nice()
         self._run()
@@ -195,71 +164,53 @@ class PendingSave(Generic[Result]):
         Args:
             here: whether the thread is the caller's own: a Ctrl-C is raised at once.
         """
-        me = _Runner(threading.get_ident())
+        me = [threading.get_ident()]
         result: Result | None = None
         error: BaseException | None = None
-        told = False
+        seen = False
         try:
             if self._runner.setdefault("it", me) is not me or self._finished:
                 return
             work = self._work
             assert work is not None
-            result = work(self._gate)
+            result = work(self._cancel)
         except BaseException as raised:
             # Carried to whoever asks for the result, or to the next call.
             work, error = None, raised
-            told = here and raised.__class__ is KeyboardInterrupt
+            seen = here and raised.__class__ is KeyboardInterrupt
             _clear_frames(raised)
-            if told:
+            if seen:
                 raise
         finally:
-            # Whatever else fails, here it is said how it ended: without a call, which could fail.
+            # Whatever else fails, this says how it ended. First without a call, which could fail.
             if "it" in self._runner and self._runner["it"] is me and not self._finished:
                 self._work = None
-                self._told = told or error.__class__ is SaveCancelledError
+                self._seen = seen or error.__class__ is SaveCancelledError
                 self._result, self._error = result, error
-                self._gate._closed = True
-                self._finished = self._over.is_open = True
-                self._over.open()
-
-    def _withdraw(self) -> None:
-        """Whether the thread was started nobody knows; if it was, it stops before its commit."""
-        me = _Runner(threading.get_ident())
-        if self._runner.setdefault("it", me) is me:
-            self._work = None
-            self._error, self._told = SaveCancelledError("the save could not be started"), True
-            self._finished = self._gate._cancelled = self._over.is_open = True
-            self._over.open()
-        else:
-            self._gate.cancel()
+                self._cancel._closed = True
+                self._finished = self._over.is_set = True
+                self._over.set()
 
     def _untold(self) -> BaseException | None:
         """The error that nobody has seen; it is seen now."""
-        if not self._finished or self._error is None or self._told:
+        if not self._finished or self._error is None or self._seen:
             return None
-        self._told = True
+        self._seen = True
         return self._error
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class _Runner:
-    """A thread, by its ident, and what tells this try of it from others."""
-
-    thread: int
-
-
 class Background:
-    """The works of one process, one at a time.
+    """The saves of one process in the background, one at a time.
 
     >>> background = Background()
-    >>> pending = background.turn(lambda: background.start("somewhere", lambda gate: 6 * 7))
+    >>> pending = background.run_next(lambda: background.start("somewhere", lambda gate: 6 * 7))
     >>> pending.result()
     42
     """
 
     def __init__(self) -> None:
         self._forget()
-        # The interpreter waits for threads that have begun; one that has not is none yet to it.
+        # The interpreter waits for threads that have begun, and does not know of one that has not.
         # (A Python without that function calls this with the other exit functions.)
         getattr(threading, "_register_atexit", atexit.register)(self._begin_at_exit)
         atexit.register(self._at_exit)
@@ -267,24 +218,24 @@ class Background:
             os.register_at_fork(after_in_child=self._forget)
 
     def _forget(self) -> None:
-        # The child of a fork has neither the thread nor whoever held the lock, and the parent
+        # A forked child has neither the thread nor the thread that held the lock, and the parent
         # tells of the errors itself. Reentrant: a signal handler may save where its own thread
-        # waits for its turn.
-        self._turns = threading.RLock()
+        # waits for the lock.
+        self._lock = threading.RLock()
         self._preparing = False
         self._last: PendingSave[Any] | None = None
 
-    def turn(self, prepare: Callable[[], Prepared]) -> Prepared:
+    def run_next(self, prepare: Callable[[], Prepared]) -> Prepared:
         """Wait until nothing is under way; keep others out while ``prepare`` runs.
 
         It is no context manager: those that are written in Python can be interrupted in their
         ``__enter__`` and ``__exit__``, and would keep others out for ever.
 
         Raises:
-            JsonckptError: the last work failed, and nobody has seen the error; or the thread that
-                calls is in a turn already.
+            JsonckptError: the last save failed, and nobody has seen the error; or this thread is
+                preparing a save already.
         """
-        with self._turns:
+        with self._lock:
             # Only a thread that holds the lock already sees this.
             if self._preparing:
                 raise JsonckptError(
@@ -302,11 +253,11 @@ class Background:
                 self._preparing = False
             return prepared
 
-    def leave(self, place: str) -> None:
-        """Wait until nothing is under way to a place. Its error stays for the next turn.
+    def wait_for(self, place: str) -> None:
+        """Wait until no save to a place is under way. Its error stays for :meth:`run_next`.
 
-        A frame that is interrupted by the caller cannot go on before the caller ends: what it
-        writes is not waited for, and comes last.
+        A save in a frame that the caller interrupts cannot go on before the caller ends. It is not
+        waited for, and comes last.
         """
         while (last := self._last) is not None and last._place == place and not last.done():
             if last._is_mine:
@@ -316,14 +267,14 @@ class Background:
     def start(
         self, path: str, work: Callable[[CancelToken], Result], *, place: str | None = None
     ) -> PendingSave[Result]:
-        """Run ``work`` in the background; to be called in a :meth:`turn`.
+        """Run ``work`` in the background; to be called in :meth:`run_next`.
 
         Args:
-            path: what errors call the place.
-            place: one name for each place, whatever it was called; else ``path``.
+            path: of the checkpoint, for messages.
+            place: one name for each place, however it was given; else ``path``.
 
-        Where no thread can be had any more (in exit functions, from Python 3.12 on) it is done when
-        this returns.
+        Where no thread can be started any more (in exit functions, from Python 3.12 on), the work
+        is done when this returns.
         """
         pending: PendingSave[Result] = PendingSave(path, place or path, work)
         # Before the start: a Ctrl-C that comes right after it must not let the next call believe
@@ -334,7 +285,9 @@ class Background:
         except (RuntimeError, MemoryError):
             pending._run(here=True)
         except BaseException:
-            pending._withdraw()
+            # Nobody knows whether the thread was started. If it was, it stops before its commit.
+            pending._cancel.cancel()
+            pending._run(here=True)
             raise
         return pending
 

@@ -1,259 +1,155 @@
-"""Writes one shard: encodes chunks on several threads and lays them one behind the other.
-
-Knows outputs (where text goes) and the grammar, not the commit protocol.
-"""
+"""Writes one shard: chunks are encoded on several threads and laid one behind the other."""
 
 from __future__ import annotations
 
-import errno
-import io
-import os
-import threading
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable
 
-import zstandard
-
-from ..errors import JsonckptError, WriteError
+from ..errors import JsonckptError
 from ..format.checksums import hexdigest
 from ..format.chunk_codec import ChunkCodec, check_bool
-from ..format.model import Header, Layout
+from ..format.model import Header, ShardFile
 from ..format.shard_text import ShardText
-from ..parallel import Lane, run_ordered, threads_for
-from ..storage.protocols import Output, Positioned
-from .plan import Part, RecordPlan, Sized, jobs
+from ..parallel import JobSequence, threads_for
+from ..storage.protocols import Output
+from .outputs import require_all
+from .plan import Part, RecordPlan, ShardPlan, jobs
 
-_FRAME_TEXT = 4 << 20
-#: The pieces of a payload, and the checksum of the chunk.
-_Chunk = tuple[list[bytes | memoryview], str]
-
-
-class RawSource(Sized, Protocol):
-    """A tensor to be written."""
-
-    @property
-    def device(self) -> str: ...
-    @property
-    def layout(self) -> Layout: ...
-
-    def read(self, start: int, stop: int) -> memoryview:
-        """The raw bytes ``[start, stop)``."""
+_Pieces = list[bytes | memoryview]
+#: The pieces of a payload, and the checksum of the chunk; ``None`` for a chunk of no bytes.
+_Chunk = tuple[_Pieces, str] | None
 
 
-class FileOutput:
-    """A plain file: pieces may be written in any order."""
-
-    ordered = False
-
-    def __init__(self, file: Positioned) -> None:
-        self._file = file
-        self._lock = threading.Lock()
-        self._taken = 0
-        self.written = 0
-
-    def put(self, offset: int, buffers: Sequence[Any]) -> None:
-        """Write at the offset."""
-        self._file.write_at(offset, buffers)
-        with self._lock:
-            self._taken += sum(memoryview(buffer).nbytes for buffer in buffers)
-
-    def end(self, length: int) -> None:
-        """Nothing is held back."""
-        _require_all(self._taken, length)
-        self.written = length
-
-
-class StreamOutput:
-    """A binary file object that is written forward only: a pipe, a socket, a remote file."""
-
-    ordered = True
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-        self.written = 0
-
-    def put(self, offset: int, buffers: Sequence[Any]) -> None:
-        """Write next; raw streams may take less than they are given."""
-        _require_all(self.written, offset)
-        for buffer in buffers:
-            view = memoryview(buffer).cast("B")
-            self.written += len(view)
-            while len(view):
-                count = self._stream.write(view)
-                if count is None and isinstance(self._stream, io.RawIOBase):
-                    # Many file-like objects return nothing and take all; these took nothing.
-                    raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-                view = view[len(view) if count is None else count :]
-
-    def end(self, length: int) -> None:
-        """Flush what the stream holds."""
-        _require_all(self.written, length)
-        flush = getattr(self._stream, "flush", None)
-        if flush is not None:
-            flush()
-
-
-class ZstdOutput:
-    """Compresses the text frame by frame into another output."""
-
-    ordered = True
-
-    def __init__(self, output: Output, *, level: int | None) -> None:
-        self._output = output
-        self._compressor = zstandard.ZstdCompressor(level=3 if level is None else level)
-        self._held = bytearray()
-        self._taken = 0
-        self.written = 0
-
-    def put(self, offset: int, buffers: Sequence[Any]) -> None:
-        """Collect text; compress whole frames of it."""
-        _require_all(self._taken, offset)
-        for buffer in buffers:
-            self._held += buffer
-            self._taken += memoryview(buffer).nbytes
-        if len(self._held) >= _FRAME_TEXT:
-            self._compress()
-
-    def end(self, length: int) -> None:
-        """Compress the rest."""
-        _require_all(self._taken, length)
-        if self._held:
-            self._compress()
-        self._output.end(self.written)
-
-    def _compress(self) -> None:
-        frame = self._compressor.compress(self._held)
-        self._output.put(self.written, [frame])
-        self.written += len(frame)
-        self._held = bytearray()
-
-
-def _require_all(taken: int, length: int) -> None:
-    """Nothing may be committed whose writers did not all end well, whatever has become of them.
-
-    Raises:
-        WriteError: text is missing.
-    """
-    if taken != length:
-        raise WriteError(
-            f"{taken} of {length} bytes of the text were written: a writer has ended early",
-            hint="The previous checkpoint, if any, is untouched. Save again.",
-        )
-
-
-def write_shard(
-    output: Output,
-    sources: Sequence[RawSource],
-    plans: Sequence[RecordPlan],
-    *,
-    head: bytes,
-    shard: int,
-    algorithm: str,
-    level: int | None,
-    threads: int,
-    progress: Callable[[int], None] | None = None,
-    check_index: Callable[[bytes], None] | None = None,
-    lane: Lane | None = None,
-) -> ShardText:
-    """Write a whole shard; the returned text knows its entries, its seal and its length.
+class ShardWriter:
+    """The text of one shard on its way into an output.
 
     Args:
-        check_index: gets what stands behind the last record before it is written, and may raise.
-        plans: the records in order; each names the position of its source in ``sources``.
         head: what stands before the first record.
-        lane: the lane that this runs in, where several shards are written at once.
+        done: gets the raw bytes of each job that was written; may raise.
+        check_index: gets what stands behind the last record before it is written; may raise.
     """
-    text = ShardText(algorithm, shard)
-    output.put(0, [text.begin(head)])
 
-    def work(coder: ChunkCodec, job: list[Part]) -> list[_Chunk | None]:
-        encoded: list[_Chunk | None] = []
-        for part in job:
-            plan = plans[part.record]
-            source = sources[plan.source]
-            start = part.chunk * plan.codec.chunk_bytes
-            stop = min(plan.nbytes, start + plan.codec.chunk_bytes)
-            if start == stop:
-                encoded.append(None)
-                continue
-            try:
-                raw = source.read(start, stop)
-                if source.dtype == "bool":
-                    check_bool(raw)
-                payload = coder.pieces(raw, plan.codec, source.dtype)
-                encoded.append((payload, hexdigest(algorithm, raw)))
-            except JsonckptError as error:
-                error.at(tensor=source.name, chunk=part.chunk)
-                raise
-        return encoded
+    def __init__(
+        self,
+        output: Output,
+        shard: ShardPlan,
+        *,
+        head: bytes,
+        checksum: str,
+        done: Callable[[int], None],
+        check_index: Callable[[bytes], None] | None = None,
+    ) -> None:
+        self.text = ShardText(checksum, shard.number)
+        self._output = output
+        self._shard = shard
+        self._checksum = checksum
+        self._progress = done
+        self._check_index = check_index
+        output.put(0, [self.text.begin(head)])
 
-    def turn(
-        job: list[Part], encoded: list[_Chunk | None]
-    ) -> tuple[int, list[bytes | memoryview]] | None:
-        start = text.position
-        buffers: list[bytes | memoryview] = []
+    def sequence(
+        self, threads: int
+    ) -> JobSequence[list[Part], ChunkCodec, list[_Chunk], tuple[int, _Pieces] | None]:
+        """The jobs that write the shard, for at most so many threads."""
+        records = self._shard.records
+        return JobSequence(
+            jobs(records),
+            work=self._encode,
+            turn=self._place,
+            land=None if self._output.ordered else self._put,
+            done=self._done,
+            finish=self._finish,
+            most_threads=useful_threads(self._shard, threads),
+        )
+
+    def file(self) -> ShardFile:
+        """What the manifest says of the file."""
+        text = self.text
+        return ShardFile(self._shard.name, self._output.written, text.position, text.seal)
+
+    def _encode(self, coder: ChunkCodec, job: list[Part]) -> list[_Chunk]:
+        return [self._encode_part(coder, part) for part in job]
+
+    def _encode_part(self, coder: ChunkCodec, part: Part) -> _Chunk:
+        record, source = part.record, part.record.source
+        start, stop = record.chunk_range(part.chunk)
+        if start == stop:
+            return None
+        try:
+            raw = source.read(start, stop)
+            if source.dtype == "bool":
+                check_bool(raw)
+            payload = coder.pieces(raw, record.codec, source.dtype)
+            return payload, hexdigest(self._checksum, raw)
+        except JsonckptError as error:
+            error.at(tensor=source.name, chunk=part.chunk)
+            raise
+
+    def _place(self, job: list[Part], encoded: list[_Chunk]) -> tuple[int, _Pieces] | None:
+        """Give the encoded chunks their place in the text."""
+        start = self.text.position
+        buffers: _Pieces = []
         for part, chunk in zip(job, encoded):
-            plan = plans[part.record]
-            source = sources[plan.source]
             if chunk is not None and part.first and part.last and len(job) > 1:
-                buffers.append(text.add_record(_header(source, plan), *chunk))
-                continue
-            if part.first:
-                buffers.append(text.open_record(_header(source, plan)))
-            if chunk is not None:
-                before, after = text.add_chunk(sum(map(len, chunk[0])), chunk[1])
-                buffers += [before, *chunk[0], after]
-            if part.last:
-                buffers.append(text.close_record())
+                buffers.append(self.text.add_record(_header(part.record), *chunk))
+            else:
+                self._add_part(buffers, part, chunk)
         if len(job) > 1:
             # Many small pieces: one copy is cheaper than that many entries of a writev.
             buffers = [b"".join(buffers)]
-        if output.ordered:
-            output.put(start, buffers)
-            return None
-        return start, buffers
+        if not self._output.ordered:
+            return start, buffers
+        self._output.put(start, buffers)
+        return None
 
-    def land(_: ChunkCodec, placed: tuple[int, list[bytes | memoryview]] | None) -> None:
-        if placed is not None:
-            output.put(*placed)
+    def _add_part(self, buffers: _Pieces, part: Part, chunk: _Chunk) -> None:
+        if part.first:
+            buffers.append(self.text.open_record(_header(part.record)))
+        if chunk is not None:
+            payload, checksum = chunk
+            before, after = self.text.add_chunk(sum(map(len, payload)), checksum)
+            buffers += [before, *payload, after]
+        if part.last:
+            buffers.append(self.text.close_record())
 
-    def done(job: list[Part]) -> None:
-        if progress is not None:
-            progress(sum(_raw_bytes(plans[part.record], part.chunk) for part in job))
+    def _put(self, _: ChunkCodec, placed: tuple[int, _Pieces] | None) -> None:
+        assert placed is not None
+        self._output.put(*placed)
 
-    nbytes = sum(plan.nbytes for plan in plans)
-    run_ordered(
-        jobs(plans),
-        threads=threads_for(threads, nbytes, len(plans)),
-        worker=lambda: ChunkCodec(level=level),
-        work=work,
-        turn=turn,
-        land=land,
-        done=done,
-        lane=lane if threads_for(2, nbytes, len(plans)) > 1 else None,
-    )
-    _require_all(sum(plan.nbytes for plan in plans), sum(e.nbytes for e in text.entries))
-    start = text.position
-    end = text.finish()
-    if check_index is not None:
-        check_index(end)
-    output.put(start, [end])
-    output.end(text.position)
-    return text
+    def _done(self, job: list[Part]) -> None:
+        count = 0
+        for part in job:
+            start, stop = part.record.chunk_range(part.chunk)
+            count += stop - start
+        self._progress(count)
+
+    def _finish(self) -> None:
+        text = self.text
+        require_all(sum(entry.nbytes for entry in text.entries), _raw_bytes(self._shard))
+        start = text.position
+        end = text.finish()
+        if self._check_index is not None:
+            self._check_index(end)
+        self._output.put(start, [end])
+        self._output.end(text.position)
 
 
-def _header(source: RawSource, plan: RecordPlan) -> Header:
+def _header(record: RecordPlan) -> Header:
+    source = record.source
     return Header(
         source.name,
         source.dtype,
         source.shape,
         source.device,
-        plan.codec,
-        plan.nbytes,
+        record.codec,
+        record.nbytes,
         layout=source.layout,
     )
 
 
-def _raw_bytes(plan: RecordPlan, chunk: int) -> int:
-    start = chunk * plan.codec.chunk_bytes
-    return min(plan.codec.chunk_bytes, plan.nbytes - start)
+def useful_threads(shard: ShardPlan, threads: int) -> int:
+    """How many of the threads are of use for a shard."""
+    return threads_for(threads, _raw_bytes(shard), len(shard.records))
+
+
+def _raw_bytes(shard: ShardPlan) -> int:
+    return sum(record.nbytes for record in shard.records)

@@ -17,29 +17,16 @@ from ..errors import (
     CheckpointNotFoundError,
     FormatError,
     IncompleteCheckpointError,
-    JsonckptError,
     UnsafePathError,
 )
 from ..format import filenames
 from ..format.model import MANIFEST_NAME
 from ..format.zstd import check_window, frame_window, new_decompressor, zstd
+from .os_errors import read_error
 
 #: Bytes that one step reads, and that one step decompresses: a block of zstd. With half of it,
 #: loads were 10% slower.
 _STEP: Final = 1 << 17
-
-
-def read_error(error: OSError, path: str, doing: str = "read") -> JsonckptError:
-    """An error for what the system says, with a hint."""
-    hint = (
-        "The disk or the connection fails: take another copy of the checkpoint, or restore "
-        "what can be read with: jsonckpt recover PATH NEW"
-    )
-    if error.errno in (errno.EACCES, errno.EPERM):
-        hint = "Check the permissions of the file and of the directories above it."
-    elif error.errno in (errno.EMFILE, errno.ENFILE):
-        hint = "Too many files are open: close some, or raise the limit (ulimit -n)."
-    return JsonckptError(f"cannot {doing}: {error.strerror or error}", file=path, hint=hint)
 
 
 class Descriptor:
@@ -236,7 +223,7 @@ def _open_regular(path: str, *, follow: bool) -> tuple[Descriptor, int]:
                 hint="Pass limits=jsonckpt.Limits(links=None) if it is meant, or copy what the "
                 "link leads to.",
             ) from error
-        raise read_error(error, path, "open") from error
+        raise read_error(error, path, opening=True) from error
     try:
         facts = os.fstat(opened.number)
         if not stat.S_ISREG(facts.st_mode):
@@ -245,7 +232,7 @@ def _open_regular(path: str, *, follow: bool) -> tuple[Descriptor, int]:
             )
     except OSError as error:
         opened.close()
-        raise read_error(error, path, "open") from error
+        raise read_error(error, path, opening=True) from error
     except BaseException:
         opened.close()
         raise

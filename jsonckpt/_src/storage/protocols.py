@@ -38,11 +38,14 @@ class RangeReader(Protocol):
         """Fill ``buffer`` with the bytes from ``offset`` on; raises if the file ends before."""
 
 
-class Positioned(Protocol):
-    """A file that takes bytes at offsets."""
+class WritableFile(Protocol):
+    """A new file that takes bytes at offsets."""
 
     def write_at(self, offset: int, buffers: Sequence[Any]) -> None:
         """Write the buffers one after the other from ``offset`` on."""
+
+    def finish(self, *, sync: bool) -> None:
+        """Close it; with ``sync``, make it durable first."""
 
 
 class Output(Protocol):

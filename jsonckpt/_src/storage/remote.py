@@ -7,9 +7,7 @@ on a local disk. Reading is by ranges where the store can, forward elsewhere.
 from __future__ import annotations
 
 import fnmatch
-import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -18,8 +16,7 @@ from ..format import filenames
 from ..format.model import MANIFEST_NAME
 from . import path_arguments
 from .local import ZstdStream
-
-_QUERY = re.compile(r"(?<=\?)[^\s'\")>]+")
+from .os_errors import describe, is_absent, reading
 
 
 def filesystem(url: str, storage_options: Mapping[str, Any] | None) -> tuple[Any, str]:
@@ -38,7 +35,7 @@ def filesystem(url: str, storage_options: Mapping[str, Any] | None) -> tuple[Any
         fs, path = url_to_fs(url, **dict(storage_options or {}))
     except Exception as error:  # each file system has errors of its own
         raise JsonckptError(
-            f"cannot open this URL: {said(error)}", file=path_arguments.without_query(url)
+            f"cannot open this URL: {describe(error)}", file=path_arguments.without_query(url)
         ) from error
     return fs, str(path)
 
@@ -58,22 +55,22 @@ def remote_location(
     here, beside = RemoteLocation(fs, path, query), RemoteLocation(fs, parent, query)
     where = path_arguments.without_query(url)
     if filenames.is_single(last):
-        with mapped(where):
+        with reading(where):
             kind = kind_of(fs, path + query)
         if kind is None:
             raise CheckpointNotFoundError("there is no such file", file=where)
         return (here, None) if kind == "directory" else (beside, last)
     try:
-        with mapped(where):
+        with reading(where):
             if kind_of(fs, here.full(MANIFEST_NAME)) is not None:
                 return here, None
     except JsonckptError:
         # A signed URL allows one file only: whatever else is asked for is forbidden.
-        with mapped(where):
+        with reading(where):
             if kind_of(fs, path + query) != "file":
                 raise
         return beside, last
-    with mapped(where):
+    with reading(where):
         return (beside, last) if kind_of(fs, path + query) == "file" else (here, None)
 
 
@@ -93,7 +90,7 @@ def listing(
             hint="Give the URL of the checkpoint itself to jsonckpt.load.",
         )
     path = path.rstrip("/")
-    with mapped(url):
+    with reading(url):
         fs.invalidate_cache()
         try:
             # Not glob alone: it takes a directory that cannot be listed for an empty one.
@@ -132,55 +129,8 @@ def _changed(facts: Mapping[str, Any]) -> float:
     return 0.0
 
 
-@contextmanager
-def mapped(where: str) -> Iterator[None]:
-    """Map what file systems raise to our own errors, once, at the border.
-
-    Nothing but calls of the file system may stand in it: each has errors of its own, which derive
-    from nothing but ``Exception``.
-    """
-    try:
-        yield
-    except (JsonckptError, MemoryError):
-        raise
-    except Exception as error:
-        if isinstance(error, FileNotFoundError) and is_absent(error):
-            raise IncompleteCheckpointError("the file is missing", file=where) from error
-        raise JsonckptError(
-            f"cannot read: {said(error)}",
-            file=where,
-            hint="Check the connection and what storage_options say, or copy the checkpoint here.",
-        ) from error
-
-
-def said(error: BaseException) -> str:
-    """What a foreign error says, without the secrets that the query of a URL may hold."""
-    if isinstance(error, FileNotFoundError) and error.__cause__ and not is_absent(error):
-        error = error.__cause__
-    text = str(error) or type(error).__name__
-    if not isinstance(error, OSError | ImportError | ValueError):
-        text = f"{type(error).__name__}: {error}" if str(error) else text
-    return _QUERY.sub("...", text) if "://" in text else text
-
-
-def is_absent(error: FileNotFoundError) -> bool:
-    """Whether the other side has said that a file is not there.
-
-    fsspec raises the same where a web server cannot be reached, or refuses to answer.
-    """
-    cause = error.__cause__
-    status = getattr(cause, "status", None)
-    if isinstance(status, int):
-        return status in (404, 410)
-    if cause is None or isinstance(cause, FileNotFoundError):
-        return True
-    kind = type(cause)
-    lost = isinstance(cause, OSError) or "Timeout" in kind.__name__
-    return not lost and kind.__module__.partition(".")[0] != "aiohttp"
-
-
 def kind_of(fs: Any, path: str) -> str | None:
-    """``"file"``, ``"directory"``, or ``None`` for nothing. To be called inside :func:`mapped`."""
+    """``"file"``, ``"directory"``, or ``None`` for nothing; in :func:`reading` or ``writing``."""
     try:
         return str(fs.info(path)["type"])
     except FileNotFoundError as error:
@@ -208,7 +158,7 @@ class RemoteFile:
         self._fs = fs
         self._path = path
         self._where = where
-        with mapped(where):
+        with reading(where):
             size = fs.size(path)
         if size is None:
             raise JsonckptError(
@@ -224,7 +174,7 @@ class RemoteFile:
         Raises:
             IncompleteCheckpointError: the file ends before that.
         """
-        with mapped(self._where):
+        with reading(self._where):
             data = self._fs.cat_file(self._path, start=offset, end=offset + len(buffer))
         if len(data) > len(buffer):
             raise JsonckptError(
@@ -255,7 +205,7 @@ class RemoteStream:
         self._where = where
         # To fsspec's web files a size of 0 says: one answer, read as it comes.
         how = {} if ranged else {"block_size": 0}
-        with mapped(where):
+        with reading(where):
             self.size = fs.size(path)
             self._file = fs.open(path, "rb", **how)
         self._source: Any = self._file
@@ -264,14 +214,14 @@ class RemoteStream:
 
     def readinto(self, buffer: memoryview, /) -> int:
         """The next bytes of the text."""
-        with mapped(self._where):
+        with reading(self._where):
             return self._source.readinto(buffer) or 0
 
     def __enter__(self) -> RemoteStream:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with mapped(self._where):
+        with reading(self._where):
             self._file.close()
 
 
@@ -299,7 +249,7 @@ class RemoteLocation:
     def manifest(self, limit: int | None) -> bytes:
         """The bytes of ``manifest.json``."""
         end = None if limit is None else limit + 1
-        with mapped(self.where(MANIFEST_NAME)):
+        with reading(self.where(MANIFEST_NAME)):
             try:
                 data: bytes = self.fs.cat_file(self.full(MANIFEST_NAME), start=0, end=end)
             except FileNotFoundError as error:
@@ -316,7 +266,7 @@ class RemoteLocation:
     def ranged(self, name: str) -> bool:
         """Whether parts of a file can be read. Web servers need not offer that; one is asked."""
         if self._ranges is None:
-            with mapped(self.where(name)):
+            with reading(self.where(name)):
                 self._ranges = _answers_ranges(self.fs, self.full(name))
         return self._ranges
 

@@ -1,0 +1,141 @@
+"""The options of a save, made and checked once from the public arguments."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from ..errors import ArgumentError, quote
+from ..format.checksums import ALGORITHMS, hasher
+from ..format.model import COMPRESSIONS, ENCODINGS
+from ..parallel import thread_count
+from ..storage.path_arguments import check_storage_options
+from . import reader_limits
+
+_LARGEST_FILE = (1 << 63) - 1
+#: Characters of a size: more digits than this name no file.
+_LONGEST_SIZE = 100
+_SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?)(i?)b?\s*", re.IGNORECASE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SaveOptions:
+    """The options of a save, checked.
+
+    Attributes:
+        shared: what group and others may do with the files at most (mode bits).
+    """
+
+    encoding: str = "base64"
+    compression: str = "none"
+    level: int | None = None
+    filter: str = "auto"
+    chunk_bytes: int = 1 << 20
+    max_shard_size: int = 5_000_000_000
+    checksum: str = "xxh3_128"
+    overwrite: bool = True
+    delete_first: bool = False
+    threads: int = 1
+    progress: bool = False
+    storage_options: Mapping[str, Any] | None = None
+    sync: bool = True
+    shared: int = 0o077
+
+    @property
+    def compresses_files(self) -> bool:
+        """Whether whole files are compressed: number lists are, other text holds zstd frames."""
+        return self.encoding == "list" and self.compression == "zstd"
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        compression: str | None = None,
+        compression_level: int | None = None,
+        chunk_size: int | str = "1MiB",
+        max_shard_size: int | str = "5GB",
+        threads: int | None = None,
+        **others: Any,
+    ) -> SaveOptions:
+        """The options that the public arguments of :func:`jsonckpt.save` ask for.
+
+        Args:
+            others: arguments that are taken as they are.
+
+        Raises:
+            ArgumentError: no checkpoint can have these; the message says what is allowed.
+        """
+        options = cls(
+            compression="none" if compression is None else compression,
+            level=compression_level,
+            chunk_bytes=parse_size(chunk_size, "chunk_size"),
+            max_shard_size=parse_size(max_shard_size, "max_shard_size"),
+            threads=thread_count(threads),
+            **others,
+        )
+        options._check()
+        return options
+
+    def _check(self) -> None:
+        if self.encoding not in ENCODINGS:
+            raise ArgumentError(
+                f"encoding={quote(self.encoding)}; this release writes {', '.join(ENCODINGS)}"
+            )
+        if self.compression not in COMPRESSIONS:
+            raise ArgumentError(
+                f"compression={quote(self.compression)}; this release writes None and 'zstd'"
+            )
+        if self.filter not in ("auto", "none", "shuffle"):
+            raise ArgumentError(
+                f"filter={quote(self.filter)}; it may be 'auto', 'none' or 'shuffle'"
+            )
+        if self.encoding == "list" and self.filter == "shuffle":
+            raise ArgumentError("filter='shuffle' goes with encoding='base64' only")
+        reader_limits.check_chunk_size(self.chunk_bytes)
+        if not isinstance(self.checksum, str) or self.checksum not in ALGORITHMS:
+            raise ArgumentError(
+                f"checksum={quote(self.checksum)}; it may be {', '.join(ALGORITHMS)}"
+            )
+        hasher(self.checksum)  # says now when its package is missing
+        level = self.level
+        if level is not None and (type(level) is not int or not -100 <= level <= 22):
+            raise ArgumentError(
+                f"compression_level must be a zstd level from -100 to 22, not {quote(level)}"
+            )
+        check_storage_options(self.storage_options)
+
+
+def parse_size(value: int | str, what: str) -> int:
+    """A number of bytes from an ``int`` or a text: ``"5GB"`` is decimal, ``"1MiB"`` binary.
+
+    Raises:
+        ArgumentError: it is neither, or not positive, or more than any file can have.
+
+    >>> parse_size("1MiB", "chunk_size"), parse_size("5GB", "max_shard_size"), parse_size(7, "x")
+    (1048576, 5000000000, 7)
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        raise ArgumentError(f"{what} must be an int or a text such as '5GB', not {quote(value)}")
+    if isinstance(value, str):
+        match = _SIZE.fullmatch(value)
+        if match is None or len(value) > _LONGEST_SIZE:
+            raise ArgumentError(
+                f"{what}={quote(value)} is no size; write e.g. 1048576, '1MiB' or '5GB'"
+            )
+        base = 1024 if match[3] else 1000
+        value = int(Fraction(match[1]) * base ** " kmgt".index(match[2].lower() or " "))
+    if value < 1:
+        raise ArgumentError(f"{what} must be positive, not {_in_short(value)}")
+    if value > _LARGEST_FILE:
+        raise ArgumentError(
+            f"{what} is {_in_short(value)}; no file is larger than {_LARGEST_FILE} bytes"
+        )
+    return value
+
+
+def _in_short(value: int) -> str:
+    # Python refuses to write out an integer of thousands of digits.
+    return str(value) if value.bit_length() < 256 else hex(value)[:20] + "..."

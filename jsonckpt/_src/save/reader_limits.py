@@ -1,0 +1,155 @@
+"""What readers accept by default. A save refuses to write what they would refuse.
+
+Everything is checked before the commit, as early as it is known. What was there before stays.
+Each function raises :class:`LimitError` with the way out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..errors import ArgumentError, LimitError
+from ..format import json_text
+from ..format.limits import DEFAULT_LIMITS, Limits, exceeds
+from ..format.model import Manifest
+from ..format.validation import check_name
+
+#: About what the place of a tensor takes in the state's text, beside its name.
+_PLACE = 40
+
+
+def most_levels() -> int:
+    """How deep a state may be. It stands one level inside the manifest."""
+    return (DEFAULT_LIMITS.depth or 1_000) - 1
+
+
+def check_tensor_name(name: str) -> None:
+    check_name(name, DEFAULT_LIMITS)
+
+
+def check_chunk_size(nbytes: int) -> None:
+    if exceeds(nbytes, DEFAULT_LIMITS.chunk_bytes):
+        raise ArgumentError(
+            f"chunk_size is {nbytes} bytes; readers accept at most {DEFAULT_LIMITS.chunk_bytes}"
+        )
+
+
+def check_tensor_count(tensors: int) -> None:
+    _check_count(tensors, "tensors", "Save parts of the state as checkpoints of their own.")
+
+
+def check_chunk_count(tensors: int, chunks: int, chunk_bytes: int) -> None:
+    _check_count(chunks, "chunks", _fewer(tensors, chunks, chunk_bytes))
+
+
+def check_shard_count(shards: int) -> None:
+    _check_count(shards, "shards", "Pass a larger max_shard_size.")
+
+
+def _check_count(count: int, what: str, hint: str) -> None:
+    most = getattr(DEFAULT_LIMITS, what)
+    if exceeds(count, most):
+        raise LimitError(f"{count} {what}; readers accept at most {most}", hint=hint)
+
+
+def check_expansion(nbytes: int, tensors: int, chunks: int, stored: int) -> None:
+    """Whether a reader believes that so many bytes hold the tensors.
+
+    Args:
+        nbytes: what the tensors take in memory.
+        stored: bytes of the files that hold records. Only when all is written they are known.
+    """
+    limit = DEFAULT_LIMITS.total_bytes(stored)
+    if exceeds(nbytes, limit):
+        raise LimitError(
+            f"{nbytes} bytes of tensors were compressed to {stored} bytes; readers accept "
+            f"at most {limit} of so few",
+            hint="Pass compression=None; the previous checkpoint, if any, is untouched.",
+        )
+    most = DEFAULT_LIMITS.most_chunks(stored)
+    if exceeds(chunks, most):
+        way = "compression=None"
+        if chunks > tensors:
+            way = f"a larger chunk_size, or {way}"
+        raise LimitError(
+            f"{chunks} chunks were compressed to {stored} bytes; readers accept at most "
+            f"{most} in so few",
+            hint=f"Pass {way}; the previous checkpoint, if any, is untouched.",
+        )
+
+
+def check_head(text: bytes, names: Sequence[str]) -> None:
+    """The head of a single file, which holds the state."""
+    _check_text("the state beside its tensors", text, _smaller(len(text), len(text), names))
+
+
+def check_index(text: bytes, tensors: int, chunks: int, chunk_bytes: int) -> None:
+    """The index of a single file, which a reader needs before anything else."""
+    _check_text("the index of the file", text, _fewer(tensors, chunks, chunk_bytes))
+
+
+def may_exceed_compressed(head: int, stored: int) -> bool:
+    """Whether :func:`check_compressed_head` could refuse a head of so many bytes."""
+    limits = DEFAULT_LIMITS.for_text(stored)
+    # No text has more marks than bytes.
+    return exceeds(head, limits.marks) or exceeds(head, limits.manifest_bytes)
+
+
+def check_compressed_head(text: bytes, stored: int) -> None:
+    """The head of a single file that was compressed, as a whole, to so few bytes."""
+    what = f"what stands beside the tensors, compressed to {stored} bytes,"
+    hint = "Save without .zst, or as a directory."
+    _check_text(what, text, hint, DEFAULT_LIMITS.for_text(stored))
+
+
+def check_manifest(text: bytes, manifest: Manifest) -> None:
+    if len(text) < min(DEFAULT_LIMITS.manifest_bytes or 0, DEFAULT_LIMITS.marks or 0):
+        return
+    entries = manifest.entries
+    hint = _smaller(
+        len(text),
+        len(json_text.dump(manifest.state)),
+        [entry.name for entry in entries],
+        sum(len(entry.chunks) for entry in entries),
+        max((entry.codec.chunk_bytes for entry in entries), default=0),
+    )
+    _check_text("the manifest", text, hint)
+
+
+def _check_text(what: str, text: bytes, hint: str, limits: Limits | None = None) -> None:
+    """Whether a reader takes so much text, and so many marks in it, at once."""
+    limits = limits or DEFAULT_LIMITS
+    if exceeds(len(text), limits.manifest_bytes):
+        raise LimitError(
+            f"{what} takes {len(text)} bytes; readers accept at most {limits.manifest_bytes}",
+            hint=hint,
+        )
+    if len(text) < (limits.marks or 0):
+        return
+    marks = json_text.marks_of(text)
+    if exceeds(marks, limits.marks):
+        raise LimitError(
+            f"the state and the tensors take {marks} brackets and strings of JSON; readers accept "
+            f"at most {limits.marks}",
+            hint=hint,
+        )
+
+
+def _fewer(tensors: int, chunks: int, chunk_bytes: int) -> str:
+    """The way out of too many records or too many chunks, whichever it is."""
+    if chunks > 2 * tensors and not exceeds(2 * chunk_bytes, DEFAULT_LIMITS.chunk_bytes):
+        return "Pass a larger chunk_size."
+    return (
+        f"There are {tensors} tensors: join small ones (torch.stack, torch.cat), or save parts of "
+        "the state as checkpoints of their own."
+    )
+
+
+def _smaller(
+    text: int, state: int, names: Sequence[str], chunks: int = 0, chunk_bytes: int = 0
+) -> str:
+    """The way out of a text with the state in it that is too long: its largest part."""
+    places = sum(len(name) + _PLACE for name in names)
+    if 2 * (state - places) > text:
+        return "Put large data into tensors or NumPy arrays."
+    return _fewer(len(names), chunks, chunk_bytes)

@@ -1,0 +1,316 @@
+"""Saves to remote file systems: files that appear as a whole, and a commit that may be in doubt."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import Any
+
+from ..errors import ArgumentError, CheckpointExistsError, WriteError
+from ..format import filenames
+from ..format.model import MANIFEST_NAME
+from ..storage import path_arguments
+from ..storage.os_errors import is_absent, writing
+from ..storage.protocols import Output
+from ..storage.remote import RemoteLocation, filesystem, kind_of, protocols, split_query
+from .cancel import CancelToken
+from .options import SaveOptions
+from .outputs import StreamOutput
+from .plan import SavePlan
+from .targets import Target, check_is_ours, named_shards
+
+#: Protocols of stores without directories, whose files appear as a whole when they are closed.
+_OBJECT_STORES = frozenset(
+    "s3,s3a,gs,gcs,az,abfs,abfss,adl,oss,oci,cos,obs,swift,tos,r2,b2,hf".split(",")  # noqa: SIM905
+)
+#: Protocols whose rename puts one file in the place of another at once.
+_RENAMES = frozenset(["file", "local", "sftp", "ssh"])
+#: How a server refuses for good. After any other error the request may still be carried out.
+_REFUSALS = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError)
+_REFUSAL_NUMBERS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.ENAMETOOLONG}
+#: How many bytes at each end of a single file tell one save from another.
+_ENDS = 512
+
+
+class _Upload:
+    """A file that is being sent. It appears when it is closed, unless it is discarded."""
+
+    def __init__(self, fs: Any, path: str) -> None:
+        self._path = path
+        self.written = 0
+        self.ended = False
+        self._head = self._tail = b""
+        with writing(path, remote=True):
+            self._stream = fs.open(path, "wb")
+
+    def write(self, data: memoryview) -> int:
+        """Send more; the bytes taken."""
+        with writing(self._path, remote=True):
+            count = self._stream.write(data)
+        taken = len(data) if count is None else int(count)
+        if len(self._head) < _ENDS:
+            self._head += bytes(data[: min(taken, _ENDS - len(self._head))])
+        self._tail = (self._tail + bytes(data[max(0, taken - _ENDS) : taken]))[-_ENDS:]
+        self.written += taken
+        return taken
+
+    def close(self) -> None:
+        """Send the rest, and let it appear."""
+        self.ended = True
+        with writing(self._path, remote=True):
+            self._stream.close()
+
+    def discard(self) -> None:
+        """Drop it without a trace, as far as the file system can."""
+        with suppress(Exception):
+            self._stream.discard()
+        try:
+            # Or the finalizer of fsspec's own class would send what has been written so far.
+            self._stream.closed = True
+        except Exception:
+            with suppress(Exception):
+                self._stream.close()
+
+    def lies_at(self, fs: Any, path: str) -> bool:
+        """Whether the file at ``path`` is the one that was sent."""
+        fs.invalidate_cache()
+        if int(fs.info(path)["size"]) != self.written:
+            return False
+        head = fs.cat_file(path, start=0, end=min(_ENDS, self.written))
+        tail = fs.cat_file(path, start=max(0, self.written - _ENDS), end=self.written)
+        return bool(head == self._head and tail == self._tail)
+
+
+class _UploadOutput(StreamOutput):
+    """The text of one file on its way."""
+
+    def __init__(self, upload: _Upload, *, close: bool) -> None:
+        super().__init__(upload)
+        self._upload = upload
+        self._close = close
+
+    def end(self, length: int) -> None:
+        """Let a shard appear. A single file appears in the commit."""
+        super().end(length)
+        if self._close:
+            self._upload.close()
+
+
+class RemoteTarget(Target):
+    """A directory or a single file on a remote file system.
+
+    A step that reports an error may have happened all the same, or happen later: its answer was
+    lost, or the request is still under way. What may have been committed is therefore looked at
+    before anything is removed, and stays where nobody knows.
+    """
+
+    def __init__(self, url: str, options: SaveOptions) -> None:
+        if options.delete_first:
+            raise ArgumentError(
+                "delete_first is for local paths; remove the remote checkpoint first"
+            )
+        self.path = self.place = url
+        self._options = options
+        self._fs: Any = None
+        self._path = ""
+        self._token = ""
+        self._begun: list[str] = []
+        self._uploads: list[_Upload] = []
+        self._temporary = ""
+        self._replaced: list[str] = []
+        #: Whether what is to be seen of this save may have been committed.
+        self._may_be_there = False
+
+    def begin(self, plan: SavePlan, cancel: CancelToken) -> None:
+        """Connect, and refuse to overwrite what must not be overwritten.
+
+        Raises:
+            CheckpointExistsError: with the way out.
+        """
+        self._fs, path = filesystem(self.path, self._options.storage_options)
+        self._path = split_query(path)[0]
+        self._protocols = protocols(self._fs)
+        self._token = plan.snapshot.save_id[:12]
+        self.name = self._path.rpartition("/")[2]
+        self.single = filenames.is_single(self.name)
+        if self.single:
+            filenames.check_single_name(self.path)
+        url = path_arguments.without_query(self.path)
+        visible = self._path if self.single else f"{self._path}/{MANIFEST_NAME}"
+        with writing(url, remote=True):
+            if not self._options.overwrite and kind_of(self._fs, visible) is not None:
+                raise CheckpointExistsError(
+                    "there is a checkpoint", file=url, hint="Pass overwrite=True to replace it."
+                )
+        if not self.single:
+            check_is_ours(self._location())
+        elif self._shows_early:
+            cancel.close()
+
+    def open(self, name: str) -> Output:
+        """Begin a shard, or the single file."""
+        self._make_directory()
+        path = f"{self._path}/{name}"
+        if self.single:
+            path = self._path
+            if self._protocols & (_RENAMES | {"memory"}):
+                parent, slash, last = path.rpartition("/")
+                path = f"{parent}{slash}{filenames.temporary_name(last, self._token)}"
+                self._temporary = path
+        if not self.single or path == self._temporary or self._shows_early:
+            self._begun.append(path)
+        upload = _Upload(self._fs, path)
+        self._uploads.append(upload)
+        return _UploadOutput(upload, close=not self.single)
+
+    def commit(self, manifest: bytes, cancel: CancelToken) -> str:
+        """Let the single file appear, or write the manifest in one piece.
+
+        Raises:
+            WriteError: it is not there, or nobody knows; the second is said.
+        """
+        if not self.single:
+            self._replaced = named_shards(self._location())
+        cancel.close()
+        if self.single:
+            self._publish(self._uploads[0])
+        else:
+            self._write_manifest(manifest)
+        return "best-effort"
+
+    def abandon(self, error: BaseException) -> None:
+        """Remove the files of a save that failed, unless a manifest may name them."""
+        for upload in self._uploads:
+            if self.single or not upload.ended:
+                upload.discard()
+        if self.single and self._begun and self._shows_early and isinstance(error, WriteError):
+            error.hint = (
+                "This file system shows a file while it is written, so the previous "
+                "checkpoint is lost. Save to a directory, which is safe there, too."
+            )
+        if not self._may_be_there:
+            self._remove_quietly(self._begun)
+
+    def clean_up(self) -> None:
+        """Remove the shards of the checkpoint that was replaced."""
+        self._remove_quietly(
+            f"{self._path}/{filenames.check_shard_name(name)}" for name in self._replaced
+        )
+
+    @property
+    def _shows_early(self) -> bool:
+        """Whether a single file takes the place of the old one as soon as it is opened."""
+        return not self._protocols & (_OBJECT_STORES | _RENAMES | {"memory"})
+
+    def _location(self) -> RemoteLocation:
+        return RemoteLocation(self._fs, self._path)
+
+    def _publish(self, upload: _Upload) -> None:
+        try:
+            if self._temporary:
+                upload.close()
+            self._may_be_there = True
+            if self._temporary:
+                with writing(self._path, remote=True):
+                    self._move(self._temporary)
+            else:
+                upload.close()
+        except BaseException as error:
+            if self._temporary:
+                self._remove_quietly([self._temporary])
+            if not self._happened(error, lambda: upload.lies_at(self._fs, self._path)):
+                raise
+
+    def _write_manifest(self, text: bytes) -> None:
+        path = f"{self._path}/{MANIFEST_NAME}"
+        temporary = f"{self._path}/.manifest-{self._token}.tmp"
+        renames = bool(self._protocols & _RENAMES)
+        try:
+            if renames:
+                with writing(temporary, remote=True):
+                    self._fs.pipe_file(temporary, text)
+            self._may_be_there = True
+            with writing(path, remote=True):
+                if renames:
+                    self._fs.mv(temporary, path)
+                else:
+                    self._fs.pipe_file(path, text)
+        except BaseException as error:
+            if renames:
+                self._remove_quietly([temporary])
+            if not self._happened(error, lambda: bool(self._fs.cat_file(path) == text)):
+                raise
+
+    def _move(self, temporary: str) -> None:
+        if "memory" in self._protocols:  # its mv would take some names for patterns
+            self._fs.cp_file(temporary, self._path)
+            self._fs.rm_file(temporary)
+        else:
+            self._fs.mv(temporary, self._path)
+
+    def _happened(self, error: BaseException, holds: Callable[[], bool]) -> bool:
+        """Whether a commit that raised an error has happened.
+
+        If not, this also decides whether the new files may be removed.
+        """
+        if not (self._may_be_there and isinstance(error, WriteError)):
+            return False
+        try:
+            found: bool | None = holds()
+        except FileNotFoundError as missing:
+            found = False if is_absent(missing) else None
+        except Exception:
+            found = None
+        if found:
+            return True
+        if found is False and _is_refusal(error.__cause__):
+            self._may_be_there = False
+        else:
+            error.hint = (
+                "Whether the new checkpoint is there, or will be, cannot be found out, so none of "
+                "its files was removed: the old one or the new one loads. Save again."
+            )
+        return False
+
+    def _make_directory(self) -> None:
+        """Make the directory of the target where the file system has directories; never a bucket.
+
+        Raises:
+            WriteError: it cannot be made.
+        """
+        if _protocols_below(self._fs) & _OBJECT_STORES:
+            return
+        directory = self._path.rpartition("/")[0] if self.single else self._path
+        with writing(directory or path_arguments.without_query(self.path), remote=True):
+            if directory.startswith("/"):
+                self._fs.makedirs(directory, exist_ok=True)
+                return
+            parts = directory.split("/")
+            for count in range(2, len(parts) + 1):
+                with suppress(FileExistsError):
+                    self._fs.mkdir("/".join(parts[:count]), create_parents=False)
+
+    def _remove_quietly(self, paths: Iterable[str]) -> None:
+        for path in paths:
+            with suppress(Exception):  # an orphan harms nobody
+                self._fs.rm_file(path)
+
+
+def _protocols_below(fs: Any) -> set[str]:
+    """The protocols of a file system and of those that it is built on."""
+    found = protocols(fs)
+    while (fs := getattr(fs, "fs", None)) is not None and hasattr(fs, "protocol"):
+        found |= protocols(fs)
+    return found
+
+
+def _is_refusal(error: BaseException | None) -> bool:
+    """Whether the other side refused for good, so that nothing of the request is under way."""
+    if isinstance(error, OSError) and error.errno in _REFUSAL_NUMBERS:
+        return True
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):  # botocore's
+        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        return isinstance(status, int) and 400 <= status < 500
+    return isinstance(error, _REFUSALS) and not isinstance(error.__cause__, TimeoutError)

@@ -1,0 +1,154 @@
+"""Writes a planned save to a target: shards, manifest, commit."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import WriteError
+from ..format.chunk_codec import ChunkCodec
+from ..format.model import MANIFEST_NAME, Entry, ShardFile
+from ..parallel import JobSequence, run_sequences
+from ..progress import progress_bar
+from . import reader_limits
+from .cancel import CancelToken
+from .outputs import ZstdOutput
+from .plan import SavePlan, ShardPlan
+from .shard_writer import ShardWriter, useful_threads
+from .targets import Target
+
+
+@dataclass(frozen=True, kw_only=True)
+class SaveResult:
+    """What :func:`save` did.
+
+    Attributes:
+        path: of the checkpoint (``""`` when it was written to a file object).
+        save_id: 32 hexadecimal digits, in every file of this save.
+        digest: ``"sha256:…"`` of the manifest; of a single file its seal. It pins every byte when
+            the checkpoint was saved with ``checksum="sha256"``.
+        tensors: number of records.
+        nbytes: raw bytes of all tensors.
+        stored_bytes: bytes written.
+        files: names of the files, the manifest last.
+        seconds: how long it took.
+        durability: ``"synced"``; ``"best-effort"`` where the file system cannot fsync a directory;
+            ``"none"`` with ``sync=False`` or a file object.
+    """
+
+    path: str
+    save_id: str
+    digest: str
+    tensors: int
+    nbytes: int
+    stored_bytes: int
+    files: tuple[str, ...]
+    seconds: float
+    durability: str
+
+
+def write_checkpoint(
+    plan: SavePlan, target: Target, cancel: CancelToken, began: float
+) -> SaveResult:
+    """Write all, or leave what was there before.
+
+    Args:
+        began: when the save began, by ``time.perf_counter``.
+    """
+    snapshot = plan.snapshot
+    manifest = b""
+    try:
+        target.begin(plan, cancel)
+        shards, entries = write_shards(plan, target, cancel)
+        stored = sum(shard.bytes for shard in shards)
+        plan.check_expansion(stored)
+        if target.single:
+            digest = shards[0].seal
+            if target.name.endswith(".zst"):
+                _check_compressed_head(plan, entries, shards[0])
+        else:
+            manifest = snapshot.manifest(plan.options.checksum, shards, entries)
+            digest = f"sha256:{hashlib.sha256(manifest).hexdigest()}"
+        durability = target.commit(manifest, cancel)
+    except BaseException as error:
+        target.abandon(error)
+        raise
+    target.clean_up()
+    files = [shard.file for shard in shards if shard.file]
+    return SaveResult(
+        path=target.path,
+        save_id=snapshot.save_id,
+        digest=digest,
+        tensors=len(plan.records),
+        nbytes=snapshot.nbytes,
+        stored_bytes=stored + len(manifest),
+        files=tuple(files) if target.single else (*files, MANIFEST_NAME),
+        seconds=time.perf_counter() - began,
+        durability=durability,
+    )
+
+
+def write_shards(
+    plan: SavePlan, target: Target, cancel: CancelToken
+) -> tuple[list[ShardFile], list[Entry]]:
+    """Write the files that hold records. One pool of threads serves them all."""
+    options = plan.options
+    shards = plan.single_file(target.name) if target.single else plan.shards()
+    threads = min(options.threads, sum(useful_threads(s, options.threads) for s in shards))
+    writers: list[ShardWriter] = []
+
+    def opened() -> Iterator[JobSequence[Any, ChunkCodec, Any, Any]]:
+        for shard in shards:
+            writer = _open_shard(plan, target, shard, done)
+            writers.append(writer)
+            yield writer.sequence(threads)
+
+    with progress_bar("save", plan.snapshot.nbytes, show=options.progress) as advance:
+
+        def done(count: int) -> None:
+            cancel.check()
+            if advance is not None:
+                advance(count)
+
+        # A remote target gets one file at a time.
+        for batch in [opened()] if target.concurrent else ([one] for one in opened()):
+            run_sequences(batch, threads=threads, worker=lambda: ChunkCodec(level=options.level))
+    files = [writer.file() for writer in writers]
+    if len(files) != len(shards):
+        raise WriteError(
+            f"{len(files)} of {len(shards)} shards were written: a writer has ended early",
+            file=target.path,
+            hint="The previous checkpoint, if any, is untouched. Save again.",
+        )
+    return files, [entry for writer in writers for entry in writer.text.entries]
+
+
+def _open_shard(plan: SavePlan, target: Target, shard: ShardPlan, done: Any) -> ShardWriter:
+    options = plan.options
+    output = target.open(shard.name)
+    if shard.name.endswith(".zst"):
+        output = ZstdOutput(output, level=options.level)
+    return ShardWriter(
+        output,
+        shard,
+        head=plan.snapshot.head(options.checksum, single=target.single),
+        checksum=options.checksum,
+        done=done,
+        check_index=plan.check_index if target.single else None,
+    )
+
+
+def _check_compressed_head(plan: SavePlan, entries: Sequence[Entry], file: ShardFile) -> None:
+    """Whether a reader takes the head of a single file that was compressed so well.
+
+    Raises:
+        LimitError: it does not.
+    """
+    head = entries[0].offset if entries else file.text_bytes
+    # The head is made once more only where it is long.
+    if reader_limits.may_exceed_compressed(head, file.bytes):
+        text = plan.snapshot.head(plan.options.checksum, single=True)
+        reader_limits.check_compressed_head(text, file.bytes)

@@ -1,0 +1,165 @@
+"""New local files: who may read them, and how they are written."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..linux import Writeback
+from .local import Descriptor
+from .os_errors import writing
+
+#: Buffers for one writev; IOV_MAX is 1024 on Linux.
+_MOST_BUFFERS = 512
+
+
+def mode_of(path: str | os.PathLike[str]) -> int | None:
+    """The type and mode of what is at a path, links followed; ``None`` where nothing is.
+
+    Raises:
+        OSError: the system does not say, or symbolic links lead in a circle.
+    """
+    try:
+        return os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+@dataclass(frozen=True)
+class Mode:
+    """Who may read a new file: permission bits, and whether the umask has a say, too."""
+
+    bits: int = 0o666
+    exact: bool = False
+
+
+def mode_for(target: Path, shared: int = 0o077) -> Mode:
+    """The mode of a file that replaces ``target``: as it was, or as the umask says.
+
+    Args:
+        shared: what group and others may do at most, see :func:`shared_bits`.
+
+    Raises:
+        WriteError: the system does not say what is there.
+    """
+    with writing(target):
+        replaced = mode_of(target)
+    allowed = 0o700 | shared
+    if replaced is None:
+        return Mode(0o666 & allowed)
+    return Mode(stat.S_IMODE(replaced) & 0o777 & allowed, exact=True)
+
+
+def shared_bits(path: Path) -> int:
+    """What group and others may do with a checkpoint: its file, or all files of its directory.
+
+    Where that cannot be found out, the answer is nothing.
+    """
+    try:
+        mode = os.stat(path).st_mode
+        shared = mode & 0o077
+        if stat.S_ISDIR(mode):
+            # Without the right to enter the directory, nobody reads its files.
+            shared = (0o070 if mode & 0o010 else 0) | (0o007 if mode & 0o001 else 0)
+            with os.scandir(path) as entries:
+                for entry in entries:
+                    if entry.is_file():
+                        shared &= entry.stat().st_mode
+    except OSError:
+        return 0
+    return shared
+
+
+class NewFile:
+    """A file that does not exist before :meth:`create`, written front to back or at offsets.
+
+    Every method may raise :class:`WriteError`. :meth:`abandon` removes the file. It is made in two
+    steps, so that the object that removes it exists before the file does: a Ctrl-C can come between
+    any two instructions.
+
+    Args:
+        early: let the disk begin to write before :meth:`finish`, which has to wait for it.
+        mode: who may read it, from its first moment on.
+    """
+
+    def __init__(self, path: Path, *, early: bool = False, mode: Mode | None = None) -> None:
+        self.path = path
+        self._mode = mode or Mode()
+        self._writeback = Writeback() if early else None
+        self._fd = -1
+        self._opened: Descriptor | None = None
+        self._ours = False
+
+    def create(self) -> None:
+        """Make it, empty."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        with writing(self.path):
+            self._ours = True
+            try:
+                self._opened = Descriptor(self.path, flags, self._mode.bits)
+                self._fd = self._opened.number
+            except FileExistsError:
+                self._ours = False
+                raise
+            if self._mode.exact:
+                # The umask took some away; a file system without modes may refuse this.
+                with suppress(OSError):
+                    os.fchmod(self._fd, self._mode.bits)
+
+    def write_at(self, offset: int, buffers: Sequence[Any]) -> None:
+        """Write the buffers one behind the other, from ``offset`` on."""
+        with writing(self.path):
+            for first in range(0, len(buffers), _MOST_BUFFERS):
+                group = [memoryview(b).cast("B") for b in buffers[first : first + _MOST_BUFFERS]]
+                total = sum(len(buffer) for buffer in group)
+                written = 0
+                while written < total:
+                    rest = _rest_of(group, written)
+                    count = os.pwritev(self._fd, rest, offset + written)
+                    if not count:
+                        raise OSError(errno.EIO, "the system took no byte and gave no reason")
+                    written += count
+                offset += total
+        if self._writeback is not None:
+            self._writeback.reached(self._fd, offset)
+
+    def finish(self, *, sync: bool) -> None:
+        """Make it durable and close it; a failed fsync is never tried again."""
+        with writing(self.path):
+            try:
+                if sync:
+                    os.fsync(self._fd)
+            finally:
+                self._close()
+
+    def abandon(self) -> None:
+        """Remove it, whatever state it is in."""
+        with suppress(OSError):
+            self._close()
+        if self._ours:
+            with suppress(OSError):  # an orphan harms nobody
+                os.unlink(self.path)
+
+    def _close(self) -> None:
+        opened, self._opened, self._fd = self._opened, None, -1
+        if opened is not None:
+            opened.close()
+
+
+def _rest_of(buffers: list[memoryview], written: int) -> list[memoryview]:
+    if not written:
+        return buffers
+    rest = []
+    for buffer in buffers:
+        if written >= len(buffer):
+            written -= len(buffer)
+        else:
+            rest.append(buffer[written:])
+            written = 0
+    return rest

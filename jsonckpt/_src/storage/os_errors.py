@@ -1,0 +1,132 @@
+"""What file systems raise, mapped to errors of this package, once, at the border.
+
+Local files raise ``OSError``. Each remote file system has errors of its own, which derive from
+nothing but ``Exception``. So nothing but calls of the file system may stand in :func:`writing` or
+:func:`reading` with ``remote=True``.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ..errors import IncompleteCheckpointError, JsonckptError, WriteError
+
+_UNTOUCHED = "The previous checkpoint, if any, is untouched."
+_WRITE_HINTS = {
+    errno.ENOSPC: "Free some space or save elsewhere; the previous checkpoint is untouched.",
+    errno.EDQUOT: "Your quota is used up; the previous checkpoint is untouched.",
+    errno.EFBIG: "Files may not grow so large here; save a directory, max_shard_size smaller.",
+    errno.EROFS: "Save to a directory that can be written.",
+    errno.EACCES: "Save to a directory that can be written.",
+    errno.EPERM: "Save to a directory that can be written.",
+    errno.ENOENT: "A directory on the way was removed meanwhile; make it and save again.",
+    errno.ENOTDIR: "A part of the path is a file; choose another path.",
+    errno.ENAMETOOLONG: "Choose a shorter name.",
+    errno.ELOOP: "Symbolic links on the way lead in a circle; choose another path.",
+    errno.EMFILE: "Too many files are open in this process; close some, or raise ulimit -n.",
+    errno.EIO: "The disk fails: save elsewhere. The previous checkpoint is untouched.",
+}
+_OPEN_HINTS = {
+    errno.EACCES: "Check the permissions of the file and of the directories above it.",
+    errno.EPERM: "Check the permissions of the file and of the directories above it.",
+    errno.EMFILE: "Too many files are open: close some, or raise the limit (ulimit -n).",
+    errno.ENFILE: "Too many files are open: close some, or raise the limit (ulimit -n).",
+}
+_QUERY = re.compile(r"(?<=\?)[^\s'\")>]+")
+
+
+@contextmanager
+def writing(where: str | os.PathLike[str], *, remote: bool = False) -> Iterator[None]:
+    """Map what file systems raise on writing to :class:`WriteError`."""
+    try:
+        yield
+    except (JsonckptError, MemoryError):
+        raise
+    except Exception as error:
+        if not (remote or isinstance(error, OSError)):
+            raise
+        raise write_error(error, where, remote=remote) from error
+
+
+@contextmanager
+def reading(where: str) -> Iterator[None]:
+    """Map what remote file systems raise on reading."""
+    try:
+        yield
+    except (JsonckptError, MemoryError):
+        raise
+    except Exception as error:
+        if isinstance(error, FileNotFoundError) and is_absent(error):
+            raise IncompleteCheckpointError("the file is missing", file=where) from error
+        raise JsonckptError(
+            f"cannot read: {describe(error)}",
+            file=where,
+            hint="Check the connection and what storage_options say, or copy the checkpoint here.",
+        ) from error
+
+
+def write_error(
+    error: Exception, where: str | os.PathLike[str], *, remote: bool = False
+) -> WriteError:
+    """A failed write, with the way out."""
+    number = getattr(error, "errno", None)
+    reason, hint = describe(error), _UNTOUCHED
+    if remote and isinstance(error, FileNotFoundError):
+        hint = "Is there such a bucket? None is made: check the name, or make it first."
+    elif not remote:
+        reason = getattr(error, "strerror", None) or reason
+        hint = _WRITE_HINTS.get(number or 0, _UNTOUCHED)
+        if number == errno.ENOENT and not os.path.isabs(where) and _is_lost():
+            reason = "the working directory of this process is gone"
+            hint = "Give an absolute path, or change to a directory that is there."
+    return WriteError(f"cannot write: {reason}", errno=number, file=where, hint=hint)
+
+
+def read_error(error: OSError, path: str, *, opening: bool = False) -> JsonckptError:
+    """A local file that cannot be read or opened, with the way out."""
+    hint = "The disk or the connection fails: take another copy of the checkpoint"
+    if opening:
+        hint = _OPEN_HINTS.get(error.errno or 0, f"{hint}.")
+    else:
+        hint += ", or restore what can be read with: jsonckpt recover PATH NEW"
+    verb = "open" if opening else "read"
+    return JsonckptError(f"cannot {verb}: {error.strerror or error}", file=path, hint=hint)
+
+
+def describe(error: BaseException) -> str:
+    """What a foreign error says, without the secrets that the query of a URL may hold."""
+    if isinstance(error, FileNotFoundError) and error.__cause__ and not is_absent(error):
+        error = error.__cause__
+    text = str(error) or type(error).__name__
+    if not isinstance(error, OSError | ImportError | ValueError):
+        text = f"{type(error).__name__}: {error}" if str(error) else text
+    return _QUERY.sub("...", text) if "://" in text else text
+
+
+def is_absent(error: FileNotFoundError) -> bool:
+    """Whether the other side has said that a file is not there.
+
+    fsspec raises the same where a web server cannot be reached, or refuses to answer.
+    """
+    cause = error.__cause__
+    status = getattr(cause, "status", None)
+    if isinstance(status, int):
+        return status in (404, 410)
+    if cause is None or isinstance(cause, FileNotFoundError):
+        return True
+    kind = type(cause)
+    lost = isinstance(cause, OSError) or "Timeout" in kind.__name__
+    return not lost and kind.__module__.partition(".")[0] != "aiohttp"
+
+
+def _is_lost() -> bool:
+    """Whether the working directory has been removed."""
+    try:
+        os.getcwd()
+    except OSError:
+        return True
+    return False
