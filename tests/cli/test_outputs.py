@@ -16,10 +16,10 @@ import pytest
 import torch
 
 import jsonckpt
+from jsonckpt._src.cli.console import EXIT_OUTPUT, complain, say
 from jsonckpt._src.cli.main import main
-from jsonckpt._src.convert.progress import tell
 from jsonckpt._src.errors import printable, quote
-from jsonckpt._src.progress import EXIT_OUTPUT, complain, progress_bar, say
+from jsonckpt._src.progress import progress_bar, tell
 from jsonckpt._src.save import snapshot
 
 #: Escape sequences, BEL, C1, DEL, bidirectional controls, separators, zero width.

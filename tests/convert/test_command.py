@@ -15,9 +15,9 @@ import pytest
 import torch
 
 import jsonckpt
-from jsonckpt._src.convert import conversion, targets
-from jsonckpt._src.convert.command import main
-from jsonckpt._src.convert.compare import compare
+from jsonckpt._src.cli.convert import main
+from jsonckpt._src.convert import api
+from jsonckpt._src.convert.write import write
 from jsonckpt._src.errors import StateMismatchError
 from jsonckpt.convert import ConvertOptions, convert
 from tests.convert.guide import DATA, files, guide_state, same
@@ -43,30 +43,20 @@ def test_the_guides_command(checkpoint: Path, capsys: pytest.CaptureFixture[str]
 def test_a_difference_exits_3_and_says_where(
     checkpoint: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = targets.write_target
+    honest = write
 
     def damaged(state: Any, *args: Any, **options: Any) -> Any:
         state["model_state_dict"]["transformer.ln_f.bias"][3] += 1
-        return honest(state, *args, **options)
+        written = honest(state, *args, **options)
+        state["model_state_dict"]["transformer.ln_f.bias"][3] -= 1
+        return written
 
-    def convert_to(name: str) -> tuple[int, str]:
-        real = conversion._read_back
-
-        def fresh(_: Any, *args: Any) -> Any:
-            return real(guide_state(), *args)
-
-        monkeypatch.setattr(conversion, "_read_back", fresh)
-        code = main([str(checkpoint), "-o", str(checkpoint.with_name(name)), "--test-load"])
-        monkeypatch.setattr(conversion, "_read_back", real)
-        return code, capsys.readouterr().err
-
-    monkeypatch.setattr(conversion, "write_target", damaged)
+    monkeypatch.setattr(api, "write", damaged)
     for name in ("a.json", "b", "c.pt"):
-        code, message = convert_to(name)
-        assert code == 3
+        assert main([str(checkpoint), "-o", str(checkpoint.with_name(name)), "--test-load"]) == 3
+        message = capsys.readouterr().err
         assert "'/model_state_dict/transformer.ln_f.bias': 1 of 8 elements differ" in message
         assert "the first at [3]" in message
-    monkeypatch.setattr(conversion, "_read_back", lambda state, *_: compare(guide_state(), state))
     with pytest.raises(StateMismatchError, match=r"ln_f\.bias"):
         convert(checkpoint, checkpoint.with_name("d.pt"), test_load=True)
 
@@ -228,7 +218,7 @@ def test_no_room_for_temporary_files(
     def full(*_: Any) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("jsonckpt._src.convert.spool.os.pwrite", full)
+    monkeypatch.setattr("jsonckpt._src.storage.spool.os.pwrite", full)
     arguments = [str(DATA / "guide_checkpoint.json"), "-o", str(tmp_path / "o.pt")]
     assert main(arguments) == 1
     assert "--spool" in capsys.readouterr().err

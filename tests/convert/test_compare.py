@@ -1,4 +1,4 @@
-"""``--test-load``: what the comparison of two states sees, as a whole and in parts."""
+"""``--test-load``: what the comparison of two states sees."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ import pytest
 import torch
 
 import jsonckpt
-from jsonckpt._src.convert import readback
-from jsonckpt._src.convert.compare import compare
-from jsonckpt._src.convert.conversion import convert
+from jsonckpt._src.convert.compare import Comparison, compare
+from jsonckpt._src.convert.read import read_back
+from jsonckpt.convert import ConvertOptions, convert
 
 
-def test_large_states_are_compared_in_parts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With the sizes of parts made small, all ways of comparing find the same."""
+def compared(state: Any, path: Path) -> Comparison:
+    return compare(state, read_back(path, "dir", ConvertOptions(), path.parent))
+
+
+def test_what_is_read_back_is_compared(tmp_path: Path) -> None:
     shared = torch.randn(600, 8)
     state = {
         "model": OrderedDict(
@@ -35,27 +36,17 @@ def test_large_states_are_compared_in_parts(
         "state": {0: {"m": torch.randn(40, 40)}, 1: {"m": torch.ones(40, 40)}},
         "epoch": 3,
     }
-    monkeypatch.setattr(readback, "LEAST_PART", 4000)
-    monkeypatch.setattr(readback, "LARGEST_PART", 6000)
-    monkeypatch.setattr(readback, "ROWS", 3000)
     path = tmp_path / "c"
     jsonckpt.save(state, path)
-    whole: list[Any] = []
-
-    def counted(*states: Any) -> Any:
-        whole.append(states)
-        return compare(*states)
-
-    monkeypatch.setattr(readback, "compare", counted)
-    result = readback.compare_checkpoint(state, path, tmp_path)
+    result = compared(state, path)
     assert result.differences == []
     assert result.tensors == 10
-    assert whole == []
+    assert [entry.name for entry in tmp_path.iterdir()] == ["c"]
 
     def broken(change: Callable[[Any], None]) -> list[str]:
         copy: Any = torch.load(_saved(state, tmp_path), weights_only=True)
         change(copy)
-        return readback.compare_checkpoint(copy, path, tmp_path).differences
+        return compared(copy, path).differences
 
     assert broken(lambda s: s["epoch"]) == []
     assert broken(lambda s: s["model"]["big"].data[599].add_(1))[0].startswith(
@@ -71,7 +62,7 @@ def test_large_states_are_compared_in_parts(
     untied = {"model": {"big": shared, "tied": shared.clone()}}
     jsonckpt.save(untied, tmp_path / "untied")
     tied = {"model": {"big": shared, "tied": shared}}
-    differences = readback.compare_checkpoint(tied, tmp_path / "untied", tmp_path).differences
+    differences = compared(tied, tmp_path / "untied").differences
     assert differences == ["'/model/tied': is no longer tied to another tensor"]
 
 
@@ -129,20 +120,10 @@ def test_strides_are_kept_and_compared(tmp_path: Path) -> None:
     assert compare({"image": image}, flat, strides=False).differences == []
 
 
-def test_strides_of_large_tensors_are_compared_in_parts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(readback, "LEAST_PART", 4000)
-    monkeypatch.setattr(readback, "LARGEST_PART", 6000)
-    monkeypatch.setattr(readback, "ROWS", 3000)
+def test_strides_that_are_read_back_are_compared(tmp_path: Path) -> None:
     weight = torch.randn(50, 70)
     jsonckpt.save({"w": weight.t().clone(), "n": 1}, tmp_path / "c")
-    assert (
-        readback.compare_checkpoint(
-            {"w": weight.t().clone(), "n": 1}, tmp_path / "c", tmp_path
-        ).differences
-        == []
-    )
+    assert compared({"w": weight.t().clone(), "n": 1}, tmp_path / "c").differences == []
     other = {"w": weight.t().contiguous(), "n": 1}
-    [problem] = readback.compare_checkpoint(other, tmp_path / "c", tmp_path).differences
+    [problem] = compared(other, tmp_path / "c").differences
     assert problem == "'/w': strides [50, 1] became [1, 70]"

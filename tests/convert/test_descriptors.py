@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from jsonckpt._src.convert.foreign import ForeignOptions, read_foreign
+from jsonckpt._src.convert.foreign_json import ForeignOptions, read_foreign
 from tests.convert.dialects import DIALECTS
 
 

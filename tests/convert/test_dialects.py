@@ -16,12 +16,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jsonckpt._src.convert import lifting
+from jsonckpt._src.convert import lift
 from jsonckpt._src.convert.compare import compare
-from jsonckpt._src.convert.foreign import ForeignOptions, read_foreign
-from jsonckpt._src.convert.legacy import write_legacy
-from jsonckpt._src.convert.payloads import dtype_named
+from jsonckpt._src.convert.foreign_json import ForeignOptions, read_foreign
+from jsonckpt._src.convert.number_list_json import write_number_lists
 from jsonckpt._src.convert.pieces import over
+from jsonckpt._src.convert.tensor_values import dtype_named
 from jsonckpt._src.errors import FormatError
 from tests.convert.dialects import DIALECTS, EXPECTED, b64, read
 from tests.convert.guide import DATA
@@ -280,8 +280,8 @@ def test_cutting_the_text_changes_nothing(
         indent=indent,
     )
     patch = pytest.MonkeyPatch()
-    patch.setattr(lifting, "WINDOW", window)
-    patch.setattr(lifting, "BLOCK", block)
+    patch.setattr(lift, "WINDOW", window)
+    patch.setattr(lift, "BLOCK", block)
     try:
         found = read(text, Path(tempfile.gettempdir()))
     finally:
@@ -305,7 +305,7 @@ def test_the_guides_dialect_there_and_back(dtype: str, shape: list[int], seed: i
     values = (raw % 2).bool() if dtype == "bool" else over(raw.untyped_storage(), kind, shape)
     state = {"model_state_dict": {"w": values.reshape(shape), "v": torch.ones(2)}, "step": 1}
     out = bytearray()
-    assert write_legacy(state, out.extend) == []
+    assert write_number_lists(state, out.extend) == []
     found = read(bytes(out), Path(tempfile.gettempdir()))
     assert compare(state, found, exact_types=False).differences == []
     text = json.loads(out)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from jsonckpt._src.convert.foreign import ForeignOptions, read_foreign
+from jsonckpt._src.convert.foreign_json import ForeignOptions, read_foreign
 from jsonckpt._src.errors import FormatError, IncompleteCheckpointError, JsonckptError, LimitError
 from tests.convert.dialects import EXPECTED, b64, read
 from tests.convert.guide import DATA

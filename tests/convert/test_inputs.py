@@ -17,7 +17,7 @@ import torch
 import zstandard
 
 import jsonckpt
-from jsonckpt._src.convert.command import main
+from jsonckpt._src.cli.convert import main
 from jsonckpt._src.errors import (
     CheckpointNotFoundError,
     FormatError,

@@ -12,9 +12,10 @@ import pytest
 import torch
 
 import jsonckpt
-from jsonckpt._src.convert.command import main
-from jsonckpt._src.convert.selection import cast, choose, drop_optimizers, named_tensors
-from jsonckpt._src.convert.spool import Spool
+from jsonckpt._src.cli.convert import main
+from jsonckpt._src.convert.options import tensor_spool
+from jsonckpt._src.convert.select import cast, choose, drop_optimizers
+from jsonckpt._src.convert.walk import named_tensors
 from jsonckpt._src.errors import JsonckptError, UnsupportedTypeError
 from jsonckpt.convert import convert
 from tests.convert.guide import guide_state, same
@@ -207,7 +208,7 @@ def test_dtype_changes_the_model_only(checkpoint: Path, tmp_path: Path) -> None:
         "wrapped": {"state": {0: {"m": kept}}, "param_groups": []},
         "ema": torch.nn.Parameter(torch.ones(2)),
     }
-    with Spool(tmp_path) as spool:
+    with tensor_spool(tmp_path) as spool:
         changed, count = cast(state, torch.float16, spool)
     assert count == 3
     assert changed["model"]["w"].dtype == torch.float16
@@ -215,7 +216,7 @@ def test_dtype_changes_the_model_only(checkpoint: Path, tmp_path: Path) -> None:
     assert isinstance(changed["ema"], torch.nn.Parameter)
     for name in ("lr_scheduler", "scaler", "rng_state", "optimizers", "wrapped"):
         assert changed[name] is state[name]
-    with Spool(tmp_path) as spool, pytest.raises(JsonckptError, match="too large"):
+    with tensor_spool(tmp_path) as spool, pytest.raises(JsonckptError, match="too large"):
         cast({"w": torch.tensor([1e6])}, torch.float16, spool)
 
 

@@ -25,8 +25,8 @@ CHILD = """
 import json, resource, sys, time
 from pathlib import Path
 from jsonckpt import JsonckptError, Limits
-from jsonckpt._src.convert.sources import ReadOptions, read_source
-from jsonckpt._src.convert.core import metadata_of
+from jsonckpt._src.convert.options import ConvertOptions
+from jsonckpt._src.convert.read import read
 def peak():
     with open("/proc/self/status") as status:
         return next(int(line.split()[1]) << 10 for line in status if line.startswith("VmHWM"))
@@ -36,7 +36,7 @@ for line in sys.stdin:
         refs.write("5")
     before, began, error, message = peak(), time.process_time(), None, ""
     try:
-        read_source(Path(path), ReadOptions(Path(directory)))
+        read(Path(path), ConvertOptions(), Path(directory))
     except JsonckptError as caught:
         error, message = type(caught).__name__, str(caught)
     seconds = time.process_time() - began

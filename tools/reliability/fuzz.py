@@ -29,7 +29,7 @@ from typing import Any
 import torch
 
 import jsonckpt
-from jsonckpt._src.convert.foreign import ForeignOptions, read_foreign
+from jsonckpt._src.convert.foreign_json import ForeignOptions, read_foreign
 from jsonckpt._src.format.chunk_codec import ChunkCodec
 from jsonckpt._src.format.limits import Limits
 from jsonckpt._src.format.manifest import parse_manifest

@@ -22,7 +22,7 @@ from typing import Any
 def _targets(folder: Path) -> dict[str, tuple[Callable[[bytes], Any], list[bytes]]]:
     """Each target with the inputs to begin from."""
     import jsonckpt
-    from jsonckpt._src.convert.foreign import ForeignOptions, read_foreign
+    from jsonckpt._src.convert.foreign_json import ForeignOptions, read_foreign
     from jsonckpt._src.format.chunk_codec import ChunkCodec
     from jsonckpt._src.format.limits import Limits
     from jsonckpt._src.format.manifest import parse_manifest
@@ -82,7 +82,7 @@ def main(argv: list[str]) -> int:
         return 0
     name = argv[1] if len(argv) > 1 and not argv[1].startswith("-") else "single"
     with atheris.instrument_imports(include=["jsonckpt", "json", "ijson"]):
-        import jsonckpt._src.convert.foreign  # noqa: F401
+        import jsonckpt._src.convert.foreign_json  # noqa: F401
     with tempfile.TemporaryDirectory(prefix="atheris-") as directory:
         target, seeds = _targets(Path(directory))[name]
         corpus = Path(directory) / "corpus"

@@ -5,7 +5,15 @@ from __future__ import annotations
 import argparse
 
 from ..rescue.gc import gc, parse_age
-from .options import EXIT_OK, Commands, add_common, argument, limits_of, local_path, say_report
+from .console import EXIT_OK
+from .options import (
+    Commands,
+    add_common,
+    argument,
+    limits_of,
+    local_path,
+    say_report,
+)
 
 
 def add_parser(commands: Commands) -> None:

@@ -11,10 +11,9 @@ import sys
 from collections.abc import Sequence
 
 from ..._version import __version__
-from ..errors import JsonckptError
-from ..progress import Parser, complain, dump_json, reporting, say, show_anything
-from . import gc, recover, show, verify
-from .options import EXIT_FAILURE, EXIT_INTERRUPTED, error_json
+from . import convert, gc, recover, show, verify
+from .console import Parser, complain, dump_json, message_of, run_command, say
+from .options import error_json
 
 #: In the order of the help text.
 COMMANDS = (show, verify, recover, gc)
@@ -26,32 +25,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     >>> main(["show", "/no/such/checkpoint"])
     1
     """
-    show_anything()
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["convert"]:  # it has a parser of its own
-        from ..convert.command import main as convert
-
-        return convert(arguments[1:])
-    return reporting(lambda: _main(arguments))
+        return convert.main(arguments[1:])
+    return run_command(_parser(), arguments, lambda args: int(args.run(args)), _failed)
 
 
-def _main(arguments: Sequence[str]) -> int:
-    try:
-        args = _parser().parse_args(arguments)
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    try:
-        code: int = args.run(args)
-        return code
-    except (JsonckptError, OSError) as error:
-        if args.json:
-            say(dump_json({"ok": False, **error_json(error)}))
-        else:
-            complain(f"error: {error}")
-        return EXIT_FAILURE
-    except KeyboardInterrupt:
-        complain("interrupted")
-        return EXIT_INTERRUPTED
+def _failed(args: argparse.Namespace, error: BaseException) -> None:
+    if args.json:
+        say(dump_json({"ok": False, **error_json(error)}))
+    else:
+        complain(f"error: {message_of(error)}")
 
 
 def _parser() -> argparse.ArgumentParser:

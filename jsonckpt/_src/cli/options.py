@@ -10,10 +10,8 @@ from typing import Any, TypeAlias, TypeVar
 from ..errors import ArgumentError, printable
 from ..format.checksums import check_expected
 from ..format.limits import Limits, parse_limits
-from ..progress import dump_json, say
 from ..storage.path_arguments import is_url
-
-EXIT_OK, EXIT_FAILURE, EXIT_MISMATCH, EXIT_INTERRUPTED = 0, 1, 3, 130
+from .console import dump_json, message_of, say
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 _Value = TypeVar("_Value")
@@ -57,13 +55,19 @@ def add_common(parser: argparse.ArgumentParser, path: Callable[[str], str] = str
     """Add PATH, ``--json`` and ``--limit``, which every command has."""
     parser.add_argument("path", metavar="PATH", type=path, help="directory, .json or .json.zst")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    add_limit_option(parser)
+
+
+def add_limit_option(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add ``--limit``, which :func:`limits_of` reads."""
     parser.add_argument(
         "--limit",
         action="append",
         default=[],
         metavar="NAME=VALUE",
         type=_limit,
-        help="change a limit, e.g. tensors=1000000 or chunk_bytes=none; may be repeated",
+        help="change a limit on what is read, e.g. tensors=1000000 or expansion=none; may be "
+        "repeated",
     )
 
 
@@ -94,5 +98,5 @@ def error_json(error: BaseException) -> dict[str, Any]:
         "file": getattr(error, "file", None),
         "tensor": getattr(error, "tensor", None),
         "chunk": getattr(error, "chunk", None),
-        "message": str(error),
+        "message": message_of(error),
     }

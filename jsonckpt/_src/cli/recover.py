@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 
 from ..rescue.recover import recover
+from .console import EXIT_MISMATCH, EXIT_OK
 from .options import (
-    EXIT_MISMATCH,
-    EXIT_OK,
     Commands,
     add_common,
     limits_of,

@@ -8,8 +8,8 @@ from typing import Any
 
 from ..errors import printable
 from ..load.checkpoint import Checkpoint, open_checkpoint
-from ..progress import dump_json, say
-from .options import EXIT_OK, Commands, add_common, add_expected_digest, limits_of
+from .console import EXIT_OK, dump_json, say
+from .options import Commands, add_common, add_expected_digest, limits_of
 
 #: Longer names are not padded.
 _WIDEST_NAME = 80

@@ -5,12 +5,9 @@ from __future__ import annotations
 import argparse
 
 from ..errors import UnsupportedVersionError
-from ..progress import dump_json, on_terminal, say
 from ..rescue.verify import verify
+from .console import EXIT_FAILURE, EXIT_MISMATCH, EXIT_OK, dump_json, on_terminal, say
 from .options import (
-    EXIT_FAILURE,
-    EXIT_MISMATCH,
-    EXIT_OK,
     Commands,
     add_common,
     add_expected_digest,

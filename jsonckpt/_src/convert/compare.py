@@ -8,8 +8,8 @@ from __future__ import annotations
 import argparse
 import struct
 import types
-from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,7 @@ import torch
 from ..errors import quote
 from ..format.model import is_dense
 from ..format.pointer import join
-from .pieces import bits, blocks, equal_blocks, plain
+from .pieces import bits, blocks, equal_blocks, memory_of, plain
 
 MAX_SHOWN = 20
 
@@ -67,27 +67,22 @@ def compare(
     >>> compare({"a": torch.ones(2)}, {"a": torch.zeros(2)}).differences
     ["'/a': 2 of 2 elements differ, the first at [0]: 1.0 became 0.0"]
     """
-    walk = Differences(Comparison(), exact_types, frozenset(ignored), strides=strides)
+    walk = _Walk(Comparison(), exact_types, strides, frozenset(ignored))
     walk.compare(expected, found, "")
     return walk.result
 
 
-class Differences:
-    """One comparison under way, which may go over several parts of the states."""
+class _Walk:
+    """One comparison under way."""
 
     def __init__(
-        self,
-        result: Comparison,
-        exact_types: bool,
-        ignored: frozenset[str] = frozenset(),
-        *,
-        strides: bool = True,
+        self, result: Comparison, exact: bool, strides: bool, ignored: frozenset[str] = frozenset()
     ) -> None:
         self.result = result
-        self._exact = exact_types
+        self._exact = exact
+        self._strides = exact and strides
         self._ignored = ignored
-        self._strides = exact_types and strides
-        self._seen: dict[tuple[object, ...], tuple[object, ...]] = {}
+        self._seen: dict[object, object] = {}
 
     def compare(self, expected: Any, found: Any, name: str) -> None:
         """Compare two values that stand at the same place."""
@@ -105,33 +100,31 @@ class Differences:
         elif isinstance(expected, argparse.Namespace | types.SimpleNamespace):
             self.compare(vars(expected), vars(found), name)
         elif isinstance(expected, np.ndarray):
-            self._arrays(expected, found, name)
+            if (expected.dtype, expected.shape) != (found.dtype, found.shape):
+                self.result.differ(name, "dtype or shape of the array differs")
+            elif expected.tobytes() != found.tobytes():
+                self.result.differ(name, "the values of the array differ")
         elif not self._same_plain(expected, found):
             self.result.differ(name, f"{quote(expected)} became {quote(found)}")
 
-    def keys(self, expected: Mapping[Any, Any], found: Mapping[Any, Any], name: str) -> None:
-        """Compare what two dictionaries are, and their keys; not their values."""
-        left, right = list(expected), list(found)
-        before, after = (getattr(x, "default_factory", None) for x in (expected, found))
-        if self._exact and before is not after:
-            self.result.differ(name, "the default factory differs")
-        if self._exact and isinstance(expected, OrderedDict):
-            before, after = (getattr(x, "_metadata", None) for x in (expected, found))
-            if before != after:
-                self.result.differ(name, "the metadata of the state dict differs")
-        if [(type(key), key) for key in left] == [(type(key), key) for key in right]:
-            return
-        for key in left:
-            if key not in found:
-                self.result.differ(join(name, str(key)), "is missing")
-        for key in right:
-            if key not in expected:
-                self.result.differ(join(name, str(key)), "was not there before")
-        if set(left) == set(right):
-            self.result.differ(name, "the order or the type of the keys differs")
+    def _kind(self, value: object) -> object:
+        if isinstance(value, torch.Tensor):
+            return torch.Tensor
+        if self._exact:
+            return type(value)
+        if isinstance(value, Mapping):
+            return dict
+        return list if isinstance(value, tuple) else type(value)
 
     def _mappings(self, expected: Mapping[Any, Any], found: Mapping[Any, Any], name: str) -> None:
-        if not self._exact:
+        if self._exact:
+            if getattr(expected, "default_factory", None) is not getattr(
+                found, "default_factory", None
+            ):
+                self.result.differ(name, "the default factory differs")
+            if getattr(expected, "_metadata", None) != getattr(found, "_metadata", None):
+                self.result.differ(name, "the metadata of the state dict differs")
+        else:
             # JSON has strings for keys.
             expected = {
                 _json_key(key): value
@@ -139,25 +132,43 @@ class Differences:
                 if join(name, str(key)) not in self._ignored
             }
             found = {_json_key(key): value for key, value in found.items()}
-        self.keys(expected, found, name)
+        if [(type(key), key) for key in expected] != [(type(key), key) for key in found]:
+            for key in expected:
+                if key not in found:
+                    self.result.differ(join(name, str(key)), "is missing")
+            for key in found:
+                if key not in expected:
+                    self.result.differ(join(name, str(key)), "was not there before")
+            if set(expected) == set(found):
+                self.result.differ(name, "the order or the type of the keys differs")
         for key, value in expected.items():
             if key in found:
                 self.compare(value, found[key], join(name, str(key)))
 
-    def _kind(self, value: object) -> object:
-        if self._exact or isinstance(value, torch.Tensor):
-            return torch.Tensor if isinstance(value, torch.Tensor) else type(value)
-        if isinstance(value, Mapping):
-            return dict
-        return list if isinstance(value, tuple) else type(value)
+    def _tensors(self, expected: torch.Tensor, found: torch.Tensor, name: str) -> None:
+        if not self._same_form(expected, found, name):
+            return
+        if expected.is_quantized or expected.layout != torch.strided:
+            # The parts are temporary: their addresses must not be remembered as those of others.
+            parts = _Walk(self.result, self._exact, strides=False)
+            parts.compare(_parts(expected), _parts(found), name)
+            return
+        place = memory_of(expected) if self._exact else None
+        if place is not None and place in self._seen:
+            if self._seen[place] != memory_of(found):
+                self.result.differ(name, "is no longer tied to another tensor")
+            return
+        if place is not None:
+            self._seen[place] = memory_of(found)
+        self.result.tensors += 1
+        self.result.nbytes += expected.numel() * expected.itemsize
+        self._elements(plain(expected), plain(found), name)
 
-    def facts(self, expected: Any, found: Any, name: str) -> bool:
-        """Compare what two tensors are, not their values. False where these cannot be compared."""
+    def _same_form(self, expected: torch.Tensor, found: torch.Tensor, name: str) -> bool:
+        """Compare everything but values. False where these cannot be compared."""
         if self._exact:
             if type(expected) is not type(found):
                 self.result.differ(name, f"{type(expected).__name__} became {type(found).__name__}")
-            if not isinstance(found, torch.Tensor):
-                return False
             if expected.requires_grad != found.requires_grad:
                 self.result.differ(name, f"requires_grad became {found.requires_grad}")
         for fact in ("dtype", "shape", "layout", "is_quantized"):
@@ -170,35 +181,7 @@ class Differences:
             self.result.differ(name, f"strides {steps} became {_steps(found)}")
         return True
 
-    def _tensors(self, expected: torch.Tensor, found: torch.Tensor, name: str) -> None:
-        if not self.facts(expected, found, name):
-            return
-        if expected.is_quantized or expected.layout != torch.strided:
-            self._parts(expected, found, name)
-            return
-        if self._is_repeated(expected, found, name):
-            return
-        self.result.tensors += 1
-        self.result.nbytes += expected.numel() * expected.itemsize
-        self.elements(plain(expected), plain(found), name)
-
-    def _is_repeated(self, expected: torch.Tensor, found: torch.Tensor, name: str) -> bool:
-        """Whether this memory was compared before; a tie that is lost is a difference."""
-        if not self._exact or not expected.numel():
-            return False
-        place, other = _memory(expected), _memory(found)
-        if place not in self._seen:
-            self._seen[place] = other
-            return False
-        if self._seen[place] == other:
-            return True
-        self.result.differ(name, "is no longer tied to another tensor")
-        return False
-
-    def elements(
-        self, expected: torch.Tensor, found: torch.Tensor, name: str, first_row: int = 0
-    ) -> None:
-        """Compare the values of two tensors, or of their rows from ``first_row`` on."""
+    def _elements(self, expected: torch.Tensor, found: torch.Tensor, name: str) -> None:
         position = wrong = first = 0
         shown = ""
         for before, after in zip(blocks(expected), blocks(found)):
@@ -215,29 +198,10 @@ class Differences:
             position += len(before)
         if wrong:
             index = [int(i) for i in np.unravel_index(first, tuple(expected.shape))]
-            if first_row:
-                index[0] += first_row
             self.result.differ(
                 name,
                 f"{wrong:,} of {expected.numel():,} elements differ, the first at {index}: {shown}",
             )
-
-    def _parts(self, expected: torch.Tensor, found: torch.Tensor, name: str) -> None:
-        left, right = list(_members(expected)), list(_members(found))
-        if len(left) != len(right):
-            self.result.differ(name, "the layout differs")
-        # The parts are temporary: their addresses must not be remembered as those of other tensors.
-        parts = Differences(self.result, self._exact, strides=False)
-        for (part, before), (_, after) in zip(left, right):
-            parts.compare(before, after, f"{name}/{part}")
-
-    def _arrays(
-        self, expected: np.ndarray[Any, Any], found: np.ndarray[Any, Any], name: str
-    ) -> None:
-        if (expected.dtype, expected.shape) != (found.dtype, found.shape):
-            self.result.differ(name, "dtype or shape of the array differs")
-        elif expected.tobytes() != found.tobytes():
-            self.result.differ(name, "the values of the array differ")
 
     def _same_plain(self, expected: Any, found: Any) -> bool:
         if isinstance(expected, float):
@@ -250,7 +214,7 @@ class Differences:
             return _attributes(expected) == _attributes(found)
         try:
             return bool(expected == found)
-        except (RuntimeError, ValueError):  # holds tensors or arrays, whose equality is no bool
+        except (RuntimeError, ValueError):  # tensors or arrays in it: == gives one of them
             return repr(expected) == repr(found)
 
 
@@ -279,35 +243,26 @@ def _attributes(value: Any) -> object:
     return vars(value) if hasattr(value, "__dict__") else repr(value)
 
 
-def _members(tensor: torch.Tensor) -> Iterator[tuple[str, Any]]:
+def _parts(tensor: torch.Tensor) -> dict[str, Any]:
     """What a sparse or quantized tensor consists of."""
     if tensor.is_quantized:
-        yield "scheme", str(tensor.qscheme())
-        yield "data", tensor.int_repr()
+        parts = {"scheme": str(tensor.qscheme()), "data": tensor.int_repr()}
         if tensor.qscheme() in (torch.per_tensor_affine, torch.per_tensor_symmetric):
-            yield "scale", tensor.q_scale()
-            yield "zero_point", tensor.q_zero_point()
-        else:
-            yield "scale", tensor.q_per_channel_scales()
-            yield "zero_point", tensor.q_per_channel_zero_points()
-            yield "axis", tensor.q_per_channel_axis()
-    elif tensor.layout == torch.sparse_coo:
-        yield "coalesced", tensor.is_coalesced()
-        yield "indices", tensor._indices()
-        yield "values", tensor._values()
-    elif tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
-        yield "compressed", tensor.crow_indices()
-        yield "plain", tensor.col_indices()
-        yield "values", tensor.values()
+            return {**parts, "scale": tensor.q_scale(), "zero_point": tensor.q_zero_point()}
+        return {
+            **parts,
+            "scale": tensor.q_per_channel_scales(),
+            "zero_point": tensor.q_per_channel_zero_points(),
+            "axis": tensor.q_per_channel_axis(),
+        }
+    if tensor.layout == torch.sparse_coo:
+        coalesced = tensor.is_coalesced()
+        return {"coalesced": coalesced, "indices": tensor._indices(), "values": tensor._values()}
+    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        compressed, others = tensor.crow_indices(), tensor.col_indices()
     else:
-        yield "compressed", tensor.ccol_indices()
-        yield "plain", tensor.row_indices()
-        yield "values", tensor.values()
-
-
-def _memory(tensor: torch.Tensor) -> tuple[object, ...]:
-    storage = tensor.untyped_storage().data_ptr()
-    return (storage, tensor.storage_offset(), tensor.dtype, tuple(tensor.shape), tensor.stride())
+        compressed, others = tensor.ccol_indices(), tensor.row_indices()
+    return {"compressed": compressed, "plain": others, "values": tensor.values()}
 
 
 def _shown(element: torch.Tensor) -> str:

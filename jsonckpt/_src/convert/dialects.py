@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from ..errors import FormatError, quote
-from .lifting import Numbers, Text
-from .payloads import Payload, parse_shape
+from .lift import Numbers, Text
 from .pieces import same_bits
+from .tensor_values import Payload, parse_shape
 
 NO_VALUES = (
     "no values: this holds only the type, shape and dtype of a tensor; it is a summary, "

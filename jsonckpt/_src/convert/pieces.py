@@ -1,13 +1,16 @@
-"""Tensors in pieces, so that no pass over one needs a second copy of it."""
+"""Tensors in pieces, so that no pass over one needs a second copy of it; tensors over memory."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from math import prod
 
 import numpy as np
 import torch
 
 from ..errors import FormatError, quote
+from ..storage.spool import Spool
+from ..tensors.memory import contiguous_stride
 
 #: Bytes of one piece.
 PIECE = 1 << 20
@@ -26,15 +29,24 @@ def over(
     Raises:
         FormatError: sizes that overflow, beside one that is zero.
     """
-    strides: list[int] = []
-    last = 1
-    for size in reversed(shape):
-        strides.append(strides[-1] * max(1, last) if strides else 1)
-        last = size
-    if strides and max(strides[-1] * max(1, last), *shape) >= 1 << 63:
+    stride = contiguous_stride(shape)
+    if shape and max(stride[0] * max(1, shape[0]), *shape) >= 1 << 63:
         raise FormatError(f"shape {quote(list(shape))} is too large")
-    empty = torch.empty(0, dtype=dtype)
-    return empty.set_(storage, offset, tuple(shape), tuple(strides[::-1]))
+    return torch.empty(0, dtype=dtype).set_(storage, offset, tuple(shape), stride)
+
+
+def new_tensor(spool: Spool, dtype: torch.dtype, shape: Sequence[int]) -> torch.Tensor:
+    """A contiguous tensor of zeros in a spool."""
+    return over(spool.allocate(prod(shape) * dtype.itemsize), dtype, shape)
+
+
+def memory_of(tensor: torch.Tensor) -> tuple[object, ...] | None:
+    """What two tensors have in common that are one; ``None`` where that cannot be told."""
+    if tensor.layout != torch.strided or tensor.is_quantized or not tensor.numel():
+        return None
+    start = tensor.untyped_storage().data_ptr()
+    reading = (tensor.dtype, tensor.is_conj(), tensor.is_neg())
+    return (start, tensor.storage_offset(), tensor.shape, tensor.stride(), *reading)
 
 
 def plain(tensor: torch.Tensor) -> torch.Tensor:

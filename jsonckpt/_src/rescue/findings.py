@@ -83,7 +83,9 @@ class Findings:
             elif name in self.records:
                 self._add_duplicate(found, where)
             else:
-                self.records[name] = FoundSource(found, scanned.payloads, where, self.limits)
+                self.records[name] = FoundSource(
+                    found, scanned.file.path, self.limits, scanned.spool
+                )
                 if not self.entries:
                     self.checksum = self.checksum or found.algorithm
 

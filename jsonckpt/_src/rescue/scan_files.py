@@ -10,6 +10,7 @@ from ..errors import JsonckptError
 from ..format.limits import Limits
 from ..storage.leftovers import File
 from ..storage.local import LocalFile
+from ..storage.spool import SpoolFile
 from .damaged_files import DamagedZstd, PatchedFile
 from .found_source import spool_beside
 from .scan import ScanResult, scan
@@ -22,12 +23,12 @@ class ScannedFile:
     """What one file holds.
 
     Attributes:
-        payloads: where the payloads of its records are: the file itself, or a spool.
+        spool: holds the payloads of a compressed file.
     """
 
     file: File
-    payloads: Path
     result: ScanResult
+    spool: SpoolFile | None
 
 
 def scan_file(
@@ -43,13 +44,12 @@ def scan_file(
     Raises:
         JsonckptError: the file cannot be opened, is over a limit, or has an unknown version.
     """
-    name, payloads = file.path.name, file.path
+    name, spool = file.path.name, None
     try:
         with LocalFile(file.path, follow=limits.follow) as opened:
             patched = PatchedFile(opened)
             if file.compressed:
                 spool = spool_beside(target, stack)
-                payloads = spool.path
                 zstd = DamagedZstd(patched, window=limits.zstd_window)
                 result = scan(zstd, limits, spool=spool, fault_in=zstd.fault_in)
                 if zstd.broken:
@@ -63,4 +63,4 @@ def scan_file(
         notes.append(f"{name}: {WRONG_VERSION}")
     if patched.holes:
         notes.append(f"{name}: {patched.note()}")
-    return ScannedFile(file, payloads, result)
+    return ScannedFile(file, result, spool)

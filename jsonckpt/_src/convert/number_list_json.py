@@ -14,10 +14,10 @@ import numpy as np
 import orjson
 import torch
 
-from ..errors import FormatError, UnsupportedTypeError
+from ..errors import UnsupportedTypeError
 from ..format.pointer import join
-from .payloads import dtype_named
 from .pieces import plain
+from .tensor_values import NUMBER_DTYPES
 
 #: Bytes of a tensor whose text is made at once.
 _PIECE = 1 << 18
@@ -25,7 +25,7 @@ MAX_DEPTH = 150
 Write = Callable[[bytes], object]
 
 
-def write_legacy(state: Any, write: Write) -> list[str]:
+def write_number_lists(state: Any, write: Write) -> list[str]:
     """Write a state in the guide's dialect.
 
     Args:
@@ -40,7 +40,7 @@ def write_legacy(state: Any, write: Write) -> list[str]:
             but a value that it cannot say.
 
     >>> out = bytearray()
-    >>> write_legacy({"w": torch.tensor([1.5, 2.0])}, out.extend)
+    >>> write_number_lists({"w": torch.tensor([1.5, 2.0])}, out.extend)
     []
     >>> out.decode()
     '{"w": {"data": [1.5,2.0], "shape": [2], "dtype": "torch.float32"}}'
@@ -95,11 +95,8 @@ def _value(value: Any, name: str, write: Write, left_out: list[str], depth: int)
 
 
 def _tensor(tensor: torch.Tensor, name: str, write: Write) -> None:
-    try:
-        known = dtype_named(str(tensor.dtype))[0] == tensor.dtype
-    except FormatError:
-        known = False
-    if not known or tensor.is_complex() or tensor.layout != torch.strided or tensor.is_quantized:
+    plain_layout = tensor.layout == torch.strided and not tensor.is_quantized
+    if tensor.dtype not in NUMBER_DTYPES or tensor.is_complex() or not plain_layout:
         raise UnsupportedTypeError(
             f"a tensor of {tensor.dtype}, {tensor.layout}, cannot be written in this dialect",
             tensor=name,

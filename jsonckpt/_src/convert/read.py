@@ -1,4 +1,4 @@
-"""Reading a checkpoint of any kind: what it is, is told by its content, not by its name."""
+"""Reading a checkpoint of any kind. Its content says what it is, not its name."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import gzip
 import re
 import stat
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,12 +16,14 @@ import zstandard
 
 from ..errors import CheckpointNotFoundError, FormatError, JsonckptError, LimitError, quote
 from ..format.limits import DEFAULT_LIMITS, Limits
-from . import core
-from .foreign import ForeignOptions, read_foreign
-from .progress import Progress
-from .safetensorsfile import load_safetensors, load_sharded
-from .spool import Spool
-from .torchfiles import find_unpacked, load_torch_file, load_unpacked
+from ..load.api import load_selected
+from ..load.checkpoint import open_checkpoint
+from ..load.options import ReadOptions, TensorSelection
+from ..progress import progress_on
+from .foreign_json import ForeignOptions, read_foreign
+from .options import OWN_FORMATS, ConvertOptions, Format, tensor_spool
+from .safetensors_files import load_safetensors, load_sharded
+from .torch_files import find_unpacked, load_torch_file, load_unpacked
 
 _OWN = re.compile(rb'(?:\xef\xbb\xbf)?\s*\{\s*"format"\s*:\s*"jsonckpt\.(shard|manifest)"')
 #: What Hugging Face calls the weights in a model's directory, in order of preference.
@@ -32,27 +34,6 @@ _HUB_FILES = (
     "pytorch_model.bin",
 )
 _INDEX = re.compile(r".*\.(safetensors|bin)\.index\.json")
-
-
-@dataclass(frozen=True, slots=True)
-class ReadOptions:
-    """How to read.
-
-    Attributes:
-        spool: the directory for temporary files.
-        unsafe_pickle: let files that need it run pickle code.
-        plain_lists, tie, shapes: see :class:`ForeignOptions`.
-        progress: where to show how far it is.
-        limits: how large a jsonckpt checkpoint, and what compressed data unfolds to, may be.
-    """
-
-    spool: Path
-    unsafe_pickle: bool = False
-    plain_lists: bool = False
-    tie: Sequence[tuple[str, str]] = ()
-    shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
-    progress: IO[str] | None = None
-    limits: Limits = DEFAULT_LIMITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,19 +51,15 @@ class Source:
     state: Any
     kind: str
     nbytes: int
-    notes: list[str]
-    metadata: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
+    metadata: dict[str, Any] = field(default_factory=dict)
 
 
-def size_on_disk(path: Path) -> int:
-    """Bytes of a file, or of all files in a directory."""
-    if path.is_dir():
-        return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    return path.stat().st_size
-
-
-def read_source(path: Path, options: ReadOptions) -> Source:
+def read(path: Path, options: ConvertOptions, directory: Path) -> Source:
     """Read ``path``, whatever kind of checkpoint it is.
+
+    Args:
+        directory: for temporary files.
 
     Raises:
         CheckpointNotFoundError: there is nothing at ``path``.
@@ -92,32 +69,46 @@ def read_source(path: Path, options: ReadOptions) -> Source:
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
-            source = _read_directory(path, options)
-        elif stat.S_ISREG(mode):
-            source = _read_file(path, options)
-        else:
-            raise FormatError("neither a file nor a directory", file=path)
-    except FileNotFoundError as error:
-        if isinstance(error, JsonckptError):
-            raise
-        raise CheckpointNotFoundError("there is no such file or directory", file=path) from error
+            return _read_directory(path, options, directory)
+        if stat.S_ISREG(mode):
+            return _read_file(path, options, directory)
+        raise FormatError("neither a file nor a directory", file=path)
     except JsonckptError as error:
         raise error.at(file=path) from error.__cause__
+    except FileNotFoundError as error:
+        raise CheckpointNotFoundError("there is no such file or directory", file=path) from error
     except OSError as error:
         raise FormatError(f"cannot be read ({error.strerror})", file=path) from error
-    return source
 
 
-def _read_directory(path: Path, options: ReadOptions) -> Source:
+def read_back(path: Path, to: Format, options: ConvertOptions, directory: Path) -> Any:
+    """The state in a file of a known format that was just written."""
+    if to in OWN_FORMATS:
+        return _load_own(path, options, directory, DEFAULT_LIMITS)
+    if to == "pt":
+        return load_torch_file(path, directory, unsafe_pickle=options.unsafe_pickle)
+    if to == "safetensors":
+        return load_safetensors(path)
+    with path.open("rb") as file, progress_on(options.progress, "reading back") as advance:
+        return read_foreign(file, directory, ForeignOptions(), advance)[0]
+
+
+def _size_on_disk(path: Path) -> int:
+    if path.is_dir():
+        return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    return path.stat().st_size
+
+
+def _read_directory(path: Path, options: ConvertOptions, directory: Path) -> Source:
     if (path / "manifest.json").is_file():
-        return _read_own(path, options)
+        return _read_own(path, options, directory)
     unpacked = find_unpacked(path)
     if unpacked is not None:
-        state = load_unpacked(unpacked, options.spool, unsafe_pickle=options.unsafe_pickle)
-        return Source(state, "unpacked PyTorch file", size_on_disk(unpacked), [], {})
+        state = load_unpacked(unpacked, directory, unsafe_pickle=options.unsafe_pickle)
+        return Source(state, "unpacked PyTorch file", _size_on_disk(unpacked))
     for name in _HUB_FILES:
         if (path / name).is_file():
-            return _read_file(path / name, options)
+            return _read_file(path / name, options, directory)
     raise CheckpointNotFoundError(
         "this directory holds no checkpoint",
         file=path,
@@ -126,48 +117,52 @@ def _read_directory(path: Path, options: ReadOptions) -> Source:
     )
 
 
-def _read_file(path: Path, options: ReadOptions) -> Source:
+def _read_file(path: Path, options: ConvertOptions, directory: Path) -> Source:
     with path.open("rb") as file:
         head = file.read(4096)
     size = path.stat().st_size
     if not head:
         raise FormatError("the file is empty")
     if head[8:9] == b"{" and 2 <= int.from_bytes(head[:8], "little") <= size - 8:
-        return Source(load_safetensors(path), "safetensors file", size, [], {})
+        return Source(load_safetensors(path), "safetensors file", size)
     if head.startswith((b"PK\x03\x04", b"\x80")):
-        state = load_torch_file(path, options.spool, unsafe_pickle=options.unsafe_pickle)
-        return Source(state, "PyTorch file", size, [], {})
+        state = load_torch_file(path, directory, unsafe_pickle=options.unsafe_pickle)
+        return Source(state, "PyTorch file", size)
     if head.startswith(zstandard.FRAME_HEADER):
-        return _read_compressed(path, options)
+        return _read_compressed(path, options, directory)
     if _INDEX.fullmatch(path.name):
-        return _read_sharded(path, options)
+        return _read_sharded(path, options, directory)
     if (own := _OWN.match(head)) is not None:
         if own[1] == b"shard":
-            return _read_own(path, options)
+            return _read_own(path, options, directory)
         if path.name != "manifest.json":
             raise FormatError("a manifest under another name", hint="Call it manifest.json.")
-        return _read_own(path.parent, options)
+        return _read_own(path.parent, options, directory)
     if head.startswith(b"\x1f\x8b"):
-        return _read_json(path, options, gzip.open)
+        return _read_json(path, options, directory, gzip.open)
     if head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"["):
-        return _read_json(path, options, None)
+        return _read_json(path, options, directory, None)
     raise FormatError(
         f"a file of unknown kind; it begins with {quote(head[:12])}",
         hint="Known are files of torch.save, safetensors, jsonckpt and JSON.",
     )
 
 
-def _read_own(path: Path, options: ReadOptions) -> Source:
-    with Spool(options.spool) as spool:
-        show = options.progress is not None and options.progress.isatty()
-        state = core.load_checkpoint(
-            path, allocate=spool.allocate, progress=show, limits=options.limits
-        )
-    metadata = core.metadata_of(path, options.limits)
-    return Source(state, "jsonckpt checkpoint", size_on_disk(path), [], metadata)
+def _read_own(path: Path, options: ConvertOptions, directory: Path) -> Source:
+    state = _load_own(path, options, directory, options.limits)
+    with open_checkpoint(path, limits=options.limits) as checkpoint:
+        metadata = dict(checkpoint.metadata)
+    return Source(state, "jsonckpt checkpoint", _size_on_disk(path), metadata=metadata)
 
 
-def _read_compressed(path: Path, options: ReadOptions) -> Source:
+def _load_own(path: Path, options: ConvertOptions, directory: Path, limits: Limits) -> Any:
+    show = options.progress is not None and options.progress.isatty()
+    with tensor_spool(directory) as spool:
+        selection = TensorSelection.of(allocate=spool.allocate)
+        return load_selected(path, selection, ReadOptions.of(progress=show, limits=limits))
+
+
+def _read_compressed(path: Path, options: ConvertOptions, directory: Path) -> Source:
     unpack = partial(_zstd, window=options.limits.zstd_window)
     with path.open("rb") as file, unpack(file) as text:
         try:
@@ -175,8 +170,8 @@ def _read_compressed(path: Path, options: ReadOptions) -> Source:
         except zstandard.ZstdError as error:
             raise FormatError(f"damaged zstd data ({quote(str(error))})") from error
     if _OWN.match(head):
-        return _read_own(path, options)
-    return _read_json(path, options, unpack)
+        return _read_own(path, options, directory)
+    return _read_json(path, options, directory, unpack)
 
 
 def _zstd(file: IO[bytes], window: int | None) -> Any:
@@ -206,46 +201,45 @@ class _Bounded:
 
 
 def _read_json(
-    path: Path, options: ReadOptions, unpack: Callable[[IO[bytes]], Any] | None
+    path: Path,
+    options: ConvertOptions,
+    directory: Path,
+    unpack: Callable[[IO[bytes]], Any] | None,
 ) -> Source:
     size = path.stat().st_size
     most = options.limits.total_bytes(size)
-    limit = 1 << 62 if most is None else most
-    load_pickle = None
-    if options.unsafe_pickle:
-        load_pickle = partial(load_torch_file, directory=options.spool, unsafe_pickle=True)
+    load_pickle = partial(load_torch_file, directory=directory, unsafe_pickle=True)
     foreign = ForeignOptions(
         options.plain_lists,
         options.tie,
         options.shapes,
-        load_pickle=load_pickle,
-        limit=limit,
+        load_pickle=load_pickle if options.unsafe_pickle else None,
+        limit=1 << 62 if most is None else most,
         marks=options.limits.for_text(size).marks,
     )
-    with path.open("rb") as file:
+    total = size if unpack is None else None
+    with path.open("rb") as file, progress_on(options.progress, "reading", total) as advance:
         if unpack is None:
-            with Progress("reading", size, options.progress) as progress:
-                state, notes = read_foreign(file, options.spool, foreign, progress.advance)
+            state, notes = read_foreign(file, directory, foreign, advance)
         else:
-            with unpack(file) as stream, Progress("reading", None, options.progress) as progress:
-                text = _Bounded(stream, limit)
-                state, notes = read_foreign(text, options.spool, foreign, progress.advance)
-    return Source(state, "JSON of another program", size, notes, {})
+            with unpack(file) as stream:
+                text = _Bounded(stream, foreign.limit)
+                state, notes = read_foreign(text, directory, foreign, advance)
+    return Source(state, "JSON of another program", size, notes)
 
 
-def _read_sharded(index: Path, options: ReadOptions) -> Source:
+def _read_sharded(index: Path, options: ConvertOptions, directory: Path) -> Source:
     files = load_sharded(index)
     state: dict[str, Any] = {}
     size = index.stat().st_size
     for name in dict.fromkeys(files.values()):
-        shard = _read_file(index.parent / name, options)
+        shard = _read_file(index.parent / name, options, directory)
         size += shard.nbytes
         if not isinstance(shard.state, dict):
-            raise FormatError("a shard that is no state dict", file=index.parent / name)
+            raise FormatError("the shard is not a state dict", file=index.parent / name)
         state.update(shard.state)
     missing = [name for name in files if name not in state]
     if missing:
         raise FormatError(f"tensor {quote(missing[0])} is in no shard")
     ordered = {name: state[name] for name in files}
-    extra = {name: value for name, value in state.items() if name not in ordered}
-    return Source({**ordered, **extra}, "sharded checkpoint", size, [], {})
+    return Source({**ordered, **state}, "sharded checkpoint", size)

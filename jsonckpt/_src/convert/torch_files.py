@@ -15,6 +15,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,10 +28,13 @@ from ..errors import (
     UnsupportedTypeError,
     quote,
 )
+from ..storage.spool import PREFIX
 
 #: torch aligns tensors in its archives to this many bytes; a mapped file needs it.
 _ALIGNMENT = 64
 _COPY = 1 << 20
+#: The name of an archive's member, its size, and what opens its content.
+_Part = tuple[str, int, Callable[[], IO[bytes]]]
 _NAMED_GLOBAL = re.compile(r"GLOBAL ([\w.<>]+) was not an allowed global")
 _OTHER_GLOBAL = re.compile(r"[Uu]nsupported (?:global|class|operand)[^\n]{0,20}?([\w]+(?:\.\w+)+)")
 
@@ -73,7 +77,9 @@ def load_torch_file(path: Path, directory: Path, *, unsafe_pickle: bool = False)
         if all(entry.compress_type == zipfile.ZIP_STORED for entry in entries):
             return _load(path, mapped=True, unsafe_pickle=unsafe_pickle)
         # Mapped, the compressed bytes would be taken for the tensors' own.
-        parts = [(entry.filename, entry.file_size, _opener(archive, entry)) for entry in entries]
+        parts: list[_Part] = [
+            (entry.filename, entry.file_size, partial(archive.open, entry)) for entry in entries
+        ]
         with _damaged(path), _stored_archive(parts, directory) as copy:
             return _load(copy, mapped=True, unsafe_pickle=unsafe_pickle, shown=path)
 
@@ -111,16 +117,16 @@ def load_unpacked(directory: Path, spool: Path, *, unsafe_pickle: bool = False) 
 
     Raises: as :func:`load_torch_file`.
     """
-    parts: list[tuple[str, int, Callable[[], IO[bytes]]]] = []
+    parts: list[_Part] = []
     for place, _, names in os.walk(directory):
         for name in names:
             file = Path(place) / name
             inside = file.relative_to(directory).as_posix()
             if file.is_file() and inside.split("/")[0] in _PARTS:
-                parts.append((f"archive/{inside}", file.stat().st_size, _file_opener(file)))
+                parts.append((f"archive/{inside}", file.stat().st_size, partial(io.FileIO, file)))
     present = {name for name, _, _ in parts}
     if "archive/version" not in present:
-        parts.append(("archive/version", 2, _bytes_opener(b"3\n")))
+        parts.append(("archive/version", 2, partial(io.BytesIO, b"3\n")))
     with _stored_archive(sorted(parts, key=lambda part: part[0]), spool) as copy:
         return _load(copy, mapped=True, unsafe_pickle=unsafe_pickle, shown=directory)
 
@@ -129,24 +135,10 @@ def load_unpacked(directory: Path, spool: Path, *, unsafe_pickle: bool = False) 
 _PARTS = frozenset({"data.pkl", "data", "version", "byteorder", ".format_version", ".data"})
 
 
-def _opener(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Callable[[], IO[bytes]]:
-    return lambda: archive.open(entry)
-
-
-def _file_opener(path: Path) -> Callable[[], IO[bytes]]:
-    return lambda: path.open("rb")
-
-
-def _bytes_opener(data: bytes) -> Callable[[], IO[bytes]]:
-    return lambda: io.BytesIO(data)
-
-
 @contextmanager
-def _stored_archive(
-    parts: list[tuple[str, int, Callable[[], IO[bytes]]]], directory: Path
-) -> Iterator[Path]:
+def _stored_archive(parts: list[_Part], directory: Path) -> Iterator[Path]:
     """A temporary archive of ``parts`` without compression, its contents aligned as torch's."""
-    with tempfile.NamedTemporaryFile(dir=directory, prefix=".jsonckpt-", suffix=".pt") as file:
+    with tempfile.NamedTemporaryFile(dir=directory, prefix=PREFIX, suffix=".pt") as file:
         with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
             for name, size, opener in parts:
                 info = zipfile.ZipInfo(name)

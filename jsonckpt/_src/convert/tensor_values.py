@@ -1,7 +1,7 @@
 """What a foreign JSON holds of one tensor (numbers or base64, a dtype's name, a shape) as a tensor.
 
-Nothing is guessed: a shape that the values do not fill, a number that the dtype cannot hold and a
-dtype that nobody knows are errors, found before memory is taken.
+Nothing is guessed. A shape that the values do not fill, a number that the dtype cannot hold, and an
+unknown dtype are errors.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import torch
 
 from ..errors import FormatError, LimitError, quote
 from ..format.dtypes import DTYPES
-from .lifting import Numbers, Text
-from .numberarray import MAX_RANK, Kind
-from .pieces import bits, over
-from .spool import Scratch, Spool
+from ..storage.spool import Spool
+from .lift import Numbers, Scratch, Text
+from .number_array import MAX_RANK, Kind
+from .pieces import bits, new_tensor, over
 
 #: What numbers can be written for; the sub-byte dtypes are only bits.
 _NAMES = [row.name for row in DTYPES.values() if row.real == row.name or row.kind == "complex"]
@@ -48,6 +48,8 @@ _ALIASES = {
 _DTYPES: dict[str, torch.dtype] = {
     name: getattr(torch, name) for name in _NAMES if hasattr(torch, name)
 }
+#: What numbers can be written for, as torch knows it.
+NUMBER_DTYPES = frozenset(_DTYPES.values())
 _NUMPY_KINDS = {"b": "int", "i": "int", "u": "uint", "f": "float", "c": "complex"}
 _NUMPY_CODE = re.compile(r"([<>=|])?([biufc?])([0-9]{1,2})?")
 _TORCH_TYPE = re.compile(r"(?:torch\.)?(?:cuda\.)?([A-Za-z0-9]+)Tensor")
@@ -190,7 +192,7 @@ class TensorBuilder:
 
     def _pieces(self, numbers: Numbers) -> Values:
         dtypes = {"int": np.int64, "bool": np.int64, "uint": np.uint64, "float": np.float64}
-        data = self._scratch.read(numbers.values)
+        data = self._scratch.read(*numbers.values)
         left = b""
         for run in numbers.runs:
             wanted = run.count * 8
@@ -218,7 +220,7 @@ class TensorBuilder:
         else:
             dtype = torch.complex64 if is_complex else _default_dtype(kinds)
         if dtype not in _REAL:
-            tensor = self._spool.tensor(dtype, _fitting(found, payload.shape))
+            tensor = new_tensor(self._spool, dtype, _fitting(found, payload.shape))
             _fill(tensor.view(-1), pieces)
             return tensor
         if payload.split:
@@ -227,7 +229,7 @@ class TensorBuilder:
             raise FormatError("a complex tensor needs pairs of numbers: [real, imaginary]")
         shape = found[:-1] if payload.shape is None else parse_shape(payload.shape)
         _fitting(found, [*shape, 2])
-        tensor = self._spool.tensor(dtype, shape)
+        tensor = new_tensor(self._spool, dtype, shape)
         _fill(_components(tensor).view(-1), pieces)
         return tensor
 
@@ -237,8 +239,8 @@ class TensorBuilder:
         if found[:1] != (2,):
             raise FormatError("a complex tensor needs two arrays: real and imaginary parts")
         shape = _fitting(found[1:], given)
-        tensor = self._spool.tensor(dtype, shape)
-        halves = self._spool.tensor(_REAL[dtype], (2, tensor.numel()))
+        tensor = new_tensor(self._spool, dtype, shape)
+        halves = new_tensor(self._spool, _REAL[dtype], (2, tensor.numel()))
         _fill(halves.view(-1), pieces)
         parts = _components(tensor).view(-1, 2)
         parts[:, 0].copy_(halves[0])
@@ -261,7 +263,7 @@ class TensorBuilder:
         else:
             count, rest = divmod(sum(map(len, pieces)), dtype.itemsize)
             if rest:
-                raise FormatError(f"a number of bytes that is no multiple of {dtype.itemsize}")
+                raise FormatError(f"the number of bytes is not a multiple of {dtype.itemsize}")
             shape, pieces = (count,), base64_pieces(text, self._scratch)
         nbytes = prod(shape) * dtype.itemsize
         if payload.compressed:
@@ -274,7 +276,7 @@ class TensorBuilder:
             pieces = _inflate(pieces, nbytes)
         elif nbytes > length:
             raise FormatError(f"{length:,} characters of base64 for {nbytes:,} bytes")
-        tensor = self._spool.tensor(dtype, shape)
+        tensor = new_tensor(self._spool, dtype, shape)
         target, position = _raw(tensor), 0
         for piece in pieces:
             if position + len(piece) > nbytes:
@@ -298,7 +300,7 @@ def base64_pieces(text: str | Text, scratch: Scratch) -> Iterator[bytes]:
         chunks: Iterator[bytes] = iter([text.encode("utf-8", "replace")])
         escaped = False
     else:
-        chunks, escaped = scratch.read(text.stretch, 3 << 18), text.escaped
+        chunks, escaped = scratch.read(*text.stretch, 3 << 18), text.escaped
     left = b""
     for chunk in chunks:
         chunk = left + chunk

@@ -6,8 +6,8 @@ Mapped on reading, streamed on writing; the ``safetensors`` package is not neede
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import IO, Any
@@ -47,7 +47,17 @@ _DTYPES: dict[str, torch.dtype] = {
 _NAMES = {dtype: code for code, dtype in _DTYPES.items()}
 
 
-def read_header(path: Path) -> tuple[dict[str, Any], dict[str, str], int]:
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """What the header says of a tensor: dtype, shape, and where in the data its bytes are."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+def _read_header(path: Path) -> tuple[dict[str, _Entry], dict[str, str], int]:
     """The header of a safetensors file, checked: it describes every byte of the file once.
 
     Returns:
@@ -76,50 +86,72 @@ def read_header(path: Path) -> tuple[dict[str, Any], dict[str, str], int]:
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise FormatError("__metadata__ is not an object of strings", file=path)
     end = 0
-    for name, entry in sorted(header.items(), key=lambda item: _span(item[1], item[0], path)):
-        start, stop = _span(entry, name, path)
-        dtype, shape = _facts(entry, name, path)
-        if start != end or stop - start != prod(shape) * dtype.itemsize:
+    entries = {}
+    for name, value in header.items():
+        try:
+            entries[name] = _parse_entry(value)
+        except FormatError as error:
+            raise error.at(file=path, tensor=name) from error.__cause__
+    for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].stop)):
+        nbytes = prod(entry.shape) * entry.dtype.itemsize
+        if entry.start != end or entry.stop - entry.start != nbytes:
             raise FormatError(
-                f"bytes {start:,} to {stop:,} do not fit dtype, shape and the tensor before",
+                f"bytes {entry.start:,} to {entry.stop:,} do not fit dtype, shape and the tensor "
+                "before",
                 file=path,
                 tensor=name,
             )
-        end = stop
+        end = entry.stop
     if end != size - 8 - length:
         message = f"{size - 8 - length:,} bytes of data where the header says {end:,}"
         kind = IncompleteCheckpointError if end > size - 8 - length else FormatError
         raise kind(message, file=path)
-    return header, metadata, 8 + length
+    return entries, metadata, 8 + length
+
+
+def _parse_entry(entry: Any) -> _Entry:
+    span = entry.get("data_offsets") if isinstance(entry, dict) else None
+    if not isinstance(span, list) or len(span) != 2 or not all(type(x) is int for x in span):
+        raise FormatError("an entry without data_offsets")
+    if not 0 <= span[0] <= span[1] < 1 << 63:
+        raise FormatError(f"data_offsets {quote(span)} outside the file")
+    code, shape = entry.get("dtype"), entry.get("shape")
+    dtype = _DTYPES.get(code) if isinstance(code, str) else None
+    if dtype is None:
+        raise FormatError(f"unknown dtype {quote(code)}")
+    if not isinstance(shape, list) or not all(type(x) is int and 0 <= x < 1 << 63 for x in shape):
+        raise FormatError(f"a shape is a list of sizes, not {quote(shape)}")
+    if code == "F4":
+        if not shape or shape[-1] % 2:
+            raise FormatError("an odd number of 4-bit values")
+        shape = [*shape[:-1], shape[-1] // 2]
+    return _Entry(dtype, tuple(shape), *span)
 
 
 def load_safetensors(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a file, mapped; names that the metadata gives to a tied tensor are restored.
 
-    Raises: as :func:`read_header`.
+    Raises:
+        FormatError, LimitError, IncompleteCheckpointError: what is wrong with the file.
     """
-    header, metadata, start = read_header(path)
+    entries, metadata, start = _read_header(path)
     tensors: dict[str, torch.Tensor] = {}
-    size = path.stat().st_size
-    whole = torch.UntypedStorage.from_file(str(path), False, size) if size else None
-    for name, entry in header.items():
-        dtype, shape = _facts(entry, name, path)
-        begin, end = entry["data_offsets"]
-        if begin == end:
+    whole = torch.UntypedStorage.from_file(str(path), False, path.stat().st_size)
+    for name, entry in entries.items():
+        if entry.start == entry.stop:
             # No bytes of its own: its address would be that of the next tensor.
-            tensors[name] = over(torch.empty(0).untyped_storage(), dtype, shape)
+            tensors[name] = over(torch.empty(0).untyped_storage(), entry.dtype, entry.shape)
             continue
-        assert whole is not None
-        storage = whole[start + begin : start + end]
-        if (start + begin) % dtype.itemsize:
+        storage = whole[start + entry.start : start + entry.stop]
+        if (start + entry.start) % entry.dtype.itemsize:
             storage = storage.clone()
-        tensors[name] = over(storage, dtype, shape)
-        if dtype is torch.bool and any(
+        tensors[name] = over(storage, entry.dtype, entry.shape)
+        if entry.dtype is torch.bool and any(
             int(bits(b).max()) > 1 for b in blocks(tensors[name]) if len(b)
         ):
             raise FormatError("a byte other than 0 and 1 in a bool", file=path, tensor=name)
     for name, kept in metadata.items():
-        if name not in tensors and kept in header:
+        if name not in tensors and kept in entries:
             tensors[name] = tensors[kept]
     return tensors
 
@@ -128,14 +160,14 @@ def load_sharded(index: Path) -> dict[str, str]:
     """What an index file ``*.index.json`` says: each tensor's file.
 
     Raises:
-        FormatError: it is no such index, or names a file elsewhere.
+        FormatError: it is not such an index, or it names a file elsewhere.
         IncompleteCheckpointError: a file is missing.
     """
     try:
         weights = json.loads(index.read_text("utf-8"), object_pairs_hook=_unique)["weight_map"]
         files = {str(key): str(value) for key, value in weights.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise FormatError(f"no index of shards ({quote(str(error))})", file=index) from error
+        raise FormatError(f"not an index of shards ({quote(str(error))})", file=index) from error
     for name in set(files.values()):
         if Path(name).name != name or name in ("", ".", ".."):
             raise FormatError(f"the shard {quote(name)} does not lie beside its index", file=index)
@@ -189,27 +221,3 @@ def _describe(tensor: torch.Tensor, name: str) -> tuple[str, list[int]]:
             f"safetensors cannot hold {kind}", tensor=name, hint="Leave it out with --exclude."
         )
     return code, [*shape[:-1], shape[-1] * 2] if packed else shape
-
-
-def _span(entry: Any, name: str, path: Path) -> tuple[int, int]:
-    span = entry.get("data_offsets") if isinstance(entry, dict) else None
-    if not isinstance(span, list) or len(span) != 2 or not all(type(x) is int for x in span):
-        raise FormatError("an entry without data_offsets", file=path, tensor=name)
-    start, stop = span
-    if not 0 <= start <= stop <= os.path.getsize(path):
-        raise FormatError(f"data_offsets {quote(span)} outside the file", file=path, tensor=name)
-    return start, stop
-
-
-def _facts(entry: dict[str, Any], name: str, path: Path) -> tuple[torch.dtype, tuple[int, ...]]:
-    dtype = _DTYPES.get(entry["dtype"]) if isinstance(entry.get("dtype"), str) else None
-    shape = entry.get("shape")
-    if dtype is None:
-        raise FormatError(f"unknown dtype {quote(entry.get('dtype'))}", file=path, tensor=name)
-    if not isinstance(shape, list) or not all(type(x) is int and 0 <= x < 1 << 63 for x in shape):
-        raise FormatError(f"a shape {quote(shape)}", file=path, tensor=name)
-    if entry["dtype"] == "F4":
-        if not shape or shape[-1] % 2:
-            raise FormatError("an odd number of 4-bit values", file=path, tensor=name)
-        shape = [*shape[:-1], shape[-1] // 2]
-    return dtype, tuple(shape)

@@ -1,0 +1,286 @@
+"""``jsonckpt convert`` and ``python -m jsonckpt.convert``: files of other programs.
+
+Exit codes: 0 done; 1 it could not be done; 2 wrong usage; 3 what was read back differs; 4 it is
+done, but standard output did not take the report; 130 interrupted; 143 terminated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from ..._version import __version__
+from ..convert.api import ConvertResult, run
+from ..convert.options import FORMATS, OWN_FORMATS, ConvertOptions, format_of
+from ..errors import JsonckptError, printable, quote
+from ..progress import human
+from .console import (
+    EXIT_MISMATCH,
+    EXIT_OK,
+    Parser,
+    UsageError,
+    complain,
+    dump_json,
+    message_of,
+    run_command,
+    say,
+)
+from .options import add_limit_option, limits_of
+
+EXIT_TERMINATED = 143
+_SHOWN = 10
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Convert as the arguments say; the exit code.
+
+    Args:
+        argv: arguments without the program's name; ``None`` takes the process's.
+    """
+    stopped = "interrupted; nothing was left behind"
+    return run_command(_parser(), argv, _main, _failed, interrupted=stopped)
+
+
+def _main(arguments: argparse.Namespace) -> int:
+    options = _options(arguments)
+    try:
+        with _terminable():
+            result = run(arguments.input, arguments.output, options)
+    except _TerminatedError:
+        complain("terminated; nothing was left behind")
+        return EXIT_TERMINATED
+    different = result.comparison is not None and bool(result.comparison.differences)
+    if arguments.json:
+        say(dump_json(_machine(result, ok=not different)))
+    elif not arguments.quiet:
+        _report(result)
+    if different:
+        _report_differences(result)
+        return EXIT_MISMATCH
+    return EXIT_OK
+
+
+def _failed(arguments: argparse.Namespace, error: BaseException) -> None:
+    message = _one_line(error)
+    if arguments.json:
+        say(dump_json({"ok": False, "error": message, "kind": type(error).__name__}))
+    complain(f"error: {message}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="python -m jsonckpt.convert",
+        description="Convert PyTorch checkpoints to JSON and back. The input's kind is told by its "
+        "content: a file of torch.save (also one that a site unpacked into a directory), "
+        "safetensors, jsonckpt, or the JSON of another program.",
+        epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 3 what was read back differs, "
+        "4 done, but the report could not be printed.",
+    )
+    option = parser.add_argument
+    option("input", type=Path, help="the checkpoint to convert")
+    option("-o", "--output", type=Path, help="where to write (default: the input's name.json)")
+    option("--to", choices=list(FORMATS), help="the output's format (default: by its suffix)")
+    _flag(parser, "--test-load", "read the output back and compare every bit")
+    _flag(parser, "--overwrite", "replace an existing output")
+    _flag(
+        parser,
+        "--delete-first",
+        "with --overwrite: remove the old output before the new one is written, where there "
+        "is no room for both; a failure then leaves neither",
+    )
+    _flag(parser, "--dry-run", "say what would be written, and write nothing")
+    option("--version", action="version", version=f"jsonckpt {__version__}")
+
+    option = parser.add_argument_group("the form of a jsonckpt output").add_argument
+    option("--encoding", choices=["base64", "list"], help="how tensors are written")
+    option("--compression", choices=["none", "zstd"], help="of the tensors")
+    option("--max-shard-size", metavar="SIZE", help='such as "5GB"; for directories')
+
+    choice = parser.add_argument_group("what to convert")
+    names = "only these tensors: a name such as /model_state_dict, or a glob; may be repeated"
+    _repeated(choice, "--include", "NAME", names)
+    _repeated(choice, "--exclude", "NAME", "not these; may be repeated")
+    _flag(choice, "--no-optimizer", "leave optimizers out")
+    floats = "of the model's floating-point tensors, such as bfloat16"
+    choice.add_argument("--dtype", metavar="DTYPE", help=floats)
+    _add_reading(parser.add_argument_group("reading"))
+
+    shown = parser.add_argument_group("what is shown")
+    _flag(shown, "--json", "print one JSON object, and only that")
+    shown.add_argument("-q", "--quiet", action="store_true", help="print errors only")
+    return parser
+
+
+def _add_reading(reading: argparse._ArgumentGroup) -> None:
+    trust = "let a file that needs it run pickle code; only if you trust whoever made it"
+    _flag(reading, "--unsafe-pickle", trust)
+    _flag(reading, "--plain-lists", "in JSON: outermost lists of numbers are tensors")
+    shapes = "a JSON object of shapes for flattened lists"
+    reading.add_argument("--shapes", metavar="FILE", type=Path, help=shapes)
+    ties = "in JSON: make one tensor of two equal ones; may be repeated"
+    _repeated(reading, "--tie", "KEY=KEY", ties)
+    add_limit_option(reading)
+    room = "where to put temporary files"
+    reading.add_argument("--spool", metavar="DIR", type=Path, help=room)
+
+
+_Group = argparse.ArgumentParser | argparse._ArgumentGroup
+
+
+def _flag(group: _Group, name: str, help: str) -> None:
+    group.add_argument(name, action="store_true", help=help)
+
+
+def _repeated(group: _Group, name: str, metavar: str, help: str) -> None:
+    group.add_argument(name, metavar=metavar, action="append", default=[], help=help)
+
+
+def _options(arguments: argparse.Namespace) -> ConvertOptions:
+    """What the arguments mean together.
+
+    Raises:
+        UsageError: they do not fit.
+    """
+    to = arguments.to or (format_of(arguments.output) if arguments.output else "json")
+    for name in ("encoding", "compression", "max_shard_size", "delete_first"):
+        if getattr(arguments, name) not in (None, False) and to not in OWN_FORMATS:
+            raise UsageError(f"--{name.replace('_', '-')} does not apply to {to}")
+    if arguments.delete_first and not arguments.overwrite:
+        raise UsageError("--delete-first needs --overwrite")
+    if arguments.encoding == "list" and arguments.compression == "zstd":
+        raise UsageError("--compression zstd needs --encoding base64; .json.zst compresses lists")
+    ties = [tuple(pair.split("=", 1)) for pair in arguments.tie]
+    if any(len(pair) != 2 or not all(pair) for pair in ties):
+        raise UsageError("--tie takes KEY=KEY")
+    names = [field.name for field in fields(ConvertOptions) if field.name in arguments]
+    chosen = {name: getattr(arguments, name) for name in names}
+    chosen |= {
+        "compression": None if arguments.compression == "none" else arguments.compression,
+        "optimizer": not arguments.no_optimizer,
+        "tie": ties,
+        "shapes": _shapes(arguments.shapes),
+        "progress": None if arguments.quiet or arguments.json else sys.stderr,
+        "limits": limits_of(arguments),
+    }
+    return ConvertOptions(**chosen)
+
+
+def _shapes(path: Path | None) -> dict[str, list[int]]:
+    if path is None:
+        return {}
+    try:
+        shapes: dict[str, list[int]] = dict(json.loads(path.read_text("utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise UsageError(f"--shapes {path}: {_one_line(error)}") from error
+    for name, shape in shapes.items():
+        if not isinstance(shape, list) or not all(type(size) is int for size in shape):
+            raise UsageError(f"--shapes {path}: {quote(name)} has no list of sizes")
+    return shapes
+
+
+def _report(result: ConvertResult) -> None:
+    count, size = len(result.tensors), human(result.tensor_bytes)
+    output = printable(result.output)
+    say(f"read   {printable(result.input)} ({printable(result.kind)}, {human(result.input_bytes)})")
+    if result.dry_run:
+        for name, dtype, shape in result.tensors:
+            say(f"       {printable(name)}  {dtype} {list(shape)}")
+        say(
+            f"would write {output} ({result.to}): {count} tensors, {size}, "
+            f"about {human(result.output_bytes)} on disk, {result.ratio:.2f}x the input"
+        )
+    else:
+        say(
+            f"wrote  {output} ({result.to}, {human(result.output_bytes)}), "
+            f"{result.ratio:.2f}x the input: {count} tensors, {size}, in {result.seconds:.1f} s"
+        )
+    for note in result.notes[:_SHOWN]:
+        say(f"note   {printable(note)}")
+    if len(result.notes) > _SHOWN:
+        say(f"note   and {len(result.notes) - _SHOWN} more like these")
+    if result.left_out:
+        shown = ", ".join(printable(name) for name in result.left_out[:_SHOWN])
+        more = len(result.left_out) - _SHOWN
+        tensors = f", {result.tensors_left_out} tensors in all" if result.tensors_left_out else ""
+        say(f"left out: {shown}{f' and {more} more' if more > 0 else ''}{tensors}")
+    if result.comparison is not None and not result.comparison.differences:
+        what = " of what was written" if result.left_out else ""
+        say(
+            f"test   every bit, dtype, key and type{what} is the same: "
+            f"{result.comparison.tensors} tensors, {human(result.comparison.nbytes)}"
+        )
+
+
+def _report_differences(result: ConvertResult) -> None:
+    assert result.comparison is not None
+    count = len(result.comparison.differences) + result.comparison.more
+    complain(f"error: {printable(result.output)}: {count} differences to what was written:")
+    for line in result.comparison.differences:
+        complain(f"  {printable(line)}")
+    if result.comparison.more:
+        complain(f"  and {result.comparison.more} more")
+
+
+def _machine(result: ConvertResult, *, ok: bool) -> dict[str, Any]:
+    comparison = result.comparison
+    return {
+        "ok": ok,
+        "input": str(result.input),
+        "output": str(result.output),
+        "kind": result.kind,
+        "to": result.to,
+        "dry_run": result.dry_run,
+        "input_bytes": result.input_bytes,
+        "output_bytes": result.output_bytes,
+        "ratio": round(result.ratio, 4),
+        "tensors": len(result.tensors),
+        "tensor_bytes": result.tensor_bytes,
+        "left_out": result.left_out,
+        "tensors_left_out": result.tensors_left_out,
+        "notes": result.notes,
+        "seconds": round(result.seconds, 3),
+        "test_load": None
+        if comparison is None
+        else {
+            "same": not comparison.differences,
+            "everything": not result.left_out,
+            "tensors": comparison.tensors,
+            "bytes": comparison.nbytes,
+            "differences": comparison.differences,
+        },
+    }
+
+
+def _one_line(error: BaseException) -> str:
+    text = message_of(error)
+    if not isinstance(error, JsonckptError | MemoryError | RecursionError):
+        text = quote(text, 200)
+    return " ".join(text.split("\n"))
+
+
+class _TerminatedError(BaseException):
+    """The process was asked to end; as an exception, so that temporary files go."""
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        raise _TerminatedError
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,285 @@
+"""One conversion from beginning to end: read, select, write, and compare what is read back."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, fields, replace
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import (
+    ArgumentError,
+    CheckpointExistsError,
+    JsonckptError,
+    LimitError,
+    StateMismatchError,
+    quote,
+)
+from ..format.filenames import check_single_name
+from ..format.limits import checked_limits
+from ..progress import human, tell
+from ..storage.new_file import shared_bits
+from ..storage.os_errors import writing
+from ..storage.path_arguments import is_url, path_text, without_query
+from .compare import Comparison, compare
+from .options import (
+    FORMATS,
+    OWN_FORMATS,
+    ConvertOptions,
+    Format,
+    default_output,
+    format_of,
+    spool_directory,
+)
+from .pieces import memory_of
+from .read import read, read_back
+from .select import select
+from .walk import named_tensors
+from .write import flat_names, write
+
+#: From so many bytes on, a line announces the writing where there is no terminal.
+_LONG = 1_000_000_000
+#: Characters of text for one element as a number, by item size: measured on trained weights.
+_CHARACTERS = {1: 6, 2: 10, 4: 12.6, 8: 20}
+_GUIDE_CHARACTERS = {1: 6, 2: 14, 4: 20.6, 8: 21}
+#: What zstd leaves of raw bytes, by item size.
+_COMPRESSED = {1: 0.9, 2: 0.68, 4: 0.83, 8: 0.9}
+Listed = list[tuple[str, str, tuple[int, ...]]]
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertResult:
+    """What was done.
+
+    Attributes:
+        input, output: the paths.
+        kind: what the input is, in words.
+        to: the output's format.
+        input_bytes, output_bytes: sizes on disk; of a dry run, the second is an estimate.
+        tensors: every tensor that was written: name, dtype, shape; tied ones once.
+        tensor_bytes: their raw size.
+        left_out: names of what the format cannot hold, and of what was not asked for: tensors,
+            and optimizers as a whole.
+        tensors_left_out: how many tensors were not asked for.
+        notes: what was mended, assumed or changed.
+        comparison: of the output with what was read, if it was asked for.
+        seconds: that it took.
+        dry_run: whether nothing was written.
+    """
+
+    input: Path
+    output: Path
+    kind: str
+    to: Format
+    input_bytes: int
+    output_bytes: int
+    tensors: Listed
+    tensor_bytes: int
+    left_out: list[str]
+    tensors_left_out: int
+    notes: list[str]
+    comparison: Comparison | None
+    seconds: float
+    dry_run: bool
+
+    @property
+    def ratio(self) -> float:
+        """The output's size in terms of the input's."""
+        return self.output_bytes / self.input_bytes if self.input_bytes else 0.0
+
+
+def convert(
+    source: str | os.PathLike[str],
+    output: str | os.PathLike[str] | None = None,
+    options: ConvertOptions | None = None,
+    **changes: Any,
+) -> ConvertResult:
+    """Convert a checkpoint between ``.pt``, safetensors, jsonckpt and the JSON of other programs.
+
+    Args:
+        source: a checkpoint of any kind; its content says which.
+        output: where to write; by default the input's name with ``.json``.
+        options: how.
+        **changes: single options, by the names in :class:`ConvertOptions`.
+
+    Raises:
+        StateMismatchError: with ``test_load``: what was read back is not what was written.
+        JsonckptError: and what derives from it: it could not be read or written.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> torch.save({"w": torch.ones(2)}, folder / "best.pt")
+    >>> convert(folder / "best.pt", to="safetensors", test_load=True).output.name
+    'best.safetensors'
+    """
+    known = [option.name for option in fields(ConvertOptions)]
+    unknown = [name for name in changes if name not in known]
+    if unknown:
+        raise ArgumentError(f"there is no option {quote(unknown[0])}; there are {', '.join(known)}")
+    place = _local(source, "source")
+    target = None if output is None else _local(output, "output")
+    result = run(place, target, replace(options or ConvertOptions(), **changes))
+    if result.comparison is not None and result.comparison.differences:
+        raise StateMismatchError(
+            "what was read back differs from what was written",
+            mismatched=result.comparison.differences,
+            file=result.output,
+        )
+    return result
+
+
+def run(source_path: Path, output: Path | None, options: ConvertOptions) -> ConvertResult:
+    """As :func:`convert`, but differences found by ``test_load`` are in the result, not raised."""
+    began = time.monotonic()
+    output, to = _checked(source_path, output, options)
+    directory = spool_directory(options.spool, output)
+    shared = shared_bits(source_path)
+    try:
+        source = read(source_path, options, directory)
+        selected = select(source.state, options, directory)
+        tensors, nbytes = _listed(selected.state)
+        left_out, notes = selected.left_out, [*source.notes, *selected.notes]
+        comparison: Comparison | None = None
+        if options.dry_run:
+            size = _estimate(tensors, to, options)
+        else:
+            if nbytes >= _LONG and options.progress is not None and not options.progress.isatty():
+                tell(options.progress, f"writing {output}: {human(nbytes)} of tensors")
+            written = write(
+                selected.state, output, to, options, metadata=source.metadata, shared=shared
+            )
+            size = written.nbytes
+            left_out, notes = left_out + written.left_out, notes + written.notes
+            if options.test_load:
+                found = read_back(output, to, options, directory)
+                comparison = _compared(selected.state, found, to, written.left_out)
+    except RecursionError as error:
+        raise LimitError("the state is nested too deeply", file=source_path) from error
+    return ConvertResult(
+        input=source_path,
+        output=output,
+        kind=source.kind,
+        to=to,
+        input_bytes=source.nbytes,
+        output_bytes=size,
+        tensors=tensors,
+        tensor_bytes=nbytes,
+        left_out=left_out,
+        tensors_left_out=selected.tensors_left_out,
+        notes=notes,
+        comparison=comparison,
+        seconds=time.monotonic() - began,
+        dry_run=options.dry_run,
+    )
+
+
+def _local(path: str | os.PathLike[str], argument: str = "path") -> Path:
+    """A path on this machine.
+
+    Raises:
+        JsonckptError: it is a URL.
+    """
+    try:
+        remote = is_url(path_text(path, argument))
+    except ArgumentError:
+        raise
+    except JsonckptError:  # one that was a URL before pathlib took it
+        remote = True
+    if remote:
+        raise JsonckptError(
+            "this is a URL, and conversions work on local files",
+            file=without_query(os.fspath(path)),
+            hint="Copy the checkpoint here first, or load and save it.",
+        )
+    return Path(path)
+
+
+def _checked(source: Path, output: Path | None, options: ConvertOptions) -> tuple[Path, Format]:
+    """The output's path and format. What would make the long work useless is found out before it.
+
+    Raises:
+        JsonckptError: an option or a path that cannot be.
+    """
+    for path in (source, output or source):
+        _local(path)
+    if options.to is not None and options.to not in FORMATS:
+        raise ArgumentError(f"to is {quote(options.to)}; it may be {', '.join(FORMATS)}")
+    checked_limits(options.limits)
+    with writing(output or source):
+        output = output or default_output(source, options.to)
+        os.path.abspath(output)  # fails where the working directory is gone
+    to = options.to or format_of(output)
+    with writing(output):
+        if source.exists() and output.exists() and source.samefile(output):
+            raise CheckpointExistsError(
+                "is the input itself", file=output, hint="Name another --output."
+            )
+    if to != "dir":
+        check_single_name(os.path.realpath(output))
+        check_single_name(str(output))
+    above = Path(os.path.realpath(source)).parents if options.delete_first else ()
+    if Path(os.path.realpath(output)) in above:
+        raise CheckpointExistsError(
+            "holds the input, which delete_first would remove",
+            file=output,
+            hint="Name another --output.",
+        )
+    if os.path.lexists(output) and not options.overwrite and not options.dry_run:
+        raise CheckpointExistsError(
+            "exists already", file=output, hint="Pass --overwrite to replace it."
+        )
+    if to in OWN_FORMATS and format_of(output) != to:
+        wanted = f"ends in {FORMATS[to]}" if FORMATS[to] else "has none of the known suffixes"
+        raise JsonckptError(f"--to {to} needs an output whose name {wanted}", file=output)
+    return output, to
+
+
+def _listed(state: Any) -> tuple[Listed, int]:
+    """Every tensor, and their bytes; tied ones once."""
+    seen: set[object] = set()
+    listed: Listed = []
+    nbytes = 0
+    for name, tensor in named_tensors(state):
+        place = memory_of(tensor) or object()
+        if place not in seen:
+            seen.add(place)
+            listed.append((name, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)))
+            nbytes += tensor.numel() * tensor.itemsize
+    return listed, nbytes
+
+
+def _estimate(tensors: Listed, to: Format, options: ConvertOptions) -> int:
+    """About how many bytes the output would have."""
+    total = 500.0
+    for _, name, shape in tensors:
+        dtype: torch.dtype = getattr(torch, name)
+        itemsize, count = dtype.itemsize, prod(shape)
+        raw = count * itemsize
+        if to == "legacy-json":
+            total += 80 + count * _GUIDE_CHARACTERS.get(itemsize, 20)
+        elif to in ("pt", "safetensors"):
+            total += 200 + raw
+        elif options.encoding == "list":
+            total += 250 + count * _CHARACTERS.get(itemsize, 13)
+        else:
+            squeezed = options.compression not in (None, "none") or to == "json.zst"
+            share = _COMPRESSED.get(itemsize, 0.9) if squeezed else 1.0
+            text = raw * share * (1.0 if to == "json.zst" else 4 / 3)
+            total += 400 + text + 60 * (raw / (1 << 20))
+    return int(total)
+
+
+def _compared(state: Any, found: Any, to: Format, left_out: list[str]) -> Comparison:
+    """Compare what was written with what was read back, as far as the format can hold it."""
+    if to == "safetensors":
+        tensors = {name: tensor.detach() for name, tensor in flat_names(state)[0].items()}
+        order = {name: found[name] for name in tensors if name in found}
+        # The format has no strides.
+        return compare(tensors, {**order, **found}, strides=False)
+    if to == "legacy-json":
+        return compare(state, found, exact_types=False, ignored=left_out)
+    return compare(state, found)

@@ -1,0 +1,386 @@
+"""Reading JSON that other programs wrote, as a state with tensors.
+
+The lifted text (:mod:`lift`) goes through ijson event by event; each finished
+object is shown to :mod:`dialects`. Memory is some tens of MB whatever the size of
+the file: values go to disk as they pass, and tensors lie in a mapped file.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import DecimalException
+from pathlib import Path
+from typing import Any
+
+import ijson
+import torch
+
+from ..errors import FormatError, IncompleteCheckpointError, JsonckptError, LimitError, quote
+from ..format.limits import DEFAULT_LIMITS, exceeds
+from ..format.pointer import join
+from ..storage.spool import PREFIX
+from . import dialects
+from .lift import ByteSource, Lifter, Numbers, References, Scratch, Text
+from .options import tensor_spool
+from .tensor_values import PICKLE_HEADS, Payload, TensorBuilder, base64_pieces
+
+MAX_DEPTH = 200
+#: Longest string, and text of a list, that becomes a Python object.
+MAX_PLAIN = 16 << 20
+#: Members of a JSON that hold a state dict of plain lists.
+STATE_DICTS = frozenset({"state_dict", "model_state_dict", "model", "weights", "params"})
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignOptions:
+    """How to read other programs' JSON.
+
+    Attributes:
+        plain_lists: lists of numbers in the outermost object are tensors, too.
+        tie: pairs of keys to make one tensor of when equal, besides the usual ones.
+        shapes: for flattened lists, the shape by key or name.
+        load_pickle: reads a file of ``torch.save`` that was embedded as base64; ``None`` refuses.
+        limit: raw bytes that compressed data may unfold to.
+        marks: values, names and brackets beside arrays of numbers; ``None`` for any number.
+    """
+
+    plain_lists: bool = False
+    tie: Sequence[tuple[str, str]] = ()
+    shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    load_pickle: Callable[[Path], Any] | None = None
+    limit: int = 1 << 30
+    marks: int | None = DEFAULT_LIMITS.marks
+
+
+def read_foreign(
+    source: ByteSource,
+    directory: Path,
+    options: ForeignOptions,
+    advance: Callable[[int], None] = lambda _: None,
+) -> tuple[Any, list[str]]:
+    """The state that a JSON text holds.
+
+    Args:
+        source: the text.
+        directory: for temporary files.
+        options: see there.
+        advance: told of the bytes read.
+
+    Returns:
+        The state, and what was mended or assumed, one line each.
+
+    Raises:
+        FormatError, LimitError, IncompleteCheckpointError: what is wrong, and where.
+        WriteError: no room for temporary files.
+    """
+    references = References()
+    with Scratch(directory) as scratch, tensor_spool(directory) as spool:
+        values = _Values(TensorBuilder(spool, scratch, options.limit), scratch, directory, options)
+        tree = _Tree(references, values)
+        Lifter(source, scratch, references, tree.take, advance).run()
+        return _settled(tree.close(), values), values.notes
+
+
+class _Tree:
+    """Makes a tree of Python values of the events of a parser."""
+
+    def __init__(self, references: References, values: _Values) -> None:
+        self._references = references
+        self._values = values
+        #: How the strings begin that are more than they seem.
+        self._marked = (references.key, *PICKLE_HEADS)
+        self._events = ijson.sendable_list()
+        self._parser = ijson.basic_parse_coro(self._events, use_float=False)
+        self._marks = 0
+        self._stack: list[Any] = []
+        self._keys: list[str | None] = []
+        self._root: list[Any] = []
+
+    def take(self, text: bytes) -> None:
+        """Go on with the next piece of text."""
+        _guarded(self._parser.send, text)
+        self._finish_events()
+
+    def close(self) -> Any:
+        """The whole tree, once all text was taken."""
+        _guarded(self._parser.close)
+        self._finish_events()
+        if not self._root:
+            raise IncompleteCheckpointError("there is no JSON text in the file")
+        return self._root[0]
+
+    def _finish_events(self) -> None:
+        # Each becomes some 60 bytes of Python, whatever it takes in a compressed file.
+        self._marks += len(self._events)
+        most = self._values.options.marks
+        if exceeds(self._marks, most):
+            raise LimitError(
+                f"over {most:,} values and brackets besides arrays of numbers",
+                hint="Pass --limit marks=none if it is meant.",
+            )
+        for event, value in self._events:
+            self._event(event, value)
+        del self._events[:]
+
+    def _event(self, event: str, value: Any) -> None:
+        if event == "map_key":
+            if value.startswith(self._references.key):
+                raise FormatError("a number is the name of a member").at(tensor=self._pointer())
+            if value in self._stack[-1]:
+                raise FormatError(f"the member {quote(value)} stands twice in one object").at(
+                    tensor=self._pointer()
+                )
+            self._keys[-1] = value
+        elif event in ("start_map", "start_array"):
+            if len(self._stack) >= MAX_DEPTH:
+                raise LimitError(f"nested deeper than {MAX_DEPTH} levels")
+            self._stack.append({} if event == "start_map" else [])
+            self._keys.append(None)
+        elif event in ("end_map", "end_array"):
+            thing = self._stack.pop()
+            self._keys.pop()
+            if thing and event == "end_map":
+                thing = self._values.of_object(thing, self._pointer)
+            self._place(thing)
+        elif event == "number":
+            self._place(value if isinstance(value, int) else self._float(value))
+        elif event == "string":
+            if value.startswith(self._marked):
+                value = self._values.of_string(self._references.take(value), self._pointer)
+            self._place(value)
+        else:
+            self._place(value)
+
+    def _place(self, value: Any) -> None:
+        if not self._stack:
+            self._root.append(value)
+        elif isinstance(self._stack[-1], dict):
+            self._stack[-1][self._keys[-1]] = value
+        else:
+            self._stack[-1].append(value)
+
+    def _pointer(self) -> str:
+        """The name of the value that is being read."""
+        pointer = ""
+        for container, key in zip(self._stack, self._keys):
+            step = str(len(container)) if isinstance(container, list) else key
+            if step is not None:
+                pointer = join(pointer, step)
+        return pointer
+
+    def _float(self, value: Any) -> float:
+        number = _guarded(float, value)
+        if number in (float("inf"), float("-inf")):
+            raise FormatError(f"the number {quote(str(value))} is too large").at(
+                tensor=self._pointer()
+            )
+        return float(number)
+
+
+class _Values:
+    """Makes tensors and Python values of what was read, and counts them.
+
+    Attributes:
+        notes: what was mended or assumed, one line each.
+        tensors: how many there are.
+        without_dtype: how many of them came without a dtype.
+        summary: where what may be a tensor without values was seen first.
+    """
+
+    def __init__(
+        self, builder: TensorBuilder, scratch: Scratch, directory: Path, options: ForeignOptions
+    ) -> None:
+        self.options = options
+        self.notes: list[str] = []
+        self.tensors = 0
+        self.without_dtype = 0
+        self.summary: str | None = None
+        self._builder = builder
+        self._scratch = scratch
+        self._directory = directory
+        self._plain_bytes = 0
+
+    def of_string(self, value: Any, pointer: Callable[[], str]) -> Any:
+        """What a string, or what was lifted out, is; ``pointer`` tells where it stands."""
+        head = value.head if isinstance(value, Text) else value if isinstance(value, str) else ""
+        if not head.startswith(PICKLE_HEADS) or (isinstance(value, str) and len(value) <= 200):
+            return value
+        if self.options.load_pickle is None:
+            raise FormatError(
+                "base64 of a file of torch.save: reading it may run code",
+                tensor=pointer(),
+                hint="Pass --unsafe-pickle if you trust whoever made it.",
+            )
+        with tempfile.NamedTemporaryFile(dir=self._directory, prefix=PREFIX, suffix=".pt") as file:
+            for piece in base64_pieces(value, self._scratch):
+                file.write(piece)
+            file.flush()
+            if isinstance(value, Text):
+                self._scratch.release()
+            state = self.options.load_pickle(Path(file.name))
+        self.tensors += 1
+        return state
+
+    def of_object(self, thing: dict[str, Any], pointer: Callable[[], str]) -> Any:
+        """What an object is: a tensor, a number, or the object itself."""
+        if thing.keys() == {"__complex__"} and _is_pair(thing["__complex__"]):
+            return complex(*thing["__complex__"])
+        if thing.keys() == _JSONPICKLE_SCALAR and str(thing["py/object"]).startswith("numpy."):
+            return thing["value"]
+        try:
+            payload = dialects.recognise(thing)
+            if payload is not None:
+                return self.tensor(payload)
+        except JsonckptError as error:
+            raise error.at(tensor=pointer()) from error.__cause__
+        if self.summary is None and dialects.looks_like_summary(thing):
+            self.summary = pointer()
+        return thing
+
+    def tensor(self, payload: Payload) -> Any:
+        """The tensor that a payload spells."""
+        if not isinstance(payload.values, list | int | float | complex | Numbers | str | Text):
+            if isinstance(payload.values, torch.Tensor) or not payload.dtype:
+                return payload.values  # what was unpickled, inside a marker
+            raise FormatError(
+                f"tensor data that is neither numbers nor base64: {quote(payload.values)}"
+            )
+        self.without_dtype += payload.dtype is None
+        self.tensors += 1
+        return self._builder.build(payload)
+
+    def of_list(self, numbers: Numbers, pointer: str) -> Any:
+        """Lifted numbers outside tensors, as a list."""
+        kept = numbers.text
+        self._count_plain((kept or numbers.values).length, pointer)
+        if kept is None:
+            return self._builder.python_list(numbers)
+        text = b"".join(self._scratch.read(*kept))
+        self._scratch.release()
+        return json.loads(text)
+
+    def of_text(self, text: Text, pointer: str) -> str:
+        """A lifted string outside tensors."""
+        self._count_plain(text.stretch.length, pointer)
+        content = b"".join(self._scratch.read(*text.stretch))
+        self._scratch.release()
+        try:
+            value = json.loads(b'"' + content + b'"')
+            value.encode()
+        except (ValueError, UnicodeError) as error:
+            raise FormatError(f"not a JSON string ({quote(str(error))})") from error
+        return str(value)
+
+    def _count_plain(self, size: int, pointer: str) -> None:
+        self._plain_bytes += size
+        if self._plain_bytes > MAX_PLAIN:
+            raise LimitError(
+                f"more than {MAX_PLAIN:,} bytes of lists and strings outside tensors",
+                tensor=pointer,
+                hint="If the outermost lists are tensors, pass --plain-lists.",
+            )
+
+
+def _settled(root: Any, values: _Values) -> Any:
+    """A whole tree without anything lifted, mended where that is certain."""
+    if values.options.plain_lists and isinstance(root, dict):
+        _make_state_dict(root, "", values, everything=True)
+    root = _settle(root, "", values)
+    if not values.tensors:
+        if values.summary is not None:
+            raise FormatError(dialects.NO_VALUES, tensor=values.summary)
+        raise FormatError(
+            "no tensor was found in this JSON",
+            hint="Lists of numbers become tensors under state_dict, model, weights, or at the "
+            "outermost level with --plain-lists.",
+        )
+    if values.without_dtype:
+        values.notes.append(
+            f"{values.without_dtype} tensors came without a dtype: float32, int64 or bool, "
+            "as torch.tensor would make of them"
+        )
+    dialects.mend_optimizers(root)
+    for kept, tied in dialects.retie(root, values.options.tie):
+        values.notes.append(f"tied again: {tied} is {kept}")
+    return root
+
+
+def _settle(value: Any, pointer: str, values: _Values) -> Any:
+    """Turn what is still lifted into tensors in state dicts, into Python values elsewhere."""
+    if isinstance(value, Numbers):
+        return values.of_list(value, pointer)
+    if isinstance(value, Text):
+        return values.of_text(value, pointer)
+    if isinstance(value, list):
+        for index, item in enumerate(value):
+            if type(item) not in _SETTLED:
+                value[index] = _settle(item, f"{pointer}/{index}", values)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            if type(item) not in _SETTLED:
+                below = join(pointer, key)
+                if key in STATE_DICTS and isinstance(item, dict):
+                    _make_state_dict(item, below, values)
+                value[key] = _settle(item, below, values)
+    return value
+
+
+def _make_state_dict(
+    thing: dict[str, Any], pointer: str, values: _Values, *, everything: bool = False
+) -> None:
+    """Make tensors of the plain lists of a state dict, in place. Others stay as they are."""
+    lists = [key for key, value in thing.items() if _is_numeric(value)]
+    scalars = [key for key, value in thing.items() if type(value) in (int, float)]
+    inner = [key for key, value in thing.items() if isinstance(value, dict)]
+    if not everything and len(lists) + len(scalars) + len(inner) != len(thing):
+        return
+    for key in [*lists, *(scalars if lists and not everything else [])]:
+        name = join(pointer, key)
+        shape = values.options.shapes.get(name, values.options.shapes.get(key))
+        try:
+            payload = Payload(thing[key], shape=None if shape is None else list(shape))
+            thing[key] = values.tensor(payload)
+        except JsonckptError as error:
+            error.hint = error.hint or "Flattened lists need their shapes: --shapes FILE."
+            raise error.at(tensor=name) from error.__cause__
+    for key in inner:
+        _make_state_dict(thing[key], join(pointer, key), values)
+
+
+_SETTLED = frozenset({str, int, float, bool, type(None)})
+_JSONPICKLE_SCALAR = frozenset({"py/object", "dtype", "value"})
+
+
+def _is_pair(value: object) -> bool:
+    return (
+        isinstance(value, list) and len(value) == 2 and all(type(x) in (int, float) for x in value)
+    )
+
+
+def _is_numeric(value: object) -> bool:
+    """Whether this is a list of numbers, nested or not."""
+    while isinstance(value, list) and value and isinstance(value[0], list):
+        value = value[0]
+    if isinstance(value, list):
+        return all(type(item) in (int, float, bool) for item in value)
+    return isinstance(value, Numbers)
+
+
+def _guarded(call: Callable[..., Any], *arguments: Any) -> Any:
+    """Call into the parser; what it raises becomes an error of this package."""
+    try:
+        return call(*arguments)
+    except (ijson.JSONError, DecimalException, UnicodeError, ValueError, OverflowError) as error:
+        if isinstance(error, JsonckptError):
+            raise
+        # ijson calls every error of its parser incomplete JSON.
+        if "premature EOF" in str(error) or call.__name__ == "close":
+            raise IncompleteCheckpointError("the JSON text ends too early") from error
+        raise FormatError(f"not JSON ({_reason(error)})") from error
+
+
+def _reason(error: Exception) -> str:
+    return quote(str(error).strip().split("\n")[0])

@@ -1,0 +1,128 @@
+"""How to convert, the formats that can be written, and where temporary files go."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Final, Literal
+
+from ..errors import WriteError
+from ..format.limits import DEFAULT_LIMITS, Limits
+from ..storage.path_arguments import path_text
+from ..storage.spool import Spool
+
+Format = Literal["dir", "json", "json.zst", "pt", "safetensors", "legacy-json"]
+#: The formats, and the suffix of a default output name.
+FORMATS: Final[dict[Format, str]] = {
+    "dir": "",
+    "json": ".json",
+    "json.zst": ".json.zst",
+    "pt": ".pt",
+    "safetensors": ".safetensors",
+    "legacy-json": ".json",
+}
+#: The formats of this package.
+OWN_FORMATS: Final = ("dir", "json", "json.zst")
+#: The way out when temporary files have no room.
+ROOM_HINT: Final = "Name a directory with more room by --spool."
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertOptions:
+    """How to convert. The defaults change nothing of what is read.
+
+    Attributes:
+        to: the format; ``None`` goes by the output's suffix.
+        encoding, compression, max_shard_size: as :func:`jsonckpt.save` has them; ``None`` leaves
+            its defaults.
+        include, exclude: names or globs of tensors.
+        optimizer: keep the states of optimizers.
+        dtype: of the model's floating-point tensors.
+        overwrite: replace an output that exists.
+        delete_first: remove it before the new one is written, as :func:`jsonckpt.save` does.
+        dry_run: write nothing.
+        test_load: read the output back and compare every bit.
+        unsafe_pickle: let files that need it run pickle code.
+        plain_lists, tie, shapes: for JSON of other programs, see
+            :class:`ForeignOptions`.
+        spool: the directory for temporary files; by default the output's.
+        progress: where to show how far it is.
+        limits: how large what is read may be.
+    """
+
+    to: Format | None = None
+    encoding: str | None = None
+    compression: str | None = None
+    max_shard_size: str | int | None = None
+    include: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    optimizer: bool = True
+    dtype: str | None = None
+    overwrite: bool = False
+    delete_first: bool = False
+    dry_run: bool = False
+    test_load: bool = False
+    unsafe_pickle: bool = False
+    plain_lists: bool = False
+    tie: Sequence[tuple[str, str]] = ()
+    shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    spool: str | os.PathLike[str] | None = None
+    progress: IO[str] | None = None
+    limits: Limits = DEFAULT_LIMITS
+
+
+def format_of(path: Path) -> Format:
+    """The format that an output's name asks for.
+
+    >>> format_of(Path("a.json.zst")), format_of(Path("a.pth")), format_of(Path("run-3"))
+    ('json.zst', 'pt', 'dir')
+    """
+    name = path.name.lower()
+    if name.endswith(".json.zst"):
+        return "json.zst"
+    if name.endswith(".json"):
+        return "json"
+    if name.endswith((".pt", ".pth", ".bin", ".ckpt")):
+        return "pt"
+    return "safetensors" if name.endswith(".safetensors") else "dir"
+
+
+def default_output(source: Path, to: Format | None) -> Path:
+    """The output's path where none is given: the input's, with the suffix of the format.
+
+    >>> default_output(Path("a/best.pt"), None).as_posix()
+    'a/best.json'
+    """
+    if source.name in ("", ".."):
+        source = source.resolve()
+    name = source.name
+    for suffix in (".safetensors.index.json", ".bin.index.json", ".json.zst", ".json.gz"):
+        if name.endswith(suffix):
+            return source.with_name(name[: -len(suffix)] + FORMATS[to or "json"])
+    stem = name if source.is_dir() else source.stem
+    return source.with_name(stem + FORMATS[to or "json"])
+
+
+def spool_directory(chosen: str | os.PathLike[str] | None, output: Path) -> Path:
+    """The directory for temporary files: ``chosen``, else the output's, else the system's.
+
+    Raises:
+        WriteError: ``chosen`` is not a directory.
+    """
+    if chosen is not None:
+        directory = Path(path_text(chosen, "spool"))
+        if not directory.is_dir():
+            raise WriteError("is not a directory", file=directory, hint="Choose another --spool.")
+        return directory
+    parent = output.absolute().parent
+    if parent.is_dir() and os.access(parent, os.W_OK):
+        return parent
+    return Path(tempfile.gettempdir())
+
+
+def tensor_spool(directory: Path) -> Spool:
+    """Memory for tensors in a mapped file under ``directory``."""
+    return Spool(directory, ROOM_HINT)

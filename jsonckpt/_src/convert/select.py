@@ -1,0 +1,212 @@
+"""Which part of a state is converted, and to what dtype."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..errors import FormatError, JsonckptError
+from ..format.model import is_dense
+from ..format.pointer import join
+from ..state.selector import refuse_unmatched, selector
+from ..storage.spool import Spool
+from .options import ConvertOptions, tensor_spool
+from .pieces import blocks, memory_of, new_tensor
+from .tensor_values import dtype_named
+from .walk import OMIT, children, named_tensors, rebuilt
+
+_TRAINING = re.compile(
+    r"(?:.*_)?(?:optim|optimizer|optimizers|opt|sched|scheduler|schedulers|scaler|amp|rng)"
+    r"(?:_.*|\d*)?|random_state|rng.*"
+)
+_OPTIMIZER = re.compile(r"(?:.*_)?(?:optim|optimizer|optimizers|opt)(?:_.*|\d*)?")
+_MODEL = re.compile(r"(?:.*_)?(?:model|module|state_dict|weights|params|ema|generator|net)(?:_.*)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The part of a state that was asked for.
+
+    Attributes:
+        state: that part.
+        left_out: names of the rest: tensors, and optimizers as a whole.
+        tensors_left_out: how many tensors that is.
+        notes: what was changed, one line each.
+    """
+
+    state: Any
+    left_out: list[str]
+    tensors_left_out: int
+    notes: list[str]
+
+
+def select(state: Any, options: ConvertOptions, directory: Path) -> Selection:
+    """What ``optimizer``, ``include``, ``exclude`` and ``dtype`` leave of a state.
+
+    Args:
+        directory: for temporary files.
+
+    Raises:
+        StateMismatchError: a pattern selects nothing.
+        FormatError: ``dtype`` is unknown, or not of floating point.
+        JsonckptError: a tensor has values that ``dtype`` cannot hold.
+    """
+    whole = state
+    left_out: list[str] = []
+    notes: list[str] = []
+    if not options.optimizer:
+        state, left_out = drop_optimizers(state)
+        if not left_out:
+            notes.append("no optimizer was found to leave out")
+    state, unasked = choose(state, options.include, options.exclude)
+    left_out += unasked
+    count = _count(whole) - _count(state) if left_out else 0
+    if options.dtype is not None:
+        dtype, _ = dtype_named(options.dtype)
+        if not dtype.is_floating_point:
+            raise FormatError(f"--dtype {options.dtype} is not a floating-point dtype")
+        with tensor_spool(directory) as spool:
+            state, changed = cast(state, dtype, spool)
+        notes.append(f"{changed} tensors of the model are now {dtype}")
+    return Selection(state, left_out, count, notes)
+
+
+def _count(state: Any) -> int:
+    return sum(1 for _ in named_tensors(state))
+
+
+def choose(state: Any, include: Sequence[str], exclude: Sequence[str]) -> tuple[Any, list[str]]:
+    """The state without the tensors that are not asked for, and their names.
+
+    The parents of what is left out are kept.
+
+    Args:
+        state: nested dictionaries and sequences.
+        include, exclude: names or globs, as for :func:`jsonckpt.load`.
+
+    Raises:
+        StateMismatchError: one of them selects nothing.
+
+    >>> choose({"a": torch.ones(1), "b": {"c": torch.ones(1)}, "n": 1}, ["b"], [])
+    ({'b': {'c': tensor([1.])}, 'n': 1}, ['/a'])
+    """
+    if not include and not exclude:
+        return state, []
+    chosen, unmatched = selector(include or None, exclude or None)
+    names = list(_named_arrays(state, ""))
+    keys = state if isinstance(state, Mapping) else ()
+    refuse_unmatched(unmatched(names, [f"{join('', str(k))}/" for k in keys]), names, option="--")
+
+    def pruned(value: Any, name: str) -> Any:
+        def change(key: Any, child: Any) -> Any:
+            below = join(name, str(key))
+            if isinstance(child, torch.Tensor | np.ndarray) and not chosen(below):
+                return OMIT
+            return pruned(child, below)
+
+        return rebuilt(value, change)
+
+    return pruned(state, ""), [name for name in names if not chosen(name)]
+
+
+def _named_arrays(value: Any, name: str) -> Iterator[str]:
+    """The names of what :func:`choose` may leave out."""
+    if isinstance(value, torch.Tensor | np.ndarray):
+        yield name
+    elif isinstance(value, dict) or type(value) in (list, tuple):
+        for key, child in children(value):
+            yield from _named_arrays(child, join(name, str(key)))
+
+
+def is_optimizer(value: object) -> bool:
+    """Whether this has the form of an optimizer's ``state_dict()``."""
+    return isinstance(value, Mapping) and {"state", "param_groups"} <= value.keys()
+
+
+def drop_optimizers(state: Any) -> tuple[Any, list[str]]:
+    """The state without the states of optimizers, and the names of what was left out."""
+    dropped: list[str] = []
+
+    def pruned(value: Any, name: str) -> Any:
+        def change(key: Any, child: Any) -> Any:
+            below, text = join(name, str(key)), str(key).lower()
+            named = _OPTIMIZER.fullmatch(text) and isinstance(child, dict | list | tuple)
+            if named or is_optimizer(child):
+                dropped.append(below)
+                return OMIT
+            return child if _MODEL.fullmatch(text) else pruned(child, below)
+
+        return rebuilt(value, change) if isinstance(value, dict) else value
+
+    return pruned(state, ""), dropped
+
+
+def cast(state: Any, dtype: torch.dtype, spool: Spool) -> tuple[Any, int]:
+    """The state with the model's floating-point tensors in another dtype.
+
+    Optimizers, schedulers, scalers and the states of random generators keep theirs. Tensors that
+    are tied stay tied.
+
+    Args:
+        state: nested dictionaries and sequences.
+        dtype: of floating point.
+        spool: where converted tensors lie.
+
+    Returns:
+        The state, and how many tensors were converted.
+    """
+    done: dict[object, torch.Tensor] = {}
+
+    def converted(tensor: torch.Tensor) -> torch.Tensor:
+        key = (memory_of(tensor) or object(), tensor.requires_grad)
+        if key not in done:
+            done[key] = _converted(tensor, dtype, spool)
+        if isinstance(tensor, torch.nn.Parameter):
+            return torch.nn.Parameter(done[key].detach(), requires_grad=tensor.requires_grad)
+        return done[key]
+
+    def changed(value: Any, in_model: bool) -> Any:
+        if isinstance(value, torch.Tensor):
+            plain = value.layout == torch.strided and value.is_floating_point()
+            return converted(value) if plain and value.dtype != dtype else value
+        if is_optimizer(value):
+            return value
+
+        def change(key: Any, child: Any) -> Any:
+            if in_model or not isinstance(value, dict):
+                return changed(child, in_model)
+            text = str(key).lower()
+            if _TRAINING.fullmatch(text):
+                return child
+            return changed(child, _MODEL.fullmatch(text) is not None)
+
+        return rebuilt(value, change)
+
+    return changed(state, False), len(done)
+
+
+def _converted(tensor: torch.Tensor, dtype: torch.dtype, spool: Spool) -> torch.Tensor:
+    order = list(range(tensor.dim()))
+    if is_dense(tensor.shape, tensor.stride()):
+        # In the order of its memory, so that it lies there as before.
+        steps = tensor.stride()
+        order.sort(key=lambda dim: -steps[dim])
+        tensor = tensor.permute(order)
+    target = new_tensor(spool, dtype, tensor.shape)
+    flat, position = target.view(-1), 0
+    for block in blocks(tensor.detach()):
+        part = flat[position : position + len(block)].copy_(block)
+        if not torch.equal(part.double().isfinite(), block.double().isfinite()):
+            raise JsonckptError(
+                f"a tensor of {tensor.dtype} holds numbers too large for {dtype}",
+                hint="torch.bfloat16 has the range of torch.float32.",
+            )
+        position += len(block)
+    back = [order.index(dim) for dim in range(len(order))]
+    return target.permute(back).requires_grad_(tensor.requires_grad)
