@@ -28,7 +28,7 @@ from jsonckpt._src.format.limits import Limits
 from jsonckpt._src.load.api import load, stream
 from jsonckpt._src.load.checkpoint import Checkpoint, TensorEntry
 from jsonckpt._src.load.checkpoint import open_checkpoint as open
-from jsonckpt._src.load.into import LoadResult, load_into
+from jsonckpt._src.load_into.api import LoadResult, load_into
 from jsonckpt._src.rescue.gc import GcReport, gc
 from jsonckpt._src.rescue.recover import RecoverReport, recover
 from jsonckpt._src.rescue.scan import LostTensor

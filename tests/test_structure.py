@@ -18,6 +18,7 @@ LAYERS: list[set[str]] = [
     {"state"},
     {"tensors", "storage"},
     {"save", "load"},
+    {"load_into"},
     {"rescue", "convert", "training"},
     {"cli"},
 ]

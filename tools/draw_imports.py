@@ -22,7 +22,7 @@ PICTURE = ROOT / "docs" / "design" / "imports.svg"
 ROWS = [
     [["cli"]],
     [["rescue"], ["convert"], ["training"]],
-    [["save"], ["load"]],
+    [["save"], ["load_into", "load"]],
     [["tensors", "state"], ["storage"]],
     [["format"]],
     [["ground"]],

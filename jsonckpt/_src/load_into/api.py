@@ -10,17 +10,17 @@ from typing import Any
 from ..errors import StateMismatchError
 from ..format.json_text import collector_paused
 from ..format.limits import Limits
+from ..load.container import Container, read_consistent
+from ..load.options import ReadOptions, TensorSelection
+from ..load.restore import StateBuilder
 from ..state.registry import default_rules
 from ..state.selector import Selector
 from ..state.tree import decode_state
 from ..tensors.buffers import Target
-from .container import Container, read_consistent
-from .into_aliases import resolve_aliases
-from .into_reader import IntoReader
+from .aliases import resolve_aliases
 from .matching import Match, check_target, match
-from .options import ReadOptions, TensorSelection
 from .placeholders import LEFT_OUT, PlaceholderReader, leaves_in, names_in
-from .restore import StateBuilder
+from .reader import IntoReader
 
 
 @dataclass(frozen=True)

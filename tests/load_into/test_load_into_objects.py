@@ -14,7 +14,7 @@ import torch
 
 import jsonckpt
 from jsonckpt import ArgumentError, JsonckptError, StateMismatchError
-from jsonckpt._src.load.objects import loads_itself
+from jsonckpt._src.load_into.objects import loads_itself
 from tests.support import difference
 
 

@@ -10,15 +10,15 @@ import torch
 from ..format.json_text import collector_paused
 from ..format.limits import Copies
 from ..format.model import Entry
+from ..load.allocation import new_target
+from ..load.container import Container
+from ..load.sinks import PartSink, TeeSink
 from ..progress import progress_bar
 from ..tensors.aliasing import StateReader
 from ..tensors.buffers import Source, Target, byte_count
-from .allocation import new_target
-from .container import Container
-from .into_aliases import InPlaceCopy, contiguous_start
+from .aliases import InPlaceCopy, contiguous_start
 from .matching import Match
 from .placeholders import Placeholder, placeholders_in
-from .sinks import PartSink, TeeSink
 
 _CPU: Final = torch.device("cpu")
 #: Bytes that are compared or copied at a time.

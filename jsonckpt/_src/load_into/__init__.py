@@ -1,0 +1,1 @@
+"""A checkpoint into tensors that exist: ``load_into``."""
