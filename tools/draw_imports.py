@@ -21,8 +21,8 @@ PICTURE = ROOT / "docs" / "design" / "imports.svg"
 #: From the top down: rows of columns of packages. A package imports only from packages below it.
 ROWS = [
     [["cli"]],
-    [["rescue"], ["convert"], ["training"]],
-    [["save"], ["load_into", "load"]],
+    [["rescue"], ["convert"], ["training", "load_into"]],
+    [["save"], ["load"]],
     [["tensors", "state"], ["storage"]],
     [["format"]],
     [["ground"]],
