@@ -93,9 +93,9 @@ def test_every_limit_holds_for_every_reader(
     READERS[reader](path, Limits())  # the default lets it pass
     before_payloads = limit not in ("zstd_window",) and reader not in ("stream", "pipe")
     if before_payloads:
-        for module in ("loading", "checkpoint", "forward"):
-            name = "allocate_targets" if module == "loading" else "allocate_target"
-            monkeypatch.setattr(f"jsonckpt.{module}.{name}", _allocated)
+        for module in ("api", "checkpoint", "forward"):
+            name = "allocate_targets" if module == "api" else "allocate_target"
+            monkeypatch.setattr(f"jsonckpt._src.load.{module}.{name}", _allocated)
     with pytest.raises(jsonckpt.LimitError) as caught:
         READERS[reader](path, limits)
     assert "limit" in str(caught.value) or "deeper" in str(caught.value)
