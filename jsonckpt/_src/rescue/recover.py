@@ -24,10 +24,10 @@ from ..format.filenames import check_single_name, is_single
 from ..format.limits import Limits, checked_limits
 from ..parallel import thread_count
 from ..save.cancel import CancelToken
+from ..save.local_targets import local_target
 from ..save.options import SaveOptions
 from ..save.plan import RecordPlan, SavePlan
 from ..save.snapshot import Snapshot, new_save_id
-from ..save.targets import local_target
 from ..save.write import write_checkpoint
 from ..storage.leftovers import files_to_search
 from ..storage.new_file import shared_bits

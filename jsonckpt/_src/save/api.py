@@ -6,17 +6,21 @@ import os
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 from ..errors import ArgumentError, quote
 from ..format.json_text import BRIEF, collector_paused
+from ..storage.os_errors import writing
+from ..storage.path_arguments import is_url, path_text
 from .background import Background, PendingSave
 from .cancel import CancelToken
+from .local_targets import StreamTarget, local_target
 from .options import SaveOptions
 from .plan import plan_save
 from .snapshot import take_snapshot
 from .staging import Buffers, detach
-from .targets import target_of
+from .target import Target
 from .write import SaveResult, write_checkpoint
 
 
@@ -134,7 +138,7 @@ def _save(
     began: float,
 ) -> SaveResult:
     _check_order(state, path)
-    target = target_of(path, options)
+    target = _target_of(path, options)
     # A save that was asked for earlier is written first: it must not replace this one later.
     _background.wait_for(target.place)
     target.check()
@@ -251,7 +255,7 @@ def save_async(
     )
     _check_order(state, path)
     # The loop may change the working directory meanwhile.
-    target = target_of(path, options, absolute=True)
+    target = _target_of(path, options, absolute=True)
 
     def prepare() -> PendingSave[SaveResult]:
         target.check()
@@ -271,3 +275,32 @@ def save_async(
         return _background.start(os.fspath(path), write, place=target.place)
 
     return _background.run_next(prepare)
+
+
+def _target_of(path: Any, options: SaveOptions, *, absolute: bool = False) -> Target:
+    """The target that a path, a URL or a file object asks for.
+
+    Args:
+        absolute: do not depend on the working directory later.
+
+    Raises:
+        ArgumentError: it cannot be one, or does not go with the options.
+    """
+    if hasattr(path, "write"):
+        return StreamTarget(path, options)
+    if options.delete_first and not options.overwrite:
+        raise ArgumentError(
+            "delete_first=True removes what overwrite=False keeps: pass one of them"
+        )
+    text = path_text(path, also=", or a binary file object")
+    if options.compresses_files and text.endswith(".json"):
+        raise ArgumentError(
+            "encoding='list' with compression='zstd' compresses whole files: "
+            "write to a directory or to a path ending in .json.zst"
+        )
+    if is_url(text):
+        from .remote_target import RemoteTarget
+
+        return RemoteTarget(text, options)
+    with writing(text):
+        return local_target(Path(text).absolute() if absolute else Path(text), options)

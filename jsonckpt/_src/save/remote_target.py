@@ -18,7 +18,7 @@ from .cancel import CancelToken
 from .options import SaveOptions
 from .outputs import StreamOutput
 from .plan import SavePlan
-from .targets import Target, check_is_ours, named_shards
+from .target import Target, check_is_ours, named_shards
 
 #: Protocols of stores without directories, whose files appear as a whole when they are closed.
 _OBJECT_STORES = frozenset(

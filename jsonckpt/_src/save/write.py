@@ -18,7 +18,7 @@ from .cancel import CancelToken
 from .outputs import ZstdOutput
 from .plan import SavePlan, ShardPlan
 from .shard_writer import ShardWriter, useful_threads
-from .targets import Target
+from .target import Target
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,109 +1,27 @@
-"""Where a save goes: a local directory, a local file, or a file object.
-
-Each target says what it may replace, opens files, and commits. ``remote_target`` has the one for
-remote file systems.
-"""
+"""Local places for a save: a directory, a file, a file object."""
 
 from __future__ import annotations
 
 import io
 import os
 import stat
-from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
-from ..errors import ArgumentError, CheckpointExistsError, JsonckptError, quote
+from ..errors import ArgumentError, CheckpointExistsError, quote
 from ..format import filenames
-from ..format.limits import DEFAULT_LIMITS
-from ..format.manifest import shard_files
-from ..format.model import MANIFEST_FORMAT, MANIFEST_NAME
+from ..format.model import MANIFEST_NAME
 from ..storage import commit
 from ..storage.local import LocalLocation
 from ..storage.new_file import Mode, NewFile, mode_for, mode_of
 from ..storage.os_errors import writing
-from ..storage.path_arguments import is_url, path_text
-from ..storage.protocols import Location, Output
+from ..storage.protocols import Output
 from .cancel import CancelToken
 from .disk_space import DiskSpace
 from .options import SaveOptions
 from .outputs import FileOutput, ObjectOutput
 from .plan import SavePlan
-
-
-class Target(ABC):
-    """A place for one checkpoint.
-
-    The order of calls is: ``check``, ``begin``, ``open`` for each file, ``commit``, ``clean_up``.
-    ``abandon`` follows an error in ``begin`` or later.
-
-    Attributes:
-        path: of the checkpoint, for the result.
-        place: one name for each place, however it was given; ``""`` for a file object.
-        single: whether the checkpoint is one file.
-        name: of the single file; ``""`` for a file object.
-        concurrent: whether several files may be written at the same time.
-    """
-
-    path = place = name = ""
-    single = True
-    concurrent = False
-
-    def check(self) -> None:  # noqa: B027 - a target may have nothing to check
-        """Refuse to overwrite what must not be overwritten, as far as that is known early."""
-
-    @abstractmethod
-    def begin(self, plan: SavePlan, cancel: CancelToken) -> None:
-        """Prepare the place."""
-
-    @abstractmethod
-    def open(self, name: str) -> Output:
-        """Begin a file."""
-
-    @abstractmethod
-    def commit(self, manifest: bytes, cancel: CancelToken) -> str:
-        """Make the checkpoint visible. Returns how durable it is, see :class:`SaveResult`.
-
-        Args:
-            manifest: of a directory.
-            cancel: is closed right before.
-        """
-
-    @abstractmethod
-    def abandon(self, error: BaseException) -> None:
-        """Remove what was written, unless it may be committed. May give the error a hint."""
-
-    def clean_up(self) -> None:  # noqa: B027 - a target may have nothing to clean up
-        """Remove what was replaced, after the commit."""
-
-
-def target_of(path: Any, options: SaveOptions, *, absolute: bool = False) -> Target:
-    """The target that a path, a URL or a file object asks for.
-
-    Args:
-        absolute: do not depend on the working directory later.
-
-    Raises:
-        ArgumentError: it cannot be one, or does not go with the options.
-    """
-    if hasattr(path, "write"):
-        return StreamTarget(path, options)
-    if options.delete_first and not options.overwrite:
-        raise ArgumentError(
-            "delete_first=True removes what overwrite=False keeps: pass one of them"
-        )
-    text = path_text(path, also=", or a binary file object")
-    if options.compresses_files and text.endswith(".json"):
-        raise ArgumentError(
-            "encoding='list' with compression='zstd' compresses whole files: "
-            "write to a directory or to a path ending in .json.zst"
-        )
-    if is_url(text):
-        from .remote_target import RemoteTarget
-
-        return RemoteTarget(text, options)
-    with writing(text):
-        return local_target(Path(text).absolute() if absolute else Path(text), options)
+from .target import Target, check_is_ours, named_shards
 
 
 def local_target(path: Path, options: SaveOptions) -> Target:
@@ -330,35 +248,3 @@ def _may_be_ours(name: str) -> bool:
     return filenames.is_shard_name(name) or (
         name.startswith(".manifest-") and name.endswith(".tmp")
     )
-
-
-def check_is_ours(location: Location) -> None:
-    """Refuse to replace another program's manifest, told by how it begins.
-
-    Raises:
-        CheckpointExistsError: it is another program's.
-    """
-    try:
-        with location.file(MANIFEST_NAME) as file:
-            start = bytearray(min(file.size, 4096))
-            file.read_range(0, memoryview(start))
-    except JsonckptError:
-        return
-    if start and MANIFEST_FORMAT.encode() not in start:
-        raise CheckpointExistsError(
-            f"the {MANIFEST_NAME} in this directory is another program's",
-            file=location.where(MANIFEST_NAME),
-            hint="Choose another directory.",
-        )
-
-
-def named_shards(location: Location) -> list[str]:
-    """The shards that the present manifest names: an overwrite removes them at its very end.
-
-    A manifest that is damaged or cannot be read names none. Its checkpoint is lost already, but its
-    shards are left for a rescue.
-    """
-    try:
-        return shard_files(location.manifest(DEFAULT_LIMITS.manifest_bytes), DEFAULT_LIMITS)
-    except (JsonckptError, OSError):
-        return []

@@ -1,0 +1,91 @@
+"""What a save needs of the place where it goes: open files, commit them, or abandon them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from ..errors import CheckpointExistsError, JsonckptError
+from ..format.limits import DEFAULT_LIMITS
+from ..format.manifest import shard_files
+from ..format.model import MANIFEST_FORMAT, MANIFEST_NAME
+from ..storage.protocols import Location, Output
+from .cancel import CancelToken
+from .plan import SavePlan
+
+
+class Target(ABC):
+    """A place for one checkpoint.
+
+    The order of calls is: ``check``, ``begin``, ``open`` for each file, ``commit``, ``clean_up``.
+    ``abandon`` follows an error in ``begin`` or later.
+
+    Attributes:
+        path: of the checkpoint, for the result.
+        place: one name for each place, however it was given; ``""`` for a file object.
+        single: whether the checkpoint is one file.
+        name: of the single file; ``""`` for a file object.
+        concurrent: whether several files may be written at the same time.
+    """
+
+    path = place = name = ""
+    single = True
+    concurrent = False
+
+    def check(self) -> None:  # noqa: B027 - a target may have nothing to check
+        """Refuse to overwrite what must not be overwritten, as far as that is known early."""
+
+    @abstractmethod
+    def begin(self, plan: SavePlan, cancel: CancelToken) -> None:
+        """Prepare the place."""
+
+    @abstractmethod
+    def open(self, name: str) -> Output:
+        """Begin a file."""
+
+    @abstractmethod
+    def commit(self, manifest: bytes, cancel: CancelToken) -> str:
+        """Make the checkpoint visible. Returns how durable it is, see :class:`SaveResult`.
+
+        Args:
+            manifest: of a directory.
+            cancel: is closed right before.
+        """
+
+    @abstractmethod
+    def abandon(self, error: BaseException) -> None:
+        """Remove what was written, unless it may be committed. May give the error a hint."""
+
+    def clean_up(self) -> None:  # noqa: B027 - a target may have nothing to clean up
+        """Remove what was replaced, after the commit."""
+
+
+def check_is_ours(location: Location) -> None:
+    """Refuse to replace another program's manifest, told by how it begins.
+
+    Raises:
+        CheckpointExistsError: it is another program's.
+    """
+    try:
+        with location.file(MANIFEST_NAME) as file:
+            start = bytearray(min(file.size, 4096))
+            file.read_range(0, memoryview(start))
+    except JsonckptError:
+        return
+    if start and MANIFEST_FORMAT.encode() not in start:
+        raise CheckpointExistsError(
+            f"the {MANIFEST_NAME} in this directory is another program's",
+            file=location.where(MANIFEST_NAME),
+            hint="Choose another directory.",
+        )
+
+
+def named_shards(location: Location) -> list[str]:
+    """The shards that the present manifest names: an overwrite removes them at its very end.
+
+    A manifest that is damaged or cannot be read names none. Its checkpoint is lost already, but its
+    shards are left for a rescue.
+    """
+    try:
+        return shard_files(location.manifest(DEFAULT_LIMITS.manifest_bytes), DEFAULT_LIMITS)
+    except (JsonckptError, OSError):
+        return []
