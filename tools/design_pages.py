@@ -1,23 +1,26 @@
-"""Draws ``docs/design/imports.svg``: the packages, their modules, and which imports which.
+"""Writes what the design pages show of the source, so that they say what is there.
 
-The picture is made from the imports in the source, so it says what is there. With ``--check``
-nothing is written, and the exit code is 1 when the picture in the repository is out of date::
+These are the picture ``docs/design/imports.svg`` (packages, modules, and which imports which) and
+the table of modules in each page ``docs/design/PACKAGE.md``. With ``--check`` nothing is written,
+and the exit code is 1 when something in the repository is out of date::
 
-    python tools/draw_imports.py
-    python tools/draw_imports.py --check
+    python tools/design_pages.py
+    python tools/design_pages.py --check
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import re
 import sys
 from html import escape
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "jsonckpt" / "_src"
-PICTURE = ROOT / "docs" / "design" / "imports.svg"
+PAGES = ROOT / "docs" / "design"
+TABLE = re.compile(r"<!-- modules -->\n.*?<!-- end -->\n", re.DOTALL)
 #: From the top down: rows of columns of packages. A package imports only from packages below it.
 ROWS = [
     [["cli"]],
@@ -197,18 +200,43 @@ def draw() -> str:
     )
 
 
+def table(page: Path) -> str:
+    """A page with the table of its package's modules, from the first lines of their docstrings."""
+    rows = []
+    for file in sorted((SOURCE / page.stem).glob("*.py")):
+        words = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+        if file.name != "__init__.py":
+            rows.append(f"| `{file.stem}` | {words.partition(chr(10))[0].replace('``', '`')} |\n")
+    block = f"<!-- modules -->\n| module | |\n|---|---|\n{''.join(rows)}<!-- end -->\n"
+    text, count = TABLE.subn(lambda _: block, page.read_text(encoding="utf-8"))
+    if count != 1:
+        raise SystemExit(
+            f"{page.relative_to(ROOT)} needs one block <!-- modules --> ... <!-- end -->"
+        )
+    return text
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Draw the imports between packages.")
+    """Write what is out of date, or with ``--check`` name it."""
+    parser = argparse.ArgumentParser(description="Picture and tables of the design pages.")
     parser.add_argument("--check", action="store_true", help="compare, write nothing")
     check = parser.parse_args().check
-    text = draw()
-    if not check:
-        PICTURE.parent.mkdir(exist_ok=True)
-        PICTURE.write_text(text, encoding="utf-8")
-    elif not PICTURE.exists() or PICTURE.read_text(encoding="utf-8") != text:
-        print(f"{PICTURE.relative_to(ROOT)} is out of date: python tools/draw_imports.py")
-        return 1
-    return 0
+    wanted = {page: table(page) for page in sorted(PAGES.glob("*.md"))}
+    missing = {name for name in PACKAGES if name != "ground"} - {page.stem for page in wanted}
+    if missing:
+        raise SystemExit(f"no page for {sorted(missing)}")
+    wanted[PAGES / "imports.svg"] = draw()
+    stale = [
+        file
+        for file, text in wanted.items()
+        if not file.exists() or file.read_text(encoding="utf-8") != text
+    ]
+    for file in stale:
+        if check:
+            print(f"{file.relative_to(ROOT)} is out of date: python tools/design_pages.py")
+        else:
+            file.write_text(wanted[file], encoding="utf-8")
+    return 1 if check and stale else 0
 
 
 if __name__ == "__main__":
