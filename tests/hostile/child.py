@@ -57,6 +57,8 @@ class Watch:
             flags = arguments[2]
             if RESCUED in str(arguments[0]):
                 return
+            if os.path.isdir(arguments[0]):
+                return  # Linux opens a temporary file without a name through its directory
             if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC):
                 self._seen.append(f"opens {arguments[0]!r} for writing")
         elif event.startswith(

@@ -264,21 +264,21 @@ def _bytes(data: bytes) -> Callable[[Path], Any]:
 
 FOREIGN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "empty": (_bytes(b""), "empty.*convert"),
-    "one_brace": (_bytes(b"{"), "no jsonckpt checkpoint.*convert"),
-    "empty_object": (_bytes(b"{}\n"), "no jsonckpt checkpoint.*convert"),
-    "null": (_bytes(b"null"), "no jsonckpt checkpoint.*convert"),
-    "torch": (_pt, "no jsonckpt checkpoint.*convert"),
-    "torch_before_1_6": (_old_pt, "no jsonckpt checkpoint.*convert"),
-    "safetensors": (_safetensors, "no jsonckpt checkpoint.*convert"),
-    "zip": (_zip, "no jsonckpt checkpoint.*convert"),
-    "html": (_bytes(b"<!DOCTYPE html>\n<html>404</html>\n"), "no jsonckpt checkpoint.*convert"),
-    "other_json": (_bytes(b'{"model":{"w":[1,2]}}'), "no jsonckpt checkpoint.*convert"),
-    "json_lines": (_bytes(b'{"a":1}\n{"a":2}\n'), "no jsonckpt checkpoint.*convert"),
+    "one_brace": (_bytes(b"{"), "not a jsonckpt checkpoint.*convert"),
+    "empty_object": (_bytes(b"{}\n"), "not a jsonckpt checkpoint.*convert"),
+    "null": (_bytes(b"null"), "not a jsonckpt checkpoint.*convert"),
+    "torch": (_pt, "not a jsonckpt checkpoint.*convert"),
+    "torch_before_1_6": (_old_pt, "not a jsonckpt checkpoint.*convert"),
+    "safetensors": (_safetensors, "not a jsonckpt checkpoint.*convert"),
+    "zip": (_zip, "not a jsonckpt checkpoint.*convert"),
+    "html": (_bytes(b"<!DOCTYPE html>\n<html>404</html>\n"), "not a jsonckpt checkpoint.*convert"),
+    "other_json": (_bytes(b'{"model":{"w":[1,2]}}'), "not a jsonckpt checkpoint.*convert"),
+    "json_lines": (_bytes(b'{"a":1}\n{"a":2}\n'), "not a jsonckpt checkpoint.*convert"),
     "large_other_json": (_bytes(b'{"a":[' + b"1," * (1 << 20) + b"1]}"), "convert"),
-    "random": (_bytes(bytes(range(256)) * 64), "no jsonckpt checkpoint.*convert"),
+    "random": (_bytes(bytes(range(256)) * 64), "not a jsonckpt checkpoint.*convert"),
     "git_lfs_pointer": (
         _bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 5\n"),
-        "no jsonckpt checkpoint",
+        "not a jsonckpt checkpoint",
     ),
 }
 
