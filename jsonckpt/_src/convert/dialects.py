@@ -209,7 +209,7 @@ def mend_optimizers(tree: object) -> None:
     """
     if isinstance(tree, list):
         for item in tree:
-            if type(item) in (dict, list):
+            if type(item) in (dict, list) and item:
                 mend_optimizers(item)
     if not isinstance(tree, dict):
         return

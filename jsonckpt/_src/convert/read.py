@@ -1,4 +1,4 @@
-"""Reading a checkpoint of any kind. Its content says what it is, not its name."""
+"""Reads a checkpoint of any kind. The content says what it is, not the name."""
 
 from __future__ import annotations
 
@@ -12,10 +12,16 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-import zstandard
-
-from ..errors import CheckpointNotFoundError, FormatError, JsonckptError, LimitError, quote
+from ..errors import (
+    CheckpointNotFoundError,
+    FormatError,
+    IncompleteCheckpointError,
+    JsonckptError,
+    LimitError,
+    quote,
+)
 from ..format.limits import DEFAULT_LIMITS, Limits
+from ..format.zstd import FRAME_HEADER, zstd
 from ..load.api import load_selected
 from ..load.checkpoint import open_checkpoint
 from ..load.options import ReadOptions, TensorSelection
@@ -128,7 +134,7 @@ def _read_file(path: Path, options: ConvertOptions, directory: Path) -> Source:
     if head.startswith((b"PK\x03\x04", b"\x80")):
         state = load_torch_file(path, directory, unsafe_pickle=options.unsafe_pickle)
         return Source(state, "PyTorch file", size)
-    if head.startswith(zstandard.FRAME_HEADER):
+    if head.startswith(FRAME_HEADER):
         return _read_compressed(path, options, directory)
     if _INDEX.fullmatch(path.name):
         return _read_sharded(path, options, directory)
@@ -165,22 +171,20 @@ def _load_own(path: Path, options: ConvertOptions, directory: Path, limits: Limi
 def _read_compressed(path: Path, options: ConvertOptions, directory: Path) -> Source:
     unpack = partial(_zstd, window=options.limits.zstd_window)
     with path.open("rb") as file, unpack(file) as text:
-        try:
-            head = text.read(4096)
-        except zstandard.ZstdError as error:
-            raise FormatError(f"damaged zstd data ({quote(str(error))})") from error
+        head = _Bounded(text, 4096).read(4096)
     if _OWN.match(head):
         return _read_own(path, options, directory)
     return _read_json(path, options, directory, unpack)
 
 
 def _zstd(file: IO[bytes], window: int | None) -> Any:
-    reader = zstandard.ZstdDecompressor(max_window_size=1 << 31 if window is None else window)
-    return reader.stream_reader(file, read_across_frames=True)
+    # Other programs write skippable frames, which a checkpoint of this package may not have.
+    log = 31 if window is None else min(max(window.bit_length() - 1, 10), 31)
+    return zstd.ZstdFile(file, options={int(zstd.DecompressionParameter.window_log_max): log})
 
 
 class _Bounded:
-    """Decompressed text, which may not be a thousand times its file."""
+    """Decompressed text, up to a limit."""
 
     def __init__(self, stream: Any, limit: int) -> None:
         self._stream = stream
@@ -189,7 +193,11 @@ class _Bounded:
     def read(self, size: int) -> bytes:
         try:
             data: bytes = self._stream.read(size)
-        except (zstandard.ZstdError, zlib.error, EOFError, OSError, ValueError) as error:
+        except EOFError as error:
+            raise IncompleteCheckpointError(
+                "the compressed data ends too early", hint="It was cut off: copy it again."
+            ) from error
+        except (zstd.ZstdError, zlib.error, OSError, ValueError) as error:
             raise FormatError(f"damaged compressed data ({quote(str(error))})") from error
         self._left -= len(data)
         if self._left < 0:
