@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from ..errors import FormatError, quote
-from .lift import Numbers, Text
 from .pieces import same_bits
+from .scratch import Numbers, Text
 from .tensor_values import Payload, parse_shape
 
 NO_VALUES = (

@@ -23,8 +23,9 @@ from ..format.limits import DEFAULT_LIMITS, exceeds
 from ..format.pointer import join
 from ..storage.spool import PREFIX
 from . import dialects
-from .lift import ByteSource, Lifter, Numbers, References, Scratch, Text
+from .lift import ByteSource, Lifter
 from .options import tensor_spool
+from .scratch import Numbers, References, Scratch, Text
 from .tensor_values import PICKLE_HEADS, Payload, TensorBuilder, base64_pieces
 
 MAX_DEPTH = 200

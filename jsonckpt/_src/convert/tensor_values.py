@@ -21,9 +21,9 @@ import torch
 from ..errors import FormatError, LimitError, quote
 from ..format.dtypes import DTYPES
 from ..storage.spool import Spool
-from .lift import Numbers, Scratch, Text
 from .number_array import BINARY, MAX_RANK, Kind
 from .pieces import bits, new_tensor, over
+from .scratch import Numbers, Scratch, Text
 
 _ALIASES = {
     "double": "float64",
