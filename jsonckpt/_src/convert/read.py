@@ -12,6 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
+from zstandard import FRAME_HEADER
+
 from ..errors import (
     CheckpointNotFoundError,
     FormatError,
@@ -21,7 +23,7 @@ from ..errors import (
     quote,
 )
 from ..format.limits import DEFAULT_LIMITS, Limits
-from ..format.zstd import FRAME_HEADER, zstd
+from ..format.zstd import zstd
 from ..load.api import load_selected
 from ..load.checkpoint import open_checkpoint
 from ..load.options import ReadOptions, TensorSelection
@@ -32,7 +34,7 @@ from .safetensors_files import load_safetensors, load_sharded
 from .torch_files import find_unpacked, load_torch_file, load_unpacked
 
 _OWN = re.compile(rb'(?:\xef\xbb\xbf)?\s*\{\s*"format"\s*:\s*"jsonckpt\.(shard|manifest)"')
-#: What Hugging Face calls the weights in a model's directory, in order of preference.
+#: The names of the weights in a directory of Hugging Face, in order of preference.
 _HUB_FILES = (
     "model.safetensors.index.json",
     "model.safetensors",
@@ -47,11 +49,11 @@ class Source:
     """What was read.
 
     Attributes:
-        state: the nested state; tensors are mapped files where that is possible.
-        kind: what the input is, in words.
+        state: the nested state. Tensors are mapped files where possible.
+        kind: the kind of the input, in words.
         nbytes: its size on disk.
-        notes: what was mended or assumed.
-        metadata: the user's metadata, of a jsonckpt checkpoint.
+        notes: what was repaired or assumed.
+        metadata: of the user, in a jsonckpt checkpoint.
     """
 
     state: Any
@@ -62,7 +64,7 @@ class Source:
 
 
 def read(path: Path, options: ConvertOptions, directory: Path) -> Source:
-    """Read ``path``, whatever kind of checkpoint it is.
+    """Read a checkpoint of any kind.
 
     Args:
         directory: for temporary files.
@@ -70,7 +72,7 @@ def read(path: Path, options: ConvertOptions, directory: Path) -> Source:
     Raises:
         CheckpointNotFoundError: there is nothing at ``path``.
         UnsupportedTypeError: it needs pickle.
-        FormatError and the other errors of this package: it cannot be read.
+        JsonckptError: it cannot be read.
     """
     try:
         mode = path.stat().st_mode
@@ -88,7 +90,7 @@ def read(path: Path, options: ConvertOptions, directory: Path) -> Source:
 
 
 def read_back(path: Path, to: Format, options: ConvertOptions, directory: Path) -> Any:
-    """The state in a file of a known format that was just written."""
+    """Load what was just written in a known format."""
     if to in OWN_FORMATS:
         return _load_own(path, options, directory, DEFAULT_LIMITS)
     if to == "pt":
@@ -202,7 +204,7 @@ class _Bounded:
         self._left -= len(data)
         if self._left < 0:
             raise LimitError(
-                "the compressed file unfolds to more than the limits allow",
+                "the compressed file decompresses to more than the limits allow",
                 hint="Pass --limit expansion=none if it is meant.",
             )
         return data

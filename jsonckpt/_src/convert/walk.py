@@ -1,4 +1,4 @@
-"""Going through states: nested dictionaries and sequences."""
+"""Walks states: nested dictionaries and sequences."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import torch
 
 from ..format.pointer import join
 
-#: What :func:`rebuilt` leaves out.
+#: The value of a child that :func:`rebuilt` leaves out.
 OMIT: Final = object()
 
 
 def children(value: object) -> Iterable[tuple[Any, Any]]:
-    """What lies in a dictionary or sequence, with its keys or indices. Other values have none."""
+    """The items of a dictionary or sequence, with keys or indices. Other values have none."""
     if isinstance(value, Mapping):
         return value.items()
     return enumerate(value) if isinstance(value, list | tuple) else ()
@@ -34,9 +34,9 @@ def named_tensors(state: object, name: str = "") -> Iterator[tuple[str, torch.Te
 
 
 def rebuilt(value: Any, change: Callable[[Any, Any], Any]) -> Any:
-    """A copy of a dictionary, list or tuple in which ``change(key, child)`` replaces each child.
+    """Copy a dictionary, list or tuple. ``change(key, child)`` gives each new child.
 
-    Children for which it gives :data:`OMIT` are left out. Values of other types are not copied.
+    A child for which it gives :data:`OMIT` is left out. Values of other types are not copied.
 
     >>> rebuilt({"a": 1, "b": 2}, lambda key, child: OMIT if key == "b" else child + 1)
     {'a': 2}
