@@ -37,8 +37,7 @@ from .options import (
 )
 from .pieces import memory_of
 from .read import read, read_back
-from .select import select
-from .walk import named_tensors
+from .select import named_tensors, select
 from .write import flat_names, write
 
 #: Without a terminal, a line announces the writing of this many bytes or more.

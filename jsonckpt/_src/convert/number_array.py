@@ -219,10 +219,7 @@ class ArrayParser:
         if any(initial in text for initial in _INITIALS):
             return self._parse_words(text)
         if b"n" in text:
-            raise FormatError(
-                "null among the numbers of a tensor",
-                hint="The program that wrote this lost a NaN or an infinity; the value is unknown.",
-            )
+            raise null_error()
         return self._parse_numbers(text)
 
     def _parse_words(self, text: bytes) -> tuple[Kind, npt.NDArray[np.generic]]:
@@ -255,6 +252,13 @@ class ArrayParser:
         except (ValueError, RuntimeError) as error:
             return "float", _parse_wide(text, error)
         raise FormatError("something other than numbers in an array of numbers")
+
+
+def null_error() -> FormatError:
+    return FormatError(
+        "null among the numbers of a tensor",
+        hint="The program that wrote this lost a NaN or an infinity; the value is unknown.",
+    )
 
 
 def _parse_wide(text: bytes, reason: Exception) -> npt.NDArray[np.float64]:

@@ -1,12 +1,13 @@
-"""Selects the part of a state that is converted, and changes its dtype."""
+"""Walks a state, selects the part that is converted, and changes its dtype."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -19,8 +20,9 @@ from ..storage.spool import Spool
 from .options import ConvertOptions, tensor_spool
 from .pieces import blocks, memory_of, new_tensor
 from .tensor_values import dtype_named
-from .walk import OMIT, children, named_tensors, rebuilt
 
+#: The value of a child that :func:`rebuilt` leaves out.
+OMIT: Final = object()
 _TRAINING = re.compile(
     r"(?:.*_)?(?:optim|optimizer|optimizers|opt|sched|scheduler|schedulers|scaler|amp|rng)"
     r"(?:_.*|\d*)?|random_state|rng.*"
@@ -210,3 +212,47 @@ def _converted(tensor: torch.Tensor, dtype: torch.dtype, spool: Spool) -> torch.
         position += len(block)
     back = [order.index(dim) for dim in range(len(order))]
     return target.permute(back).requires_grad_(tensor.requires_grad)
+
+
+def children(value: object) -> Iterable[tuple[Any, Any]]:
+    """The items of a dictionary or sequence, with keys or indices. Other values have none."""
+    if isinstance(value, Mapping):
+        return value.items()
+    return enumerate(value) if isinstance(value, list | tuple) else ()
+
+
+def named_tensors(state: object, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+    """Every tensor, with its name (a JSON Pointer).
+
+    >>> [name for name, _ in named_tensors({"a": {0: torch.ones(1)}, "b": [torch.ones(1)]})]
+    ['/a/0', '/b/0']
+    """
+    if isinstance(state, torch.Tensor):
+        yield name, state
+    for key, value in children(state):
+        yield from named_tensors(value, join(name, str(key)))
+
+
+def rebuilt(value: Any, change: Callable[[Any, Any], Any]) -> Any:
+    """Copy a dictionary, list or tuple. ``change(key, child)`` gives each new child.
+
+    A child for which it gives :data:`OMIT` is left out. Values of other types are not copied.
+
+    >>> rebuilt({"a": 1, "b": 2}, lambda key, child: OMIT if key == "b" else child + 1)
+    {'a': 2}
+    """
+    if not isinstance(value, dict) and type(value) not in (list, tuple):
+        return value
+    kept = []
+    for key, child in children(value):
+        new = change(key, child)
+        if new is not OMIT:
+            kept.append((key, new))
+    if isinstance(value, defaultdict):
+        return defaultdict(value.default_factory, kept)
+    if isinstance(value, OrderedDict):
+        copy = OrderedDict(kept)
+        if hasattr(value, "_metadata"):
+            copy._metadata = value._metadata  # type: ignore[attr-defined]
+        return copy
+    return dict(kept) if isinstance(value, dict) else type(value)(new for _, new in kept)

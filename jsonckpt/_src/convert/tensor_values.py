@@ -21,7 +21,7 @@ import torch
 from ..errors import FormatError, LimitError, quote
 from ..format.dtypes import DTYPES
 from ..storage.spool import Spool
-from .number_array import BINARY, MAX_RANK, Kind
+from .number_array import BINARY, MAX_RANK, Kind, null_error
 from .pieces import bits, new_tensor, over
 from .scratch import Numbers, Scratch, Text
 
@@ -397,10 +397,7 @@ def _small(flat: Sequence[Any]) -> tuple[list[tuple[Kind, npt.NDArray[Any]]], bo
         if all(0 <= value < 1 << 64 for value in flat):
             return [("uint", np.array(flat, np.uint64))], False
     if type(None) in types:
-        raise FormatError(
-            "null among the numbers of a tensor",
-            hint="The program that wrote this lost a NaN or an infinity; the value is unknown.",
-        )
+        raise null_error()
     try:
         numbers = [_WORDS[value.lower()] if type(value) is str else value for value in flat]
         if {type(value) for value in numbers} <= {int, float}:

@@ -26,7 +26,7 @@ from .number_list_json import write_number_lists
 from .options import OWN_FORMATS, ConvertOptions, Format
 from .pieces import memory_of
 from .safetensors_files import write_safetensors
-from .walk import children, named_tensors
+from .select import children, named_tensors
 
 _STATE_DICT_KEYS = frozenset({"model_state_dict", "state_dict", "model", "module", "weights"})
 
