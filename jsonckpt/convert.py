@@ -1,18 +1,18 @@
-"""Converting checkpoints: ``.pt``, safetensors, jsonckpt, and the JSON that other programs write.
+"""Converts checkpoints: ``.pt``, safetensors, jsonckpt, and JSON of other programs.
 
-From Python :func:`convert`, from the command line ``python -m jsonckpt.convert``. A conversion goes
-one way, and each step is one module with a function of its name::
+Call :func:`convert` in Python, or ``python -m jsonckpt.convert`` on the command line. ``api`` runs
+the steps in this order. Each step is a module with a function of the same name::
 
-    api:  read  ->  select  ->  write  ->  compare
+    read  ->  select  ->  write  ->  compare
 
-``read`` finds out what the input is and has it read: ``torch_files``, ``safetensors_files``, or
-``foreign_json``, which goes the same way inside::
+``read`` looks at the content of the input and calls ``torch_files``, ``safetensors_files``, the
+loader of this package, or ``foreign_json``. The last one reads in three steps::
 
-    lift            takes the long arrays and strings out of the text
-    dialects        says which object is a tensor
-    tensor_values   makes the tensor
+    lift            moves long arrays and strings from the text to a file
+    dialects        recognises the objects that are tensors
+    tensor_values   makes the tensors
 
-``write`` has it written by the package itself, ``torch.save``, ``safetensors_files`` or
+``write`` calls the saver of this package, ``torch.save``, ``safetensors_files`` or
 ``number_list_json``.
 """
 

@@ -197,6 +197,28 @@ def test_pickle_never_runs_unasked(tmp_path: Path) -> None:
     assert not trap.exists()
 
 
+CUT = b'{"w": {"data": [1.0], "shape": [1], "dtype": "float32"}}' + b" " * 9999
+
+
+@pytest.mark.parametrize("pack", [zstandard.compress, gzip.compress], ids=["zstd", "gzip"])
+@pytest.mark.parametrize("missing", [1, 8])
+def test_compressed_json_that_was_cut_off(
+    pack: Callable[[bytes], bytes], missing: int, tmp_path: Path
+) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(pack(CUT[:9000]) + pack(CUT[9000:])[:-missing])
+    with pytest.raises(IncompleteCheckpointError, match="the compressed data ends too early"):
+        convert(source, tmp_path / "out.pt")
+    assert files(tmp_path) == {"source"}
+
+
+def test_a_skippable_frame_in_compressed_json_is_skipped(tmp_path: Path) -> None:
+    skippable = b"\x5e\x2a\x4d\x18\x04\x00\x00\x00seek"
+    (tmp_path / "source").write_bytes(zstandard.compress(CUT) + skippable)
+    convert(tmp_path / "source", tmp_path / "out.pt")
+    assert torch.load(tmp_path / "out.pt", weights_only=True)["w"].tolist() == [1.0]
+
+
 NOT_CHECKPOINTS: dict[str, bytes] = {
     "empty.pt": b"",
     "text.pt": b"hello",

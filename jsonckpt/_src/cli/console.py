@@ -1,7 +1,7 @@
-"""What all commands share: how they parse, print and report errors.
+"""How all commands parse arguments, print, and report errors.
 
-What commands print goes through :func:`say` and :func:`complain`. So no text from a file does
-anything to a terminal, and an output that takes nothing more is reported.
+Commands print with :func:`say` and :func:`complain`. These escape control characters, so text from
+a file cannot control a terminal. They also report when the output fails.
 """
 
 from __future__ import annotations
@@ -23,15 +23,14 @@ EXIT_OUTPUT = 4
 
 
 class _OutputError(Exception):
-    """Standard output takes nothing more."""
+    """Standard output failed."""
 
 
 def show_anything() -> None:
-    """Make commands print what the terminal's encoding lacks in escaped form.
+    """Escape characters that the encoding of the terminal lacks, so that every report is whole.
 
-    Otherwise a report would end in the middle, after the work is done. The number of a closed
-    standard file is taken, so that no checkpoint gets it: whatever writes to number 2 without
-    asking would write into the checkpoint.
+    This also opens the null device in place of closed standard files. Otherwise a checkpoint could
+    get descriptor 2, and messages to standard error would go into it.
     """
     with suppress(OSError):
         while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
@@ -52,7 +51,7 @@ def say(text: object, end: str = "\n") -> None:
 
 
 def complain(text: object, end: str = "\n") -> None:
-    """Print to standard error. If that fails, there is nowhere left to say so."""
+    """Print to standard error. If that fails, nothing else can report it."""
     try:
         _write(sys.stderr, printable(text, keep="\n") + end, flush=True)
     except _OutputError:
@@ -60,7 +59,7 @@ def complain(text: object, end: str = "\n") -> None:
 
 
 def on_terminal() -> bool:
-    """Whether standard error is a terminal, where bars may be shown."""
+    """True if standard error is a terminal, which can show progress."""
     return sys.stderr is not None and sys.stderr.isatty()
 
 
@@ -76,17 +75,18 @@ def run_command(
     failed: Callable[[argparse.Namespace, BaseException], None],
     interrupted: str = "interrupted",
 ) -> int:
-    """Run a command, and make sure that its report gets out.
+    """Run a command and flush its report.
 
     Args:
-        parser: reads ``arguments``; ``None`` stands for the process's own.
+        parser: parses the arguments.
+        arguments: of the command. ``None`` means those of the process.
         run: does the work and returns the exit code.
-        failed: reports an error of it.
-        interrupted: what to say after a Ctrl-C.
+        failed: reports an error.
+        interrupted: the message after a Ctrl-C.
 
     Returns:
-        The exit code. It is :data:`EXIT_OUTPUT` where standard output failed. That is said in one
-        line, unless a pipe's reader has seen enough (``| head``).
+        The exit code. It is :data:`EXIT_OUTPUT` if standard output failed. A message says so,
+        unless the reader of a pipe closed it (``| head``).
     """
     show_anything()
     try:
@@ -127,7 +127,7 @@ def _run(
 
 
 def message_of(error: BaseException) -> str:
-    """What is wrong."""
+    """The message for an error."""
     if isinstance(error, MemoryError):
         return "not enough memory"
     if isinstance(error, RecursionError):
@@ -148,7 +148,7 @@ def _write(stream: IO[str] | None, text: str, *, flush: bool = False) -> None:
 
 
 def _discard(stream: IO[str] | None) -> None:
-    """Send what a stream still holds to nowhere. The interpreter would try again at its end."""
+    """Send what a stream still holds to the null device. Python tries to flush it at exit."""
     if stream is None:
         return
     with suppress(OSError, ValueError):
@@ -163,7 +163,7 @@ class UsageError(Exception):
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that prints as commands do."""
+    """A parser that prints with :func:`say` and :func:`complain`."""
 
     def _print_message(self, message: str, file: Any = None) -> None:
         show = complain if file is not None and file is sys.stderr else say

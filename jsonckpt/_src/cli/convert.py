@@ -1,7 +1,7 @@
-"""``jsonckpt convert`` and ``python -m jsonckpt.convert``: files of other programs.
+"""``jsonckpt convert`` and ``python -m jsonckpt.convert``: convert checkpoints.
 
-Exit codes: 0 done; 1 it could not be done; 2 wrong usage; 3 what was read back differs; 4 it is
-done, but standard output did not take the report; 130 interrupted; 143 terminated.
+Exit codes: 0 done; 1 failed; 2 wrong usage; 3 what was read back differs; 4 done, but the report
+could not be printed; 130 interrupted; 143 terminated.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ _SHOWN = 10
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Convert as the arguments say; the exit code.
+    """Run a conversion and return the exit code.
 
     Args:
-        argv: arguments without the program's name; ``None`` takes the process's.
+        argv: the arguments without the name of the program. ``None`` means those of the process.
     """
     stopped = "interrupted; nothing was left behind"
     return run_command(_parser(), argv, _main, _failed, interrupted=stopped)
@@ -144,10 +144,10 @@ def _repeated(group: _Group, name: str, metavar: str, help: str) -> None:
 
 
 def _options(arguments: argparse.Namespace) -> ConvertOptions:
-    """What the arguments mean together.
+    """The options for the arguments.
 
     Raises:
-        UsageError: they do not fit.
+        UsageError: the arguments do not fit together.
     """
     to = arguments.to or (format_of(arguments.output) if arguments.output else "json")
     for name in ("encoding", "compression", "max_shard_size", "delete_first"):
@@ -267,7 +267,7 @@ def _one_line(error: BaseException) -> str:
 
 
 class _TerminatedError(BaseException):
-    """The process was asked to end; as an exception, so that temporary files go."""
+    """The process got SIGTERM. The exception lets ``with`` blocks remove temporary files."""
 
 
 @contextmanager

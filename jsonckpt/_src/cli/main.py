@@ -1,7 +1,7 @@
 """The command ``jsonckpt``: reads the arguments and runs one command.
 
-Exit codes: 0 in order; 1 a failure; 2 wrong usage; 3 the data is not what was saved (``verify``),
-or some of it is lost (``recover``); 4 done, but the report could not be printed; 130 interrupted.
+Exit codes: 0 success; 1 failure; 2 wrong usage; 3 the data is not what was saved (``verify``), or
+some of it is lost (``recover``); 4 done, but the report could not be printed; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ COMMANDS = (show, verify, recover, gc)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; the exit code.
+    """Run the command and return the exit code.
 
     >>> main(["show", "/no/such/checkpoint"])
     1
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if arguments[:1] == ["convert"]:  # it has a parser of its own
+    if arguments[:1] == ["convert"]:  # it has its own parser
         return convert.main(arguments[1:])
     return run_command(_parser(), arguments, lambda args: int(args.run(args)), _failed)
 

@@ -1,4 +1,4 @@
-"""What the commands share: arguments, exit codes, a report as text or JSON."""
+"""Arguments that commands share, and reports as text or JSON."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _Value = TypeVar("_Value")
 
 
 def argument(parse: Callable[[str], _Value]) -> Callable[[str], _Value]:
-    """A type for argparse that shows the message of the ValueError that ``parse`` raises."""
+    """A type for argparse that shows the message of a ValueError of ``parse``."""
 
     def parsed(text: str) -> _Value:
         try:
@@ -82,12 +82,12 @@ def add_expected_digest(parser: argparse.ArgumentParser) -> None:
 
 
 def limits_of(args: argparse.Namespace) -> Limits:
-    """The limits that the arguments ask for."""
+    """The limits in the arguments."""
     return parse_limits(args.limit)
 
 
 def say_report(args: argparse.Namespace, report: Any, *, ok: bool) -> None:
-    """Print a report, a dataclass, as text or as JSON."""
+    """Print a report (a dataclass) as text or as JSON."""
     say(dump_json(dataclasses.asdict(report) | {"ok": ok}) if args.json else report)
 
 

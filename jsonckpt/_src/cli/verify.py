@@ -57,6 +57,6 @@ def run(args: argparse.Namespace) -> int:
         say(report)
     if report.ok:
         return EXIT_OK
-    # A file of a newer release cannot be read, but it may well be as it was saved.
+    # A file of a newer release cannot be read, but it may be intact.
     newer = all(isinstance(problem, UnsupportedVersionError) for problem in report.problems)
     return EXIT_FAILURE if newer else EXIT_MISMATCH

@@ -1,4 +1,4 @@
-"""One conversion from beginning to end: read, select, write, and compare what is read back."""
+"""Runs a conversion: read, select, write, and compare with the output read back."""
 
 from __future__ import annotations
 
@@ -37,38 +37,37 @@ from .options import (
 )
 from .pieces import memory_of
 from .read import read, read_back
-from .select import select
-from .walk import named_tensors
+from .select import named_tensors, select
 from .write import flat_names, write
 
-#: From so many bytes on, a line announces the writing where there is no terminal.
+#: Without a terminal, a line announces the writing of this many bytes or more.
 _LONG = 1_000_000_000
-#: Characters of text for one element as a number, by item size: measured on trained weights.
+#: Characters of text for one element as a number, by item size, measured on trained weights.
 _CHARACTERS = {1: 6, 2: 10, 4: 12.6, 8: 20}
 _GUIDE_CHARACTERS = {1: 6, 2: 14, 4: 20.6, 8: 21}
-#: What zstd leaves of raw bytes, by item size.
+#: The share of raw bytes that zstd leaves, by item size.
 _COMPRESSED = {1: 0.9, 2: 0.68, 4: 0.83, 8: 0.9}
 Listed = list[tuple[str, str, tuple[int, ...]]]
 
 
 @dataclass(frozen=True, slots=True)
 class ConvertResult:
-    """What was done.
+    """The result of a conversion.
 
     Attributes:
         input, output: the paths.
-        kind: what the input is, in words.
-        to: the output's format.
-        input_bytes, output_bytes: sizes on disk; of a dry run, the second is an estimate.
-        tensors: every tensor that was written: name, dtype, shape; tied ones once.
+        kind: the kind of the input, in words.
+        to: the format of the output.
+        input_bytes, output_bytes: sizes on disk. After a dry run, the second is an estimate.
+        tensors: the name, dtype and shape of every tensor that was written. Tied ones count once.
         tensor_bytes: their raw size.
-        left_out: names of what the format cannot hold, and of what was not asked for: tensors,
-            and optimizers as a whole.
-        tensors_left_out: how many tensors were not asked for.
-        notes: what was mended, assumed or changed.
-        comparison: of the output with what was read, if it was asked for.
-        seconds: that it took.
-        dry_run: whether nothing was written.
+        left_out: names of values that the format cannot hold, and of tensors and whole optimizers
+            that were not asked for.
+        tensors_left_out: the number of tensors that were not asked for.
+        notes: what was repaired, assumed or changed.
+        comparison: of the output with the input, with ``test_load``.
+        seconds: the time it took.
+        dry_run: True if nothing was written.
     """
 
     input: Path
@@ -88,7 +87,7 @@ class ConvertResult:
 
     @property
     def ratio(self) -> float:
-        """The output's size in terms of the input's."""
+        """The size of the output divided by the size of the input."""
         return self.output_bytes / self.input_bytes if self.input_bytes else 0.0
 
 
@@ -101,14 +100,14 @@ def convert(
     """Convert a checkpoint between ``.pt``, safetensors, jsonckpt and the JSON of other programs.
 
     Args:
-        source: a checkpoint of any kind; its content says which.
-        output: where to write; by default the input's name with ``.json``.
-        options: how.
-        **changes: single options, by the names in :class:`ConvertOptions`.
+        source: a checkpoint of any kind, which its content tells.
+        output: where to write. The default is the name of the input with ``.json``.
+        options: how to convert.
+        **changes: single options, by their names in :class:`ConvertOptions`.
 
     Raises:
-        StateMismatchError: with ``test_load``: what was read back is not what was written.
-        JsonckptError: and what derives from it: it could not be read or written.
+        StateMismatchError: with ``test_load``: what was read back differs from what was written.
+        JsonckptError: the input cannot be read, or the output cannot be written.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
@@ -133,7 +132,7 @@ def convert(
 
 
 def run(source_path: Path, output: Path | None, options: ConvertOptions) -> ConvertResult:
-    """As :func:`convert`, but differences found by ``test_load`` are in the result, not raised."""
+    """As :func:`convert`, but the result has the differences that ``test_load`` finds."""
     began = time.monotonic()
     output, to = _checked(source_path, output, options)
     directory = spool_directory(options.spool, output)
@@ -178,7 +177,7 @@ def run(source_path: Path, output: Path | None, options: ConvertOptions) -> Conv
 
 
 def _local(path: str | os.PathLike[str], argument: str = "path") -> Path:
-    """A path on this machine.
+    """Check that a path is local.
 
     Raises:
         JsonckptError: it is a URL.
@@ -187,7 +186,7 @@ def _local(path: str | os.PathLike[str], argument: str = "path") -> Path:
         remote = is_url(path_text(path, argument))
     except ArgumentError:
         raise
-    except JsonckptError:  # one that was a URL before pathlib took it
+    except JsonckptError:  # a URL that went through pathlib
         remote = True
     if remote:
         raise JsonckptError(
@@ -199,10 +198,10 @@ def _local(path: str | os.PathLike[str], argument: str = "path") -> Path:
 
 
 def _checked(source: Path, output: Path | None, options: ConvertOptions) -> tuple[Path, Format]:
-    """The output's path and format. What would make the long work useless is found out before it.
+    """The path and format of the output. Finds errors before the long work begins.
 
     Raises:
-        JsonckptError: an option or a path that cannot be.
+        JsonckptError: an option or a path is wrong.
     """
     for path in (source, output or source):
         _local(path)
@@ -239,7 +238,7 @@ def _checked(source: Path, output: Path | None, options: ConvertOptions) -> tupl
 
 
 def _listed(state: Any) -> tuple[Listed, int]:
-    """Every tensor, and their bytes; tied ones once."""
+    """Every tensor, and the number of their bytes. Tied tensors count once."""
     seen: set[object] = set()
     listed: Listed = []
     nbytes = 0
@@ -253,7 +252,7 @@ def _listed(state: Any) -> tuple[Listed, int]:
 
 
 def _estimate(tensors: Listed, to: Format, options: ConvertOptions) -> int:
-    """About how many bytes the output would have."""
+    """The approximate number of bytes of the output."""
     total = 500.0
     for _, name, shape in tensors:
         dtype: torch.dtype = getattr(torch, name)
@@ -274,7 +273,7 @@ def _estimate(tensors: Listed, to: Format, options: ConvertOptions) -> int:
 
 
 def _compared(state: Any, found: Any, to: Format, left_out: list[str]) -> Comparison:
-    """Compare what was written with what was read back, as far as the format can hold it."""
+    """Compare what was written with what was read back, as far as the format keeps it."""
     if to == "safetensors":
         tensors = {name: tensor.detach() for name, tensor in flat_names(state)[0].items()}
         order = {name: found[name] for name in tensors if name in found}

@@ -1,6 +1,6 @@
-"""Whether two states are the same: every key, type and value, every dtype, and every bit.
+"""Compares two states: every key, type and value, every dtype, and every bit.
 
-Tensors are compared in pieces; neither state needs to be in memory.
+Tensors are compared in pieces, so neither state has to be in memory.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class Comparison:
     """The result.
 
     Attributes:
-        tensors, nbytes: what was compared, each tensor once.
-        differences: ``"name: what differs"``, at most 20.
-        more: differences beyond these.
+        tensors, nbytes: the tensors that were compared, each once, and their bytes.
+        differences: the first 20 differences, as ``"name: what differs"``.
+        more: the number of further differences.
     """
 
     tensors: int = 0
@@ -57,12 +57,12 @@ def compare(
     """Compare two states.
 
     Args:
-        expected: what was to be written.
-        found: what was read back.
-        exact_types: types of containers and keys, identity of tied tensors, ``requires_grad`` and
-            all bits of a NaN count, too. ``False`` is for formats that do not keep these.
-        strides: with ``exact_types``, those of dense tensors count, too.
-        ignored: names in ``expected`` that were left out.
+        expected: the state that was written.
+        found: the state that was read back.
+        exact_types: also compare types of containers and keys, ties between tensors,
+            ``requires_grad``, and all bits of a NaN. ``False`` is for formats that lose these.
+        strides: with ``exact_types``, also compare the strides of dense tensors.
+        ignored: names in ``expected`` that were not written.
 
     >>> compare({"a": torch.ones(2)}, {"a": torch.zeros(2)}).differences
     ["'/a': 2 of 2 elements differ, the first at [0]: 1.0 became 0.0"]
@@ -73,7 +73,7 @@ def compare(
 
 
 class _Walk:
-    """One comparison under way."""
+    """Walks two states at once and notes the differences."""
 
     def __init__(
         self, result: Comparison, exact: bool, strides: bool, ignored: frozenset[str] = frozenset()
@@ -85,7 +85,7 @@ class _Walk:
         self._seen: dict[object, object] = {}
 
     def compare(self, expected: Any, found: Any, name: str) -> None:
-        """Compare two values that stand at the same place."""
+        """Compare two values of the same name."""
         if isinstance(expected, torch.Tensor) and isinstance(found, torch.Tensor):
             self._tensors(expected, found, name)
         elif self._kind(expected) is not self._kind(found):
@@ -125,7 +125,7 @@ class _Walk:
             if getattr(expected, "_metadata", None) != getattr(found, "_metadata", None):
                 self.result.differ(name, "the metadata of the state dict differs")
         else:
-            # JSON has strings for keys.
+            # In JSON every key is a string.
             expected = {
                 _json_key(key): value
                 for key, value in expected.items()
@@ -149,23 +149,23 @@ class _Walk:
         if not self._same_form(expected, found, name):
             return
         if expected.is_quantized or expected.layout != torch.strided:
-            # The parts are temporary: their addresses must not be remembered as those of others.
+            # The parts are temporary. Other tensors may get their addresses later, so a new walk
+            # compares them.
             parts = _Walk(self.result, self._exact, strides=False)
             parts.compare(_parts(expected), _parts(found), name)
             return
-        place = memory_of(expected) if self._exact else None
-        if place is not None and place in self._seen:
-            if self._seen[place] != memory_of(found):
-                self.result.differ(name, "is no longer tied to another tensor")
-            return
-        if place is not None:
+        if self._exact and (place := memory_of(expected)) is not None:
+            if place in self._seen:
+                if self._seen[place] != memory_of(found):
+                    self.result.differ(name, "is no longer tied to another tensor")
+                return
             self._seen[place] = memory_of(found)
         self.result.tensors += 1
         self.result.nbytes += expected.numel() * expected.itemsize
         self._elements(plain(expected), plain(found), name)
 
     def _same_form(self, expected: torch.Tensor, found: torch.Tensor, name: str) -> bool:
-        """Compare everything but values. False where these cannot be compared."""
+        """Compare everything but the values. False if the values cannot be compared."""
         if self._exact:
             if type(expected) is not type(found):
                 self.result.differ(name, f"{type(expected).__name__} became {type(found).__name__}")
@@ -210,22 +210,22 @@ class _Walk:
         if isinstance(expected, np.generic):
             return bool(expected.dtype == found.dtype) and expected.tobytes() == found.tobytes()
         if not _has_equality(expected):
-            # Nothing says whether these are equal but what they hold.
+            # These are equal if their attributes are.
             return _attributes(expected) == _attributes(found)
         try:
             return bool(expected == found)
-        except (RuntimeError, ValueError):  # tensors or arrays in it: == gives one of them
+        except (RuntimeError, ValueError):  # == of tensors or arrays inside is no bool
             return repr(expected) == repr(found)
 
 
 def _dense_steps(tensor: torch.Tensor) -> list[int] | None:
-    """The strides of a dense tensor that say where elements are; of others none are kept."""
-    if tensor.layout != torch.strided or not tensor.numel():
-        return None
-    return _steps(tensor) if is_dense(tensor.shape, tensor.stride()) else None
+    """The strides of a dense tensor, or ``None``: the strides of other tensors are not kept."""
+    strided = tensor.layout == torch.strided and tensor.numel() > 0
+    return _steps(tensor) if strided and is_dense(tensor.shape, tensor.stride()) else None
 
 
 def _steps(tensor: torch.Tensor) -> list[int]:
+    """The strides of dimensions with more than one element. The others have no effect."""
     return [step for size, step in zip(tensor.shape, tensor.stride()) if size > 1]
 
 
@@ -235,7 +235,7 @@ def _json_key(key: object) -> str:
 
 
 def _has_equality(value: object) -> bool:
-    """Whether ``==`` compares more than identity."""
+    """True if ``==`` compares more than identity."""
     return any("__eq__" in vars(base) for base in type(value).__mro__[:-1])
 
 
@@ -244,13 +244,12 @@ def _attributes(value: Any) -> object:
 
 
 def _parts(tensor: torch.Tensor) -> dict[str, Any]:
-    """What a sparse or quantized tensor consists of."""
+    """The parts of a sparse or quantized tensor."""
     if tensor.is_quantized:
         parts = {"scheme": str(tensor.qscheme()), "data": tensor.int_repr()}
         if tensor.qscheme() in (torch.per_tensor_affine, torch.per_tensor_symmetric):
-            return {**parts, "scale": tensor.q_scale(), "zero_point": tensor.q_zero_point()}
-        return {
-            **parts,
+            return parts | {"scale": tensor.q_scale(), "zero_point": tensor.q_zero_point()}
+        return parts | {
             "scale": tensor.q_per_channel_scales(),
             "zero_point": tensor.q_per_channel_zero_points(),
             "axis": tensor.q_per_channel_axis(),
@@ -268,5 +267,5 @@ def _parts(tensor: torch.Tensor) -> dict[str, Any]:
 def _shown(element: torch.Tensor) -> str:
     try:
         return str(element.item())
-    except (RuntimeError, NotImplementedError):  # dtypes that are only stored
+    except (RuntimeError, NotImplementedError):  # the dtype has no numbers
         return bits(element.reshape(1).contiguous()).numpy().tobytes().hex()

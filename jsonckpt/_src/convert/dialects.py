@@ -1,8 +1,7 @@
-"""How other programs spell a tensor in JSON, one rule for each, and what their habits cost.
+"""Recognises tensors in the JSON of other programs, with one rule for each dialect.
 
-A rule looks at one JSON object and says what of it is the payload. What the dialects lose (integer
-keys and tuples in an optimizer's state, the identity of tied weights) is mended here, too, where
-that is certain; the rest is left as it was written.
+A rule gets one JSON object and returns the payload of the tensor in it. JSON also loses integer
+keys, tuples and the identity of tied weights. They are restored here where that is certain.
 """
 
 from __future__ import annotations
@@ -13,8 +12,8 @@ from typing import Any
 import torch
 
 from ..errors import FormatError, quote
-from .lift import Numbers, Text
 from .pieces import same_bits
+from .scratch import Numbers, Text
 from .tensor_values import Payload, parse_shape
 
 NO_VALUES = (
@@ -32,7 +31,7 @@ _FACTS = frozenset(
     | {"is_leaf", "encoding", "order", "byteorder", "endian"}
     | {"type", "_type", "__type__", "__class__", "__tensor__", "__torch_tensor__"}
 )
-#: Embedding and output weights that are one tensor in the usual models.
+#: Embedding and output weights that are the same tensor in common models.
 TIED_PAIRS = (
     ("transformer.wte.weight", "lm_head.weight"),
     ("wte.weight", "lm_head.weight"),
@@ -49,10 +48,10 @@ _MISSING: Any = object()
 
 
 def recognise(thing: dict[str, Any]) -> Payload | None:
-    """The tensor that a JSON object spells, or ``None`` when it is an ordinary object.
+    """The payload of the tensor in a JSON object, or ``None`` if the object is not a tensor.
 
     Raises:
-        FormatError: a tensor without values, or in a form that cannot be read.
+        FormatError: a tensor without values, or in an unknown form.
 
     >>> recognise({"data": [1.0, 2.0], "shape": [2], "dtype": "torch.float32"}).values
     [1.0, 2.0]
@@ -67,7 +66,7 @@ def recognise(thing: dict[str, Any]) -> Payload | None:
 
 
 def _marked(thing: dict[str, Any]) -> Payload | None:
-    """``__tensor__``, ``__torch_tensor__``, or a type in words."""
+    """Objects with ``__tensor__``, ``__torch_tensor__``, or the name of a type."""
     for mark in ("__tensor__", "__torch_tensor__"):
         if mark in thing and thing[mark] is not False:
             inside = thing[mark]
@@ -80,7 +79,7 @@ def _marked(thing: dict[str, Any]) -> Payload | None:
 
 
 def _plain(thing: dict[str, Any]) -> Payload | None:
-    """``{data, shape, dtype}``: the converter of the Kaggle guide, and many more."""
+    """``{data, shape, dtype}``, as the converter of the Kaggle guide and many others write it."""
     values = _payload(thing)
     if values is _MISSING or not ("dtype" in thing or "shape" in thing):
         return None
@@ -89,7 +88,7 @@ def _plain(thing: dict[str, Any]) -> Payload | None:
     dtype, shape = thing.get("dtype"), thing.get("shape")
     typed = isinstance(dtype, str)
     sized = isinstance(shape, list) and all(type(size) is int for size in shape)
-    # Without a mark, an object must say all that a tensor needs, and nothing foreign to one.
+    # Nothing marks this object as a tensor. So it needs all members of a tensor and no others.
     if ("dtype" in thing and not typed) or ("shape" in thing and not sized):
         return None
     if isinstance(values, str | Text) and not typed:
@@ -158,7 +157,7 @@ def _jsonpickle(thing: dict[str, Any]) -> Payload | None:
         return None
     if "values" not in thing:
         raise FormatError(
-            "a jsonpickle array that refers to another one", hint="Write it with copies of arrays."
+            "a jsonpickle array that refers to another one", hint="Write copies of the arrays."
         )
     values = thing["values"]
     return Payload(
@@ -167,7 +166,7 @@ def _jsonpickle(thing: dict[str, Any]) -> Payload | None:
         thing.get("shape"),
         order="F" if thing.get("order") == "F" else "C",
         byteorder=">" if thing.get("byteorder") == ">" else "<",
-        # jsonpickle writes base64 of zlib data, unless told to leave the compression out.
+        # jsonpickle compresses with zlib by default. That begins with "eJ" in base64.
         compressed=isinstance(values, str | Text) and _head(values).startswith("eJ"),
     )
 
@@ -191,7 +190,7 @@ def _dtype(thing: dict[str, Any]) -> str | None:
 
 
 def looks_like_summary(thing: object) -> bool:
-    """Whether this may be a tensor's shape and dtype without its values."""
+    """True if this may be the shape and dtype of a tensor, without the values."""
     if not isinstance(thing, dict) or "shape" not in thing or not set(thing) <= _FACTS:
         return False
     try:
@@ -202,14 +201,14 @@ def looks_like_summary(thing: object) -> bool:
 
 
 def mend_optimizers(tree: object) -> None:
-    """Give optimizer states their integer keys and their tuples back, in place.
+    """Restore the integer keys and the tuples of optimizer states, in place.
 
-    What has a ``state`` and a list of ``param_groups`` is one, wherever it lies: JSON made strings
-    of the parameters' numbers and a list of ``betas``.
+    An object with a ``state`` and a list of ``param_groups`` is an optimizer state. JSON turns the
+    numbers of its parameters into strings, and its ``betas`` into lists.
     """
     if isinstance(tree, list):
         for item in tree:
-            if type(item) in (dict, list):
+            if type(item) in (dict, list) and item:
                 mend_optimizers(item)
     if not isinstance(tree, dict):
         return
@@ -230,14 +229,14 @@ def _is_index(key: str) -> bool:
 
 
 def retie(tree: object, wanted: Sequence[tuple[str, str]] = ()) -> Iterator[tuple[str, str]]:
-    """Make one tensor of two that are tied in the model and equal in every bit, in place.
+    """Tie two tensors that are tied in the model and have the same bits, in place.
 
     Args:
         tree: the state.
-        wanted: pairs of keys besides :data:`TIED_PAIRS`.
+        wanted: more pairs of keys, besides :data:`TIED_PAIRS`.
 
     Yields:
-        Each pair of keys that was tied, the one that is kept first.
+        Each pair of keys that is tied now. The tensor of the first one is kept.
 
     >>> state = {"wte.weight": torch.ones(2), "lm_head.weight": torch.ones(2)}
     >>> list(retie(state)), state["wte.weight"] is state["lm_head.weight"]
@@ -261,7 +260,7 @@ def retie(tree: object, wanted: Sequence[tuple[str, str]] = ()) -> Iterator[tupl
 
 
 def _objects(tree: object) -> Iterator[dict[str, Any]]:
-    """Every object that is not empty, outer ones first."""
+    """Every object that is not empty. Outer ones come first."""
     pending = [tree]
     while pending:
         thing = pending.pop()

@@ -1,8 +1,8 @@
-"""Reading JSON that other programs wrote, as a state with tensors.
+"""Reads JSON of other programs as a state with tensors.
 
-The lifted text (:mod:`lift`) goes through ijson event by event; each finished
-object is shown to :mod:`dialects`. Memory is some tens of MB whatever the size of
-the file: values go to disk as they pass, and tensors lie in a mapped file.
+:mod:`lift` takes the long parts out of the text. ijson makes events of the rest, and
+:mod:`dialects` looks at each finished object. Memory stays at some tens of MB for files of any
+size: values go to disk as they are read, and tensors are in a mapped file.
 """
 
 from __future__ import annotations
@@ -23,28 +23,29 @@ from ..format.limits import DEFAULT_LIMITS, exceeds
 from ..format.pointer import join
 from ..storage.spool import PREFIX
 from . import dialects
-from .lift import ByteSource, Lifter, Numbers, References, Scratch, Text
+from .lift import ByteSource, Lifter
 from .options import tensor_spool
+from .scratch import Numbers, References, Scratch, Text
 from .tensor_values import PICKLE_HEADS, Payload, TensorBuilder, base64_pieces
 
 MAX_DEPTH = 200
 #: Longest string, and text of a list, that becomes a Python object.
 MAX_PLAIN = 16 << 20
-#: Members of a JSON that hold a state dict of plain lists.
+#: Members that may hold a state dict of plain lists.
 STATE_DICTS = frozenset({"state_dict", "model_state_dict", "model", "weights", "params"})
 
 
 @dataclass(frozen=True, slots=True)
 class ForeignOptions:
-    """How to read other programs' JSON.
+    """How to read the JSON of other programs.
 
     Attributes:
         plain_lists: lists of numbers in the outermost object are tensors, too.
-        tie: pairs of keys to make one tensor of when equal, besides the usual ones.
-        shapes: for flattened lists, the shape by key or name.
-        load_pickle: reads a file of ``torch.save`` that was embedded as base64; ``None`` refuses.
-        limit: raw bytes that compressed data may unfold to.
-        marks: values, names and brackets beside arrays of numbers; ``None`` for any number.
+        tie: more pairs of keys whose tensors are tied again if they are equal.
+        shapes: the shapes of flattened lists, by key or name.
+        load_pickle: reads a file of ``torch.save`` that is embedded as base64. ``None`` refuses it.
+        limit: the most bytes that compressed data may decompress to.
+        marks: the most values, names and brackets besides arrays of numbers. ``None`` is no limit.
     """
 
     plain_lists: bool = False
@@ -61,19 +62,19 @@ def read_foreign(
     options: ForeignOptions,
     advance: Callable[[int], None] = lambda _: None,
 ) -> tuple[Any, list[str]]:
-    """The state that a JSON text holds.
+    """Read the state in a JSON text.
 
     Args:
         source: the text.
         directory: for temporary files.
-        options: see there.
-        advance: told of the bytes read.
+        options: how to read it.
+        advance: gets the number of bytes of each block that was read.
 
     Returns:
-        The state, and what was mended or assumed, one line each.
+        The state, and notes on what was repaired or assumed.
 
     Raises:
-        FormatError, LimitError, IncompleteCheckpointError: what is wrong, and where.
+        FormatError, LimitError, IncompleteCheckpointError: the text is refused.
         WriteError: no room for temporary files.
     """
     references = References()
@@ -85,12 +86,12 @@ def read_foreign(
 
 
 class _Tree:
-    """Makes a tree of Python values of the events of a parser."""
+    """Builds the tree of Python values from the events of ijson."""
 
     def __init__(self, references: References, values: _Values) -> None:
         self._references = references
         self._values = values
-        #: How the strings begin that are more than they seem.
+        #: The beginnings of references and of embedded files of ``torch.save``.
         self._marked = (references.key, *PICKLE_HEADS)
         self._events = ijson.sendable_list()
         self._parser = ijson.basic_parse_coro(self._events, use_float=False)
@@ -100,12 +101,12 @@ class _Tree:
         self._root: list[Any] = []
 
     def take(self, text: bytes) -> None:
-        """Go on with the next piece of text."""
+        """Parse the next piece of text."""
         _guarded(self._parser.send, text)
         self._finish_events()
 
     def close(self) -> Any:
-        """The whole tree, once all text was taken."""
+        """Return the whole tree, after all text."""
         _guarded(self._parser.close)
         self._finish_events()
         if not self._root:
@@ -113,7 +114,7 @@ class _Tree:
         return self._root[0]
 
     def _finish_events(self) -> None:
-        # Each becomes some 60 bytes of Python, whatever it takes in a compressed file.
+        # Each event becomes some 60 bytes of Python objects, even from a few compressed bits.
         self._marks += len(self._events)
         most = self._values.options.marks
         if exceeds(self._marks, most):
@@ -163,7 +164,7 @@ class _Tree:
             self._stack[-1].append(value)
 
     def _pointer(self) -> str:
-        """The name of the value that is being read."""
+        """The name of the current value."""
         pointer = ""
         for container, key in zip(self._stack, self._keys):
             step = str(len(container)) if isinstance(container, list) else key
@@ -181,13 +182,13 @@ class _Tree:
 
 
 class _Values:
-    """Makes tensors and Python values of what was read, and counts them.
+    """Makes tensors and Python values of the parsed objects, and counts them.
 
     Attributes:
-        notes: what was mended or assumed, one line each.
-        tensors: how many there are.
-        without_dtype: how many of them came without a dtype.
-        summary: where what may be a tensor without values was seen first.
+        notes: what was repaired or assumed, one line each.
+        tensors: the number of tensors.
+        without_dtype: the number of tensors without a dtype.
+        summary: the name of the first object that may be a tensor without values.
     """
 
     def __init__(
@@ -204,7 +205,12 @@ class _Values:
         self._plain_bytes = 0
 
     def of_string(self, value: Any, pointer: Callable[[], str]) -> Any:
-        """What a string, or what was lifted out, is; ``pointer`` tells where it stands."""
+        """The state in an embedded file of ``torch.save``. Other values are returned unchanged.
+
+        Args:
+            value: a string, or something that was lifted.
+            pointer: gives its name.
+        """
         head = value.head if isinstance(value, Text) else value if isinstance(value, str) else ""
         if not head.startswith(PICKLE_HEADS) or (isinstance(value, str) and len(value) <= 200):
             return value
@@ -225,7 +231,7 @@ class _Values:
         return state
 
     def of_object(self, thing: dict[str, Any], pointer: Callable[[], str]) -> Any:
-        """What an object is: a tensor, a number, or the object itself."""
+        """The tensor or number that an object stands for, or the object itself."""
         if thing.keys() == {"__complex__"} and _is_pair(thing["__complex__"]):
             return complex(*thing["__complex__"])
         if thing.keys() == _JSONPICKLE_SCALAR and str(thing["py/object"]).startswith("numpy."):
@@ -241,10 +247,10 @@ class _Values:
         return thing
 
     def tensor(self, payload: Payload) -> Any:
-        """The tensor that a payload spells."""
+        """The tensor of a payload."""
         if not isinstance(payload.values, list | int | float | complex | Numbers | str | Text):
             if isinstance(payload.values, torch.Tensor) or not payload.dtype:
-                return payload.values  # what was unpickled, inside a marker
+                return payload.values  # it was unpickled already
             raise FormatError(
                 f"tensor data that is neither numbers nor base64: {quote(payload.values)}"
             )
@@ -285,7 +291,7 @@ class _Values:
 
 
 def _settled(root: Any, values: _Values) -> Any:
-    """A whole tree without anything lifted, mended where that is certain."""
+    """Replace what is still lifted in the tree, and repair what JSON lost."""
     if values.options.plain_lists and isinstance(root, dict):
         _make_state_dict(root, "", values, everything=True)
     root = _settle(root, "", values)
@@ -309,7 +315,7 @@ def _settled(root: Any, values: _Values) -> Any:
 
 
 def _settle(value: Any, pointer: str, values: _Values) -> Any:
-    """Turn what is still lifted into tensors in state dicts, into Python values elsewhere."""
+    """Make tensors of what is still lifted in state dicts, and Python values of the rest."""
     if isinstance(value, Numbers):
         return values.of_list(value, pointer)
     if isinstance(value, Text):
@@ -331,7 +337,10 @@ def _settle(value: Any, pointer: str, values: _Values) -> Any:
 def _make_state_dict(
     thing: dict[str, Any], pointer: str, values: _Values, *, everything: bool = False
 ) -> None:
-    """Make tensors of the plain lists of a state dict, in place. Others stay as they are."""
+    """Make tensors of the plain lists in a state dict, in place.
+
+    Without ``everything``, an object with other values is not a state dict and stays unchanged.
+    """
     lists = [key for key, value in thing.items() if _is_numeric(value)]
     scalars = [key for key, value in thing.items() if type(value) in (int, float)]
     inner = [key for key, value in thing.items() if isinstance(value, dict)]
@@ -361,7 +370,7 @@ def _is_pair(value: object) -> bool:
 
 
 def _is_numeric(value: object) -> bool:
-    """Whether this is a list of numbers, nested or not."""
+    """True for a list of numbers, nested or flat."""
     while isinstance(value, list) and value and isinstance(value[0], list):
         value = value[0]
     if isinstance(value, list):
@@ -370,13 +379,13 @@ def _is_numeric(value: object) -> bool:
 
 
 def _guarded(call: Callable[..., Any], *arguments: Any) -> Any:
-    """Call into the parser; what it raises becomes an error of this package."""
+    """Call the parser. Its errors become errors of this package."""
     try:
         return call(*arguments)
     except (ijson.JSONError, DecimalException, UnicodeError, ValueError, OverflowError) as error:
         if isinstance(error, JsonckptError):
             raise
-        # ijson calls every error of its parser incomplete JSON.
+        # ijson raises IncompleteJSONError for every error, so the message tells.
         if "premature EOF" in str(error) or call.__name__ == "close":
             raise IncompleteCheckpointError("the JSON text ends too early") from error
         raise FormatError(f"not JSON ({_reason(error)})") from error

@@ -1,36 +1,33 @@
-"""Any JSON text as a stream, with everything long lifted out before a parser sees it.
+"""Moves the long parts of a JSON text to a file, before a parser sees the text.
 
-Arrays of numbers and long strings, which are 99.9 % of a checkpoint in JSON, go into a scratch
-file piece by piece; a short reference stands in their place in the text that goes on to ijson.
-``NaN`` and the infinities, which Python writes bare and JSON does not know, become references, too.
-The text is guarded on the way (length of numbers and strings, surrogates, total size): what
-arrives at the parser is small, and all parsers agree on its meaning.
+Arrays of numbers and long strings are 99.9 % of a checkpoint in JSON. They go into a scratch file,
+piece by piece. The text that ijson gets has a short string in their place, a reference. ``NaN`` and
+the infinities become references, too: Python writes them bare, and JSON does not know them.
+
+The remaining text is also checked: the length of numbers and strings, surrogates, the total size.
+So the parser gets little text, and no text that parsers read in different ways.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from ..errors import FormatError, IncompleteCheckpointError, JsonckptError, LimitError, quote
-from ..storage.spool import SpoolFile
-from .number_array import ArrayParser, Run, Scan
-from .options import ROOM_HINT
+from .number_array import ArrayParser, Scan
+from .scratch import Numbers, References, Scratch, Stretch, Text
 
-#: Members whose value is a tensor's: lifted out whatever their length.
+#: Members that hold the values of a tensor. Arrays in them are lifted even if they are short.
 PAYLOAD_KEYS = frozenset(
     {b'"data"', b'"values"', b'"__ndarray__"', b'"__tensor__"', b'"__torch_tensor__"'}
 )
 #: Bytes read at once.
 BLOCK = 4 << 20
-#: Text of numbers parsed at once.
+#: Bytes of numbers parsed at once.
 WINDOW = 1 << 20
-#: Shorter arrays of numbers outside tensors, and shorter strings, stay in the text.
+#: Shorter strings, and shorter arrays of numbers outside tensors, stay in the text.
 SHORT_ARRAY = 4 << 10
 SHORT_STRING = 64 << 10
 MAX_NUMBER = 1000
@@ -38,140 +35,48 @@ MAX_SKELETON = 64 << 20
 _SPECIAL = re.compile(rb'["\[]')
 _BACKSLASH = ord("\\")
 _OPEN, _CLOSE = b"[]"
-#: Short strings without escapes and what stands before them, but for keys of arrays, and for what
-#: must be looked at more closely.
+#: Short strings without escapes, and the text before each. It does not match keys of arrays,
+#: brackets, and bytes that need more checks.
 _SHORT_STRINGS = re.compile(
     rb'(?:[^"\[NI\f\v]{0,4000}"[^"\\]{0,64}"'
     rb"(?=[ \t\r\n]*[,\]}]|[ \t\r\n]*:[ \t\r\n]*[^ \t\r\n\[])){1,500}"
 )
-#: Bytes of a string looked through at once for its end.
+#: Bytes searched at once for the end of a string.
 _STRING_BLOCK = 64 << 10
 _COLON = re.compile(rb"[ \t\r\n]*:[ \t\r\n]*")
 _BRACKETS = re.compile(rb"\[[ \t\r\n\[]{0,256}")
-#: To lift these few numbers of a tensor takes longer than to read them.
+#: Arrays so short that lifting them takes longer than parsing them.
 _TINY_ARRAY = re.compile(rb"\[[-0-9.eE, \t\r\n\[\]]{0,64}\]")
 _STARTS_NUMBER = frozenset(b"-0123456789NItf]")
 _NOT_FINITE = re.compile(rb"-?Infinity|NaN")
-#: What ends a number or a word, for the search backwards from the end of a buffer.
-_SEPARATORS = (b" ", b",", b"\n", b"}", b"]", b":", b"{", b"\t", b"\r")
+#: All bytes except those that end a number or a word.
+_NOT_SEPARATORS = bytes(byte for byte in range(256) if byte not in b" \t\r\n,:{}]")
 _BLANK_ALL_BUT_NUMBERS = bytes(byte if byte in b"-+.0123456789eE" else 0x20 for byte in range(256))
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class ByteSource(Protocol):
-    """What a text is read from."""
+    """Where a text is read from."""
 
     def read(self, size: int, /) -> bytes: ...
 
 
-class Stretch(NamedTuple):
-    """Bytes of a scratch file."""
-
-    offset: int
-    length: int
-
-
-class Scratch(SpoolFile):
-    """A file for what was lifted out, until its meaning is known.
-
-    Whoever holds a stretch gives it back with :meth:`release`. When none is out, the file is
-    written from its beginning again, and so stays about as large as the largest tensor.
-    """
-
-    def __init__(self, directory: Path) -> None:
-        super().__init__(directory, ROOM_HINT)
-        self._held = 0
-
-    def hold(self, offset: int) -> Stretch:
-        """Everything from ``offset`` to the end, kept until it is released."""
-        self._held += 1
-        return Stretch(offset, self.tell() - offset)
-
-    def release(self) -> None:
-        """Give one stretch back."""
-        self._held -= 1
-        if self._held == 0:
-            self.cut(0)
-
-
-@dataclass(frozen=True, slots=True)
-class Numbers:
-    """An array of numbers that was lifted out.
-
-    Attributes:
-        values: 8 bytes each in the scratch file.
-        runs: their binary form.
-        shape: as the brackets say.
-        text: the text itself, kept where it is short enough to become a Python list again.
-    """
-
-    values: Stretch
-    runs: tuple[Run, ...]
-    shape: tuple[int, ...]
-    text: Stretch | None
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """A long string that was lifted out: what stands between the quotes, escapes and all.
-
-    Attributes:
-        stretch: where it lies in the scratch file.
-        escaped: whether it holds backslashes.
-        head: how it begins.
-    """
-
-    stretch: Stretch
-    escaped: bool
-    head: str
-
-    def after(self, count: int) -> Text:
-        """The text without its first ``count`` characters, which are ASCII."""
-        start = Stretch(self.stretch.offset + count, self.stretch.length - count)
-        return Text(start, self.escaped, self.head[count:])
-
-
-class References:
-    """What was lifted out of a text, by the strings that stand for it.
-
-    Attributes:
-        key: what these strings begin with: 128 random bits, so that no file can forge one.
-    """
-
-    def __init__(self) -> None:
-        self.key = secrets.token_hex(16)
-        self._lifted: dict[int, Numbers | Text] = {}
-        self._count = 0
-
-    def put(self, thing: Numbers | Text) -> bytes:
-        """The JSON string that stands for ``thing`` from now on."""
-        self._count += 1
-        self._lifted[self._count] = thing
-        return f'"{self.key}:{self._count}"'.encode()
-
-    def put_word(self, word: bytes) -> bytes:
-        """The JSON string that stands for ``NaN`` or an infinity."""
-        return f'"{self.key}:{word.decode()}"'.encode()
-
-    def take(self, text: str) -> Numbers | Text | float | str:
-        """What ``text`` stands for, once; any other string as it is."""
-        if not text.startswith(self.key):
-            return text
-        reference = text[len(self.key) + 1 :]
-        return self._lifted.pop(int(reference)) if reference.isdigit() else float(reference)
-
-
 class _Reader:
-    """The part of a text that is in memory, and a position in it."""
+    """A text that is read forward: the part of it in memory, and a position in that part.
+
+    Attributes:
+        buffer: the part in memory.
+        position: the position in the buffer.
+        start: where the buffer begins in the text.
+        ended: True if the text ends with the buffer.
+    """
 
     def __init__(self, source: ByteSource, advance: Callable[[int], None]) -> None:
         self._source = source
         self._advance = advance
         self.buffer = b""
         self.position = 0
-        #: Where in the text the buffer begins.
         self.start = 0
-        #: Whether the text ends with the buffer.
         self.ended = False
 
     def left(self) -> int:
@@ -179,7 +84,7 @@ class _Reader:
         return len(self.buffer) - self.position
 
     def fill(self, wanted: int) -> None:
-        """Have at least ``wanted`` bytes after the position, if there are so many."""
+        """Read until ``wanted`` bytes follow the position, or the text ends."""
         if self.ended or self.left() >= wanted:
             return
         parts = [self.buffer[self.position :]]
@@ -197,15 +102,15 @@ class _Reader:
         self.buffer = b"".join(parts)
 
     def take(self, length: int) -> bytes:
-        """The next ``length`` bytes; the position moves behind them."""
+        """Return the next ``length`` bytes and move the position past them."""
         self.position += length
         return self.buffer[self.position - length : self.position]
 
     def window(self, size: int) -> tuple[bytes, bool]:
-        """What follows, up to the first byte that no array of numbers holds.
+        """The next bytes, up to the first one that no array of numbers has.
 
         Returns:
-            At most ``size`` bytes, and whether such a byte ended them.
+            At most ``size`` bytes, and True if such a byte ended them.
         """
         upto = min(self.position + size, len(self.buffer))
         limit = upto
@@ -215,11 +120,11 @@ class _Reader:
         return self.buffer[self.position : limit], limit < upto
 
     def closing_quote(self, start: int) -> int:
-        """Where the string that has begun before ``start`` ends in the buffer, or -1."""
+        """The position of the quote that ends a string, searched from ``start``, or -1."""
         end = self.buffer.find(b'"', start)
         if end <= start or self.buffer[end - 1] != _BACKSLASH:
             return end
-        size = 64  # no more than the string may take: many short ones may follow
+        size = 64  # small at first: many short strings may follow
         while start < len(self.buffer):
             block = self.buffer[start : start + size]
             size = min(4 * size, _STRING_BLOCK)
@@ -234,7 +139,7 @@ class _Reader:
 
 
 class _Output:
-    """Passes text on in pieces that are worth it."""
+    """Collects text and passes it on in larger pieces."""
 
     def __init__(self, emit: Callable[[bytes], None]) -> None:
         self._emit = emit
@@ -244,8 +149,6 @@ class _Output:
 
     def push(self, text: bytes) -> None:
         """Add text."""
-        if not text:
-            return
         self._total += len(text)
         if self._total > MAX_SKELETON:
             raise LimitError(
@@ -257,7 +160,7 @@ class _Output:
             self.flush()
 
     def flush(self) -> None:
-        """Pass on what is pending, so that finished tensors give their scratch room back."""
+        """Pass on the pending text. So finished tensors are made and release their stretches."""
         text = b"".join(self._pending)
         self._pending.clear()
         self._pending_bytes = 0
@@ -270,10 +173,10 @@ class Lifter:
 
     Args:
         source: the text.
-        scratch: where the long parts go.
-        references: gets what they are.
-        emit: takes the remaining text, in pieces.
-        advance: told of every block that was read, by its number of bytes.
+        scratch: gets the long parts.
+        references: gets the references to them.
+        emit: gets the remaining text, in pieces.
+        advance: gets the number of bytes of each block that was read.
     """
 
     def __init__(
@@ -293,8 +196,8 @@ class Lifter:
         """Read to the end.
 
         Raises:
-            FormatError, LimitError, IncompleteCheckpointError: see the module; the message gives
-                the position in the text.
+            FormatError, LimitError, IncompleteCheckpointError: the text is refused. The message
+                gives the position in it.
             WriteError: the scratch file cannot grow.
         """
         text = self._in
@@ -313,7 +216,7 @@ class Lifter:
             raise
 
     def _step(self) -> bool:
-        """Take one string, array or stretch of other text. False at the end."""
+        """Handle one string, one array, or the text before it. False at the end."""
         text = self._in
         run = _SHORT_STRINGS.match(text.buffer, text.position)
         if run is not None:
@@ -331,30 +234,29 @@ class Lifter:
         return True
 
     def _plain_to_end(self) -> bool:
-        """Text without strings and arrays up to the end of the buffer, whole numbers only."""
+        """Pass on the rest of the buffer, except a number that may continue after it."""
         text = self._in
         if text.ended:
             self._plain(text.take(text.left()))
             return False
         rest = text.buffer[text.position :]
-        cut = max(rest.rfind(separator) for separator in _SEPARATORS) + 1
-        self._plain(text.take(cut))
+        self._plain(text.take(len(rest.rstrip(_NOT_SEPARATORS))))
         if text.left() > MAX_NUMBER:
             raise LimitError(f"a number of more than {MAX_NUMBER:,} characters")
         text.fill(text.left() + 1)
         return True
 
     def _plain(self, text: bytes) -> None:
-        """Pass on text that holds no string."""
+        """Pass on text without strings."""
         _check_numbers(text)
-        if b"\f" in text or b"\v" in text:  # blanks to yajl, not to JSON
+        if b"\f" in text or b"\v" in text:  # yajl takes them for blanks
             raise FormatError("a form feed or vertical tab between values")
         if b"N" in text or b"I" in text:
             text = _NOT_FINITE.sub(lambda match: self._references.put_word(match[0]), text)
         self._out.push(text)
 
     def _string(self) -> None:
-        """The string at the position, and, when it is a key, its colon and an array after it."""
+        """Handle the string at the position. If it is a key, also its colon and an array."""
         text = self._in
         text.fill(2 * SHORT_STRING)
         end = text.closing_quote(text.position + 1)
@@ -395,7 +297,7 @@ class Lifter:
         self._out.push(self._references.put(Text(self._scratch.hold(start), escaped, head)))
 
     def _array(self, key: bytes | None) -> None:
-        """The array at the position, lifted out if it is a long one of numbers."""
+        """Handle the array at the position. Lift it if it is a long array of numbers."""
         text = self._in
         text.fill(WINDOW)
         brackets = _BRACKETS.match(text.buffer, text.position)
@@ -414,7 +316,7 @@ class Lifter:
             self._plain(text.take(len(window)))
             return
         parser = ArrayParser(self._scratch.write)
-        # As much as the array takes, not as much as there is: many short ones may follow.
+        # A small window at first: many short arrays may follow.
         size = SHORT_ARRAY
         while True:
             window, bounded = text.window(size)
@@ -423,7 +325,7 @@ class Lifter:
                 break
             size *= 4
         if scan.end is None and bounded:
-            # Strings or objects among the numbers: the parser takes them one by one.
+            # There are strings or objects among the numbers. ijson parses them.
             self._plain(text.take(len(window)))
             return
         short = scan.end is not None and (scan.end <= SHORT_ARRAY or b"n" in window[: scan.end])
@@ -463,7 +365,7 @@ class Lifter:
 
 
 def _tears_escape(block: bytes) -> bool:
-    """Whether ``block`` ends between the two bytes of an escape."""
+    """True if ``block`` ends between the two bytes of an escape."""
     return (len(block) - len(block.rstrip(b"\\"))) % 2 == 1
 
 
@@ -475,7 +377,10 @@ def _check_numbers(text: bytes) -> None:
 
 
 def _length_of_array(text: bytes, payload: bool) -> int:
-    """Up to the bracket that closes the first one; 0 where none does, or its shape is in doubt."""
+    """The length up to the bracket that closes the first one.
+
+    0 if none does, or if it holds no number: :class:`ArrayParser` finds the shape of such a tensor.
+    """
     depth = 0
     for position, byte in enumerate(text):
         if byte == _OPEN:
@@ -483,7 +388,6 @@ def _length_of_array(text: bytes, payload: bool) -> int:
         elif byte == _CLOSE:
             depth -= 1
             if depth == 0:
-                # A tensor of brackets alone has a shape that only the other way knows.
                 known = not payload or position == 1 or text[:position].strip(b"[], ")
                 return position + 1 if known else 0
     return 0

@@ -1,8 +1,9 @@
-"""Long arrays of numbers in JSON text, parsed in pieces: text in, binary values and a shape out.
+"""Parses long arrays of numbers in JSON text, piece by piece, to binary values and a shape.
 
-One value at a time, a JSON parser reads some 25 MB of such text in a second. Here a piece of about
-1 MiB, cut at a comma, goes through simdjson at once; what the cut hides from simdjson (whether all
-rows are equally long, how deep the numbers lie) is derived from the brackets and commas alone.
+A parser that makes one value at a time reads some 25 MB of such text in a second. This one cuts
+the text at commas, into pieces of about 1 MiB, and simdjson parses each piece at once. simdjson
+does not see the array as a whole. So the lengths of the rows and the depth of the numbers are
+checked here, from the brackets and commas.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -20,16 +22,16 @@ import simdjson
 
 from ..errors import FormatError, LimitError, quote
 
-#: Binary form of values: 8 bytes each, for ``bool`` 0 and 1 as ``int``.
 Kind = Literal["int", "uint", "float", "bool"]
 MAX_RANK = 64
-_DTYPES: dict[Kind, type[np.generic]] = {
+#: The binary form of values of each kind, 8 bytes each.
+BINARY: dict[Kind, type[np.generic]] = {
     "int": np.int64,
     "uint": np.uint64,
     "float": np.float64,
     "bool": np.int64,
 }
-#: All bytes but brackets and commas, for ``bytes.translate`` to delete.
+#: All bytes except brackets and commas, for ``bytes.translate`` to delete.
 _NOT_STRUCTURE = bytes(byte for byte in range(256) if byte not in b"[],")
 _OPEN, _CLOSE, _COMMA = b"[],"
 _STEP = np.zeros(256, np.int8)
@@ -47,7 +49,7 @@ _INITIALS = (b"N", b"I", b"t", b"f")
 
 @dataclass(slots=True)
 class Run:
-    """``count`` values in a row in the same binary form."""
+    """``count`` values of the same kind, one after the other."""
 
     kind: Kind
     count: int
@@ -55,12 +57,12 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """What the brackets of a piece of text say.
+    """The brackets and commas of a piece of text, up to the end of the array.
 
     Attributes:
         end: the position after the bracket that closes the array, or ``None``.
-        structure: brackets and commas in order, up to that one.
-        depth: how many brackets are open after each of them.
+        structure: the brackets and commas, in order.
+        depth: the number of open brackets after each of them.
     """
 
     end: int | None
@@ -70,24 +72,29 @@ class Scan:
 
 @dataclass(slots=True)
 class _Level:
-    """The arrays at one depth: how many items each has, known once one has closed."""
+    """The arrays at one depth.
+
+    Attributes:
+        opened: the number of arrays so far.
+        commas: the number of commas in each, once one has closed.
+        pending: the number of commas so far in the array that is open.
+    """
 
     opened: int = 0
     commas: int | None = None
-    #: Commas seen in the array that is open.
     pending: int = 0
 
 
 @dataclass(slots=True)
 class ArrayParser:
-    """Reads the text of one array of numbers, nested or flat.
+    """Parses the text of one array of numbers, nested or flat.
 
     Args:
-        write: takes the values, 8 bytes each in native byte order, as they come.
+        write: gets the values, 8 bytes each in native byte order.
 
     Attributes:
-        runs: the binary form of the values written.
-        count: values so far.
+        runs: the kinds of the values, in order.
+        count: the number of values so far.
     """
 
     write: Callable[[memoryview], None]
@@ -99,7 +106,7 @@ class ArrayParser:
     _simd: simdjson.Parser = field(default_factory=simdjson.Parser)
 
     def scan(self, text: bytes) -> Scan:
-        """Where in ``text``, which goes on where the last piece ended, the array ends."""
+        """Find the end of the array in ``text``, which continues the last piece."""
         structure = np.frombuffer(text.translate(None, _NOT_STRUCTURE), np.uint8)
         depth = self._depth + np.cumsum(_STEP[structure], dtype=np.int32)
         closed = np.flatnonzero(depth <= 0)
@@ -111,17 +118,17 @@ class ArrayParser:
         return Scan(int(brackets[nth - 1]) + 1, structure[:last], depth[:last])
 
     def feed(self, text: bytes, scan: Scan) -> int:
-        """Take the next piece: up to the end of the array, or to the last comma in ``text``.
+        """Parse ``text`` up to the end of the array, or else up to the last comma.
 
         Args:
-            text: goes on where the last piece ended.
-            scan: what :meth:`scan` says of it.
+            text: continues the last piece.
+            scan: the result of :meth:`scan` for it.
 
         Returns:
-            How many bytes were taken; none when there is no comma.
+            The number of bytes that were parsed. 0 if there is no comma.
 
         Raises:
-            FormatError: this is not an array of numbers with rows of equal length.
+            FormatError: not an array of numbers with rows of equal length.
             LimitError: nested deeper than 64.
         """
         before = self._depth
@@ -134,7 +141,7 @@ class ArrayParser:
             structure, depth = structure[:last], depth[:last]
         self._check_rows(structure, depth)
         body = text[:end].strip(b" \t\r\n")
-        # A comma before "]" is invisible to the parser when the cut falls between the two.
+        # simdjson does not see a comma before "]" if the cut is between the two.
         if before and body[:1] == b"]":
             raise FormatError("a comma before ']' in an array of numbers")
         if self._depth:
@@ -150,7 +157,7 @@ class ArrayParser:
         return end
 
     def shape(self) -> tuple[int, ...]:
-        """The shape of the array that has been read to its end.
+        """The shape of the array, after the last piece.
 
         Raises:
             FormatError: rows of unequal length, or numbers at unequal depth.
@@ -160,10 +167,10 @@ class ArrayParser:
         arrays = 1
         for depth, level in enumerate(levels):
             if level.opened != arrays:
-                # Nothing but brackets: [[], []], or [] alone.
+                # Some rows hold numbers where others hold arrays: [1, [2]].
                 raise FormatError("an array of numbers with rows of unequal depth")
             arrays *= shape[depth]
-        if self.count == 0 and shape[-1] == 1:
+        if self.count == 0 and shape[-1] == 1:  # only brackets: [[], []] or []
             return (*shape[:-1], 0)
         if self.count != arrays:
             raise FormatError(
@@ -212,16 +219,13 @@ class ArrayParser:
         if any(initial in text for initial in _INITIALS):
             return self._parse_words(text)
         if b"n" in text:
-            raise FormatError(
-                "null among the numbers of a tensor",
-                hint="The program that wrote this lost a NaN or an infinity; the value is unknown.",
-            )
+            raise null_error()
         return self._parse_numbers(text)
 
     def _parse_words(self, text: bytes) -> tuple[Kind, npt.NDArray[np.generic]]:
-        """Numbers among which stand NaN, infinities, or true and false."""
+        """Parse numbers with NaN and infinities among them, or true and false."""
         found = list(_WORDS.finditer(text))
-        # A blank on each side, so that "1NaN" does not become the number 10.
+        # The blanks keep "1NaN" from becoming the number 10.
         kind, values = self._parse_numbers(_WORDS.sub(b" 0 ", text))
         commas = np.flatnonzero(np.frombuffer(text, np.uint8) == _COMMA)
         places = np.searchsorted(commas, [match.start() for match in found])
@@ -243,20 +247,26 @@ class ArrayParser:
         try:
             document: Any = self._simd.parse(text)
             for kind, code in order[2:] if b"." in text else order:
-                try:
-                    return kind, np.frombuffer(document.as_buffer(of_type=code), _DTYPES[kind])
-                except (TypeError, ValueError):
-                    # Not integers of this width: try the next wider form.
-                    continue
-            raise FormatError("something other than numbers in an array of numbers")
+                with suppress(TypeError, ValueError):  # the numbers do not fit: the next kind
+                    return kind, np.frombuffer(document.as_buffer(of_type=code), BINARY[kind])
         except (ValueError, RuntimeError) as error:
-            if isinstance(error, FormatError):
-                raise
             return "float", _parse_wide(text, error)
+        raise FormatError("something other than numbers in an array of numbers")
+
+
+def null_error() -> FormatError:
+    return FormatError(
+        "null among the numbers of a tensor",
+        hint="The program that wrote this lost a NaN or an infinity; the value is unknown.",
+    )
 
 
 def _parse_wide(text: bytes, reason: Exception) -> npt.NDArray[np.float64]:
-    """Text that simdjson refused: with integers of more than 64 bits, or simply no numbers."""
+    """Parse text that simdjson refused, if it has integers of more than 64 bits.
+
+    Raises:
+        FormatError: it is not an array of numbers.
+    """
     refused = quote(str(reason).split(":")[0])
     if re.search(rb"[0-9]{19}", text) is None or re.search(rb"[0-9]{1000}", text) is not None:
         raise FormatError(f"not an array of numbers ({refused})") from reason

@@ -1,7 +1,7 @@
-"""Writing the JSON of the Kaggle guide's own converter, for notebooks that read nothing else.
+"""Writes the JSON of the Kaggle guide's own converter, for notebooks that read only that.
 
 ``{"model_state_dict": {name: {"data": nested list, "shape": […], "dtype": "torch.float32"}}, …}``.
-The text goes out as it is made, about 1 MiB at a time.
+The text is written in pieces of about 1 MiB.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..format.pointer import join
 from .pieces import plain
 from .tensor_values import NUMBER_DTYPES
 
-#: Bytes of a tensor whose text is made at once.
+#: Bytes of a tensor that become text at once.
 _PIECE = 1 << 18
 MAX_DEPTH = 150
 Write = Callable[[bytes], object]
@@ -29,15 +29,15 @@ def write_number_lists(state: Any, write: Write) -> list[str]:
     """Write a state in the guide's dialect.
 
     Args:
-        state: dictionaries and sequences with tensors, numbers, strings, true, false and None.
-        write: takes the text.
+        state: dictionaries and sequences with tensors, numbers, strings, booleans and None.
+        write: gets the text.
 
     Returns:
-        The names of values that the dialect cannot say; they are left out.
+        The names of values that the dialect cannot express. They are left out.
 
     Raises:
-        UnsupportedTypeError: a tensor that it cannot say (complex, sparse, quantized), or nothing
-            but a value that it cannot say.
+        UnsupportedTypeError: the dialect cannot express a tensor (complex, sparse, quantized), an
+            item of a list, or the state itself.
 
     >>> out = bytearray()
     >>> write_number_lists({"w": torch.tensor([1.5, 2.0])}, out.extend)
@@ -46,13 +46,13 @@ def write_number_lists(state: Any, write: Write) -> list[str]:
     '{"w": {"data": [1.5,2.0], "shape": [2], "dtype": "torch.float32"}}'
     """
     left_out: list[str] = []
-    if not _sayable(state):
+    if not _expressible(state):
         raise UnsupportedTypeError(f"a {type(state).__name__} cannot be written in this dialect")
     _value(state, "", write, left_out, 0)
     return left_out
 
 
-def _sayable(value: Any) -> bool:
+def _expressible(value: Any) -> bool:
     return isinstance(value, Mapping | list | tuple | torch.Tensor | str | bool | int | float) or (
         value is None
     )
@@ -68,7 +68,7 @@ def _value(value: Any, name: str, write: Write, left_out: list[str], depth: int)
         separator, written = b"", set()
         for key, item in value.items():
             below = join(name, str(key))
-            if not _sayable(item) or not isinstance(key, str | int | float | bool | None):
+            if not _expressible(item) or not isinstance(key, str | int | float | bool | None):
                 left_out.append(below)
                 continue
             text = json.dumps({key: None})[1:-7]
@@ -82,7 +82,7 @@ def _value(value: Any, name: str, write: Write, left_out: list[str], depth: int)
     elif isinstance(value, list | tuple):
         write(b"[")
         for index, item in enumerate(value):
-            if not _sayable(item):
+            if not _expressible(item):
                 raise UnsupportedTypeError(
                     f"a {type(item).__name__} in a list cannot be written in this dialect",
                     tensor=f"{name}/{index}",
@@ -108,7 +108,7 @@ def _tensor(tensor: torch.Tensor, name: str, write: Write) -> None:
 
 
 def _rows(tensor: torch.Tensor, write: Write) -> None:
-    """The nested list, in blocks of rows."""
+    """Write the nested list, in blocks of rows."""
     nbytes = tensor.numel() * tensor.itemsize
     if nbytes <= _PIECE:
         write(_numbers(tensor))
@@ -131,9 +131,9 @@ def _numbers(tensor: torch.Tensor) -> bytes:
     array = tensor.contiguous().numpy()
     unknown_to_orjson = array.ndim == 0
     if unknown_to_orjson or (array.dtype.kind == "f" and not bool(np.isfinite(array).all())):
-        # Python's spelling of what JSON does not know, as the guide's converter has it.
+        # NaN and infinities as Python writes them, like the guide's converter.
         return json.dumps(array.tolist()).encode()
     if array.dtype.kind == "f" and array.dtype.itemsize == 4:
-        # As Python prints them: readers that make float64 of the text get the same value.
+        # The digits of the float64, as Python prints it: readers get exactly this float64.
         array = array.astype(np.float64)
     return orjson.dumps(array, option=orjson.OPT_SERIALIZE_NUMPY)

@@ -1,4 +1,4 @@
-"""How to convert, the formats that can be written, and where temporary files go."""
+"""The options of a conversion, the output formats, and the place of temporary files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..storage.path_arguments import path_text
 from ..storage.spool import Spool
 
 Format = Literal["dir", "json", "json.zst", "pt", "safetensors", "legacy-json"]
-#: The formats, and the suffix of a default output name.
+#: The formats, with the suffix of a default output name.
 FORMATS: Final[dict[Format, str]] = {
     "dir": "",
     "json": ".json",
@@ -26,31 +26,30 @@ FORMATS: Final[dict[Format, str]] = {
 }
 #: The formats of this package.
 OWN_FORMATS: Final = ("dir", "json", "json.zst")
-#: The way out when temporary files have no room.
+#: The hint when temporary files have no room.
 ROOM_HINT: Final = "Name a directory with more room by --spool."
 
 
 @dataclass(frozen=True, slots=True)
 class ConvertOptions:
-    """How to convert. The defaults change nothing of what is read.
+    """How to convert. The defaults convert the state unchanged.
 
     Attributes:
-        to: the format; ``None`` goes by the output's suffix.
-        encoding, compression, max_shard_size: as :func:`jsonckpt.save` has them; ``None`` leaves
-            its defaults.
+        to: the format. ``None`` chooses it by the suffix of the output.
+        encoding, compression, max_shard_size: as in :func:`jsonckpt.save`. ``None`` means its
+            default.
         include, exclude: names or globs of tensors.
         optimizer: keep the states of optimizers.
-        dtype: of the model's floating-point tensors.
+        dtype: a new dtype for the floating-point tensors of the model.
         overwrite: replace an output that exists.
-        delete_first: remove it before the new one is written, as :func:`jsonckpt.save` does.
+        delete_first: remove it before the new one is written, as in :func:`jsonckpt.save`.
         dry_run: write nothing.
         test_load: read the output back and compare every bit.
-        unsafe_pickle: let files that need it run pickle code.
-        plain_lists, tie, shapes: for JSON of other programs, see
-            :class:`ForeignOptions`.
-        spool: the directory for temporary files; by default the output's.
-        progress: where to show how far it is.
-        limits: how large what is read may be.
+        unsafe_pickle: let files run pickle code if they need that.
+        plain_lists, tie, shapes: for JSON of other programs, see :class:`ForeignOptions`.
+        spool: the directory for temporary files. The default is that of the output.
+        progress: where to show progress.
+        limits: limits on the size of the input.
     """
 
     to: Format | None = None
@@ -75,7 +74,7 @@ class ConvertOptions:
 
 
 def format_of(path: Path) -> Format:
-    """The format that an output's name asks for.
+    """The format for the name of an output.
 
     >>> format_of(Path("a.json.zst")), format_of(Path("a.pth")), format_of(Path("run-3"))
     ('json.zst', 'pt', 'dir')
@@ -91,7 +90,7 @@ def format_of(path: Path) -> Format:
 
 
 def default_output(source: Path, to: Format | None) -> Path:
-    """The output's path where none is given: the input's, with the suffix of the format.
+    """The default path of the output: that of the input, with the suffix of the format.
 
     >>> default_output(Path("a/best.pt"), None).as_posix()
     'a/best.json'
@@ -107,7 +106,7 @@ def default_output(source: Path, to: Format | None) -> Path:
 
 
 def spool_directory(chosen: str | os.PathLike[str] | None, output: Path) -> Path:
-    """The directory for temporary files: ``chosen``, else the output's, else the system's.
+    """The directory for temporary files: ``chosen``, or that of the output, or of the system.
 
     Raises:
         WriteError: ``chosen`` is not a directory.

@@ -1,4 +1,4 @@
-"""Tensors in pieces, so that no pass over one needs a second copy of it; tensors over memory."""
+"""Handles tensors in pieces, without a second copy, and makes tensors over existing memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PIECE = 1 << 20
 def over(
     storage: torch.UntypedStorage, dtype: torch.dtype, shape: Sequence[int], offset: int = 0
 ) -> torch.Tensor:
-    """A contiguous tensor over memory that exists.
+    """Make a contiguous tensor over existing memory.
 
     Args:
         storage: the memory.
@@ -27,7 +27,7 @@ def over(
         offset: where it begins, in elements.
 
     Raises:
-        FormatError: sizes that overflow, beside one that is zero.
+        FormatError: the shape is too large.
     """
     stride = contiguous_stride(shape)
     if shape and max(stride[0] * max(1, shape[0]), *shape) >= 1 << 63:
@@ -41,7 +41,7 @@ def new_tensor(spool: Spool, dtype: torch.dtype, shape: Sequence[int]) -> torch.
 
 
 def memory_of(tensor: torch.Tensor) -> tuple[object, ...] | None:
-    """What two tensors have in common that are one; ``None`` where that cannot be told."""
+    """A key that is equal for tied tensors. ``None`` if tensors like this one cannot be tied."""
     if tensor.layout != torch.strided or tensor.is_quantized or not tensor.numel():
         return None
     start = tensor.untyped_storage().data_ptr()
@@ -57,7 +57,7 @@ def plain(tensor: torch.Tensor) -> torch.Tensor:
 def blocks(tensor: torch.Tensor, limit: int = PIECE) -> Iterator[torch.Tensor]:
     """The elements in row-major order as flat contiguous tensors of at most ``limit`` bytes.
 
-    Where the cuts fall depends on dtype and shape alone, not on strides.
+    The cuts depend on dtype and shape, not on strides.
 
     >>> [block.tolist() for block in blocks(torch.arange(6.0).reshape(3, 2), 16)]
     [[0.0, 1.0, 2.0, 3.0], [4.0, 5.0]]
@@ -84,16 +84,16 @@ def bits(block: torch.Tensor) -> torch.Tensor:
 
 
 def equal_blocks(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Whether two contiguous tensors of the same number of bytes hold the same bytes."""
+    """True if two contiguous tensors with the same number of bytes have the same bytes."""
     left, right = bits(a).numpy(), bits(b).numpy()
     if len(left) % 8 == 0 and not (left.ctypes.data | right.ctypes.data) % 8:
         left, right = left.view(np.uint64), right.view(np.uint64)
-    # torch.equal would start its threads for every piece.
+    # torch.equal starts its threads for every piece.
     return bool(np.array_equal(left, right))
 
 
 def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Whether two strided tensors agree in dtype, shape and every bit.
+    """True if two strided tensors have the same dtype, shape and bits.
 
     >>> same_bits(torch.tensor([0.0]), torch.tensor([-0.0]))
     False

@@ -1,4 +1,4 @@
-"""Reading a checkpoint of any kind. Its content says what it is, not its name."""
+"""Reads a checkpoint of any kind. The content says what it is, not the name."""
 
 from __future__ import annotations
 
@@ -12,10 +12,18 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-import zstandard
+from zstandard import FRAME_HEADER
 
-from ..errors import CheckpointNotFoundError, FormatError, JsonckptError, LimitError, quote
+from ..errors import (
+    CheckpointNotFoundError,
+    FormatError,
+    IncompleteCheckpointError,
+    JsonckptError,
+    LimitError,
+    quote,
+)
 from ..format.limits import DEFAULT_LIMITS, Limits
+from ..format.zstd import zstd
 from ..load.api import load_selected
 from ..load.checkpoint import open_checkpoint
 from ..load.options import ReadOptions, TensorSelection
@@ -26,7 +34,7 @@ from .safetensors_files import load_safetensors, load_sharded
 from .torch_files import find_unpacked, load_torch_file, load_unpacked
 
 _OWN = re.compile(rb'(?:\xef\xbb\xbf)?\s*\{\s*"format"\s*:\s*"jsonckpt\.(shard|manifest)"')
-#: What Hugging Face calls the weights in a model's directory, in order of preference.
+#: The names of the weights in a directory of Hugging Face, in order of preference.
 _HUB_FILES = (
     "model.safetensors.index.json",
     "model.safetensors",
@@ -41,11 +49,11 @@ class Source:
     """What was read.
 
     Attributes:
-        state: the nested state; tensors are mapped files where that is possible.
-        kind: what the input is, in words.
+        state: the nested state. Tensors are mapped files where possible.
+        kind: the kind of the input, in words.
         nbytes: its size on disk.
-        notes: what was mended or assumed.
-        metadata: the user's metadata, of a jsonckpt checkpoint.
+        notes: what was repaired or assumed.
+        metadata: of the user, in a jsonckpt checkpoint.
     """
 
     state: Any
@@ -56,7 +64,7 @@ class Source:
 
 
 def read(path: Path, options: ConvertOptions, directory: Path) -> Source:
-    """Read ``path``, whatever kind of checkpoint it is.
+    """Read a checkpoint of any kind.
 
     Args:
         directory: for temporary files.
@@ -64,7 +72,7 @@ def read(path: Path, options: ConvertOptions, directory: Path) -> Source:
     Raises:
         CheckpointNotFoundError: there is nothing at ``path``.
         UnsupportedTypeError: it needs pickle.
-        FormatError and the other errors of this package: it cannot be read.
+        JsonckptError: it cannot be read.
     """
     try:
         mode = path.stat().st_mode
@@ -82,7 +90,7 @@ def read(path: Path, options: ConvertOptions, directory: Path) -> Source:
 
 
 def read_back(path: Path, to: Format, options: ConvertOptions, directory: Path) -> Any:
-    """The state in a file of a known format that was just written."""
+    """Load what was just written in a known format."""
     if to in OWN_FORMATS:
         return _load_own(path, options, directory, DEFAULT_LIMITS)
     if to == "pt":
@@ -128,7 +136,7 @@ def _read_file(path: Path, options: ConvertOptions, directory: Path) -> Source:
     if head.startswith((b"PK\x03\x04", b"\x80")):
         state = load_torch_file(path, directory, unsafe_pickle=options.unsafe_pickle)
         return Source(state, "PyTorch file", size)
-    if head.startswith(zstandard.FRAME_HEADER):
+    if head.startswith(FRAME_HEADER):
         return _read_compressed(path, options, directory)
     if _INDEX.fullmatch(path.name):
         return _read_sharded(path, options, directory)
@@ -165,22 +173,20 @@ def _load_own(path: Path, options: ConvertOptions, directory: Path, limits: Limi
 def _read_compressed(path: Path, options: ConvertOptions, directory: Path) -> Source:
     unpack = partial(_zstd, window=options.limits.zstd_window)
     with path.open("rb") as file, unpack(file) as text:
-        try:
-            head = text.read(4096)
-        except zstandard.ZstdError as error:
-            raise FormatError(f"damaged zstd data ({quote(str(error))})") from error
+        head = _Bounded(text, 4096).read(4096)
     if _OWN.match(head):
         return _read_own(path, options, directory)
     return _read_json(path, options, directory, unpack)
 
 
 def _zstd(file: IO[bytes], window: int | None) -> Any:
-    reader = zstandard.ZstdDecompressor(max_window_size=1 << 31 if window is None else window)
-    return reader.stream_reader(file, read_across_frames=True)
+    # Other programs write skippable frames, which a checkpoint of this package may not have.
+    log = 31 if window is None else min(max(window.bit_length() - 1, 10), 31)
+    return zstd.ZstdFile(file, options={int(zstd.DecompressionParameter.window_log_max): log})
 
 
 class _Bounded:
-    """Decompressed text, which may not be a thousand times its file."""
+    """Decompressed text, up to a limit."""
 
     def __init__(self, stream: Any, limit: int) -> None:
         self._stream = stream
@@ -189,12 +195,16 @@ class _Bounded:
     def read(self, size: int) -> bytes:
         try:
             data: bytes = self._stream.read(size)
-        except (zstandard.ZstdError, zlib.error, EOFError, OSError, ValueError) as error:
+        except EOFError as error:
+            raise IncompleteCheckpointError(
+                "the compressed data ends too early", hint="It was cut off: copy it again."
+            ) from error
+        except (zstd.ZstdError, zlib.error, OSError, ValueError) as error:
             raise FormatError(f"damaged compressed data ({quote(str(error))})") from error
         self._left -= len(data)
         if self._left < 0:
             raise LimitError(
-                "the compressed file unfolds to more than the limits allow",
+                "the compressed file decompresses to more than the limits allow",
                 hint="Pass --limit expansion=none if it is meant.",
             )
         return data

@@ -1,6 +1,6 @@
-"""The safetensors format: a JSON header, then the bytes of the tensors.
+"""Reads and writes the safetensors format: a JSON header, then the bytes of the tensors.
 
-Mapped on reading, streamed on writing; the ``safetensors`` package is not needed.
+Reading maps the file, writing streams it. The ``safetensors`` package is not needed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from ..errors import FormatError, IncompleteCheckpointError, LimitError, UnsupportedTypeError, quote
 from .pieces import bits, blocks, over, plain
 
-#: The format's own cap.
+#: The limit of the format.
 MAX_HEADER = 100_000_000
 _CODES: dict[str, str] = {
     "BOOL": "bool",
@@ -49,7 +49,7 @@ _NAMES = {dtype: code for code, dtype in _DTYPES.items()}
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """What the header says of a tensor: dtype, shape, and where in the data its bytes are."""
+    """What the header says of a tensor: dtype, shape, and the place of its bytes in the data."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -58,20 +58,20 @@ class _Entry:
 
 
 def _read_header(path: Path) -> tuple[dict[str, _Entry], dict[str, str], int]:
-    """The header of a safetensors file, checked: it describes every byte of the file once.
+    """Read the header of a safetensors file and check that it covers every data byte once.
 
     Returns:
         The entries by name, the metadata, and the position of the first data byte.
 
     Raises:
-        FormatError, LimitError, IncompleteCheckpointError: what is wrong with it.
+        FormatError, LimitError, IncompleteCheckpointError: the header is refused.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > size - 8:
             raise IncompleteCheckpointError(
-                f"{size:,} bytes where the header alone is said to have {length:,}", file=path
+                f"the file has {size:,} bytes, its header alone {length:,}", file=path
             )
         if length > MAX_HEADER:
             raise LimitError(f"a header of {length:,} bytes", file=path)
@@ -129,17 +129,17 @@ def _parse_entry(entry: Any) -> _Entry:
 
 
 def load_safetensors(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a file, mapped; names that the metadata gives to a tied tensor are restored.
+    """The tensors of a file, mapped. Tied tensors that the metadata names are tied again.
 
     Raises:
-        FormatError, LimitError, IncompleteCheckpointError: what is wrong with the file.
+        FormatError, LimitError, IncompleteCheckpointError: the file is refused.
     """
     entries, metadata, start = _read_header(path)
     tensors: dict[str, torch.Tensor] = {}
     whole = torch.UntypedStorage.from_file(str(path), False, path.stat().st_size)
     for name, entry in entries.items():
         if entry.start == entry.stop:
-            # No bytes of its own: its address would be that of the next tensor.
+            # Without bytes, it would have the address of the next tensor and look tied to it.
             tensors[name] = over(torch.empty(0).untyped_storage(), entry.dtype, entry.shape)
             continue
         storage = whole[start + entry.start : start + entry.stop]
@@ -157,10 +157,10 @@ def load_safetensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def load_sharded(index: Path) -> dict[str, str]:
-    """What an index file ``*.index.json`` says: each tensor's file.
+    """The file of each tensor, from an index ``*.index.json``.
 
     Raises:
-        FormatError: it is not such an index, or it names a file elsewhere.
+        FormatError: it is not an index, or it names a file in another directory.
         IncompleteCheckpointError: a file is missing.
     """
     try:
@@ -179,10 +179,10 @@ def load_sharded(index: Path) -> dict[str, str]:
 def write_safetensors(
     file: IO[bytes], tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]
 ) -> None:
-    """Write the format, one piece of a tensor at a time.
+    """Write the tensors, piece by piece.
 
     Raises:
-        UnsupportedTypeError: a dtype or layout that the format does not have.
+        UnsupportedTypeError: the format has no such dtype or layout.
     """
     spans: dict[str, list[int]] = {}
     end = 0
@@ -211,7 +211,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _describe(tensor: torch.Tensor, name: str) -> tuple[str, list[int]]:
-    """dtype and shape as the format has them, which counts single values in packed dtypes."""
+    """The format's dtype and shape. In packed dtypes the format counts single values."""
     code, shape = _NAMES.get(tensor.dtype), list(tensor.shape)
     packed = code == "F4"
     plain_layout = tensor.layout == torch.strided and not tensor.is_quantized

@@ -1,12 +1,13 @@
-"""Which part of a state is converted, and to what dtype."""
+"""Walks a state, selects the part that is converted, and changes its dtype."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -19,8 +20,9 @@ from ..storage.spool import Spool
 from .options import ConvertOptions, tensor_spool
 from .pieces import blocks, memory_of, new_tensor
 from .tensor_values import dtype_named
-from .walk import OMIT, children, named_tensors, rebuilt
 
+#: The value of a child that :func:`rebuilt` leaves out.
+OMIT: Final = object()
 _TRAINING = re.compile(
     r"(?:.*_)?(?:optim|optimizer|optimizers|opt|sched|scheduler|schedulers|scaler|amp|rng)"
     r"(?:_.*|\d*)?|random_state|rng.*"
@@ -34,9 +36,9 @@ class Selection:
     """The part of a state that was asked for.
 
     Attributes:
-        state: that part.
-        left_out: names of the rest: tensors, and optimizers as a whole.
-        tensors_left_out: how many tensors that is.
+        state: the selected part.
+        left_out: names of the tensors and whole optimizers in the rest.
+        tensors_left_out: the number of tensors in the rest.
         notes: what was changed, one line each.
     """
 
@@ -47,14 +49,14 @@ class Selection:
 
 
 def select(state: Any, options: ConvertOptions, directory: Path) -> Selection:
-    """What ``optimizer``, ``include``, ``exclude`` and ``dtype`` leave of a state.
+    """Apply ``optimizer``, ``include``, ``exclude`` and ``dtype`` to a state.
 
     Args:
         directory: for temporary files.
 
     Raises:
         StateMismatchError: a pattern selects nothing.
-        FormatError: ``dtype`` is unknown, or not of floating point.
+        FormatError: ``dtype`` is unknown, or not a floating-point dtype.
         JsonckptError: a tensor has values that ``dtype`` cannot hold.
     """
     whole = state
@@ -82,16 +84,16 @@ def _count(state: Any) -> int:
 
 
 def choose(state: Any, include: Sequence[str], exclude: Sequence[str]) -> tuple[Any, list[str]]:
-    """The state without the tensors that are not asked for, and their names.
+    """The state without the tensors that were not asked for, and the names of those.
 
-    The parents of what is left out are kept.
+    The dictionaries and sequences around them are kept.
 
     Args:
         state: nested dictionaries and sequences.
         include, exclude: names or globs, as for :func:`jsonckpt.load`.
 
     Raises:
-        StateMismatchError: one of them selects nothing.
+        StateMismatchError: a name or glob matches nothing.
 
     >>> choose({"a": torch.ones(1), "b": {"c": torch.ones(1)}, "n": 1}, ["b"], [])
     ({'b': {'c': tensor([1.])}, 'n': 1}, ['/a'])
@@ -116,7 +118,7 @@ def choose(state: Any, include: Sequence[str], exclude: Sequence[str]) -> tuple[
 
 
 def _named_arrays(value: Any, name: str) -> Iterator[str]:
-    """The names of what :func:`choose` may leave out."""
+    """The names of the tensors and arrays that :func:`choose` may leave out."""
     if isinstance(value, torch.Tensor | np.ndarray):
         yield name
     elif isinstance(value, dict) or type(value) in (list, tuple):
@@ -125,12 +127,12 @@ def _named_arrays(value: Any, name: str) -> Iterator[str]:
 
 
 def is_optimizer(value: object) -> bool:
-    """Whether this has the form of an optimizer's ``state_dict()``."""
+    """True if this has the form of an optimizer's ``state_dict()``."""
     return isinstance(value, Mapping) and {"state", "param_groups"} <= value.keys()
 
 
 def drop_optimizers(state: Any) -> tuple[Any, list[str]]:
-    """The state without the states of optimizers, and the names of what was left out."""
+    """The state without the states of optimizers, and the names of those."""
     dropped: list[str] = []
 
     def pruned(value: Any, name: str) -> Any:
@@ -148,18 +150,18 @@ def drop_optimizers(state: Any) -> tuple[Any, list[str]]:
 
 
 def cast(state: Any, dtype: torch.dtype, spool: Spool) -> tuple[Any, int]:
-    """The state with the model's floating-point tensors in another dtype.
+    """Convert the floating-point tensors of the model to another dtype.
 
-    Optimizers, schedulers, scalers and the states of random generators keep theirs. Tensors that
-    are tied stay tied.
+    Optimizers, schedulers, scalers and the states of random generators keep their dtypes. Tied
+    tensors stay tied.
 
     Args:
         state: nested dictionaries and sequences.
-        dtype: of floating point.
-        spool: where converted tensors lie.
+        dtype: a floating-point dtype.
+        spool: the memory for converted tensors.
 
     Returns:
-        The state, and how many tensors were converted.
+        The new state, and the number of tensors that were converted.
     """
     done: dict[object, torch.Tensor] = {}
 
@@ -194,7 +196,7 @@ def cast(state: Any, dtype: torch.dtype, spool: Spool) -> tuple[Any, int]:
 def _converted(tensor: torch.Tensor, dtype: torch.dtype, spool: Spool) -> torch.Tensor:
     order = list(range(tensor.dim()))
     if is_dense(tensor.shape, tensor.stride()):
-        # In the order of its memory, so that it lies there as before.
+        # In the order of its memory, so that the new tensor has the same strides.
         steps = tensor.stride()
         order.sort(key=lambda dim: -steps[dim])
         tensor = tensor.permute(order)
@@ -210,3 +212,47 @@ def _converted(tensor: torch.Tensor, dtype: torch.dtype, spool: Spool) -> torch.
         position += len(block)
     back = [order.index(dim) for dim in range(len(order))]
     return target.permute(back).requires_grad_(tensor.requires_grad)
+
+
+def children(value: object) -> Iterable[tuple[Any, Any]]:
+    """The items of a dictionary or sequence, with keys or indices. Other values have none."""
+    if isinstance(value, Mapping):
+        return value.items()
+    return enumerate(value) if isinstance(value, list | tuple) else ()
+
+
+def named_tensors(state: object, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+    """Every tensor, with its name (a JSON Pointer).
+
+    >>> [name for name, _ in named_tensors({"a": {0: torch.ones(1)}, "b": [torch.ones(1)]})]
+    ['/a/0', '/b/0']
+    """
+    if isinstance(state, torch.Tensor):
+        yield name, state
+    for key, value in children(state):
+        yield from named_tensors(value, join(name, str(key)))
+
+
+def rebuilt(value: Any, change: Callable[[Any, Any], Any]) -> Any:
+    """Copy a dictionary, list or tuple. ``change(key, child)`` gives each new child.
+
+    A child for which it gives :data:`OMIT` is left out. Values of other types are not copied.
+
+    >>> rebuilt({"a": 1, "b": 2}, lambda key, child: OMIT if key == "b" else child + 1)
+    {'a': 2}
+    """
+    if not isinstance(value, dict) and type(value) not in (list, tuple):
+        return value
+    kept = []
+    for key, child in children(value):
+        new = change(key, child)
+        if new is not OMIT:
+            kept.append((key, new))
+    if isinstance(value, defaultdict):
+        return defaultdict(value.default_factory, kept)
+    if isinstance(value, OrderedDict):
+        copy = OrderedDict(kept)
+        if hasattr(value, "_metadata"):
+            copy._metadata = value._metadata  # type: ignore[attr-defined]
+        return copy
+    return dict(kept) if isinstance(value, dict) else type(value)(new for _, new in kept)

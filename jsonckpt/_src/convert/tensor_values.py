@@ -1,7 +1,7 @@
-"""What a foreign JSON holds of one tensor (numbers or base64, a dtype's name, a shape) as a tensor.
+"""Makes a tensor of what foreign JSON says of it: numbers or base64, a dtype and a shape.
 
-Nothing is guessed. A shape that the values do not fill, a number that the dtype cannot hold, and an
-unknown dtype are errors.
+Nothing is guessed. An unknown dtype is an error. So are values that do not fill the shape, and a
+number that the dtype cannot hold.
 """
 
 from __future__ import annotations
@@ -21,13 +21,10 @@ import torch
 from ..errors import FormatError, LimitError, quote
 from ..format.dtypes import DTYPES
 from ..storage.spool import Spool
-from .lift import Numbers, Scratch, Text
-from .number_array import MAX_RANK, Kind
+from .number_array import BINARY, MAX_RANK, Kind, null_error
 from .pieces import bits, new_tensor, over
+from .scratch import Numbers, Scratch, Text
 
-#: What numbers can be written for; the sub-byte dtypes are only bits.
-_NAMES = [row.name for row in DTYPES.values() if row.real == row.name or row.kind == "complex"]
-_NAMES.remove("float4_e2m1fn_x2")
 _ALIASES = {
     "double": "float64",
     "float": "float32",
@@ -45,19 +42,23 @@ _ALIASES = {
     "complexfloat": "complex64",
     "complexdouble": "complex128",
 }
+#: The dtypes whose values are numbers. The values of sub-byte dtypes are only bits.
 _DTYPES: dict[str, torch.dtype] = {
-    name: getattr(torch, name) for name in _NAMES if hasattr(torch, name)
+    row.name: getattr(torch, row.name)
+    for row in DTYPES.values()
+    if (row.real == row.name or row.kind == "complex")
+    and row.name != "float4_e2m1fn_x2"
+    and hasattr(torch, row.name)
 }
-#: What numbers can be written for, as torch knows it.
 NUMBER_DTYPES = frozenset(_DTYPES.values())
 _NUMPY_KINDS = {"b": "int", "i": "int", "u": "uint", "f": "float", "c": "complex"}
 _NUMPY_CODE = re.compile(r"([<>=|])?([biufc?])([0-9]{1,2})?")
 _TORCH_TYPE = re.compile(r"(?:torch\.)?(?:cuda\.)?([A-Za-z0-9]+)Tensor")
-#: dtypes whose values NumPy converts itself.
+#: The dtypes that NumPy can convert to.
 _NATIVE: dict[torch.dtype, type[np.generic]] = {
-    getattr(torch, name): getattr(np, name)
-    for name in _NAMES
-    if hasattr(torch, name) and hasattr(np, name) and not name.startswith(("bool", "complex"))
+    dtype: getattr(np, name)
+    for name, dtype in _DTYPES.items()
+    if hasattr(np, name) and not name.startswith(("bool", "complex"))
 }
 _REAL = {
     torch.complex32: torch.float16,
@@ -72,24 +73,24 @@ _WORDS = {
     "-inf": float("-inf"),
     "-infinity": float("-inf"),
 }
-#: Beginnings, in base64, of what ``torch.save`` writes: a ZIP file, and the format before that.
+#: How the files of ``torch.save`` begin in base64: the ZIP format, and the one before it.
 PICKLE_HEADS = ("UEsDB", "gAKKCmz8nEb5")
 Values = Iterator[tuple[Kind, npt.NDArray[Any]]]
 
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """One tensor as a dialect wrote it.
+    """What the text says of one tensor.
 
     Attributes:
-        values: numbers (a nested list, one number, or lifted), or text in base64.
-        dtype: the name as written, or ``None``.
-        shape: as written, or ``None``: then that of the nested list.
-        order: ``"F"``: base64 in column-major order.
-        byteorder: ``">"``: base64 in big-endian order.
-        compressed: base64 of zlib or gzip data.
-        split: a complex tensor is a pair of arrays, not an array of pairs.
-        requires_grad: what the dialect says.
+        values: numbers (a nested list, one number, or lifted), or base64.
+        dtype: the name in the text, or ``None``.
+        shape: the shape in the text. ``None`` means the shape of the nested list.
+        order: ``"F"`` if the base64 data is in column-major order.
+        byteorder: ``">"`` if the base64 data is big-endian.
+        compressed: True for base64 of zlib or gzip data.
+        split: True if a complex tensor is a pair of arrays, not an array of pairs.
+        requires_grad: the value in the text.
     """
 
     values: Any
@@ -103,10 +104,10 @@ class Payload:
 
 
 def dtype_named(name: object) -> tuple[torch.dtype, Literal["<", ">"]]:
-    """The dtype that any of the usual spellings means, and its byte order.
+    """The dtype of that name, in any of the usual spellings, and its byte order.
 
     Raises:
-        FormatError: nobody knows it.
+        FormatError: the name is unknown.
 
     >>> dtype_named("torch.float32")
     (torch.float32, '<')
@@ -135,10 +136,11 @@ def dtype_named(name: object) -> tuple[torch.dtype, Literal["<", ">"]]:
 
 
 def parse_shape(shape: object) -> tuple[int, ...]:
-    """A shape as written in a file.
+    """Check a shape from a file.
 
     Raises:
         FormatError: not a list of sizes.
+        LimitError: too many dimensions.
     """
     if not isinstance(shape, list | tuple) or not all(
         type(size) is int and 0 <= size < 1 << 63 for size in shape
@@ -153,9 +155,9 @@ class TensorBuilder:
     """Makes tensors in a spool.
 
     Args:
-        spool: where tensors go.
-        scratch: where lifted values lie.
-        limit: raw bytes that compressed data may unfold to, in all.
+        spool: the memory for the tensors.
+        scratch: the file with the lifted values.
+        limit: the most bytes that all compressed data together may decompress to.
     """
 
     def __init__(self, spool: Spool, scratch: Scratch, limit: int) -> None:
@@ -164,10 +166,10 @@ class TensorBuilder:
         self._limit = limit
 
     def build(self, payload: Payload) -> torch.Tensor:
-        """The tensor.
+        """Make the tensor.
 
         Raises:
-            FormatError, LimitError: see the module.
+            FormatError, LimitError: the values, dtype and shape do not make a tensor.
             WriteError: no room on disk.
         """
         is_text = isinstance(payload.values, str | Text)
@@ -181,7 +183,7 @@ class TensorBuilder:
         return tensor
 
     def python_list(self, numbers: Numbers) -> list[Any]:
-        """Lifted numbers as the nested list that they were."""
+        """The nested list that lifted numbers were in the text."""
         flat: list[Any] = []
         for kind, array in self._pieces(numbers):
             flat += (array.astype(np.bool_) if kind == "bool" else array).tolist()
@@ -191,7 +193,6 @@ class TensorBuilder:
         return flat
 
     def _pieces(self, numbers: Numbers) -> Values:
-        dtypes = {"int": np.int64, "bool": np.int64, "uint": np.uint64, "float": np.float64}
         data = self._scratch.read(*numbers.values)
         left = b""
         for run in numbers.runs:
@@ -200,7 +201,7 @@ class TensorBuilder:
                 left = left or next(data)
                 piece, left = left[:wanted], left[wanted:]
                 wanted -= len(piece)
-                yield run.kind, np.frombuffer(piece, dtypes[run.kind])
+                yield run.kind, np.frombuffer(piece, BINARY[run.kind])
 
     def _from_values(self, payload: Payload) -> torch.Tensor:
         values = payload.values
@@ -250,7 +251,7 @@ class TensorBuilder:
     def _from_base64(self, payload: Payload) -> torch.Tensor:
         if payload.dtype is None:
             raise FormatError(
-                "base64 without a dtype", hint="What the bytes mean is written nowhere."
+                "base64 without a dtype", hint="The text does not say what the bytes mean."
             )
         dtype, byteorder = dtype_named(payload.dtype)
         text = payload.values
@@ -270,7 +271,7 @@ class TensorBuilder:
             self._limit -= nbytes
             if self._limit < 0:
                 raise LimitError(
-                    "the compressed tensors unfold to more than the limits allow",
+                    "the compressed tensors decompress to more than the limits allow",
                     hint="Pass --limit expansion=none if it is meant.",
                 )
             pieces = _inflate(pieces, nbytes)
@@ -286,7 +287,7 @@ class TensorBuilder:
         if position != nbytes:
             raise FormatError(f"{position:,} bytes where shape and dtype say {nbytes:,}")
         if payload.byteorder == ">" or byteorder == ">":
-            _swap(target, _REAL.get(dtype, dtype).itemsize)
+            target.view(f"u{_REAL.get(dtype, dtype).itemsize}").byteswap(inplace=True)
         if dtype is torch.bool and nbytes and int(target.max()) > 1:
             raise FormatError("a byte other than 0 and 1 in a bool tensor")
         if payload.order == "F" and len(shape) > 1:
@@ -295,7 +296,7 @@ class TensorBuilder:
 
 
 def base64_pieces(text: str | Text, scratch: Scratch) -> Iterator[bytes]:
-    """The bytes that base64 text stands for, in pieces."""
+    """Decode base64 in pieces."""
     if isinstance(text, str):
         chunks: Iterator[bytes] = iter([text.encode("utf-8", "replace")])
         escaped = False
@@ -307,7 +308,7 @@ def base64_pieces(text: str | Text, scratch: Scratch) -> Iterator[bytes]:
         if escaped:
             chunk = chunk.replace(b"\\/", b"/").replace(b"\\n", b"").replace(b"\\r", b"")
         chunk = chunk.translate(None, b"\r\n") if b"\n" in chunk else chunk
-        # An escape may have been cut in two; it is less than four characters long.
+        # The end of the chunk may cut an escape in two. Escapes have two characters.
         cut = len(chunk) // 4 * 4 if b"\\" not in chunk[-4:] else (len(chunk) - 4) // 4 * 4
         left = chunk[cut:]
         yield _decode(chunk[:cut])
@@ -334,7 +335,7 @@ def _inflate(pieces: Iterator[bytes], nbytes: int) -> Iterator[bytes]:
                 yield out
                 piece = engine.unconsumed_tail
                 if engine.unused_data:
-                    raise FormatError("something after the compressed data")
+                    raise FormatError("more bytes after the compressed data")
     except zlib.error as error:
         raise FormatError(f"damaged compressed data ({quote(str(error))})") from error
     if not engine.eof:
@@ -342,31 +343,25 @@ def _inflate(pieces: Iterator[bytes], nbytes: int) -> Iterator[bytes]:
 
 
 def _components(tensor: torch.Tensor) -> torch.Tensor:
-    """The memory of a complex tensor as real numbers."""
+    """The real and imaginary parts of a complex tensor, sharing its memory."""
     return over(tensor.untyped_storage(), _REAL[tensor.dtype], (tensor.numel() * 2,))
 
 
 def _raw(tensor: torch.Tensor) -> npt.NDArray[np.uint8]:
-    """The memory of a contiguous tensor as bytes."""
+    """The bytes of a contiguous tensor, sharing its memory."""
     array: npt.NDArray[np.uint8] = bits(tensor).numpy()
     return array
 
 
-def _swap(data: npt.NDArray[np.uint8], itemsize: int) -> None:
-    for start in range(0, len(data), 1 << 20):
-        piece = data[start : start + (1 << 20)].reshape(-1, itemsize)
-        piece[:] = piece[:, ::-1].copy()
-
-
 def _fitting(found: tuple[int, ...], given: object) -> tuple[int, ...]:
-    """``given`` as a shape, if values nested as ``found`` fill it; ``found`` if none is given."""
+    """The shape ``given``, if values of shape ``found`` fill it. Without one, ``found``."""
     if given is None:
         return found
     shape = parse_shape(given)
     count = prod(found)
     nested_alike = shape == found or (count == 0 and shape[: len(found)] == found)
     if prod(shape) != count or not (nested_alike or len(found) <= 1):
-        raise FormatError(f"values of shape {list(found)} where shape {list(shape)} is stated")
+        raise FormatError(f"values of shape {list(found)} do not fill the shape {list(shape)}")
     return shape
 
 
@@ -387,7 +382,7 @@ def _flatten(value: object) -> tuple[list[Any], tuple[int, ...]]:
 
 
 def _small(flat: Sequence[Any]) -> tuple[list[tuple[Kind, npt.NDArray[Any]]], bool]:
-    """Python numbers as arrays, and whether they are complex: then as pairs."""
+    """Python numbers as an array, and True if they are complex: an array of pairs."""
     types = {type(value) for value in flat}
     if complex in types and types <= {int, float, complex}:
         pairs = np.array([complex(value) for value in flat], np.complex128).view(np.float64)
@@ -402,30 +397,27 @@ def _small(flat: Sequence[Any]) -> tuple[list[tuple[Kind, npt.NDArray[Any]]], bo
         if all(0 <= value < 1 << 64 for value in flat):
             return [("uint", np.array(flat, np.uint64))], False
     if type(None) in types:
-        raise FormatError(
-            "null among the numbers of a tensor",
-            hint="The program that wrote this lost a NaN or an infinity; the value is unknown.",
-        )
+        raise null_error()
     try:
         numbers = [_WORDS[value.lower()] if type(value) is str else value for value in flat]
         if {type(value) for value in numbers} <= {int, float}:
             return [("float", np.array([float(value) for value in numbers]))], False
     except (KeyError, OverflowError):
-        pass  # the error below says what was found
+        pass  # the error below names the value
     strange = (value for value in flat if type(value) not in (int, float) or abs(value) > 1e308)
     odd = next(strange, flat[0])
     raise FormatError(f"not a number: {quote(odd)}")
 
 
 def _default_dtype(kinds: set[Kind]) -> torch.dtype:
-    """What ``torch.tensor`` makes of such numbers."""
+    """The dtype that ``torch.tensor`` chooses for such numbers."""
     if kinds == {"bool"}:
         return torch.bool
     return torch.int64 if kinds and kinds <= {"int"} else torch.float32
 
 
 def _fill(target: torch.Tensor, pieces: Values) -> None:
-    """Convert values into a flat tensor, exactly or not at all."""
+    """Convert values into a flat tensor. Refuse values that its dtype cannot hold."""
     dtype, position = target.dtype, 0
     native = _raw(target).view(_NATIVE[dtype]) if dtype in _NATIVE else None
     for kind, values in pieces:
@@ -451,8 +443,8 @@ def _fill(target: torch.Tensor, pieces: Values) -> None:
             part.copy_(torch.from_numpy(values.astype(np.float64)))
             back = part.to(torch.float64).numpy()
             _check_finite(values, np.isfinite(back), dtype)
-            # The 8-bit dtypes lack some of zero, minus, and infinity, and differ in what they
-            # make of too large numbers: only what they can say exactly is taken.
+            # Some 8-bit dtypes lack zero, negative numbers or infinity, and they round large
+            # numbers in different ways. So only numbers that they hold exactly are accepted.
             if dtype.itemsize == 1 and not np.array_equal(back, values, equal_nan=True):
                 raise FormatError(f"a number that {dtype} cannot hold")
         position = end

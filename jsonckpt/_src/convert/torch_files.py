@@ -1,7 +1,7 @@
-"""Files of ``torch.save``, read without running what they hold, mapped where the format allows.
+"""Reads files of ``torch.save`` without running code from them. Maps them where possible.
 
-Also what becomes of such a file when a site unpacks it: a ``.pt`` is a ZIP archive, so an upload
-may turn ``best.pt`` into a directory ``best/`` with ``data.pkl``, ``data/0``, … in it.
+It also reads unpacked files. A ``.pt`` is a ZIP archive, so an upload to a site may turn
+``best.pt`` into a directory ``best/`` with ``data.pkl``, ``data/0``, … in it.
 """
 
 from __future__ import annotations
@@ -30,27 +30,27 @@ from ..errors import (
 )
 from ..storage.spool import PREFIX
 
-#: torch aligns tensors in its archives to this many bytes; a mapped file needs it.
+#: The alignment of tensors in archives. A mapped file needs it.
 _ALIGNMENT = 64
 _COPY = 1 << 20
-#: The name of an archive's member, its size, and what opens its content.
+#: The name of a member of an archive, its size, and a function that opens it.
 _Part = tuple[str, int, Callable[[], IO[bytes]]]
 _NAMED_GLOBAL = re.compile(r"GLOBAL ([\w.<>]+) was not an allowed global")
 _OTHER_GLOBAL = re.compile(r"[Uu]nsupported (?:global|class|operand)[^\n]{0,20}?([\w]+(?:\.\w+)+)")
 
 
 def load_torch_file(path: Path, directory: Path, *, unsafe_pickle: bool = False) -> Any:
-    """The state in a file of ``torch.save``, on the CPU.
+    """Load the state in a file of ``torch.save``, on the CPU.
 
     Args:
-        path: a ZIP archive, whose tensors are mapped, not read; or a file of the older format.
-        directory: for a temporary copy, where the archive is compressed.
-        unsafe_pickle: let a file that needs it run its pickle code.
+        path: a ZIP archive, whose tensors are mapped, or a file of the older format.
+        directory: for a temporary copy, if the archive is compressed.
+        unsafe_pickle: let the file run pickle code if it needs that.
 
     Raises:
-        UnsupportedTypeError: the file needs pickle; the message names what it would import.
-        FormatError: not such a file.
-        IncompleteCheckpointError: a part of one.
+        UnsupportedTypeError: the file needs pickle. The message names what it imports.
+        FormatError: not a file of ``torch.save``.
+        IncompleteCheckpointError: the file ends too early.
     """
     with _damaged(path):
         is_archive = zipfile.is_zipfile(path)
@@ -76,7 +76,7 @@ def load_torch_file(path: Path, directory: Path, *, unsafe_pickle: bool = False)
             )
         if all(entry.compress_type == zipfile.ZIP_STORED for entry in entries):
             return _load(path, mapped=True, unsafe_pickle=unsafe_pickle)
-        # Mapped, the compressed bytes would be taken for the tensors' own.
+        # A compressed archive cannot be mapped.
         parts: list[_Part] = [
             (entry.filename, entry.file_size, partial(archive.open, entry)) for entry in entries
         ]
@@ -91,13 +91,13 @@ def _damaged(path: Path) -> Iterator[None]:
     except (JsonckptError, OSError):
         raise
     except Exception as error:
-        # zipfile lets whatever its parsing meets escape: BadZipFile, UnicodeDecodeError,
-        # NotImplementedError, RuntimeError, zlib.error, …
+        # zipfile raises many types: BadZipFile, UnicodeDecodeError, NotImplementedError,
+        # RuntimeError, zlib.error, …
         raise FormatError(f"a damaged ZIP archive ({quote(str(error))})", file=path) from error
 
 
 def find_unpacked(directory: Path) -> Path | None:
-    """Where in ``directory`` (in itself, or one level below) an unpacked ``.pt`` lies."""
+    """The directory of an unpacked ``.pt``: ``directory`` itself, or one inside it."""
     candidates = [directory]
     if directory.is_dir():
         candidates += sorted(entry for entry in directory.iterdir() if entry.is_dir())
@@ -111,9 +111,9 @@ def find_unpacked(directory: Path) -> Path | None:
 
 
 def load_unpacked(directory: Path, spool: Path, *, unsafe_pickle: bool = False) -> Any:
-    """The state in a directory that was a file of ``torch.save``.
+    """Load the state in a directory that is an unpacked file of ``torch.save``.
 
-    It is packed again, without compression, into a temporary file under ``spool``.
+    The directory is packed again, without compression, into a temporary file under ``spool``.
 
     Raises: as :func:`load_torch_file`.
     """
@@ -131,21 +131,21 @@ def load_unpacked(directory: Path, spool: Path, *, unsafe_pickle: bool = False) 
         return _load(copy, mapped=True, unsafe_pickle=unsafe_pickle, shown=directory)
 
 
-#: What of a directory belongs into the archive.
+#: The files and directories that belong in the archive.
 _PARTS = frozenset({"data.pkl", "data", "version", "byteorder", ".format_version", ".data"})
 
 
 @contextmanager
 def _stored_archive(parts: list[_Part], directory: Path) -> Iterator[Path]:
-    """A temporary archive of ``parts`` without compression, its contents aligned as torch's."""
+    """A temporary archive of ``parts``, not compressed, aligned as torch aligns it."""
     with tempfile.NamedTemporaryFile(dir=directory, prefix=PREFIX, suffix=".pt") as file:
         with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
             for name, size, opener in parts:
                 info = zipfile.ZipInfo(name)
                 info.file_size = size
                 large = size >= 1 << 31
-                # Local header, name, the ZIP64 field that Python adds for large entries, and this
-                # field's own head: padding brings the content behind them to the boundary.
+                # Before the content come the local header, the name, the ZIP64 field that Python
+                # adds for large entries, and the head of this field. Padding aligns the content.
                 head = file.tell() + 30 + len(name.encode()) + (20 if large else 0) + 4
                 padding = -head % _ALIGNMENT
                 info.extra = struct.pack("<HH", 0x4246, padding) + b"Z" * padding
@@ -160,8 +160,8 @@ def _load(path: Path, *, mapped: bool, unsafe_pickle: bool, shown: Path | None =
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:
-        # What hostile bytes make of an unpickler cannot be listed; all of it means "no checkpoint",
-        # except for the one case in which the file asks for code.
+        # Hostile bytes can make an unpickler raise anything. It means "not a checkpoint", except
+        # when the file needs code.
         needed = _needed_globals(path, error)
         if not needed:
             raise _unreadable(error, shown) from error
@@ -181,7 +181,7 @@ def _load(path: Path, *, mapped: bool, unsafe_pickle: bool, shown: Path | None =
 
 
 def _needed_globals(path: Path, error: Exception) -> list[str]:
-    """What a file imports that ``torch.load`` does not allow."""
+    """The names that a file imports and that ``torch.load`` does not allow."""
     lister = getattr(torch.serialization, "get_unsafe_globals_in_checkpoint", None)
     if lister is not None and zipfile.is_zipfile(path):
         try:

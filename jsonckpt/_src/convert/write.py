@@ -1,4 +1,4 @@
-"""Writing a state in any of the formats, so that nothing half-written is ever seen."""
+"""Writes a state in any of the formats. A file appears only when it is whole."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .number_list_json import write_number_lists
 from .options import OWN_FORMATS, ConvertOptions, Format
 from .pieces import memory_of
 from .safetensors_files import write_safetensors
-from .walk import children, named_tensors
+from .select import children, named_tensors
 
 _STATE_DICT_KEYS = frozenset({"model_state_dict", "state_dict", "model", "module", "weights"})
 
@@ -36,9 +36,9 @@ class Written:
     """What was written.
 
     Attributes:
-        nbytes: on disk.
-        left_out: names of what the format cannot hold.
-        notes: what is remarkable about it, one line each.
+        nbytes: the size on disk.
+        left_out: names of values that the format cannot hold.
+        notes: what was changed, one line each.
     """
 
     nbytes: int
@@ -61,12 +61,12 @@ def write(
         state: what to write.
         path: a file, or a directory for ``"dir"``.
         to: the format.
-        options: see there.
-        metadata: the user's, for the formats of this package.
-        shared: what group and others may be allowed at most.
+        options: how to write it.
+        metadata: of the user, for the formats of this package.
+        shared: the most permissions that group and others may get.
 
     Raises:
-        CheckpointExistsError: something lies there, and ``overwrite`` is not set.
+        CheckpointExistsError: the path exists, and ``overwrite`` is not set.
         UnsupportedTypeError: the format cannot hold a tensor or a value.
         WriteError: the system refused.
     """
@@ -98,7 +98,7 @@ def write(
 def _save(
     state: Any, path: Path, options: ConvertOptions, metadata: dict[str, Any] | None, shared: int
 ) -> int:
-    """Write a jsonckpt checkpoint; its bytes on disk."""
+    """Write a jsonckpt checkpoint and return its size on disk."""
     chosen = {
         "encoding": options.encoding,
         "compression": options.compression,
@@ -117,10 +117,10 @@ def _save(
 
 
 def flat_names(state: Any) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """Every tensor of a state by a flat name, as safetensors wants it, and notes.
+    """Every tensor of a state by a flat name, as safetensors needs it, and notes.
 
-    The keys on the way are joined by dots. When all tensors lie in one state dict, the names begin
-    there, so that they are the model's own.
+    A name is the keys on the way to the tensor, joined by dots. If all tensors are in one state
+    dict, the names begin there: they are the names in the model.
 
     Raises:
         UnsupportedTypeError: two tensors would get the same name.
@@ -148,9 +148,9 @@ def flat_names(state: Any) -> tuple[dict[str, torch.Tensor], list[str]]:
 
 
 def _untied(state: Any) -> tuple[dict[str, torch.Tensor], dict[str, str], list[str]]:
-    """Tensors, each of them once, metadata, and notes, for safetensors.
+    """Tensors, each once, metadata and notes, for safetensors.
 
-    The metadata say under which other names a tensor goes.
+    The metadata maps further names of a tied tensor to the name that is kept.
     """
     tensors, notes = flat_names(state)
     metadata = {"format": "pt"}
@@ -168,7 +168,7 @@ def _untied(state: Any) -> tuple[dict[str, torch.Tensor], dict[str, str], list[s
 
 
 def _others(state: Any, name: str) -> Iterator[str]:
-    """The names of what is not a tensor."""
+    """The names of values without tensors."""
     if isinstance(state, torch.Tensor):
         return
     if next(named_tensors(state), None) is None:
@@ -179,7 +179,7 @@ def _others(state: Any, name: str) -> Iterator[str]:
 
 
 class _FileStream(io.RawIOBase):
-    """A new file as a stream that is written forward."""
+    """A new file as a stream that is written from its beginning to its end."""
 
     def __init__(self, file: NewFile) -> None:
         super().__init__()
@@ -193,7 +193,7 @@ class _FileStream(io.RawIOBase):
     def write(self, data: Any, /) -> int:
         """Write all of it at the end."""
         if self.error is not None:
-            # A buffer tries once more when it is closed; what failed stays failed.
+            # When a buffer is closed it writes again. That must not hide the first error.
             return len(data)
         try:
             self._file.write_at(self.end, [data])
@@ -208,10 +208,10 @@ class _FileStream(io.RawIOBase):
 def _replacing(
     path: Path, shared: int, *, exclusive: bool
 ) -> Iterator[tuple[IO[bytes], _FileStream]]:
-    """A file that takes the place of ``path`` when all is written, and is gone when not."""
+    """A new file. It replaces ``path`` when all is written, and is removed after an error."""
     with writing(path):
         target = Path(os.path.realpath(path))
-    # A name that gc knows, should this be killed.
+    # gc knows the name and removes the file if the process was killed.
     temporary = target.with_name(temporary_name(target.name, secrets.token_hex(6)))
     file = NewFile(temporary, early=True, mode=mode_for(target, shared))
     stream = _FileStream(file)
@@ -226,7 +226,7 @@ def _replacing(
         commit.commit(temporary, target, None, sync=True, exclusive=exclusive)
     except BaseException as error:
         file.abandon()
-        # torch reports a failed write as an error of its own.
+        # torch raises its own error for a failed write.
         if stream.error is not None and isinstance(error, Exception):
             raise stream.error from stream.error.__cause__
         if isinstance(error, JsonckptError):

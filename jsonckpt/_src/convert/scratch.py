@@ -1,0 +1,109 @@
+"""The lifted parts of a JSON text: the file with their bytes, and the references to them."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from ..storage.spool import SpoolFile
+from .number_array import Run
+from .options import ROOM_HINT
+
+
+class Stretch(NamedTuple):
+    """Bytes of a scratch file."""
+
+    offset: int
+    length: int
+
+
+class Scratch(SpoolFile):
+    """A file for what was lifted, until it becomes a tensor or a Python value.
+
+    Every stretch of it is released after use. When none is held, the file is written from its
+    beginning again. So it stays about as large as the largest tensor.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory, ROOM_HINT)
+        self._held = 0
+
+    def hold(self, offset: int) -> Stretch:
+        """Hold everything from ``offset`` to the end, until it is released."""
+        self._held += 1
+        return Stretch(offset, self.tell() - offset)
+
+    def release(self) -> None:
+        """Release one stretch."""
+        self._held -= 1
+        if self._held == 0:
+            self.cut(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """An array of numbers that was lifted.
+
+    Attributes:
+        values: the values in the scratch file, 8 bytes each.
+        runs: the kinds of the values.
+        shape: the shape that the brackets give.
+        text: the text, if it is short enough to become a Python list.
+    """
+
+    values: Stretch
+    runs: tuple[Run, ...]
+    shape: tuple[int, ...]
+    text: Stretch | None
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A long string that was lifted: the text between the quotes, with its escapes.
+
+    Attributes:
+        stretch: its place in the scratch file.
+        escaped: True if it has backslashes.
+        head: its first characters.
+    """
+
+    stretch: Stretch
+    escaped: bool
+    head: str
+
+    def after(self, count: int) -> Text:
+        """The text without its first ``count`` characters, which are ASCII."""
+        start = Stretch(self.stretch.offset + count, self.stretch.length - count)
+        return Text(start, self.escaped, self.head[count:])
+
+
+class References:
+    """The lifted parts of a text, by their references: the strings in their place.
+
+    Attributes:
+        key: the beginning of every reference. It is random, so no file can forge one.
+    """
+
+    def __init__(self) -> None:
+        self.key = secrets.token_hex(16)
+        self._lifted: dict[int, Numbers | Text] = {}
+        self._count = 0
+
+    def put(self, thing: Numbers | Text) -> bytes:
+        """Keep ``thing`` and return a reference to it, as a JSON string."""
+        self._count += 1
+        self._lifted[self._count] = thing
+        return f'"{self.key}:{self._count}"'.encode()
+
+    def put_word(self, word: bytes) -> bytes:
+        """A reference to ``NaN`` or an infinity, as a JSON string."""
+        return f'"{self.key}:{word.decode()}"'.encode()
+
+    def take(self, text: str) -> Numbers | Text | float | str:
+        """What the reference ``text`` refers to, once. Other strings are returned unchanged."""
+        if not text.startswith(self.key):
+            return text
+        reference = text[len(self.key) + 1 :]
+        return self._lifted.pop(int(reference)) if reference.isdigit() else float(reference)
