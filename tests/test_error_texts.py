@@ -116,7 +116,7 @@ SITUATIONS: dict[str, tuple[Callable[[Situation, pytest.MonkeyPatch], Any], Any,
     "nothing there": (
         lambda s, _: s.load("step11"),
         E.CheckpointNotFoundError,
-        r"DIR/step11: there is no such file or directory\. Beside it there is a\.json, step10\.",
+        r"DIR/step11: there is no such file or directory\. The same directory has a\.json, step10\.",
         FileNotFoundError,
     ),
     "a directory without a checkpoint": (

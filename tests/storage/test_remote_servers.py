@@ -242,7 +242,7 @@ def test_s3_there_and_back(s3: dict[str, Any]) -> None:
 def test_a_mistyped_bucket_is_not_made(s3: dict[str, Any], name: str) -> None:
     import fsspec
 
-    with pytest.raises(jsonckpt.WriteError, match="Is there such a bucket"):
+    with pytest.raises(jsonckpt.WriteError, match="Does this bucket exist"):
         jsonckpt.save(STATE, f"s3://bukcet/{name}", storage_options=s3)
     assert [*fsspec.filesystem("s3", **s3).ls("", refresh=True)] == ["bucket"]
     with pytest.raises(jsonckpt.CheckpointNotFoundError):
