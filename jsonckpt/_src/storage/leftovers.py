@@ -98,7 +98,7 @@ def single_temporaries(path: Path) -> list[File]:
     A killed save of a single file leaves one. So does a killed conversion to another program's
     file. A killed ``recover`` leaves its spool, for a file and for a directory.
     """
-    if path.name in ("", ".."):  # such as "." or "..": a directory without a name of its own here
+    if path.name in ("", ".."):  # "." or "..", for example
         path = Path(os.path.abspath(path))
     stem = temporary_stem(path.name)
     try:
