@@ -126,8 +126,10 @@ class PendingSave(Generic[Result]):
                 self._wait_for_begin()
 
     def _wait_for_begin(self) -> None:
-        """Wait until a thread runs it. If that thread dies of a lack of memory before it begins,
-        the save is done here."""
+        """Wait until a thread runs it, or run it here.
+
+        If the thread dies of a lack of memory before it begins, the save is done here.
+        """
         late = time.monotonic() + _PATIENCE
         while not self._runner:
             if time.monotonic() > late:
@@ -336,8 +338,7 @@ def _clear_frames(error: BaseException) -> None:
 
 
 def _be_nice() -> None:
-    """Lower the priority of this thread. Linux has a niceness for each thread, other systems do
-    not."""
+    """Lower the priority of this thread. Only Linux has a niceness for each thread."""
     if not sys.platform.startswith("linux"):
         return
     thread = threading.get_native_id()

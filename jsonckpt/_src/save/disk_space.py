@@ -1,5 +1,4 @@
-"""Disk space for a save: a warning before it, numbers in the error after it, and
-``delete_first``."""
+"""Disk space for a save: a warning before it, details in its errors, and ``delete_first``."""
 
 from __future__ import annotations
 
@@ -38,8 +37,7 @@ class DiskSpace:
         self._gone = False
 
     def delete_first(self, first: Path, others: Sequence[Path]) -> None:
-        """With ``delete_first``, remove the old checkpoint, beginning with the manifest or single
-        file.
+        """With ``delete_first``, remove the old checkpoint, its manifest or single file first.
 
         A reader finds the old checkpoint whole, or none, but never one with missing files. So the
         other files are removed only after the removal of the first is durable.
@@ -75,8 +73,7 @@ class DiskSpace:
             )
 
     def explain(self, error: BaseException) -> None:
-        """Add to an error of this save how much it needed, and what happened to the old
-        checkpoint."""
+        """Add to an error how much space the save needs, and what happened to the old checkpoint."""
         if not isinstance(error, JsonckptError):
             if self._gone and hasattr(error, "add_note"):  # since Python 3.11
                 error.add_note(_REMOVED)

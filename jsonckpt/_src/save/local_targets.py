@@ -228,8 +228,10 @@ class DirectoryTarget(_LocalTarget):
         return self._durability()
 
     def abandon(self, error: BaseException) -> None:
-        """Remove the shards, unless the commit happened before the error (a failed last fsync, a
-        Ctrl-C). Then they belong to the new checkpoint."""
+        """Remove the shards, unless they have been committed.
+
+        The commit may have happened before the error (a failed last fsync, a Ctrl-C).
+        """
         if self._space is not None:
             self._space.explain(error)
         if not (self._text and commit.may_hold(self._manifest, self._text)):

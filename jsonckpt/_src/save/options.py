@@ -46,8 +46,7 @@ class SaveOptions:
 
     @property
     def compresses_files(self) -> bool:
-        """Whether whole files are compressed. Only for number lists; base64 holds compressed
-        chunks."""
+        """Whether whole files are compressed. Base64 holds compressed chunks instead."""
         return self.encoding == "list" and self.compression == "zstd"
 
     @classmethod

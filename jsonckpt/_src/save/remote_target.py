@@ -1,5 +1,4 @@
-"""Saves to remote file systems. Files appear as a whole. After an error a commit may be in
-doubt."""
+"""Saves to remote file systems. After an error it may not be known whether a commit happened."""
 
 from __future__ import annotations
 
@@ -275,8 +274,7 @@ class RemoteTarget(Target):
         return False
 
     def _make_directory(self) -> None:
-        """Make the directory of the target if the file system has directories. Never makes a
-        bucket.
+        """Make the directory of the target, but never a bucket.
 
         Raises:
             WriteError: it cannot be made.

@@ -29,8 +29,7 @@ _AnyFile = TypeVar("_AnyFile", bound="_Unnamed")
 
 
 class _Unnamed:
-    """An open file without a name in ``directory``. ``hint`` says what to do when the disk is
-    full."""
+    """An open file without a name. ``hint`` says what to do when the disk is full."""
 
     _number = -1
 
