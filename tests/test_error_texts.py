@@ -314,9 +314,9 @@ SITUATIONS: dict[str, tuple[Callable[[Situation, pytest.MonkeyPatch], Any], Any,
     "gc without a manifest": (
         lambda s, _: (s.remove(s.manifest), jsonckpt.gc(s.path / "step10")),
         E.IncompleteCheckpointError,
-        r"DIR/step10: nothing was removed, for there is no manifest\.json: what is there is of a "
+        r"DIR/step10: nothing was removed, because there is no manifest\.json: the files are those of a "
         r"first save that did not finish \('shard-[0-9a-f]{12}-00001\.json'\)\. jsonckpt recover "
-        r"PATH NEW restores what is whole in them; abandoned=True \(--abandoned\) lets gc remove "
+        r"PATH NEW restores their intact tensors; abandoned=True \(--abandoned\) lets gc remove "
         r"them\.",
         None,
     ),

@@ -269,7 +269,7 @@ def test_the_newest_on_s3(s3: dict[str, Any]) -> None:
     import fsspec
 
     fsspec.filesystem("s3", **s3).rm_file(f"bucket/run/checkpoint-1000/{shard}")
-    with pytest.warns(RuntimeWarning, match="checkpoint-1000 is passed over.*missing"):
+    with pytest.warns(RuntimeWarning, match="checkpoint-1000 is skipped.*missing"):
         assert training.latest(run, storage_options=s3) == f"{run}/checkpoint-200.json"
     assert training.latest(f"{run}/checkpoint-90", storage_options=s3) == f"{run}/checkpoint-90"
     unreachable = {**s3, "client_kwargs": {**s3["client_kwargs"], "endpoint_url": "http://[::1]:9"}}

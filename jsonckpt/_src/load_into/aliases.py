@@ -121,7 +121,7 @@ def _are_disjoint(copies: list[InPlaceCopy]) -> bool:
 
 
 def _address_space(tensor: torch.Tensor) -> object:
-    """Addresses with equal spaces can be compared: the host is one, each storage of a device another."""
+    """Addresses in the same space can be compared: the host, or one storage of a device."""
     if tensor.is_cpu:
         return "cpu"
     return str(tensor.device), tensor.untyped_storage().data_ptr()

@@ -73,7 +73,7 @@ class DiskSpace:
             )
 
     def explain(self, error: BaseException) -> None:
-        """Add to an error how much space the save needs, and what happened to the old checkpoint."""
+        """Add to an error how much space the save needs, and the fate of the old checkpoint."""
         if not isinstance(error, JsonckptError):
             if self._gone and hasattr(error, "add_note"):  # since Python 3.11
                 error.add_note(_REMOVED)
