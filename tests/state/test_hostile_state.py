@@ -132,7 +132,7 @@ HOSTILE: dict[str, tuple[Any, str]] = {
     "ordered_dict without items": ({"$ordered_dict": {}}, "members items"),
     "defaultdict of code": ({"$defaultdict": {"factory": "os.system", "items": {}}}, "one of int"),
     "defaultdict of a list": ({"$defaultdict": {"factory": [], "items": {}}}, "one of int"),
-    "deque beyond its length": ({"$deque": {"items": [1, 2], "maxlen": 1}}, "at least the 2"),
+    "deque beyond its length": ({"$deque": {"items": [1, 2], "maxlen": 1}}, "at least 2"),
     "deque of negative length": ({"$deque": {"items": [], "maxlen": -1}}, "at least the 0"),
     "deque of huge length": ({"$deque": {"items": [], "maxlen": 2**80}}, "at least the 0"),
     "deque with a bool": ({"$deque": {"items": [], "maxlen": True}}, "an integer"),
