@@ -1,7 +1,7 @@
 """The process of one program. It takes commands as lines of JSON on its standard input.
 
-Started with ``python -m benchmarks.worker``. The process lives for all rounds, so that each program is measured
-in the steady state of its own allocator.
+Started with ``python -m benchmarks.worker``. The process lives for all rounds, so that each program
+is measured in the steady state of its own allocator.
 """
 
 from __future__ import annotations
