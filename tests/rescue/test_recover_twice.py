@@ -84,7 +84,7 @@ def test_what_the_manifest_means_is_taken(tmp_path: Path, other: bytes) -> None:
     _twice(path, other)
     report = jsonckpt.recover(path, tmp_path / "new")
     assert not report.lost
-    (note,) = [note for note in report.notes if "holds another '/w'" in note]
+    (note,) = [note for note in report.notes if "has another '/w'" in note]
     assert "the manifest means the one that was restored" in note
     assert torch.equal(jsonckpt.load(tmp_path / "new")["w"], ZEROS["w"])
 
