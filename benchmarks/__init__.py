@@ -1,7 +1,7 @@
-"""What jsonckpt costs beside its peers: ``python -m benchmarks`` writes ``docs/benchmarks.md``.
+"""Compares jsonckpt with its peers: ``python -m benchmarks`` writes ``docs/benchmarks.md``.
 
-Only the public face of the package is used. One way down: ``__main__`` calls the groups (``speed``,
-``inputs``, ``small``, ``sizes``, ``memory``, ``growth``, ``guide_case``, ``background``), these ask
-``arena`` (interleaved timings, one process for each peer) or ``probe`` (memory of one fresh
-process), and all of them give a :class:`benchmarks.tables.Section`.
+The benchmarks use only the public API of the package. ``__main__`` calls the groups: ``first``,
+``speed``, ``inputs``, ``small``, ``sizes``, ``memory``, ``growth``, ``guide_case`` and
+``background``. The groups measure with ``arena`` (interleaved timings, one process for each peer)
+or ``probe`` (memory of a fresh process). Each returns a :class:`benchmarks.tables.Section`.
 """

@@ -33,9 +33,9 @@ GROUPS: dict[str, Callable[[Settings], Section]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run what the arguments ask for; the exit code."""
+    """Run the benchmarks that the arguments select. Returns the exit code."""
     arguments = _parser().parse_args(argv)
-    # Ended by a signal, it still removes its files.
+    # A run that is ended by a signal still removes its files.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     chosen = arguments.only or list(GROUPS)
     figures: dict[str, float] = {}
@@ -83,9 +83,13 @@ def _parser() -> argparse.ArgumentParser:
         "--only", choices=list(GROUPS), action="append", help="one group; may be repeated"
     )
     parser.add_argument(
-        "--dir", type=Path, help="where files lie (default: /dev/shm, and this directory's disk)"
+        "--dir",
+        type=Path,
+        help="directory for the files (default: /dev/shm, and the disk of this directory)",
     )
-    parser.add_argument("--targets", action="store_true", help="print the figures beside the aims")
+    parser.add_argument(
+        "--targets", action="store_true", help="print the figures and their targets"
+    )
     parser.add_argument(
         "--full-guide",
         action="store_true",

@@ -1,4 +1,4 @@
-"""Interleaved timings: each program in a process of its own, all of them taking turns."""
+"""Interleaved timings: each program has its own process, and the programs take turns."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True)
 class Spread:
-    """Median, least and most of some figures."""
+    """Median, minimum and maximum of some figures."""
 
     median: float
     low: float
@@ -49,12 +49,12 @@ def spread(figures: Sequence[float]) -> Spread:
 
 
 def ratios(numerators: Sequence[float], denominators: Sequence[float]) -> Spread:
-    """Of the two figures of each round, which stood side by side in time."""
+    """The ratios of two series, each from the two figures of one round."""
     return spread([above / below for above, below in zip(numerators, denominators)])
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a directory, if it is there."""
+    """Remove a file or a directory, if it exists."""
     if path.is_dir():
         shutil.rmtree(path)
     else:
@@ -62,7 +62,7 @@ def remove(path: Path) -> None:
 
 
 def child_environment() -> dict[str, str]:
-    """The environment of a measured process, which finds this package in it."""
+    """The environment of a measured process. The process can import this package."""
     return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
 
 
@@ -82,13 +82,13 @@ class _Process:
         )
 
     def send(self, do: str, **arguments: Any) -> None:
-        """Give a command without waiting for it."""
+        """Send a command without waiting for its end."""
         assert self._child.stdin is not None
         print(json.dumps({"do": do, **arguments}), file=self._child.stdin, flush=True)
         self._unanswered.append(do)
 
     def ask(self, do: str, **arguments: Any) -> float:
-        """Seconds that a command took in the worker, once all before it are done."""
+        """Run a command after all earlier ones. Returns its seconds, as measured in the worker."""
         while self._unanswered:
             self._answer()
         self.send(do, **arguments)
@@ -106,12 +106,12 @@ class _Process:
         return float(reply["seconds"])
 
     def close(self) -> None:
-        """Let it end; :meth:`wait` until it has."""
+        """Tell it to end. :meth:`wait` waits for the end."""
         assert self._child.stdin is not None
         self._child.stdin.close()
 
     def wait(self) -> None:
-        """Until it has ended."""
+        """Wait until it has ended."""
         with self._child:
             pass
 
@@ -122,7 +122,7 @@ class Turn:
 
     Attributes:
         key: names its seconds in the result; unique in a comparison.
-        peer: who.
+        peer: the program.
         do: a method of :class:`benchmarks.worker.Worker`.
     """
 
@@ -141,9 +141,9 @@ class Arena:
 
     Args:
         state: a file of :func:`benchmarks.states.write_state`.
-        directory: where the checkpoints lie.
-        on_disk: its files are written back in the background, which must not reach into the
-            next turn.
+        directory: where the checkpoints are written.
+        on_disk: the system writes the files back in the background. That must not disturb the next
+            turn.
     """
 
     def __init__(self, state: Path, directory: Path, *, on_disk: bool) -> None:
@@ -169,7 +169,7 @@ class Arena:
         remove(self._directory)
 
     def prepare(self, turns: Sequence[Turn]) -> None:
-        """Warm up: everything once, untimed, and every peer's file checked bit for bit."""
+        """Warm up: do everything once, untimed, and check every peer's file bit for bit."""
         for peer in dict.fromkeys(turn.peer for turn in turns):
             self._start(_program(peer))  # all at once: their imports take seconds
         for turn in turns:
@@ -182,17 +182,17 @@ class Arena:
                 self._process(turn.peer).ask("check", peer=turn.peer, path=path, how=turn.do)
                 self._process(turn.peer).ask("clear")
             elif turn.do != "load" and not (fresh and turn.do == "save"):
-                self.take(turn)  # the others have been taken by what checks them
+                self.take(turn)  # the others have been run by their check
 
     def take(self, turn: Turn) -> float:
-        """One turn; its seconds. What it loaded is let go before this returns."""
+        """One turn. Returns its seconds. What it loaded is freed before this returns."""
         self.begin(turn)
         seconds = self.run(turn)
         self.end(turn)
         return seconds
 
     def begin(self, turn: Turn) -> None:
-        """Make ready: nothing in the way, nothing still on its way to the disk."""
+        """Prepare a turn: remove old files, and wait until nothing is being written to the disk."""
         if turn.do == "load_cold":
             self._process(turn.peer).ask("forget", path=str(self.path_of(turn.peer)))
         if not (turn.saves or self._on_disk):
@@ -204,18 +204,18 @@ class Arena:
             os.sync()
 
     def run(self, turn: Turn) -> float:
-        """The part of a turn that counts; its seconds."""
+        """The timed part of a turn. Returns its seconds."""
         path = self._fresh(turn) if turn.saves else self.path_of(turn.peer)
         return self._process(turn.peer).ask(turn.do, peer=turn.peer, path=str(path))
 
     def end(self, turn: Turn) -> None:
-        """Let go of what the turn has loaded; of what it has written before the next one."""
+        """Free what the turn has loaded. What it has written is removed before the next turn."""
         if turn.saves:
             self._left = self._fresh(turn)
         self._process(turn.peer).ask("clear")
 
     def compare(self, turns: Sequence[Turn], rounds: int) -> dict[str, list[float]]:
-        """Seconds of each turn in each round, the first of a round another each time."""
+        """Seconds of each turn in each round. Each round begins with another turn."""
         self.prepare(turns)
         seconds: dict[str, list[float]] = {turn.key: [] for turn in turns}
         for number in range(rounds):
@@ -232,7 +232,7 @@ class Arena:
         return self._directory / f"turn{PEERS[turn.peer].suffix}"
 
     def use(self, state: Path) -> None:
-        """Go on with another state."""
+        """Continue with another state."""
         self._state = state
         for process in self._processes.values():
             process.ask("state", path=str(state))
@@ -250,7 +250,7 @@ class Arena:
         return self._processes[_program(peer)]
 
     def _save_once(self, peer: str) -> bool:
-        """The file that a peer's loads read, checked bit for bit; whether it was missing."""
+        """Make and check the file that a peer's loads read. Returns whether it was missing."""
         if peer in self._saved:
             return False
         process = self._process(peer)
@@ -271,7 +271,7 @@ def _program(peer: str) -> str:
 
 
 def installed(turns: Sequence[Turn]) -> tuple[list[Turn], list[str]]:
-    """The turns that can be taken here, and a note for each peer that is not installed."""
+    """The turns whose peers are installed, and a note for each other peer."""
     absent = sorted({turn.peer for turn in turns if not available(turn.peer)})
     notes = [f"{PEERS[peer].label}: not installed, left out." for peer in absent]
     return [turn for turn in turns if turn.peer not in absent], notes

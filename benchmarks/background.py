@@ -1,4 +1,4 @@
-"""The async group: how long a training loop waits for a save that goes on behind its back.
+"""The async group: how long a background save blocks a training loop.
 
 ``python -m benchmarks.background STATE DIRECTORY ROUNDS`` is the process that trains and saves.
 """
@@ -25,7 +25,7 @@ from benchmarks.tables import Section, Table, bytes_text
 __all__ = ["run"]
 
 _STEPS_BEFORE = 20
-#: Starts a save and returns what waits for its end.
+#: Starts a save. Returns a function that waits for its end.
 Start = Callable[[states.State, Path], Callable[[], object]]
 LABELS = {
     "copy": "one copy of the tensors, into memory that is in use",
@@ -40,7 +40,7 @@ LABELS = {
 
 
 def run(settings: Settings) -> Section:
-    """Save in the background of a loop of matrix products, in a process of its own."""
+    """Save in the background of a loop of matrix products, in a separate process."""
     checkpoint = states.map_state(states.trained(settings.cache, quick=settings.quick))
     size = 64_000_000 if settings.quick else 250_000_000
     state = states.large(checkpoint, size)
@@ -113,9 +113,9 @@ def _at_once(save: Callable[[states.State, Path], object]) -> Start:
 
 
 def _kept_stager() -> Any:
-    """What copies for DCP, kept for all of its saves: it copies into the memory of the last one.
+    """The stager of DCP, kept for all saves: it copies into the memory of the last save.
 
-    ``None`` before torch had it. What its options turn off is for GPUs and other processes.
+    ``None`` for older releases of torch. Its options turn off what is for GPUs and other processes.
     """
     from torch.distributed.checkpoint import staging
 
@@ -175,7 +175,7 @@ def main() -> None:
     answers = private_output()
     state_path, directory, rounds = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
     directory.mkdir()
-    # Copied: a training loop's tensors are its own memory.
+    # Copied, because the tensors of a training loop are ordinary memory.
     state = {name: tensor.clone() for name, tensor in states.map_state(state_path).items()}
     left, right = torch.randn(512, 512), torch.randn(512, 512)
 
@@ -205,7 +205,7 @@ def main() -> None:
 def _one(
     start: Start, state: states.State, path: Path, step: Callable[[], float]
 ) -> dict[str, list[float]]:
-    """One save beside the loop, after some steps of it as always: torch's threads are awake."""
+    """One save during the loop, after some normal steps, so that torch's threads are awake."""
     for _ in range(_STEPS_BEFORE):
         step()
     steps: list[float] = []

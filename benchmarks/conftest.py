@@ -1,7 +1,6 @@
-"""``pytest benchmarks``: jsonckpt's own speed, to be compared across commits.
+"""``pytest benchmarks``: measures the speed of jsonckpt, to compare commits.
 
-``--with-peers`` lets its peers take their turns between the rounds, ``--bench-bytes`` sets the
-size.
+``--with-peers`` also measures the peers, in turns. ``--bench-bytes`` sets the size.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ PLUGIN = "jsonckpt-benchmarks"
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """That there is nothing to compare with, or that the machine has changed, is worth a line, and
-    no error as warnings are elsewhere. It is told while pytest is configured, before its filters
-    count, so Python's own are told, too."""
+    """A missing baseline, or a changed machine, is a warning here, not an error. pytest-benchmark
+    warns while pytest is configured, before pytest's filters apply, so this sets Python's own
+    filters, too."""
     if config.pluginmanager.hasplugin("benchmark"):
         from pytest_benchmark.logger import PytestBenchmarkWarning
 
@@ -38,12 +37,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("jsonckpt benchmarks")
     group.addoption("--with-peers", action="store_true", help="interleave the peers' turns")
     group.addoption("--bench-bytes", type=int, default=200_000_000, help="tensor bytes")
-    group.addoption("--bench-dir", type=Path, default=None, help="where files lie")
+    group.addoption("--bench-dir", type=Path, default=None, help="directory for the files")
 
 
 @pytest.fixture(scope="session")
 def settings(request: pytest.FixtureRequest) -> Iterator[Settings]:
-    """Those of ``python -m benchmarks`` when it runs these tests, else from the options."""
+    """The settings of ``python -m benchmarks`` if it runs these tests, else from the options."""
     given = request.config.pluginmanager.get_plugin(PLUGIN)
     if given is not None:
         yield given.settings

@@ -1,4 +1,4 @@
-"""What the speed group compares: for each figure the turns of jsonckpt and its peers."""
+"""The comparisons of the speed group: for each figure the turns of jsonckpt and its peers."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class Figure:
     Attributes:
         key: in the names of figures.
         title: of its table.
-        turns: the first one is jsonckpt's, which the others are compared with.
+        turns: the first one is jsonckpt's. The others are compared with it.
         where: the places that it is measured in.
         state: ``"large"``, or ``"lists"``, a smaller one for programs of some MB/s.
-        group: figures with the same group share their processes and files, which go when it ends.
+        group: figures with the same group share their processes and files. Both end with the group.
         full_only: keys of turns that a quick run leaves out.
-        most_rounds: enough of a figure that takes long.
+        most_rounds: the most rounds of a figure that takes long.
     """
 
     key: str
@@ -47,7 +47,7 @@ class Figure:
         return position <= last and {"first": 0, "last": last}.get(where, position) == position
 
     def rounds_at(self, position: int, settings: Settings) -> int:
-        """How many rounds: fewer in the second place, which is there to confirm the first."""
+        """How many rounds. The second place has fewer, because it only confirms the first."""
         return min(settings.rounds, self.most_rounds, 4 if position == 0 else 2)
 
     def turns_of(self, settings: Settings, position: int = 0) -> tuple[Turn, ...]:
@@ -171,7 +171,7 @@ FIGURES = (
     ),
 )
 
-#: What turns are called where the peer's own label would not do, by what they do.
+#: Labels of turns that differ from the label of their peer, by what they do.
 _LABELS = {
     "own load_into": "**jsonckpt**.load_into",
     "dcp load_into": "torch.distributed.checkpoint.load",
@@ -185,12 +185,12 @@ _LABELS = {
 
 
 def label_of(turn: Turn) -> str:
-    """What a turn is called in tables and plots."""
+    """The label of a turn in tables and plots."""
     return _LABELS.get(f"{turn.peer} {turn.do}", PEERS[turn.peer].label_of(turn.do))
 
 
 class Stage:
-    """The arena of the group of figures that is on; leaving one group ends its processes."""
+    """The arena of the current group of figures. Leaving a group ends its processes."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings

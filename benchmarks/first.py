@@ -1,8 +1,8 @@
-"""The first group: what a person waits for, one operation in a process that has just begun.
+"""The first group: one operation in a new process, which is what a person waits for.
 
-A run that resumes loads once. So each figure here is the first operation of a new process, in
-memory as the system hands it out: nothing is touched, warmed or trimmed before it. The same
-operation again, in the same process, is a column of its own.
+A run that resumes loads once. So each figure here is the first operation of a new process, with
+fresh memory: nothing is warmed up before it. The same operation again, in the same process, has its
+own column.
 
 ``python -m benchmarks.first STATE PATH DO PEER`` is such a process.
 """
@@ -34,7 +34,7 @@ _TIMES = 3
 
 @dataclass(frozen=True)
 class Race:
-    """One operation and who does it; the first one is jsonckpt."""
+    """One operation and the programs that do it. The first one is jsonckpt."""
 
     do: str
     title: str
@@ -57,7 +57,7 @@ LABELS = {
 
 
 def run(settings: Settings) -> Section:
-    """Each operation once in new processes, which take turns."""
+    """Measure each operation in new processes, which take turns."""
     checkpoint = states.map_state(states.trained(settings.cache, quick=settings.quick))
     sizes = (72_000_000,) if settings.quick else (16_000_000, 180_000_000, 720_000_000)
     middle = sizes[len(sizes) // 2]
@@ -138,11 +138,11 @@ def _in_new_process(state: Path, path: Path, do: str, peer: str) -> list[float]:
 
 
 def _operation(do: str, peer: str, state: states.State, path: Path) -> Callable[[], object]:
-    """What is timed. It returns what must be kept until the time is taken."""
+    """The timed operation. It returns what must stay alive until the time is taken."""
     if do == "load":
         return lambda: PEERS[peer].load(path)
     if do == "load_into":
-        # Not torch.load with mmap=True, which is another way of working.
+        # Not torch.load with mmap=True, which works in another way.
         return lambda: _torch_into(state, path) if peer == "torch" else _own_into(state, path)
     if do == "save":
         return lambda: PEERS[peer].save(state, path)
@@ -165,7 +165,7 @@ def _torch_into(state: states.State, path: Path) -> None:
 
 
 def main() -> None:
-    """Do it :data:`_TIMES` times; print the seconds of each as JSON."""
+    """Do it :data:`_TIMES` times, and print the seconds of each as JSON."""
     answers = private_output()
     state_path, path, do, peer = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4]
     if peer != "clone":

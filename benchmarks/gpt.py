@@ -102,7 +102,7 @@ def initial_state() -> dict[str, torch.Tensor]:
 
 
 def train(steps: int) -> dict[str, Any]:
-    """Train from scratch, and return a checkpoint with the members that the guide's has."""
+    """Train from scratch, and return a checkpoint with the members of the guide's checkpoint."""
     ids = _token_ids()
     model = _fresh_model()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1)

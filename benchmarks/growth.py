@@ -1,4 +1,4 @@
-"""The growth group: whether time grows with the size of a state, or faster."""
+"""The growth group: whether time grows in proportion to the size of a state, or faster."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ class _Run:
 
 
 def run(settings: Settings) -> Section:
-    """Convert with jsonckpt, and with the guide's script when asked to."""
+    """Convert with jsonckpt, and with the guide's script if the settings say so."""
     source = states.trained(settings.cache, quick=settings.quick)
     output = settings.fast.path / "guide.json"
     size = source.stat().st_size

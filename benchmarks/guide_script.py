@@ -1,4 +1,4 @@
-"""What the guide's ``checkpoint_to_json.py`` does, written anew: tensors as lists of numbers.
+"""A new implementation of the guide's ``checkpoint_to_json.py``: tensors as lists of numbers.
 
 Run it as ``python -m benchmarks.guide_script X.pt --output X.json --test-load``.
 """

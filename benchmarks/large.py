@@ -1,8 +1,8 @@
-"""How cost grows beyond what fits the ten minutes: gigabytes on a disk, and very many tensors.
+"""Cost of states that are too large for a normal run: gigabytes on a disk, and very many tensors.
 
 ``python -m benchmarks.large DIRECTORY`` takes some minutes, 22 GB of disk and 18 GB of memory, and
-prints the tables that ``docs/performance.md`` reasons from. Each measurement is a process of its
-own; of states below 1 GB the figures are medians of three.
+prints the tables behind ``docs/performance.md``. Each measurement is a separate process. For states
+below 1 GB the figures are medians of three.
 """
 
 from __future__ import annotations
@@ -29,8 +29,10 @@ COUNTS = (1, 100, 1_000, 10_000, 50_000, 100_000, 200_000)
 
 
 def state_of(size: int, count: int) -> dict[str, torch.Tensor]:
-    """``count`` tensors of together ``size`` bytes. Zeros, which are made quickly: without
-    compression one value takes as long as another."""
+    """``count`` tensors of zeros, of together ``size`` bytes.
+
+    Without compression the values do not matter.
+    """
     return {
         f"model.layers.{number}.weight": torch.zeros(max(1, size // count // 4))
         for number in range(count)
@@ -38,7 +40,7 @@ def state_of(size: int, count: int) -> dict[str, torch.Tensor]:
 
 
 def measure(path: Path, size: int, count: int) -> dict[str, Any]:
-    """Save, open and load once, in this process, and say when its memory is to be watched."""
+    """Save, open and load once, in this process, and report when its memory must be watched."""
     import jsonckpt
 
     state = state_of(size, count)
@@ -74,20 +76,20 @@ def measure(path: Path, size: int, count: int) -> dict[str, Any]:
 
 
 def _trim() -> None:
-    """Give freed memory back, or what is loaded into it next would seem to need none."""
+    """Return freed memory to the system. Else the next load would seem to need none."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
 
 
 def _say(phase: str) -> int:
-    """Tell the process that watches what comes next; the anonymous memory until then."""
+    """Tell the watching process the next step. Returns the anonymous memory so far."""
     print(phase, flush=True)
     return status("self", "RssAnon:")
 
 
 def main() -> int:
-    """Measure all, each in a process of its own."""
+    """Measure everything, each in a separate process."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("directory", type=Path, help="on a disk with 22 GB free")
     parser.add_argument("--one", nargs=2, type=int, help=argparse.SUPPRESS)
@@ -118,7 +120,7 @@ def main() -> int:
 
 
 def _child(directory: Path, size: int, count: int) -> dict[str, Any]:
-    """What a fresh process measured, its memory watched from here: beside its own work."""
+    """The measurements of a fresh process, and its memory, which this process watches."""
     command = [sys.executable, "-m", "benchmarks.large", str(directory), "--one"]
     most = {}
     with subprocess.Popen(

@@ -1,4 +1,4 @@
-"""The machine and the versions that figures were measured with."""
+"""The machine and the versions of a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The memory group: what each operation needs beyond imports and the tensors asked for."""
+"""The memory group: the memory of each operation, without imports and the requested tensors."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def _sizes(*, quick: bool) -> list[_Size]:
 
 
 def _directory(settings: Settings, size: int) -> Path | None:
-    """Where the files of a state fit: in memory, beside what else is held, or on disk."""
+    """Where the files of a state fit: in memory, beside the other data, or on disk."""
     for place in settings.places:
         facts = os.statvfs(place.path)
         free = facts.f_bavail * facts.f_frsize
@@ -168,7 +168,7 @@ def _measure(
 
 
 def _cell(watched: Watched | None) -> str:
-    """Like ``9.5 (10.1)``: the extra memory, and the kernel's highest mark."""
+    """Like ``9.5 (10.1)``: the extra memory, and the kernel's high-water mark."""
     return "" if watched is None else f"{mib(watched.extra)} ({mib(watched.high_water)})"
 
 

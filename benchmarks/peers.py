@@ -1,7 +1,6 @@
-"""The programs that are compared: how each saves and loads a flat dict of tensors at its best.
+"""The compared programs: how each saves and loads a flat dict of tensors at its best.
 
-Heavy imports stand inside the functions, so that the process of one peer holds nothing of the
-others.
+Heavy imports are inside the functions, so the process of one peer imports nothing of the others.
 """
 
 from __future__ import annotations
@@ -36,14 +35,14 @@ class Peer:
     """One program at one setting.
 
     Attributes:
-        label: program and setting, as it stands in tables.
+        label: program and setting, as tables show it.
         save: does not wait for the disk.
         save_synced: returns once the bytes are on the disk.
-        load: all tensors, in memory of their own, every page touched.
-        load_into: into tensors that exist.
+        load: all tensors, in new memory, every page touched.
+        load_into: into existing tensors.
         stream: all tensors from a binary file object, forward only.
-        needs: modules without which it is left out.
-        module: what it is imported from, for those who time it without its import.
+        needs: modules that it needs. Without them it is left out.
+        module: the module to import first if the import is not timed.
         suffix: of the path that it writes to; ``""`` is a directory.
     """
 
@@ -58,13 +57,13 @@ class Peer:
     module: str = "torch"
 
     def label_of(self, do: str) -> str:
-        """The half of the label that fits: programs whose save and load differ say ``A / B``."""
+        """The half of the label for this operation, if the label is ``SAVE / LOAD``."""
         halves = self.label.split(" / ")
         return halves[0] if do.startswith("save") else halves[-1]
 
 
 def available(name: str) -> bool:
-    """Whether all that a peer needs is installed."""
+    """Whether all modules that a peer needs are installed."""
     return all(importlib.util.find_spec(module) is not None for module in PEERS[name].needs)
 
 
@@ -106,7 +105,7 @@ def _own_load_into(state: State, path: Path) -> None:
 def _own_stream(source: Any) -> State:
     import jsonckpt
 
-    # Kept, so that it has to find memory for all tensors as every other way of loading has.
+    # Kept, so that it needs memory for all tensors, like every other way of loading.
     return dict(jsonckpt.stream(source))
 
 

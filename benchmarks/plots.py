@@ -22,16 +22,16 @@ def _svg(width: int, height: int, title: str, parts: Sequence[str]) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
         f'viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}">'
     )
-    # A ground of its own: the pages that show it may be dark.
+    # A white background: the page that shows it may be dark.
     ground = f'<rect width="{width}" height="{height}" fill="#ffffff"/>'
     heading = f'<text x="12" y="24" {_FONT} font-weight="600">{escape(title)}</text>'
     return "\n".join([head, ground, heading, *parts, "</svg>"]) + "\n"
 
 
 def bars(title: str, unit: str, figures: Mapping[str, Spread], *, own: str = "jsonckpt") -> str:
-    """A bar for each figure, those whose label holds ``own`` in another colour.
+    """A bar for each figure. Bars whose label contains ``own`` have another colour.
 
-    A thin line on a bar goes from the least figure to the most.
+    A thin line on a bar goes from the minimum to the maximum.
     """
     left, scale, row = 430, 420, 28
     most = max(figure.high for figure in figures.values()) or 1.0
@@ -133,7 +133,7 @@ def _share(value: float, low: float, high: float) -> float:
 
 
 def _ticks(values: Sequence[float]) -> list[float]:
-    """1, 2, 5, 10, … from below the least to above the most."""
+    """1, 2, 5, 10, … from below the minimum to above the maximum."""
     low, high = min(values), max(values)
     ticks = [
         base * 10.0**power

@@ -1,8 +1,8 @@
-"""One operation in a fresh process, its memory watched from outside.
+"""Runs one operation in a fresh process, and watches its memory from outside.
 
 :func:`watch` starts ``python -m benchmarks.probe`` and names the operation on its standard input.
-The process imports what it needs, builds the state it starts from, says so, and then does the one
-thing. What it held before does not count, nor do the tensors that were asked for.
+The process imports what it needs, builds its first state, reports that, and then does the
+operation. Memory that it had before does not count, and neither do the requested tensors.
 """
 
 from __future__ import annotations
@@ -30,14 +30,15 @@ INTERVAL = 0.005  # seconds
 
 @dataclass(frozen=True)
 class Watched:
-    """What a process needed.
+    """The memory and the time of a process.
 
     Attributes:
-        extra: most anonymous resident bytes, beyond what was there before and what was asked for.
-        high_water: the same of the whole resident set, as the kernel keeps it (``VmHWM``, which is
-            what ``ru_maxrss`` reports); pages of mapped files are in it.
+        extra: the maximum of anonymous resident bytes, without the memory from before and the
+            requested tensors.
+        high_water: the same for the whole resident set, as the kernel counts it (``VmHWM``, which
+            is what ``ru_maxrss`` reports); pages of mapped files are in it.
         seconds: of the operation.
-        facts: what else the operation told.
+        facts: other results of the operation.
     """
 
     extra: int
@@ -56,7 +57,7 @@ def status(pid: int | str, field: str) -> int:
 
 
 class Sampler:
-    """Keeps the most anonymous memory that a process has had, sampled every 5 ms by a thread."""
+    """The maximum of a process's anonymous memory. A thread samples it every 5 ms."""
 
     def __init__(self, pid: int) -> None:
         self.most = 0
@@ -78,7 +79,7 @@ class Sampler:
 
 
 class Crew:
-    """Fresh processes, the next of which imports torch while the last one is at work.
+    """Fresh processes. The next one imports torch while the last one works.
 
     Imports take longer than most operations. For memory only: they would disturb what is timed.
     """
@@ -91,7 +92,7 @@ class Crew:
 
     def __exit__(self, *_: object) -> None:
         if self._next is not None:
-            self._next.communicate()  # its input ends, and it with it
+            self._next.communicate()  # the process ends when its input ends
 
     def watch(self, operation: str, **arguments: Any) -> Watched:
         """Like :func:`watch`."""
@@ -169,7 +170,7 @@ def shapes(size: int, *, single: bool) -> Iterator[tuple[int, ...]]:
 
 
 def filled(size: int, single: bool) -> dict[str, Any]:
-    """A state made in place: nothing but its tensors is left behind in the allocator."""
+    """A state made in place, so that the allocator keeps nothing but its tensors."""
     import torch
 
     block = torch.empty(1 << 18).normal_(std=0.02)
@@ -184,12 +185,12 @@ def filled(size: int, single: bool) -> dict[str, Any]:
     return state
 
 
-#: Each prepares, yields, does its work, and yields what it has to tell while it holds the result.
+#: Each prepares, yields, does its work, and yields its results while it keeps them alive.
 Operation = Iterator[dict[str, Any]]
 
 
 def save(peer: str, path: str, size: int, single: bool) -> Operation:
-    """A state that is there already is saved."""
+    """Saves an existing state."""
     from benchmarks.peers import PEERS
 
     _import_of(peer)
@@ -200,7 +201,7 @@ def save(peer: str, path: str, size: int, single: bool) -> Operation:
 
 
 def save_async(path: str, size: int, single: bool) -> Operation:
-    """One copy of the state is asked for: what the loop changes must not show in the file."""
+    """Needs one copy of the state: later changes must not get into the file."""
     import jsonckpt
 
     state = filled(size, single)
@@ -210,7 +211,7 @@ def save_async(path: str, size: int, single: bool) -> Operation:
 
 
 def verify(path: str) -> Operation:
-    """Every byte is read, and nothing is asked for but the answer."""
+    """Reads every byte, and returns no tensor."""
     import jsonckpt
 
     yield {}
@@ -220,7 +221,7 @@ def verify(path: str) -> Operation:
 
 
 def recover(path: str, output: str) -> Operation:
-    """Of a file whose last 64 KiB are missing; nothing is asked for but the new file."""
+    """For a file whose last 64 KiB are missing. Returns no tensor."""
     import jsonckpt
 
     os.truncate(path, os.path.getsize(path) - (64 << 10))
@@ -230,7 +231,7 @@ def recover(path: str, output: str) -> Operation:
 
 
 def load(peer: str, path: str) -> Operation:
-    """The tensors of the state are asked for."""
+    """The tensors of the state do not count."""
     from benchmarks.peers import PEERS
 
     _import_of(peer)
@@ -240,7 +241,7 @@ def load(peer: str, path: str) -> Operation:
 
 
 def load_into(peer: str, path: str, size: int, single: bool) -> Operation:
-    """The tensors are there already."""
+    """The tensors exist already."""
     from benchmarks.peers import PEERS
 
     load_into_existing = PEERS[peer].load_into
@@ -253,7 +254,7 @@ def load_into(peer: str, path: str, size: int, single: bool) -> Operation:
 
 
 def stream(path: str) -> Operation:
-    """One tensor at a time is asked for."""
+    """One tensor at a time does not count."""
     import jsonckpt
 
     yield {}
@@ -265,7 +266,7 @@ def stream(path: str) -> Operation:
 
 
 def convert(path: str, output: str) -> Operation:
-    """Nothing is asked for but the new file."""
+    """Returns no tensor."""
     importlib.import_module("jsonckpt.convert")
     yield {}
     sys.argv = ["convert", path, "--output", output, "--test-load", "--overwrite", "--quiet"]
@@ -322,7 +323,7 @@ def rows(peer: str, path: str, start: int, stop: int) -> Operation:
 
 
 def _bytes_read() -> int:
-    """What this process has read by system calls so far; mapped pages are not in it."""
+    """The bytes that this process has read by system calls so far, without mapped pages."""
     with open("/proc/self/io", encoding="ascii") as file:
         return int(file.readline().split()[1])
 
@@ -349,7 +350,7 @@ OPERATIONS: dict[str, Callable[..., Operation]] = {
 
 
 def main() -> None:
-    """Do the one thing, once told what it is, and to go."""
+    """Read the operation from standard input, and do it when told to."""
     import torch  # noqa: F401  # every operation needs it; it may be imported long before
 
     from benchmarks.worker import private_output
@@ -362,7 +363,7 @@ def main() -> None:
     running = OPERATIONS[operation](**arguments)
     next(running)
     with suppress(OSError):
-        # The kernel's mark of most resident memory starts anew.
+        # Reset the kernel's high-water mark of resident memory.
         Path("/proc/self/clear_refs").write_text("5")
     resident = status("self", "VmRSS:")
     print("ready", file=answers, flush=True)

@@ -1,4 +1,4 @@
-"""How much is measured, and where the files lie."""
+"""How much is measured, and where the files are."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Place:
 
     Attributes:
         key: ``"memory"`` or ``"disk"``, also in the names of figures.
-        label: as it stands in tables.
+        label: as tables show it.
     """
 
     key: str
@@ -43,14 +43,14 @@ class Place:
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run is asked for.
+    """The settings of a run.
 
     Attributes:
-        places: where files lie; the first is the faster one.
+        places: where the files are; the first is the faster one.
         cache: where trained states are kept.
-        scratch: a directory on a disk, for what would fill the memory.
+        scratch: a directory on a disk, for files that would fill the memory.
         state_bytes: tensors of the state of the speed group.
-        list_bytes: the same for programs that manage some MB/s.
+        list_bytes: the same for programs with a speed of some MB/s.
         rounds: how often each peer takes its turn.
     """
 
@@ -113,7 +113,7 @@ def places(directory: Path | None) -> Iterator[tuple[Place, ...]]:
     """The directories to measure in, removed at the end.
 
     Args:
-        directory: the only one; ``None`` takes memory and a disk where there are both.
+        directory: the only one; ``None`` takes memory and a disk, if both exist.
     """
     roots = [directory] if directory is not None else [_MEMORY, CACHE.parent]
     made: list[Place] = []
@@ -141,11 +141,11 @@ def places(directory: Path | None) -> Iterator[tuple[Place, ...]]:
 
 
 def _remove_abandoned(root: Path) -> None:
-    """Remove what a killed run left: gigabytes, of memory even, that nobody holds a lock on."""
+    """Remove what a killed run left: gigabytes of files that no process has locked."""
     for path in root.glob(f"{_PREFIX}*"):
         try:
             with (path / _LOCK).open("rb") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(path, ignore_errors=True)
         except (BlockingIOError, FileNotFoundError):
-            continue  # its run goes on, or has just begun
+            continue  # its run is running, or has just begun

@@ -1,4 +1,4 @@
-"""The size group: bytes on disk against ``.pt``, and zstd against the entropy of byte planes."""
+"""The size group: bytes on disk compared with ``.pt``, and zstd with the entropy of byte planes."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ _COLUMNS = {
 #: These are slow, and their ratio does not change with the size.
 _SLOW = {"own-list-zstd", "torch-base64", "numbers"}
 _SLOW_BYTES, _SLOW_BYTES_QUICK = 8_000_000, 1_000_000
-#: Not in the plot: it is five times as long as all others, or as long as the one beside it.
+#: Not in the plot: five times as long as all others, or equal to the next one.
 _UNPLOTTED = {"dcp-zstd", "tensordict", "hdf5", "numbers"}
 
 
 def run(settings: Settings) -> Section:
-    """Write each kind of state with each program, and look at the files."""
+    """Write each kind of state with each program, and measure the files."""
     checkpoint = states.map_state(states.trained(settings.cache, quick=settings.quick))
     most_of_slow = _SLOW_BYTES_QUICK if settings.quick else _SLOW_BYTES
     most = 16_000_000 if settings.quick else 80_000_000
@@ -97,7 +97,7 @@ def run(settings: Settings) -> Section:
 
 
 def kinds(checkpoint: dict[str, Any], most: int) -> dict[str, Callable[[], State]]:
-    """What makes each kind of state, of at most about ``most`` bytes, by its name in tables."""
+    """The functions that make each kind of state, of about ``most`` bytes, by name in tables."""
     return {
         "trained fp32 weights": lambda: _part(states.weights(checkpoint), most),
         "the same in bf16": lambda: _part(states.bfloat16_weights(checkpoint), most),
@@ -134,7 +134,7 @@ def _random_bits(size: int) -> torch.Tensor:
 
 
 def _ratios(state: State, directory: Path, slow: int) -> Iterator[tuple[str, float | None]]:
-    """``None`` of a peer that is not installed, or that cannot save such tensors."""
+    """``None`` if the peer is not installed, or cannot save such tensors."""
     small = _part(state, slow)
     whole, part = (_written(each, "torch", directory) for each in (state, small))
     numpy_knows = all(tensor.dtype != torch.bfloat16 for tensor in state.values())
@@ -156,7 +156,7 @@ def _written(state: State, peer: str, directory: Path) -> int:
 
 
 def _zstd_ratio(state: State, directory: Path) -> float:
-    """What jsonckpt's zstd makes of the raw bytes, in binary."""
+    """The size of the raw bytes after jsonckpt's zstd, in binary."""
     import jsonckpt
 
     path = directory / "zstd"
@@ -192,7 +192,7 @@ def _zipnn() -> bool:
 
 
 def _zipnn_ratio(state: State) -> float | None:
-    """What ZipNN makes of the same bytes; ``None`` when it is not installed."""
+    """The size of the same bytes after ZipNN; ``None`` if it is not installed."""
     if not _zipnn():
         return None
     from zipnn import ZipNN

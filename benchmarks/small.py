@@ -1,4 +1,4 @@
-"""The small group: many small tensors, the first of very many, a few rows of a large one."""
+"""The small group: many small tensors, one tensor of very many, a few rows of a large one."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def _rows_of(section: Section, settings: Settings) -> None:
 
 
 def _slices(section: Section, settings: Settings, size: int) -> None:
-    """How the cost of a slice grows with it, and how it does not with its tensor."""
+    """Shows that the cost of a slice grows with the slice, and not with its tensor."""
     rows = []
     small, more = 10, (1_000,) if settings.quick else (1_000, 10_000, 100_000)
     cases = [(size, count) for count in (small, *more) if 4096 * count < size // 2]
@@ -151,8 +151,8 @@ def _slices(section: Section, settings: Settings, size: int) -> None:
         run = watch("rows", peer="own", path=path, start=total // 2, stop=total // 2 + count)
         wanted = 4096 * count
         read = run.facts["read"]
-        # All that a reader may need: the chunks that hold the slice, one more at each side, and
-        # what says where they are.
+        # The most that a reader needs: the chunks of the slice, one more at each side, and the text
+        # that locates them.
         allowed = 4 * (wanted + (2 << 20)) / 3 + _told(path)
         rows.append(
             [
@@ -204,9 +204,9 @@ def _saved(state: states.State, peer: str, directory: Path) -> Path:
 
 
 def _runs(settings: Settings, peer: str = "own") -> int:
-    """How many fresh processes; their imports take longer than what is measured.
+    """The number of fresh processes. Their imports take longer than the measurement.
 
-    Of torch one is enough where it takes several times as long as all others.
+    For torch one is enough if it takes several times as long as all others.
     """
     return 1 if settings.quick or peer == "torch" else 2
 

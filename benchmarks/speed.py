@@ -1,4 +1,4 @@
-"""The speed group: runs ``test_speed.py`` under pytest-benchmark and tabulates what it timed."""
+"""The speed group: runs ``test_speed.py`` under pytest-benchmark and makes tables of it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PLOTTED = ("save", "load")
 
 
 class _Plugin:
-    """Carries the settings to the tests, which find it by its name."""
+    """Passes the settings to the tests. They find it by its name."""
 
     __name__ = PLUGIN
 
@@ -53,7 +53,7 @@ def run(settings: Settings) -> Section:
 
 
 def _measure(settings: Settings) -> dict[tuple[str, str], dict[str, Any]]:
-    """What the tests left in ``extra_info``, by figure and place."""
+    """The ``extra_info`` of the tests, by figure and place."""
     kept = settings.cache.parent if settings.cache.parent.is_dir() else settings.fast.path
     report = kept / "pytest-benchmark.json"
     arguments = [

@@ -1,7 +1,7 @@
-"""The states that are saved: trained weights and moments, and larger ones made of them.
+"""The states to save: trained weights and moments, and larger states made from them.
 
-Everything that is built is kept as a ``.pt`` file, which the measuring processes map into memory:
-the tensors are then the same pages for all of them.
+Every state is kept as a ``.pt`` file. The measuring processes map it into memory, so that all of
+them share the same pages.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = [
     "write_state",
 ]
 
-#: Flat, because that is the only form that every peer can save.
+#: Flat, because every peer can save only that form.
 State = dict[str, torch.Tensor]
 
 FULL_STEPS, QUICK_STEPS = 300, 6
@@ -40,7 +40,7 @@ FULL_STEPS, QUICK_STEPS = 300, 6
 def trained(cache: Path, *, quick: bool) -> Path:
     """The checkpoint of the trained model: a ``.pt`` of 221 MiB as the guide's user has it.
 
-    Trained when ``cache`` has none yet; ``quick`` is content with fewer steps.
+    It is trained if ``cache`` has none yet. ``quick`` takes fewer steps.
     """
     full, few = (cache / f"gpt-{steps}-steps.pt" for steps in (FULL_STEPS, QUICK_STEPS))
     if full.exists():
@@ -53,7 +53,7 @@ def trained(cache: Path, *, quick: bool) -> Path:
 
 
 def told(checkpoint: dict[str, Any]) -> str:
-    """What the weights were trained on, for the page."""
+    """A description of the training, for the page."""
     losses = checkpoint["history"]
     return (
         f"GPT-2 of 19.3 M parameters, {checkpoint['step']} steps of AdamW, {checkpoint['tokens']:,}"
@@ -62,7 +62,7 @@ def told(checkpoint: dict[str, Any]) -> str:
 
 
 def write_state(state: dict[str, Any], path: Path) -> Path:
-    """Keep a state for :func:`map_state`; nobody ever sees half of the file."""
+    """Keep a state for :func:`map_state`. The file appears as a whole."""
     temporary = path.with_suffix(".tmp")
     torch.save(state, temporary)
     temporary.replace(path)
@@ -103,7 +103,7 @@ def moments(checkpoint: dict[str, Any], which: str) -> State:
 
 
 def lora(checkpoint: dict[str, Any], rank: int = 8) -> State:
-    """Many small factors: trained rows for A, and what training changed of them for B."""
+    """Many small factors: trained rows for A, and the changes by training for B."""
     before = initial_state()
     found: State = {}
     for name, weight, _ in _parameters(checkpoint):
@@ -117,10 +117,10 @@ def lora(checkpoint: dict[str, Any], rank: int = 8) -> State:
 
 
 def large(checkpoint: dict[str, Any], size: int) -> State:
-    """At least ``size`` bytes of fp32: the trained tensors again and again.
+    """At least ``size`` bytes of fp32: the trained tensors, repeated.
 
-    Each copy is scaled by another factor near 1, so that no two have the same bytes and all have
-    those of real weights.
+    Each copy is scaled by another factor near 1. So no two copies have the same bytes, and all look
+    like real weights.
     """
     state: State = {}
     total, copy = 0, 0
@@ -155,7 +155,7 @@ def small(checkpoint: dict[str, Any], count: int, elements: int = 256) -> State:
 def half_random(size: int) -> torch.Tensor:
     """An fp32 tensor of at least ``size`` bytes, its values drawn once for each MiB and repeated.
 
-    Made in place, so that nothing but the tensor is left behind in the allocator.
+    Made in place, so that the allocator keeps nothing but the tensor.
     """
     block = torch.empty(1 << 18).normal_(std=0.02)
     tensor = torch.empty(-(-size // block.nbytes), 1 << 18)
@@ -164,11 +164,11 @@ def half_random(size: int) -> torch.Tensor:
 
 
 def cached(path: Path, make: Callable[[], dict[str, Any]]) -> Path:
-    """``path``, made by ``make`` when it does not exist."""
+    """``path``. If it does not exist, ``make`` makes it."""
     return path if path.exists() else write_state(make(), path)
 
 
 def free_bytes(path: Path) -> int:
-    """How much may still be written below ``path``."""
+    """The free space below ``path``."""
     facts = os.statvfs(path)
     return facts.f_bavail * facts.f_frsize

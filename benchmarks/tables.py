@@ -1,4 +1,4 @@
-"""Tables and sections: what a group of measurements gives, for a terminal and for Markdown."""
+"""Tables and sections: the results of a group, for a terminal and for Markdown."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Table:
 
 @dataclass
 class Section:
-    """What one group found.
+    """The results of one group.
 
     Attributes:
         name: the word after ``--only``.
@@ -80,7 +80,7 @@ def mib(size: float) -> str:
 
 
 def bytes_text(size: float) -> str:
-    """A size as people say it, in decimal units.
+    """A size for people to read, in decimal units.
 
     >>> bytes_text(231_800_000), bytes_text(1_000_000_000)
     ('232 MB', '1 GB')

@@ -1,4 +1,4 @@
-"""What jsonckpt aims at, and whether a run reached it."""
+"""The targets of jsonckpt, and whether a run reached them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ __all__ = ["TARGETS", "Target", "target_table"]
 
 @dataclass(frozen=True)
 class Target:
-    """One aim.
+    """One target.
 
     Attributes:
-        text: what it is about.
+        text: what is measured.
         figure: its name in ``Section.figures``.
-        aim: the figure to reach; ``later``: the one after that. Either may be left open.
-        unit: behind the figure.
+        aim: the figure to reach; ``later``: the next one. Either may be missing.
+        unit: of the figure.
         at_most: whether less is better.
     """
 
@@ -99,7 +99,7 @@ TARGETS = (
 
 
 def target_table(figures: Mapping[str, float], *, quick: bool) -> Table:
-    """The figures beside the aims; ``quick``: of a run that was too small to judge by."""
+    """The figures and their targets; ``quick``: of a run that is too small to judge."""
     rows = []
     for target in TARGETS:
         found = figures.get(target.figure)

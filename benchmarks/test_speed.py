@@ -1,7 +1,7 @@
 """Speed under pytest-benchmark.
 
-The rounds that it times are jsonckpt's; with peers, each of them takes its turn in every round, so
-that all were measured side by side. ``extra_info`` holds the seconds of all.
+pytest-benchmark times the rounds of jsonckpt. With peers, each of them takes its turn in every
+round, so that all are measured at the same time. ``extra_info`` has the seconds of all.
 """
 
 from __future__ import annotations
@@ -59,9 +59,9 @@ def test_speed(
         take(behind)
 
     def before() -> None:
-        # All go round, jsonckpt with them, so that nobody always follows the same neighbour or is
-        # always the last. pytest-benchmark times one of them: those behind it in a round wait
-        # until it has called back for the next.
+        # The order rotates, so that no program always follows the same one or is always the last.
+        # pytest-benchmark times only jsonckpt: the turns after it in a round wait until
+        # pytest-benchmark asks for the next round.
         number = len(seconds[own.key])
         if number:
             finish()

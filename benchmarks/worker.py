@@ -1,7 +1,7 @@
-"""The process of one program: does what it is told over its standard input, by JSON lines.
+"""The process of one program. It takes commands as lines of JSON on its standard input.
 
-``python -m benchmarks.worker``. It is kept for all rounds, so that each program is measured in the
-steady state of its own allocator and of nobody else's.
+Started with ``python -m benchmarks.worker``. The process lives for all rounds, so that each program
+is measured in the steady state of its own allocator.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from benchmarks.states import State, map_state
 
 
 class Worker:
-    """What a program has in hand between two commands. ``peer`` is it at one of its settings."""
+    """The data of a program between two commands. ``peer`` is the program at one setting."""
 
     def __init__(self) -> None:
         self._state: State = {}
@@ -32,11 +32,11 @@ class Worker:
         self._loaded: State | None = None
 
     def state(self, path: str) -> None:
-        """Take the state of a file for all that follows."""
+        """Use the state of a file from now on."""
         self._state = map_state(Path(path))
 
     def target(self) -> None:
-        """Make tensors to load into, every page of them touched."""
+        """Make tensors to load into, and touch every page."""
         self._target = {name: torch.ones_like(tensor) for name, tensor in self._state.items()}
 
     def save(self, peer: str, path: str) -> None:
@@ -58,12 +58,12 @@ class Worker:
         self.load(peer, path)
 
     def forget(self, path: str) -> None:
-        """Let the system drop from its page cache what it holds of a checkpoint."""
+        """Drop a checkpoint from the page cache of the system."""
         place = Path(path)
         for file in [place] if place.is_file() else [f for f in place.rglob("*") if f.is_file()]:
             descriptor = os.open(file, os.O_RDONLY)
             try:
-                os.fsync(descriptor)  # what is not on the disk yet cannot be dropped
+                os.fsync(descriptor)  # data that is not on the disk yet cannot be dropped
                 os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
             finally:
                 os.close(descriptor)
@@ -89,7 +89,7 @@ class Worker:
             self._loaded = stream(cat.stdout)
 
     def drain_cat(self, peer: str, path: str) -> None:
-        """What a pipe itself carries, as a shell makes it: ``cat FILE | cat >/dev/null``."""
+        """The speed of a pipe itself, as a shell makes it: ``cat FILE | cat >/dev/null``."""
         del peer
         self._drain(path, lambda _: None)
 
@@ -113,7 +113,7 @@ class Worker:
             pass
 
     def check(self, peer: str, path: str, how: str = "load") -> None:
-        """Whether what comes back are the very bytes that were saved, once, outside all timings.
+        """Check once, outside all timings, that exactly the saved bytes come back.
 
         Args:
             how: ``load``, ``load_into``, ``stream`` or ``stream_pipe``.
@@ -131,14 +131,16 @@ class Worker:
         self._loaded = None
 
     def clear(self) -> None:
-        """Let go of what was loaded."""
-        if self._loaded is not None:  # a collection walks all that torch has imported: 50 ms
+        """Free what was loaded."""
+        if (
+            self._loaded is not None
+        ):  # a collection visits everything that torch has imported: 50 ms
             self._loaded = None
             gc.collect()
 
 
 def _same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Bytes are compared: among random bits are NaNs, which do not equal themselves."""
+    """Compares bytes, because random bits can be NaNs, which do not equal themselves."""
     if one.dtype != other.dtype or one.shape != other.shape:
         return False
     bytes_of = (tensor.detach().flatten().view(torch.uint8) for tensor in (one, other))
@@ -146,19 +148,19 @@ def _same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 
 def answer(worker: Worker, command: dict[str, Any]) -> dict[str, Any]:
-    """Run one command; its seconds, or what went wrong."""
+    """Run one command. Returns its seconds, or the error."""
     run: Callable[..., None] = getattr(worker, command.pop("do"))
     try:
         began = time.perf_counter()
         run(**command)
         return {"seconds": time.perf_counter() - began}
     except Exception:
-        # Told to the process that compares, which stops the run with it.
+        # Reported to the comparing process, which stops the run.
         return {"error": traceback.format_exc()}
 
 
 def private_output() -> TextIO:
-    """The standard output for answers only; what anybody prints goes to the standard error."""
+    """Reserve the standard output for answers. Other output goes to standard error."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     return answers

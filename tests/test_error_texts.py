@@ -116,7 +116,7 @@ SITUATIONS: dict[str, tuple[Callable[[Situation, pytest.MonkeyPatch], Any], Any,
     "nothing there": (
         lambda s, _: s.load("step11"),
         E.CheckpointNotFoundError,
-        r"DIR/step11: there is no such file or directory\. Beside it there is a\.json, step10\.",
+        r"DIR/step11: there is no such file or directory\. The same directory has a\.json, step10\.",
         FileNotFoundError,
     ),
     "a directory without a checkpoint": (
@@ -314,9 +314,9 @@ SITUATIONS: dict[str, tuple[Callable[[Situation, pytest.MonkeyPatch], Any], Any,
     "gc without a manifest": (
         lambda s, _: (s.remove(s.manifest), jsonckpt.gc(s.path / "step10")),
         E.IncompleteCheckpointError,
-        r"DIR/step10: nothing was removed, for there is no manifest\.json: what is there is of a "
+        r"DIR/step10: nothing was removed, because there is no manifest\.json: the files are those of a "
         r"first save that did not finish \('shard-[0-9a-f]{12}-00001\.json'\)\. jsonckpt recover "
-        r"PATH NEW restores what is whole in them; abandoned=True \(--abandoned\) lets gc remove "
+        r"PATH NEW restores their intact tensors; abandoned=True \(--abandoned\) lets gc remove "
         r"them\.",
         None,
     ),

@@ -166,5 +166,5 @@ def test_a_commit_needs_every_byte() -> None:
 
     output = FileOutput(Nowhere(), sync=False)
     output.put(0, [b"12345"])
-    with pytest.raises(WriteError, match=r"5 of 9 bytes .* a writer has ended early"):
+    with pytest.raises(WriteError, match=r"5 of 9 bytes .* a thread has ended early"):
         output.end(9)

@@ -1,4 +1,4 @@
-"""Writes what the design pages show of the source, so that they say what is there.
+"""Writes the parts of the design pages that come from the source.
 
 These are the picture ``docs/design/imports.svg`` (packages, modules, and which imports which) and
 the table of modules in each page ``docs/design/PACKAGE.md``. With ``--check`` nothing is written,
@@ -79,7 +79,7 @@ def edges() -> dict[Edge, int]:
 
 
 def direct(count: dict[Edge, int]) -> set[Edge]:
-    """The edges that do not follow from two or more others."""
+    """The edges that do not follow from other edges."""
     below: dict[str, set[str]] = {}
     for first, second in count:
         below.setdefault(first, set()).add(second)
@@ -95,7 +95,7 @@ def direct(count: dict[Edge, int]) -> set[Edge]:
 
 
 def sentence(package: str) -> str:
-    """What a package is for: the first line of its docstring."""
+    """The purpose of a package: the first line of its docstring."""
     if package == "ground":
         return "What every package may use."
     text = (SOURCE / package / "__init__.py").read_text(encoding="utf-8")
@@ -103,7 +103,7 @@ def sentence(package: str) -> str:
 
 
 def wrapped(words: list[str], width: float) -> list[str]:
-    """Words in lines of a width in pixels."""
+    """Break text into lines of at most ``width`` pixels."""
     lines = [""]
     for name in words:
         longer = f"{lines[-1]} {name}".lstrip()
@@ -217,7 +217,7 @@ def table(page: Path) -> str:
 
 
 def main() -> int:
-    """Write what is out of date, or with ``--check`` name it."""
+    """Write the files that are out of date. With ``--check`` only name them."""
     parser = argparse.ArgumentParser(description="Picture and tables of the design pages.")
     parser.add_argument("--check", action="store_true", help="compare, write nothing")
     check = parser.parse_args().check

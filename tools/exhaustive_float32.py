@@ -1,9 +1,9 @@
 """Proof that every float32 bit pattern survives the ``list`` encoding.
 
 All 2**32 patterns, NaN payloads included, go through ``encode`` and ``decode_into`` and are
-compared bit for bit. The list of floats is read by way of binary64, so this also finds the texts
-that mean another float32 after rounding twice: without the writer's exception for them there are
-exactly two, ``7.038531e-26`` and its negative.
+compared bit for bit. The list of floats is read through binary64, so this also finds texts that
+give another float32 after rounding twice. Without the writer's exception for them there are exactly
+two, ``7.038531e-26`` and its negative.
 
     python -m tools.exhaustive_float32 [--part K --of N] [--processes P]
 
@@ -25,14 +25,14 @@ import numpy as np
 
 from jsonckpt._src.format import number_list
 
-#: How many bit patterns there are, and how many go through at once.
+#: The number of bit patterns, and how many are checked at once.
 PATTERNS = 1 << 32
 BATCH = 1 << 18
 
 
 @dataclass
 class Outcome:
-    """Of a range: patterns checked, the wrong ones, characters of the longest text."""
+    """The result for a range: patterns checked, wrong ones, length of the longest text."""
 
     checked: int = 0
     mismatches: list[str] = field(default_factory=list)
@@ -45,7 +45,7 @@ class Outcome:
 
 
 def check(start: int, stop: int) -> Outcome:
-    """Send the bit patterns from ``start`` up to ``stop`` there and back."""
+    """Encode and decode the bit patterns from ``start`` up to ``stop``."""
     outcome = Outcome()
     for first in range(start, stop, BATCH):
         last = min(first + BATCH, stop)
@@ -66,7 +66,7 @@ def check(start: int, stop: int) -> Outcome:
 
 
 def part_range(part: int, of: int) -> tuple[int, int]:
-    """The bit patterns of a part, from and up to."""
+    """The first bit pattern of a part, and the one after its last."""
     return part * PATTERNS // of, (part + 1) * PATTERNS // of
 
 

@@ -1,7 +1,7 @@
-"""Calls of Linux that Python does not offer. They are advice, or save work; none is needed.
+"""Linux calls that Python does not offer. They are hints or save work; none is needed.
 
-Where a call is missing (another system, another C library, an older kernel), everything works
-without it.
+If a call is missing (another system, another C library, an older kernel), everything works without
+it.
 """
 
 from __future__ import annotations
@@ -54,8 +54,7 @@ def populate(address: int, nbytes: int) -> None:
     slower where the host of a virtual machine has not backed that memory yet, as in a new process.
 
     Safe to call from several threads, and on memory that is mapped already. Call it for what is
-    written now, not for a whole tensor: memory that a damaged file claims and never fills must
-    stay untaken.
+    written now, not for a whole tensor: a damaged file may claim memory that it never fills.
 
     >>> memory = bytearray(1 << 20)
     >>> populate(ctypes.addressof(ctypes.c_char.from_buffer(memory)), len(memory))
@@ -75,9 +74,9 @@ class Writeback:
     """Asks the system to begin writing one file to the disk, before an fsync.
 
     Linux keeps written bytes in memory until there are many, they are half a minute old, or an
-    fsync comes. A save whose bytes all wait for the fsync uses the disk only when the processors
-    are done. The request promises nothing and takes no error away: only the fsync that follows
-    tells whether the bytes are safe.
+    fsync comes. If all bytes of a save wait for the fsync, the disk is idle until the processors
+    are done. The request promises nothing and hides no error: only the fsync that follows tells
+    whether the bytes are safe.
 
     >>> import tempfile
     >>> with tempfile.TemporaryFile() as file:
@@ -91,8 +90,8 @@ class Writeback:
     def reached(self, fd: int, end: int) -> None:
         """The file has been written up to about ``end``.
 
-        Where two threads write one file, there may still be a hole before ``end``: its bytes wait
-        for the fsync.
+        If two threads write one file, there may still be a hole before ``end``. Its bytes wait for
+        the fsync.
         """
         # A page that is written in part would go to the disk twice.
         stop = end // mmap.PAGESIZE * mmap.PAGESIZE
@@ -106,10 +105,10 @@ class Writeback:
 
 
 def rename_new(source: Path, target: Path) -> bool:
-    """Rename a file where nothing has the new name; ``False`` where the call does not work.
+    """Rename a file without replacing anything; ``False`` if the call does not work.
 
     Raises:
-        FileExistsError: something has the name.
+        FileExistsError: the new name exists.
     """
     call = linux_call("renameat2")
     if call is None:

@@ -1,17 +1,17 @@
-"""Runs jobs on several threads. Only ``save/background.py`` starts threads besides.
+"""Runs jobs on several threads. Only ``save/background.py`` starts other threads.
 
-A sequence is a row of jobs, such as the chunks of one file. Each job is *worked*, in parallel. Then
-it has its *turn*: one at a time, in the order of its sequence. Then it may *land*, in parallel
-again. A save encodes, then learns where its bytes go, then writes them. A load reads and decodes,
-then checks the text around the payloads. Several sequences may run side by side. One pool of
-threads serves them all, and each thread has at most one job in hand. So memory is bounded by the
-number of threads times the size of a job.
+A sequence is a list of jobs in order, such as the chunks of one file. A job has up to three steps:
+*work* runs in parallel, *turn* runs one job at a time in the order of the sequence, and *land* runs
+in parallel again. A save encodes, then learns where its bytes go, then writes them. A load reads
+and decodes, then checks the text around the payloads. One pool of threads runs several sequences at
+once. Each thread has at most one job at a time, so memory is bounded by the number of threads times
+the size of a job.
 
 Why not ``concurrent.futures``: its locks are ``Condition`` objects, written in Python. A signal
-handler that raises inside one of their methods can leave it locked for ever. Here are only plain
-locks in ``with`` statements, and :class:`Event`. The calling thread works, too, and waits only for
-threads that have begun. So a thread that cannot be started, or that dies of a lack of memory before
-its first line, holds up nobody.
+handler that raises inside one of their methods can leave it locked for ever. This module uses only
+plain locks in ``with`` statements, and :class:`Event`. The calling thread works, too, and waits
+only for threads that have begun. So nothing waits for a thread that cannot be started, or that dies
+of a lack of memory before its first line.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ Worked = TypeVar("Worked")
 Placed = TypeVar("Placed")
 _MOST_THREADS = 8
 _SMALL_RECORD = 16 << 10
-#: Seconds after which a waiting thread looks for itself: a signal may have lost it a wake-up.
+#: Seconds after which a waiting thread checks again: a signal may have lost its wake-up.
 _LOOK = 0.1
-#: Seconds that a started thread has to begin before nobody waits for it any more.
+#: Seconds that a started thread has to begin. After that, nothing waits for it.
 _PATIENCE = 1.0
 
 
@@ -74,12 +74,12 @@ class _AlwaysSet(threading.Event):
 def start_thread(target: Callable[[], object], name: str, *, daemon: bool) -> threading.Thread:
     """Start a thread, and do not wait until it has begun.
 
-    ``Thread.start`` waits for that, for ever where the new thread dies of a MemoryError first. So
-    the event that it waits for is replaced. (Should a later Python rename that event, ``start``
-    waits as it always did.)
+    ``Thread.start`` waits for that, and waits for ever if the new thread dies of a MemoryError
+    first. So the event that it waits for is replaced. (If a later Python renames that event,
+    ``start`` waits as usual.)
 
     Raises:
-        RuntimeError, MemoryError: the system has no more.
+        RuntimeError, MemoryError: the system has no more threads or memory.
     """
     thread = threading.Thread(target=target, name=name, daemon=daemon)
     thread._started = _AlwaysSet()  # type: ignore[attr-defined]
@@ -88,7 +88,7 @@ def start_thread(target: Callable[[], object], name: str, *, daemon: bool) -> th
 
 
 def default_threads() -> int:
-    """As many threads as processors may be used, up to 8.
+    """The number of processors that this process may use, at most 8.
 
     >>> default_threads() >= 1
     True
@@ -108,7 +108,7 @@ def thread_count(threads: int | None) -> int:
 
 
 def threads_for(threads: int, nbytes: int, records: int) -> int:
-    """How many of the allowed threads are of use for so many bytes in so many records.
+    """How many of the allowed threads are useful for ``nbytes`` bytes in ``records`` records.
 
     Small records cost Python more than they cost the codecs, and Python runs on one thread at a
     time: a second thread only takes turns with the first.
@@ -121,7 +121,7 @@ def threads_for(threads: int, nbytes: int, records: int) -> int:
 
 @dataclass(eq=False)
 class JobSequence(Generic[Job, Worker, Worked, Placed]):
-    """Jobs that have their turns in order.
+    """A list of jobs whose turns run in order.
 
     Attributes:
         jobs: are taken one by one, by one thread at a time.
@@ -130,8 +130,9 @@ class JobSequence(Generic[Job, Worker, Worked, Placed]):
         land: in parallel, after the turn.
         done: one at a time, after landing, in any order (progress).
         finish: once, when all jobs have ended.
-        ahead: without ``land``, how many worked jobs may wait for their turn while their threads go
-            on; 0 lets each thread wait. A thread that the system suspends then holds up nobody.
+        ahead: without ``land``, how many jobs may wait for their turn while their threads go on;
+            with 0 each thread waits. Then a thread that the system suspends does not block the
+            others.
         most_threads: how many threads may work for it at the same time.
     """
 
@@ -200,10 +201,10 @@ def run_sequences(
 
 
 class _PoolThread:
-    """One thread of a pool, by which the pool knows whether to wait for it.
+    """One thread of a pool. It tells the pool whether to wait for it.
 
-    The thread says that it has begun, and then looks whether the pool is still there. The pool
-    takes itself away, and then looks whether the thread has begun. So one of them sees the other.
+    The thread first marks that it has begun, then checks that the pool still exists. The pool first
+    removes itself, then checks whether the thread has begun. So one of them sees the other.
     """
 
     __slots__ = ("begun", "over", "pool", "thread")
@@ -215,7 +216,7 @@ class _PoolThread:
         self.thread: threading.Thread | None = None
 
     def run(self) -> None:
-        """The life of the thread."""
+        """What the thread runs."""
         self.begun = True
         pool = self.pool
         try:
@@ -275,7 +276,7 @@ class _Pool(Generic[Worker]):
                     thread.wait()
                 break
             except BaseException as error:
-                # A Ctrl-C, wherever it came. The others are waited for all the same: they write to
+                # A Ctrl-C, for example. Wait for the other threads all the same: they write to
                 # files that the caller is about to remove.
                 self._fail(error)
         if self._error is not None:
@@ -284,8 +285,8 @@ class _Pool(Generic[Worker]):
             finally:
                 self._error = None
         if self._unfinished or not self._all_opened:
-            # Each end of a thread is looked after. This must hold even if one was overlooked, for a
-            # commit relies on it.
+            # Every way in which a thread can end is handled above. A commit relies on it, so it is
+            # checked here as well.
             raise MemoryError("a thread ended before its work was done")
 
     def _start(self, count: int) -> None:
@@ -295,8 +296,8 @@ class _Pool(Generic[Worker]):
             try:
                 thread.thread = start_thread(thread.run, f"jsonckpt-{number + 1}", daemon=True)
             except (RuntimeError, MemoryError):
-                # The system has no more, or the interpreter is about to exit (from Python 3.12 on
-                # it then starts none for a save in the background). Those that there are will do.
+                # The system has no more threads, or the interpreter is exiting (from Python 3.12 on
+                # it then starts no thread for a background save). The existing threads do the work.
                 return
 
     def work(self) -> None:
@@ -317,7 +318,7 @@ class _Pool(Generic[Worker]):
             self._wake()
 
     def _take(self) -> tuple[JobSequence[Any, Worker, Any, Any], int | None, Any] | None:
-        """The next job and its number, which is ``None`` where a sequence needs only its finish."""
+        """The next job and its number. ``None`` means that a sequence needs only its finish."""
         with self._lock:
             while not self._stopped:
                 sequence = self._choose()
@@ -349,7 +350,7 @@ class _Pool(Generic[Worker]):
     ) -> bool:
         """One job, from its work to its end. Returns whether it was the last of its sequence.
 
-        A method of its own, so that nothing of a job is kept while the next one is worked.
+        A separate method, so that nothing of a job stays alive during the next one.
         """
         worked = sequence.work(own, job)
         event: Event | None = None
@@ -380,7 +381,7 @@ class _Pool(Generic[Worker]):
             return sequence.exhausted and sequence.ended == sequence.taken
 
     def _fail(self, error: BaseException) -> None:
-        # To store these needs no memory, and a call may need some.
+        # Storing these needs no memory. A call may need some.
         if self._error is None:
             self._error = error
         self._stopped = True

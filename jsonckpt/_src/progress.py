@@ -1,4 +1,4 @@
-"""How far a long piece of work is: a bar of tqdm on a terminal, or a line now and then."""
+"""Progress of a long operation: a tqdm bar on a terminal, or a line now and then."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ def progress_bar(
     Args:
         label: what is being done.
         total: bytes in all, if that is known.
-        stream: where the bar is and is removed at the end; by default it stays on standard error.
+        stream: where the bar appears; it is removed at the end. By default it appears on standard
+            error and stays there.
     """
     if not show or (stream is None and sys.stderr is None):
         yield None
@@ -34,8 +35,8 @@ def progress_bar(
     from tqdm.auto import tqdm
 
     class Bar(tqdm):  # type: ignore[type-arg]
-        # tqdm would start a thread that looks after bars which stand still, and wait for it
-        # without end where it dies of a lack of memory. This one looks at the clock each time.
+        # tqdm would start a thread that refreshes idle bars, and would wait for ever if that thread
+        # dies of a lack of memory. This bar checks the clock on each call.
         monitor_interval = 0
 
     bar: Any = None
@@ -47,7 +48,7 @@ def progress_bar(
     lock = threading.Lock()
 
     def advance(count: int) -> None:
-        # Shards that are written side by side report from threads of their own.
+        # Shards that are written at the same time report from several threads.
         with lock, suppress(OSError, ValueError):
             if bar is not None:
                 bar.update(count)
@@ -85,7 +86,7 @@ def progress_on(
 
 
 def human(count: float) -> str:
-    """A number of bytes as people write it.
+    """A number of bytes for people to read.
 
     >>> human(999), human(221_341_000)
     ('999 B', '221.3 MB')
@@ -98,6 +99,6 @@ def human(count: float) -> str:
 
 
 def tell(stream: IO[str], text: str) -> None:
-    """Show a line if the stream takes it. Nothing that is done depends on it."""
+    """Show a line if the stream takes it. An error here does not stop the work."""
     with suppress(OSError, ValueError):
         print(printable(text), file=stream, flush=True)

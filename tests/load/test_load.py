@@ -319,7 +319,7 @@ def test_a_missing_path_names_its_neighbours(path: Path) -> None:
     with pytest.raises(jsonckpt.CheckpointNotFoundError) as caught:
         jsonckpt.load(mistyped)
     assert str(mistyped) in str(caught.value)
-    assert f"Beside it there is {path.name}." in str(caught.value)
+    assert f"The same directory has {path.name}." in str(caught.value)
     assert isinstance(caught.value, FileNotFoundError)
 
 

@@ -66,7 +66,7 @@ def test_a_truncated_file(tmp_path: Path, cut: int) -> None:
     if lost:
         assert "the file ends inside it" in report.lost[0].reason
         assert report.lost[0].file == str(path)
-        assert report.lost[1].reason == "it is in none of the files"
+        assert report.lost[1].reason == "no file contains it"
 
 
 def test_damage_in_a_tensor_leaves_the_state_vouched_for(tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def test_a_place_inside_a_tensor_leaves_the_state_vouched_for(
     assert [(item.name, item.chunk, item.reason) for item in report.lost] == [
         ("/w", 0, "cannot read: Input/output error")
     ]
-    assert "4096 bytes from byte" in report.notes[0]
+    assert "4096 bytes cannot be read" in report.notes[0]
 
 
 def test_compressed_frames_that_cannot_be_read(

@@ -57,7 +57,7 @@ def test_another_record_of_the_name_is_a_loss(
     report = jsonckpt.recover(path, tmp_path / "new")
     (lost,) = report.lost
     assert lost.name == "/w"
-    assert "another intact record of this name was taken: the first one" in lost.reason
+    assert "another intact record of this name was restored: the first one" in lost.reason
     assert not report.complete
     assert "; 1 lost;" in str(report)
     assert torch.equal(jsonckpt.load(tmp_path / "new", include="/w")["w"], ZEROS["w"])
@@ -84,8 +84,8 @@ def test_what_the_manifest_means_is_taken(tmp_path: Path, other: bytes) -> None:
     _twice(path, other)
     report = jsonckpt.recover(path, tmp_path / "new")
     assert not report.lost
-    (note,) = [note for note in report.notes if "holds another '/w'" in note]
-    assert "the manifest means the one that was taken" in note
+    (note,) = [note for note in report.notes if "has another '/w'" in note]
+    assert "the manifest means the one that was restored" in note
     assert torch.equal(jsonckpt.load(tmp_path / "new")["w"], ZEROS["w"])
 
 
@@ -95,7 +95,7 @@ def test_the_same_twice_is_no_loss(tmp_path: Path) -> None:
     _twice(path, _record(path))
     report = jsonckpt.recover(path, tmp_path / "new")
     assert not report.lost
-    assert "'/w' is there twice, with the same content" in report.notes
+    assert "'/w' exists twice, with the same content" in report.notes
 
 
 def test_other_leftovers_are_named(tmp_path: Path) -> None:
@@ -105,6 +105,6 @@ def test_other_leftovers_are_named(tmp_path: Path) -> None:
         path.rename(tmp_path / f".c.json.{number:012x}.tmp")
         os.utime(tmp_path / f".c.json.{number:012x}.tmp", (number, number))
     report = jsonckpt.recover(path, tmp_path / "new")
-    assert "'.c.json.000000000001.tmp', its newest leftover, was taken" in report.notes[0]
+    assert "'.c.json.000000000001.tmp', its newest leftover, was used" in report.notes[0]
     assert report.notes[1] == "'.c.json.000000000000.tmp' was not searched"
     assert report.complete

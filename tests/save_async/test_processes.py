@@ -170,7 +170,7 @@ def test_an_error_that_nobody_saw_is_printed_at_exit(tmp_path: Path, nursery: Nu
     """
     code, errors = nursery.run(script)
     assert code == 0
-    assert errors.count("jsonckpt: the save to") == 1
+    assert errors.count("jsonckpt: the background save to") == 1
     assert path in errors
     assert "No space left on device" in errors
     seen = textwrap.dedent(script).replace("jsonckpt.save_async", "p = jsonckpt.save_async")

@@ -47,7 +47,7 @@ def test_a_link_is_refused(tmp_path: Path, what: str, door: str) -> None:
     with pytest.raises(jsonckpt.UnsafePathError) as caught:
         DOORS[door](path, STRICT)
     assert "the file is a symbolic link, the limit is 0 links" in str(caught.value)
-    assert "Pass limits=jsonckpt.Limits(links=None) if it is meant" in str(caught.value)
+    assert "Pass limits=jsonckpt.Limits(links=None) if that is intended" in str(caught.value)
 
 
 @pytest.mark.parametrize("door", DOORS)

@@ -141,7 +141,7 @@ def test_the_newest_behind_a_url() -> None:
         jsonckpt.save({**OLD, "step": step}, f"{run}/{name}")
     fs, path = fsspec.core.url_to_fs(run)
     fs.pipe_file(f"{path}/checkpoint_notes.json", b"{}")
-    with pytest.warns(RuntimeWarning, match=r"checkpoint_notes.json is passed over"):
+    with pytest.warns(RuntimeWarning, match=r"checkpoint_notes.json is skipped"):
         found = training.checkpoints(run)
     assert found == [f"{run}/iter_8.json", f"{run}/checkpoint-9", f"{run}/checkpoint-10"]
     fs.rm_file(f"{path}/checkpoint_notes.json")

@@ -242,12 +242,14 @@ def test_s3_there_and_back(s3: dict[str, Any]) -> None:
 def test_a_mistyped_bucket_is_not_made(s3: dict[str, Any], name: str) -> None:
     import fsspec
 
-    with pytest.raises(jsonckpt.WriteError, match="Is there such a bucket"):
+    with pytest.raises(jsonckpt.WriteError, match="Does this bucket exist"):
         jsonckpt.save(STATE, f"s3://bukcet/{name}", storage_options=s3)
     assert [*fsspec.filesystem("s3", **s3).ls("", refresh=True)] == ["bucket"]
     with pytest.raises(jsonckpt.CheckpointNotFoundError):
         jsonckpt.load(f"s3://bukcet/{name}", storage_options=s3)
-    with pytest.raises(jsonckpt.CheckpointNotFoundError, match="no bucket 'bukcet'"):
+    with pytest.raises(
+        jsonckpt.CheckpointNotFoundError, match="the bucket 'bukcet' does not exist"
+    ):
         training.latest(f"s3://bukcet/{name}", storage_options=s3)
 
 
@@ -269,7 +271,7 @@ def test_the_newest_on_s3(s3: dict[str, Any]) -> None:
     import fsspec
 
     fsspec.filesystem("s3", **s3).rm_file(f"bucket/run/checkpoint-1000/{shard}")
-    with pytest.warns(RuntimeWarning, match="checkpoint-1000 is passed over.*missing"):
+    with pytest.warns(RuntimeWarning, match="checkpoint-1000 is skipped.*missing"):
         assert training.latest(run, storage_options=s3) == f"{run}/checkpoint-200.json"
     assert training.latest(f"{run}/checkpoint-90", storage_options=s3) == f"{run}/checkpoint-90"
     unreachable = {**s3, "client_kwargs": {**s3["client_kwargs"], "endpoint_url": "http://[::1]:9"}}

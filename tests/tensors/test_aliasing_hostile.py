@@ -92,7 +92,7 @@ def test_one_name_cannot_be_two_views() -> None:
     reader = StateReader({"/a": torch.ones(6)}, {"/v"})
     first = reader.get("$view", good_view(), "/v")
     assert reader.get("$view", good_view(comment="ignored"), "/u") is first
-    with pytest.raises(FormatError, match="another view is called '/v'"):
+    with pytest.raises(FormatError, match="another view has the name '/v'"):
         reader.get("$view", good_view(offset=0), "/u")
 
 

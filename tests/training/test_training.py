@@ -331,7 +331,7 @@ def test_what_is_no_whole_checkpoint_is_passed_over_aloud(tmp_path: Path) -> Non
         said = sorted(str(warning.message) for warning in caught)
         assert len(said) == 8
         for number, text_ in zip((2, 3, 4, 4, 5, 6, 7, 8), said):
-            assert f"checkpoint_epoch{number}" in text_.partition(" is passed over: ")[0]
+            assert f"checkpoint_epoch{number}" in text_.partition(" is skipped: ")[0]
         assert {warning.filename for warning in caught} == {__file__}
 
 
@@ -339,7 +339,7 @@ def test_the_newest_is_read_where_a_look_would_not_do(tmp_path: Path) -> None:
     good = make(tmp_path / "checkpoint_1.json.zst")
     cut = tmp_path / "checkpoint_2.json.zst"
     cut.write_bytes(good.read_bytes()[:-4])
-    with pytest.warns(RuntimeWarning, match=r"checkpoint_2.json.zst is passed over"):
+    with pytest.warns(RuntimeWarning, match=r"checkpoint_2.json.zst is skipped"):
         assert training.latest(tmp_path) == good
 
 
@@ -368,9 +368,9 @@ def test_a_circle_of_links_is_passed_over_aloud(tmp_path: Path) -> None:
     circle.symlink_to(circle)
     (tmp_path / "checkpoint_3.json").symlink_to("nowhere")
     for find in (training.latest, lambda run: training.checkpoints(run)[-1]):
-        with pytest.warns(RuntimeWarning, match=r"checkpoint_2 is passed over: .*symbolic links"):
+        with pytest.warns(RuntimeWarning, match=r"checkpoint_2 is skipped: .*symbolic links"):
             assert find(tmp_path) == good
-    with pytest.warns(RuntimeWarning, match=r"checkpoint_2 is passed over: .*symbolic links"):
+    with pytest.warns(RuntimeWarning, match=r"checkpoint_2 is skipped: .*symbolic links"):
         assert training.latest(circle) is None
 
 

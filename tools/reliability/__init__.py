@@ -25,11 +25,11 @@ Each tool is a command. Without ``--full`` it takes a sample; with ``--full`` it
 ``races``            writers and readers on one path at once
 ``soak``             a training loop that is killed and resumes, beside readers
 
-A fuzzer leaves each failure as a JSON file in ``fuzz-failures/``; ``--replay FILE`` runs it again.
+A fuzzer keeps each failure as a JSON file in ``fuzz-failures/``. ``--replay FILE`` runs it again.
 ``--help`` shows the other options.
 
-What they share: ``scenes`` (what is saved and how, what may lie there then), ``calls`` (system
-calls: watched, recorded, made to fail), ``mutations`` and ``mutants`` (checkpoints that lie),
-``drawn`` (checkpoints that Hypothesis draws), ``forked`` and ``processes`` (children for what may
-crash), ``common``. The tests run a short part of each: ``tests/reliability``.
+The tools share these modules: ``scenes`` (the kinds of save, and checks of the result), ``calls``
+(watches, records and fails system calls), ``mutations`` and ``mutants`` (forged checkpoints),
+``drawn`` (checkpoints from Hypothesis), ``forked`` and ``processes`` (child processes for code that
+may crash), and ``common``. The tests run a short part of each: ``tests/reliability``.
 """

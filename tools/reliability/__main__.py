@@ -1,4 +1,4 @@
-"""``python -m tools.reliability`` prints what there is and how to run it."""
+"""``python -m tools.reliability`` lists the tools and how to run them."""
 
 from tools import reliability
 

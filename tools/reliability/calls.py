@@ -1,4 +1,4 @@
-"""The system's calls between the library and one directory: watched, recorded, made to fail."""
+"""Watches, records and fails the system calls of the library in one directory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-#: What a save asks of the system. Calls of other modules go by these names, too.
+#: The system calls of a save. Calls of other modules get these names, too.
 WATCHED = (
     "open",
     "pwritev",
@@ -31,11 +31,11 @@ WATCHED = (
 
 @dataclass(frozen=True)
 class Call:
-    """One call that concerns the directory.
+    """One call on the directory.
 
     Attributes:
         name: of the function in ``os``.
-        path: what it is about; of ``replace`` and ``link`` the source.
+        path: the path; for ``replace`` and ``link`` the source.
         arguments: as given.
         creates: whether it is an ``open`` that may make a file.
     """
@@ -51,10 +51,11 @@ Hook = Callable[[Call, Callable[[], Any]], Any]
 
 @contextmanager
 def watched(root: Path, hook: Hook) -> Iterator[None]:
-    """While it lasts, every call about ``root`` and what is below goes through ``hook``.
+    """Send every call on ``root``, and on anything below it, through ``hook``.
 
     Args:
-        hook: gets the call and what does it; its result is the call's. One at a time.
+        hook: gets the call and a function that does it. Its result is the result of the call. One
+            at a time.
     """
     inside = os.path.realpath(root)
     opened: dict[int, str] = {}

@@ -1,4 +1,4 @@
-"""What the tools share: a directory in memory, a count of open files, a command line."""
+"""Helpers of the tools: a directory in memory, a count of open files, a command line."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ BAD = "BAD: "
 
 @functools.cache
 def memory_directory() -> str | None:
-    """A directory in memory, where the system has one: the tools write thousands of small files."""
+    """A directory in memory, if the system has one: the tools write thousands of small files."""
     return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
 def open_descriptors() -> int:
-    """How many files this process has open; 0 where the system does not say."""
+    """The number of open files of this process; 0 if the system does not tell."""
     return len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
 
 

@@ -1,7 +1,7 @@
-"""The system refuses: every fault at every call of a save, in turn.
+"""Makes every system call of a save fail in turn, with every kind of fault.
 
-Whatever fails, the old checkpoint is whole and nothing of ours is left, or the new one is whole;
-the error is a ``WriteError`` that has the system's number and names a file.
+After each fault the old checkpoint must be whole and no temporary file left, or the new one must be
+whole. The error must be a ``WriteError`` with the system's number and the name of a file.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ class Fault:
 
     Attributes:
         number: the system's error; 0 for none.
-        happened: whether the call was done all the same.
+        happened: whether the call took effect all the same.
         interrupt: a Ctrl-C instead of an error.
-        most: of a write, so many bytes are taken at most.
+        most: the most bytes that a write takes.
         dead: every later change fails, too.
         harmless: whether the save must succeed.
     """
@@ -67,7 +67,7 @@ _CHANGES = {"pwritev", "fsync", "replace", "link", "unlink", "mkdir", "rmdir"}
 
 
 def faults_of(call: Call) -> list[Fault]:
-    """What may go wrong with a call."""
+    """The faults of a call."""
     dead = [Fault(errno.EIO, dead=True)]
     if call.name == "open" and call.creates:
         numbers = [errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EMFILE, errno.EROFS, errno.EIO]
@@ -85,14 +85,14 @@ def faults_of(call: Call) -> list[Fault]:
         numbers = [errno.EIO, errno.ENOSPC, errno.EDQUOT]
         return [*map(Fault, numbers), *dead, *_INTERRUPTS]
     if call.name == "close":
-        # The descriptor is gone, whatever the system says.
+        # The descriptor is closed in any case.
         numbers = [errno.EIO, errno.ENOSPC, errno.EDQUOT]
         return [*(Fault(number, happened=True) for number in numbers), *_INTERRUPTS[1:]]
     if call.name == "replace":
         happened = Fault(errno.EIO, happened=True, harmless=True)
         return [Fault(errno.EIO), Fault(errno.ENOSPC), happened, *dead, *_INTERRUPTS]
     if call.name == "link":
-        # Where the file system has no links, another way is taken.
+        # If the file system has no links, the save uses another call.
         other = [Fault(errno.EIO, happened=True, harmless=True), Fault(errno.EPERM, harmless=True)]
         return [Fault(errno.EIO), Fault(errno.ENOSPC), *other, *dead, *_INTERRUPTS]
     if call.name == "mkdir":
@@ -106,7 +106,7 @@ def faults_of(call: Call) -> list[Fault]:
 
 @dataclass
 class Injector:
-    """Lets calls pass up to the one with the number ``at``, where the fault happens."""
+    """Lets calls pass, except the one with the number ``at``, which gets the fault."""
 
     at: int
     choice: int
@@ -155,7 +155,7 @@ class Injector:
 
 @dataclass
 class Report:
-    """Counts, and what was wrong in words."""
+    """Counts, and descriptions of the failures."""
 
     tried: int = 0
     wrong: int = 0
@@ -170,7 +170,7 @@ def try_fault(
     """One save with one fault.
 
     Returns:
-        what happened, and what is wrong with how it ended, or nothing.
+        what happened, and what is wrong with the result, if anything.
     """
     lay_out(room, before)
     injector = Injector(at, choice)
@@ -186,7 +186,7 @@ def try_fault(
     wrong = _wrong(scene, room, before, injector, raised)
     if not wrong and open_descriptors() != descriptors:
         wrong = "a descriptor is left open"
-    # What an error holds on to must not hold up the next save.
+    # What an error keeps alive must not affect the next save.
     del raised
     return injector, wrong
 
@@ -203,7 +203,7 @@ def _wrong(
         found = outcome(scene, room)
     except Exception as error:
         return f"unloadable: {error!r}"
-    # The second name of what was committed by a link may stay, where it cannot be removed.
+    # After a commit by a link the temporary name may stay, if it cannot be removed.
     orphan = call.name == "unlink" and fault.harmless
     left = unexpected(scene, room, killed=fault.dead or orphan)
     if found == "new" or (found == "none" and scene.gives_up):
@@ -222,7 +222,7 @@ def _wrong(
         reading = call.name in ("stat", "fstat", "preadv", "listdir", "unlink", "close", "open")
         allowed = fault.harmless or (reading and not call.creates) or fault.dead
         return "" if found == "new" and allowed else f"no error, and there is {found}"
-    # An old checkpoint that is to go first, and cannot, ends the save.
+    # The save ends if the old checkpoint must be removed first and cannot be.
     gone_first = scene.gives_up and call.name == "unlink"
     if fault.harmless and not gone_first:
         return f"raised {raised!r}"
@@ -234,7 +234,7 @@ def _wrong_error(raised: BaseException, injector: Injector, found: str) -> str:
         return f"raised {raised!r}"
     if isinstance(raised, jsonckpt.DurabilityUncertainError) != (found == "new"):
         return f"{raised!r}, and there is {found}"
-    # Where nothing works any more, two threads fail, and either may be the first to say so.
+    # If nothing works any more, two threads fail, and either may be the first to report it.
     causes = [error for error in _causes(raised) if error in injector.errors]
     if not causes:
         return "the cause is missing"
@@ -255,7 +255,7 @@ def run(*, full: bool, seed: int, scratch: Path) -> Report:
     report = Report()
     dice = random.Random(seed)
     room = scratch / "room"
-    # Descriptors are counted: those that earlier work has left in cycles must not close meanwhile.
+    # Descriptors are counted, so those that are still in reference cycles must be closed first.
     gc.collect()
     for scene in SCENES:
         before = prepared(scene.prepare, room)
@@ -292,7 +292,7 @@ def _shown(injector: Injector) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; 1 when anything is wrong."""
+    """The command line. Returns 1 if anything is wrong."""
     options = command_line("faults", "every fault at every call").parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="jsonckpt-faults-", dir=memory_directory()) as scratch:
         report = run(full=options.full, seed=options.seed, scratch=Path(scratch))

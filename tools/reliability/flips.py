@@ -1,12 +1,11 @@
-"""Accidents at scale: every bit, every cut, every line of a checkpoint of some 50 KB.
+"""Damages every bit, every length and every line of a checkpoint of about 50 KB.
 
     python -m tools.reliability.flips [--full] [--seed N] [--sample N] [--kind NAME] [--form NAME]
 
-No damage may give another state, and each error must name the file, and the tensor where the
-damage lies in its chunks. The one damage that may pass is a flipped bit that leaves every byte of
-every tensor as it was: zstd frames have padding bits that mean nothing, and in a list ``1E-3`` is
-another spelling of ``1e-3``. Base64 has one spelling. Without ``--full``, a sample of each kind by
-seed.
+No damage may give another state. Each error must name the file, and the tensor if the damage is in
+its chunks. Damage may pass only if it is a flipped bit that changes no byte of a tensor: zstd
+frames have padding bits without a meaning, and in a list ``1E-3`` is another spelling of ``1e-3``.
+Base64 has one spelling. Without ``--full``, the tool takes a sample of each kind by seed.
 """
 
 from __future__ import annotations
@@ -65,10 +64,10 @@ def _state(size: int) -> dict[str, Any]:
 
 
 class Damage:
-    """One file of a checkpoint and what can happen to it.
+    """One file of a checkpoint, and its possible damages.
 
-    Trial ``n`` of the bits flips bit ``n % 8`` of byte ``n // 8``; of the cuts it leaves ``n``
-    bytes; of the lines it is the change ``n % 4`` of line ``n // 4``.
+    Trial ``n`` flips bit ``n % 8`` of byte ``n // 8``, or cuts the file to ``n`` bytes, or makes
+    the change ``n % 4`` to line ``n // 4``.
     """
 
     def __init__(self, path: Path, file: Path, form: str, kind: str) -> None:
@@ -79,14 +78,14 @@ class Damage:
         self.compressed = file.suffix == ".zst"
         self.expected = jsonckpt.load(path, threads=1)
         self.lines = self.data.splitlines(keepends=True)
-        #: Only white space stands behind the seal of a manifest, and it may be missing.
+        #: Only white space follows the seal of a manifest, and it may be missing.
         self.manifest = file.name == "manifest.json"
         self.respelled = form != "base64" and form != "single"
         self.tensors = [] if self.compressed or self.manifest else list(_chunk_ranges(self.data))
 
     @property
     def trials(self) -> int:
-        """How many different damages there are."""
+        """The number of different damages."""
         if self.kind == "bits":
             return 8 * len(self.data)
         if self.kind == "cuts":
@@ -94,7 +93,7 @@ class Damage:
         return 0 if self.compressed else 4 * len(self.lines)
 
     def damaged(self, number: int) -> tuple[bytes, str | None]:
-        """Other bytes, and the tensor in whose chunks the damage lies, where it does."""
+        """The damaged bytes, and the tensor whose chunks are damaged, if any."""
         if self.kind == "bits":
             changed = bytearray(self.data)
             changed[number // 8] ^= 1 << number % 8
@@ -157,7 +156,7 @@ _HEAD = re.compile(rb'^\{"name":"([^"]*)".*"chunks":\[$')
 
 
 def _chunk_ranges(data: bytes) -> Iterator[tuple[int, int, str]]:
-    """Where the payloads of a shard lie, and whose they are; read line by line."""
+    """The ranges of the payloads of a shard, and their tensors. Read line by line."""
     name = ""
     position = 0
     for line in data.splitlines(keepends=True):
@@ -182,13 +181,13 @@ def flips(
     sample: int = _SAMPLE,
     seconds: float | None = None,
 ) -> dict[str, Tally]:
-    """Damage each file of each form in each way; by name of form and kind.
+    """Damage each file of each form in each way. Returns results by form and kind.
 
     Args:
-        full: all of it; else a sample.
-        size: raw bytes of the tensors; the text of the default has some 50 KB.
+        full: every damage; else a sample.
+        size: raw bytes of the tensors. With the default the text has about 50 KB.
         sample: trials of one kind for one form.
-        seconds: begin no further trials after so long.
+        seconds: begin no more trials after this time.
     """
     found: dict[str, Tally] = {}
     began = time.monotonic()
@@ -220,7 +219,7 @@ def flips(
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command line; 1 if anything failed."""
+    """The command line. Returns 1 if anything failed."""
     parser = command_line("flips", "everything, not a sample")
     parser.add_argument("--form", choices=sorted(FORMS), action="append")
     parser.add_argument("--kind", choices=KINDS, action="append")

@@ -1,7 +1,7 @@
-"""Runs numbered trials in forked children, so that a crash, a hang or a bomb is an outcome.
+"""Runs numbered trials in forked children, so that a crash, a hang or a bomb is just a result.
 
-A child does some hundreds of trials and ends; the number of the one that it is at lies in shared
-memory. When it dies, that trial has killed it, and the next child goes on behind it.
+A child does some hundreds of trials and ends. The number of its current trial is in shared memory.
+If the child dies, that trial has killed it, and the next child continues after it.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ import torch
 
 from tools.reliability.common import BAD
 
-#: Processor seconds of one trial; the kernel ends a child that takes more.
+#: Processor seconds of one trial. The kernel ends a child that takes more.
 MOST_SECONDS = 2.0
-#: Wall-clock seconds without progress: a child that waits for something that never comes.
+#: Wall-clock seconds without progress, for a child that waits for ever.
 _PATIENCE = 120.0
-#: Address space beyond what the process has when it is forked.
+#: Address space beyond that of the process at the fork.
 _EXTRA_BYTES = 2 << 30
 _BATCH = 500
 
@@ -42,10 +42,10 @@ Trial = Callable[[int, Path], str]
 
 @dataclass
 class Tally:
-    """What came of the trials.
+    """The results of the trials.
 
     Attributes:
-        verdicts: how often each was given.
+        verdicts: the count of each verdict.
         failures: number and verdict of each trial that failed.
     """
 
@@ -54,11 +54,11 @@ class Tally:
 
     @property
     def trials(self) -> int:
-        """How many were done."""
+        """The number of trials."""
         return sum(self.verdicts.values())
 
     def add(self, other: Tally) -> None:
-        """Take in another one."""
+        """Add another one."""
         self.verdicts.update(other.verdicts)
         self.failures += other.failures
 
@@ -79,13 +79,13 @@ def run_trials(
     """Run ``trial(number, folder)`` for each number.
 
     Args:
-        trial: returns a verdict; one that begins with :data:`BAD` is a failure, as is whatever it
-            raises.
+        trial: returns a verdict. A verdict that begins with :data:`BAD` is a failure, and so is an
+            exception.
         numbers: the trials.
-        directory: each worker has a folder of its own in it.
+        directory: each worker has its own folder in it.
         workers: children at once.
         batch: trials of one child.
-        seconds: begin no further batch after so long.
+        seconds: begin no more batches after this time.
     """
     tally = Tally()
     began = time.monotonic()
@@ -121,7 +121,7 @@ def run_trials(
 
 
 def _confine() -> None:
-    """Bound what this process, a child, may take."""
+    """Limit the resources of this process, a child."""
     torch.set_num_threads(1)
     faulthandler.disable()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -131,7 +131,7 @@ def _confine() -> None:
 
 
 def _timed(call: Callable[[], str]) -> str:
-    """The verdict of a call; whatever it raises is one. The kernel ends it when it hangs."""
+    """The verdict of a call. An exception is a verdict, too. The kernel ends a call that hangs."""
     signal.setitimer(signal.ITIMER_PROF, MOST_SECONDS)
     try:
         verdict = call()
@@ -144,7 +144,7 @@ def _timed(call: Callable[[], str]) -> str:
 
 
 def _death(status: int, *, hung: bool) -> str:
-    """The verdict on what has killed a child."""
+    """The verdict from the end of a child."""
     code = os.waitstatus_to_exitcode(status)
     if hung:
         return f"{BAD}hangs: nothing for {_PATIENCE:.0f} s"
@@ -154,7 +154,7 @@ def _death(status: int, *, hung: bool) -> str:
 
 
 class _Child:
-    """One forked process and the part of the trials that it does."""
+    """One forked process, and its part of the trials."""
 
     def __init__(
         self, trial: Trial, numbers: Sequence[int], part: range, folder: Path, slot: int
@@ -197,14 +197,14 @@ class _Child:
                 self._set(position)
                 verdict = _timed(partial(trial, self._numbers[position], folder))
                 if verdict.startswith(BAD):
-                    # Failures are told at once: a later trial may kill this process.
+                    # Failures are reported at once, because a later trial may kill this process.
                     out.write(json.dumps([self._numbers[position], verdict]) + "\n")
                     verdict = "failed"
                 out.write(json.dumps({verdict: 1}) + "\n")
             self._set(self._part.stop)
 
     def read(self, tally: Tally) -> bool:
-        """Take what it says; False when it has ended."""
+        """Read its reports. Returns False if it has ended."""
         data = os.read(self.pipe, 1 << 16)
         *lines, self._text = (self._text + data).split(b"\n")
         for line in lines:
@@ -216,9 +216,9 @@ class _Child:
         return bool(data)
 
     def watch(self) -> None:
-        """End it when it stands still."""
+        """End it if it makes no progress."""
         position, now = self._get(), time.monotonic()
-        # This process may have been stopped itself for a while, together with the child.
+        # This process may have been suspended for a while, together with the child.
         waited, self._looked = min(now - self._looked, 2.0), now
         self._waited = 0.0 if position != self._seen else self._waited + waited
         self._seen = position
@@ -227,7 +227,7 @@ class _Child:
             os.kill(self._pid, signal.SIGKILL)
 
     def finish(self, tally: Tally) -> range | None:
-        """It has ended: what is left of its part, when a trial has killed it."""
+        """It has ended. Returns what is left of its part if a trial has killed it."""
         os.close(self.pipe)
         _, status = os.waitpid(self._pid, 0)
         position = self._get()
@@ -247,14 +247,14 @@ class _Child:
 
 
 class Answerer:
-    """Answers questions in a forked child, which is replaced when one has killed it.
+    """Answers questions in a forked child. If a question kills the child, a new one replaces it.
 
-    For those who ask depending on the answers, as Hypothesis does when it shrinks an example: a
-    crash is a verdict as any other, and whoever asked still has the question in hand.
+    For callers whose questions depend on the answers, like Hypothesis when it shrinks an example. A
+    crash is a verdict like any other, and the caller still has the question.
 
     Args:
         answer: ``answer(question, folder)`` gives a verdict, see :func:`run_trials`.
-        folder: a directory of the child's own.
+        folder: a directory for the child.
     """
 
     def __init__(self, answer: Callable[[Any, Path], str], folder: Path) -> None:
@@ -265,7 +265,7 @@ class Answerer:
         self._line: Connection[Any, Any] | None = None
 
     def ask(self, question: Any) -> str:
-        """The verdict on something that can be pickled."""
+        """The verdict on a question, which must be picklable."""
         if self._asked >= _BATCH:
             self.close()
         if self._line is None:
@@ -275,14 +275,14 @@ class Answerer:
         hung = False
         try:
             self._line.send(question)
-            # In short waits: this process may have been stopped for a while, with the child.
+            # In short waits: this process may have been suspended for a while, with the child.
             if any(self._line.poll(1.0) for _ in range(int(_PATIENCE))):
                 verdict: str = self._line.recv()
                 return verdict
             hung = True
             os.kill(self._pid, signal.SIGKILL)
         except (EOFError, ConnectionError):
-            pass  # it is dead, or about to be
+            pass  # it is dead, or will be soon
         return _death(self._end(), hung=hung)
 
     def _fork(self) -> None:
@@ -307,14 +307,14 @@ class Answerer:
         other.close()
 
     def _end(self) -> int:
-        """Wait for the child's death; its status."""
+        """Wait for the end of the child. Returns its status."""
         assert self._line is not None
         self._line.close()
         self._line = None
         return os.waitpid(self._pid, 0)[1]
 
     def close(self) -> None:
-        """End the child, whatever it is at."""
+        """End the child, whatever it does."""
         if self._line is not None:
             os.kill(self._pid, signal.SIGKILL)
             self._end()

@@ -1,10 +1,10 @@
-"""A million mutants: no crash, no hang, no foreign exception, no two verdicts.
+"""A million mutants: no crash, no hang, no foreign exception, and all readers agree.
 
     python -m tools.reliability.fuzz [--full] [--seed N] [--from N] [--count N] [--target NAME]
     python -m tools.reliability.fuzz --replay FILE
 
 Targets: ``checkpoint`` (files of every form, all readers), and the parsers alone: ``manifest``,
-``lists``, ``codecs``, ``foreign`` (JSON of other programs). Each trial is made from the seed and
+``lists``, ``codecs``, ``foreign`` (JSON of other programs). A trial depends only on the seed and
 its number. A mutant that fails is kept as a JSON file for ``--replay``.
 """
 
@@ -48,7 +48,7 @@ from tools.reliability.mutations import changed_bytes
 
 FULL = 1_000_000
 CI = 20_000
-#: Of so many mutants of the checkpoint, one goes through every other door, too.
+#: One of this many mutants of the checkpoint is also read by all other functions.
 _EVERY_DOOR = 16
 _MOST_CHARACTERS = 2_000
 _LIMITS = Limits()
@@ -81,8 +81,8 @@ def judge(files: Files, form: str, folder: Path, *, doors: bool) -> str:
         if found is not None:
             return f"{BAD}readers return different states: {found}"
     if doors:
-        # The bytes of a checkpoint may be sound, and its state hold a tag that is not, or a record
-        # name a device that there is not: verify looks at bytes.
+        # The bytes of a checkpoint may be valid while a tag of its state is not, or while a device
+        # does not exist. verify checks only bytes.
         sound = bool(states) or any(_UNSOUND.search(str(error)) for error in errors.values())
         problem = _other_doors(path, first, bool(states), sound)
         if problem:
@@ -102,12 +102,12 @@ def _messages(errors: dict[str, jsonckpt.JsonckptError], path: Path) -> str | No
 
 @functools.cache
 def _watch() -> Watch:
-    """One for the process: an audit hook cannot be taken away."""
+    """One for the process: an audit hook cannot be removed."""
     return Watch()
 
 
 def _watched(path: Path) -> str | None:
-    """What loading does that it must not: run code, import, write, call somebody."""
+    """Finds forbidden actions of a load: running code, imports, writes, network calls."""
     watch = _watch()
     for name, reader in readers_for(path).items():
         watch.begin()
@@ -134,8 +134,8 @@ def _other_doors(path: Path, state: Any, accepted: bool, sound: bool) -> str | N
         try:
             value = DOORS[name](str(path))
         except jsonckpt.JsonckptError as error:
-            # load_into may refuse a state that has another shape than its target, verify the data
-            # of a record that the state does not need.
+            # load_into may refuse a state whose structure differs from the target. verify may
+            # refuse the data of a record that the state does not need.
             unneeded = name == "verify" and accepted and error.tensor not in _needed(path)
             if accepted and name != "load_into" and not unneeded:
                 return f"{name} refuses what load accepts: {error}"
@@ -183,7 +183,7 @@ _texts: dict[str, bytes] = {}
 
 
 def manifest_text() -> bytes:
-    """A manifest without a seal, so that an edit is no damage."""
+    """A manifest without a seal, so that an edit is not damage."""
     if "manifest" not in _texts:
         with tempfile.TemporaryDirectory(dir=memory_directory()) as directory:
             path = good().write_directory(Path(directory) / "run")
@@ -193,7 +193,7 @@ def manifest_text() -> bytes:
     return _texts["manifest"]
 
 
-#: Numbers and what is none, as a list may hold them.
+#: Items of a list: numbers, and texts that are not numbers.
 LIST_ITEMS = [
     b"0", b"1", b"-1", b"-0", b"-0.0", b"1.5", b"255", b"256", b"-128", b"65504", b"65520", b"448",
     b"1e5", b"3.4028235e38", b"3.4028236e38", b"1e-45", b"7e-46", b"1e308", b"1e309", b"5e-324",
@@ -285,7 +285,7 @@ def _foreign(seed: int, number: int, folder: Path) -> str:
 
 
 _Target = Callable[[int, int, Path], str]
-#: By name, with the share of the trials in hundredths.
+#: By name, with the percentage of the trials.
 TARGETS: dict[str, tuple[_Target, int]] = {
     "checkpoint": (_checkpoint, 60),
     "manifest": (_manifest, 10),
@@ -313,11 +313,11 @@ def fuzz(
     keep: Path | None = None,
     seconds: float | None = None,
 ) -> dict[str, Tally]:
-    """Run the trials ``start`` to ``start + count`` of a seed, shared out among the targets.
+    """Run the trials ``start`` to ``start + count`` of a seed, distributed over the targets.
 
     Args:
-        targets: names in :data:`TARGETS`; a single one gets all trials.
-        keep: where failed mutants are left for ``--replay``.
+        targets: names in :data:`TARGETS`. A single target gets all trials.
+        keep: where failed mutants are kept for ``--replay``.
         seconds: stop after about so long.
     """
     found = {}
@@ -366,11 +366,11 @@ def replay(file: Path) -> int:
 
 
 def options(name: str, full: str) -> argparse.ArgumentParser:
-    """What the command line of every fuzzer takes.
+    """The command line of every fuzzer.
 
     Args:
         name: of the module.
-        full: what ``--full`` makes of it.
+        full: what ``--full`` does.
     """
     parser = command_line(name, full)
     parser.add_argument("--count", type=int)
@@ -381,7 +381,7 @@ def options(name: str, full: str) -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command line; 1 if anything failed."""
+    """The command line. Returns 1 if anything failed."""
     parser = options("fuzz", f"{FULL} mutants, not {CI}")
     parser.add_argument("--from", dest="start", type=int, default=0)
     parser.add_argument("--target", choices=sorted(TARGETS))

@@ -1,11 +1,11 @@
-"""Guided by coverage: atheris mutates, the same judges decide. Optional: ``pip install atheris``.
+"""Fuzzing guided by coverage: atheris mutates, with the same checks. Needs ``pip install atheris``.
 
     python -m tools.reliability.fuzz_atheris [TARGET] [options of libFuzzer] [CORPUS]
 
 TARGET: ``single`` (a single file, all readers), ``manifest``, ``lists``, ``codecs`` or ``foreign``.
-With ``-runs=N`` it ends after N inputs; the first one that fails ends it with an error and is left
-in a file. What atheris instruments is Python: it finds paths through the rules that the blind
-fuzzer of :mod:`tools.reliability.fuzz` needs luck for, and is slower.
+With ``-runs=N`` it ends after N inputs. The first failure ends it with an error and is kept in a
+file. atheris instruments Python code. So it finds paths that :mod:`tools.reliability.fuzz` finds
+only by luck, but it is slower.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 
 def _targets(folder: Path) -> dict[str, tuple[Callable[[bytes], Any], list[bytes]]]:
-    """Each target with the inputs to begin from."""
+    """Each target, with its first inputs."""
     import jsonckpt
     from jsonckpt._src.convert.foreign_json import ForeignOptions, read_foreign
     from jsonckpt._src.format.chunk_codec import ChunkCodec
@@ -74,7 +74,7 @@ def _targets(folder: Path) -> dict[str, tuple[Callable[[bytes], Any], list[bytes
 
 
 def main(argv: list[str]) -> int:
-    """Run until libFuzzer ends it; 0 without atheris, for it is optional."""
+    """Run until libFuzzer ends it. Returns 0 without atheris, because it is optional."""
     try:
         import atheris
     except ImportError:

@@ -1,18 +1,18 @@
-"""Whole checkpoints drawn by Hypothesis: structure, values and lies; failures come shrunken.
+"""Whole checkpoints from Hypothesis: structure, values and faults. Hypothesis shrinks failures.
 
     python -m tools.reliability.fuzz_hypothesis [--full] [--seed N] [--count N] [--keep DIR]
     python -m tools.reliability.fuzz_hypothesis --replay FILE
 
-Where :mod:`tools.reliability.fuzz` changes one good checkpoint, here each has dtypes, shapes,
-codecs, chunks, files and a state of its own, and none, one or some lies, told with checksums,
-digests, indexes and seals that fit (:mod:`tools.reliability.drawn`). All readers must give one
-verdict. Beyond that, a sound checkpoint must be accepted, and what comes back must be what was
-drawn and what the independent reader of the tests says; and a lie that the specification is plain
-about must be refused, or accepted, by all.
+:mod:`tools.reliability.fuzz` changes one good checkpoint. Here each checkpoint has its own dtypes,
+shapes, codecs, chunks, files and state, and perhaps some lies: wrong statements with checksums,
+digests, indexes and seals that fit (:mod:`tools.reliability.drawn`). All readers must give the same
+verdict. A checkpoint without a lie must be accepted, and the result must equal what was drawn and
+what the independent reader of the tests returns. If the specification decides about a lie, all
+readers must follow it.
 
 Readers run in a forked child with limits on time and memory, so that a crash and a hang are
-verdicts, which Hypothesis shrinks as any other. A failure is kept as a JSON file for ``--replay``,
-as it was found and shrunken.
+verdicts, too, and Hypothesis can shrink them. A failure is kept as a JSON file for ``--replay``,
+before and after shrinking.
 """
 
 from __future__ import annotations
@@ -51,28 +51,28 @@ from tools.reliability.mutants import FORMS, Files, written
 
 FULL = 200_000
 CI = 600
-#: Examples of one run of Hypothesis, which draws the first of each choice more often than the
-#: others. The next run begins with others.
+#: Examples of one run of Hypothesis. It draws the first of several choices more often, so the next
+#: run has another order.
 _BLOCK = 50
-#: Shrinking takes its time; more failures than this are mostly one.
+#: Shrinking is slow, and more failures than this usually have one cause.
 _MOST_FAILURES = 5
 _MOST_LIES = 3
-#: Of so many examples, one goes through every other door, too.
+#: One of this many examples is also read by all other functions.
 _EVERY_DOOR = 16
 _Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True)
 class Example:
-    """A checkpoint as it lies on a disk, and what must become of it.
+    """A checkpoint as files, and the expected verdict.
 
     Attributes:
         form: one of :data:`FORMS`.
         files: by name.
         lies: in words.
         expects: ``"accept"``, ``"refuse"`` or None.
-        raw: the bytes of each record, where it must be accepted.
-        doors: whether every other door is tried, too.
+        raw: the bytes of each record, if it must be accepted.
+        doors: whether all other functions read it, too.
     """
 
     form: str
@@ -86,7 +86,7 @@ class Example:
         return f"{self.form}, {'; '.join(self.lies) or 'no lie'}"
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON, for a file that is kept."""
+        """As JSON, for a file."""
         coded = {
             name: {key: base64.b64encode(data).decode() for key, data in table.items()}
             for name, table in (("files", self.files), ("raw", self.raw))
@@ -95,7 +95,7 @@ class Example:
 
     @classmethod
     def from_json(cls, case: dict[str, Any]) -> Example:
-        """The inverse of :meth:`to_json`; every door is tried."""
+        """The inverse of :meth:`to_json`. All other functions read it, too."""
         files, raw = (
             {key: base64.b64decode(data) for key, data in case[name].items()}
             for name in ("files", "raw")
@@ -108,10 +108,10 @@ def examples(draw: st.DrawFn, turn: int = 0) -> Example:
     """A checkpoint, mostly with one lie.
 
     Args:
-        turn: which form and which lie stand first. Hypothesis draws that much more often.
+        turn: which form and which lie come first. Hypothesis draws these much more often.
     """
     form = draw(st.sampled_from(_turned(FORMS, turn)))
-    # What a failure shrinks to stands first: no lie.
+    # Failures shrink to the first choice: no lie.
     count = draw(st.sampled_from([0, 1, 1, 1, 1, 1, 1, 2, 2, _MOST_LIES]))
     doors = draw(st.integers(0, _EVERY_DOOR - 1)) == _EVERY_DOOR - 1
     teller = Teller(draw, draw(ground()), form)
@@ -126,7 +126,7 @@ def examples(draw: st.DrawFn, turn: int = 0) -> Example:
 
 
 def _lies(form: str) -> list[Lie]:
-    """All that a checkpoint of that form can tell."""
+    """All lies for a checkpoint of this form."""
     lies = FILE_LIES + STATE_LIES + RECORD_LIES
     if form.startswith("directory"):
         lies = lies + DIRECTORY_LIES
@@ -134,7 +134,7 @@ def _lies(form: str) -> list[Lie]:
 
 
 def _turned(items: Sequence[_Item], turn: int) -> list[_Item]:
-    """A list that begins further on."""
+    """A list that is rotated."""
     at = turn % len(items)
     return [*items[at:], *items[:at]]
 
@@ -145,7 +145,7 @@ def _turned(items: Sequence[_Item], turn: int) -> list[_Item]:
 def verdict(example: Example, folder: Path) -> str:
     """The verdict on an example."""
     with warnings.catch_warnings():
-        # The independent reader does not keep torch's remarks on sparse tensors to itself.
+        # The independent reader does not suppress torch's warnings about sparse tensors.
         warnings.simplefilter("ignore")
         found = judge(example.files, example.form, folder, doors=example.doors)
         if found.startswith(BAD):
@@ -183,7 +183,7 @@ def _other_state(example: Example, folder: Path) -> str | None:
     try:
         expected = independent_reader.load(path)
     except Exception as error:
-        # It is not written for files that lie: it may refuse what it does not know.
+        # It is not written for such files, and may refuse what it does not know.
         if example.expects == ACCEPT and not example.lies:
             return f"the independent reader refuses it: {error!r}"
     else:
@@ -210,7 +210,7 @@ class _Wrong(Exception):
 
 @dataclass
 class Failure:
-    """An example that failed, as it was found and shrunken, each with its verdict."""
+    """An example that failed, before and after shrinking, each with its verdict."""
 
     number: int
     found: tuple[str, Example]
@@ -228,9 +228,9 @@ def fuzz(
     """Draw and judge ``count`` examples.
 
     Args:
-        keep: where examples that failed are left for ``--replay``.
+        keep: where examples that failed are kept for ``--replay``.
         seconds: stop after about so long.
-        most_failures: stop after so many.
+        most_failures: stop after this many failures.
     """
     tally = Tally()
     failures: list[Failure] = []
@@ -258,7 +258,7 @@ def fuzz(
 def _run(
     seed: int, block: int, count: int, ask: Callable[[Example], str], tally: Tally
 ) -> Failure | None:
-    """One run of Hypothesis; it ends with the first example that fails, shrunken."""
+    """One run of Hypothesis. It ends with the first example that fails, after shrinking."""
     failure: Failure | None = None
 
     @seeded(f"{seed}:{block}")
@@ -288,8 +288,8 @@ def _run(
         if bad:
             raise _Wrong(found)
 
-    # A crash that depends on memory, and a hang on the machine, may not come again (Flaky): the
-    # failure counts all the same.
+    # Some crashes and hangs depend on the machine and do not repeat (Flaky). The failure counts all
+    # the same.
     with contextlib.suppress(_Wrong, Flaky):
         property_()
     return failure
@@ -321,7 +321,7 @@ def replay(file: Path) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command line; 1 if anything failed."""
+    """The command line. Returns 1 if anything failed."""
     arguments = options("fuzz_hypothesis", f"{FULL} examples, not {CI}").parse_args(argv)
     if arguments.replay:
         return replay(arguments.replay)

@@ -1,10 +1,10 @@
-"""Ctrl-C, and no memory, at every place where Python runs signal handlers; threads that fail.
+"""Ctrl-C and MemoryError at every place where Python runs signal handlers; threads that fail.
 
-Python looks for signals at the beginning of a function, after a call, and where a loop jumps back.
-At each such place in the library, in the main thread, a KeyboardInterrupt is raised in turn (the
-first and the last time that the place is reached); likewise a MemoryError, in any thread. And each
-start of a thread fails, in several ways. Whatever happens, the error reaches the caller, the old
-checkpoint or the new one is whole, nothing of ours is left, and nothing hangs.
+Python checks for signals at the beginning of a function, after a call, and when a loop jumps back.
+At each such place in the library this raises a KeyboardInterrupt in the main thread (the first and
+the last time that the place is reached), and a MemoryError in any thread. It also makes each start
+of a thread fail, in several ways. Each time the error must reach the caller, the old checkpoint or
+the new one must be whole, no temporary file may be left, and nothing may hang.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from tools.reliability.scenes import (
     prepared,
 )
 
-#: After these instructions the interpreter looks for signals.
+#: After these instructions the interpreter checks for signals.
 _LOOKS = frozenset(
     {
         "RESUME",
@@ -61,7 +61,7 @@ _LOOKS = frozenset(
 )
 _HOME = os.path.dirname(jsonckpt.__file__) + os.sep
 _TRACED = (_HOME, threading.__file__, os.path.join(os.path.dirname(os.__file__), "contextlib.py"))
-#: What is raised in them goes nowhere, by the rules of the language.
+#: Python ignores what is raised in them.
 _DEAF = frozenset({"__del__", "_remove", "excepthook", "_delete"})
 #: Seconds after which a trial counts as hanging.
 _PATIENCE = 60.0
@@ -71,14 +71,14 @@ Place = tuple[str, str, int, int]
 
 @dataclass(frozen=True)
 class Kind:
-    """One thing to do with checkpoints.
+    """One operation on checkpoints.
 
     Attributes:
-        target: what is written; ``""`` where nothing is.
-        do: does it in a directory.
-        before: lays down what is there.
-        gives_up: whether the old checkpoint may go first.
-        may_stay: whether the old one may stay without an error.
+        target: the checkpoint that is written; ``""`` if none is.
+        do: the operation, in a directory.
+        before: prepares the directory.
+        gives_up: whether the old checkpoint may be removed first.
+        may_stay: whether the old checkpoint may stay without an error.
     """
 
     target: str
@@ -156,11 +156,11 @@ KINDS: dict[str, Kind] = {
 
 
 class Tracer:
-    """Counts the places that are passed; raises at one of them.
+    """Counts the places that are reached, and raises at one of them.
 
     Args:
         error: what to raise; ``None`` only counts.
-        place, time: where, and the how manyth time.
+        place, time: the place, and which of its visits.
     """
 
     def __init__(
@@ -203,7 +203,7 @@ class Tracer:
 
 @dataclass
 class Report:
-    """Counts, and what was wrong in words."""
+    """Counts, and descriptions of the failures."""
 
     tried: Counter[str] = field(default_factory=Counter)
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -213,7 +213,7 @@ class Report:
 def _traced(
     kind: Kind, room: Path, tracer: Tracer | None, *, everywhere: bool = False
 ) -> BaseException | None:
-    """Do it; what it raised."""
+    """Do it. Returns what it raised."""
     faulthandler.dump_traceback_later(_PATIENCE, exit=True)
     if everywhere:
         threading.settrace(tracer)
@@ -232,7 +232,7 @@ def _traced(
 
 
 def _settle() -> str:
-    """Wait for a save that goes on; the threads that are left after it."""
+    """Wait for a background save. Returns the threads that are left after it."""
     last = api._background._last
     if last is not None:
         last._wait(None)
@@ -248,7 +248,7 @@ def _settle() -> str:
 
 
 def _ended(kind: Kind, room: Path, before: Files) -> tuple[str, str]:
-    """Which checkpoint is there, and what is wrong with that."""
+    """Which checkpoint exists, and what is wrong with it."""
     found = inside(room)
     if not kind.target:
         return "read", "" if found == sorted(before) else f"left behind: {found}"
@@ -279,7 +279,7 @@ def _try(
     raised = _traced(kind, room, tracer, everywhere=error is MemoryError)
     wrong = _settle()
     if raised is not None:
-        raised.__context__ = raised.__cause__ = None  # they hold on to frames
+        raised.__context__ = raised.__cause__ = None  # they keep frames alive
         gc.collect()
     outcome, badly = _ended(kind, room, before)
     wrong = wrong or badly
@@ -312,13 +312,13 @@ def run(
     log: TextIO | None = None,
     kinds: Iterable[str] = KINDS,
 ) -> Report:
-    """Every place of every kind; without ``full`` so many of each, drawn by the seed."""
+    """Every place of every kind; without ``full`` only ``most`` of each, drawn by the seed."""
     report = Report()
     dice = random.Random(seed)
     room = scratch / "room"
     gc.collect()
-    # Else one thread does such small tensors.
-    # And threads that die as they begin are not to be waited for so long each time, nor reported.
+    # Otherwise one thread handles such small tensors. Do not wait so long for threads that die at
+    # their start, and do not report them.
     with (
         mock.patch.object(parallel, "_SMALL_RECORD", 1),
         mock.patch.object(parallel, "_PATIENCE", 0.05),
@@ -343,7 +343,7 @@ def _run_all(
         before = prepared(kind.before, room)
         for error in (KeyboardInterrupt, MemoryError):
             counter = Tracer()
-            for _ in range(2):  # the first time things are built that later ones find
+            for _ in range(2):  # the first run builds caches that later runs find
                 lay_out(room, before)
                 counter = Tracer()
                 problem = _traced(kind, room, counter, everywhere=error is MemoryError)
@@ -388,7 +388,7 @@ def _no_memory(_: threading.Thread) -> None:
 
 
 def _never_runs(thread: threading.Thread) -> None:
-    """It has died before its first line, as where its first frame gets no memory."""
+    """The thread dies before its first line, as if its first frame got no memory."""
 
 
 def _interrupted_before(_: threading.Thread) -> None:
@@ -431,7 +431,7 @@ def _starts(name: str, kind: Kind, room: Path, before: Files, report: Report) ->
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; 1 when anything is wrong."""
+    """The command line. Returns 1 if anything is wrong."""
     parser = command_line("interrupts", "every place")
     parser.add_argument("--kind", action="append", choices=KINDS, help="only this kind")
     parser.add_argument("--most", type=int, default=12, help="of each kind, without --full")

@@ -1,8 +1,8 @@
-"""Killed: at every call of the system that a save makes, and at random moments.
+"""Kills saves: at every system call of a save, and at random moments.
 
-Each save runs in a process that was forked when everything was imported already. For every call
-that a save makes, ``strace`` is attached to such a process and kills it as it enters that call.
-Then the old checkpoint or the new one is there, whole, and the next save works.
+Each save runs in a process that is forked after all imports. For every system call of a save,
+``strace`` is attached to such a process and kills it at that call. Then the old checkpoint or the
+new one must be whole, and the next save must work.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from tools.reliability.scenes import (
     unexpected,
 )
 
-#: The calls that touch files, and those that might.
+#: The calls that touch files, or might.
 CALLS = (
     "openat,open,creat,read,pread64,preadv,preadv2,write,pwrite64,writev,pwritev,pwritev2,fsync,"
     "fdatasync,sync_file_range,rename,renameat,renameat2,unlink,unlinkat,rmdir,mkdir,mkdirat,close,"
@@ -50,7 +50,7 @@ _DONE, _FAILED, _INTERRUPTED = 0, 7, 130
 
 @dataclass
 class Report:
-    """Counts, and what was wrong in words."""
+    """Counts, and descriptions of the failures."""
 
     kills: int = 0
     wrong: int = 0
@@ -67,8 +67,10 @@ class Report:
 
 
 class _Inline(threading.Thread):
-    """A thread that runs where it is started: ``strace`` counts the calls of each thread by itself,
-    and so there must be only one."""
+    """A thread that runs in the calling thread.
+
+    ``strace`` counts the calls of each thread separately, so there must be only one.
+    """
 
     def start(self) -> None:
         self.run()
@@ -81,11 +83,11 @@ class _Inline(threading.Thread):
 
 
 class Child:
-    """A forked process that saves once when it is told to.
+    """A forked process that saves once, when told to.
 
     Args:
         after: seconds after which the kernel sends it SIGKILL, or SIGINT where it is
-            ``interruptible``. A parent that slept so long would wake too late on a busy machine.
+            ``interruptible``. On a busy machine a sleeping parent would wake up too late.
     """
 
     def __init__(
@@ -110,17 +112,17 @@ class Child:
         os.close(wait)
 
     def go(self) -> None:
-        """Let it save; returns when it has begun."""
+        """Let it save. Returns when the save has begun."""
         os.write(self._go, b"g")
         self.hear()
 
     def hear(self) -> None:
-        """Wait for the next thing that it tells: that it begins to save, that it has saved."""
+        """Wait for its next report: that the save begins, or that it has ended."""
         if select.select([self._heard], [], [], _PATIENCE)[0]:
             os.read(self._heard, 1)
 
     def end(self) -> int:
-        """Wait for its end; the exit status, negative for a signal."""
+        """Wait for its end. Returns the exit status, negative for a signal."""
         deadline = time.monotonic() + _PATIENCE
         try:
             while time.monotonic() < deadline:
@@ -139,10 +141,10 @@ class Child:
 def _save_and_exit(
     scene: Scene, room: Path, wait: int, tell: int, *, interruptible: bool, after: float | None
 ) -> None:
-    """The child's whole life; it never returns into the parent's code."""
+    """What the child runs. It never returns into the parent's code."""
     status = _FAILED
     try:
-        # A shell lets what it runs in the background ignore SIGINT.
+        # A shell makes background processes ignore SIGINT.
         handler = signal.default_int_handler if interruptible else signal.SIG_IGN
         signal.signal(signal.SIGINT, handler)
         torch.set_num_threads(1)
@@ -155,7 +157,7 @@ def _save_and_exit(
         os.write(tell, b"e")
     except KeyboardInterrupt:
         status = _INTERRUPTED
-        # A save in the background goes on, and the interpreter would wait for it.
+        # A background save continues, and the interpreter would wait for it.
         last = api._background._last
         if last is not None:
             last._wait(None)
@@ -175,19 +177,19 @@ class _Event(ctypes.Structure):
 
 
 def _signal_after(seconds: float, number: int) -> None:
-    """Have the kernel send this process a signal. Python's own timers know SIGALRM only."""
+    """Let the kernel send this process a signal. Python's own timers only send SIGALRM."""
     libc = ctypes.CDLL(None, use_errno=True)
     timer = ctypes.c_void_p()
     event = _Event(None, number, 0, b"")
     assert libc.timer_create(time.CLOCK_MONOTONIC, ctypes.byref(event), ctypes.byref(timer)) == 0
     whole = int(seconds)
-    # ``struct itimerspec``: the interval, then when it is first.
+    # ``struct itimerspec``: the interval, then the first time.
     moment = (ctypes.c_long * 4)(0, 0, whole, max(1, int((seconds - whole) * 1e9)))
     assert libc.timer_settime(timer, 0, moment, None) == 0
 
 
 def strace_works() -> str:
-    """Why not, or nothing."""
+    """Why this tool cannot run here; empty if it can."""
     if shutil.which("strace") is None:
         return "strace is not installed"
     probe = subprocess.run(
@@ -200,7 +202,7 @@ def strace_works() -> str:
 
 
 def _traced(scene: Scene, room: Path, trace: Path, inject: str = "") -> int:
-    """One save under ``strace``; its exit status. The trace goes to a file."""
+    """One save under ``strace``. Returns its exit status. The trace goes to a file."""
     child = Child(scene, room, inline=True)
     options = ["-e", inject] if inject else []
     command = [
@@ -214,7 +216,7 @@ def _traced(scene: Scene, room: Path, trace: Path, inject: str = "") -> int:
         str(child.pid),
     ]
     said = b""
-    for _ in range(3):  # on a busy machine it sometimes never gets to its process
+    for _ in range(3):  # on a busy machine it sometimes fails to attach
         with subprocess.Popen(command, stderr=subprocess.PIPE) as tracer:
             if _is_traced(child.pid):
                 child.go()
@@ -227,7 +229,7 @@ def _traced(scene: Scene, room: Path, trace: Path, inject: str = "") -> int:
 
 
 def _calls(scene: Scene, room: Path, trace: Path) -> Counter[str]:
-    """How often a save makes each call."""
+    """The number of each system call in a save."""
     status = _traced(scene, room, trace)
     assert status == _DONE, f"{scene.name}: a save that nobody killed ended with {status}"
     words = (line.split(maxsplit=1) for line in trace.read_text(errors="replace").splitlines())
@@ -235,7 +237,7 @@ def _calls(scene: Scene, room: Path, trace: Path) -> Counter[str]:
 
 
 def _is_traced(pid: int) -> bool:
-    """Whether a process is traced, after some time."""
+    """Wait some time for a process to be traced. Returns whether it is."""
     deadline = time.monotonic() + _PATIENCE / 3
     while time.monotonic() < deadline:
         text = Path(f"/proc/{pid}/status").read_text()
@@ -246,7 +248,7 @@ def _is_traced(pid: int) -> bool:
 
 
 def _judge(report: Report, scene: Scene, room: Path, where: str, *, recover: bool) -> None:
-    """Look at what a killed save left; then save over it."""
+    """Check what a killed save left, then save over it."""
     try:
         found: str = outcome(scene, room)
         wrong = "" if found in scene.allowed else f"there is {found}"
@@ -267,10 +269,10 @@ def _judge(report: Report, scene: Scene, room: Path, where: str, *, recover: boo
 def at_every_call(
     scenes: Sequence[Scene], room: Path, *, dice: random.Random, sample: int | None = None
 ) -> Report:
-    """Kill a save as it enters each call of the system, in turn.
+    """Kill a save at each of its system calls, in turn.
 
     Args:
-        sample: only so many calls of each scene.
+        sample: only this many calls of each kind of save.
     """
     report = Report()
     trace = room.with_name(room.name + "-trace")
@@ -289,7 +291,7 @@ def at_every_call(
             status = _traced(scene, room, trace, kill)
             where = f"{call} {number}"
             if status == _DONE:
-                # The allocator asks for memory now and then, and not at the same places.
+                # The allocator asks for memory now and then, but not always at the same places.
                 report.ended += 1
             elif status == -signal.SIGKILL:
                 report.kills += 1
@@ -312,8 +314,8 @@ def at_random(
     """Kill saves at random moments, evenly over their duration; or press Ctrl-C.
 
     Args:
-        count: so many, in turn over the scenes.
-        interrupt: SIGINT instead of SIGKILL: then also nothing may be left behind.
+        count: the number of kills, distributed over the kinds of save.
+        interrupt: SIGINT instead of SIGKILL. Then no file may be left behind.
     """
     report = Report()
     for number, scene in enumerate(scenes):
@@ -362,7 +364,7 @@ def _duration(scene: Scene, room: Path, before: Files, *, interrupt: bool) -> fl
         child.go()
         began = time.perf_counter()
         child.hear()
-        # Not until its exit: that of a large process takes longer than a save.
+        # Not until its exit: the exit of a large process takes longer than a save.
         shortest = min(shortest, time.perf_counter() - began)
         status = child.end()
         assert status == _DONE, f"{scene.name}: a save that nobody killed ended with {status}"
@@ -370,7 +372,7 @@ def _duration(scene: Scene, room: Path, before: Files, *, interrupt: bool) -> fl
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; 1 when anything is wrong."""
+    """The command line. Returns 1 if anything is wrong."""
     options = command_line("kills", "every call, 1,000 random moments").parse_args(arguments)
     dice = random.Random(options.seed)
     torch.set_num_threads(1)

@@ -1,8 +1,8 @@
 """Makes mutants of a good checkpoint from numbers: bytes, tokens, and structure.
 
 Byte mutants change a finished file. Token mutants change the text of a manifest, a record, a state
-or a payload, and structure mutants its members; both are forged, so that every checksum, range and
-seal fits and the lie reaches the check that it is aimed at.
+or a payload, and structure mutants its members; both are forged: every checksum, range and seal
+fits, so that the fault reaches the intended check.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FORMS = ("directory", "single", "zst", "directory_zst")
 Files = dict[str, bytes]
 
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|-?[0-9][0-9.eE+-]*|[a-zA-Z$_]+|[^\sa-zA-Z0-9]|\s+')
-#: Texts that parsers are known to disagree about.
+#: Texts on which parsers are known to disagree.
 TOKENS = [
     b"{}", b"[]", b"null", b"true", b"false", b"0", b"-0", b"-0.0", b"1e5", b"1E400", b"-1", b"1.",
     b"01", b"+1", b".5", b"NaN", b"Infinity", b"-Infinity", b'""', b'"NaN"', b'"0x7fc00001"',
@@ -67,7 +67,7 @@ ODD_LEAVES: list[Any] = [
 
 
 def shaken(chance: random.Random, text: bytes) -> bytes:
-    """A text with a few of its tokens changed, lost, doubled or swapped."""
+    """A text with a few of its tokens changed, removed, doubled or swapped."""
     tokens = _TOKEN.findall(text)
     if not tokens:
         return chance.choice(TOKENS)
@@ -153,7 +153,7 @@ def _frame(chance: random.Random, forgery: Forgery) -> None:
 
 
 def _other_bytes(chance: random.Random, forgery: Forgery) -> None:
-    """Other data, rightly encoded: the checksum fits or does not."""
+    """Other data, correctly encoded. The checksum may fit or not."""
     record = _with_payload(chance, forgery)
     size = record.members.get("chunk_bytes")
     if not isinstance(size, int) or size <= 0 or record.members.get("encoding") == "list":
@@ -188,7 +188,7 @@ _FORGED: list[Callable[[random.Random, Forgery], Any]] = [
     *MUTATIONS, _state, _state, _state_text, _manifest_text, _manifest_text, _record_text,
     _payload_text, _frame, _other_bytes, _compressed_text,
 ]  # fmt: skip
-#: A lie that the forger itself stumbles over.
+#: Errors of the forger itself on a mutation.
 _UNTOLD = (
     TypeError,
     ValueError,
@@ -226,12 +226,12 @@ def _good(form: str) -> Files:
 
 
 def forms_of(number: int) -> str:
-    """The form of a mutant: each in turn."""
+    """The form of a mutant. The forms take turns."""
     return FORMS[number % len(FORMS)]
 
 
 def mutant(seed: int, number: int) -> tuple[str, Files] | None:
-    """The files of mutant ``number``, or None where the forger could not tell the lie."""
+    """The files of mutant ``number``, or None if the forger cannot write it."""
     chance = random.Random(f"{seed}:{number}")
     form = forms_of(number)
     kind = chance.random()
@@ -253,7 +253,7 @@ def mutant(seed: int, number: int) -> tuple[str, Files] | None:
 
 
 def put(files: Files, form: str, directory: Path) -> Path:
-    """Write a mutant; what lies at its place is replaced."""
+    """Write a mutant, and replace what is at its path."""
     if not form.startswith("directory"):
         (name,) = files
         path = directory / name

@@ -178,7 +178,7 @@ MUTATIONS: list[Mutation] = [
 
 
 def changed_bytes(chance: random.Random, data: bytes) -> bytes:
-    """A few bytes of it changed, lost, doubled or put in."""
+    """A few bytes changed, removed, doubled or inserted."""
     changed = bytearray(data)
     for _ in range(chance.choice([1, 1, 2, 5])):
         at = chance.randrange(len(changed) + 1)

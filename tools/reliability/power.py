@@ -1,8 +1,8 @@
-"""Power failures, simulated: what may be on the disk after each step of a recorded save.
+"""Simulates power failures: what may be on the disk after each step of a recorded save.
 
-A disk keeps what was fsynced. Of the rest it may keep anything: a file's data are lost, halved,
-zeroed, torn or whole, and of the changes to a directory since its last fsync any subset has
-happened. Each such state is laid out and loaded.
+A disk keeps what was fsynced. Everything else is uncertain: the data of a file may be lost, halved,
+zeroed, torn or whole, and any subset of the changes to a directory since its last fsync may have
+happened. The tool writes each such state to a directory and loads it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from tools.reliability.scenes import (
     unexpected,
 )
 
-#: All subsets of at most so many pending changes; of more, a sample.
+#: Up to this many pending changes all subsets are tried; for more, a sample.
 _ALL_SUBSETS = 10
 _DIRECTORY = -1
 
@@ -43,7 +43,7 @@ _DIRECTORY = -1
 
 @dataclass
 class Disk:
-    """What is certainly on the disk, and what is not yet."""
+    """What is certainly on the disk, and what is pending."""
 
     durable: dict[str, int] = field(default_factory=dict)
     pending: list[Operation] = field(default_factory=list)
@@ -65,7 +65,7 @@ class Disk:
         return disk
 
     def apply(self, step: Operation) -> None:
-        """Go on by one operation."""
+        """Apply one operation."""
         if step.kind == "fsync directory":
             here = [change for change in self.pending if _parent(change.path) == step.path]
             for change in here:
@@ -110,7 +110,7 @@ def _change(entries: dict[str, int], step: Operation, made: Mapping[str, int]) -
 
 
 def _subsets(count: int, most: int, dice: random.Random) -> Iterator[Sequence[int]]:
-    """Which of the pending changes have happened: all ways, or the ordered ones and a sample."""
+    """Subsets of the pending changes: all of them, or the ordered ones and a sample."""
     everything = range(count)
     if count <= _ALL_SUBSETS and 2**count <= most:
         for size in range(count + 1):
@@ -123,7 +123,7 @@ def _subsets(count: int, most: int, dice: random.Random) -> Iterator[Sequence[in
 
 
 def _fates(content: bytes) -> dict[str, bytes]:
-    """What may be left of data that were not fsynced."""
+    """What may be left of data that was not fsynced."""
     half = len(content) // 2
     return {
         "whole": content,
@@ -138,7 +138,7 @@ def states(disk: Disk, *, most: int, dice: random.Random) -> Iterator[Files]:
     """What the disk may hold after a power failure now.
 
     Args:
-        most: so many subsets of directory changes, and so many fates of the data for each.
+        most: the number of subsets of directory changes, and of outcomes for the data of each.
     """
     for chosen in _subsets(len(disk.pending), most, dice):
         entries = dict(disk.durable)
@@ -172,11 +172,11 @@ class Trial:
 
     Attributes:
         name: for messages.
-        scene: where it goes.
+        scene: the kind of save.
         before: the files before it, durable.
-        log: what was asked of the system.
-        allowed: what may be loaded until it returned; after that, only ``"new"``.
-        only_after: whether nothing is promised until it returned.
+        log: the recorded system calls.
+        allowed: what may be loaded before it returns. After that, only ``"new"``.
+        only_after: whether nothing is promised before it returns.
     """
 
     name: str
@@ -198,7 +198,7 @@ def trial(scene: Scene, room: Path) -> Trial:
 
 
 def _after_a_killed_one(scene: Scene, room: Path, dice: random.Random) -> Trial:
-    """A save that is killed at some operation, and the save after it."""
+    """A save that is killed at some operation, and the next save."""
     scene.prepare(room)
     before = snapshot(room)
     with recorded(room) as log:
@@ -235,7 +235,7 @@ def _after_one_without_sync(scene: Scene, room: Path) -> Trial:
 
 
 def trials(room: Path, dice: random.Random) -> Iterator[Trial]:
-    """Every scene, recorded; and saves after others that were killed or not synced."""
+    """Every kind of save, recorded; and saves after one that was killed or not synced."""
     for scene in SCENES:
         yield trial(scene, room)
         if scene.how == "save":
@@ -262,7 +262,7 @@ def without(
 
 @dataclass
 class Report:
-    """Counts, and the first bad states in words."""
+    """Counts, and descriptions of the first bad states."""
 
     states: int = 0
     distinct: int = 0
@@ -295,10 +295,10 @@ def check(
     """Load every state that a power failure may leave.
 
     Args:
-        room: an empty directory to lay states out in.
+        room: an empty directory for the states.
         most: see :func:`states`.
-        recover: for this share of distinct states, also save over what is left.
-        since: only failures after so many operations.
+        recover: for this fraction of distinct states, also save over the result.
+        since: only failures after this many operations.
     """
     report = Report()
     seen: dict[tuple[tuple[str, bytes | None], ...], str] = {}
@@ -346,7 +346,7 @@ def _verdict(scene: Scene, room: Path, files: Files) -> str:
 
 
 def _recover(scene: Scene, room: Path) -> str:
-    """Save over what is left; what is wrong with that, if anything."""
+    """Save over the result. Returns what is wrong with that, if anything."""
     try:
         scene.run_again(room)
         found = outcome(scene, room)
@@ -363,7 +363,7 @@ def run(*, full: bool, seed: int, scratch: Path) -> Report:
     recording.mkdir()
     laid_out.mkdir()
     if any(scene.how == "convert" for scene in SCENES):
-        # Saving over what is left converts again, from beside the directory.
+        # The next save converts again, from a source outside of the directory.
         shutil.copytree(_sources(recording), laid_out.with_name("room-source"))
     for tried in trials(recording, dice):
         total.add(check(tried, laid_out, most=128 if full else 3, dice=dice))
@@ -377,7 +377,7 @@ def _sources(room: Path) -> Path:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; 1 when any state is bad."""
+    """The command line. Returns 1 if any state is bad."""
     options = command_line("power", "100,000 states and more").parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="jsonckpt-power-", dir=memory_directory()) as scratch:
         report = run(full=options.full, seed=options.seed, scratch=Path(scratch))

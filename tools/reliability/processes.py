@@ -1,4 +1,4 @@
-"""Processes that each do one thing again and again, and tell how often what came of it."""
+"""Processes that repeat one action and count its outcomes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Crew:
         self._running: list[tuple[int, int]] = []
 
     def start(self, action: Callable[[], str], seconds: float) -> int:
-        """Do ``action`` for so long; it returns what came of it, and what it raises is a failure.
+        """Repeat ``action`` for some time. It returns its outcome; an exception is a failure.
 
         Returns:
             The number of the process.
@@ -46,7 +46,7 @@ class Crew:
         return pid
 
     def join(self) -> collections.Counter[str]:
-        """Wait for all; what came of everything that they did."""
+        """Wait for all. Returns all outcomes."""
         total: collections.Counter[str] = collections.Counter()
         for pid, reading in self._running:
             with os.fdopen(reading) as said:

@@ -1,10 +1,10 @@
-"""Writers at once, readers beside them: never an unloadable checkpoint, never a mix.
+"""Several writers and readers at once: every load gives a whole checkpoint of one save.
 
     python -m tools.reliability.races [--full] [--seed N] [--seconds N]
 
-Every saved state carries one number in all of its tensors and in its tree, so that a state put
-together from two saves is seen. A reader may get the state of any save, or, when saves replace the
-checkpoint again and again under its hands, an error that says so.
+Every saved state has one number in all of its tensors and in its tree, so that a mix of two saves
+is seen. A reader may get the state of any save. If saves keep replacing the checkpoint during the
+read, it may get an error that says so.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _FORMS: dict[str, dict[str, Any]] = {
 
 
 def state_of(number: int) -> dict[str, Any]:
-    """A state in which everything is the number."""
+    """A state that contains only the number."""
     return {
         "w": torch.full((300, 2), float(number)),
         "h": torch.full((700,), number, dtype=torch.int64),
@@ -94,7 +94,7 @@ def _read(path: Path, reader: Callable[[Path], Any]) -> Callable[[], str]:
 
 
 def _hold_open(path: Path) -> Callable[[], str]:
-    """``open`` held across overwrites, without checksums: what it gives is of one save."""
+    """``open`` during overwrites, without checksums: all tensors must be of one save."""
 
     def once() -> str:
         try:
@@ -126,7 +126,7 @@ def _into(path: Path) -> Callable[[], str]:
 
 
 def race(seed: int, name: str, seconds: float, directory: Path) -> collections.Counter[str]:
-    """Writers and readers at one path for so long; what came of each thing that they did."""
+    """Run writers and readers on one path for some time. Returns the outcomes."""
     path = directory / name
     save(state_of(1), path, **_FORMS[name])
     crew = Crew()
@@ -143,7 +143,7 @@ def race(seed: int, name: str, seconds: float, directory: Path) -> collections.C
 
 
 def swaps(seed: int, seconds: float, directory: Path) -> collections.Counter[str]:
-    """A shard swapped for a valid one of another save while it is read: an error or the truth."""
+    """Replace a shard by one of another save during the read: an error, or the right state."""
     saves = []
     for number in range(2):
         path = directory / f"swap-{number}"
@@ -158,7 +158,7 @@ def swaps(seed: int, seconds: float, directory: Path) -> collections.Counter[str
         place = chance.randrange(len(shards[0]))
         data = contents[chance.randrange(2)][place]
         if chance.random() < 0.5:
-            # In place: what a reader has open changes under its hands.
+            # In place, so that the open file of a reader changes.
             with open(shards[0][place], "r+b") as file:
                 file.write(data)
                 file.truncate()

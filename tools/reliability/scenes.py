@@ -1,4 +1,4 @@
-"""What is saved and where to, and what a directory holds afterwards: the old, or the new, whole."""
+"""The kinds of save that the tools try, and checks of the directory afterwards."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support import difference
 
 Outcome = Literal["old", "new", "none"]
 
-#: Whether this release can save in the background.
+#: Whether this release has background saves.
 ASYNC = hasattr(jsonckpt, "save_async")
 
 
@@ -41,12 +41,12 @@ SHARDS: dict[str, Any] = {"chunk_size": 64, "max_shard_size": 400}
 
 @dataclass(frozen=True)
 class Scene:
-    """One way to save.
+    """One kind of save.
 
     Attributes:
         target: the name of the checkpoint.
-        how: what is called.
-        overwrite: whether the old checkpoint lies there before.
+        how: the function that is called.
+        overwrite: whether an old checkpoint exists.
         options: of the call.
     """
 
@@ -63,7 +63,7 @@ class Scene:
 
     @property
     def before(self) -> Outcome:
-        """What must be there as long as the new checkpoint is not."""
+        """What must exist until the new checkpoint does."""
         return "old" if self.overwrite else "none"
 
     @property
@@ -73,11 +73,11 @@ class Scene:
 
     @property
     def allowed(self) -> frozenset[str]:
-        """What may be there, whole, at any moment of the save."""
+        """What may exist, whole, at any moment of the save."""
         return frozenset({self.before, "new", *(("none",) if self.gives_up else ())})
 
     def prepare(self, room: Path) -> None:
-        """Lay down what is there before: a source to convert, the old checkpoint."""
+        """Prepare the directory: a source to convert, the old checkpoint."""
         room.mkdir(parents=True, exist_ok=True)
         if self.how == "convert":
             source = room.with_name(room.name + "-source")
@@ -105,12 +105,12 @@ class Scene:
             jsonckpt.save(state, path, **self.options)
 
     def run_again(self, room: Path) -> None:
-        """Save the new checkpoint over whatever is there."""
+        """Save the new checkpoint over whatever exists."""
         options = {name: value for name, value in self.options.items() if name != "overwrite"}
         replace(self, options=options)._write(room, NEW)
 
     def path(self, room: Path) -> Path:
-        """Where the checkpoint lies."""
+        """The path of the checkpoint."""
         return room / self.target
 
 
@@ -138,14 +138,14 @@ def _scenes() -> list[Scene]:
                 Scene("c", "async", overwrite, {**SHARDS, **one}),
                 Scene("c.json", "async", overwrite, one),
             ]
-    # Nothing is replaced, also not what appears meanwhile: another way to commit.
+    # Nothing may be replaced, not even what appears during the save. This uses another commit.
     only: dict[str, Any] = {"overwrite": False}
     scenes += [
         Scene("c", "save", False, {**SHARDS, **one, **only}),
         Scene("c.json", "save", False, {"chunk_size": 64, **one, **only}),
         Scene("c.pt", "convert", False, only),
     ]
-    # Nothing is promised of the old one; what is there is never half of it.
+    # The old checkpoint may be lost, but it is never incomplete.
     gone: dict[str, Any] = {"delete_first": True, **one}
     scenes += [
         Scene("c", options={**SHARDS, **gone}),
@@ -156,15 +156,15 @@ def _scenes() -> list[Scene]:
     return scenes
 
 
-#: Every way to save; the order decides nothing.
+#: Every kind of save. The order does not matter.
 SCENES = _scenes()
 
 
 def outcome(scene: Scene, room: Path) -> Outcome:
-    """Which checkpoint lies there, whole.
+    """Which whole checkpoint the directory has.
 
     Raises:
-        Exception: none does, or one that is neither.
+        Exception: none, or one that is neither old nor new.
     """
     path = scene.path(room)
     if path.suffix == ".pt":
@@ -176,7 +176,7 @@ def outcome(scene: Scene, room: Path) -> Outcome:
     except jsonckpt.CheckpointNotFoundError:
         return "none"
     except jsonckpt.IncompleteCheckpointError as error:
-        # A first save that was cut off: there are shards, and no manifest.
+        # A first save that was interrupted: there are shards, but no manifest.
         if path.is_dir() and not (path / "manifest.json").exists():
             return "none"
         raise AssertionError(f"half a checkpoint: {error}") from error
@@ -200,7 +200,7 @@ def _compared(found: Any, view: Callable[[Any], Any]) -> Outcome:
 
 
 def _flat(state: Any) -> dict[str, Any]:
-    """The tensors as safetensors has them: flat."""
+    """The tensors in the form of safetensors: flat."""
     if "model" not in state:
         return dict(sorted(state.items()))
     flat = {f"model.{name}": weight for name, weight in state["model"].items()}
@@ -226,7 +226,7 @@ _TEMPORARY = r"\.manifest-[0-9a-f]{12}\.tmp|\.c\.[a-z.]+\.[0-9a-f]{12,16}\.tmp"
 
 
 def unexpected(scene: Scene, room: Path, *, killed: bool) -> list[str]:
-    """What lies there beside the checkpoint and should not.
+    """Files beside the checkpoint that should not exist.
 
     Args:
         killed: whether orphans under their known names are allowed.
@@ -263,7 +263,7 @@ def snapshot(room: Path) -> Files:
 
 
 def prepared(prepare: Callable[[Path], object], room: Path) -> Files:
-    """Let ``prepare`` fill a directory that is empty; what lies in it then."""
+    """Let ``prepare`` fill an empty directory. Returns the content."""
     room.mkdir(exist_ok=True)
     clear(room)
     prepare(room)

@@ -2,10 +2,10 @@
 
     python -m tools.reliability.soak [--full] [--seed N] [--seconds N]
 
-The trainer (a small model with AdamW) saves ``latest`` over and over and a rotated directory every
-few saves; it is killed with SIGKILL at random moments and resumes. Four readers load what is there.
-A failure is: a checkpoint that does not load, a state that is a mix of two, a save that had
-returned and is gone after a kill, or memory or open files of a process that grow.
+The trainer (a small model with AdamW) saves ``latest`` again and again, and a rotated directory
+every few saves. It is killed with SIGKILL at random moments and resumes. Four readers load the
+checkpoints. These are failures: a checkpoint that does not load, a state that is a mix of two, a
+finished save that is lost after a kill, and growing memory or open files of a process.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from tools.reliability.common import BAD, command_line
 
 _KEPT = 3
 _EVERY = 4
-#: Growth between the second and the last fifth of a run that is no growth.
+#: Growth between the second and the last fifth of a run that is allowed.
 _MOST_GROWTH = 6 << 20
 _FEWEST_SAMPLES = 25
 
@@ -64,7 +64,7 @@ def _make() -> tuple[torch.nn.Module, torch.optim.Optimizer]:
 
 
 def _check(state: dict[str, Any]) -> int:
-    """The step of a loaded state, whose fingerprint must be that of its tensors."""
+    """The step of a loaded state. Its fingerprint must match its tensors."""
     model, optimizer = _make()
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
@@ -74,7 +74,7 @@ def _check(state: dict[str, Any]) -> int:
 
 
 class _Shared:
-    """Numbers that survive a killed process: the last save that had returned; stop."""
+    """Numbers that survive a killed process: the last finished save, and whether to stop."""
 
     def __init__(self) -> None:
         self._memory = mmap.mmap(-1, 16)
@@ -98,7 +98,7 @@ def _usage() -> tuple[int, int]:
 
 
 class _Log:
-    """What a process says, line by line, in a file of its own that survives it."""
+    """The output of a process, line by line, in a file that survives it."""
 
     def __init__(self, path: Path) -> None:
         self._file = open(path, "a", buffering=1)  # noqa: SIM115
@@ -186,7 +186,7 @@ def _gone(path: Path) -> bool:
         if not path.exists():
             return True
         time.sleep(0.1)
-    # Removing it may have been cut short by a kill.
+    # A kill may have interrupted its removal.
     return not (path / "manifest.json").exists() or not list(path.glob("shard-*"))
 
 
@@ -196,8 +196,8 @@ def _fork(work: Callable[[], None], log: _Log) -> int:
         code = 1
         try:
             torch.set_num_threads(1)
-            # One that is being written, or rotated away, while a reader looks for the latest.
-            warnings.filterwarnings("ignore", ".*is passed over", RuntimeWarning)
+            # A checkpoint that is being written, or removed, while a reader looks for the latest.
+            warnings.filterwarnings("ignore", ".*is skipped", RuntimeWarning)
             work()
             code = 0
         except BaseException as error:
@@ -210,7 +210,7 @@ def _fork(work: Callable[[], None], log: _Log) -> int:
 
 
 def _flat(samples: list[tuple[int, int]]) -> str | None:
-    """What grows in a row of samples, from its second fifth to its last."""
+    """The growth in a series of samples, from its second fifth to its last."""
     if len(samples) < _FEWEST_SAMPLES:
         return None
     fifth = len(samples) // 5
@@ -223,7 +223,7 @@ def _flat(samples: list[tuple[int, int]]) -> str | None:
 
 
 def _warm_up() -> None:
-    """Import what torch imports late, once for all children."""
+    """Import what torch imports lazily, once for all children."""
     model, optimizer = _make()
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -232,15 +232,15 @@ def _warm_up() -> None:
 
 
 def soak(seed: int, seconds: float, folder: Path, *, pause: float) -> dict[str, Any]:
-    """Run trainer and readers for so long.
+    """Run trainer and readers for some time.
 
     Args:
         pause: seconds between two saves.
 
     Returns:
-        ``counts`` of what came of everything; ``kills``; ``growth``: for each process what its
-        memory and its open files did, in words, empty if they stayed; ``orphans``: shards that
-        killed saves left.
+        ``counts`` of the outcomes; ``kills``; ``growth``: for each process the growth of its memory
+        and open files, in words, empty if there is none; ``orphans``: shards that killed saves
+        left.
     """
     chance = random.Random(seed)
     shared = _Shared()
@@ -307,7 +307,7 @@ def soak(seed: int, seconds: float, folder: Path, *, pause: float) -> dict[str, 
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command line; 1 if anything failed."""
+    """The command line. Returns 1 if anything failed."""
     parser = command_line("soak", "600 seconds, a save every second")
     parser.add_argument("--seconds", type=float)
     arguments = parser.parse_args(argv)

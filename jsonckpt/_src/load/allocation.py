@@ -14,19 +14,19 @@ from .options import Allocate, TensorSelection
 
 #: A storage, and the byte in it where a tensor begins.
 StorageOffset = tuple[torch.UntypedStorage, int]
-#: A storage of which a part is wanted begins at a multiple of this, so that views stay aligned.
+#: If only a part of a storage is wanted, it begins at a multiple of this. So views stay aligned.
 _ALIGNMENT = 16
 #: Records share a storage unless it takes more than this many times their bytes.
 _MOST_SPREAD = 2
 
 
 class SharedStorage:
-    """Memory for records of one storage, each of which is filled by itself.
+    """Memory for the records of one storage. Each record is filled separately.
 
     Args:
         selection: says where memory comes from.
         device: where it is.
-        low, high: the bytes of the storage that it is for.
+        low, high: the part of the storage, in bytes.
 
     Raises:
         LimitError: there is not enough memory.
@@ -47,14 +47,14 @@ class SharedStorage:
             raise _no_memory(error, f"{high - low} bytes of a storage", None) from error
 
     def take(self, offset: int, nbytes: int) -> StorageOffset | None:
-        """The memory of a record; ``None`` if it does not lie in this part of the storage."""
+        """The memory of a record; ``None`` if it is not in this part of the storage."""
         if not self._low <= offset <= self._high - nbytes:
             return None
         self._taken.append((offset, offset + nbytes))
         return self._storage, offset - self._low
 
     def clear_gaps(self) -> None:
-        """Fill the bytes that no record has taken with zeros."""
+        """Fill the bytes outside all records with zeros."""
         if self.device.type == "meta":
             return
         end = self._low
@@ -68,7 +68,7 @@ class SharedStorage:
 def shared_storages(
     selection: TensorSelection, entries: Sequence[Entry]
 ) -> dict[str, StorageOffset]:
-    """The memory of records that share a storage, by name: of each storage the wanted part.
+    """The memory of records that share a storage, by name. Takes only the wanted part of a storage.
 
     Raises:
         LimitError: there is not enough memory.
@@ -111,7 +111,7 @@ def allocate_targets(selection: TensorSelection, entries: Sequence[Entry]) -> di
 def allocate_target(
     selection: TensorSelection, record: Entry | Header, memory: StorageOffset | None = None
 ) -> Target:
-    """Memory for a record on the device that the selection says.
+    """Memory for a record on the device from the selection.
 
     Raises:
         LimitError: there is not enough memory.
@@ -147,5 +147,5 @@ def new_target(
 
 def _no_memory(error: MemoryError | RuntimeError, what: str, name: str | None) -> Exception:
     if isinstance(error, RuntimeError) and "alloc" not in str(error):
-        return error  # another complaint of torch, such as a missing device
+        return error  # another error of torch, such as a missing device
     return LimitError(f"no memory for {what}: {quote(str(error))}", tensor=name)

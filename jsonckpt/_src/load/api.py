@@ -1,4 +1,4 @@
-"""``load`` and ``stream``: from a checkpoint back to the state."""
+"""``load`` and ``stream``: read the state or the tensors of a checkpoint."""
 
 from __future__ import annotations
 
@@ -48,21 +48,22 @@ def load(
         include, exclude: names, globs (``"/model_state_dict/*"``), sequences of these, or a
             callable on names. Tensors that are not selected are left out of the tree. The first
             slash of a name is optional. Each pattern must select something.
-        weights_only: as in ``torch.load``; ``True`` or ``None``, for nothing is ever unpickled.
+        weights_only: as in ``torch.load``; ``True`` or ``None``, since nothing is ever unpickled.
         verify: compare the checksums of all data. Everything else is always checked.
         threads: ``None`` takes the processors that may be used, up to 8.
         progress: show a tqdm bar.
-        limits: what is refused as too large; ``None`` is ``jsonckpt.Limits()``.
+        limits: sizes above these are refused; ``None`` is ``jsonckpt.Limits()``.
         storage_options: passed to fsspec for URLs.
         expected_digest: the ``digest`` of a save with ``checksum="sha256"`` or ``"blake3"``.
-            Anything else is refused before a tensor is read; a file object, whose seal is at its
-            end, before a tensor is returned.
+            Any other checkpoint is refused before a tensor is read. A file object has its seal at
+            the end and is refused before a tensor is returned.
 
     Raises:
         CheckpointNotFoundError, IncompleteCheckpointError, FormatError, IntegrityError, LimitError:
             see :mod:`jsonckpt.errors`; no tensor is returned in any of these cases.
         StateMismatchError: a pattern in ``include`` or ``exclude`` selects nothing.
-        ArgumentError: ``weights_only=False``; an ``expected_digest`` that pins nothing.
+        ArgumentError: ``weights_only=False``, or an ``expected_digest`` that cannot pin a
+            checkpoint.
 
     >>> import tempfile, torch, jsonckpt
     >>> with tempfile.TemporaryDirectory() as directory:
@@ -88,7 +89,7 @@ def load(
 def load_selected(
     path: str | os.PathLike[str] | Any, selection: TensorSelection, options: ReadOptions
 ) -> Any:
-    """:func:`load`, with its arguments as two objects."""
+    """:func:`load`, with the arguments as two objects."""
     if is_file_object(path):
         return ForwardReader(selection, options).load(FileSource(path))
     return read_consistent(path, options, lambda container: load_container(container, selection))
@@ -100,7 +101,7 @@ def load_container(
     """The state of an opened checkpoint.
 
     Args:
-        progress: instead of what the container's options say.
+        progress: replaces the ``progress`` of the container's options.
     """
     show = container.options.progress if progress is None else progress
     is_small = container.manifest.nbytes < BRIEF
@@ -115,8 +116,8 @@ def load_container(
             name: target for name, target in targets.items() if target.needs_data
         }
         if builder.wants_all:
-            # The whole file is asked for. The text of records that the state does not use is
-            # checked, too, as the forward reader does.
+            # The whole file is read. The text of records that the state does not use is checked,
+            # too, as in the forward reader.
             sinks |= dict.fromkeys(name for name in by_name if not builder.wants(name))
         total = sum(by_name[name].nbytes for name in sinks)
         with progress_bar("load", total, show=show) as advance:
@@ -144,11 +145,11 @@ def stream(
     """Read forward only, tensor by tensor: ``(name, tensor)`` as they come.
 
     Each tensor is fully checked before it is yielded. Damage to the rest of the file raises an
-    error when it is reached. Memory is one tensor and a few chunks.
+    error when it is reached. It needs memory for one tensor and a few chunks.
 
     Args:
         source: a path or URL as for :func:`load`, or a binary file object, seekable or not
-            (``sys.stdin.buffer``); also a single shard of a directory.
+            (``sys.stdin.buffer``), or a single shard of a directory.
         map_location, include, exclude, verify, limits, storage_options: as for :func:`load`.
         expected_digest: as for :func:`load`. A path is checked before anything is yielded. The
             seal of a file object comes last, so an :class:`~jsonckpt.IntegrityError` may follow

@@ -34,7 +34,7 @@ class TensorEntry:
     Attributes:
         name: its JSON Pointer.
         dtype, shape, nbytes: of the tensor; ``shape`` is a ``torch.Size``, ``nbytes`` raw bytes.
-        device: where it was when it was saved.
+        device: the device that it was saved from.
     """
 
     def __init__(self, checkpoint: Checkpoint, name: str, entry: Entry, view: Any) -> None:
@@ -66,7 +66,7 @@ class TensorEntry:
         return self._checkpoint._load(self._entry, self.name, self._view, map_location)
 
     def __getitem__(self, key: Any) -> torch.Tensor:
-        """A part of the tensor, indexed as a tensor is.
+        """A part of the tensor, indexed like a tensor.
 
         For a slice or an integer in the first dimension, only the chunks of those rows are read.
         Anything else is applied afterwards.
@@ -141,9 +141,9 @@ class Checkpoint(Mapping[str, TensorEntry]):
         """Does nothing: no file is open between reads."""
 
     def state(self) -> Any:
-        """The state tree with a :class:`TensorEntry` in the place of each tensor.
+        """The state, with a :class:`TensorEntry` in place of each tensor.
 
-        Reads no tensors, except those of NumPy arrays.
+        Reads no tensors except those of NumPy arrays.
         """
         with self._container.errors():
             reader = _LazyReader(self, self._container.copies())
@@ -197,13 +197,13 @@ class Checkpoint(Mapping[str, TensorEntry]):
 
 
 class _LazyReader:
-    """Gives the state its tensors as entries, and arrays as they are."""
+    """Gives the state entries for tensors, and real arrays."""
 
     def __init__(self, checkpoint: Checkpoint, copies: Copies) -> None:
         self.charge = copies.charge
         self._checkpoint = checkpoint
         self._copies = copies
-        #: Arrays of one record share its memory, as they do in a load.
+        #: Arrays of one record share its memory, as in a load.
         self._tensors: dict[str, torch.Tensor] = {}
 
     def get(self, tag: str, body: Any, place: str) -> Any:
@@ -251,5 +251,5 @@ def open_checkpoint(
         storage_options=storage_options,
         expected_digest=expected_digest,
     )
-    with collector_paused():  # a manifest is all containers, and none of them is garbage
+    with collector_paused():  # a manifest has very many containers, and none of them is garbage
         return Checkpoint(open_container(path, options))

@@ -1,7 +1,7 @@
-"""An opened checkpoint: what it says of itself, and the means to read its records.
+"""An opened checkpoint: its manifest, and the readers of its records.
 
-Opening reads no payload. A path becomes a :class:`Container`: a manifest, from ``manifest.json`` or
-gathered from a single file, and a :class:`Shard` for each file.
+Opening reads no payload. A :class:`Container` has a manifest, from ``manifest.json`` or from the
+text of a single file, and a :class:`Shard` for each file.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from .single_file import from_index, gather
 from .sinks import PartSink
 
 _Result = TypeVar("_Result")
-#: How often a checkpoint is read again because a save replaced it meanwhile.
+#: How often a checkpoint is read again if a save replaced it during the read.
 RETRIES = 3
 _REPLACED = "The checkpoint was overwritten since it was opened; open it again."
 
@@ -48,8 +48,8 @@ class Container:
     Attributes:
         single: the file name of a single-file checkpoint, else ``None``.
         path: for messages.
-        version_tag: of the file that was opened first, from before it was read.
-        first_bytes: bytes on disk of that file: the manifest, or the single file.
+        version_tag: of the first file, taken before it was read.
+        first_bytes: size on disk of that file: the manifest, or the single file.
     """
 
     location: Location
@@ -61,7 +61,7 @@ class Container:
     first_bytes: int = 0
 
     def copies(self) -> Copies:
-        """A counter of the memory that a load takes beside the records."""
+        """A counter of the memory that a load allocates beside the records."""
         return Copies(self.options.limits, self.first_bytes)
 
     def was_replaced(self) -> bool:
@@ -73,16 +73,14 @@ class Container:
         """Check that a single file that was just opened is the one that the manifest describes.
 
         Raises:
-            IncompleteCheckpointError: another file is in its place.
+            IncompleteCheckpointError: another file has replaced it.
         """
         if self.single is not None and self.was_replaced():
-            raise IncompleteCheckpointError(
-                "another file was put in the place of this one", hint=_REPLACED
-            )
+            raise IncompleteCheckpointError("another file has replaced this one", hint=_REPLACED)
 
     @contextmanager
     def errors(self, tensor: str | None = None) -> Iterator[None]:
-        """Add the path to errors, and that the checkpoint was overwritten where that is why."""
+        """Add the path to errors. If the checkpoint was overwritten, say so."""
         try:
             yield
         except JsonckptError as error:
@@ -105,15 +103,15 @@ class Container:
             yield Shard(self, number, by_shard.get(number, []))
 
     def check_files(self, shards: Iterable[int], copies: Copies | None = None) -> None:
-        """Check that shards are there, in the sizes that the manifest says.
+        """Check that shards exist and have the sizes from the manifest.
 
-        To be called before memory is allocated: the limit on it rests on these sizes.
+        Call it before memory is allocated: the limit on memory depends on these sizes.
 
         Args:
             copies: its limit grows with them.
 
         Raises:
-            IncompleteCheckpointError, FormatError, UnsafePathError: one is not.
+            IncompleteCheckpointError, FormatError, UnsafePathError: a shard fails the check.
         """
         if self.single is None:
             for number in dict.fromkeys(shards):
@@ -123,10 +121,10 @@ class Container:
 class Shard:
     """One file of a container.
 
-    Errors that its methods raise say the file, the tensor and the chunk.
+    Errors of its methods name the file, the tensor and the chunk.
 
     Args:
-        entries: the records in it, by offset, where the caller has them.
+        entries: the records in it, by offset, if the caller has them.
     """
 
     def __init__(
@@ -150,7 +148,7 @@ class Shard:
 
     @property
     def is_ranged(self) -> bool:
-        """Whether parts of its text can be read: it is not compressed, and its server allows it."""
+        """Whether ranges of its text can be read: not compressed, and allowed by its server."""
         return not self.name.endswith(".zst") and self._container.location.ranged(self.name)
 
     def check_file(self, copies: Copies | None = None) -> None:
@@ -174,8 +172,8 @@ class Shard:
         Args:
             sinks: by record name; ``None`` for a record whose text is checked but not decoded. The
                 whole file is read and checked when every record is named.
-            advance: called with the raw bytes that are done.
-            forward_only: read forward although ranges are known.
+            advance: called with the number of raw bytes that are done.
+            forward_only: read forward even if ranges are known.
         """
         wanted = [entry for entry in self.entries if entry.name in sinks]
         whole = len(wanted) == len(self.entries)
@@ -209,7 +207,7 @@ class Shard:
     def check_chunk(self, entry: Entry, chunk: int) -> None:
         """Check one payload of a plain file, without the text around it.
 
-        The error names no tensor where the file ends before the payload.
+        The error names no tensor if the file ends before the payload.
         """
         container = self._container
         with self._errors(), container.location.file(self.name) as file:
@@ -217,7 +215,7 @@ class Shard:
             reader.check_chunk(entry, chunk)
 
     def records(self, open_sink: Callable[[Header], Sink | None]) -> Iterator[Record]:
-        """The records, read forward and compared with the manifest as they come."""
+        """The records, read forward. Each is compared with the manifest."""
         container = self._container
         window = container.options.limits.zstd_window
         expected = ExpectedRecords(self.entries)
@@ -265,7 +263,7 @@ class Shard:
             raise FormatError(
                 f"the file belongs to the save {quote(head.get('save_id'))}, "
                 f"the manifest to {quote(save_id)}",
-                hint="Files of two checkpoints were mixed up; take another copy.",
+                hint="Files of two checkpoints were mixed; take another copy.",
             )
 
 
@@ -288,7 +286,7 @@ def open_container(path: str | os.PathLike[str], options: ReadOptions) -> Contai
     Raises:
         CheckpointNotFoundError: nothing is there.
         IntegrityError: it is not what ``options.expected_digest`` pins.
-        JsonckptError: what is there is not a whole checkpoint.
+        JsonckptError: it is not a whole checkpoint.
     """
     limits, digest = options.limits, options.expected_digest
     location, name = locate(path, options.storage_options, follow=limits.follow)
@@ -322,10 +320,10 @@ def read_consistent(
     *,
     may_retry: Callable[[], bool] = lambda: True,
 ) -> _Result:
-    """Open what is at ``path`` and read it; again when a save has replaced it meanwhile.
+    """Open what is at ``path`` and read it. Start again if a save replaces it during the read.
 
-    A save removes the shards of the checkpoint that it replaces, so a reader may miss them. The
-    result comes from one checkpoint, the old one or the new one.
+    A save removes the shards of the checkpoint that it replaces, so a reader may not find them. The
+    result comes from one checkpoint, either the old or the new one.
 
     Args:
         may_retry: whether ``read`` may be called once more after an error.

@@ -34,12 +34,12 @@ class ForwardReader:
         self._copies = Copies(options.limits)
         self._builder: StateBuilder | None = None
         self._targets: dict[str, Target] = {}
-        #: Whether all tensors are kept to the end, so that those of one storage may share memory.
+        #: Whether the caller keeps all tensors to the end. Only then may they share storages.
         self._keeps_all = False
         self._storages: dict[int, SharedStorage] = {}
         self._storage_sizes: dict[int, int] = {}
         self._claimed = 0
-        #: Bytes on disk, where they are known.
+        #: Bytes on disk, if they are known.
         self._size: int | None = None
 
     def load(self, source: ByteSource) -> Any:
@@ -63,7 +63,9 @@ class ForwardReader:
 
     def tensors_in(self, container: Container) -> Iterator[tuple[str, torch.Tensor]]:
         """The tensors of an opened checkpoint, one by one."""
-        if container.single is None:  # the size of a single file limited it when it was opened
+        if (
+            container.single is None
+        ):  # opening a single file has checked its size against the limits
             self._size = sum(shard.bytes for shard in container.manifest.shards)
         self._builder = StateBuilder.of(container, self._selection)
         self._builder.check_selectors()
@@ -75,8 +77,7 @@ class ForwardReader:
     def _records(self, source: ByteSource, *, alone: bool) -> Iterator[Record]:
         """The records of a single file; also those of a lone shard, if ``alone``.
 
-        When it ends without an error, the file has passed every check that the indexed reader
-        makes.
+        If it ends without an error, the file has passed every check of the indexed reader.
         """
         stream = RecordStream(source, self._options, alone=True)
         head = stream.read_head()
@@ -91,7 +92,7 @@ class ForwardReader:
             entries.append(entry_of(record))
             yield record
         check_seal(stream.parser.seal, self._options.expected_digest)
-        if self._builder is None:  # only the end of a lone shard says what is in it
+        if self._builder is None:  # what a lone shard holds is known only at its end
             self._selection.check([entry.name for entry in entries])
             return
         size = stream.parser.position
@@ -104,7 +105,7 @@ class ForwardReader:
         """Memory for the next record, if it is wanted.
 
         Raises:
-            LimitError: all records so far claim more than a file of this size may hold.
+            LimitError: the records so far claim more than a file of this size may hold.
         """
         self._count(header)
         wants = self._selection.chosen if self._builder is None else self._builder.wants
@@ -121,8 +122,8 @@ class ForwardReader:
         else:
             self._claimed += storage[2] - self._storage_sizes.get(storage[0], 0)
             self._storage_sizes[storage[0]] = storage[2]
-        # The size of a pipe is unknown. The system gives memory only when it is written to, so a
-        # false claim takes no more than what really comes. The sum is checked at the end.
+        # The size of a pipe is unknown. The system provides memory only when it is written to, so a
+        # false claim costs no more than the data that really comes. The sum is checked at the end.
         size = self._size
         if size is not None and exceeds(self._claimed, self._options.limits.total_bytes(size)):
             raise LimitError(
@@ -137,7 +138,7 @@ class ForwardReader:
         if header.layout.storage is None or not self._keeps_all or placement.relocates:
             return None
         if self._builder is None or not self._builder.wants_all:
-            return None  # the records to come may not be wanted
+            return None  # later records may not be wanted
         number, offset, size = header.layout.storage
         device = placement.device_for(header.device)
         if number not in self._storages:
@@ -162,7 +163,7 @@ class ForwardReader:
 
 
 def is_file_object(source: object) -> bool:
-    """Whether a source is read as it is, instead of opened by name."""
+    """Whether a source is a file object, not a path."""
     return hasattr(source, "readinto") or hasattr(source, "read")
 
 
@@ -180,14 +181,14 @@ class FileSource:
             raise ArgumentError("path is a file object that is closed", hint="Open it again.")
         self._file = file
         self._began = False
-        # A buffered reader waits until the whole buffer is full. Its readinto1 gives what has come,
-        # so decoding begins while the other side still writes.
+        # A buffered reader's readinto waits until the buffer is full. Its readinto1 returns what is
+        # there, so decoding begins while the writer still writes.
         self._readinto = getattr(file, "readinto1", getattr(file, "readinto", None))
         if self._readinto is not None:
             widen_pipe(file)
 
     def readinto(self, buffer: memoryview, /) -> int:
-        """As :class:`ByteSource` says."""
+        """See :class:`ByteSource`."""
         count = self._read(buffer) if self._readinto is None else self._readinto(buffer) or 0
         if not (count or self._began):
             self._refuse_end()
@@ -198,7 +199,7 @@ class FileSource:
         data = self._file.read(len(buffer))
         if not isinstance(data, bytes):
             raise ArgumentError(
-                "path is a file object for text, and a checkpoint is read as bytes: the file "
+                "path is a file object for text, but a checkpoint is read as bytes: the file "
                 "object must be binary",
                 hint='Open it with "rb", or pass its .buffer.',
             )
@@ -206,13 +207,13 @@ class FileSource:
         return len(data)
 
     def _refuse_end(self) -> None:
-        """Refuse a file object that gives nothing because it is at its end."""
+        """Refuse a file object that is at its end."""
         try:
             at = self._file.tell()
-        except (AttributeError, OSError, ValueError):  # a pipe that was closed at once
+        except (AttributeError, OSError, ValueError):  # a pipe that was closed without data
             return
         if at:
             raise ArgumentError(
-                f"path is a file object at its end: nothing lies behind its position {at}",
+                f"path is a file object at its end: there is nothing after its position {at}",
                 hint="Call seek(0) on it first.",
             )

@@ -1,6 +1,6 @@
 """Reads records by the byte ranges of a manifest: several threads, any part of a checkpoint.
 
-The text of a shard is read in pieces that tile it. Each piece is a stretch of the file with some
+The text of a shard is read in consecutive pieces. Each piece is a range of the file with some
 payloads in it. The payloads are decoded straight into their tensors, in parallel. The text between
 them goes, in order, through the same :class:`ShardParser` as in :mod:`.record_stream`, and must
 agree with the manifest.
@@ -26,19 +26,20 @@ from .options import ReadOptions
 from .record_stream import checksum_error
 from .sinks import PartSink
 
-#: A piece ends when it has this many bytes of text. Small records share one.
+#: A piece ends when it has this many bytes of text. Small records share one piece.
 _PIECE_BYTES = 1 << 20
 _PIECE_CHUNKS = 1_024
-#: How many pieces may wait for their turn. Only the text between their payloads is held.
+#: How many pieces may wait for their turn. Only the text between their payloads is kept.
 _AHEAD = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A stretch of a file.
+    """A range of a file.
 
     ``payloads`` are ``(offset, length, entry, chunk)``, where ``entry`` is a position in the list
-    of entries. ``begins`` and ``ends`` say whether a run of records begins and ends here.
+    of entries. ``begins`` and ``ends`` tell whether a run of consecutive records begins and ends
+    here.
     """
 
     start: int
@@ -61,7 +62,7 @@ def tile(entries: Sequence[Entry], whole: int | None) -> Iterator[Piece]:
     payloads: list[tuple[int, int, int, int]] = []
 
     def text_until(end: int) -> Iterator[Piece]:
-        """Pieces for text that is too much for one: a large index, or a bad file."""
+        """Pieces for text that is too long for one: a large index, or a bad file."""
         nonlocal payloads, position, begins
         if payloads and end - position > _PIECE_BYTES:
             stop = payloads[-1][0] + payloads[-1][1]
@@ -95,7 +96,7 @@ def tile(entries: Sequence[Entry], whole: int | None) -> Iterator[Piece]:
 
 
 class _Decoder:
-    """Decodes payloads for one thread, with buffers that it owns.
+    """Decodes payloads for one thread, with its own buffers.
 
     Args:
         algorithm: of the checksums; ``None`` does not compare them.
@@ -109,7 +110,7 @@ class _Decoder:
 
     def text(self, nbytes: int) -> memoryview:
         """A buffer for text, valid until the next call."""
-        # Not a bytearray, whose zeros would be written for nothing.
+        # Not a bytearray: filling it with zeros costs time.
         if len(self._text) < nbytes:
             self._text = np.empty(nbytes, np.uint8)
         return self._text.data[:nbytes]
@@ -119,7 +120,7 @@ class _Decoder:
         return bool((self._text[start:stop] == ord("\n")).any())
 
     def decode(self, payload: memoryview, entry: Entry, chunk: int, sink: Sink | None) -> None:
-        """Decode one payload and compare its checksum; without a sink that is all."""
+        """Decode one payload and compare its checksum. Without a sink, keep nothing."""
         start, stop = entry.raw_range(chunk)
         window = sink.window(start, stop) if sink is not None else None
         out = window if window is not None else self._scratch(stop - start)
@@ -169,11 +170,10 @@ class IndexedReader:
         """Read records into their sinks.
 
         Args:
-            entries: what the manifest says of the records, by offset.
-            sinks: for each entry where its bytes go. ``None`` checks the text of the record but
-                decodes nothing.
-            whole: ``entries`` are all records of the file, which is read and checked from end to
-                end.
+            entries: the entries of the records in the manifest, by offset.
+            sinks: the sink of each entry. ``None`` checks the text of the record but decodes
+                nothing.
+            whole: ``entries`` are all records of the file, and all of the file is read and checked.
             on_head: called with the head of a file that is read whole.
             advance: called with the raw bytes of each piece that is done.
             head_digest: the checksum of the file's head, if the head has been parsed before.
@@ -183,7 +183,7 @@ class IndexedReader:
             the seal of the file, ``""`` unless ``whole``.
 
         Raises:
-            JsonckptError: the file is not what the manifest says; the message says where.
+            JsonckptError: the file differs from the manifest. The message says where.
         """
         expected = ExpectedRecords(entries)
         parser = ShardParser(
@@ -235,7 +235,7 @@ class IndexedReader:
         entries: Sequence[Entry],
         sinks: Sequence[Sink | None],
     ) -> list[bytes]:
-        """Read a piece and decode its payloads; returns the text between them."""
+        """Read a piece and decode its payloads. Returns the text between them."""
         text = decoder.text(piece.stop - piece.start)
         self._file.read_range(piece.start, text)
         between = []
@@ -248,7 +248,7 @@ class IndexedReader:
             if sink is not None:
                 decoder.decode(text[start:position], entries[number], chunk, sink)
             elif decoder.has_line_feed(start, position):
-                # The text around it says that it is one line. No more is checked of it.
+                # The text around it shows that it is one line. Nothing more is checked.
                 raise FormatError(
                     "a line feed in the payload",
                     tensor=entries[number].name,
@@ -260,18 +260,18 @@ class IndexedReader:
 
     def _threads(self, entries: Sequence[Entry]) -> int:
         if all(entry.codec.encoding == "list" for entry in entries):
-            return 1  # their parser holds Python's lock: a second thread only takes it away
+            return 1  # their parser holds Python's lock, so a second thread does not help
         nbytes = sum(entry.nbytes for entry in entries)
         return threads_for(self._options.threads, nbytes, len(entries))
 
     def read_part(self, entry: Entry, start: int, stop: int, sink: Sink) -> None:
         """Read the raw bytes ``[start, stop)`` of one tensor: the chunks that hold them.
 
-        The cost grows with the part, not with the tensor (except some 40 bytes of checksum a
-        chunk).
+        The cost grows with the part, not with the tensor (except about 40 bytes of checksum for
+        each chunk).
 
         Raises:
-            JsonckptError: the record is not what the manifest says.
+            JsonckptError: the record differs from the manifest.
         """
         decoder = self._decoder()
         part = PartSink(sink, start, stop)
@@ -302,14 +302,14 @@ class IndexedReader:
         """Decode one payload and compare its checksum, without the text around it.
 
         Raises:
-            JsonckptError: it is damaged; without a tensor when the file ends before it.
+            JsonckptError: it is damaged. The error names no tensor if the file ends before it.
         """
         decoder = _Decoder(self._options, self._algorithm)
         try:
             payload = self._payload(decoder, entry, chunk)
         except IncompleteCheckpointError:
             raise
-        except JsonckptError as error:  # the system cannot read here; elsewhere it may
+        except JsonckptError as error:  # the system cannot read here, but perhaps elsewhere
             error.at(tensor=entry.name, chunk=chunk)
             raise
         decoder.decode(payload, entry, chunk, None)
@@ -332,7 +332,7 @@ def between_chunks(codec: Codec) -> bytes:
 
 
 class ExpectedRecords:
-    """Compares the records of a shard, as they come, with what the manifest says."""
+    """Compares the records of a shard, one by one, with the manifest."""
 
     def __init__(self, entries: Iterable[Entry]) -> None:
         self._left = iter(entries)
@@ -345,9 +345,7 @@ class ExpectedRecords:
         """
         header, entry = record.header, next(self._left, None)
         if entry is None:
-            raise FormatError(
-                "the shard holds a tensor that the manifest lacks", tensor=header.name
-            )
+            raise FormatError("the shard has a tensor that the manifest lacks", tensor=header.name)
         for what, stated, found in (
             ("name", entry.name, header.name),
             ("dtype", entry.dtype, header.dtype),
@@ -374,6 +372,4 @@ class ExpectedRecords:
         """
         missing = next(self._left, None)
         if missing is not None:
-            raise FormatError(
-                "the manifest names a tensor that the shard lacks", tensor=missing.name
-            )
+            raise FormatError("the manifest has a tensor that the shard lacks", tensor=missing.name)

@@ -1,4 +1,4 @@
-"""What a caller asks of a read: checked once, then carried along."""
+"""The options of a read, checked once."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class ReadOptions:
     """How to read a checkpoint.
 
     Attributes:
-        limits: what is refused as too large.
+        limits: sizes above these are refused.
         verify: compare the checksums of all chunks. Everything else is always checked.
-        threads: the most threads that decode at once.
+        threads: the largest number of threads that decode.
         progress: show a tqdm bar.
         storage_options: for fsspec.
         expected_digest: the ``SaveResult.digest`` that the checkpoint must have.
@@ -48,7 +48,7 @@ class ReadOptions:
         """The options of a public function, checked.
 
         Raises:
-            ArgumentError: one cannot be what it is.
+            ArgumentError: an argument is not valid.
         """
         options = cls(limits=checked_limits(limits), threads=thread_count(threads), **others)
         check_expected(options.expected_digest, verify=options.verify)
@@ -76,7 +76,7 @@ class TensorSelection:
         """From public arguments; ``allocate`` makes the storage of a CPU tensor from its size.
 
         Raises:
-            ArgumentError: one cannot be what it is.
+            ArgumentError: an argument is not valid.
         """
         chosen, unmatched = selector(_checked("include", include), _checked("exclude", exclude))
         return cls(chosen, unmatched, placement(map_location), allocate)
@@ -85,7 +85,7 @@ class TensorSelection:
         """Check that each pattern matches one of the names.
 
         Args:
-            excludable: what ``exclude`` may name although it holds no tensor.
+            excludable: what ``exclude`` may name although it has no tensor.
 
         Raises:
             StateMismatchError: a pattern matches nothing.

@@ -1,7 +1,7 @@
 """Reads a shard's text once, from beginning to end, through one buffer.
 
-For pipes, URLs, compressed files, and shards without a manifest. Payloads are decoded where they
-lie in the buffer. Everything else goes to the :class:`ShardParser`. Memory is the buffer (a few
+For pipes, URLs, compressed files, and shards without a manifest. Payloads are decoded in place, in
+the buffer. Everything else goes to the :class:`ShardParser`. It needs memory for the buffer (a few
 chunks), whatever the size of the file.
 """
 
@@ -31,7 +31,7 @@ from ..storage.protocols import ByteSource, Sink
 from .options import ReadOptions
 
 _BUFFER = 4 << 20
-#: Decoding scratch of this size is kept between chunks; larger chunks make their own.
+#: A decoding buffer of this size is kept between chunks. Larger chunks make their own.
 _SCRATCH = 1 << 20
 
 
@@ -55,7 +55,7 @@ class LineBuffer:
     def line(
         self, limit: int, too_long: Callable[[int], JsonckptError] = _line_too_long
     ) -> memoryview:
-        """The next line with its line feed. The last may have none; after it, lines are empty.
+        """The next line with its line feed. The last line may have none. After it, lines are empty.
 
         The view is valid until the next call.
 
@@ -94,7 +94,7 @@ class LineBuffer:
         Empty at the end of the source. The view is valid until the next call.
 
         Args:
-            longest: the bytes of the mark.
+            longest: the length of the mark.
         """
         while True:
             found = mark.search(self._buffer, self._start, self._end)
@@ -113,7 +113,8 @@ class LineBuffer:
         used = self._end - self._start
         if self._end == len(self._buffer):
             if used > len(self._buffer) // 2:
-                # The line is longer than half the buffer. The caller's limit bounds its growth.
+                # The line is longer than half the buffer. The caller's limit bounds the growth of
+                # the buffer.
                 grown = bytearray(2 * len(self._buffer))
                 grown[:used] = memoryview(self._buffer)[self._start : self._end]
                 self._buffer = grown
@@ -135,9 +136,9 @@ class RecordStream:
 
     Args:
         options: the limits, and whether to compare the checksums of the chunks.
-        algorithm: the checksum that the manifest names, where there is one.
-        alone: the file is a checkpoint of its own. The limits on a directory as a whole have been
-            applied to its manifest.
+        algorithm: the checksum that the manifest names, if there is one.
+        alone: the file is a whole checkpoint. For a shard of a directory, the limits on the whole
+            have been applied to the manifest.
     """
 
     def __init__(
@@ -179,14 +180,14 @@ class RecordStream:
         return self.parser.head
 
     def records(self, open_sink: Callable[[Header], Sink | None]) -> Iterator[Record]:
-        """The records, each when all of it has been checked.
+        """Yields each record after all of it has been checked.
 
         Args:
-            open_sink: called with each header before its data. For ``None`` the data is passed
-                over without decoding.
+            open_sink: called with each header before its data. If it returns ``None``, the data is
+                skipped without decoding.
 
         Raises:
-            JsonckptError: the text breaks a rule; the message says in which tensor and chunk.
+            JsonckptError: the text breaks a rule. The message names the tensor and the chunk.
         """
         parser = self.parser
         sink: Sink | None = None
@@ -212,7 +213,7 @@ class RecordStream:
                     sink, sums = open_sink(record.header), []
                 if sink is not None and self._verify:
                     compare_checksums(record, sums)
-                # The memory of a tensor must not be held while the next one is made.
+                # The memory of a tensor must not stay alive while the next one is made.
                 sink, opened = None, None
                 yield record
         parser.close()
@@ -235,7 +236,7 @@ class RecordStream:
         parser = self.parser
         try:
             longest = longest_payload(nbytes, header.codec, header.dtype)
-            # Two quotes, a comma and a line feed stand around it.
+            # Two quotes, a comma and a line feed are around it.
             line = self._lines.line(longest + 4, lambda limit: payload_too_long(limit - 4))
             payload, after = _payload_of(line)
             self._decoded += nbytes
@@ -265,7 +266,7 @@ class RecordStream:
 def check_expansion(decoded: int, read: int, limits: Limits) -> None:
     """Check that the text so far is long enough for the tensors so far.
 
-    For pipes only. Where the size on disk is known, the total is compared with that: a file may
+    For pipes only. If the size on disk is known, the total is compared with it instead: a file may
     begin with data that compresses better than the rest.
 
     Raises:
@@ -290,7 +291,7 @@ def compare_checksums(record: Record, found: list[str]) -> None:
 
 
 def checksum_error(tensor: str, chunk: int, expected: str, found: str) -> IntegrityError:
-    """The error for a chunk whose bytes are not those that were saved."""
+    """The error for a chunk with other bytes than were saved."""
     return IntegrityError(
         f"the checksum is {found}, expected {expected}",
         tensor=tensor,

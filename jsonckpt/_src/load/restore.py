@@ -1,4 +1,4 @@
-"""The way back from a state's JSON and its tensors to Python values."""
+"""Builds a Python state from its JSON and its tensors."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from .options import TensorSelection
 
 
 class StateBuilder:
-    """Knows which records a state needs, keeps their tensors, and makes the state of them.
+    """Knows which records a state needs, keeps their tensors, and builds the state from them.
 
     Args:
         state: its JSON.
-        selection: what of it is wanted.
-        copies: counts the memory that is taken beside the records.
+        selection: which part of it is wanted.
+        copies: counts the memory that is allocated beside the records.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class StateBuilder:
             if tag == "$view":
                 self._bounds[name] = View.from_json(body, f"{name}/$view")
             if seen.setdefault(name, body) != body:
-                raise FormatError(f"the state says two things of the tensor {quote(name)}")
+                raise FormatError(f"the state contradicts itself on the tensor {quote(name)}")
             record = reference.record
             if selection.chosen(name):
                 self._chosen.add(name)
@@ -75,15 +75,16 @@ class StateBuilder:
         return record in self._records
 
     def check(self, records: Mapping[str, Entry]) -> None:
-        """Check that each record that is needed is there.
+        """Check that each needed record exists.
 
         Raises:
-            FormatError: the state refers to a record that is not there, or to more than it holds.
+            FormatError: the state refers to a record that does not exist, or to bytes beyond its
+                end.
         """
         for record in self._records:
             if record not in records:
                 raise FormatError(
-                    f"the state refers to the tensor {quote(record)}, which is not there"
+                    f"the state refers to the tensor {quote(record)}, which does not exist"
                 )
         for name, view in self._bounds.items():
             if view.of in records:
@@ -95,7 +96,7 @@ class StateBuilder:
         """Check that each pattern of ``include`` and ``exclude`` selects something.
 
         Args:
-            names: what there is beside the tensors of the checkpoint.
+            names: what exists beside the tensors of the checkpoint.
 
         Raises:
             StateMismatchError: a pattern selects nothing.
@@ -105,13 +106,13 @@ class StateBuilder:
         self._selection.check([*known, *names], [f"{join('', key)}/" for key in keys])
 
     def check_files(self, container: Container) -> None:
-        """Check that the files of the wanted records are there, in the sizes of the manifest.
+        """Check that the files of the wanted records exist and have the sizes from the manifest.
 
-        To be called before memory is allocated. Where those files alone could not hold so many
-        bytes, the others are checked, too: otherwise their sizes would be mere claims.
+        Call it before memory is allocated. If these files alone could not hold so many bytes, the
+        others are checked, too: otherwise their sizes would be mere claims.
 
         Raises:
-            IncompleteCheckpointError, FormatError, UnsafePathError: one is not.
+            IncompleteCheckpointError, FormatError, UnsafePathError: a file fails the check.
         """
         every = range(len(container.manifest.shards))
         if self.wants_all:
@@ -148,6 +149,6 @@ def _check_viewed(entry: Entry, view: View) -> None:
     flat = not stride or not entry.nbytes or collapse(entry.shape, stride)[1] == [1]
     if not flat or (storage is not None and storage[1] % DTYPES[view.dtype].itemsize):
         raise FormatError(
-            f"the record {quote(view.of)} does not lie in memory as a view of it needs it",
+            f"the memory of the record {quote(view.of)} is not laid out as a view needs it",
             tensor=view.name,
         )

@@ -1,4 +1,4 @@
-"""Single-file checkpoints: their manifest, gathered from the file."""
+"""Single-file checkpoints: builds their manifest from the file."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ from .record_stream import RecordStream
 
 
 def entry_of(record: Record, shard: int = 0) -> Entry:
-    """A record as a manifest lists it."""
+    """The entry that a manifest would have for a record."""
     return model.entry_of(record.header, shard, record.offset, record.length, record.chunks)
 
 
 def gather(source: ByteSource, options: ReadOptions) -> Manifest:
-    """Read a single file forward without decoding anything.
+    """Read a single file forward, without decoding payloads.
 
     Raises:
         IntegrityError: it is not the file that ``options.expected_digest`` pins.
@@ -84,7 +84,7 @@ def _from_index(file: RangeReader, limits: Limits, expected_digest: str | None) 
         _push(reader, file, position, stop, limits)
         header = reader.header
         if header is None:
-            raise FormatError("index does not say where the records lie")
+            raise FormatError("index does not match the positions of the records")
         if header.chunk_count != len(payloads):
             raise FormatError(
                 f"index names {len(payloads)} chunks, a shape of {quote(list(header.shape))} "
@@ -94,10 +94,12 @@ def _from_index(file: RangeReader, limits: Limits, expected_digest: str | None) 
         between = between_chunks(header.codec)
         for number, (start, length) in enumerate(payloads):
             if number:
-                # Compared with the file when the payloads are read.
+                # They are compared with the file when the payloads are read.
                 reader.text(between)
             if reader.position != start:
-                raise FormatError("index does not say where the chunks lie", tensor=header.name)
+                raise FormatError(
+                    "index does not match the positions of the chunks", tensor=header.name
+                )
             reader.payload(length)
             position = start + length
     _push(reader, file, position, file.size, limits)
@@ -108,7 +110,7 @@ def _from_index(file: RangeReader, limits: Limits, expected_digest: str | None) 
 
 def _push(reader: ShardParser, file: RangeReader, start: int, stop: int, limits: Limits) -> None:
     # This text may hold the end of a record and the index, or the file's head and the head of a
-    # record. The parser measures each of them, as when they come from a stream.
+    # record. The parser applies its limits to each of them, as in a stream.
     most = None if limits.manifest_bytes is None else 2 * limits.manifest_bytes + 2 * LONGEST_LINE
     if exceeds(stop - start, most):
         raise LimitError(
@@ -146,7 +148,7 @@ def _index_rows(file: RangeReader, limits: Limits) -> list[tuple[int, int, list[
             raise FormatError(f"index: {quote(row)} is not [offset, length, [[offset, length], …]]")
         start, length, payloads = row
         if any(o + n > size for o, n in payloads) or start + length > size:
-            raise FormatError(f"index: {quote(row)} leaves the file of {size} bytes")
+            raise FormatError(f"index: {quote(row)} is outside the file of {size} bytes")
         checked.append((start, length, [(o, n) for o, n in payloads]))
     return checked
 
@@ -178,6 +180,7 @@ def _no_trailer(file: RangeReader) -> JsonckptError:
         )
     if b"jsonckpt.manifest" in start:
         return FormatError(
-            "this is a manifest", hint="Open the directory that it lies in, under manifest.json."
+            "the file is a manifest",
+            hint="Open its directory; the file must have the name manifest.json.",
         )
     return no_checkpoint(start)

@@ -10,9 +10,9 @@ from ..storage.protocols import Sink
 
 @dataclass(frozen=True, slots=True)
 class PartSink:
-    """Passes the raw bytes ``[start, stop)`` of a record on to ``sink``, which begins there.
+    """Passes the raw bytes ``[start, stop)`` of a record on to ``sink``, which begins at ``start``.
 
-    ``on_write`` is called before the sink's memory is changed or handed out.
+    ``on_write`` is called before the sink's memory is changed or returned.
     """
 
     sink: Sink
@@ -21,7 +21,7 @@ class PartSink:
     on_write: Callable[[], None] | None = None
 
     def window(self, start: int, stop: int) -> memoryview | None:
-        """The sink's own memory, where the bytes lie inside the part."""
+        """The sink's own memory, if the bytes are inside the part."""
         if start < self.start or stop > self.stop:
             return None
         if self.on_write is not None:
@@ -29,7 +29,7 @@ class PartSink:
         return self.sink.window(start - self.start, stop - self.start)
 
     def write(self, start: int, data: memoryview) -> None:
-        """Hand over the bytes that lie inside the part."""
+        """Pass on the bytes that are inside the part."""
         first, last = max(start, self.start), min(start + len(data), self.stop)
         if first >= last:
             return
@@ -48,9 +48,9 @@ class TeeSink:
     parts: Sequence[PartSink]
 
     def window(self, start: int, stop: int) -> None:
-        """There is no one memory for all."""
+        """``None``: the parts have no common memory."""
 
     def write(self, start: int, data: memoryview) -> None:
-        """Copy to each part what belongs to it."""
+        """Copy to each part the bytes that belong to it."""
         for part in self.parts:
             part.write(start, data)

@@ -1,1 +1,1 @@
-"""A checkpoint into tensors that exist: ``load_into``."""
+"""Copies a checkpoint into existing tensors: ``load_into``."""

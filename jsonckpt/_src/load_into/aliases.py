@@ -1,4 +1,4 @@
-"""Tensors of a target that share memory: each byte of it may take one value only."""
+"""Tensors of a target that share memory. Each byte of it can take only one value."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class InPlaceCopy:
     """A tensor of the target, and the tensor of the checkpoint that is copied into it.
 
     Attributes:
-        aliases: names and tensors that see the same memory and take the same values.
+        aliases: names and tensors with the same memory and the same values.
     """
 
     source: Placeholder
@@ -40,12 +40,12 @@ class InPlaceCopy:
         return contiguous_start(self.source)
 
     def region(self) -> Region:
-        """The bytes of its memory."""
+        """The range of its memory, in bytes."""
         tensor = self.tensor
         return Region.of(tensor.data_ptr(), tensor.itemsize, tensor.shape, tensor.stride())
 
     def view_key(self) -> tuple[object, ...]:
-        """Equal for tensors that see the same memory in the same way."""
+        """Equal for tensors with the same memory, dtype, shape and strides."""
         tensor = self.tensor
         steps = _steps(tensor.shape, tensor.stride())
         flags = tensor.is_conj(), tensor.is_neg()
@@ -77,7 +77,8 @@ def contiguous_start(source: Placeholder) -> int | None:
 def resolve_aliases(plan: Match, same_values: SameValues) -> list[InPlaceCopy]:
     """The copies to make. Two of them overlap only where they write the same bytes.
 
-    Copies that would give memory two values are left out, and reported in ``plan.mismatched``.
+    Copies that would write different values to the same memory are left out, and reported in
+    ``plan.mismatched``.
     """
     copies = [InPlaceCopy(source, tensor) for source, tensor in plan.in_place]
     if _are_disjoint(copies):
@@ -102,12 +103,12 @@ def resolve_aliases(plan: Match, same_values: SameValues) -> list[InPlaceCopy]:
 
 
 def _has_memory(tensor: torch.Tensor) -> bool:
-    """Whether there are addresses to compare. Tensors that cannot be filled are refused later."""
+    """Whether it has an address to compare. Tensors that cannot be filled are refused later."""
     return type(tensor.detach()) is torch.Tensor and not tensor.is_meta and tensor.numel() > 0
 
 
 def _are_disjoint(copies: list[InPlaceCopy]) -> bool:
-    """Whether plainly no two tensors share memory: the usual case, found quickly."""
+    """A quick test for the usual case: no two tensors share memory."""
     ranges = []
     for copy in copies:
         tensor = copy.tensor
@@ -120,7 +121,7 @@ def _are_disjoint(copies: list[InPlaceCopy]) -> bool:
 
 
 def _address_space(tensor: torch.Tensor) -> object:
-    """Where addresses can be compared: all memory of the host, or one storage of a device."""
+    """Addresses in the same space can be compared: the host, or one storage of a device."""
     if tensor.is_cpu:
         return "cpu"
     return str(tensor.device), tensor.untyped_storage().data_ptr()
@@ -131,14 +132,14 @@ def _stride(source: Placeholder) -> tuple[int, ...]:
 
 
 def _steps(shape: tuple[int, ...], stride: tuple[int, ...]) -> tuple[int, ...]:
-    """The strides that mean anything: those of dimensions with several elements."""
+    """The strides that matter: those of dimensions with several elements."""
     return tuple(step for size, step in zip(shape, stride) if size > 1)
 
 
 def _without_repeats(copy: InPlaceCopy, plan: Match) -> InPlaceCopy | None:
-    """The same copy to a tensor that sees each byte once.
+    """The same copy to a tensor that has each byte once.
 
-    ``None``, and reported, where several elements of the tensor are one in memory but not in the
+    ``None``, and reported, if several elements of the tensor share memory but differ in the
     checkpoint.
     """
     source, tensor = copy.source, copy.tensor
@@ -163,7 +164,7 @@ def _without_repeats(copy: InPlaceCopy, plan: Match) -> InPlaceCopy | None:
             once = replace(source, shape=view.shape, view=view, tag="$view", body=view.to_json())
             return InPlaceCopy(once, plain, ((source.name, tensor),))
     plan.mismatched.append(
-        f"{source.name}: several elements of the target are one piece of memory, but not those of "
+        f"{source.name}: several elements of the target share memory, but not those of "
         "the checkpoint; give the target memory of its own with .clone()"
     )
     return None
@@ -172,7 +173,7 @@ def _without_repeats(copy: InPlaceCopy, plan: Match) -> InPlaceCopy | None:
 def _resolve_group(
     members: list[InPlaceCopy], plan: Match, same_values: SameValues
 ) -> list[InPlaceCopy]:
-    """The copies to make to tensors that share memory; none where the checkpoint contradicts."""
+    """The copies to tensors that share memory; none if the checkpoint has different values."""
     views: dict[tuple[object, ...], InPlaceCopy] = {}
     conflicts = []
     for copy in members:

@@ -1,4 +1,4 @@
-"""``load_into``: copy a checkpoint into tensors that exist, without a second copy of the state."""
+"""``load_into``: copies a checkpoint into existing tensors, without a second copy of the state."""
 
 from __future__ import annotations
 
@@ -67,14 +67,14 @@ def load_into(
     or have equal values.
 
     Args:
-        target: a nesting of dicts and lists shaped as the saved state, with tensors, modules,
-            optimizers and objects with ``load_state_dict`` in it; or one of these alone. Values
+        target: nested dicts and lists in the shape of the saved state, with tensors, modules,
+            optimizers and objects with ``load_state_dict`` in them; or one of these alone. Values
             that are not tensors are replaced by the saved ones. Optimizer state keeps its saved
             dtype, and is created where the optimizer has none yet.
         strict: raise when the tensors of target and checkpoint differ; ``False`` copies what fits.
         include, exclude: as for :func:`jsonckpt.load`; a tensor that is left out is not missing.
-            Each pattern must select a tensor of the checkpoint or of the target, whatever
-            ``strict`` says.
+            Each pattern must select a tensor of the checkpoint or of the target, with or without
+            ``strict``.
         cast: allow another dtype in the target; values are converted.
         verify, threads, progress, limits, storage_options, expected_digest: as for
             :func:`jsonckpt.load`.
@@ -86,7 +86,7 @@ def load_into(
         StateMismatchError: with all names; nothing has been changed. Or a ``load_state_dict``
             refused its state: the objects before it have been loaded, no tensor has been filled.
         ArgumentError: the target cannot be filled.
-        JsonckptError: damage found while copying: the target is then partly overwritten.
+        JsonckptError: damage was found during the copy. The target is then partly overwritten.
 
     >>> import tempfile, torch, jsonckpt
     >>> model = torch.nn.Linear(2, 1)
@@ -130,7 +130,7 @@ def _load_into(
 ) -> LoadResult:
     """Match the whole state first, then load it."""
     builder = StateBuilder.of(container, selection)
-    # Before anything is allocated: the limit on that rests on the files' true sizes.
+    # Before any allocation: the limit on it depends on the true sizes of the files.
     builder.check_files(container)
     reader = IntoReader(container, builder.copies, on_write)
     placeholders = PlaceholderReader(
@@ -139,11 +139,11 @@ def _load_into(
     value = decode_state(container.manifest.state, placeholders, rules=default_rules())
     with collector_paused():
         match(value, target, "", plan, None)
-        # A pattern may also name what only the target has.
+        # A pattern may also select what only the target has.
         builder.check_selectors(plan.missing)
         plan.missing = [name for name in plan.missing if selection.chosen(name)]
         if plan.is_empty and any(item is not LEFT_OUT for item in leaves_in(value)):
-            plan.mismatched.append("/: nothing in the target takes anything of the checkpoint")
+            plan.mismatched.append("/: nothing in the target matches anything in the checkpoint")
         copies = resolve_aliases(plan, reader.same_values)
         if plan.strict and (plan.missing or plan.unexpected or plan.mismatched):
             raise StateMismatchError(

@@ -38,15 +38,15 @@ Assign = Callable[[Any], None]
 
 @dataclass
 class Match:
-    """A plan of what is read, and where it goes.
+    """What is read, and where it goes.
 
     Attributes:
         cast: whether a target may have another dtype.
         strict: whether all must fit.
-        in_place: tensors of the checkpoint, and the existing tensors that they are copied into.
+        in_place: tensors of the checkpoint, with the existing tensors that they are copied into.
         own_loaders: objects that are loaded by their own ``load_state_dict``.
-        allocated: by name, tensors that are read into memory of their own, and its device.
-        actions: are called with these tensors when all has been read.
+        allocated: by name, tensors that are read into new memory, and its device.
+        actions: are called with these tensors when everything has been read.
         missing, unexpected, mismatched: as in :class:`StateMismatchError`.
     """
 
@@ -63,13 +63,13 @@ class Match:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing is copied, and nothing is wrong so far."""
+        """Whether the plan copies nothing and has no error so far."""
         found = (self.in_place, self.own_loaders, self.allocated, self.actions)
         wrong = (self.missing, self.unexpected, self.mismatched)
         return not any(found) and not any(wrong)
 
     def is_first(self, target: object, pointer: str, value: Any) -> bool:
-        """Whether an object that is changed as a whole has not been met before."""
+        """Whether an object that is changed as a whole is met for the first time."""
         first, other = self._seen.setdefault(id(target), (pointer, value))
         if first == pointer:
             return True
@@ -117,7 +117,7 @@ class Match:
         return fits
 
     def allocate(self, value: Any, device: torch.device | None = None) -> None:
-        """Read the tensors in ``value`` into memory of their own."""
+        """Read the tensors in ``value`` into new memory."""
         for source in placeholders_in(value):
             self.allocated[source.name] = (source, device or torch.device("cpu"))
 
@@ -162,7 +162,7 @@ def match(value: Any, target: Any, pointer: str, plan: Match, assign: Assign | N
     """Plan how ``value`` goes into ``target``.
 
     Args:
-        assign: replaces the target by another object, where that can be done.
+        assign: replaces the target by another object, if that is possible.
     """
     if value is LEFT_OUT:
         return
@@ -284,7 +284,7 @@ def _want_extra_state(value: Any, owner: torch.nn.Module, pointer: str, plan: Ma
 
 
 def _match_own_loader(value: Any, target: Any, pointer: str, plan: Match) -> None:
-    """An object that is loaded by its own ``load_state_dict``, from memory of its own."""
+    """An object that is loaded by its own ``load_state_dict``, from new memory."""
     if not plan.is_first(target, pointer, value):
         return
     if isinstance(target, torch.nn.Module):
@@ -330,7 +330,7 @@ class OwnLoader:
         except StateMismatchError as error:
             if plan.strict or not isinstance(error.__cause__, RuntimeError):
                 raise
-            # A module copies what fits before it says what does not.
+            # A module copies what fits before it reports what does not.
             plan.mismatched.append(error.message)
             return
         missing = [
@@ -403,7 +403,7 @@ def _match_entry(
     pointer: str,
     plan: Match,
 ) -> None:
-    """The state of one parameter: copied into tensors that exist, else into new ones."""
+    """The state of one parameter: copied into existing tensors, else into new ones."""
     own = optimizer.state.get(parameter, {})
     if not isinstance(entry, Mapping):
         if entry is not LEFT_OUT:
@@ -454,7 +454,7 @@ def _update_state(
 def _call_setstate(
     optimizer: torch.optim.Optimizer, pointer: str, _: Mapping[str, torch.Tensor]
 ) -> None:
-    """As torch's ``load_state_dict`` does at its end: lets the class complete the state."""
+    """Let the class complete the state, as torch's ``load_state_dict`` does at its end."""
     state = {"state": optimizer.state, "param_groups": optimizer.param_groups}
     try:
         optimizer.__setstate__(state)

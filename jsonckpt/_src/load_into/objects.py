@@ -1,4 +1,4 @@
-"""Modules and optimizers: which ones can be filled in place, and what belongs to which parameter.
+"""Modules and optimizers: which can be filled in place, and which state belongs to which parameter.
 
 An optimizer's state names each parameter by a number only. This module finds the parameter, and
 whether the state fits the optimizer, for ``load_into`` and ``training.restore_optimizer``. The
@@ -41,8 +41,8 @@ _OPTIMIZER_HOOKS: Final = (
 def loads_itself(target: torch.nn.Module | torch.optim.Optimizer) -> bool:
     """Whether an object must be loaded by its ``load_state_dict``, not in place.
 
-    True where a class, an instance or a hook has a way of its own, and where ``state_dict``
-    returns copies.
+    True if a class, an instance or a hook changes how it is loaded, or if ``state_dict`` returns
+    copies.
 
     >>> loads_itself(torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.BatchNorm1d(1)))
     False
@@ -86,7 +86,7 @@ def _module_loads_itself(module: torch.nn.Module) -> bool:
 
 
 def _returns_its_memory(module: torch.nn.Module) -> bool:
-    """Whether ``state_dict()`` gives the module's own tensors, each under its own name."""
+    """Whether ``state_dict()`` returns the module's own tensors, each under its own name."""
     own = dict(module.named_parameters(remove_duplicate=False))
     for prefix, part in module.named_modules(remove_duplicate=False):
         for name, buffer in part._buffers.items():
@@ -145,7 +145,8 @@ def refusal(target: object, pointer: str, method: str, error: Exception) -> Stat
     )
 
 
-#: Settings of torch's optimizers that say how to compute, or that a release of torch added.
+#: Settings of torch's optimizers that only control the computation, or that a release of torch
+#: added.
 _SWITCHES: Final = {
     "capturable",
     "decoupled_weight_decay",
@@ -166,7 +167,7 @@ _SCHEDULED: Final = {
     "min_lr",
     "swa_lr",
 }
-#: State that torch's optimizers have for a parameter from the first step on.
+#: State that torch's optimizers keep for each parameter after the first step.
 _ALWAYS: Final[Mapping[str, tuple[str, ...]]] = {
     "ASGD": ("eta", "mu", "ax"),
     "Adadelta": ("square_avg", "acc_delta"),
@@ -200,7 +201,7 @@ class Pairing:
     Attributes:
         groups: ``(saved group, own group)``.
         parameters: ``(key in the saved state, saved group, parameter)``.
-        misfits: what is wrong with the tensors, by key in the saved state.
+        misfits: errors in the tensors, by key in the saved state.
         missing, unexpected, mismatched: as in :class:`StateMismatchError`, ``misfits`` excluded.
     """
 
@@ -247,7 +248,7 @@ def pair_optimizer(
     optimizer: torch.optim.Optimizer,
     pointer: str,
 ) -> Pairing:
-    """Find the saved state of each parameter: by name where both sides have names, else by number.
+    """Find the saved state of each parameter: by name if both sides have names, else by number.
 
     Args:
         saved: the saved ``param_groups``.
@@ -291,7 +292,7 @@ def _is_numbers(params: Any) -> bool:
 
 
 def _names(group: Mapping[str, Any]) -> list[str]:
-    """The names of a group's parameters; none where they cannot be told apart."""
+    """The names of a group's parameters; empty if they are not distinct."""
     names = group.get("param_names")
     if not isinstance(names, (list, tuple)) or len(names) != len(group.get("params", ())):
         return []
@@ -306,7 +307,7 @@ def _unwrapped(name: str) -> str:
 def _pair_by_name(
     saved: Sequence[Mapping[str, Any]], own: list[dict[str, Any]], pointer: str, pairing: Pairing
 ) -> None:
-    """Pair groups and parameters that may be in any order."""
+    """Pair groups and parameters, which may be in any order."""
     keys = {name: key for group in saved for name, key in zip(_names(group), group["params"])}
     home = {name: group for group in saved for name in _names(group)}
     mine = {name for group in own for name in _names(group)}
@@ -341,7 +342,7 @@ def _made_by_torch(optimizer: torch.optim.Optimizer) -> str:
 def _other_kind(
     pairing: Pairing, state: Mapping[Any, Any], optimizer: torch.optim.Optimizer
 ) -> str | None:
-    """Why the state is not of this kind of optimizer; settings of other releases do not count."""
+    """Why the state is not of this kind of optimizer. Settings of other releases do not count."""
     for saved, own in pairing.groups:
         lacking = optimizer.defaults.keys() - saved.keys() - _SWITCHES
         foreign = saved.keys() - own.keys() - _SWITCHES - _SCHEDULED
@@ -380,7 +381,7 @@ def _check_shapes(
                 fits = (*fits[:-1], 1) if name == "row_var" else (*fits[:-2], 1, fits[-1])
             wanted.setdefault(name, []).append((key, shape, fits))
     for name, found in wanted.items():
-        # Other optimizers may keep tensors of any shape. But where the shapes are the right ones in
+        # Other optimizers may keep tensors of any shape. But if the right shapes are there in
         # another order, the parameters have been swapped.
         swapped = sorted(shape for _, shape, _ in found) == sorted(fits for _, _, fits in found)
         for key, shape, fits in found if swapped or (maker and name in _SHAPED) else ():
@@ -437,7 +438,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, pointer: str, saved: dict[s
 
 
 def _with_saved_dtype(loaded: Any, saved: Any) -> Any:
-    """``loaded``, but tensors whose dtype was changed are taken from ``saved`` again."""
+    """``loaded``, but with the tensors of ``saved`` in place of those whose dtype was changed."""
     if isinstance(loaded, torch.Tensor) and isinstance(saved, torch.Tensor):
         return loaded if loaded.dtype == saved.dtype else saved.to(loaded.device)
     if isinstance(loaded, dict) and isinstance(saved, Mapping):

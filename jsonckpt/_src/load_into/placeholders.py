@@ -1,4 +1,4 @@
-"""A checkpoint's state with placeholders for its tensors, which have not been read yet."""
+"""The state of a checkpoint with placeholders for its tensors, which have not been read yet."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Placeholder:
         name: its JSON Pointer.
         record: the name of its record.
         dtype, shape: of the tensor.
-        view: the part of the record that it is; ``None`` for all of it.
+        view: its part of the record; ``None`` for all of it.
         tag, body: its JSON in the state.
     """
 
@@ -38,7 +38,7 @@ class Placeholder:
     body: Any
 
     def content_key(self) -> tuple[object, ...]:
-        """Equal for placeholders that have the same values."""
+        """Equal for placeholders with the same values."""
         if self.view is None:
             return self.record, self.dtype, self.shape
         return self.record, self.dtype, self.shape, self.view.stride, self.view.offset
@@ -120,7 +120,7 @@ class PlaceholderReader:
         entries: the records by name.
         chosen: whether a tensor is wanted.
         read: reads whole records.
-        copies: counts the memory that is taken beside the records.
+        copies: counts the memory that is allocated beside the records.
     """
 
     def __init__(
@@ -139,7 +139,7 @@ class PlaceholderReader:
 
     def get(self, tag: str, body: Any, place: str) -> Any:
         found = list(references_in({tag: body}))
-        # Nothing can be filled in place inside an object that is made as a whole, such as a
+        # Nothing can be filled in place inside an object that is built as a whole, such as a
         # namespace or a registered type.
         inside = {part for part in place.split("/") if part.startswith("$")} - _TRANSPARENT
         if not all(self._chosen(name) for name, _, _ in found):

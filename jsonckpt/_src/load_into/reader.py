@@ -21,7 +21,7 @@ from .matching import Match
 from .placeholders import Placeholder, placeholders_in
 
 _CPU: Final = torch.device("cpu")
-#: Bytes that are compared or copied at a time.
+#: The bytes of one step of comparing or copying.
 _STEP: Final = 4 * 2**20
 
 
@@ -29,8 +29,8 @@ class IntoReader:
     """Reads records of a container for ``load_into``.
 
     Args:
-        copies: counts the memory that is taken beside the records.
-        on_write: called before anything of the caller's is changed.
+        copies: counts the memory that is allocated beside the records.
+        on_write: called before any object of the caller is changed.
     """
 
     def __init__(self, container: Container, copies: Copies, on_write: Callable[[], None]) -> None:
@@ -53,13 +53,13 @@ class IntoReader:
             shard.read(sinks, advance)
 
     def read_records(self, records: Iterable[str]) -> dict[str, torch.Tensor]:
-        """Whole records, in memory of their own."""
+        """Whole records, in new memory."""
         made = {record: self.new_target(record, _CPU) for record in records}
         self.read({record: [_whole(target)] for record, target in made.items()})
         return {record: target.finish() for record, target in made.items()}
 
     def load_objects(self, plan: Match) -> None:
-        """Call each ``load_state_dict``. Before any tensor is filled, because it may fail."""
+        """Call each ``load_state_dict``, before any tensor is filled, because it may fail."""
         if not plan.own_loaders:
             return
         wanted = {
@@ -75,7 +75,7 @@ class IntoReader:
             one.load(tensors, plan)
 
     def load_tensors(self, plan: Match, targets: list[tuple[InPlaceCopy, Target]]) -> None:
-        """Fill the tensors that exist, make the others, and put them where they belong."""
+        """Fill the existing tensors, make the others, and put them in place."""
         with collector_paused():
             new = _NewTensors(plan.allocated, self)
             parts = new.parts
@@ -113,7 +113,7 @@ class IntoReader:
     def same_values(self, one: Placeholder, two: Placeholder, dtype: torch.dtype) -> bool:
         """Whether two tensors of the checkpoint have the same values, bit for bit, in ``dtype``.
 
-        The checksums in the manifest decide where they can; otherwise the values are read.
+        Compares the checksums in the manifest if possible, else the values.
         """
         if one.content_key() == two.content_key():
             return True
@@ -139,7 +139,7 @@ class IntoReader:
         step = max(_STEP, one[0].codec.chunk_bytes, two[0].codec.chunk_bytes)
         shards = [self._container.shard_of(entry) for entry, _ in (one, two)]
         if not all(shard.is_ranged for shard in shards):
-            step = nbytes  # each part would read the file from its beginning
+            step = nbytes  # else each part would read the file from its beginning
         for done in range(0, nbytes, step):
             count = min(step, nbytes - done)
             pieces = []
@@ -176,10 +176,9 @@ def _copy(tensor: torch.Tensor, target: Target) -> None:
 
 
 class _NewTensors:
-    """Tensors that are read into memory of their own.
+    """Tensors that are read into new memory.
 
-    A record is read once for each device, so that tensors share memory as they do in the
-    checkpoint.
+    A record is read once for each device, so tensors share memory as in the checkpoint.
     """
 
     def __init__(

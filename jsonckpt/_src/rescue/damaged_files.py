@@ -1,8 +1,8 @@
 """Reads what is left of damaged files.
 
-The usual readers stop at the first fault. :class:`PatchedFile` goes on behind places that the
+The normal readers stop at the first fault. :class:`PatchedFile` continues after a range that the
 system cannot read, :class:`DamagedZstd` at the next frame. Neither checks what it reads:
-:mod:`.scan` checks every record.
+mod:`.scan` checks every record.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..storage.protocols import RangeReader
 
 _LONGEST_HEADER: Final = 18
 _SEARCH: Final = 1 << 20
-#: What one read may lose when it meets damage.
+#: The most that one read may lose to damage.
 _STEP: Final = 1 << 16
 #: The least that a failing disk loses.
 _PAGE: Final = 4096
@@ -27,10 +27,10 @@ _PAGE: Final = 4096
 class PatchedFile:
     """A file with zeros where the system fails to read it; also a :class:`ByteSource`.
 
-    With zeros all that follows keeps its offset. No text of a checkpoint holds a zero byte.
+    The zeros keep the offsets of the text that follows. No text of a checkpoint has a zero byte.
 
     Attributes:
-        holes: ``[start, stop)`` of what could not be read, in the order in which it was found.
+        holes: ``[start, stop)`` of each unreadable range, in the order in which it was found.
         reason: of the first failure; ``""`` if there is none.
     """
 
@@ -83,9 +83,11 @@ class PatchedFile:
         return self.reason if hit else ""
 
     def note(self) -> str:
-        """What could not be read, for the report. There must be holes."""
+        """The unreadable ranges, for the report. There must be at least one."""
         lost = sum(stop - start for start, stop in self.holes)
-        return f"{lost} bytes from byte {min(self.holes)[0]} on cannot be read ({self.reason})"
+        return (
+            f"{lost} bytes cannot be read, the first at byte {min(self.holes)[0]} ({self.reason})"
+        )
 
     def _hole(self, start: int, stop: int) -> None:
         if self.holes and self.holes[-1][1] == start:
@@ -99,7 +101,7 @@ class DamagedZstd:
     """The text of a ``.zst`` file, a :class:`ByteSource`.
 
     Args:
-        file: what is left of it.
+        file: the damaged file.
         window: the largest window that a frame may ask for, in bytes. Other frames are skipped.
     """
 
@@ -117,7 +119,7 @@ class DamagedZstd:
         self._faults: list[tuple[int, str]] = []
 
     def fault_in(self, start: int, stop: int) -> str:
-        """Why the text breaks off in this part of it, where that is a failure to read."""
+        """Why the text breaks off in this part, if the reason is a failure to read."""
         return next((why for at, why in self._faults if start <= at <= stop), "")
 
     def readinto(self, buffer: memoryview, /) -> int:
@@ -133,7 +135,7 @@ class DamagedZstd:
             try:
                 data = frame.decompress(piece, min(len(buffer), _STEP))
             except zstd.ZstdError:
-                # The end that the frame states may be false: look for the next one inside it.
+                # The frame may state a false end: search for the next frame inside it.
                 self.broken += 1
                 if isinstance(self._file, PatchedFile):
                     why = self._file.fault_in(self._begin, self._at)
@@ -170,7 +172,7 @@ class DamagedZstd:
         return None
 
     def _end_of(self, start: int, header: bytes, parameters: Any) -> int | None:
-        """Where a frame ends by the headers of its blocks; ``None`` where they are damaged."""
+        """Where a frame ends according to its block headers; ``None`` if they are damaged."""
         at = start + zstandard.frame_header_size(header)
         while len(block := self._bytes(at, 3)) == 3:
             value = int.from_bytes(block, "little")

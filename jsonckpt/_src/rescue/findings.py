@@ -1,4 +1,4 @@
-"""What was found of a damaged checkpoint: its records, its state, what is lost."""
+"""The findings of a search: records, state, and what is lost."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from .scan import LostTensor
 from .scan_files import ScannedFile
 from .scan_record import FoundRecord
 
-_NOWHERE = "it is in none of the files"
-#: Storages may be so many times larger than what is in them, as in a save.
+_NOWHERE = "no file contains it"
+#: A storage may be this many times larger than its content, as in a save.
 _MOST_SPREAD = 2
 
 
 @dataclass
 class Findings:
-    """What was found, until it is saved.
+    """What was found in a damaged checkpoint.
 
     Attributes:
         limits: for reading the records again.
         records: the intact records to save, by name.
         lost: records that are not intact, or not those of the manifest.
-        duplicates: intact records that are not saved, because another one has their name.
+        duplicates: intact records that are not saved, because another record has the same name.
         unlisted: name and file of intact records that are not those of the manifest.
-        notes: what else was found.
-        manifest: if it is whole. Then only its records are taken.
+        notes: other findings.
+        manifest: the manifest, if it is whole. Then only its records are restored.
         save_id, created_at, metadata, checksum: of the save; empty if they are not known.
         state: as it was found, before it is pruned.
         state_status: ``"verified"``, ``"unverified"`` or ``"lost"``.
-        rejected_state: a state that is not used. It shows which tensors there were.
+        rejected_state: a state that is not used. It shows which tensors existed.
     """
 
     limits: Limits
@@ -70,7 +70,7 @@ class Findings:
         self.state, self.state_status = manifest.state, "verified" if sealed else "unverified"
 
     def take_records(self, scanned: ScannedFile) -> None:
-        """Add the records of a file: those of the manifest, or else the first of each name."""
+        """Add the records of a file: those of the manifest, else the first of each name."""
         where = str(scanned.file.path)
         for item in scanned.result.lost:
             self.lost.append(LostTensor(item.name, item.reason, where, item.chunk))
@@ -93,9 +93,9 @@ class Findings:
         name = found.header.name
         first = self.records[name]
         if _content(found) == _content(first.found):
-            self.notes.append(f"{quote(name)} is there twice, with the same content")
+            self.notes.append(f"{quote(name)} exists twice, with the same content")
             return
-        reason = f"another intact record of this name was taken: the first one, in {first.file}"
+        reason = f"another intact record of this name was restored: the first one, in {first.file}"
         self.duplicates.append(LostTensor(name, reason, where))
 
     def usable_state(self) -> Any:
@@ -112,7 +112,7 @@ class Findings:
         return named_state(self.records)
 
     def restore_storages(self, state: Any) -> None:
-        """Let records share their storages again. To be called if the checkpoint is complete.
+        """Let records share their storages again. Call it if the checkpoint is complete.
 
         Only the seal protects a record's place in its storage; the record's digest does not.
 
@@ -140,7 +140,7 @@ class Findings:
         StateBuilder(state, TensorSelection.of()).check(self.records)  # type: ignore[arg-type]
 
     def lost_tensors(self) -> Iterator[LostTensor]:
-        """What is lost, each name once, with the best reason there is."""
+        """What is lost: each name once, with the best known reason."""
         reasons: dict[str | None, LostTensor] = {}
         for item in self.lost:
             reasons.setdefault(item.name, item)
@@ -154,7 +154,7 @@ class Findings:
             if name != record and record not in self.records:
                 yield LostTensor(name, f"its data is that of {quote(record)}, which is lost")
         for item in self.lost:
-            # A record without a name has been listed by the name that it should have.
+            # A record without a name is already listed under the name that it should have.
             listed = item.name in known or (item.name is None and known)
             if not listed and item.name not in self.records:
                 yield item
@@ -173,13 +173,13 @@ def _needed_records(state: Any) -> dict[str, str]:
 
 
 def _content(found: FoundRecord) -> tuple[object, ...]:
-    """What two records of the same bytes of the same tensor have in common."""
+    """A key that is equal for records with the same bytes of the same tensor."""
     header = found.header
     return header.dtype, header.shape, header.device, header.codec.chunk_bytes, found.checksums
 
 
 def _is_entry(found: FoundRecord, entry: Entry) -> bool:
-    """Whether a record is that of an entry in the manifest."""
+    """Whether a record is the one of an entry in the manifest."""
     header, checksums = found.header, [checksum for _, _, checksum in entry.chunks]
     expected = entry.dtype, entry.shape, entry.device, entry.codec, checksums
     return expected == (header.dtype, header.shape, header.device, header.codec, found.checksums)

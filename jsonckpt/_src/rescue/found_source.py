@@ -1,4 +1,4 @@
-"""A record that was found, as a source for a save; and a spool for payloads of compressed files."""
+"""A recovered record as a source for a save, and the spool for payloads of compressed files."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from .scan_record import FoundRecord
 
 
 class FoundSource:
-    """A record that was found, as a source for a save. Reading checks it once more.
+    """A recovered record as a source for a save. Reading checks it again.
 
     Args:
         file: the file in which it was found.
-        spool: holds its payloads where the file cannot be read a second time.
+        spool: holds its payloads if the file cannot be read a second time.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class FoundSource:
         self.found, self.file = found, file
         self.name, self.dtype, self.shape = header.name, header.dtype, header.shape
         self.device, self.nbytes = header.device, header.nbytes
-        # Not its place in a storage: others there may be lost.
+        # Without its place in a storage: other records there may be lost.
         self.layout = Layout(header.layout.stride)
         self._limits, self._spool = limits, spool
 

@@ -33,9 +33,9 @@ from ..storage.path_arguments import is_url, path_text
 _AGE = re.compile(r"([0-9]+(?:\.[0-9]+)?)([smhdw])")
 _FOREVER = 1e300
 _SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
-#: The way out if there are only leftovers, and no checkpoint.
+#: The hint if there are only leftovers, and no checkpoint.
 _ABANDONED = (
-    "jsonckpt recover PATH NEW restores what is whole in them; abandoned=True (--abandoned) lets "
+    "jsonckpt recover PATH NEW restores their intact tensors; abandoned=True (--abandoned) lets "
     "gc remove them."
 )
 
@@ -83,11 +83,11 @@ def gc(
     killed one: ``older_than`` must be longer than any save may take.
 
     Args:
-        path: a checkpoint directory, or a ``.json`` or ``.json.zst`` file; also another program's
-            file that a conversion was to make.
+        path: a checkpoint directory, or a ``.json`` or ``.json.zst`` file; also the output of a
+            conversion to another program's file.
         older_than: ``"30m"``, ``"24h"``, ``"7d"``, a number of seconds, or a ``timedelta``; counted
             from the last change of a file.
-        dry_run: say what would be removed, and remove nothing.
+        dry_run: report what would be removed, and remove nothing.
         abandoned: also remove the leftovers of a first save that never finished, where there is no
             checkpoint. :func:`jsonckpt.recover` might restore from them. A directory without a
             manifest must hold nothing else; the directory itself is kept.
@@ -97,7 +97,7 @@ def gc(
         CheckpointNotFoundError: there is no checkpoint at ``path``; the message names leftovers
             that ``abandoned`` would remove.
         IncompleteCheckpointError: the checkpoint cannot be read. The leftovers may be all that
-            remains of it; :func:`jsonckpt.recover` looks into them.
+            remains of it; :func:`jsonckpt.recover` searches them.
         LimitError, UnsupportedVersionError: as for :func:`jsonckpt.load`; nothing was removed.
         WriteError: the system refused to remove a file.
         ArgumentError: ``older_than`` is not an age.
@@ -149,7 +149,7 @@ def _leftovers(place: Path, limits: Limits, abandoned: bool) -> Sequence[File]:
     if not os.path.lexists(place):
         if not beside:
             raise CheckpointNotFoundError("there is no such file or directory", file=place)
-        # What recover and conversions leave can be made again; what a save leaves cannot.
+        # What recover and conversions leave can be made again. What a save leaves cannot.
         if is_single(place.name) and not abandoned:
             raise CheckpointNotFoundError(
                 f"there is no such file, only leftovers of killed saves: {_listed(beside)}",
@@ -171,8 +171,8 @@ def _in_directory(
 ) -> Sequence[File]:
     """What may be removed in a directory.
 
-    The files are listed before the manifest is read. So it names a shard that a save has committed
-    in between.
+    The files are listed before the manifest is read. So the manifest includes shards that a save
+    commits in between.
 
     Args:
         beside: leftovers beside it.
@@ -204,17 +204,17 @@ def _check_abandoned(place: Path, found: Sequence[File], abandoned: bool) -> Non
     """
     if not abandoned:
         raise IncompleteCheckpointError(
-            f"nothing was removed, for there is no {MANIFEST_NAME}: what is there is of a "
+            f"nothing was removed, because there is no {MANIFEST_NAME}: the files are those of a "
             f"first save that did not finish ({_listed(found)})",
             file=place,
             hint=_ABANDONED,
         )
-    # A save that has committed meanwhile has a manifest now. It is one of the others.
+    # If a save has committed in between, its manifest is one of the others.
     others = set(os.listdir(place)) - {file.path.name for file in found}
     if others:
         raise IncompleteCheckpointError(
-            f"nothing was removed: there is no {MANIFEST_NAME}, and the directory holds not only "
-            f"leftovers of saves: {quote(min(others))}",
+            f"nothing was removed: there is no {MANIFEST_NAME}, and the directory has other files "
+            f"besides leftovers of saves: {quote(min(others))}",
             file=place,
             hint="Move the other files away, or remove the leftovers by hand.",
         )

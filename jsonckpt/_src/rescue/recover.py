@@ -1,6 +1,6 @@
-"""``recover``: what is left of a damaged checkpoint, saved as a whole one.
+"""``recover``: saves the intact parts of a damaged checkpoint as a new one.
 
-The way: find the files, scan each, choose what to take, prune the state, save.
+The steps: find the files, scan each, choose what to restore, prune the state, save.
 """
 
 from __future__ import annotations
@@ -97,31 +97,31 @@ def recover(
     limits: Limits | None = None,
     sync: bool = True,
 ) -> RecoverReport:
-    """Restore every tensor that is wholly intact from a damaged checkpoint, and nothing else.
+    """Restore every intact tensor of a damaged checkpoint, and nothing else.
 
-    For a truncated or damaged file, a directory without its manifest, and what a killed save left.
-    ``path`` is never changed. A tensor is restored if the checksums of all its chunks and the
-    digest of its record match; no byte is made up. A place that the system cannot read counts as
-    damage: the search goes on behind it, and behind a shard that cannot be opened. If the seal
+    Works on a truncated or damaged file, a directory without its manifest, and what a killed save
+    left. ``path`` is never changed. A tensor is restored if the checksums of all its chunks and the
+    digest of its record match; no byte is made up. A range that the system cannot read counts as
+    damage. The search continues after it, and after a shard that cannot be opened. If the seal
     shows that the text around the tensors is damaged, the state is not used.
 
     Args:
         path: a directory, or a file (also a lone shard, or a temporary file of a save). If a single
             file is missing, what a killed save left beside it is used.
-        out: the new checkpoint, a directory or a name ending in ``.json`` or ``.json.zst``. Nothing
-            may lie there yet.
+        out: the new checkpoint, a directory or a name ending in ``.json`` or ``.json.zst``. It must
+            not exist.
         save_id: the beginning of the id of the save to restore, if a directory without a manifest
             holds shards of several. ``None`` takes the newest whose shards are all complete.
         trust_state: use the state although the seal contradicts it.
         threads, limits: as for :func:`jsonckpt.load`.
         sync: as for :func:`jsonckpt.save`.
 
-    Memory is that of a save: a few chunks beside the size of a manifest. The intact payloads of
+    It needs the memory of a save: a few chunks and the size of a manifest. The intact payloads of
     compressed files are spooled to a temporary file beside ``out``.
 
     Raises:
         CheckpointNotFoundError: there is nothing at ``path``.
-        CheckpointExistsError: something is at ``out``.
+        CheckpointExistsError: ``out`` exists.
         IncompleteCheckpointError: nothing can be restored; nothing was written.
         UnsupportedVersionError: it has a version, or requires a feature, that this release does
             not know, and the seal does not show that the version is damaged; nothing was written.
@@ -143,7 +143,7 @@ def recover(
         raise ArgumentError(f"save_id must be str or None, not {quote(type(save_id).__name__)}")
     _check_target(target)
     files = files_to_search(source)
-    # Nobody may read the new checkpoint who could not read the old one.
+    # Only those who can read the old checkpoint may read the new one.
     shared = shared_bits(files.path)
     findings = Findings(limits)
     with ExitStack() as stack:
@@ -153,7 +153,7 @@ def recover(
         else:
             search_file(files.shards[0], source, findings, scan, trust_state=trust_state)
         findings.notes += [
-            f"{where} holds another {quote(name)}; the manifest means the one that was taken"
+            f"{where} has another {quote(name)}; the manifest means the one that was restored"
             for name, where in findings.unlisted
             if name in findings.records
         ]
@@ -161,7 +161,7 @@ def recover(
         if not findings.records and findings.state_status == "lost":
             reasons = "; ".join([*map(str, findings.lost[:2]), *findings.notes[:2]])
             raise IncompleteCheckpointError(
-                f"nothing in it is intact ({reasons})" if reasons else "nothing in it is left",
+                f"nothing in it is intact ({reasons})" if reasons else "it is empty",
                 file=source,
                 hint="Nothing was written. Take another copy, or an earlier checkpoint.",
             )

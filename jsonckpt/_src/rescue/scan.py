@@ -1,7 +1,7 @@
 """Finds every intact record of a damaged text, reading it forward once. Pure.
 
-The readers refuse a file at its first fault. Here a fault costs only the record that it lies in:
-the scan goes on at the next line that opens a record.
+The readers refuse a file at its first fault. Here a fault costs only its record: the scan continues
+at the next line that opens a record.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class LostTensor:
     Attributes:
         name: the tensor; ``None`` if even the name is lost.
         reason: what was found.
-        file: where it was looked for; ``""`` if it is in no file.
+        file: where it was searched; ``""`` if it is in no file.
         chunk: the first damaged chunk, if it is a chunk.
     """
 
@@ -63,14 +63,14 @@ class LostTensor:
 
 @dataclass
 class ScanResult:
-    """What a damaged text still holds.
+    """What is left of a damaged text.
 
     Attributes:
         head: the members before the records, if they can be read.
-        head_fault: why they cannot; else ``""``.
-        ended: whether the line that ends a file is there.
-        sealed: whether the seal matches the head and what the records say of themselves.
-        wrong_version: whether the head states a version other than the one that the seal matches.
+        head_fault: why they cannot be read; else ``""``.
+        ended: whether the last line of the file was found.
+        sealed: whether the seal matches the head and the records.
+        wrong_version: whether the head states a different version than the seal matches.
         position: bytes of text that were read.
         found, lost: the intact records, and the others.
     """
@@ -131,7 +131,7 @@ class _Scanner:
         fault_in: Callable[[int, int], str] | None,
     ) -> None:
         self.result = ScanResult()
-        #: Raised by the head, although it makes sense in a known version.
+        #: The error from the head, if the head is valid in a known version.
         self.unknown_version: UnsupportedVersionError | None = None
         self._fault_in = fault_in
         self._lines = LineReader(source)
@@ -145,7 +145,7 @@ class _Scanner:
         head: bytearray | None = bytearray()
         too_long = False
         while True:
-            # Only the lines of the head and the line that ends the file may be long.
+            # Only the lines of the head and the last line of the file may be long.
             long = head is not None or self._lines.first() == b"]"
             at, line, whole = self._lines.next(longest_head if long else LONGEST_LINE)
             if not line:
@@ -173,9 +173,7 @@ class _Scanner:
                 self._read_end(line)
         result.position = self._lines.position
         if self._lines.gave_up:
-            reason = (
-                f"at byte {result.position}: too many short lines; what follows was not searched"
-            )
+            reason = f"at byte {result.position}: too many short lines; the rest was not searched"
             result.lost.append(LostTensor(None, reason))
 
     def _read_head(self, text: bytes) -> None:
@@ -218,7 +216,7 @@ class _Scanner:
             header = self._records.header(line)
             self.result.found.append(self._records.body(header, line))
         except JsonckptError as error:
-            # A chunk that is over a limit may as well be damaged.
+            # A chunk that is over a limit may be damaged.
             if is_refusal(error) and error.chunk is None:
                 raise
             if header is None:

@@ -15,7 +15,7 @@ from .damaged_files import DamagedZstd, PatchedFile
 from .found_source import spool_beside
 from .scan import ScanResult, scan
 
-WRONG_VERSION = "its version is damaged: the seal matches another one"
+WRONG_VERSION = "its version is damaged: the seal matches another version"
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ def scan_file(
     """Scan a shard, a single file, or what is left of one.
 
     Args:
-        target: what is to be restored; payloads of compressed files are spooled beside it.
+        target: the new checkpoint; payloads of compressed files are spooled beside it.
         stack: removes the spool when it ends.
-        notes: takes what else is found.
+        notes: takes other findings.
 
     Raises:
         JsonckptError: the file cannot be opened, is over a limit, or has an unknown version.

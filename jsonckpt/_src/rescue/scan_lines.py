@@ -15,7 +15,7 @@ _RECORD: Final = re.compile(rb'\{[ \t]*"name"[ \t]*:')
 _READ: Final = 1 << 20
 #: The shortest common line is that of a chunk with one element.
 _SHORTEST_LINE: Final = 6
-#: So many shorter lines are allowed.
+#: This many shorter lines are allowed.
 _SHORT_LINES: Final = 100_000
 
 
@@ -41,7 +41,7 @@ class LineReader:
     def next(self, limit: int) -> tuple[int, bytes, bool]:
         """``(position, line, whole)``; the line is empty at the end.
 
-        Of a line of over ``limit`` bytes it is the last part, and ``whole`` is false.
+        For a line of more than ``limit`` bytes this is its last part, and ``whole`` is false.
         """
         if self._pushed is not None:
             (at, line), self._pushed = self._pushed, None
@@ -84,11 +84,11 @@ class LineReader:
         return bytes(self._buffer[self._start : self._start + 1])
 
     def push(self, at: int, line: bytes) -> None:
-        """Let :meth:`next` return this line."""
+        """Let :meth:`next` return this line again."""
         self._pushed = at, line
 
     def _fill(self) -> int:
-        """Read more; the number of bytes."""
+        """Read more. Returns the number of bytes."""
         del self._buffer[: self._start]
         self._start = 0
         used = len(self._buffer)
@@ -104,7 +104,7 @@ class LineReader:
 
 
 def record_start(line: bytes) -> int:
-    """Where a record opens in a line that ends with ``"chunks":[``; -1 if none does.
+    """The index of a record's start in a line that ends with ``"chunks":[``; -1 if there is none.
 
     A string cannot hold these bytes, since quotes in it are escaped.
     """

@@ -1,6 +1,6 @@
-"""Reads one record of a damaged text, to its end if that can be found. Pure.
+"""Reads one record of a damaged text, up to its end if that can be found. Pure.
 
-A record is intact only if each chunk has its checksum and the record its digest.
+A record is intact only if each chunk matches its checksum and the record matches its digest.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ class FoundRecord:
 
     @property
     def checksums(self) -> list[str]:
-        """Of its chunks."""
+        """The checksums of its chunks."""
         return [checksum for _, _, checksum in self.chunks]
 
 
 @dataclass(frozen=True)
 class _Tail:
-    """The end of a record, confirmed by its digest: the line, and what it says of the chunks."""
+    """The end of a record, confirmed by its digest: the line, and the checksums of the chunks."""
 
     line: bytes
     algorithm: str
@@ -67,7 +67,7 @@ class RecordScanner:
         spool: takes the payloads of intact records if the text cannot be read again.
 
     Attributes:
-        algorithm: of the checksums, once the head of the file or a record has said it.
+        algorithm: of the checksums, once the head of the file or a record has named it.
         skeleton: hashes the text around the payloads; ``None`` if some of that text is lost.
     """
 
@@ -105,7 +105,7 @@ class RecordScanner:
         """Read the rest of a record.
 
         Args:
-            line: the one that opened it.
+            line: the line that opened it.
 
         Raises:
             JsonckptError: it is not intact, or asks for a feature that is not known.
@@ -116,8 +116,8 @@ class RecordScanner:
             places, sums, fault = self._payloads(header)
             tail = self._tail(header, fault)
             if skeleton is not None:
-                # The digest has confirmed the header and the tail. So the seal can be checked,
-                # even if payloads between them are damaged.
+                # The digest has confirmed the header and the tail, so the seal can be checked even
+                # if payloads between them are damaged.
                 empty = b"[]" if header.codec.encoding == "list" else b'""'
                 skeleton.update(line)
                 skeleton.update(
@@ -148,7 +148,7 @@ class RecordScanner:
 
         Returns:
             the place of each payload; its checksum by each algorithm that may be in use; the first
-            fault. Behind a fault the lists are incomplete.
+            fault. After a fault the lists are incomplete.
         """
         places: list[tuple[int, int]] = []
         sums: dict[str, list[str]] = {name: [] for name in self._algorithms()}
@@ -186,7 +186,7 @@ class RecordScanner:
         """Read the last line of a record, and confirm it by the record's digest.
 
         Args:
-            fault: of the payloads. Behind it, any line may be a part of a payload: it is skipped.
+            fault: in the payloads. After it any line may be a part of a payload, and is skipped.
         """
         while True:
             at, line, whole = self._lines.next(longest_tail(header.chunk_count, "sha256"))
@@ -205,7 +205,7 @@ class RecordScanner:
                     raise fault from error
                 why = error.message if isinstance(error, JsonckptError) else "it is not JSON"
                 raise FormatError(f"its last line is damaged: {why}") from error
-        # If the line feed behind the record is damaged, the next record is on the same line.
+        # If the line feed after the record is damaged, the next record is on the same line.
         rest = line[length:]
         start = record_start(rest)
         if start >= 0:
@@ -225,7 +225,7 @@ class RecordScanner:
         if self.algorithm is None and len(present) == 1:
             ALGORITHMS[present[0]].start()  # an error if its package is missing
         if len(present) != 1 or present[0] not in self._algorithms():
-            raise FormatError("its checksums are not there")
+            raise FormatError("its checksums are missing")
         algorithm = present[0]
         sums, digits = tail[algorithm], ALGORITHMS[algorithm].digits
         if (
@@ -240,7 +240,7 @@ class RecordScanner:
         return algorithm, sums
 
     def _algorithms(self) -> Sequence[str]:
-        """The algorithms that may be in use: all that are installed, until one is known."""
+        """The algorithms that may be in use: all installed ones, until one is known."""
         if self.algorithm is not None:
             return [self.algorithm]
         return [name for name in ALGORITHMS if _is_installed(name)]
@@ -252,7 +252,7 @@ class RecordScanner:
 
 
 def _parse_tail(line: bytes) -> tuple[dict[str, Any], int]:
-    """The members in the last line of a record, and the bytes of the line that belong to it."""
+    """The members in the last line of a record, and the length of its part of the line."""
     text = (_TAIL_OPENING + line).decode("utf-8", "strict")
     _, end = _DECODER.raw_decode(text)
     record = text[:end].encode()

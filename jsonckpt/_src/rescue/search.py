@@ -1,4 +1,4 @@
-"""Gathers what is left of a damaged checkpoint: scans its files and chooses what to restore."""
+"""Searches a damaged checkpoint: scans its files and chooses what to restore."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _OTHERS_SHOWN = 5
 def search_file(
     file: File, wanted: Path, findings: Findings, scan: ScanFile, *, trust_state: bool
 ) -> None:
-    """Gather what is left of a single file, a lone shard, or what a killed save left of one.
+    """Search a single file, a lone shard, or a temporary file of a killed save.
 
     Args:
         wanted: the single file. If it is missing, ``file`` is what a killed save left of it.
@@ -42,7 +42,7 @@ def search_file(
     _take_head(scanned, findings, trust_state)
     if file.path.name != wanted.name:
         findings.notes.append(
-            f"the file is missing; {quote(file.path.name, 200)}, its newest leftover, was taken"
+            f"the file is missing; {quote(file.path.name, 200)}, its newest leftover, was used"
         )
         findings.notes += [
             f"{quote(other.path.name, 200)} was not searched"
@@ -52,7 +52,7 @@ def search_file(
 
 
 def _take_head(scanned: ScannedFile, findings: Findings, trust_state: bool) -> None:
-    """Take the state and the rest of a file's head, if they are not damaged."""
+    """Take the state and the other members of a file's head, if they are not damaged."""
     result, notes = scanned.result, findings.notes
     head = result.head
     if head is None:
@@ -79,7 +79,7 @@ def _take_head(scanned: ScannedFile, findings: Findings, trust_state: bool) -> N
 def search_directory(
     files: CheckpointFiles, findings: Findings, scan: ScanFile, *, save_id: str | None
 ) -> None:
-    """Gather what is left of a directory.
+    """Search a directory.
 
     Args:
         save_id: the beginning of the id of the save to restore; ``None`` to choose one.
@@ -134,7 +134,7 @@ def _search_listed(
 def _read_manifest(
     files: Sequence[File], findings: Findings, save_id: str | None
 ) -> Manifest | None:
-    """The first whole manifest of the save. Its facts are taken into the findings."""
+    """The first whole manifest of the save. The findings take its members."""
     notes = findings.notes
     for file in files:
         name = file.path.name
@@ -149,7 +149,7 @@ def _read_manifest(
         if sealed_text is not text:
             notes.append(f"{name}: {WRONG_VERSION}")
         if save_id is not None and not manifest.save_id.startswith(save_id):
-            notes.append(f"{name} is of the save {manifest.save_id}")
+            notes.append(f"{name} belongs to the save {manifest.save_id}")
             continue
         if name.endswith(".tmp"):
             notes.append(f"the manifest is {name}, of a save that did not finish")
@@ -175,7 +175,7 @@ def _manifest_text(path: Path, limits: Limits) -> bytes:
 def _scan_shard(
     file: File, entries: Sequence[Entry], findings: Findings, scan: ScanFile
 ) -> ScannedFile | None:
-    """One shard of several. One that cannot be opened costs only its own tensors.
+    """One shard of several. If it cannot be opened, only its own tensors are lost.
 
     Args:
         entries: its entries in the manifest, if there is one.
@@ -191,7 +191,7 @@ def _scan_shard(
 
 
 def _save_of(scanned: ScannedFile) -> str:
-    """The id of the save that a shard belongs to, or its beginning, which is in the file's name."""
+    """The id of a shard's save, or the beginning of the id, which is in the file's name."""
     head = scanned.result.head
     if head is not None:
         return str(head["save_id"])
@@ -199,7 +199,7 @@ def _save_of(scanned: ScannedFile) -> str:
 
 
 def _choose_save(saves: Mapping[str, Sequence[ScannedFile]], save_id: str) -> str | None:
-    """The newest save whose shards all have their end, else the newest.
+    """The newest save whose shards are all complete, else the newest.
 
     Args:
         save_id: what its id must begin with.

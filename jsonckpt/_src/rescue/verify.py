@@ -35,7 +35,7 @@ class VerifyReport:
         path: the checkpoint.
         problems: the errors, each with its file, tensor and chunk.
         tensors, nbytes, files: how much was checked.
-        notes: with ``deep=True``, what is not damage but worth knowing.
+        notes: with ``deep=True``, findings that are not damage.
     """
 
     path: str
@@ -65,7 +65,7 @@ class VerifyReport:
 
 
 class _Nowhere:
-    """A sink that keeps nothing: all is decoded and checked in the reader's memory."""
+    """A sink that keeps nothing. All data is decoded and checked in the reader's memory."""
 
     def window(self, start: int, stop: int) -> None:
         pass
@@ -87,14 +87,14 @@ def verify(
     """Read everything, allocate no tensor, report every problem.
 
     Every checksum, digest, seal and range is checked. Damage becomes a problem in the report, and
-    the search goes on behind it. A checkpoint that cannot be opened is a problem, too.
+    the check continues after it. A checkpoint that cannot be opened is a problem, too.
 
     Args:
         path, threads, progress, limits, storage_options, expected_digest: as for
             :func:`jsonckpt.load`.
         deep: also read each file forward, with the other reader; decode the state, with tensors
-            that have no data; note leftovers of killed saves, edits by hand, tensors that the state
-            does not use, and numbers that are not written in the shortest way.
+            without data; note leftovers of killed saves, edits by hand, tensors that the state does
+            not use, and numbers that are not written in the shortest way.
 
     Raises:
         CheckpointNotFoundError: there is nothing at ``path``.
@@ -123,7 +123,7 @@ def verify(
         except JsonckptError as error:
             return VerifyReport(name, (error.at(file=name),))
         report = _report(name, container, deep)
-        # A save may have replaced the checkpoint meanwhile.
+        # A save may have replaced the checkpoint during the check.
         if report or not container.was_replaced():
             break
     return report
@@ -173,7 +173,7 @@ def _in_shard(
             found = [problem for entry in shard.entries for problem in _in_tensor(shard, entry)]
             return _once([*found, *_in_text(shard)]) or [error]
         if is_refusal(error):
-            return [error]  # a few bytes may hold more text than there is time to read
+            return [error]  # a few compressed bytes may hold too much text to read
         try:
             return _in_compressed(container, shard) or [error]
         except JsonckptError:  # it cannot be searched
@@ -193,7 +193,7 @@ def _in_tensor(shard: Shard, entry: Entry) -> list[JsonckptError]:
                 shard.check_chunk(entry, chunk)
             except JsonckptError as fault:
                 if fault.tensor is None:
-                    return [fault]  # the file itself: the same for all
+                    return [fault]  # a problem of the file, the same for all tensors
                 problems.append(fault)
         if not problems and isinstance(error.__cause__, OSError):
             # The text around its chunks cannot be read.
@@ -211,7 +211,7 @@ def _in_text(shard: Shard) -> list[JsonckptError]:
 
 
 def _in_compressed(container: Container, shard: Shard) -> list[JsonckptError]:
-    """The damaged tensors of a compressed shard, also those behind a broken frame."""
+    """The damaged tensors of a compressed shard, also those after a broken frame."""
     limits = container.options.limits
     with container.location.file(shard.name) as file:
         result = scan(DamagedZstd(file, window=limits.zstd_window), limits)
@@ -234,7 +234,7 @@ def _in_compressed(container: Container, shard: Shard) -> list[JsonckptError]:
 
 
 def _once(problems: Sequence[JsonckptError]) -> list[JsonckptError]:
-    """Each problem once. One of the file is left out if a tensor has the same."""
+    """Each problem once. A problem of the file is left out if a tensor has the same problem."""
     of_tensors = {
         (problem.file, problem.message) for problem in problems if problem.tensor is not None
     }

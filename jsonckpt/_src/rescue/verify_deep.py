@@ -1,4 +1,4 @@
-"""What ``verify(deep=True)`` adds: it decodes the state, and notes what is worth knowing.
+"""The additional checks of ``verify(deep=True)``: it decodes the state, and adds notes.
 
 The state is decoded with tensors on the meta device, which have no data.
 """
@@ -29,8 +29,8 @@ from ..storage.leftovers import orphans, single_temporaries
 from ..storage.local import LocalLocation
 from ..tensors.aliasing import StateReader
 
-#: Decoding may copy an array of another byte order or column order. So many bytes of distinct
-#: arrays are made; further ones are not checked.
+#: Decoding may copy an array of another byte order or column order. At most this many bytes of
+#: distinct arrays are made. Further arrays are not checked.
 _LARGEST_ARRAY = 16 << 20
 
 
@@ -40,7 +40,7 @@ def check_state(container: Container) -> None:
     Registered types are not called: verifying runs no code of the user.
 
     Raises:
-        FormatError, LimitError: it cannot.
+        FormatError, LimitError: it cannot be decoded.
     """
     manifest = container.manifest
     names = {reference.name for reference in references_in(manifest.state)}
@@ -56,7 +56,7 @@ def check_state(container: Container) -> None:
 
 
 class _RulesOrUnknown(dict[str, Rule]):
-    """The built-in rules. Any other tag stands for a registered type: its value is decoded."""
+    """The built-in rules. Any other tag counts as a registered type: its value is decoded."""
 
     def get(self, tag: str, default: Any = None) -> Any:
         return super().get(tag, default or Rule(tag, (), lambda *_: None, _read_unknown))
@@ -91,7 +91,7 @@ class _MetaReader:
             return OMIT
         tensor = self._reader.get(tag, inner, place)
         try:
-            if tensor.dtype is torch.complex32:  # torch warns of it
+            if tensor.dtype is torch.complex32:  # torch warns about it
                 raise TypeError("NumPy has no complex32")
             dtype = torch.empty(0, dtype=tensor.dtype, device="cpu").numpy().dtype
         except TypeError as error:
@@ -107,7 +107,7 @@ class _MetaReader:
 
 
 def state_notes(container: Container) -> Iterator[str]:
-    """Tensors that the state does not use, and an edit by hand."""
+    """Notes on tensors that the state does not use, and on an edit by hand."""
     manifest = container.manifest
     needed = {reference.record for reference in references_in(manifest.state)}
     unneeded = [name for name in manifest.by_name if name not in needed]
@@ -156,9 +156,9 @@ def spelling_notes(container: Container, entry: Entry, limits: Limits) -> Iterat
                 coder.decode_into(memoryview(payload), entry.codec, entry.dtype, raw)
                 other += number_list.encode(raw, entry.dtype) != payload
     except JsonckptError:
-        return  # damage, which has been reported
+        return  # this is damage, and has been reported
     if other:
         yield (
-            f"tensor {quote(entry.name)}: {other} chunk(s) of numbers in another spelling than "
+            f"tensor {quote(entry.name)}: {other} chunk(s) with numbers in another spelling than "
             "the shortest"
         )

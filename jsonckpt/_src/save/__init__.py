@@ -1,1 +1,1 @@
-"""A state to a checkpoint."""
+"""Writes a state as a checkpoint: ``save`` and ``save_async``."""

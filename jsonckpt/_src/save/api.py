@@ -46,31 +46,32 @@ def save(
     """Write ``state`` as a JSON checkpoint, atomically.
 
     Args:
-        state: any nesting of dicts, lists, tuples, … with tensors in it; ``docs/format.md`` section
-            6 lists the types. Values and types come back exactly.
-        path: a path ending in ``.json`` or ``.json.zst`` is one file, any other a directory. A
-            binary file object (a pipe, say) gets the text of a single file.
+        state: nested dicts, lists, tuples, … with tensors in them. ``docs/format.md`` section 6
+            lists the types. Values and types come back exactly.
+        path: a path that ends in ``.json`` or ``.json.zst`` becomes one file, any other path a
+            directory. A binary file object, such as a pipe, gets the text of a single file.
         encoding: ``"base64"``, or ``"list"`` for number lists that a person can read.
         compression: ``"zstd"`` or ``None``. With ``list`` it compresses whole files and needs a
             directory or a ``.json.zst``.
-        compression_level: zstd level; ``None`` takes what measured best on weights.
+        compression_level: zstd level; ``None`` takes the level that is best for weights.
         filter: ``"auto"`` (byte shuffle where it helps), ``"none"`` or ``"shuffle"``.
-        chunk_size: raw bytes of a chunk, at most 64 MiB: the unit of memory and of partial reads.
-        max_shard_size: a new file begins before it is exceeded; one tensor is never split over
-        files.
+        chunk_size: raw bytes of a chunk, at most 64 MiB. It is the unit of memory and of partial
+            reads.
+        max_shard_size: a new file begins before a file gets larger than this. A tensor is never
+        split over files.
         checksum: ``"xxh3_128"`` (fast), or ``"sha256"``/``"blake3"`` to pin every byte by the
         digest.
         metadata: your own plain JSON object, read with ``jsonckpt.open(path).metadata``.
-        overwrite: ``False`` refuses when a checkpoint is already there, also one that appears while
-            this one is written.
-        delete_first: remove the checkpoint at ``path`` before the new one is written, if the disk
-            cannot hold both. A save that fails or is killed then leaves nothing there. Local paths
-            only.
+        overwrite: ``False`` raises an error if a checkpoint exists at the path, even one that
+            appears during this save.
+        delete_first: remove the checkpoint at ``path`` before the new one is written, for disks
+            that cannot hold both. If the save then fails or is killed, nothing is left there. Local
+            paths only.
         threads: ``None`` takes the processors that may be used, up to 8.
         progress: show a tqdm bar.
-        storage_options: for paths such as ``s3://…`` (extra ``remote``): passed to fsspec.
-        sync: ``False`` skips the fsyncs (not the order of steps): after a power failure the
-            checkpoint may be lost, after a killed process it is not.
+        storage_options: options for fsspec, for paths such as ``s3://…`` (extra ``remote``).
+        sync: ``False`` skips the fsyncs, but keeps the order of steps. Then a power failure can
+            lose the checkpoint; a killed process cannot.
 
     Returns:
         a :class:`SaveResult`.
@@ -79,7 +80,7 @@ def save(
         UnsupportedTypeError: a value that no rule covers; nothing has been written.
         CheckpointExistsError: what is at ``path`` must not be overwritten.
         LimitError: readers would refuse the result.
-        WriteError: the system refused; what was at ``path`` before is untouched, but for
+        WriteError: the system refused. What was at ``path`` before is untouched, except with
             ``delete_first``.
         DurabilityUncertainError: written and visible, but the last fsync failed.
         ArgumentError: an argument is not valid; it is a ValueError and a TypeError.
@@ -120,10 +121,10 @@ def save_privately(
     metadata: Mapping[str, Any] | None = None,
     **arguments: Any,
 ) -> SaveResult:
-    """:func:`save` for a state from a file that not everybody may read.
+    """:func:`save` with limits on who may read the result.
 
     Args:
-        shared: what group and others may do with the files at most.
+        shared: the most that group and others may do with the files.
         arguments: as for :func:`save`.
     """
     options = SaveOptions.of(shared=shared, **arguments)
@@ -139,17 +140,17 @@ def _save(
 ) -> SaveResult:
     _check_order(state, path)
     target = _target_of(path, options)
-    # A save that was asked for earlier is written first: it must not replace this one later.
+    # An earlier background save is finished first: it must not replace this one later.
     _background.wait_for(target.place)
     target.check()
     with ExitStack() as small_state:
-        # No garbage is made here, and the collector would look through all tensors of the state.
+        # This code makes no garbage, and the collector would visit all tensors of the state.
         small_state.enter_context(collector_paused())
         plan = plan_save(take_snapshot(state, metadata), options)
         if plan.snapshot.nbytes > BRIEF:
             small_state.close()
         result = write_checkpoint(plan, target, CancelToken(), began)
-        del plan  # before the collector is back
+        del plan  # before the collector is on again
     return result
 
 
@@ -163,7 +164,7 @@ def _check_order(state: object, path: object) -> None:
         )
 
 
-#: The one save in the background of this process, and the memory for its copy of a state.
+#: The background save of this process, and the memory for its copy of a state.
 _background = Background()
 _buffers = Buffers()
 
@@ -190,29 +191,29 @@ def save_async(
 ) -> PendingSave[SaveResult]:
     """Copy ``state``, return, and write the copy in the background as :func:`save` writes it.
 
-    The call holds up the training for about as long as a copy of the tensors takes. After it the
-    state may change: the checkpoint has the values of the moment of the call. The commit is that of
-    :func:`save`: a process killed at any moment leaves what was at ``path`` before, whole.
+    The call takes about as long as a copy of the tensors. After it the state may change: the
+    checkpoint has the values at the time of the call. The commit is that of :func:`save`: if the
+    process is killed before it, the old checkpoint at ``path`` is still whole.
 
-    One save at a time: a second call first waits until the one before is written, since both need
-    the memory of the copy. If that one has failed and nobody has asked for its :meth:`result
-    <jsonckpt.PendingSave.result>`, the second call raises its error, once, and saves nothing.
-    A :func:`save` to the same path waits likewise.
-    The interpreter waits for a save when it exits; an error that nobody has seen by then is printed
-    to stderr. A child made by ``os.fork`` inherits no save.
+    One save runs at a time: a second call first waits until the last save is written, because both
+    need the memory of the copy. If the last save has failed and nobody has asked for its
+    :meth:`result <jsonckpt.PendingSave.result>`, the second call raises that error, once, and saves
+    nothing. A :func:`save` to the same path waits, too. The interpreter waits for a save when it
+    exits. An error that nobody has seen by then is printed to stderr. A child of ``os.fork``
+    inherits no save.
 
     Args:
         state, encoding, compression, compression_level, filter, chunk_size, max_shard_size,
         checksum, metadata, overwrite, delete_first, progress, storage_options, sync: as for
             :func:`save`.
-        path: as for :func:`save`, but no file object.
-        threads: of the background. One, at a low priority on Linux, leaves the rest to the
-            training; ``None`` takes as many as :func:`save`. The copy itself is made by all
-            processors. (Number lists hold Python's lock while they are made, base64 does not.)
-        keep_buffers: keep the memory of the copy for the next call, which makes that one several
-            times quicker; ``False`` gives it back when the checkpoint is written.
+        path: as for :func:`save`, but not a file object.
+        threads: threads of the background. One thread, at a low priority on Linux, leaves the other
+            processors to the training. ``None`` takes as many as :func:`save`. All processors make
+            the copy. (Encoding number lists holds Python's lock; base64 does not.)
+        keep_buffers: keep the memory of the copy. The next call is then several times faster.
+            ``False`` frees it when the checkpoint is written.
 
-    Extra memory is one copy of the tensors, on the host, pinned for those on a CUDA device.
+    Extra memory is one copy of the tensors on the host, pinned for tensors on a CUDA device.
 
     Returns:
         a :class:`~jsonckpt.PendingSave`, with ``done()``, ``result()`` and ``cancel()``.
@@ -221,10 +222,10 @@ def save_async(
         UnsupportedTypeError: a value that no rule covers; nothing has been written.
         CheckpointExistsError: what is at ``path`` must not be overwritten.
         LimitError: readers would refuse the result. (Too many chunks: ``result()`` says so.)
-        MemoryError: there is no memory for a copy.
+        MemoryError: there is not enough memory for a copy.
         ArgumentError: an argument is not valid; it is a ValueError and a TypeError.
-        JsonckptError: the error of an earlier call, of the type that it had (:class:`WriteError`
-            above all); its ``file`` is the path of that call.
+        JsonckptError: the error of an earlier call, with its type (mostly :class:`WriteError`). Its
+            ``file`` is the path of that call.
 
     >>> import tempfile, torch, jsonckpt
     >>> directory = tempfile.TemporaryDirectory()
@@ -254,7 +255,7 @@ def save_async(
         sync=sync,
     )
     _check_order(state, path)
-    # The loop may change the working directory meanwhile.
+    # The training may change the working directory during the save.
     target = _target_of(path, options, absolute=True)
 
     def prepare() -> PendingSave[SaveResult]:
@@ -267,7 +268,7 @@ def save_async(
                 cancel.check()
                 return write_checkpoint(plan_save(snapshot, options), target, cancel, began)
             finally:
-                # The traceback of an error refers to the sources, and they to the memory.
+                # The traceback of an error keeps the sources alive, and they keep the memory.
                 detach(snapshot.sources)
                 if not keep_buffers:
                     _buffers.release()
@@ -278,19 +279,19 @@ def save_async(
 
 
 def _target_of(path: Any, options: SaveOptions, *, absolute: bool = False) -> Target:
-    """The target that a path, a URL or a file object asks for.
+    """The target for a path, a URL or a file object.
 
     Args:
         absolute: do not depend on the working directory later.
 
     Raises:
-        ArgumentError: it cannot be one, or does not go with the options.
+        ArgumentError: it is not a path or a file object, or does not fit the options.
     """
     if hasattr(path, "write"):
         return StreamTarget(path, options)
     if options.delete_first and not options.overwrite:
         raise ArgumentError(
-            "delete_first=True removes what overwrite=False keeps: pass one of them"
+            "delete_first=True removes what overwrite=False keeps: pass only one of them"
         )
     text = path_text(path, also=", or a binary file object")
     if options.compresses_files and text.endswith(".json"):

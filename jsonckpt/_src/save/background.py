@@ -1,15 +1,13 @@
 """One save at a time in the background, in a thread of its own.
 
-:class:`Background` keeps the order. Whoever prepares the next save waits until the last one is
-over, and learns of its error if nobody has. The thread is no daemon, so the interpreter waits for
-it when it exits, however it exits. A forked child has no thread but its own, and begins without a
-save.
+:class:`Background` keeps the order. The next save waits until the last one has ended, and raises
+its error if nobody has seen it. The thread is not a daemon, so the interpreter waits for it at
+every exit. A forked child does not have this thread, and begins without a save.
 
 Why not ``concurrent.futures.Future``: it is built on ``Condition``, which is written in Python. A
 Ctrl-C inside ``Future.result`` can leave its lock held, or become a RuntimeError. With the lock
-held the save could not say that it is over, and the interpreter would wait for it for ever. A
-future also does not know who runs the save, whether its error was seen, and which process it
-belongs to.
+held the save could not report its end, and the interpreter would wait for ever. A future also does
+not know which thread runs the save, whether its error was seen, and which process it belongs to.
 """
 
 from __future__ import annotations
@@ -30,11 +28,11 @@ from .cancel import CancelToken
 
 Result = TypeVar("Result")
 Prepared = TypeVar("Prepared")
-#: Added to the niceness of the thread: the scheduler gives it about a tenth of a processor that the
-#: training wants as well, and all of one that is idle.
+#: Added to the niceness of the thread: it gets about a tenth of a processor that the training also
+#: uses, and all of an idle one.
 _NICER = 10
-#: Seconds after which a waiting thread looks for itself, and after which a thread that has not
-#: begun is given up.
+#: Seconds after which a waiting thread checks again, and after which a thread that has not begun
+#: counts as dead.
 _LOOK, _PATIENCE = 0.1, 1.0
 
 
@@ -51,14 +49,14 @@ class PendingSave(Generic[Result]):
         self._work: Callable[[CancelToken], Result] | None = work
         self._cancel = CancelToken()
         self._process = os.getpid()
-        #: Who runs it, by the ident of its thread: the first to put a list of its own here, in one
-        #: step that nothing interrupts.
+        #: The ident of the thread that runs it. The first thread to put its own list here runs it;
+        #: nothing can interrupt that step.
         self._runner: dict[str, list[int]] = {}
         self._over = Event()
         self._finished = False
         self._result: Result | None = None
         self._error: BaseException | None = None
-        self._seen = False  # whether the error has been raised to somebody
+        self._seen = False  # whether a caller has seen the error
 
     def __repr__(self) -> str:
         if not self._finished:
@@ -70,19 +68,19 @@ class PendingSave(Generic[Result]):
         return f"<PendingSave to {self.path!r}, {how}>"
 
     def done(self) -> bool:
-        """Whether it is over: written, failed or cancelled."""
+        """Whether it has ended: written, failed or cancelled."""
         if not self._finished:
             self._require_own_process()
         return self._finished
 
     def result(self, timeout: float | None = None) -> Result:
-        """Wait until it is written, and say what was written.
+        """Wait until it is written. Returns what was written.
 
         Args:
-            timeout: seconds to wait at most; ``None`` waits as long as it takes.
+            timeout: seconds to wait at most; ``None`` waits without a limit.
 
         Raises:
-            TimeoutError: the time is up; the save goes on.
+            TimeoutError: the time is up. The save goes on.
             SaveCancelledError: :meth:`cancel` was called.
             WriteError, LimitError, …: what :func:`jsonckpt.save` would have raised.
         """
@@ -94,12 +92,12 @@ class PendingSave(Generic[Result]):
         return self._result
 
     def cancel(self) -> bool:
-        """Stop it before its commit, and wait until what it has written so far is removed.
+        """Stop it before its commit, and wait until its files are removed.
 
         Returns:
-            ``True`` when it was cancelled: what was at the path before is still there. ``False``
-            when it was too late: the checkpoint was committed, or the save has failed by itself. (A
-            single file behind a URL is committed from the moment it is opened.)
+            ``True`` if it was cancelled: what was at the path before is still there. ``False`` if
+            it was too late: the checkpoint was committed, or the save had failed. (On some remote
+            file systems a single file counts as committed as soon as it is opened.)
         """
         if not self._finished:
             self._require_own_process()
@@ -113,7 +111,7 @@ class PendingSave(Generic[Result]):
         self._require_own_process()
         if self._is_mine:
             raise JsonckptError(
-                "this save is being written by the frame that is interrupted here",
+                "the code that is interrupted here is writing this save",
                 file=self.path,
                 hint="Do not wait for it in a signal handler; set a flag there.",
             )
@@ -128,8 +126,10 @@ class PendingSave(Generic[Result]):
                 self._wait_for_begin()
 
     def _wait_for_begin(self) -> None:
-        """Wait until a thread runs it. A thread that dies of a lack of memory while it begins never
-        does; then it is done here."""
+        """Wait until a thread runs it, or run it here.
+
+        If the thread dies of a lack of memory before it begins, the save is done here.
+        """
         late = time.monotonic() + _PATIENCE
         while not self._runner:
             if time.monotonic() > late:
@@ -138,28 +138,28 @@ class PendingSave(Generic[Result]):
 
     @property
     def _is_mine(self) -> bool:
-        """Whether this thread is the one that writes it, and so cannot wait for it."""
+        """Whether this thread writes it, and so cannot wait for it."""
         return self._runner.get("it") == [threading.get_ident()]
 
     def _require_own_process(self) -> None:
         if os.getpid() != self._process:
             raise JsonckptError(
-                f"this save belongs to the process {self._process}, and this one was forked from"
+                f"this save belongs to process {self._process}; the present process was forked from"
                 " it while the save was under way",
                 file=self.path,
                 hint="Ask for the result where the save was started.",
             )
 
     def _run_nicely(self) -> None:
-        """The life of the thread."""
-        # The thread that started this one waits for the interpreter's lock, and gets it now. Else
-        # this one would keep it for a switch interval (5 ms), in which the training stands still.
+        """What the thread runs."""
+        # Give the interpreter's lock back to the thread that started this one. Otherwise this
+        # thread keeps it for a switch interval (5 ms), and the training waits.
         time.sleep(0.001)
         _be_nice()
         self._run()
 
     def _run(self, *, here: bool = False) -> None:
-        """Do the work, unless another thread does it or it is over.
+        """Do the work, unless another thread does it or it has ended.
 
         Args:
             here: whether the thread is the caller's own: a Ctrl-C is raised at once.
@@ -175,14 +175,15 @@ class PendingSave(Generic[Result]):
             assert work is not None
             result = work(self._cancel)
         except BaseException as raised:
-            # Carried to whoever asks for the result, or to the next call.
+            # Raised by ``result``, or by the next call.
             work, error = None, raised
             seen = here and raised.__class__ is KeyboardInterrupt
             _clear_frames(raised)
             if seen:
                 raise
         finally:
-            # Whatever else fails, this says how it ended. First without a call, which could fail.
+            # This records the end, whatever else fails. First without a call, since a call could
+            # fail.
             if "it" in self._runner and self._runner["it"] is me and not self._finished:
                 self._work = None
                 self._seen = seen or error.__class__ is SaveCancelledError
@@ -210,39 +211,38 @@ class Background:
 
     def __init__(self) -> None:
         self._forget()
-        # The interpreter waits for threads that have begun, and does not know of one that has not.
-        # (A Python without that function calls this with the other exit functions.)
+        # The interpreter waits only for threads that have begun. (A Python without that function
+        # calls this with the other exit functions.)
         getattr(threading, "_register_atexit", atexit.register)(self._begin_at_exit)
         atexit.register(self._at_exit)
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._forget)
 
     def _forget(self) -> None:
-        # A forked child has neither the thread nor the thread that held the lock, and the parent
-        # tells of the errors itself. Reentrant: a signal handler may save where its own thread
-        # waits for the lock.
+        # A forked child has neither this thread nor the one that held the lock. The parent reports
+        # the errors. Reentrant: a signal handler may save while its own thread waits for the lock.
         self._lock = threading.RLock()
         self._preparing = False
         self._last: PendingSave[Any] | None = None
 
     def run_next(self, prepare: Callable[[], Prepared]) -> Prepared:
-        """Wait until nothing is under way; keep others out while ``prepare`` runs.
+        """Wait until no save is running, and keep other callers out while ``prepare`` runs.
 
-        It is no context manager: those that are written in Python can be interrupted in their
-        ``__enter__`` and ``__exit__``, and would keep others out for ever.
+        It is not a context manager: a signal can interrupt an ``__enter__`` or ``__exit__`` that is
+        written in Python, and then others would be kept out for ever.
 
         Raises:
-            JsonckptError: the last save failed, and nobody has seen the error; or this thread is
-                preparing a save already.
+            JsonckptError: the last save failed and nobody has seen the error, or this thread is
+                already preparing a save.
         """
         with self._lock:
-            # Only a thread that holds the lock already sees this.
+            # Only a thread that already holds the lock gets here.
             if self._preparing:
                 raise JsonckptError(
-                    "save_async() was called while it is preparing another save in this thread",
+                    "save_async() was called while this thread is preparing another save",
                     hint="Do not call it from a signal handler or a to_json; set a flag there.",
                 )
-            # A handler may start another one meanwhile.
+            # A signal handler may have started another one.
             while (last := self._last) is not None and not last.done():
                 last._wait(None)
             try:
@@ -254,10 +254,10 @@ class Background:
             return prepared
 
     def wait_for(self, place: str) -> None:
-        """Wait until no save to a place is under way. Its error stays for :meth:`run_next`.
+        """Wait until no save to a place is running. :meth:`run_next` raises its error.
 
-        A save in a frame that the caller interrupts cannot go on before the caller ends. It is not
-        waited for, and comes last.
+        If the caller is a signal handler that interrupted that save, the save cannot go on before
+        the handler returns. Then this does not wait.
         """
         while (last := self._last) is not None and last._place == place and not last.done():
             if last._is_mine:
@@ -267,25 +267,25 @@ class Background:
     def start(
         self, path: str, work: Callable[[CancelToken], Result], *, place: str | None = None
     ) -> PendingSave[Result]:
-        """Run ``work`` in the background; to be called in :meth:`run_next`.
+        """Run ``work`` in the background. Call it inside :meth:`run_next`.
 
         Args:
             path: of the checkpoint, for messages.
             place: one name for each place, however it was given; else ``path``.
 
-        Where no thread can be started any more (in exit functions, from Python 3.12 on), the work
-        is done when this returns.
+        If no thread can be started any more (in exit functions, from Python 3.12 on), the work is
+        done when this returns.
         """
         pending: PendingSave[Result] = PendingSave(path, place or path, work)
-        # Before the start: a Ctrl-C that comes right after it must not let the next call believe
-        # that nothing is under way.
+        # Set before the start: after a Ctrl-C right behind the start, the next call must still see
+        # this save.
         self._last = pending
         try:
             start_thread(pending._run_nicely, "jsonckpt-save", daemon=False)
         except (RuntimeError, MemoryError):
             pending._run(here=True)
         except BaseException:
-            # Nobody knows whether the thread was started. If it was, it stops before its commit.
+            # The thread may have been started. If so, it stops before its commit.
             pending._cancel.cancel()
             pending._run(here=True)
             raise
@@ -297,8 +297,8 @@ class Background:
         if last is None or error is None:
             return
         reason = error.message if isinstance(error, JsonckptError) else repr(error)
-        text = f"the save before this one has failed in the background: {reason}"
-        hint = "The present call has saved nothing: call it again."
+        text = f"the previous background save has failed: {reason}"
+        hint = "This call has saved nothing: call it again."
         if isinstance(error, WriteError):
             raise type(error)(text, errno=error.errno, file=last.path, hint=hint) from error
         kind = type(error) if isinstance(error, JsonckptError) else JsonckptError
@@ -310,23 +310,23 @@ class Background:
             last._wait_for_begin()
 
     def _at_exit(self) -> None:
-        """The last chance to tell of an error."""
+        """At exit: the last chance to report an error."""
         last = self._last
         if last is None:
             return
-        # Of a thread that was started by another exit function, nobody else waits for the end.
+        # Nothing else waits for a thread that another exit function started.
         last._wait(None)
         error = last._untold()
         if error is not None and sys.stderr is not None:
             print(
-                f"jsonckpt: the save to {last.path!r} has failed in the background:"
+                f"jsonckpt: the background save to {last.path!r} has failed:"
                 f" {type(error).__name__}: {printable(error)}",
                 file=sys.stderr,
             )
 
 
 def _clear_frames(error: BaseException) -> None:
-    """Let go of the variables of an error's frames, for these hold on to the copy of the state."""
+    """Clear the variables in an error's frames. They keep the copy of the state alive."""
     chain: list[BaseException | None] = [error]
     seen = set()
     while chain:
@@ -338,11 +338,11 @@ def _clear_frames(error: BaseException) -> None:
 
 
 def _be_nice() -> None:
-    """Let the training go first. Linux has a niceness for each thread, other systems do not."""
+    """Lower the priority of this thread. Only Linux has a niceness for each thread."""
     if not sys.platform.startswith("linux"):
         return
     thread = threading.get_native_id()
-    # It is a courtesy: where the system refuses, the save runs like any thread.
+    # If the system refuses, the save runs with normal priority.
     with suppress(OSError):
         niceness = os.getpriority(os.PRIO_PROCESS, thread)
         os.setpriority(os.PRIO_PROCESS, thread, min(19, niceness + _NICER))

@@ -1,4 +1,4 @@
-"""Cancelling a save, which is possible until its commit."""
+"""Cancels a save, which is possible until its commit."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from ..errors import SaveCancelledError
 
 
 class CancelToken:
-    """Whether a save may still be cancelled. The commit, which cannot be taken back, closes it."""
+    """Whether a save may still be cancelled. The commit cannot be undone, so it ends this."""
 
     def __init__(self) -> None:
-        # Reentrant, because a signal handler may cancel while its own thread is in here.
+        # Reentrant: a signal handler may cancel while its own thread holds the lock.
         self._lock = threading.RLock()
         self._cancelled = False
         self._closed = False
 
     def check(self) -> None:
-        """To be called now and then.
+        """Call this now and then.
 
         Raises:
             SaveCancelledError: it was cancelled.
@@ -28,7 +28,7 @@ class CancelToken:
             )
 
     def close(self) -> None:
-        """To be called right before the commit: from now on nobody can cancel.
+        """Call this right before the commit: after it nobody can cancel.
 
         Raises:
             SaveCancelledError: it was cancelled.

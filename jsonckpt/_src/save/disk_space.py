@@ -1,4 +1,4 @@
-"""Disk space for a save: a warning before it, figures after a refusal, and ``delete_first``."""
+"""Disk space for a save: a warning before it, details in its errors, and ``delete_first``."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from ..storage import commit
 from ..storage.os_errors import writing
 from .plan import SavePlan
 
-#: What a save says that has deleted the old checkpoint and has made no new one.
+#: The hint of a save that has deleted the old checkpoint and failed to write a new one.
 _REMOVED = (
-    "The previous checkpoint was removed first, as delete_first asks: there is none at this path "
-    "now. Save again, here or elsewhere, as long as this process holds the state."
+    "The previous checkpoint was removed first (delete_first=True): there is none at this path "
+    "now. Save again, here or elsewhere, while this process still has the state."
 )
 
 
@@ -26,7 +26,7 @@ class DiskSpace:
     """The disk space of one save.
 
     Args:
-        compressed: whether whole files are, so that nothing is certain about their size.
+        compressed: whether whole files are compressed, so that their size is not known.
     """
 
     def __init__(self, plan: SavePlan, *, compressed: bool) -> None:
@@ -37,10 +37,10 @@ class DiskSpace:
         self._gone = False
 
     def delete_first(self, first: Path, others: Sequence[Path]) -> None:
-        """With ``delete_first``, remove the old checkpoint: what makes it one comes first.
+        """With ``delete_first``, remove the old checkpoint, its manifest or single file first.
 
-        A reader finds the old checkpoint whole, or none; never one with files missing. So the
-        others are touched only when it is durable that the first is gone.
+        A reader finds the old checkpoint whole, or none, but never one with missing files. So the
+        other files are removed only after the removal of the first is durable.
 
         Raises:
             WriteError: the system refused.
@@ -57,9 +57,9 @@ class DiskSpace:
         commit.unlink_all(others, threads=options.threads)
 
     def warn(self, directory: Path) -> None:
-        """Warn when it is certain that the text does not fit.
+        """Warn if the text certainly does not fit.
 
-        A warning, no error: file systems that compress, and quotas, make ``free`` a guess.
+        A warning, not an error: with compressing file systems and quotas, ``free`` is a guess.
         """
         with suppress(OSError):
             self._free = shutil.disk_usage(directory).free
@@ -73,7 +73,7 @@ class DiskSpace:
             )
 
     def explain(self, error: BaseException) -> None:
-        """Let an error of this save say what it needed, and what happened to the old one."""
+        """Add to an error how much space the save needs, and the fate of the old checkpoint."""
         if not isinstance(error, JsonckptError):
             if self._gone and hasattr(error, "add_note"):  # since Python 3.11
                 error.add_note(_REMOVED)

@@ -1,4 +1,4 @@
-"""Local places for a save: a directory, a file, a file object."""
+"""Local targets of a save: a directory, a file, a file object."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class StreamTarget(Target):
     def __init__(self, stream: Any, options: SaveOptions) -> None:
         if isinstance(stream, io.TextIOBase) or isinstance(getattr(stream, "encoding", None), str):
             raise ArgumentError(
-                "path is a file object for text, and a checkpoint is written as bytes",
+                "path is a file object for text, but a checkpoint is written as bytes",
                 hint='Open it with "wb", or pass its .buffer; in memory, use io.BytesIO.',
             )
         if getattr(stream, "closed", False) is True:
@@ -64,7 +64,7 @@ class StreamTarget(Target):
 
 
 class _LocalTarget(Target):
-    """What local files and directories have in common."""
+    """The common part of local files and directories."""
 
     concurrent = True
 
@@ -72,7 +72,7 @@ class _LocalTarget(Target):
         self._path = path
         self._options = options
         self.path, self.name = str(path), path.name
-        with writing(path):  # fails where the working directory is gone
+        with writing(path):  # fails if the working directory does not exist any more
             self.place = os.path.abspath(path)
         self._space: DiskSpace | None = None
         self._mode = Mode()
@@ -98,10 +98,10 @@ class _LocalTarget(Target):
 
 
 class FileTarget(_LocalTarget):
-    """A single file, written under another name beside its place."""
+    """A single file. It is written under another name in the same directory, then renamed."""
 
     def check(self) -> None:
-        """Refuse a directory, the name of a part of a checkpoint, and what must stay."""
+        """Refuse a directory, the name of a part of a checkpoint, and a file that must be kept."""
         path = self._path
         with writing(path):
             filenames.check_single_name(str(path))
@@ -165,7 +165,7 @@ class DirectoryTarget(_LocalTarget):
         self._replaced: list[Path] = []
 
     def check(self) -> None:
-        """Refuse a file, a directory with other things in it, and what must stay."""
+        """Refuse a file, a directory with other files, and a checkpoint that must be kept."""
         path = self._path
         with writing(path):
             mode = mode_of(path)
@@ -173,7 +173,7 @@ class DirectoryTarget(_LocalTarget):
                 return
             if not stat.S_ISDIR(mode):
                 raise CheckpointExistsError(
-                    "there is a file at this path, and a path without .json is a directory",
+                    "there is a file at this path, but a path without .json means a directory",
                     file=path,
                     hint="Choose another name, or one ending in .json for a single file.",
                 )
@@ -188,7 +188,7 @@ class DirectoryTarget(_LocalTarget):
                 check_is_ours(LocalLocation(path))
             elif foreign := sorted(name for name in inside if not _may_be_ours(name)):
                 raise CheckpointExistsError(
-                    "the directory is not empty and holds no checkpoint "
+                    "the directory is not empty and is not a checkpoint "
                     f"(there is {quote(foreign[0])})",
                     file=path,
                     hint="Choose an empty or a new directory.",
@@ -198,7 +198,7 @@ class DirectoryTarget(_LocalTarget):
         """Make the directory; with ``delete_first``, remove the old checkpoint."""
         options = self._options
         self._save_id = plan.snapshot.save_id
-        # The manifest that is replaced says who may read the checkpoint.
+        # The new files get the permissions of the manifest that is replaced.
         self._mode = mode_for(self._manifest, options.shared)
         self._space = DiskSpace(plan, compressed=options.compresses_files)
         self._durable = commit.make_directory(self._path, self._made, sync=options.sync)
@@ -228,8 +228,10 @@ class DirectoryTarget(_LocalTarget):
         return self._durability()
 
     def abandon(self, error: BaseException) -> None:
-        """Remove the shards, unless the commit happened before the error (a failed last fsync, a
-        Ctrl-C): then they belong to the checkpoint that everybody sees."""
+        """Remove the shards, unless they have been committed.
+
+        The commit may have happened before the error (a failed last fsync, a Ctrl-C).
+        """
         if self._space is not None:
             self._space.explain(error)
         if not (self._text and commit.may_hold(self._manifest, self._text)):
@@ -244,7 +246,7 @@ class DirectoryTarget(_LocalTarget):
 
 
 def _may_be_ours(name: str) -> bool:
-    """Whether a file may be left over from a save that was killed."""
+    """Whether a file may be a leftover of a killed save."""
     return filenames.is_shard_name(name) or (
         name.startswith(".manifest-") and name.endswith(".tmp")
     )

@@ -16,7 +16,7 @@ from ..storage.path_arguments import check_storage_options
 from . import reader_limits
 
 _LARGEST_FILE = (1 << 63) - 1
-#: Characters of a size: more digits than this name no file.
+#: The most characters of a size. A number with more digits is larger than any file.
 _LONGEST_SIZE = 100
 _SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?)(i?)b?\s*", re.IGNORECASE)
 
@@ -26,7 +26,7 @@ class SaveOptions:
     """The options of a save, checked.
 
     Attributes:
-        shared: what group and others may do with the files at most (mode bits).
+        shared: the most that group and others may do with the files (mode bits).
     """
 
     encoding: str = "base64"
@@ -46,7 +46,7 @@ class SaveOptions:
 
     @property
     def compresses_files(self) -> bool:
-        """Whether whole files are compressed: number lists are, other text holds zstd frames."""
+        """Whether whole files are compressed. Base64 holds compressed chunks instead."""
         return self.encoding == "list" and self.compression == "zstd"
 
     @classmethod
@@ -60,13 +60,13 @@ class SaveOptions:
         threads: int | None = None,
         **others: Any,
     ) -> SaveOptions:
-        """The options that the public arguments of :func:`jsonckpt.save` ask for.
+        """The options from the public arguments of :func:`jsonckpt.save`.
 
         Args:
-            others: arguments that are taken as they are.
+            others: arguments that need no check.
 
         Raises:
-            ArgumentError: no checkpoint can have these; the message says what is allowed.
+            ArgumentError: an argument is not valid. The message says what is allowed.
         """
         options = cls(
             compression="none" if compression is None else compression,
@@ -93,13 +93,13 @@ class SaveOptions:
                 f"filter={quote(self.filter)}; it may be 'auto', 'none' or 'shuffle'"
             )
         if self.encoding == "list" and self.filter == "shuffle":
-            raise ArgumentError("filter='shuffle' goes with encoding='base64' only")
+            raise ArgumentError("filter='shuffle' needs encoding='base64'")
         reader_limits.check_chunk_size(self.chunk_bytes)
         if not isinstance(self.checksum, str) or self.checksum not in ALGORITHMS:
             raise ArgumentError(
                 f"checksum={quote(self.checksum)}; it may be {', '.join(ALGORITHMS)}"
             )
-        hasher(self.checksum)  # says now when its package is missing
+        hasher(self.checksum)  # raises now if its package is missing
         level = self.level
         if level is not None and (type(level) is not int or not -100 <= level <= 22):
             raise ArgumentError(
@@ -109,21 +109,21 @@ class SaveOptions:
 
 
 def parse_size(value: int | str, what: str) -> int:
-    """A number of bytes from an ``int`` or a text: ``"5GB"`` is decimal, ``"1MiB"`` binary.
+    """A number of bytes from an ``int`` or a string: ``"5GB"`` is decimal, ``"1MiB"`` binary.
 
     Raises:
-        ArgumentError: it is neither, or not positive, or more than any file can have.
+        ArgumentError: it is neither, or not positive, or larger than any file.
 
     >>> parse_size("1MiB", "chunk_size"), parse_size("5GB", "max_shard_size"), parse_size(7, "x")
     (1048576, 5000000000, 7)
     """
     if isinstance(value, bool) or not isinstance(value, (int, str)):
-        raise ArgumentError(f"{what} must be an int or a text such as '5GB', not {quote(value)}")
+        raise ArgumentError(f"{what} must be an int or a string such as '5GB', not {quote(value)}")
     if isinstance(value, str):
         match = _SIZE.fullmatch(value)
         if match is None or len(value) > _LONGEST_SIZE:
             raise ArgumentError(
-                f"{what}={quote(value)} is no size; write e.g. 1048576, '1MiB' or '5GB'"
+                f"{what}={quote(value)} is not a size; write e.g. 1048576, '1MiB' or '5GB'"
             )
         base = 1024 if match[3] else 1000
         value = int(Fraction(match[1]) * base ** " kmgt".index(match[2].lower() or " "))
@@ -137,5 +137,5 @@ def parse_size(value: int | str, what: str) -> int:
 
 
 def _in_short(value: int) -> str:
-    # Python refuses to write out an integer of thousands of digits.
+    # Python refuses to print an integer of thousands of digits.
     return str(value) if value.bit_length() < 256 else hex(value)[:20] + "..."

@@ -1,4 +1,4 @@
-"""What takes the text of a shard: a file, a stream, or a compressor before one of them."""
+"""Outputs for the text of a shard: a file, a stream, or a compressor in front of one."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class FileOutput:
 
 
 class StreamOutput:
-    """A binary file object that is written forward only: a pipe, a socket, a remote file."""
+    """A binary file object that can only be written forward: a pipe, a socket, a remote file."""
 
     ordered = True
 
@@ -53,7 +53,7 @@ class StreamOutput:
         self.written = 0
 
     def put(self, offset: int, buffers: Sequence[Any]) -> None:
-        """Write next; raw streams may take less than they are given."""
+        """Write the next bytes. A raw stream may take fewer than it is given."""
         require_all(self.written, offset)
         for buffer in buffers:
             view = memoryview(buffer).cast("B")
@@ -61,7 +61,8 @@ class StreamOutput:
             while len(view):
                 count = self._stream.write(view)
                 if count is None and isinstance(self._stream, io.RawIOBase):
-                    # Many file-like objects return nothing and take all; these took nothing.
+                    # Many file-like objects return None and take everything. A raw stream that
+                    # returns None took nothing.
                     raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
                 view = view[len(view) if count is None else count :]
 
@@ -74,7 +75,7 @@ class StreamOutput:
 
 
 class ObjectOutput(StreamOutput):
-    """The caller's file object; its errors become :class:`WriteError`."""
+    """The caller's file object. Its errors become :class:`WriteError`."""
 
     def put(self, offset: int, buffers: Sequence[Any]) -> None:
         """Write next."""
@@ -98,12 +99,12 @@ class ObjectOutput(StreamOutput):
                 f"cannot write to the file object: {error.strerror or error}",
                 errno=error.errno,
                 file=name if isinstance(name, str) else None,
-                hint="What it got so far is not a whole checkpoint.",
+                hint="What was written so far is not a whole checkpoint.",
             ) from error
 
 
 class ZstdOutput:
-    """Compresses the text frame by frame into another output."""
+    """Compresses the text, frame by frame, into another output."""
 
     ordered = True
 
@@ -115,7 +116,7 @@ class ZstdOutput:
         self.written = 0
 
     def put(self, offset: int, buffers: Sequence[Any]) -> None:
-        """Collect text; compress whole frames of it."""
+        """Collect text, and compress it in whole frames."""
         require_all(self._taken, offset)
         for buffer in buffers:
             self._held += buffer
@@ -138,13 +139,13 @@ class ZstdOutput:
 
 
 def require_all(taken: int, length: int) -> None:
-    """Check that all text was written: a commit relies on it, whatever happened to the threads.
+    """Check that all text was written. A commit relies on it, whatever happened to the threads.
 
     Raises:
         WriteError: text is missing.
     """
     if taken != length:
         raise WriteError(
-            f"{taken} of {length} bytes of the text were written: a writer has ended early",
+            f"{taken} of {length} bytes of the text were written: a thread has ended early",
             hint="The previous checkpoint, if any, is untouched. Save again.",
         )

@@ -18,19 +18,19 @@ from . import reader_limits
 from .options import SaveOptions
 from .snapshot import Snapshot
 
-#: A job ends when it holds this many raw bytes; small records share one.
+#: A job ends when it has this many raw bytes. Small records share one job.
 JOB_BYTES = 1 << 20
 _JOB_PARTS = 1_024
-#: Shards are not made smaller than this only to be written at the same time.
+#: Shards for parallel writing are not smaller than this.
 SMALLEST_PARALLEL_SHARD = 64 << 20
-#: Shards for parallel writing have equal sizes to within this part of the whole, and none is larger
+#: Sizes of shards for parallel writing differ by at most this part of the whole. None is larger
 #: than this many times its share.
 _SIZE_PRECISION = 400
 _MOST_UNEVEN = 1.25
-#: Compressing fewer bytes than this saves nothing worth the frame around them.
+#: Compressing fewer bytes than this is not worth the frame around them.
 SMALLEST_COMPRESSED = 256
 _SAMPLE_BYTES = 1 << 14
-#: Text of a record beside its payloads: the head and tail, and what each chunk adds.
+#: Text of a record around its payloads: head and tail, and what each chunk adds.
 _RECORD_OVERHEAD = 400
 _CHUNK_OVERHEAD = 110
 
@@ -65,7 +65,7 @@ class RecordPlan:
 
     @property
     def chunks(self) -> int:
-        """How many chunks it has."""
+        """The number of chunks."""
         return chunk_count(self.nbytes, self.codec.chunk_bytes)
 
     def chunk_range(self, chunk: int) -> tuple[int, int]:
@@ -147,22 +147,20 @@ class SavePlan:
         ]
 
     def check_index(self, text: bytes) -> None:
-        """Whether a reader takes the index of a single file. Raises :class:`LimitError`."""
+        """Check that a reader accepts the index of a single file. Raises :class:`LimitError`."""
         widest = max((record.codec.chunk_bytes for record in self.records), default=0)
         reader_limits.check_index(text, len(self.records), self.chunks, widest)
 
     def check_expansion(self, stored: int) -> None:
-        """Whether a reader believes that so many bytes hold the tensors. Raises
-        :class:`LimitError`."""
+        """Check that a reader accepts this ratio of compression. Raises :class:`LimitError`."""
         claimed = claimed_bytes((r.nbytes, r.source.layout) for r in self.records)
         reader_limits.check_expansion(claimed, len(self.records), self.chunks, stored)
 
 
 def plan_save(snapshot: Snapshot, options: SaveOptions) -> SavePlan:
-    """Choose the codec of each record. To see whether it compresses, a sample of it is read.
+    """Choose the codec of each record. A sample of the record shows whether it compresses.
 
-    This is not a part of taking the snapshot: a save in the background has the time, the training
-    has not.
+    This is not part of the snapshot: a background save has the time for it, the training has not.
 
     Raises:
         LimitError: too many chunks, or a name that is too long.
@@ -183,8 +181,8 @@ def plan_save(snapshot: Snapshot, options: SaveOptions) -> SavePlan:
 def choose_codec(source: RawSource, options: SaveOptions, *, worthwhile: bool = True) -> Codec:
     """The codec of one record.
 
-    Small records, and those of which a sample does not compress (``worthwhile``), are not
-    compressed. The filter ``"auto"`` shuffles what is compressed and has elements of several bytes.
+    A record is not compressed if it is small, or if its sample does not compress (``worthwhile``).
+    The filter ``"auto"`` shuffles compressed records whose elements have several bytes.
     """
     itemsize = DTYPES[source.dtype].itemsize
     chunk_bytes = max(itemsize, options.chunk_bytes // itemsize * itemsize)
@@ -201,12 +199,12 @@ def choose_codec(source: RawSource, options: SaveOptions, *, worthwhile: bool = 
 
 @lru_cache(maxsize=64)
 def _codec(encoding: str, compression: str, filter: str, chunk_bytes: int) -> Codec:
-    # One object for all records that have it: thousands of small tensors compare it.
+    # One object for all records with this codec: thousands of small tensors compare it.
     return Codec(encoding, compression, filter, chunk_bytes)
 
 
 def _sample_compresses(coder: ChunkCodec, source: RawSource, codec: Codec) -> bool:
-    # From the middle: the edges of a tensor (padding rows, zeros) say little of the rest.
+    # From the middle: the edges of a tensor (padding rows, zeros) are often not typical.
     size = min(source.nbytes, _SAMPLE_BYTES)
     unit = 16  # a multiple of every item size
     start = (source.nbytes - size) // 2 // unit * unit
@@ -215,10 +213,10 @@ def _sample_compresses(coder: ChunkCodec, source: RawSource, codec: Codec) -> bo
 
 
 def parallel_shard_size(sizes: Sequence[int], threads: int, max_shard_size: int) -> int:
-    """The size of shards that lets each thread write one, all of about the same size.
+    """The shard size that gives each thread one shard, all of about the same size.
 
-    Writes to one file wait for each other in the kernel. One shard for all threads is made where
-    shards would be small, or where one record is so large that its shard would take much longer.
+    Writes to one file wait for each other in the kernel. All threads share one shard if the shards
+    would be small, or if one record is so large that its shard would take much longer.
 
     >>> sizes = [200 << 20] * 4
     >>> assign_shards(sizes, parallel_shard_size(sizes, 2, 5_000_000_000))
@@ -230,8 +228,8 @@ def parallel_shard_size(sizes: Sequence[int], threads: int, max_shard_size: int)
     if threads < 2 or total < threads * SMALLEST_PARALLEL_SHARD:
         return max_shard_size
     share, largest = -(-total // threads), max(sizes)
-    # The lower bound makes more shards than threads, the upper bound does not. The least size that
-    # makes no more than threads is between them.
+    # The lower bound makes more shards than threads, the upper bound does not. The size that is
+    # looked for is between them: the smallest that makes at most one shard for each thread.
     low, high = max(share, largest) - 1, share + largest
     while high - low > max(1, total // _SIZE_PRECISION):
         middle = (low + high) // 2

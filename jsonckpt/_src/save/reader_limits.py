@@ -1,7 +1,7 @@
-"""What readers accept by default. A save refuses to write what they would refuse.
+"""What readers accept by default. A save does not write what they would refuse.
 
-Everything is checked before the commit, as early as it is known. What was there before stays.
-Each function raises :class:`LimitError` with the way out.
+Everything is checked before the commit, as early as possible. The old checkpoint stays. Each
+function raises :class:`LimitError` with a hint.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from ..format.limits import DEFAULT_LIMITS, Limits, exceeds
 from ..format.model import Manifest
 from ..format.validation import check_name
 
-#: About what the place of a tensor takes in the state's text, beside its name.
+#: About the bytes of a reference to a tensor in the state's text, without its name.
 _PLACE = 40
 
 
 def most_levels() -> int:
-    """How deep a state may be. It stands one level inside the manifest."""
+    """How deep a state may be. In the manifest it is one level deeper."""
     return (DEFAULT_LIMITS.depth or 1_000) - 1
 
 
@@ -53,17 +53,17 @@ def _check_count(count: int, what: str, hint: str) -> None:
 
 
 def check_expansion(nbytes: int, tensors: int, chunks: int, stored: int) -> None:
-    """Whether a reader believes that so many bytes hold the tensors.
+    """Check that a reader accepts this ratio of compression.
 
     Args:
-        nbytes: what the tensors take in memory.
-        stored: bytes of the files that hold records. Only when all is written they are known.
+        nbytes: bytes of the tensors in memory.
+        stored: bytes of the files that hold records. They are known only after writing.
     """
     limit = DEFAULT_LIMITS.total_bytes(stored)
     if exceeds(nbytes, limit):
         raise LimitError(
             f"{nbytes} bytes of tensors were compressed to {stored} bytes; readers accept "
-            f"at most {limit} of so few",
+            f"at most {limit} from that",
             hint="Pass compression=None; the previous checkpoint, if any, is untouched.",
         )
     most = DEFAULT_LIMITS.most_chunks(stored)
@@ -73,7 +73,7 @@ def check_expansion(nbytes: int, tensors: int, chunks: int, stored: int) -> None
             way = f"a larger chunk_size, or {way}"
         raise LimitError(
             f"{chunks} chunks were compressed to {stored} bytes; readers accept at most "
-            f"{most} in so few",
+            f"{most} in that many bytes",
             hint=f"Pass {way}; the previous checkpoint, if any, is untouched.",
         )
 
@@ -91,13 +91,13 @@ def check_index(text: bytes, tensors: int, chunks: int, chunk_bytes: int) -> Non
 def may_exceed_compressed(head: int, stored: int) -> bool:
     """Whether :func:`check_compressed_head` could refuse a head of so many bytes."""
     limits = DEFAULT_LIMITS.for_text(stored)
-    # No text has more marks than bytes.
+    # A text cannot have more marks than bytes.
     return exceeds(head, limits.marks) or exceeds(head, limits.manifest_bytes)
 
 
 def check_compressed_head(text: bytes, stored: int) -> None:
-    """The head of a single file that was compressed, as a whole, to so few bytes."""
-    what = f"what stands beside the tensors, compressed to {stored} bytes,"
+    """The head of a single file that was compressed as a whole to ``stored`` bytes."""
+    what = f"the text beside the tensors, compressed to {stored} bytes,"
     hint = "Save without .zst, or as a directory."
     _check_text(what, text, hint, DEFAULT_LIMITS.for_text(stored))
 
@@ -117,7 +117,7 @@ def check_manifest(text: bytes, manifest: Manifest) -> None:
 
 
 def _check_text(what: str, text: bytes, hint: str, limits: Limits | None = None) -> None:
-    """Whether a reader takes so much text, and so many marks in it, at once."""
+    """Check that a reader accepts this text: its length, and the marks in it."""
     limits = limits or DEFAULT_LIMITS
     if exceeds(len(text), limits.manifest_bytes):
         raise LimitError(
@@ -129,14 +129,14 @@ def _check_text(what: str, text: bytes, hint: str, limits: Limits | None = None)
     marks = json_text.marks_of(text)
     if exceeds(marks, limits.marks):
         raise LimitError(
-            f"the state and the tensors take {marks} brackets and strings of JSON; readers accept "
+            f"the state and the tensors have {marks} brackets and strings of JSON; readers accept "
             f"at most {limits.marks}",
             hint=hint,
         )
 
 
 def _fewer(tensors: int, chunks: int, chunk_bytes: int) -> str:
-    """The way out of too many records or too many chunks, whichever it is."""
+    """The hint for too many records, or for too many chunks."""
     if chunks > 2 * tensors and not exceeds(2 * chunk_bytes, DEFAULT_LIMITS.chunk_bytes):
         return "Pass a larger chunk_size."
     return (
@@ -148,7 +148,7 @@ def _fewer(tensors: int, chunks: int, chunk_bytes: int) -> str:
 def _smaller(
     text: int, state: int, names: Sequence[str], chunks: int = 0, chunk_bytes: int = 0
 ) -> str:
-    """The way out of a text with the state in it that is too long: its largest part."""
+    """The hint for a text with the state that is too long. It depends on the largest part."""
     places = sum(len(name) + _PLACE for name in names)
     if 2 * (state - places) > text:
         return "Put large data into tensors or NumPy arrays."

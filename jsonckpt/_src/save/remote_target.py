@@ -1,4 +1,4 @@
-"""Saves to remote file systems: files that appear as a whole, and a commit that may be in doubt."""
+"""Saves to remote file systems. After an error it may not be known whether a commit happened."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from .target import Target, check_is_ours, named_shards
 _OBJECT_STORES = frozenset(
     "s3,s3a,gs,gcs,az,abfs,abfss,adl,oss,oci,cos,obs,swift,tos,r2,b2,hf".split(",")  # noqa: SIM905
 )
-#: Protocols whose rename puts one file in the place of another at once.
+#: Protocols whose rename replaces a file in one step.
 _RENAMES = frozenset(["file", "local", "sftp", "ssh"])
-#: How a server refuses for good. After any other error the request may still be carried out.
+#: Errors by which a server refuses finally. After any other error the request may still succeed.
 _REFUSALS = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError)
 _REFUSAL_NUMBERS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.ENAMETOOLONG}
-#: How many bytes at each end of a single file tell one save from another.
+#: This many bytes at each end of a single file identify its save.
 _ENDS = 512
 
 
 class _Upload:
-    """A file that is being sent. It appears when it is closed, unless it is discarded."""
+    """A file that is being uploaded. It appears when it is closed, unless it is discarded."""
 
     def __init__(self, fs: Any, path: str) -> None:
         self._path = path
@@ -45,7 +45,7 @@ class _Upload:
             self._stream = fs.open(path, "wb")
 
     def write(self, data: memoryview) -> int:
-        """Send more; the bytes taken."""
+        """Send more. Returns the number of bytes taken."""
         with writing(self._path, remote=True):
             count = self._stream.write(data)
         taken = len(data) if count is None else int(count)
@@ -56,24 +56,24 @@ class _Upload:
         return taken
 
     def close(self) -> None:
-        """Send the rest, and let it appear."""
+        """Send the rest. Then the file appears."""
         self.ended = True
         with writing(self._path, remote=True):
             self._stream.close()
 
     def discard(self) -> None:
-        """Drop it without a trace, as far as the file system can."""
+        """Discard it without a trace, if the file system can do that."""
         with suppress(Exception):
             self._stream.discard()
         try:
-            # Or the finalizer of fsspec's own class would send what has been written so far.
+            # Otherwise the finalizer of fsspec's own class would send what has been written so far.
             self._stream.closed = True
         except Exception:
             with suppress(Exception):
                 self._stream.close()
 
     def lies_at(self, fs: Any, path: str) -> bool:
-        """Whether the file at ``path`` is the one that was sent."""
+        """Whether the file at ``path`` is the one that was uploaded."""
         fs.invalidate_cache()
         if int(fs.info(path)["size"]) != self.written:
             return False
@@ -83,7 +83,7 @@ class _Upload:
 
 
 class _UploadOutput(StreamOutput):
-    """The text of one file on its way."""
+    """The text of one file that is being uploaded."""
 
     def __init__(self, upload: _Upload, *, close: bool) -> None:
         super().__init__(upload)
@@ -91,7 +91,7 @@ class _UploadOutput(StreamOutput):
         self._close = close
 
     def end(self, length: int) -> None:
-        """Let a shard appear. A single file appears in the commit."""
+        """Make a shard appear. A single file appears in the commit."""
         super().end(length)
         if self._close:
             self._upload.close()
@@ -100,9 +100,9 @@ class _UploadOutput(StreamOutput):
 class RemoteTarget(Target):
     """A directory or a single file on a remote file system.
 
-    A step that reports an error may have happened all the same, or happen later: its answer was
-    lost, or the request is still under way. What may have been committed is therefore looked at
-    before anything is removed, and stays where nobody knows.
+    A step that reports an error may have happened all the same, or may happen later: its answer was
+    lost, or the request is still running. So this checks what was committed before it removes
+    anything. If that cannot be found out, everything stays.
     """
 
     def __init__(self, url: str, options: SaveOptions) -> None:
@@ -119,14 +119,14 @@ class RemoteTarget(Target):
         self._uploads: list[_Upload] = []
         self._temporary = ""
         self._replaced: list[str] = []
-        #: Whether what is to be seen of this save may have been committed.
+        #: Whether the commit of this save may have happened.
         self._may_be_there = False
 
     def begin(self, plan: SavePlan, cancel: CancelToken) -> None:
         """Connect, and refuse to overwrite what must not be overwritten.
 
         Raises:
-            CheckpointExistsError: with the way out.
+            CheckpointExistsError: there is a checkpoint that must be kept.
         """
         self._fs, path = filesystem(self.path, self._options.storage_options)
         self._path = split_query(path)[0]
@@ -165,10 +165,10 @@ class RemoteTarget(Target):
         return _UploadOutput(upload, close=not self.single)
 
     def commit(self, manifest: bytes, cancel: CancelToken) -> str:
-        """Let the single file appear, or write the manifest in one piece.
+        """Make the single file appear, or write the manifest in one piece.
 
         Raises:
-            WriteError: it is not there, or nobody knows; the second is said.
+            WriteError: the commit failed, or may have failed. The hint says which.
         """
         if not self.single:
             self._replaced = named_shards(self._location())
@@ -186,7 +186,7 @@ class RemoteTarget(Target):
                 upload.discard()
         if self.single and self._begun and self._shows_early and isinstance(error, WriteError):
             error.hint = (
-                "This file system shows a file while it is written, so the previous "
+                "This file system shows a file while it is being written, so the previous "
                 "checkpoint is lost. Save to a directory, which is safe there, too."
             )
         if not self._may_be_there:
@@ -200,7 +200,7 @@ class RemoteTarget(Target):
 
     @property
     def _shows_early(self) -> bool:
-        """Whether a single file takes the place of the old one as soon as it is opened."""
+        """Whether a single file replaces the old one as soon as it is opened."""
         return not self._protocols & (_OBJECT_STORES | _RENAMES | {"memory"})
 
     def _location(self) -> RemoteLocation:
@@ -243,7 +243,7 @@ class RemoteTarget(Target):
                 raise
 
     def _move(self, temporary: str) -> None:
-        if "memory" in self._protocols:  # its mv would take some names for patterns
+        if "memory" in self._protocols:  # its mv treats some names as patterns
             self._fs.cp_file(temporary, self._path)
             self._fs.rm_file(temporary)
         else:
@@ -252,7 +252,7 @@ class RemoteTarget(Target):
     def _happened(self, error: BaseException, holds: Callable[[], bool]) -> bool:
         """Whether a commit that raised an error has happened.
 
-        If not, this also decides whether the new files may be removed.
+        If it has not, this also decides whether the new files may be removed.
         """
         if not (self._may_be_there and isinstance(error, WriteError)):
             return False
@@ -268,13 +268,13 @@ class RemoteTarget(Target):
             self._may_be_there = False
         else:
             error.hint = (
-                "Whether the new checkpoint is there, or will be, cannot be found out, so none of "
-                "its files was removed: the old one or the new one loads. Save again."
+                "It is not known whether the new checkpoint is in place, so none of its files "
+                "was removed: the old one or the new one loads. Save again."
             )
         return False
 
     def _make_directory(self) -> None:
-        """Make the directory of the target where the file system has directories; never a bucket.
+        """Make the directory of the target, but never a bucket.
 
         Raises:
             WriteError: it cannot be made.
@@ -293,12 +293,12 @@ class RemoteTarget(Target):
 
     def _remove_quietly(self, paths: Iterable[str]) -> None:
         for path in paths:
-            with suppress(Exception):  # an orphan harms nobody
+            with suppress(Exception):  # an orphan does no harm
                 self._fs.rm_file(path)
 
 
 def _protocols_below(fs: Any) -> set[str]:
-    """The protocols of a file system and of those that it is built on."""
+    """The protocols of a file system, and of those that it is built on."""
     found = protocols(fs)
     while (fs := getattr(fs, "fs", None)) is not None and hasattr(fs, "protocol"):
         found |= protocols(fs)
@@ -306,7 +306,7 @@ def _protocols_below(fs: Any) -> set[str]:
 
 
 def _is_refusal(error: BaseException | None) -> bool:
-    """Whether the other side refused for good, so that nothing of the request is under way."""
+    """Whether the server refused finally, so that the request cannot succeed later."""
     if isinstance(error, OSError) and error.errno in _REFUSAL_NUMBERS:
         return True
     response = getattr(error, "response", None)

@@ -1,4 +1,4 @@
-"""Writes one shard: chunks are encoded on several threads and laid one behind the other."""
+"""Writes one shard: several threads encode the chunks, which are written one after the other."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _Chunk = tuple[_Pieces, str] | None
 
 
 class ShardWriter:
-    """The text of one shard on its way into an output.
+    """Writes the text of one shard to an output.
 
     Args:
-        head: what stands before the first record.
-        done: gets the raw bytes of each job that was written; may raise.
-        check_index: gets what stands behind the last record before it is written; may raise.
+        head: the text before the first record.
+        done: gets the number of raw bytes of each job that was written; may raise.
+        check_index: gets the text after the last record before it is written; may raise.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class ShardWriter:
     def sequence(
         self, threads: int
     ) -> JobSequence[list[Part], ChunkCodec, list[_Chunk], tuple[int, _Pieces] | None]:
-        """The jobs that write the shard, for at most so many threads."""
+        """The jobs that write the shard, for at most ``threads`` threads."""
         records = self._shard.records
         return JobSequence(
             jobs(records),
@@ -62,7 +62,7 @@ class ShardWriter:
         )
 
     def file(self) -> ShardFile:
-        """What the manifest says of the file."""
+        """The entry of the file in the manifest."""
         text = self.text
         return ShardFile(self._shard.name, self._output.written, text.position, text.seal)
 
@@ -85,7 +85,7 @@ class ShardWriter:
             raise
 
     def _place(self, job: list[Part], encoded: list[_Chunk]) -> tuple[int, _Pieces] | None:
-        """Give the encoded chunks their place in the text."""
+        """Give the encoded chunks their offsets in the text."""
         start = self.text.position
         buffers: _Pieces = []
         for part, chunk in zip(job, encoded):
@@ -94,7 +94,7 @@ class ShardWriter:
             else:
                 self._add_part(buffers, part, chunk)
         if len(job) > 1:
-            # Many small pieces: one copy is cheaper than that many entries of a writev.
+            # One copy is cheaper than a writev of many small pieces.
             buffers = [b"".join(buffers)]
         if not self._output.ordered:
             return start, buffers
@@ -147,7 +147,7 @@ def _header(record: RecordPlan) -> Header:
 
 
 def useful_threads(shard: ShardPlan, threads: int) -> int:
-    """How many of the threads are of use for a shard."""
+    """How many of the threads are useful for a shard."""
     return threads_for(threads, _raw_bytes(shard), len(shard.records))
 
 

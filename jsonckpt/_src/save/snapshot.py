@@ -1,4 +1,4 @@
-"""The state at the moment of a save: its tree as JSON, and its tensors, which are not read yet."""
+"""The state at the moment of a save: its tree as JSON, and its tensors, not read yet."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from . import reader_limits
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What is to be saved, encoded except for the payloads.
+    """A state to be saved, encoded except for the payloads.
 
     Attributes:
         sources: one for each record.
@@ -41,7 +41,7 @@ class Snapshot:
         return sum(source.nbytes for source in self.sources)
 
     def head(self, checksum: str, *, single: bool) -> bytes:
-        """What a shard begins with. In a single file the state is in it.
+        """The head of a shard. In a single file it contains the state.
 
         Raises:
             LimitError: readers would refuse it.
@@ -92,7 +92,7 @@ def take_snapshot(state: object, metadata: Mapping[str, Any] | None) -> Snapshot
     """Encode the state. No payload is read.
 
     The snapshot shares only the memory of the tensors with the state. Later changes of dictionaries
-    and lists do not show in it.
+    and lists do not affect it.
     """
     writer = StateWriter()
     most = reader_limits.most_levels()

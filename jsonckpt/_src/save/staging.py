@@ -1,7 +1,7 @@
-"""The copy of a state's tensors that a save in the background writes, in memory that is kept.
+"""The copy of a state's tensors for a background save, in memory that is reused.
 
 Fresh memory costs more than the copy itself, because each page is faulted in on its first use. So
-the memory of one save is used again by the next.
+the next save uses the memory again.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from ..parallel import default_threads, run_all
 from ..tensors.buffers import Source
 from ..tensors.memory import borrow_range
 
-#: Bytes that one thread copies at a stretch: long enough for the C library to go past the caches,
-#: short enough that the threads end at about the same time.
+#: Bytes that one thread copies at a time: enough for the C library to bypass the caches, and few
+#: enough that the threads end at about the same time.
 _PIECE = 32 << 20
 #: Each copy begins at a multiple of this: a cache line, and a multiple of every item size.
 _ALIGNMENT = 64
-#: Copying less than this takes less time than starting threads, or asking torch's for help.
+#: Copying less than this takes less time than starting threads, or using torch's.
 _WORTH_THREADS, _WORTH_TORCH = 8 << 20, 256 << 10
-#: As what bytes are copied: torch takes a tenth longer for the same ones as ``uint8``.
+#: The dtype of copies. As ``uint8`` the same bytes take torch a tenth longer.
 _WORDS = (torch.int64, torch.int32, torch.int16, torch.uint8)
 #: From the kernel's headers (Linux 4.14); the ``mmap`` module does not have it.
 _MADV_WIPEONFORK = 18
@@ -39,7 +39,7 @@ _Piece = tuple[Source, "np.ndarray[Any, Any]", int, int]
 
 
 class Buffers:
-    """Host memory for one copy of a state; as much as the largest state so far took.
+    """Host memory for one copy of a state, as large as the largest state so far.
 
     Not for use by several threads at once. A copy is valid until the next call of :meth:`stage`.
 
@@ -57,31 +57,31 @@ class Buffers:
             os.register_at_fork(after_in_child=self._forget)
 
     def _forget(self) -> None:
-        # A forked child makes its own when it saves. What was pinned is the parent's to unpin.
+        # A forked child makes its own buffers when it saves. The parent unpins what it pinned.
         self._pairs = _Pairs()
         self._plain = _Arena(pinned=False)
         self._pinned = _Arena(pinned=True)
 
     def stage(self, sources: Sequence[Source]) -> None:
-        """Copy the bytes of all sources, and let the sources refer to the copy.
+        """Copy the bytes of all sources. The sources then refer to the copy.
 
-        Returns when the copies are complete, those from a CUDA device included: these are read in
-        the device's current stream, behind whatever the training has put into it.
+        Returns when the copies are complete, also those from a CUDA device. They run in the
+        device's current stream, after the work that the training has queued there.
 
         Raises:
-            MemoryError: there is no memory for a copy of the state.
+            MemoryError: there is not enough memory for a copy of the state.
         """
         for arena in (self._plain, self._pinned):
             chosen = [source for source in sources if source.on_cuda is arena.pinned]
             offsets, total = _lay_out([source.nbytes for source in chosen])
             if not arena.pinned and total > arena.size:
-                self._pairs = _Pairs()  # they hold on to the memory that is let go of
+                self._pairs = _Pairs()  # they keep the memory alive that is freed here
             memory = arena.take(total)
             if arena.pinned:
                 _copy_from_devices(_pieces(chosen, offsets, memory))
             elif torch.get_num_threads() > 1:
-                # In a training loop torch's threads are awake, waiting for work in a loop of their
-                # own: threads beside them would share their processors.
+                # In a training loop torch's threads busy-wait for work. Other threads would share
+                # their processors.
                 self._pairs.copy(chosen, offsets, memory)
             else:
                 threads = default_threads() if total >= _WORTH_THREADS else 1
@@ -91,14 +91,14 @@ class Buffers:
                 source.relocate(owner, start + offset)
 
     def release(self) -> None:
-        """Give the memory back. The copy is not valid any more."""
+        """Free the memory. The copy is not valid any more."""
         self._pairs = _Pairs()
         self._plain.release()
         self._pinned.release()
 
 
 def detach(sources: Sequence[Source]) -> None:
-    """Let go of the copy. The sources cannot be read any more."""
+    """Drop the copy. The sources cannot be read any more."""
     nothing = torch.empty(0)
     for source in sources:
         source.relocate(nothing, 0)
@@ -141,10 +141,10 @@ def _copy(job: list[_Piece]) -> None:
 
 
 class _Pairs:
-    """Copies with torch's threads, from and to places remembered from one save to the next.
+    """Copies with torch's threads. Remembers the pairs of tensors from one save to the next.
 
-    A training loop saves the same memory again and again. To prepare these pairs of tensors anew
-    takes a fifth of the time of a copy, with tensors of some hundred kilobytes.
+    A training loop saves the same memory again and again. With tensors of some hundred kilobytes,
+    making these pairs takes a fifth of the time of a copy.
     """
 
     def __init__(self) -> None:
@@ -156,12 +156,12 @@ class _Pairs:
     def copy(
         self, sources: Sequence[Source], offsets: Sequence[int], memory: np.ndarray[Any, Any]
     ) -> None:
-        """Copy all of ``sources``, which keep alive what is read here by its address."""
+        """Copy all of ``sources``. They keep alive what is read here by address."""
         places = [(source.address, source.nbytes) for source in sources]
         begin = memory.ctypes.data
         if places != self._places or begin != self._begin:
-            self._places = []  # an error leaves half of it, which is nobody's
-            # What is made in inference mode could not be written to outside of it, next time.
+            self._places = []  # an error leaves it incomplete
+            # Tensors that are made in inference mode could not be written to outside of it later.
             with torch.inference_mode(False):
                 self._prepare(places, offsets, memory)
             self._places, self._begin = places, begin
@@ -198,13 +198,14 @@ def _copy_from_devices(jobs: Iterator[list[_Piece]]) -> None:
             devices.update(source.device for source, _, _, _ in job)
             _copy(job)
     finally:
-        # After an error, too: no copy may arrive in memory that is used for something else.
+        # After an error, too: a late copy must not overwrite memory that is used for something
+        # else.
         for device in devices:
             torch.cuda.current_stream(torch.device(device)).synchronize()
 
 
 class _Arena:
-    """One stretch of memory that grows when more is asked for."""
+    """One block of memory that grows when more is asked for."""
 
     def __init__(self, *, pinned: bool) -> None:
         self.pinned = pinned
@@ -213,22 +214,22 @@ class _Arena:
 
     @property
     def size(self) -> int:
-        """Bytes that it holds already."""
+        """The bytes that it has now."""
         return len(self._memory)
 
     def take(self, nbytes: int) -> np.ndarray[Any, Any]:
-        """The first ``nbytes`` of it. What was taken before is overwritten, or let go."""
+        """The first ``nbytes`` of it. What was taken before is overwritten or freed."""
         if nbytes > len(self._memory):
-            # First: there is never a second copy.
+            # Freed first, so that there is never a second copy.
             self.release()
             self._memory = _fresh(nbytes)
             if self.pinned:
-                # Where the system refuses to pin so much, the copy is slower but no less right.
+                # If the system refuses to pin so much, the copy is slower, but correct.
                 self._registered = _register(self._memory)
         return self._memory[:nbytes]
 
     def release(self) -> None:
-        """Let go of it."""
+        """Free it."""
         if self._registered:
             self._registered = False
             _cuda_runtime().cudaHostUnregister(self._memory.ctypes.data)
@@ -236,26 +237,26 @@ class _Arena:
 
 
 def _fresh(nbytes: int) -> np.ndarray[Any, Any]:
-    """Private memory, which forked children see as zeros."""
+    """Private memory that forked children see as zeros."""
     size = -(-nbytes // mmap.PAGESIZE) * mmap.PAGESIZE
     try:
         mapped = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except OSError as error:
         raise MemoryError(
-            f"no memory for a copy of the state: {nbytes} bytes. Save with jsonckpt.save, which"
+            f"not enough memory for a copy of the state: {nbytes} bytes. Use jsonckpt.save, which"
             " needs no copy"
         ) from error
     if sys.platform.startswith("linux"):
-        # Advice; where the system does not take it, everything works as before. Without it, every
-        # page that is written while a child lives (a DataLoader's worker) would be copied by the
-        # kernel first, for a child that never looks at it.
+        # A hint that the system may refuse. Without it, the kernel would copy every page that is
+        # written while a child process lives (a DataLoader's worker), for a child that never reads
+        # it.
         with suppress(OSError):
             mapped.madvise(_MADV_WIPEONFORK)
     return np.frombuffer(mapped, np.uint8)
 
 
 def _register(memory: np.ndarray[Any, Any]) -> bool:
-    """Pin memory, so that devices can copy to it by themselves. Whether that was possible.
+    """Pin memory, so that devices can copy to it directly. Returns whether that was possible.
 
     torch's own allocator of pinned memory rounds each size up to a power of two, which would be
     nearly two copies of the state.
@@ -263,8 +264,8 @@ def _register(memory: np.ndarray[Any, Any]) -> bool:
     status = _cuda_runtime().cudaHostRegister(memory.ctypes.data, memory.nbytes, _PORTABLE)
     if int(status) == 0:
         return True
-    # CUDA keeps the error for whoever asks next, which is the launch of a kernel: rather this one
-    # than one of the training's.
+    # CUDA reports the error at the next launch of a kernel. Make that launch here, not in the
+    # training.
     with suppress(RuntimeError):
         torch.ones(1, device="cuda")
     return False

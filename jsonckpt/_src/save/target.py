@@ -1,4 +1,4 @@
-"""What a save needs of the place where it goes: open files, commit them, or abandon them."""
+"""The interface of a place to save to: open files, then commit or abandon them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ class Target(ABC):
 
     Attributes:
         path: of the checkpoint, for the result.
-        place: one name for each place, however it was given; ``""`` for a file object.
+        place: one name for each place, in whatever form its path was given; ``""`` for a file
+            object.
         single: whether the checkpoint is one file.
         name: of the single file; ``""`` for a file object.
         concurrent: whether several files may be written at the same time.
@@ -32,7 +33,7 @@ class Target(ABC):
     concurrent = False
 
     def check(self) -> None:  # noqa: B027 - a target may have nothing to check
-        """Refuse to overwrite what must not be overwritten, as far as that is known early."""
+        """Refuse to overwrite what must be kept, if that is known early."""
 
     @abstractmethod
     def begin(self, plan: SavePlan, cancel: CancelToken) -> None:
@@ -48,19 +49,19 @@ class Target(ABC):
 
         Args:
             manifest: of a directory.
-            cancel: is closed right before.
+            cancel: is closed right before the commit.
         """
 
     @abstractmethod
     def abandon(self, error: BaseException) -> None:
-        """Remove what was written, unless it may be committed. May give the error a hint."""
+        """Remove what was written, unless it may be committed. May add a hint to the error."""
 
     def clean_up(self) -> None:  # noqa: B027 - a target may have nothing to clean up
         """Remove what was replaced, after the commit."""
 
 
 def check_is_ours(location: Location) -> None:
-    """Refuse to replace another program's manifest, told by how it begins.
+    """Refuse to replace another program's manifest. Its first bytes tell.
 
     Raises:
         CheckpointExistsError: it is another program's.
@@ -80,10 +81,10 @@ def check_is_ours(location: Location) -> None:
 
 
 def named_shards(location: Location) -> list[str]:
-    """The shards that the present manifest names: an overwrite removes them at its very end.
+    """The shards of the present manifest. An overwrite removes them at its end.
 
-    A manifest that is damaged or cannot be read names none. Its checkpoint is lost already, but its
-    shards are left for a rescue.
+    For a damaged or unreadable manifest there are none. Its shards stay, so that ``recover`` can
+    use them.
     """
     try:
         return shard_files(location.manifest(DEFAULT_LIMITS.manifest_bytes), DEFAULT_LIMITS)

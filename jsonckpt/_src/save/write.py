@@ -53,7 +53,7 @@ class SaveResult:
 def write_checkpoint(
     plan: SavePlan, target: Target, cancel: CancelToken, began: float
 ) -> SaveResult:
-    """Write all, or leave what was there before.
+    """Write everything, or leave the old checkpoint.
 
     Args:
         began: when the save began, by ``time.perf_counter``.
@@ -119,7 +119,7 @@ def write_shards(
     files = [writer.file() for writer in writers]
     if len(files) != len(shards):
         raise WriteError(
-            f"{len(files)} of {len(shards)} shards were written: a writer has ended early",
+            f"{len(files)} of {len(shards)} shards were written: a thread has ended early",
             file=target.path,
             hint="The previous checkpoint, if any, is untouched. Save again.",
         )
@@ -142,13 +142,13 @@ def _open_shard(plan: SavePlan, target: Target, shard: ShardPlan, done: Any) -> 
 
 
 def _check_compressed_head(plan: SavePlan, entries: Sequence[Entry], file: ShardFile) -> None:
-    """Whether a reader takes the head of a single file that was compressed so well.
+    """Check that a reader accepts the head of a single file after its compression.
 
     Raises:
-        LimitError: it does not.
+        LimitError: a reader would not.
     """
     head = entries[0].offset if entries else file.text_bytes
-    # The head is made once more only where it is long.
+    # The head is made once more only if it is long.
     if reader_limits.may_exceed_compressed(head, file.bytes):
         text = plan.snapshot.head(plan.options.checksum, single=True)
         reader_limits.check_compressed_head(text, file.bytes)

@@ -34,12 +34,12 @@ _NAN_BITS = re.compile(r"0x[0-9a-f]{16}", re.ASCII)
 
 
 def malformed(path: str, what: str) -> FormatError:
-    """The error for what stands at ``path``, to be raised."""
+    """The error for the value at ``path``."""
     return FormatError(f"{shown(path)}: {what}")
 
 
 def refuse(path: str, expected: str, found: Json, cause: BaseException | None = None) -> NoReturn:
-    """Raise the error for a value that is not what its tag asks for."""
+    """Raise the error for a value that its tag does not allow."""
     raise malformed(path, f"expected {expected}, found {_described(found)}") from cause
 
 
@@ -250,7 +250,7 @@ def unique(
 ) -> _T:
     """``make(items)``, a set or a dictionary with these ``keys``, where no key occurs twice.
 
-    Keys without a hash are refused. So are very many keys with one hash: a table of them would
+    Keys without a hash are refused. So are very many keys with the same hash: inserting them would
     take hours.
     """
     counts: dict[int, int] = {}

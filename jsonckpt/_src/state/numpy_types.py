@@ -1,8 +1,8 @@
 """Rules for NumPy: arrays, scalars and dtypes (``docs/format.md`` section 6.2).
 
-A dtype is named as ``numpy.dtype.str`` does it, and only names on an explicit pattern are read.
-An array of numbers becomes a tensor of the same bytes. The elements of an array of text stay in the
-state.
+A dtype has the name that ``numpy.dtype.str`` gives it. Only names that match an explicit pattern
+are read. An array of numbers becomes a tensor of the same bytes. The elements of an array of text
+stay in the state.
 """
 
 from __future__ import annotations
@@ -37,17 +37,18 @@ _NAME = re.compile(
     r"|[<>][mM]8(\[\d{0,10}(Y|M|W|D|h|m|s|ms|us|ns|ps|fs|as)\])?",
     re.ASCII,
 )
-#: NumPy's type codes of the dtypes above. ``q`` may be another type than the ``l`` of its size.
+#: NumPy's type codes of the dtypes above. ``q`` may be a different type than the ``l`` of the same
+#: size.
 _CODES = "?bhilqBHILQefdFDmMUS"
 #: Scalar types that share the name of their dtype with another type have their own names.
 _OWN_NAMES = ("longlong", "ulonglong")
-#: An array of text may take so many bytes, or so many times its characters.
+#: An array of text may take this many bytes, or the second number times its characters.
 _TEXT_FLOOR = 64 << 20
 _TEXT_RATIO = 1000
 _WAY_OUT = (
     "Arrays and scalars of bool, int, float (16 to 64 bits), complex (64 and 128 bits), datetime64,"
     " timedelta64, str_ and bytes_ can be saved: convert it with .astype(...), or save its fields"
-    " or elements apart."
+    " or elements separately."
 )
 
 
@@ -139,8 +140,8 @@ def _number_array(
     columns = columns and not result.flags.f_contiguous
     if not columns and dtype.str[0] != ">":
         return result
-    # Arrays that share memory go on sharing it: one copy serves all references to a record.
-    # The original is kept, too: no other array may get its address.
+    # Arrays that share memory still share it after loading: all references to a record get one
+    # copy. The original is kept, too: no other array may get its address.
     address = result.__array_interface__["data"][0]
     key = (address, result.shape, result.strides, dtype.str, columns)
     if key not in decoder.copied:
@@ -210,7 +211,8 @@ def _float_body(value: Any) -> Json:
     if value.itemsize == 8:
         return float_json(float(value))
     if np.isfinite(value):
-        # The shortest digits for its own width (0.1), unless binary64 between leads elsewhere.
+        # The shortest digits for its own width (0.1), unless reading them as binary64 first gives
+        # another value.
         short = float(str(value))
         return short if type(value)(short).tobytes() == value.tobytes() else float(value)
     if np.isinf(value):
@@ -286,7 +288,7 @@ def _hint(value: object) -> str | None:
     if isinstance(value, np.ndarray):
         return (
             "It is a subclass of numpy.ndarray and would come back as a plain array: put"
-            " numpy.asarray(...) of it (and the mask of a masked array) in its path, or call"
+            " numpy.asarray(...) of it (and the mask of a masked array) in its place, or call"
             " jsonckpt.register(...) for it before saving."
         )
     if isinstance(value, np.dtype):

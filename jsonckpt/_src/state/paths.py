@@ -9,7 +9,7 @@ _MAX_NAME_BYTES = 1024
 
 
 def shown(path: str) -> str:
-    """A path as messages give it.
+    """A path as messages show it.
 
     >>> shown("/model"), shown("")
     ("state '/model'", 'the state')
@@ -18,14 +18,14 @@ def shown(path: str) -> str:
 
 
 def child(path: str, key: str) -> str:
-    """As :func:`pointer.join`, but much faster for the usual keys."""
+    """:func:`pointer.join`, but much faster for common keys."""
     if key.isprintable() and "/" not in key and "~" not in key:
         return f"{path}/{key}"
     return join(path, key)
 
 
 def label(key: object, *, is_tensor: bool) -> str:
-    """The text that stands for a dictionary's key in paths. It need not tell keys apart."""
+    """The text of a dictionary's key in paths. Different keys may have the same text."""
     if type(key) is str:
         return key
     if type(key) is int and key.bit_length() > 2048:

@@ -1,4 +1,4 @@
-"""States without their lost tensors, and states made of names (``docs/format.md`` 6.2 and 6.3).
+"""Removes lost tensors from a state, or builds a state from names (``docs/format.md`` 6.2, 6.3).
 
 JSON in, JSON out. What :func:`decode_state` leaves out of the Python state is left out of its JSON
 here: an element of a container, or the whole of a value that cannot exist without the tensor.
@@ -48,7 +48,7 @@ def _value(value: Json, exists: Callable[[str], bool]) -> Any:
             return _tagged(value, tag, body, exists)
     members = _members(value, exists)
     if len(members) == 1 and next(iter(members))[:1] == "$":
-        # The last that remains of several members must not be taken for a tag.
+        # If one of several members remains, it must not look like a tag.
         return {"$dict": [[key, item] for key, item in members.items()]}
     return members
 
@@ -96,7 +96,7 @@ def _items(body: Json, exists: Callable[[str], bool]) -> Json:
 
 
 def named_state(names: Iterable[str]) -> Json:
-    """Dictionaries of tensors, made of names: what remains when the state is lost.
+    """Dictionaries of tensors, built from names. For a checkpoint whose state is lost.
 
     Each segment of a name is a string key. A name that cannot be unfolded (below another tensor,
     ``$storage/0``, very deep) is a key of the outermost dictionary.
@@ -116,7 +116,7 @@ def named_state(names: Iterable[str]) -> Json:
 
 
 def _unfold(root: dict[str, Any], segments: list[str], name: str) -> bool:
-    """Put a name into dictionaries; false where another name is in the way."""
+    """Put a name into dictionaries; false if another name is in the way."""
     for segment in segments[:-1]:
         root = root.setdefault(segment, {})
         if type(root) is not dict:

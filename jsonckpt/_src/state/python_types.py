@@ -1,7 +1,7 @@
 """Rules for Python's own types and its standard library (``docs/format.md`` section 6.2).
 
-Anyone may have made up the JSON of a tag: each reader checks everything. What it returns equals
-what was written, in value and type.
+The JSON of a tag may be forged, so each reader checks everything. What it returns equals what was
+written, in value and type.
 """
 
 from __future__ import annotations
@@ -142,12 +142,14 @@ def _read_decimal(body: Json, path: str) -> decimal.Decimal:
 
 
 def _attributes(value: Any, encoder: Encoder, path: str, *known: str) -> dict[str, object]:
-    """The attributes of an instance, all of them known: others would be lost silently."""
+    """The attributes of an instance. Unknown ones are refused: they would be lost silently."""
     attributes: dict[str, object] = vars(value)
     for name in attributes:
         if name not in known:
             raise encoder.unsupported(
-                value, path, f"It has the attribute {name!r}, which would be lost: save it apart."
+                value,
+                path,
+                f"It has the attribute {name!r}, which would be lost: save it separately.",
             )
     return attributes
 
@@ -156,7 +158,7 @@ def _write_set(
     value: set[object] | frozenset[object], encoder: Encoder, path: str, level: int
 ) -> Json:
     elements = encoder.sequence(value, path, level)
-    # Sets iterate in another order in every process; a file should not change with it.
+    # The order of a set differs between processes. The file must not depend on it.
     by_text = sorted(zip(map(dump, elements), range(len(elements)), strict=True))
     for (one, _), (two, position) in itertools.pairwise(by_text):
         if one == two and has_references(elements[position]):
@@ -248,7 +250,7 @@ def _read_deque(body: Json, decoder: Decoder, path: str) -> deque[Any]:
     if maxlen is not None:
         maxlen = integer(maxlen, at)
         if not len(items) <= maxlen <= sys.maxsize:
-            refuse(at, f"at least the {len(items)} that there are", maxlen)
+            refuse(at, f"at least {len(items)}, the number of items", maxlen)
     return deque(decoder.sequence(items, f"{path}/items"), maxlen)
 
 

@@ -23,7 +23,7 @@ class Reference(NamedTuple):
 
     @property
     def record(self) -> str:
-        """The record that the tensor lies in.
+        """The record that holds the tensor.
 
         >>> Reference("/v", "$tied", {"name": "/v", "of": "/w"}).record
         '/w'
@@ -56,7 +56,7 @@ def references_in(value: Json) -> Iterator[Reference]:
             if tag != "$tensor":
                 name, record = (body.get("name"), body.get("of")) if type(body) is dict else (0, 0)
             if type(name) is not str or type(record) is not str:
-                refuse("", "the name of a tensor, and the record that it lies in", body)
+                refuse("", "the name of a tensor, and of the record that holds it", body)
             yield Reference(name, tag, body)
 
 

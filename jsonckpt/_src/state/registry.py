@@ -33,8 +33,8 @@ _BUILTIN_TYPES = frozenset(
 _BUILTIN_TAGS = frozenset({*BUILTIN.by_tag, *TENSOR_TAGS, "$dict", "$tuple"})
 
 
-#: The registered types. The table never changes, another one replaces it: saving and loading take
-#: it without a lock. A signal handler that saves may interrupt its own thread anywhere.
+#: The registered types. A table is never changed, only replaced, so saving and loading need no
+#: lock. A signal handler that saves may interrupt its own thread anywhere.
 _registered = Rules.of([])
 #: Held while registering. Reentrant, for the same reason.
 _lock = threading.RLock()
@@ -46,7 +46,7 @@ def register(
     to_json: Callable[[_T], Any] | None = None,
     from_json: Callable[[Any], _T] | None = None,
 ) -> type[_T]:
-    """Let states hold objects of a class. To be called before saving and before loading.
+    """Let states hold objects of a class. Call it before saving and before loading.
 
     Enums, dataclasses and namedtuples need nothing but the class: they are written as the member's
     name, and as a dictionary of the fields. A dataclass is built by its constructor from the fields
@@ -57,15 +57,14 @@ def register(
         tag: the name of the class in files, ``[A-Za-z_][A-Za-z0-9_.-]{0,63}``, with or without
             a leading ``$``; by default the class's qualified name.
         to_json: turns an object into any state value: dictionaries, tensors, ….
-        from_json: turns what ``to_json`` returned into the object. A file may be made up: check
-            what is needed. An exception becomes a :class:`FormatError` with the place.
+        from_json: turns what ``to_json`` returned into the object. A file may be forged: check what
+            matters. An exception becomes a :class:`FormatError` with the path.
 
     Returns:
-        ``cls``, so that it can stand above a class as a decorator.
+        ``cls``, so that it can be used as a class decorator.
 
-    Registering a class again replaces its rule; files under an earlier tag of it stay readable.
-    A class defined anew under the same module and name (a notebook cell run twice) replaces the
-    old one.
+    Registering a class again replaces its rule; files with an earlier tag stay readable. A class
+    defined anew under the same module and name (a notebook cell run twice) replaces the old one.
 
     Raises:
         ArgumentError: not a class; ``to_json`` and ``from_json`` are needed; the tag is malformed,
@@ -106,7 +105,7 @@ def _with_rule(known: Rules, rule: Rule) -> Rules:
             f"the tag {rule.tag!r} is registered for {full_name(owner.types[0])}; pass another tag="
         )
     by_type = {old: its for old, its in known.by_type.items() if not _same_class(old, cls)}
-    # Files under an earlier tag of the class stay readable.
+    # Files with an earlier tag of the class stay readable.
     by_tag = {
         tag: rule if _same_class(old.types[0], cls) else old for tag, old in known.by_tag.items()
     }
@@ -114,7 +113,7 @@ def _with_rule(known: Rules, rule: Rule) -> Rules:
 
 
 def default_rules() -> Rules:
-    """The rules that saving and loading use: the built-in ones, and those registered by now."""
+    """The rules that saving and loading use: the built-in ones, and those registered so far."""
     return BUILTIN + _registered
 
 
@@ -224,7 +223,7 @@ def _dataclass_rule(cls: type) -> _Functions:
         values = _fields(value, names)
         result = cls(**{name: values[name] for name in names if name in taken})
         for name in names:
-            # Fields that the constructor does not take, or that it changes as it takes them.
+            # Fields that the constructor does not take, or changes.
             if getattr(result, name, values) is not values[name]:
                 object.__setattr__(result, name, values[name])
         return result

@@ -11,7 +11,7 @@ from itertools import islice
 from ..errors import StateMismatchError, quote
 
 Selector = str | Sequence[str] | Callable[[str], bool]
-#: The most names that are compared with a wrong one; each takes about 10 µs.
+#: A wrong name is compared with at most this many names. Each takes about 10 µs.
 _MOST_COMPARED = 5_000
 #: ``("include" or "exclude", pattern)`` of each pattern that selects nothing.
 Unmatched = list[tuple[str, str]]
@@ -65,7 +65,7 @@ def selector(
 
 
 def refuse_unmatched(unmatched: Unmatched, names: Iterable[str], *, option: str = "") -> None:
-    """Refuse patterns that select nothing, with the names that may have been meant.
+    """Refuse patterns that select nothing, and suggest names.
 
     Args:
         unmatched: from :func:`selector`.
@@ -99,7 +99,7 @@ def refuse_unmatched(unmatched: Unmatched, names: Iterable[str], *, option: str 
 
 
 def _container_ends(name: str) -> Iterator[int]:
-    """The ends, in a tensor's name, of the names of the containers that hold it."""
+    """Where, in a tensor's name, the names of its containers end."""
     return (match.start() for match in re.finditer("(?<=.)/", name, re.DOTALL))
 
 

@@ -15,7 +15,7 @@ _DATE = r"\d{4}-\d\d-\d\d"
 _TIME = r"\d\d:\d\d:\d\d(\.\d{3}(\d{3})?)?"
 _OFFSET = r"(Z|[+-]\d\d:\d\d(:\d\d(\.\d{6})?)?)?"
 _DATE_TEXT = re.compile(_DATE, re.ASCII)
-# What every supported Python reads the same way; fromisoformat() takes more with each release.
+# What every supported Python reads the same way. fromisoformat() accepts more with each release.
 _ISO = {
     datetime.datetime: re.compile(f"{_DATE}T{_TIME}{_OFFSET}", re.ASCII),
     datetime.time: re.compile(f"{_TIME}{_OFFSET}", re.ASCII),
@@ -26,7 +26,7 @@ _Clock = TypeVar("_Clock", datetime.datetime, datetime.time)
 
 
 def _write_clock(value: _Clock, encoder: Encoder, path: str, _: int) -> Json:
-    """A datetime or a time: plain ISO 8601, or an object where there is a zone or a fold."""
+    """A datetime or a time: plain ISO 8601, or an object if it has a zone or a fold."""
     zone = value.tzinfo
     if zone is not None:
         _check_zone(zone, encoder, path)

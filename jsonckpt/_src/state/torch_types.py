@@ -26,7 +26,7 @@ def _constant_name(value: object) -> str:
 
 
 def _constants(kind: type) -> dict[str, Any]:
-    """torch's constants of a type by the name that they print, aliases left out."""
+    """torch's constants of a type by their printed names, without aliases."""
     return {_constant_name(value): value for value in vars(torch).values() if type(value) is kind}
 
 
@@ -74,7 +74,7 @@ def _hint(value: object) -> str | None:
     return None
 
 
-#: What torch has beside tensors.
+#: torch's types other than tensors.
 TORCH = Rules.of(
     [
         _constant_rule("$dtype", torch.dtype),
@@ -91,5 +91,5 @@ TORCH = Rules.of(
     ],
     _hint,
 )
-#: All rules that need no registration. The hints that know most come first.
+#: All rules that need no registration. The rules with the most specific hints come first.
 BUILTIN = TORCH + NUMPY + PLAIN

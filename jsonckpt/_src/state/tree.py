@@ -4,8 +4,8 @@ The walk itself knows plain values, dictionaries, lists and tuples, paths, depth
 other type is a :class:`Rule`. Tensors go to a :class:`TensorWriter` and come from a
 :class:`TensorReader`. No torch and no I/O here.
 
-On the way out the *exact* type of a value selects the rule: an object of a subclass would come back
-as its base. On the way in the tag does.
+On save the *exact* type of a value selects the rule: an object of a subclass would come back as its
+base class. On load the tag selects it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 #: Longer integers are tagged: sys.set_int_max_str_digits() may go as low as 640 digits, and then
 #: Python itself neither prints nor reads longer ones.
 LONG_INTEGER: Final[int] = 10**640
-#: No rule, and no tensor, adds more levels than this by itself.
+#: The most levels that one rule or one tensor adds.
 _RULE_LEVELS = 10
 #: Types whose values may be their own JSON.
 _PLAIN_TYPES: Final = frozenset({type(None), bool, int, float, str})
@@ -47,7 +47,7 @@ OMIT: Final = _Omit()
 
 
 class TensorWriter(Protocol):
-    """Where the walk sends tensors."""
+    """Takes the tensors of a state that is encoded."""
 
     def is_tensor(self, value: object) -> bool:
         """Whether :meth:`put` takes the value."""
@@ -67,7 +67,7 @@ class TensorWriter(Protocol):
 
 
 class TensorReader(Protocol):
-    """Where the walk gets tensors."""
+    """Gives the tensors of a state that is decoded."""
 
     def get(self, tag: str, body: Json, path: str) -> Any:
         """The tensor of ``{tag: body}``, or :data:`OMIT`; ``tag`` is in :data:`TENSOR_TAGS`."""
@@ -76,7 +76,7 @@ class TensorReader(Protocol):
         """The array of a ``$tensor``, ``$tied`` or ``$view``, in its memory, or :data:`OMIT`."""
 
     def charge(self, nbytes: int, path: str) -> None:
-        """Count memory before it is allocated; raises a LimitError when it is too much."""
+        """Count memory before it is allocated. Raises a LimitError when it is too much."""
 
 
 #: ``write(value, encoder, path, level)`` gives the JSON below the tag. ``path`` leads to the value
@@ -85,7 +85,7 @@ Writer: TypeAlias = "Callable[[Any, Encoder, str, int], Json]"
 #: ``read(body, decoder, path)`` gives the Python value, or OMIT. ``path`` leads to the body in the
 #: JSON of the state.
 Reader: TypeAlias = "Callable[[Json, Decoder, str], Any]"
-#: ``hint(value)`` gives the way out for a value that no rule writes, or None.
+#: ``hint(value)`` says what to do with a value that no rule writes, or gives None.
 Hint: TypeAlias = "Callable[[object], str | None]"
 
 
@@ -126,7 +126,7 @@ class Rules:
         return cls(by_type, {rule.tag: rule for rule in rules}, hints)
 
     def __add__(self, other: Rules) -> Rules:
-        """Both tables in one; where both have a rule, that of ``self``."""
+        """Both tables in one. If both have a rule, the one of ``self`` counts."""
         return Rules(
             {**other.by_type, **self.by_type},
             {**other.by_tag, **self.by_tag},
@@ -180,7 +180,7 @@ def decode_state(value: Json, tensors: TensorReader, *, rules: Rules) -> Any:
 
 
 class Encoder:
-    """One encoding under way. Rules use it to write what their values hold."""
+    """One encoding in progress. Rules use it to write what their values hold."""
 
     def __init__(self, tensors: TensorWriter, rules: Rules, max_depth: int) -> None:
         self._tensors = tensors
@@ -325,7 +325,7 @@ class Encoder:
     def unsupported(
         self, value: object, path: str, hint: str | None = None
     ) -> UnsupportedTypeError:
-        """The error for a value that cannot be written, to be raised."""
+        """The error for a value that cannot be written."""
         for find in self._hints:
             hint = hint or find(value)
         name = type(value).__qualname__.rpartition(".")[2]
@@ -372,16 +372,16 @@ def _height(value: Json) -> int:
 
 
 class Decoder:
-    """One decoding under way. Rules use it to read what their bodies hold."""
+    """One decoding in progress. Rules use it to read what their bodies hold."""
 
     def __init__(self, tensors: TensorReader, rules: Rules) -> None:
         self._tensors = tensors
         self._rules = rules.by_tag
-        #: To be called before a rule allocates memory.
+        #: Rules call it before they allocate memory.
         self.charge = tensors.charge
         #: Copies that rules made of the reader's arrays, by the memory and the kind of copy.
         self.copied: dict[object, Any] = {}
-        #: How often something was left out so far: a rule that needs its parts whole compares.
+        #: How many values were left out so far. A rule that needs all its parts compares it.
         self.omissions = 0
 
     def read(self, value: Json, path: str) -> Any:

@@ -1,7 +1,7 @@
 """The commit protocol on local file systems: directories, renames and fsyncs.
 
-What happens in which order on a save, and why, is ``docs/format.md`` section 7: a reader finds the
-old checkpoint or the new one at every moment.
+``docs/format.md`` section 7 gives the order of the steps of a save, and the reasons. At every
+moment a reader finds the old checkpoint or the new one.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from .local import Descriptor
 from .new_file import Mode, NewFile
 from .os_errors import write_error, writing
 
-#: What a file system answers that cannot fsync a directory.
+#: Errors of a file system that cannot fsync a directory.
 _NO_DIRECTORY_FSYNC = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EACCES}
-#: What a file system answers that knows no hard links, or no rename that replaces nothing.
+#: Errors of a file system without hard links, or without a rename that replaces nothing.
 _NO_SUCH_CALL = {
     errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL,
     errno.EMLINK, errno.EXDEV,
@@ -32,8 +32,8 @@ _NO_SUCH_CALL = {
 def make_directory(path: Path, made: list[Path], *, sync: bool) -> bool:
     """Make a directory and its parents, durably.
 
-    The deepest one that exists is synced in its parent, too: an earlier save may have made it
-    without ``sync``, or have been killed right then.
+    The parent of the deepest existing directory is synced, too: an earlier save may have made that
+    directory without ``sync``, or may have been killed before its fsync.
 
     Args:
         made: gets each directory before it is made, for :func:`remove_directories`.
@@ -68,17 +68,17 @@ def make_directory(path: Path, made: list[Path], *, sync: bool) -> bool:
 
 
 def remove_directories(made: list[Path]) -> None:
-    """Remove the directories that :func:`make_directory` made, as far as they are empty."""
+    """Remove those directories that :func:`make_directory` made and that are empty."""
     while made:
         with suppress(OSError):
             os.rmdir(made.pop())
 
 
 def fsync_directory(path: Path) -> bool:
-    """Make the names in a directory durable; ``False`` where the file system cannot.
+    """Make the names in a directory durable; ``False`` if the file system cannot do that.
 
     Raises:
-        WriteError: it can, and failed.
+        WriteError: the fsync failed.
     """
     with writing(path):
         opened: Descriptor | None = None
@@ -100,8 +100,8 @@ def replace(source: Path, target: Path, *, is_ours: Callable[[], bool]) -> None:
     """Rename ``source`` over ``target``: the commit.
 
     Args:
-        is_ours: called when the rename reports an error, which network file systems do although it
-            happened. Returns whether the target is the new file.
+        is_ours: called when the rename reports an error. On network file systems it may have
+            happened all the same. Returns whether the target is the new file.
     """
     try:
         os.replace(source, target)
@@ -113,14 +113,15 @@ def replace(source: Path, target: Path, *, is_ours: Callable[[], bool]) -> None:
 def put_new(source: Path, target: Path, *, is_ours: Callable[[], bool]) -> None:
     """Give ``source`` the name ``target``, unless it is taken: the commit without overwriting.
 
-    This is done by a hard link, which never replaces a file. A file system without hard links gets
-    Linux's rename that replaces nothing. Where there is neither, this looks before it renames.
+    This is done by a hard link, which never replaces a file. On a file system without hard links
+    this uses Linux's rename that replaces nothing. If neither works, this checks for the name and
+    then renames.
 
     Args:
         is_ours: as for :func:`replace`.
 
     Raises:
-        CheckpointExistsError: the name is taken by now.
+        CheckpointExistsError: the name exists now.
     """
     try:
         os.link(source, target)
@@ -147,7 +148,7 @@ def put_new(source: Path, target: Path, *, is_ours: Callable[[], bool]) -> None:
 
 def _appeared(target: Path) -> CheckpointExistsError:
     return CheckpointExistsError(
-        "something was put there while this save was written, and was not touched",
+        "another program created this path during the save; it was not touched",
         file=target,
         hint="Save to another path, or pass overwrite=True to replace it.",
     )
@@ -171,13 +172,13 @@ def commit(
         exclusive: never replace anything.
 
     Returns:
-        whether the change is durable (``False`` without ``sync`` or where a directory cannot be
+        whether the change is durable (``False`` without ``sync``, or if a directory cannot be
         fsynced).
 
     Raises:
         WriteError: nothing changed.
-        CheckpointExistsError: with ``exclusive``: something lies there by now.
-        DurabilityUncertainError: the new file is there, but the fsync of its directory failed.
+        CheckpointExistsError: with ``exclusive``: the target exists now.
+        DurabilityUncertainError: the new file is in place, but the fsync of its directory failed.
     """
     file = NewFile(temporary, mode=mode)
     try:
@@ -209,8 +210,7 @@ def commit(
 def may_hold(path: Path, content: bytes) -> bool:
     """Whether the file at ``path`` is exactly ``content``, or cannot be read.
 
-    It tells whether a commit has happened, and so whether the new shards are in use. Where nobody
-    knows, they must stay.
+    True means that a commit may have happened, so that the new shards may be in use and must stay.
     """
     try:
         return _holds(path, content)
@@ -221,7 +221,7 @@ def may_hold(path: Path, content: bytes) -> bool:
 
 
 def _is_ours(path: Path, inode: int, content: bytes | None) -> bool:
-    """Whether a rename that reported an error has happened all the same.
+    """Whether a rename that reported an error happened all the same.
 
     A network file system may give the file another inode. Then its content tells, if it is known.
     A file that cannot be read is not ours.
@@ -237,7 +237,7 @@ def _holds(path: Path, content: bytes) -> bool:
 
 
 def unlink(path: Path) -> None:
-    """Remove a file of ours. One that cannot be removed is an orphan, which does no harm."""
+    """Remove a file of ours. A file that cannot be removed is an orphan and does no harm."""
     with suppress(OSError):
         os.unlink(path)
 

@@ -29,7 +29,7 @@ class File:
 
     @property
     def compressed(self) -> bool:
-        """Whether its name says that it is zstd."""
+        """Whether its name ends like that of a zstd file."""
         match = _SINGLE_TEMPORARY.fullmatch(self.path.name)
         return (match["name"] if match else self.path.name).endswith(".zst")
 
@@ -64,7 +64,7 @@ def regular_files(directory: Path) -> Iterator[File]:
 def files_to_search(path: Path) -> CheckpointFiles:
     """The files of the checkpoint at ``path``.
 
-    If a single file is missing, the newest that a killed save left of it is taken.
+    If a single file is missing, the newest temporary file of a killed save is taken.
 
     Raises:
         CheckpointNotFoundError: nothing is there.
@@ -86,31 +86,31 @@ def files_to_search(path: Path) -> CheckpointFiles:
         left = single_temporaries(path) if is_single(path.name) else []
         if not left:
             raise CheckpointNotFoundError(
-                "there is no such file or directory, and no leftovers of a save of it", file=path
+                "no such file or directory, and no leftovers of a save to it", file=path
             )
         single = max(left, key=lambda file: file.changed)
     return CheckpointFiles(single.path, [single], [], is_directory=False)
 
 
 def single_temporaries(path: Path) -> list[File]:
-    """The temporary files beside ``path`` that were to become it, or were needed to make it.
+    """The temporary files beside ``path`` that a save, conversion or recovery of it left.
 
-    A killed save of a single file leaves one, so does a killed conversion to another program's
-    file. ``recover`` leaves its spool, be ``path`` a file or a directory.
+    A killed save of a single file leaves one. So does a killed conversion to another program's
+    file. A killed ``recover`` leaves its spool, for a file and for a directory.
     """
-    if path.name in ("", ".."):  # a directory that is not called by its name
+    if path.name in ("", ".."):  # "." or "..", for example
         path = Path(os.path.abspath(path))
     stem = temporary_stem(path.name)
     try:
         files = list(regular_files(path.parent))
-    except OSError:  # there is no such directory, or it may not be listed
+    except OSError:  # the directory does not exist, or may not be listed
         return []
     matches = [(file, _SINGLE_TEMPORARY.fullmatch(file.path.name)) for file in files]
     return [file for file, match in matches if match and match["name"] == stem]
 
 
 def orphans(directory: Path, named: set[str]) -> list[File]:
-    """The files of a directory that saves left, and that its manifest (``named``) does not name."""
+    """The files of saves in a directory that are not in ``named``, the files of its manifest."""
     return [
         file
         for file in regular_files(directory)
@@ -120,7 +120,7 @@ def orphans(directory: Path, named: set[str]) -> list[File]:
 
 
 def _followed(directory: Path, name: str) -> File | None:
-    """A regular file, or a link to one, as download caches have; else ``None``."""
+    """A regular file, or a link to one (as in download caches); else ``None``."""
     try:
         status = os.stat(directory / name)
     except (OSError, ValueError):

@@ -30,10 +30,10 @@ _STEP: Final = 1 << 17
 
 
 class Descriptor:
-    """A file descriptor, closed at the latest when nothing refers to it.
+    """A file descriptor. It is closed when nothing refers to it any more, or earlier.
 
     An interrupt may come after the system has opened the file and before Python keeps the number.
-    Here both are one step of the interpreter, ``extend`` of a ``map``. So is closing.
+    Here both happen in one step of the interpreter, the ``extend`` of a ``map``. So does closing.
 
     Args:
         arguments: of ``os.open``.
@@ -101,7 +101,7 @@ class LocalFile:
 
 
 class LocalStream:
-    """A local file read forward, decompressed where its name ends in ``.zst``."""
+    """A local file read forward. It is decompressed if its name ends in ``.zst``."""
 
     def __init__(
         self,
@@ -141,7 +141,7 @@ class LocalStream:
 
 
 class ZstdStream:
-    """The text of whole zstd frames, one behind the other, decompressed as it is read."""
+    """The text of consecutive zstd frames, decompressed as it is read."""
 
     def __init__(self, source: Any, *, zstd_window: int | None) -> None:
         self._source = source
@@ -154,7 +154,7 @@ class ZstdStream:
         """The next bytes of the text.
 
         Raises:
-            FormatError: damaged frames, or something that is no frame.
+            FormatError: damaged frames, or something that is not a frame.
             IncompleteCheckpointError: the last frame is cut off.
             LimitError: a frame asks for too large a window.
         """
@@ -220,8 +220,8 @@ def _open_regular(path: str, *, follow: bool) -> tuple[Descriptor, int]:
             raise UnsafePathError(
                 "the file is a symbolic link, the limit is 0 links",
                 file=path,
-                hint="Pass limits=jsonckpt.Limits(links=None) if it is meant, or copy what the "
-                "link leads to.",
+                hint="Pass limits=jsonckpt.Limits(links=None) if that is intended, or copy what "
+                "the link leads to.",
             ) from error
         raise read_error(error, path, opening=True) from error
     try:
@@ -279,7 +279,7 @@ class LocalLocation:
         return str(self.directory / name)
 
     def version_tag(self, name: str) -> object:
-        """A value that changes when another file replaces this one; ``None`` if it is gone.
+        """A value that changes when another file replaces this one; ``None`` if it does not exist.
 
         A file system may give the inode of a removed file to a new one, so the time counts, too.
         """
@@ -290,7 +290,7 @@ class LocalLocation:
         return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
     def ranged(self, name: str) -> bool:
-        """Whether parts of a file can be read: always, here."""
+        """Whether parts of a file can be read. Always true for local files."""
         del name
         return True
 

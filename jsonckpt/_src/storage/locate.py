@@ -55,7 +55,7 @@ def _local(path: Path, follow: bool) -> tuple[LocalLocation, str | None]:
 
 
 def _neighbours(path: Path) -> str | None:
-    """A hint for a mistyped name: the checkpoints in the same directory."""
+    """A hint for a mistyped name: other checkpoints in the same directory."""
     try:
         found = sorted(
             printable(p.name)
@@ -64,4 +64,4 @@ def _neighbours(path: Path) -> str | None:
         )
     except OSError:
         return None
-    return f"Beside it there is {', '.join(found[:3])}." if found else None
+    return f"The same directory has {', '.join(found[:3])}." if found else None

@@ -20,10 +20,10 @@ _MOST_BUFFERS = 512
 
 
 def mode_of(path: str | os.PathLike[str]) -> int | None:
-    """The type and mode of what is at a path, links followed; ``None`` where nothing is.
+    """The type and mode of what is at a path, links followed; ``None`` if nothing is there.
 
     Raises:
-        OSError: the system does not say, or symbolic links lead in a circle.
+        OSError: the system refuses, or symbolic links form a circle.
     """
     try:
         return os.stat(path).st_mode
@@ -33,20 +33,20 @@ def mode_of(path: str | os.PathLike[str]) -> int | None:
 
 @dataclass(frozen=True)
 class Mode:
-    """Who may read a new file: permission bits, and whether the umask has a say, too."""
+    """Who may read a new file: permission bits, and whether the umask applies to them."""
 
     bits: int = 0o666
     exact: bool = False
 
 
 def mode_for(target: Path, shared: int = 0o077) -> Mode:
-    """The mode of a file that replaces ``target``: as it was, or as the umask says.
+    """The mode of a file that replaces ``target``: its old mode, or what the umask gives.
 
     Args:
         shared: what group and others may do at most, see :func:`shared_bits`.
 
     Raises:
-        WriteError: the system does not say what is there.
+        WriteError: the system does not tell what is there.
     """
     with writing(target):
         replaced = mode_of(target)
@@ -59,7 +59,7 @@ def mode_for(target: Path, shared: int = 0o077) -> Mode:
 def shared_bits(path: Path) -> int:
     """What group and others may do with a checkpoint: its file, or all files of its directory.
 
-    Where that cannot be found out, the answer is nothing.
+    If that cannot be found out, the answer is: nothing.
     """
     try:
         mode = os.stat(path).st_mode
@@ -79,12 +79,12 @@ def shared_bits(path: Path) -> int:
 class NewFile:
     """A file that does not exist before :meth:`create`, written front to back or at offsets.
 
-    Every method may raise :class:`WriteError`. :meth:`abandon` removes the file. It is made in two
-    steps, so that the object that removes it exists before the file does: a Ctrl-C can come between
-    any two instructions.
+    Every method may raise :class:`WriteError`. :meth:`abandon` removes the file. The object exists
+    before the file does, so that it can always remove the file: a Ctrl-C can come between any two
+    instructions.
 
     Args:
-        early: let the disk begin to write before :meth:`finish`, which has to wait for it.
+        early: let the disk begin to write before :meth:`finish`, which waits for it.
         mode: who may read it, from its first moment on.
     """
 
@@ -97,7 +97,7 @@ class NewFile:
         self._ours = False
 
     def create(self) -> None:
-        """Make it, empty."""
+        """Create the empty file."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         with writing(self.path):
             self._ours = True
@@ -108,12 +108,12 @@ class NewFile:
                 self._ours = False
                 raise
             if self._mode.exact:
-                # The umask took some away; a file system without modes may refuse this.
+                # The umask removed some bits. A file system without modes may refuse this.
                 with suppress(OSError):
                     os.fchmod(self._fd, self._mode.bits)
 
     def write_at(self, offset: int, buffers: Sequence[Any]) -> None:
-        """Write the buffers one behind the other, from ``offset`` on."""
+        """Write the buffers one after the other, from ``offset`` on."""
         with writing(self.path):
             for first in range(0, len(buffers), _MOST_BUFFERS):
                 group = [memoryview(b).cast("B") for b in buffers[first : first + _MOST_BUFFERS]]
@@ -123,14 +123,14 @@ class NewFile:
                     rest = _rest_of(group, written)
                     count = os.pwritev(self._fd, rest, offset + written)
                     if not count:
-                        raise OSError(errno.EIO, "the system took no byte and gave no reason")
+                        raise OSError(errno.EIO, "the system wrote no byte and gave no reason")
                     written += count
                 offset += total
         if self._writeback is not None:
             self._writeback.reached(self._fd, offset)
 
     def finish(self, *, sync: bool) -> None:
-        """Make it durable and close it; a failed fsync is never tried again."""
+        """Make it durable and close it. A failed fsync is never repeated."""
         with writing(self.path):
             try:
                 if sync:
@@ -143,7 +143,7 @@ class NewFile:
         with suppress(OSError):
             self._close()
         if self._ours:
-            with suppress(OSError):  # an orphan harms nobody
+            with suppress(OSError):  # an orphan does no harm
                 os.unlink(self.path)
 
     def _close(self) -> None:

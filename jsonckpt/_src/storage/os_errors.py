@@ -1,8 +1,8 @@
-"""What file systems raise, mapped to errors of this package, once, at the border.
+"""Maps errors of file systems to errors of this package, in this one place.
 
-Local files raise ``OSError``. Each remote file system has errors of its own, which derive from
-nothing but ``Exception``. So nothing but calls of the file system may stand in :func:`writing` or
-:func:`reading` with ``remote=True``.
+Local files raise ``OSError``. Each remote file system has its own errors, and they derive only from
+``Exception``. So only calls of the file system may be inside :func:`writing`, or :func:`reading`
+with ``remote=True``.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ _UNTOUCHED = "The previous checkpoint, if any, is untouched."
 _WRITE_HINTS = {
     errno.ENOSPC: "Free some space or save elsewhere; the previous checkpoint is untouched.",
     errno.EDQUOT: "Your quota is used up; the previous checkpoint is untouched.",
-    errno.EFBIG: "Files may not grow so large here; save a directory, max_shard_size smaller.",
+    errno.EFBIG: "Files may not be so large here; save a directory with a smaller max_shard_size.",
     errno.EROFS: "Save to a directory that can be written.",
     errno.EACCES: "Save to a directory that can be written.",
     errno.EPERM: "Save to a directory that can be written.",
-    errno.ENOENT: "A directory on the way was removed meanwhile; make it and save again.",
+    errno.ENOENT: "A directory of this path was removed during the save; create it and save again.",
     errno.ENOTDIR: "A part of the path is a file; choose another path.",
     errno.ENAMETOOLONG: "Choose a shorter name.",
-    errno.ELOOP: "Symbolic links on the way lead in a circle; choose another path.",
+    errno.ELOOP: "Symbolic links in this path form a circle; choose another path.",
     errno.EMFILE: "Too many files are open in this process; close some, or raise ulimit -n.",
     errno.EIO: "The disk fails: save elsewhere. The previous checkpoint is untouched.",
 }
@@ -41,7 +41,7 @@ _QUERY = re.compile(r"(?<=\?)[^\s'\")>]+")
 
 @contextmanager
 def writing(where: str | os.PathLike[str], *, remote: bool = False) -> Iterator[None]:
-    """Map what file systems raise on writing to :class:`WriteError`."""
+    """Map errors of file systems on writing to :class:`WriteError`."""
     try:
         yield
     except (JsonckptError, MemoryError):
@@ -54,7 +54,7 @@ def writing(where: str | os.PathLike[str], *, remote: bool = False) -> Iterator[
 
 @contextmanager
 def reading(where: str) -> Iterator[None]:
-    """Map what remote file systems raise on reading."""
+    """Map errors of remote file systems on reading."""
     try:
         yield
     except (JsonckptError, MemoryError):
@@ -65,29 +65,29 @@ def reading(where: str) -> Iterator[None]:
         raise JsonckptError(
             f"cannot read: {describe(error)}",
             file=where,
-            hint="Check the connection and what storage_options say, or copy the checkpoint here.",
+            hint="Check the connection and storage_options, or download the checkpoint.",
         ) from error
 
 
 def write_error(
     error: Exception, where: str | os.PathLike[str], *, remote: bool = False
 ) -> WriteError:
-    """A failed write, with the way out."""
+    """The error for a failed write, with a hint."""
     number = getattr(error, "errno", None)
     reason, hint = describe(error), _UNTOUCHED
     if remote and isinstance(error, FileNotFoundError):
-        hint = "Is there such a bucket? None is made: check the name, or make it first."
+        hint = "Does this bucket exist? Check the name, or create the bucket first."
     elif not remote:
         reason = getattr(error, "strerror", None) or reason
         hint = _WRITE_HINTS.get(number or 0, _UNTOUCHED)
         if number == errno.ENOENT and not os.path.isabs(where) and _is_lost():
-            reason = "the working directory of this process is gone"
-            hint = "Give an absolute path, or change to a directory that is there."
+            reason = "the working directory of this process does not exist any more"
+            hint = "Give an absolute path, or change to a directory that exists."
     return WriteError(f"cannot write: {reason}", errno=number, file=where, hint=hint)
 
 
 def read_error(error: OSError, path: str, *, opening: bool = False) -> JsonckptError:
-    """A local file that cannot be read or opened, with the way out."""
+    """The error for a local file that cannot be read or opened, with a hint."""
     hint = "The disk or the connection fails: take another copy of the checkpoint"
     if opening:
         hint = _OPEN_HINTS.get(error.errno or 0, f"{hint}.")
@@ -98,7 +98,7 @@ def read_error(error: OSError, path: str, *, opening: bool = False) -> JsonckptE
 
 
 def describe(error: BaseException) -> str:
-    """What a foreign error says, without the secrets that the query of a URL may hold."""
+    """The text of a foreign error, without the secrets that the query of a URL may hold."""
     if isinstance(error, FileNotFoundError) and error.__cause__ and not is_absent(error):
         error = error.__cause__
     text = str(error) or type(error).__name__
@@ -108,9 +108,9 @@ def describe(error: BaseException) -> str:
 
 
 def is_absent(error: FileNotFoundError) -> bool:
-    """Whether the other side has said that a file is not there.
+    """Whether the server has said that a file does not exist.
 
-    fsspec raises the same where a web server cannot be reached, or refuses to answer.
+    fsspec raises the same error if a web server cannot be reached, or refuses to answer.
     """
     cause = error.__cause__
     status = getattr(cause, "status", None)

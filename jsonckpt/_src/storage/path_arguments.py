@@ -8,12 +8,12 @@ from collections.abc import Mapping
 
 from ..errors import ArgumentError, JsonckptError, quote
 
-#: A scheme (but no Windows drive) with one slash, where a URL has two.
+#: A scheme (but not a Windows drive) with one slash instead of the two of a URL.
 _LOST_SLASH = re.compile(r"(?:.*::)?([A-Za-z][A-Za-z0-9+.-]+):/(?!/)")
 
 
 def is_url(path: str) -> bool:
-    """Whether a path leads to a file system of fsspec.
+    """Whether a path names a file system of fsspec.
 
     >>> is_url("s3://bucket/run"), is_url("runs/a.json")
     (True, False)
@@ -36,7 +36,7 @@ def path_text(value: object, argument: str = "path", also: str = "") -> str:
     'run/c.json'
     """
     if hasattr(value, "read") or hasattr(value, "write"):
-        hint = "save, load and stream take file objects; here give the path of the checkpoint."
+        hint = "save, load and stream take file objects; give the path of the checkpoint here."
         raise ArgumentError(f"{argument} is a file object, expected a path", hint=hint)
     try:
         text = os.fspath(value)  # type: ignore[call-overload]
@@ -57,12 +57,12 @@ def path_text(value: object, argument: str = "path", also: str = "") -> str:
     lost = _LOST_SLASH.match(text)
     if lost and not is_url(text):
         raise JsonckptError(
-            f"{quote(text)} is a URL that has lost a slash, as pathlib.Path makes of it",
+            f"{quote(text)} is a URL that has lost a slash, which pathlib.Path does",
             hint=f"Pass a string that begins with {lost[1]}://; a directory of that name is "
             f"./{lost[1]}:",
         )
     if "\0" in text:
-        raise ArgumentError(f"{argument} {quote(text)} holds a NUL, which no path does")
+        raise ArgumentError(f"{argument} {quote(text)} contains a NUL, which no path can")
     return text
 
 

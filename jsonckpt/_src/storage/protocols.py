@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 
 class ByteSource(Protocol):
-    """Bytes that come in order. ``size`` is that of the file on disk, where it is known."""
+    """Bytes that come in order. ``size`` is the size of the file on disk, if it is known."""
 
     @property
     def size(self) -> int | None: ...
@@ -18,13 +18,13 @@ class ByteSource(Protocol):
 
 
 class Sink(Protocol):
-    """Where one tensor's raw bytes go."""
+    """Takes the raw bytes of one tensor."""
 
     def window(self, start: int, stop: int) -> memoryview | None:
         """Memory for the raw bytes ``[start, stop)``, or ``None`` if :meth:`write` takes them."""
 
     def write(self, start: int, data: memoryview) -> None:
-        """Take raw bytes for which there is no window."""
+        """Take raw bytes that have no window."""
 
 
 class RangeReader(Protocol):

@@ -1,7 +1,7 @@
 """Checkpoints on remote file systems, through fsspec (extra ``remote``).
 
-Object stores have no rename: the manifest is written last, in one piece, and is the commit point as
-on a local disk. Reading is by ranges where the store can, forward elsewhere.
+Object stores have no rename: the manifest is written last, in one piece. It is the commit point, as
+on a local disk. Files are read by ranges if the store allows that, else forward.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .os_errors import describe, is_absent, reading
 
 
 def filesystem(url: str, storage_options: Mapping[str, Any] | None) -> tuple[Any, str]:
-    """The fsspec file system of a URL and the path in it.
+    """The fsspec file system of a URL, and the path in it.
 
     Raises:
         JsonckptError: fsspec, or what it needs for this protocol, is not installed.
@@ -43,9 +43,9 @@ def filesystem(url: str, storage_options: Mapping[str, Any] | None) -> tuple[Any
 def remote_location(
     url: str, storage_options: Mapping[str, Any] | None
 ) -> tuple[RemoteLocation, str | None]:
-    """The place of a URL, and the file in it unless the checkpoint is a directory.
+    """The location of a URL, and the name of the file if the checkpoint is a single file.
 
-    What lies there decides, as on a local disk, not its name.
+    What is there decides, not the name, as on a local disk.
     """
     fs, path = filesystem(url, storage_options)
     path, query = split_query(path)
@@ -58,14 +58,14 @@ def remote_location(
         with reading(where):
             kind = kind_of(fs, path + query)
         if kind is None:
-            raise CheckpointNotFoundError("there is no such file", file=where)
+            raise CheckpointNotFoundError("the file does not exist", file=where)
         return (here, None) if kind == "directory" else (beside, last)
     try:
         with reading(where):
             if kind_of(fs, here.full(MANIFEST_NAME)) is not None:
                 return here, None
     except JsonckptError:
-        # A signed URL allows one file only: whatever else is asked for is forbidden.
+        # A signed URL allows only this file. Requests for others are forbidden.
         with reading(where):
             if kind_of(fs, path + query) != "file":
                 raise
@@ -77,10 +77,10 @@ def remote_location(
 def listing(
     url: str, pattern: str, storage_options: Mapping[str, Any] | None
 ) -> list[tuple[str, bool, float]]:
-    """What below a remote directory matches a pattern: URL, whether a directory, time of change.
+    """What matches a pattern in a remote directory: URL, whether a directory, time of change.
 
     Raises:
-        JsonckptError: it cannot be listed, or there is no such bucket.
+        JsonckptError: it cannot be listed, or the bucket does not exist.
     """
     fs, path = filesystem(url, storage_options)
     if protocols(fs) & {"http", "https"}:
@@ -93,7 +93,7 @@ def listing(
     with reading(url):
         fs.invalidate_cache()
         try:
-            # Not glob alone: it takes a directory that cannot be listed for an empty one.
+            # glob alone is not enough: for a directory that cannot be listed it returns nothing.
             found = {str(facts["name"]).rstrip("/"): facts for facts in fs.ls(path, detail=True)}
         except FileNotFoundError as error:
             if not is_absent(error):
@@ -102,7 +102,7 @@ def listing(
             found = {}
         if "/" in pattern:
             found = fs.glob(f"{path}/{pattern}", detail=True) if found else {}
-        fs.invalidate_cache()  # or what changes from now on would not be seen
+        fs.invalidate_cache()  # else later changes would not be seen
     return [
         (url.rstrip("/") + name[len(path) :], facts.get("type") == "directory", _changed(facts))
         for name, facts in found.items()
@@ -111,11 +111,13 @@ def listing(
 
 
 def _check_container(fs: Any, path: str, url: str) -> None:
-    """Tell a bucket without such files from one that is not there: its name was mistyped."""
+    """Raise if a bucket does not exist, rather than return nothing: its name is mistyped."""
     top = path.partition("/")[0]
     if top and not path.startswith("/") and not fs.exists(top):
         raise CheckpointNotFoundError(
-            f"there is no bucket {top!r}", file=url, hint="Check the name and storage_options."
+            f"the bucket {top!r} does not exist",
+            file=url,
+            hint="Check the name and storage_options.",
         )
 
 
@@ -144,7 +146,7 @@ def protocols(fs: Any) -> set[str]:
 
 
 def split_query(path: str) -> tuple[str, str]:
-    """The path in a file system and, of a web address, its query: the path says what it is."""
+    """The path in a file system, and the query of a web address. Only the path tells what it is."""
     if not path.startswith(("http://", "https://")):
         return path.rstrip("/"), ""
     bare, mark, query = path.partition("#")[0].partition("?")
@@ -178,7 +180,7 @@ class RemoteFile:
             data = self._fs.cat_file(self._path, start=offset, end=offset + len(buffer))
         if len(data) > len(buffer):
             raise JsonckptError(
-                f"the server sent {len(data)} bytes where {len(buffer)} were asked for: it serves "
+                f"the server sent {len(data)} bytes instead of {len(buffer)}: it serves "
                 "no ranges of a file",
                 file=self._where,
                 hint="Download the checkpoint and load the copy.",
@@ -193,17 +195,17 @@ class RemoteFile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Nothing is held open."""
+        """Nothing to close."""
 
 
 class RemoteStream:
-    """A remote file read forward, decompressed where its name ends in ``.zst``."""
+    """A remote file read forward. It is decompressed if its name ends in ``.zst``."""
 
     def __init__(
         self, fs: Any, path: str, where: str, *, zstd_window: int | None, ranged: bool
     ) -> None:
         self._where = where
-        # To fsspec's web files a size of 0 says: one answer, read as it comes.
+        # For fsspec's web files a size of 0 means: one answer, read as it comes.
         how = {} if ranged else {"block_size": 0}
         with reading(where):
             self.size = fs.size(path)
@@ -229,7 +231,7 @@ class RemoteLocation:
     """A directory of a remote file system.
 
     Args:
-        query: what stands behind each file's path in a web address.
+        query: what follows each file's path in a web address.
     """
 
     def __init__(self, fs: Any, path: str, query: str = "") -> None:
@@ -239,11 +241,11 @@ class RemoteLocation:
         self._ranges: bool | None = None if protocols(fs) & {"http", "https"} else True
 
     def full(self, name: str) -> str:
-        """A file's path, as the file system takes it."""
+        """A file's path in the file system."""
         return f"{self.path}/{name}{self._query}"
 
     def where(self, name: str) -> str:
-        """How messages call a file."""
+        """The name of a file in messages."""
         return str(self.fs.unstrip_protocol(f"{self.path}/{name}"))
 
     def manifest(self, limit: int | None) -> bytes:
@@ -261,10 +263,10 @@ class RemoteLocation:
         return data
 
     def version_tag(self, name: str) -> object:
-        """Not known without asking the other side anew: readers do not try again."""
+        """Unknown without another request to the server, so readers do not retry."""
 
     def ranged(self, name: str) -> bool:
-        """Whether parts of a file can be read. Web servers need not offer that; one is asked."""
+        """Whether parts of a file can be read. Not every web server allows it, so this asks."""
         if self._ranges is None:
             with reading(self.where(name)):
                 self._ranges = _answers_ranges(self.fs, self.full(name))
@@ -286,7 +288,7 @@ class RemoteLocation:
 
 
 def _answers_ranges(fs: Any, path: str) -> bool:
-    """Whether a web server sends the last byte of a file alone. It may say so and not do it."""
+    """Whether a web server sends only the last byte of a file. Some claim to and do not."""
     facts = fs.info(path)
     size = facts.get("size")
     if size is None or size < 2 or facts.get("partial") is False:
@@ -295,5 +297,5 @@ def _answers_ranges(fs: Any, path: str) -> bool:
         with fs.open(path, "rb", cache_type="none") as file:
             file.seek(size - 1)
             return len(file.read(1)) == 1
-    except ValueError:  # more came than was asked for
+    except ValueError:  # it sent more than was asked for
         return False

@@ -1,6 +1,6 @@
-"""Temporary files without names: for bytes that wait, and for tensors larger than memory.
+"""Temporary files without names, for bytes that are needed later and tensors larger than memory.
 
-A spool never has a name, or loses it before its first byte is written. Nothing stays behind,
+A spool never has a name, or loses it before its first byte is written. So nothing remains of it,
 whatever happens to the process.
 """
 
@@ -18,18 +18,18 @@ import torch
 
 from ..errors import WriteError
 
-#: How the names of temporary files begin, where they have one.
+#: How the name of a temporary file begins, if it has one.
 PREFIX = ".jsonckpt-"
-#: Address space that one mapping covers. Pages take no room before they are written.
+#: Address space of one mapping. Pages take no space on disk before they are written.
 _SEGMENT = 256 << 20
-#: Alignment of tensors: a cache line, as torch's own allocator has it.
+#: Alignment of tensors: a cache line, as in torch's own allocator.
 _ALIGNMENT = 64
 _PIECE = 1 << 20
 _AnyFile = TypeVar("_AnyFile", bound="_Unnamed")
 
 
 class _Unnamed:
-    """An open file without a name in ``directory``. ``hint`` tells the way out when it is full."""
+    """An open file without a name. ``hint`` says what to do when the disk is full."""
 
     _number = -1
 
@@ -46,7 +46,7 @@ class _Unnamed:
         self.close()
 
     def __del__(self) -> None:
-        self.close()  # an interrupt can keep a caller from doing it
+        self.close()  # an interrupt can keep a caller from closing it
 
     def close(self) -> None:
         """Close the file, which removes it."""
@@ -71,7 +71,7 @@ class SpoolFile(_Unnamed):
     """A temporary file that grows at its end and can be cut back.
 
     Raises:
-        WriteError: from :meth:`write`: no room is left; from reading: the file lost its end.
+        WriteError: from :meth:`write`: no space is left; from reading: the file lost its end.
     """
 
     def __init__(self, directory: Path, hint: str) -> None:
@@ -79,7 +79,7 @@ class SpoolFile(_Unnamed):
         self._end = 0
 
     def tell(self) -> int:
-        """Where the next byte goes."""
+        """The offset of the next byte."""
         return self._end
 
     def write(self, data: bytes | memoryview, /) -> None:
@@ -109,7 +109,7 @@ class SpoolFile(_Unnamed):
 class Spool(_Unnamed):
     """Memory for tensors that the system can write out and drop under pressure: a mapped file.
 
-    The storages that it hands out stay valid after :meth:`close`: they hold their mapping.
+    Its storages stay valid after :meth:`close`: they keep their mapping alive.
     """
 
     def __init__(self, directory: Path, hint: str) -> None:
@@ -124,10 +124,10 @@ class Spool(_Unnamed):
         self._segment = None
 
     def allocate(self, nbytes: int) -> torch.UntypedStorage:
-        """A storage of ``nbytes`` zeros whose room on disk is reserved.
+        """A storage of ``nbytes`` zeros whose space on disk is reserved.
 
         Raises:
-            WriteError: no room is left.
+            WriteError: no space is left.
         """
         if nbytes == 0:
             return torch.empty(0, dtype=torch.uint8).untyped_storage()
@@ -137,7 +137,7 @@ class Spool(_Unnamed):
                 self._segment, start = self._map(nbytes), 0
             self._reserve(self._size - len(self._segment) + start, nbytes)
         self._used = start + nbytes
-        # Every tensor has a storage of its own: neighbours in the file do not share memory.
+        # Every tensor has its own storage: neighbours in the file do not share memory.
         region = torch.frombuffer(self._segment, dtype=torch.uint8, count=nbytes, offset=start)
         return region.untyped_storage()
 
@@ -150,8 +150,8 @@ class Spool(_Unnamed):
         return segment
 
     def _reserve(self, offset: int, nbytes: int) -> None:
-        # A store into a mapped page for which the disk has no room kills the process (SIGBUS). So
-        # the room is taken before the page is touched, where its lack is an ordinary error.
+        # Writing to a mapped page kills the process (SIGBUS) if the disk is full. So the space is
+        # reserved first, where a full disk is an ordinary error.
         if hasattr(os, "posix_fallocate"):
             with suppress(NotImplementedError):
                 os.posix_fallocate(self._number, offset, nbytes)

@@ -1,4 +1,4 @@
-"""The tensors of a state: which are one record or views of one, and back (``docs/format.md`` 6.4).
+"""Tensors that share memory: records, ties and views, and back (``docs/format.md`` 6.4).
 
 On save :class:`StateWriter` takes the tensors from the walk over the state. It writes references to
 records, and makes the records. On load :class:`StateReader` turns references into tensors.
@@ -93,8 +93,8 @@ class StateWriter:
     def sources(self) -> list[Source]:
         """The records to be written, in order of first appearance in the state.
 
-        To be called when the whole state has been put: only then is it known which tensors share
-        memory. Changes the JSON objects that :meth:`put` returned accordingly.
+        Call it after the whole state has been put: only then all shared memory is known. It changes
+        the JSON objects that :meth:`put` returned.
         """
         if self._sources is None:
             self._sources = self._make_sources()
@@ -116,7 +116,7 @@ class StateWriter:
         dtype_name(tensor)
         require_memory(tensor)
         if tensor.dim() > 64:
-            raise UnsupportedTypeError(f"the tensor has {tensor.dim()} dimensions, at most 64 fit")
+            raise UnsupportedTypeError(f"the tensor has {tensor.dim()} dimensions, the limit is 64")
         start = address_of(tensor)
         flat = tensor.is_cpu and tensor.is_contiguous()
         flat = flat and not tensor.is_conj() and not tensor.is_neg()
@@ -157,7 +157,7 @@ class StateWriter:
 
 
 def _steps(tensor: torch.Tensor) -> tuple[int, ...] | None:
-    """The strides that have a meaning; ``None`` for row-major tensors."""
+    """The strides that are written; ``None`` for row-major tensors."""
     if tensor.is_contiguous():
         return None
     return tuple([step for size, step in zip(tensor.shape, tensor.stride()) if size > 1])
@@ -262,7 +262,7 @@ class StateReader:
             raise malformed(at, f"a tensor of {data.dtype} cannot require gradients")
         if tag == "$parameter":
             return torch.nn.Parameter(data, requires_grad=requires_grad)
-        # A new object: the same record may also be referred to without requires_grad.
+        # A new object: another reference to the record may not require gradients.
         return data.detach().requires_grad_()
 
     def _data(self, value: Json, path: str) -> Any:
@@ -295,14 +295,14 @@ class StateReader:
         if view.name not in self._chosen:
             return OMIT
         if view.name not in self._views:
-            # Views that differ in name only are one tensor, as tied ones are.
+            # Views that differ only in their names are one tensor, like tied tensors.
             same = (view.of, view.dtype, view.shape, view.stride, view.offset)
             if same not in self._seen:
                 self._seen[same] = view.on(self._record(view.of, path), path, self.charge)
             self._views[view.name] = (view, self._seen[same])
         seen, tensor = self._views[view.name]
         if seen != view:
-            raise malformed(path, f"another view is called {quote(view.name)}, too")
+            raise malformed(path, f"another view has the name {quote(view.name)}, too")
         return tensor
 
     def _record(self, name: str, path: str) -> torch.Tensor:

@@ -1,7 +1,7 @@
-"""One tensor to little-endian bytes, and bytes into one tensor (``docs/format.md`` section 4).
+"""Converts a tensor to little-endian bytes, and back (``docs/format.md`` section 4).
 
-Contiguous memory of the CPU is not copied. Other memory is copied range by range: the extra memory
-is a small multiple of the range.
+Contiguous CPU memory is not copied. Other memory is copied range by range. The extra memory is a
+small multiple of the range.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Source:
         shape: sizes.
         device: of the tensor, in torch's spelling (``cpu``, ``cuda:0``).
         nbytes: raw bytes.
-        address: of the raw bytes, if they lie row-major in memory of the CPU; else 0.
+        address: of the raw bytes, if they are row-major in CPU memory; else 0.
         layout: the strides of a dense tensor that is not row-major.
 
     >>> source = Source.of("/w", torch.arange(3, dtype=torch.int16))
@@ -105,7 +105,7 @@ class Source:
         """:meth:`of` without checks of the machine and of the tensor's memory.
 
         Args:
-            flat_at: the address of the tensor, where it is known to be flat on the CPU.
+            flat_at: the address of the tensor, if it is known to be flat on the CPU.
         """
         shape, nbytes = tuple(tensor.shape), tensor.nbytes
         address = flat_at if nbytes else 0
@@ -119,7 +119,7 @@ class Source:
     def read(self, start: int, stop: int) -> memoryview:
         """Raw row-major bytes ``[start, stop)``, read-only. Safe to call from several threads.
 
-        Contiguous memory of the CPU is not copied.
+        Contiguous CPU memory is not copied.
 
         Args:
             start, stop: byte offsets, multiples of the item size, inside the record.
@@ -207,7 +207,7 @@ class Target:
         dtype: of the record, its name in the format.
         shape: sizes.
         nbytes: raw bytes of the record.
-        needs_data: false where there is nothing to fill (device ``meta``).
+        needs_data: false if there is nothing to fill (device ``meta``).
 
     >>> target = Target.allocate("uint8", (2, 2), device=torch.device("cpu"))
     >>> target.window(0, 4)[:] = b"\\x00\\x01\\x02\\x03"
@@ -225,9 +225,9 @@ class Target:
         self._tensor = tensor
         self._dtype = torch_dtype(dtype)
         self._windowed = False
-        #: Whether autograd may know the tensor, and was not told of the change yet.
+        #: Whether autograd may track the tensor and has not been told of the change yet.
         self._watched = False
-        #: Whether the memory is new, so that its pages do not exist yet.
+        #: Whether the memory is new: its pages are not mapped yet.
         self._fresh = False
         self._flat: torch.Tensor | None = None
         self._view: torch.Tensor | None = None
@@ -312,7 +312,7 @@ class Target:
 
     @property
     def address(self) -> int:
-        """Of the tensor's memory."""
+        """The address of the tensor's memory."""
         return self._tensor.data_ptr()
 
     def window(self, start: int, stop: int) -> memoryview | None:

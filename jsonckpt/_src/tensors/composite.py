@@ -115,7 +115,7 @@ def _join_coo(
     path: str,
     charge: Charge,
 ) -> torch.Tensor:
-    # There are no indices on the meta device, neither to check nor to follow.
+    # On the meta device there are no indices to check.
     check = not (indices.is_meta or values.is_meta)
     with _torch_refusals(path), _quiet():
         if check and _one_index(indices, values) and not coalesced:
@@ -132,7 +132,7 @@ def _join_coo(
 def _one_index(indices: torch.Tensor, values: torch.Tensor) -> bool:
     """Whether all entries have the same index in memory, so that a check of one is enough.
 
-    An expanded view is like that: a few bytes hold the indices of any number of entries.
+    This is true for an expanded view: a few bytes hold the indices of any number of entries.
     """
     if indices.dim() != 2 or not values.dim() or indices.stride(1) != 0:
         return False
@@ -143,7 +143,7 @@ def _split_quantized(tensor: torch.Tensor) -> tuple[str, dict[str, Any]]:
     scheme = str(tensor.qscheme()).removeprefix("torch.")
     if tensor.dtype not in _QUANTIZED or scheme not in (_PER_TENSOR, *_PER_CHANNEL):
         raise UnsupportedTypeError(
-            f"a quantized tensor of {tensor.dtype} and scheme {scheme} has no place in the format",
+            f"the format cannot hold a quantized tensor of {tensor.dtype} with scheme {scheme}",
             hint="Save tensor.dequantize(), or its bytes and parameters.",
         )
     integers = strided(
@@ -225,7 +225,7 @@ def _on_memory(blank: torch.Tensor, data: torch.Tensor) -> torch.Tensor:
 def _quiet() -> Iterator[None]:
     """Without torch's warnings that sparse is in beta and quantized deprecated.
 
-    The saved state decided that, not the program that loads it.
+    The saved state holds such tensors. The program that loads it cannot change that.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=UserWarning, module="jsonckpt")
@@ -235,7 +235,7 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _torch_refusals(path: str) -> Iterator[None]:
-    """Errors of torch about the parts are errors in the file."""
+    """Turn torch's errors about the parts into errors in the file."""
     try:
         yield
     except JsonckptError:

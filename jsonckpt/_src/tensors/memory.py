@@ -48,7 +48,7 @@ def dtype_name(tensor: torch.Tensor) -> str:
         return _NAMES[tensor.dtype]
     except KeyError:
         raise UnsupportedTypeError(
-            f"tensors of dtype {tensor.dtype} have no place in the format",
+            f"the format cannot hold tensors of dtype {tensor.dtype}",
             hint="Convert the tensor to one of the dtypes of docs/format.md section 4.",
         ) from None
 
@@ -86,7 +86,7 @@ def require_little_endian() -> None:
     """Refuse big-endian machines: files are little-endian, and memory is copied as it is.
 
     Raises:
-        JsonckptError: this is one.
+        JsonckptError: this machine is big-endian.
     """
     if sys.byteorder != "little":
         raise JsonckptError(
@@ -148,7 +148,7 @@ def fresh_storage(nbytes: int, device: torch.device) -> torch.UntypedStorage:
     """Uninitialized memory.
 
     Raises:
-        RuntimeError: torch's own, when the device does not exist or its memory does not suffice.
+        RuntimeError: torch's own, when the device does not exist or has too little memory.
     """
     storage: torch.UntypedStorage = torch.UntypedStorage(  # type: ignore[no-untyped-call]
         nbytes, device=device

@@ -13,7 +13,8 @@ import numpy as np
 
 from .memory import ArrayInterface
 
-#: Candidate solutions that numpy may try for a pair of irregular regions: some milliseconds.
+#: Candidate solutions that numpy may try for a pair of irregular regions. They take some
+#: milliseconds.
 _MAX_WORK: Any = 100_000  # the stubs of numpy know two special values only
 
 
@@ -189,7 +190,7 @@ def _compare_pairs(
 
 
 def _as_array(region: Region) -> np.ndarray[Any, Any]:
-    """An array of these addresses, for numpy to compare; never to be read."""
+    """An array of these addresses. numpy only compares them; nothing reads the memory."""
     sizes, steps = zip(*region.dims)
     # numpy refuses address 0
     interface = ArrayInterface(None, data=(region.start + 1, True), shape=sizes, strides=steps)

@@ -1,4 +1,4 @@
-"""Which tensors are one record, and which records lie in one storage (``docs/format.md`` 6.4).
+"""Which tensors become one record, and which records share a storage (``docs/format.md`` 6.4).
 
 Addresses decide. Nothing is copied.
 """
@@ -53,7 +53,7 @@ class DistinctTensor:
         return Region.of(self.start, tensor.itemsize, tensor.shape, tensor.stride())
 
     def source(self) -> Source:
-        """A record of it alone. Its memory has been checked."""
+        """A record of this tensor alone. Its memory has been checked."""
         return Source.of_checked(self.name, self.tensor, self.start if self.flat else 0)
 
 
@@ -141,7 +141,7 @@ def _groups(tensors: Sequence[DistinctTensor], regions: Sequence[Region]) -> lis
 
 
 def note_storages(records: Sequence[tuple[Source, torch.Tensor]]) -> None:
-    """Note in the layout of records that share a storage where they lie in it.
+    """Add to the layout of records that share a storage their position in it.
 
     Args:
         records: all records, each with its memory.
@@ -174,7 +174,7 @@ def address_space(tensor: torch.Tensor) -> object:
     """Addresses of tensors can be compared where this is equal.
 
     On the CPU all memory is one space: arrays and tensors made from one another share memory but
-    not a storage. On devices an address may be a handle, so that each storage is a space.
+    not a storage. On devices an address may be a handle, so each storage is a space of its own.
     """
     if tensor.is_cpu:
         return "cpu"
@@ -182,7 +182,7 @@ def address_space(tensor: torch.Tensor) -> object:
 
 
 def _without_odd_bools(tensors: list[DistinctTensor]) -> list[DistinctTensor]:
-    """Without bool tensors over memory of other dtypes with bytes other than 0 and 1.
+    """The tensors without the bool tensors whose memory has bytes other than 0 and 1.
 
     torch takes any byte but 0 for True. No file may have such bytes, so these tensors are saved by
     themselves, as 0 and 1.
@@ -197,7 +197,7 @@ def _without_odd_bools(tensors: list[DistinctTensor]) -> list[DistinctTensor]:
 
 
 def _shared_record(tensors: Sequence[DistinctTensor]) -> SharedRecord | None:
-    """One record for tensors that share memory; ``None`` where no record can hold them all."""
+    """One record for tensors that share memory; ``None`` if no record can hold them all."""
     if not tensors:
         return None
     regions = [distinct.region() for distinct in tensors]

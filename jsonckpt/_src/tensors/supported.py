@@ -1,4 +1,4 @@
-"""Refusals of tensors that cannot be saved, or filled in place.
+"""Refuses tensors that cannot be saved, or filled in place.
 
 The format holds dense, sparse and quantized tensors that have memory of their own
 (``docs/format.md`` section 6.2).
@@ -19,10 +19,10 @@ _CPU = torch.device("cpu")
 
 
 def require_plain(value: torch.Tensor) -> None:
-    """Refuse a tensor that is more, or less, than memory with a shape.
+    """Refuse a tensor that is not just memory with a shape, such as a subclass.
 
     Raises:
-        UnsupportedTypeError: it is one.
+        UnsupportedTypeError: the tensor cannot be saved.
     """
     kind = type(value)
     if isinstance(value, UninitializedTensorMixin):
@@ -44,8 +44,8 @@ def require_plain(value: torch.Tensor) -> None:
     if attributes:
         raise UnsupportedTypeError(
             f"the tensor has the attribute {quote(attributes[0])}, which would be lost",
-            hint="Save the attribute apart, and the tensor as tensor.detach(), which has none; a"
-            " module's state_dict() does that.",
+            hint="Save the attribute separately, and the tensor as tensor.detach(), which has none;"
+            " a module's state_dict() does that.",
         )
     if _is_wrapped(value):
         raise UnsupportedTypeError(
@@ -65,10 +65,10 @@ def require_plain(value: torch.Tensor) -> None:
 
 
 def _require_whole(value: torch.Tensor) -> None:
-    """Refuse a tensor of which this process has a part only.
+    """Refuse a tensor if this process has only a part of it.
 
-    Goes by names, since torch.distributed may be missing: ``DTensor`` and ``ShardedTensor``, their
-    subclasses, and the flat parameters of FSDP, which are plain to Python.
+    Compares names of types, because torch.distributed may be missing: ``DTensor`` and
+    ``ShardedTensor``, their subclasses, and the flat parameters of FSDP, whose type is plain.
     """
     kind = type(value)
     parts = {"DTensor", "ShardedTensorBase"} & {base.__name__ for base in kind.__mro__}
@@ -76,14 +76,14 @@ def _require_whole(value: torch.Tensor) -> None:
         what = "flat parameter of FSDP" if not parts else f"{kind.__module__}.{kind.__qualname__}"
         raise UnsupportedTypeError(
             f"cannot write a {what}: each process holds a part of it",
-            hint="A part alone is no checkpoint. Gather the whole on every rank "
+            hint="A part is not a checkpoint. Gather the whole on every rank "
             "(value.full_tensor(), or get_model_state_dict with full_state_dict=True), then save "
             "it on one rank.",
         )
 
 
 def _is_wrapped(tensor: torch.Tensor) -> bool:
-    """Whether the tensor stands for one inside a function transform of torch."""
+    """Whether the tensor belongs to a function transform of torch."""
     return bool(torch._C._functorch.is_functorch_wrapped_tensor(tensor))
 
 
@@ -114,14 +114,15 @@ def require_memory(tensor: torch.Tensor) -> None:
 def require_address(tensor: torch.Tensor) -> None:
     """Refuse a tensor that has elements but no address.
 
-    Such are the ZeroTensors of autograd, and tensors inside torch's function transforms.
+    Examples are the ZeroTensors of autograd, and tensors inside torch's function transforms.
 
     Raises:
         UnsupportedTypeError: it is one.
     """
     if tensor.numel() and (tensor.is_cpu or tensor._is_zerotensor()) and not tensor.data_ptr():
         raise UnsupportedTypeError(
-            f"the tensor of {tensor.nbytes} bytes has no memory, as the zeros that autograd makes",
+            f"the tensor of {tensor.nbytes} bytes has no memory, like the zeros that autograd"
+            " makes",
             hint="Give it memory with tensor.clone().",
         )
 
@@ -134,7 +135,7 @@ def address_of(tensor: torch.Tensor) -> int:
     """
     try:
         start = tensor.data_ptr()
-    except RuntimeError as error:  # what modes of torch put around tensors
+    except RuntimeError as error:  # a wrapper that a mode of torch puts around tensors
         raise UnsupportedTypeError(
             f"the tensor has no memory: {quote(str(error), 200)}",
             hint="Save the plain tensor.",

@@ -71,7 +71,7 @@ class View:
         """Refuse a view that leaves a record of ``nbytes`` raw bytes.
 
         Raises:
-            FormatError: it does, or has more bytes than memory can have.
+            FormatError: the view leaves the record, or has more bytes than memory can have.
         """
         if byte_count(self.dtype, self.shape) == 0:
             if math.prod(size for size in self.shape if size) >= 2**63:
@@ -98,11 +98,11 @@ class View:
         stride, offset = self.stride, self.offset
         self.check(record.nbytes, path)
         if byte_count(self.dtype, self.shape) == 0:
-            # They mean nothing without elements, and might overflow in torch.
+            # Without elements these have no meaning, and might overflow in torch.
             stride, offset = contiguous_stride(self.shape), 0
         start = int(record.storage_offset()) * record.itemsize
         if start % dtype.itemsize or not record.is_contiguous():
-            raise malformed(path, "the record does not lie in memory as the view needs it")
+            raise malformed(path, "the memory of the record is not laid out as the view needs it")
         try:
             view = strided(
                 record.untyped_storage(),

@@ -1,7 +1,7 @@
-"""The checkpoints of a run: which there are, in which order, and the newest that is whole.
+"""Finds the checkpoints of a run, their order, and the newest that is whole.
 
-A run that resumes from half a checkpoint, or starts anew because none was found, costs more than a
-look at each. So a damaged checkpoint is never returned, and never left out without a warning.
+A run that resumes from half a checkpoint, or starts again because none was found, costs more than a
+check of each. So a damaged checkpoint is never returned, and never left out without a warning.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ from ..storage.path_arguments import is_url, path_text
 _NUMBER = re.compile(
     r"(epoch|step|iter(?:ation)?|checkpoint|ckpt)[-_=]?(\d{1,18})(?!\d)", re.IGNORECASE
 )
-#: The names that are taken where the caller gives no pattern.
+#: The names of checkpoints if the caller gives no pattern.
 _USUAL = re.compile(
     r"checkpoint_|(checkpoint|ckpt|(global_?)?step|epoch|iter(ation)?)[-_=]?\d", re.IGNORECASE
 )
 #: Keys of a state that may hold the step.
 _STEPS = ("step", "global_step", "iteration", "iter")
-#: Errors that are about the checkpoint. With any other, a remote place could not be read.
+#: Errors about the checkpoint itself. Any other error means that a remote place could not be read.
 _ABOUT_CHECKPOINT = (
     CheckpointNotFoundError, FormatError, IncompleteCheckpointError, IntegrityError, LimitError,
 )  # fmt: skip
@@ -54,9 +54,9 @@ class _Candidate:
     """Something that may be a checkpoint.
 
     Attributes:
-        place: what is returned: a path, or a URL as text.
+        place: the result: a path, or a URL as text.
         changed: the time of its last change.
-        numbers: the ``epoch`` and the ``step`` that are known.
+        numbers: the known ``epoch`` and ``step``.
         saved: when it was saved; ``""`` until it has been read.
     """
 
@@ -100,7 +100,7 @@ def checkpoints(
     have their sizes; of a single file only the beginning and the end are checked
     (:func:`latest` reads all of the text around the payloads).
 
-    The order is by numbers, since times of files do not survive an upload. A name may hold an epoch
+    The order is by numbers, because uploads change the times of files. A name may hold an epoch
     (``epoch3``) and a step (``step600``, ``iter_600``, ``checkpoint-600``, ``ckpt600``; ``-``,
     ``_``, ``=`` or nothing before the number):
 
@@ -109,10 +109,10 @@ def checkpoints(
     2. else, if all names have a step: by step;
     3. else, what a name lacks is read from ``state["epoch"]`` and ``state["step"]`` (or
        ``global_step``, ``iteration``, ``iter``), and rules 1 and 2 are tried again. Checkpoints
-       without any number come first. What still cannot be compared goes by the time at which it
-       was saved, which the checkpoint itself says.
+       without any number come first. The rest is ordered by the time of the save, which is in the
+       checkpoint.
 
-    Equal numbers go by the time of the file, then by name.
+    Equal numbers are ordered by the time of the file, then by name.
 
     Args:
         directory: where to look, a path or a URL (extra ``remote``). A directory that does not
@@ -159,10 +159,10 @@ def latest(
 ) -> Any:
     """The newest of :func:`checkpoints`, or ``None`` if there is none.
 
-    A damaged one is passed over with a ``RuntimeWarning`` that names it, and the one before it is
-    taken. If no name is that of a run's checkpoint and no ``pattern`` is given, ``directory``
-    itself is taken if it is a checkpoint, else the newest of its subdirectories that are: sites
-    that keep uploads give a directory a name of their own.
+    A damaged one is skipped with a ``RuntimeWarning`` that names it, and the one before it is
+    returned. If no name is that of a run's checkpoint and no ``pattern`` is given, ``directory``
+    itself is returned if it is a checkpoint, else the newest of its subdirectories that are
+    checkpoints: upload sites rename directories.
 
     >>> import tempfile, torch, jsonckpt
     >>> with tempfile.TemporaryDirectory() as run:
@@ -232,7 +232,7 @@ def _local(directory: Path, pattern: str) -> Iterator[tuple[Any, str, float]]:
 
 
 def _can_open(path: Path) -> bool:
-    """Whether something is there. A warning says so if the system refuses a look."""
+    """Whether something exists. If the system refuses access, this warns."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -293,7 +293,7 @@ def _by_time(one: _Candidate) -> tuple[Any, ...]:
 
 
 def _common_key(found: Sequence[_Candidate]) -> Callable[[_Candidate], tuple[Any, ...]] | None:
-    """A sort key that all have; ``None`` if there is none."""
+    """A sort key that all candidates have; ``None`` if there is none."""
     if all("epoch" in one.numbers for one in found):
         end = float("inf")
         return lambda one: (
@@ -327,10 +327,10 @@ def _read_numbers(one: _Candidate) -> None:
 
 
 def _is_usable(one: _Candidate, check: Callable[[_Candidate], None]) -> bool:
-    """Whether ``check`` raises no error. A warning says what it raised.
+    """Whether ``check`` raises no error. Warns about an error.
 
     Raises:
-        JsonckptError: a remote place cannot be read. It must not be taken for an empty one.
+        JsonckptError: a remote place cannot be read. It must not look like an empty one.
     """
     try:
         check(one)
@@ -349,7 +349,7 @@ def _warn(place: object, reason: str) -> None:
     level, frame = 1, sys._getframe()
     while frame.f_globals is globals() and frame.f_back is not None:
         level, frame = level + 1, frame.f_back
-    warnings.warn(f"{place} is passed over: {reason}", RuntimeWarning, stacklevel=level)
+    warnings.warn(f"{place} is skipped: {reason}", RuntimeWarning, stacklevel=level)
 
 
 def _check_text(one: _Candidate) -> None:
@@ -363,7 +363,7 @@ def _check_text(one: _Candidate) -> None:
 
 
 def _check_briefly(one: _Candidate) -> None:
-    """As :func:`_check_text`, but only the beginning and the end of a single file.
+    """Like :func:`_check_text`, but reads only the beginning and the end of a single file.
 
     Raises:
         JsonckptError: it is not whole, or cannot be read.

@@ -1,4 +1,4 @@
-"""When a run must save and stop: its time is up, or a signal asks for it."""
+"""Tells a run when to save and stop: its time is up, or a signal came."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Deadline:
     so a process that hangs can still be ended.
 
     Args:
-        seconds: from now on; ``None`` for no limit.
+        seconds: the time from now on; ``None`` for no limit.
         signals: the signals that ask for a stop.
         clock: a clock that never goes back, in seconds.
 
@@ -51,7 +51,7 @@ class Deadline:
         """Whether to save and stop now.
 
         Args:
-            reserve: seconds to leave for the last save, e.g. twice what the one before took.
+            reserve: seconds to leave for the last save, e.g. twice the time of the previous save.
         """
         if self.reason is None and self._clock() + reserve >= self._end:
             self.reason = "the time is up"

@@ -16,8 +16,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, state_dict: Mapping[str,
 
     torch casts the state to the dtype of the parameters (pytorch/pytorch#43706). That rounds, for
     example, float32 moments of bfloat16 parameters, and the resumed run differs. Here tensors are
-    only moved to the parameters' devices. Those that are there already are used as they are, not
-    copied.
+    only moved to the parameters' devices. Tensors that are already there are used without a copy.
 
     State goes to parameters by name if both sides have ``param_names`` (optimizers made from
     ``named_parameters()``), else by position. An optimizer that has its own ``load_state_dict``, or
@@ -44,6 +43,6 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, state_dict: Mapping[str,
     if state and not any(state.values()):
         raise StateMismatchError(
             "the saved optimizer has no tensors: they were left out when it was loaded",
-            hint="Load without exclude=, or go on with a fresh optimizer without restoring it.",
+            hint="Load without exclude=, or continue with a fresh optimizer without restoring it.",
         )
     load_optimizer(optimizer, "", dict(state_dict))

@@ -28,8 +28,8 @@ class SeededOrder:
     same in every release of Python, NumPy and torch, and does not need saving.
 
     ``position`` counts the samples whose effect is in the weights. Only :meth:`advance` moves it,
-    never iteration: a loader that reads ahead does not move it, nor does an accumulation that was
-    cut off. The object can be the ``sampler`` of a ``DataLoader``.
+    never iteration: a loader that reads ahead does not move it, and neither does an interrupted
+    accumulation. The object can be the ``sampler`` of a ``DataLoader``.
 
     Args:
         n: the number of samples.
@@ -79,7 +79,7 @@ class SeededOrder:
         """Count ``count`` more samples of this epoch as done.
 
         Raises:
-            LimitError: the epoch does not have so many left.
+            LimitError: fewer samples are left in the epoch.
         """
         if not isinstance(count, int | np.integer):
             raise ArgumentError(f"count must be an integer, not {quote(type(count).__name__)}")
@@ -120,6 +120,6 @@ class SeededOrder:
         if n != self.n or position > n:
             raise StateMismatchError(
                 f"the saved order is at {position} of {n} samples, and there are {self.n} now",
-                hint="Resume with the data that the run began with, or begin with a new order.",
+                hint="Resume with the data of the original run, or begin with a new order.",
             )
         self.seed, self.epoch, self.position = seed, epoch, position

@@ -16,8 +16,8 @@ from ..errors import StateMismatchError, quote
 def rng_state(*, cuda: bool | None = None) -> dict[str, Any]:
     """The state of every global random number generator that training draws from.
 
-    Your own generators (``numpy.random.Generator``, ``torch.Generator``) are not in it: save their
-    ``bit_generator.state`` and ``get_state()`` beside it.
+    Your own generators (``numpy.random.Generator``, ``torch.Generator``) are not included: save
+    their ``bit_generator.state`` and ``get_state()``, too.
 
     Args:
         cuda: whether to include the generators of all CUDA devices; by default if there are any.
@@ -46,12 +46,12 @@ def rng_state(*, cuda: bool | None = None) -> dict[str, Any]:
 def set_rng_state(state: Mapping[str, Any]) -> None:
     """Put back what :func:`rng_state` returned: all of it, or nothing.
 
-    The tensors may lie on any device. If ``state["cuda"]`` is ``None``, the generators of the GPUs
+    The tensors may be on any device. If ``state["cuda"]`` is ``None``, the generators of the GPUs
     stay as they are.
 
     Raises:
-        StateMismatchError: a part is missing, or its generator does not take it, or the state was
-            saved with another number of GPUs than this process sees. Nothing is changed.
+        StateMismatchError: a part is missing, or its generator rejects it, or the state was saved
+            with another number of GPUs than this process sees. Nothing is changed.
     """
     parts = ("python", "numpy", "torch", "cuda")
     missing = [name for name in parts if not isinstance(state, Mapping) or name not in state]
@@ -79,8 +79,8 @@ def set_rng_state(state: Mapping[str, Any]) -> None:
             for undone in parts[: parts.index(name) + 1]:
                 setters[undone](before[undone])
             raise StateMismatchError(
-                f"the generator {name!r} does not take the saved state: {quote(error, 200)}",
-                hint="Nothing was changed. The state must come back as rng_state() gave it, tuples "
+                f"the generator {name!r} rejects the saved state: {quote(error, 200)}",
+                hint="Nothing was changed. Pass the state as rng_state() returned it, tuples "
                 "as tuples and arrays as arrays.",
             ) from error
 
@@ -102,10 +102,10 @@ def _check_gpu_count(saved: object) -> None:
 
 @contextmanager
 def fork_rng(*, cuda: bool | None = None) -> Iterator[None]:
-    """Reset the generators at the end of the block, so that its random numbers do not count.
+    """Reset the generators at the end of the block, so that its random numbers have no effect.
 
-    Wrap evaluation and the sampling of text in it. Then the training does not depend on how often
-    you evaluate.
+    Wrap evaluation and text generation in it. Then the training does not depend on how often you
+    evaluate.
 
     >>> random.seed(7); expected = random.random()
     >>> random.seed(7)

@@ -1,4 +1,4 @@
-"""What Hypothesis draws for :mod:`tools.reliability.fuzz_hypothesis`.
+"""The strategies of :mod:`tools.reliability.fuzz_hypothesis`.
 
 ``sound``   whole checkpoints that every reader must take; ``plain``: what needs no tensor in them
 ``teller``  tells lies about one; ``lies_…``: about what

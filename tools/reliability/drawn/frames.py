@@ -1,4 +1,4 @@
-"""Hypothesis draws zstd frames bit by bit (RFC 8878), sound ones and such as lie."""
+"""Strategies for zstd frames (RFC 8878), valid ones and ones with a fault."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ _SIZE_BYTES = (0, 2, 4, 8)
 
 @dataclass
 class Frame:
-    """A frame, apart.
+    """The parts of a frame.
 
     Attributes:
-        blocks: type, content, and the size that is said of it.
-        size: the content size that is stated.
+        blocks: type, content, and stated size of each block.
+        size: the stated content size.
         flag: how many bytes state it, 0 to 3.
         single: a single segment: no window, but the whole content.
         window: the window descriptor.
         bits: further bits of the descriptor.
         dictionary: the bytes of the dictionary's id.
-        checksum: what ends the frame, as far as it has a checksum.
-        last: whether the last block says that it is the last.
+        checksum: the checksum at the end of the frame, if there is one.
+        last: whether the last block is marked as the last.
         behind: bytes after the frame.
         cut: bytes that are missing at the end.
     """
@@ -98,10 +98,10 @@ def _checksum(raw: bytes) -> bytes:
 
 
 def _states_another_size(draw: st.DrawFn, made: Frame, raw: bytes) -> None:
-    # Where the last block is empty, the library's stream does not compare the size; the text is
-    # covered by its seal all the same.
+    # If the last block is empty, the library's stream does not compare the size. The seal covers
+    # the text all the same.
     made.blocks = [block for block in made.blocks if block[2]] or [(0, b"\0", 1)]
-    # The library takes 2^64-1 for a frame that states no size: a file may well be such frames.
+    # The library treats 2^64-1 as a frame without a size, and a file may have such frames.
     most = min(1 << 63, (1 << 8 * (_SIZE_BYTES[made.flag] or 1)) - 1)
     sizes = [len(raw) + 1, len(raw) - 1, 0, 2 * len(raw), 1 << 40, most]
     fitting = [size for size in sizes if 0 <= size <= most and size != len(raw)]
@@ -143,7 +143,7 @@ def _something_behind(draw: st.DrawFn, made: Frame, _: bytes) -> None:
 
 
 def _cut_off(draw: st.DrawFn, made: Frame, _: bytes) -> None:
-    # Not the whole of it: a compressed file may well do without an empty frame.
+    # Not all of it: a compressed file may lack an empty frame.
     made.cut = draw(st.integers(1, len(bytes(made)) - 1))
 
 
@@ -160,7 +160,7 @@ def _block_says_another_size(draw: st.DrawFn, made: Frame, raw: bytes) -> None:
     made.blocks[number] = (kind, content, draw(st.sampled_from(sorted(others))))
 
 
-#: What a reader must refuse, in a payload as in a compressed file.
+#: Faults that a reader must refuse, in a payload and in a compressed file.
 FAULTS: list[Callable[[st.DrawFn, Frame, bytes], None]] = [
     _states_another_size, _meaningless_bit, _dictionary, _large_window, _reserved_block,
     _no_last_block, _wrong_checksum, _something_behind, _cut_off, _wrong_magic,
@@ -169,7 +169,7 @@ FAULTS: list[Callable[[st.DrawFn, Frame, bytes], None]] = [
 
 
 def frame(draw: st.DrawFn, raw: bytes) -> bytes:
-    """A sound frame, made by hand or by the library."""
+    """A valid frame, made by hand or by the library."""
     if draw(st.booleans()):
         return bytes(sound_frame(draw, raw))
     level = draw(st.sampled_from([1, 3, 19, -5]))

@@ -1,4 +1,4 @@
-"""Lies about the text of files: heads, indexes, seals, members that nobody knows, frames."""
+"""Lies about the text of files: heads, indexes, seals, unknown members, frames."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SOUND_VALUE = st.one_of(
 
 
 def _head(teller: Teller) -> None:
-    """The members that every file has, told everywhere."""
+    """The members that every file has, changed in all files."""
     name = teller.pick(teller.forgery.head)
     teller.forgery.head[name] = teller.twist(teller.forgery.head[name], f"{name} of all files")
 
@@ -48,11 +48,11 @@ def _shard_head(teller: Teller) -> None:
 
 
 def _about(teller: Teller) -> None:
-    """What a single file and a manifest say besides their tensors."""
+    """The members of a single file and a manifest other than the tensors."""
     if teller.number(0, 3) == 3:
         totals = teller.forgery._totals()
         changed = teller.twist(totals, "totals")
-        if changed is not totals:  # else they follow the records that are made for other lies
+        if changed is not totals:  # else they follow records that other lies have added
             teller.forgery.totals = changed
         return
     name = teller.pick(_SINGLE)
@@ -148,7 +148,7 @@ def _requires(teller: Teller) -> None:
 
 
 def _put_member(teller: Teller, pair: dict[str, Any], expects: str, places: Sequence[str]) -> None:
-    """A further member in an object at one of the places."""
+    """An additional member in an object at one of the places."""
     if not teller.form.startswith("directory"):
         places = [place for place in places if place not in _IN_MANIFEST]
     place = teller.pick(places)
@@ -190,7 +190,7 @@ def _put_member(teller: Teller, pair: dict[str, Any], expects: str, places: Sequ
 
 
 def _known_member(teller: Teller) -> None:
-    """A member that this version names, once more and in the wrong place."""
+    """A known member, repeated in the wrong place."""
     if teller.draw(st.booleans()):
         name = teller.pick(["index", "seal", "index_offset"])
         _put_member(teller, {name: teller.pick([None, [], "x"])}, REFUSE, ["head"])
@@ -205,7 +205,7 @@ def _known_member(teller: Teller) -> None:
 
 
 def _compressed(teller: Teller) -> None:
-    """A compressed file in frames of its own, sound ones or one of them with a fault."""
+    """A compressed file with other frames. One of them may have a fault."""
     shards = {record.shard for record in teller.forgery.records} or {0}
     chosen = teller.number(0, max(shards)) if teller.form == "directory_zst" else 0
     calls = 0

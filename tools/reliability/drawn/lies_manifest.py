@@ -1,4 +1,4 @@
-"""Lies about a directory: its manifest, and the files beside it."""
+"""Lies about a directory: its manifest, and its other files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _manifest(teller: Teller) -> None:
     def edit(members: Any) -> Any:
         if not isinstance(members, dict):
             return members
-        # A state is drawn about elsewhere.
+        # Other lies change the state.
         names = [*(name for name in members if name != "state"), "tensors", "tensors", "shards"]
         name = teller.pick(names)
         if name not in members:
@@ -44,11 +44,11 @@ def _manifest_text(teller: Teller) -> None:
 
 
 def _manifest_by_hand(teller: Teller) -> None:
-    """What may be done to a manifest by hand."""
+    """Edits of a manifest by hand."""
 
     def edit(text: bytes) -> bytes:
         start = text.rfind(b'"seal":')
-        if start < 0:  # another edit has taken it away
+        if start < 0:  # another edit has removed it
             return text
         body, seal = text[: start - 2], text[start:]
         kind = teller.pick(["spaces", "no seal", "another algorithm", "spaces behind"])
@@ -71,7 +71,7 @@ def _manifest_by_hand(teller: Teller) -> None:
 
 
 def _directory(teller: Teller) -> None:
-    """Other files beside those of the checkpoint, and files that are not there."""
+    """Additional files in the directory, and missing files."""
 
     def afterwards(path: Path) -> None:
         kind = teller.pick(["more", "missing"])
@@ -95,7 +95,7 @@ _KEYS = ["bytes", "text_bytes", "seal", "file", "shard", "offset", "length", "co
 
 
 def _number(teller: Teller) -> None:
-    """A number, a range or a name that is not that of the file."""
+    """A number, a range or a name that differs from the file."""
 
     def edit(members: Any) -> Any:
         if not isinstance(members, dict):
@@ -112,7 +112,7 @@ def _number(teller: Teller) -> None:
 
 
 def _places(members: dict[str, Any]) -> list[tuple[str, Any, Any]]:
-    """Where a manifest says something of a file that a reader can hold against it."""
+    """The statements of a manifest about a file that a reader can check."""
     found: list[tuple[str, Any, Any]] = []
     for name in ("shards", "tensors"):
         rows = members.get(name)
@@ -142,7 +142,7 @@ def _other(teller: Teller, value: Any) -> Any:
 
 
 def _entry_missing(teller: Teller) -> None:
-    """A record that the manifest does not know, with totals that agree."""
+    """A record that the manifest lacks, with totals that fit."""
 
     def edit(members: Any) -> Any:
         rows = members.get("tensors") if isinstance(members, dict) else None
@@ -150,7 +150,7 @@ def _entry_missing(teller: Teller) -> None:
         if type(rows) is not list or not isinstance(totals, dict):
             return members
         gone = rows.pop(teller.number(0, len(rows) - 1))
-        # Another lie may have left nothing of all this.
+        # Another lie may have removed all of this.
         with contextlib.suppress(TypeError, KeyError, IndexError):
             totals["tensors"] -= 1
             totals["bytes"] -= len(teller.ground.raw[gone["name"]])

@@ -27,7 +27,7 @@ _OPENING = b',"chunks":[\n'
 
 
 def _member(teller: Teller) -> None:
-    """A member of a record says something else; the manifest and the digest say the same."""
+    """A member of a record is changed; the manifest and the digest agree with it."""
     if (record := teller.record()) is not None:
         name = teller.pick(record.members)
         told = f"{named(record)}: {name}"
@@ -67,7 +67,7 @@ def _stride(teller: Teller) -> None:
 
 
 def _storage(teller: Teller) -> None:
-    """A place in a storage, perhaps one that the record does not fit into."""
+    """A place in a storage, perhaps one where the record does not fit."""
     if (record := teller.record(_has_sizes)) is None:
         return
     item = ITEMSIZE[record.members["dtype"]]
@@ -133,7 +133,7 @@ def _called(teller: Teller) -> None:
 
 
 def _shape(teller: Teller) -> None:
-    """A shape without elements that is beyond all limits, or just within."""
+    """A shape without elements that is beyond the limits, or just within them."""
     record = teller.add("uint8", "base64")
     shape: Any = teller.pick(
         [
@@ -168,7 +168,7 @@ def _device(teller: Teller) -> None:
             ]
         )
         record.members["device"] = device
-        # What is no device of torch's is refused where a tensor shall go there.
+        # What is not a device of torch is refused if a tensor must go there.
         sound = ACCEPT if device == "cpu" else None
         told = f"device of {named(record)}: {shown(device)}"
         pattern = isinstance(device, str) and re.fullmatch("[a-z]{1,20}(:[0-9]{1,5})?", device)
@@ -198,7 +198,7 @@ def _chunk(teller: Teller, **wanted: str) -> tuple[Record, int, bytes]:
     """A chunk of a record that no other lie has touched: its record, number and raw bytes.
 
     Args:
-        wanted: members that the record must have; where none has them, there will be one.
+        wanted: members that the record must have. If no record has them, one is added.
     """
     found = []
     for record in teller.forgery.records:
@@ -225,7 +225,7 @@ def _chunk(teller: Teller, **wanted: str) -> tuple[Record, int, bytes]:
 
 
 def _put_raw(teller: Teller, record: Record, number: int, data: bytes) -> None:
-    """The chunk holds other data: what comes back is this, and the checksum is of it."""
+    """The chunk holds other data, with a checksum that fits. This data must come back."""
     raw, size = teller.ground.raw[record.members["name"]], record.members["chunk_bytes"]
     raw = raw[: number * size] + data + raw[(number + 1) * size :]
     teller.ground.raw[record.members["name"]] = raw
@@ -233,13 +233,13 @@ def _put_raw(teller: Teller, record: Record, number: int, data: bytes) -> None:
 
 
 def _understood(teller: Teller) -> bool:
-    """Whether the state reads more into data than its dtype does: indices, scales, bools."""
+    """Whether the state has rules for the data beyond its dtype: indices, scales, bools."""
     text = dumps(teller.forgery.state)
     return b'"$sparse"' in text or b'"$quantized"' in text
 
 
 def _data(teller: Teller) -> None:
-    """Other data, rightly encoded, with a checksum that fits it or without."""
+    """Other data, correctly encoded. The checksum may fit or not."""
     kind = teller.pick(["unlike its checksum", "other", "longer", "shorter", "no bool"])
     record, number, chunk = _chunk(teller, **({"dtype": "bool"} if kind == "no bool" else {}))
     members = record.members
@@ -293,7 +293,7 @@ def _digest(teller: Teller) -> None:
 
 
 def _base64_text(teller: Teller) -> None:
-    """What base64 decoders are known to let pass."""
+    """Faults that base64 decoders are known to accept."""
     record, number, _ = _chunk(teller, encoding="base64")
     text = record.payloads[number]
     padding = len(text) - len(text.rstrip(b"="))
@@ -301,7 +301,7 @@ def _base64_text(teller: Teller) -> None:
     kind = teller.pick(["bits", "more padding", "padding", "space", "byte", "cut", "more"])
     changed = text + b"="
     if kind == "bits" and padding:
-        # The last character before the padding has two or four bits that mean nothing.
+        # The last character before the padding has two or four unused bits.
         place = len(text) - padding - 1
         code = _ALPHABET.find(text[place]) + teller.number(1, 3 if padding == 1 else 15)
         changed = text[:place] + _ALPHABET[code : code + 1] + text[place + 1 :]
@@ -327,7 +327,7 @@ def _states_no_size(_: st.DrawFn, made: Frame, __: bytes) -> None:
 
 
 def _frame(teller: Teller) -> None:
-    """The zstd frame of a chunk, sound in another way or with one fault."""
+    """The zstd frame of a chunk: another valid form, or one with a fault."""
     record, number, chunk = _chunk(teller, encoding="base64", compression="zstd")
     if record.members["filter"] not in ("none", "shuffle"):
         return
@@ -355,7 +355,7 @@ _REFERENCE = ("bool", "uint8", "int64", "float64", "float32", "float16", "bfloat
 
 
 def _list_text(teller: Teller) -> None:
-    """Numbers spelled in every way; what they mean is asked of a slow and simple reader."""
+    """Numbers in every spelling. A slow and simple reader gives the expected values."""
     record, number, chunk = _chunk(teller, encoding="list")
     dtype = record.members["dtype"]
     items = record.payloads[number].split(b",")
@@ -370,7 +370,7 @@ def _list_text(teller: Teller) -> None:
         return
     record.payloads[number] = text
     expects: str | None = None
-    # The reference knows few NaN payloads of the wide dtypes, and no limit on a payload.
+    # The reference reader knows few NaN payloads of the wide dtypes, and has no limit on a payload.
     if (
         (dtype in _REFERENCE or dtype.startswith("float8"))
         and len(text) <= 64
@@ -393,7 +393,7 @@ def _payload_text(teller: Teller) -> None:
 
 
 def _around(teller: Teller) -> None:
-    """The text around a payload; the ranges and the seal follow it."""
+    """The text around a payload. The ranges and the seal fit."""
     if (record := teller.record(lambda r: r.payloads)) is not None:
         around = list(record.surroundings())
         number = teller.number(0, len(around) - 1)
@@ -411,7 +411,7 @@ def _around(teller: Teller) -> None:
 
 
 def _chunks(teller: Teller) -> None:
-    """A chunk that is missing, stands twice, or in another's place."""
+    """A chunk that is missing, doubled, or swapped with another."""
     record = teller.record(
         lambda r: r.payloads and r.around is None and len(r.sums) == len(r.payloads)
     )
@@ -431,7 +431,7 @@ def _chunks(teller: Teller) -> None:
 
 
 def _records(teller: Teller) -> None:
-    """A record that is missing, stands twice, or in another place or file."""
+    """A record that is missing, doubled, or in another place or file."""
     records = teller.forgery.records
     record = teller.record()
     if record is None:

@@ -30,8 +30,8 @@ def _put(teller: Teller, value: Any, told: str, expects: str | None = None) -> N
     if not isinstance(state, dict) or "further" in state:
         return
     if len(state) == 1 and next(iter(state))[:1] == "$":
-        expects = None  # a tag is no longer one when it has company
-    # In front and behind: what is said first of a tensor counts.
+        expects = None  # with a second member, a tag is not a tag any more
+    # At the front and at the end: the first statement about a tensor counts.
     first = teller.draw(st.booleans())
     pair = {"further": value}
     teller.forgery.single["state"] = {**pair, **state} if first else {**state, **pair}
@@ -43,7 +43,7 @@ def _wild(teller: Teller) -> None:
 
 
 def _nested_tag(teller: Teller) -> None:
-    """A part of the state inside of a tag that may not hold it, or may."""
+    """A part of the state inside a tag that may or may not hold it."""
     found = list(_nodes(teller.forgery.state))
     node = copy.deepcopy(teller.pick(found)) if found else None
     value: Any = node
@@ -67,7 +67,7 @@ def _nested_tag(teller: Teller) -> None:
 
 
 def _nodes(node: Any) -> Iterator[Any]:
-    """Everything in a state that is tagged."""
+    """Every tagged value of a state."""
     if isinstance(node, dict):
         if len(node) == 1 and next(iter(node))[:1] == "$":
             yield node
@@ -91,7 +91,7 @@ def _state_text(teller: Teller) -> None:
 
 
 def _view(teller: Teller) -> None:
-    """A view that lies inside its record, at its edge, or beyond."""
+    """A view inside its record, at its end, or beyond it."""
     record = teller.record(lambda r: teller.raw(r) is not None)
     if record is None:
         return
@@ -112,7 +112,7 @@ def _view(teller: Teller) -> None:
     inside = 0 in shape or (last + 1) * ITEMSIZE[dtype] <= nbytes
     expects: str | None = REFUSE
     if all(0 <= number < 2**63 for number in numbers) and inside:
-        # Many elements in one place are a view, but perhaps more than torch can count.
+        # A view may have many elements at one address, but perhaps more than torch can count.
         small = math.prod(size for size in shape if size) < 2**20
         odd = dtype == "bool" and record.members["dtype"] != "bool"
         expects = ACCEPT if small and not odd else None
@@ -120,7 +120,7 @@ def _view(teller: Teller) -> None:
 
 
 def _reference(teller: Teller) -> None:
-    """References that do not go together."""
+    """References that contradict each other."""
     record = teller.record(lambda r: isinstance(r.members.get("name"), str))
     if record is None:
         return
@@ -142,7 +142,7 @@ def _reference(teller: Teller) -> None:
 
 
 def _limit(teller: Teller) -> None:
-    """At a limit, and one beyond."""
+    """A value at a limit, or one beyond it."""
     beyond = teller.draw(st.booleans())
     expects = REFUSE if beyond else ACCEPT
     kind = teller.pick(["characters", "levels", "bits", "sizes"])
@@ -155,7 +155,7 @@ def _limit(teller: Teller) -> None:
         levels = 198 + beyond
         _put(teller, Raw(b"[" * levels + b"]" * levels), f"{2 + levels} {kind}", expects)
     elif kind == "bits":
-        # Not of section 8: integers that readers calculate with are bounded, see checks.MAX_BITS.
+        # Not in section 8: the limit on integers that readers calculate with, see checks.MAX_BITS.
         part = {"$int": "0x" + "1" * beyond + "f" * 4_096}
         body = teller.pick([{"$range": [0, part, 1]}, {"$fraction": [part, 1]}])
         _put(teller, body, kind, expects)
@@ -164,7 +164,7 @@ def _limit(teller: Teller) -> None:
 
 
 def _twice(teller: Teller) -> None:
-    """Keys and elements that are equal in Python, and such as cannot be any."""
+    """Keys and elements that are equal in Python, or that cannot be keys."""
     one, two = teller.pick([(1, 1), (1, 1.0), (True, 1), ("a", "a"), (0, -0.0), (None, None)])
     tag = teller.pick(["$set", "$frozenset", "$dict", "$counter"])
     if teller.number(0, 3) == 3:

@@ -1,6 +1,6 @@
-"""Hypothesis draws the parts of a state tree that need no tensor: every tag of section 6.2.
+"""Strategies for the parts of a state without tensors: every tag of section 6.2.
 
-Each strategy gives JSON as a sound file has it, spelled in all the ways that the format allows.
+Each strategy gives valid JSON, in all spellings that the format allows.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ _HASHABLE = st.lists(
 
 
 def container(draw: st.DrawFn, kind: str, nodes: list[Json]) -> Json:
-    """A container of the kind that holds the nodes, as far as it can hold them."""
+    """A container of the kind, with those nodes that it can hold."""
     if kind == "list":
         return nodes
     if kind == "tuple":

@@ -1,8 +1,8 @@
-"""Hypothesis draws whole checkpoints that are sound: every reader must take them.
+"""Strategies for whole valid checkpoints. Every reader must accept them.
 
-A :class:`Ground` is a forgery without a lie, together with the raw bytes of its records. What may
-stand in a state without tensors is drawn by ``plain``; here are the tags that refer to records.
-Written from ``docs/format.md`` alone, as the forger itself.
+A :class:`Ground` is a forgery without a lie, with the raw bytes of its records. ``plain`` draws the
+parts of a state without tensors. This module draws the tags that refer to records. Like the forger
+it is written from ``docs/format.md`` alone.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from tools.reliability.drawn.plain import CONTAINERS, LEAVES, container
 Json = Any
 
 FLOATS = ["float32", "float64", "bfloat16", "float16", "complex64", "complex128"]
-#: Those that this torch has.
+#: The dtypes that this torch has.
 _KNOWN = sorted(name for name in ITEMSIZE if hasattr(torch, name))
-#: Common ones first: that is what a failure shrinks to.
+#: Common ones first, because a failure shrinks to the first.
 _DTYPES = ["uint8", "float32", "bool", "int64", "bfloat16", *_KNOWN]
 _NAMES = ["/w", "/h", "/mask", "/l", "/i", "/e", "", "/a~1b/~0", "/ü", "/x/0", "$storage/0"]
 _MOST_DEPTH = 3
@@ -43,16 +43,16 @@ _MOMENTS = ["M8[ns]", "m8[s]", "M8[D]", "M8[25s]", "m8"]
 
 @dataclass
 class Ground:
-    """A sound checkpoint while it is drawn.
+    """A valid checkpoint while it is drawn.
 
     Attributes:
-        forgery: it, apart.
+        forgery: its parts.
         raw: the bytes of each record by name.
         loose: names of the records that the state does not refer to.
-        aliases: names given to ``$tied`` and ``$view`` so far.
+        aliases: names of ``$tied`` and ``$view`` so far.
         placed: names of the records with a stride or a place in a storage. Only ``$tensor`` and
             ``$tied`` refer to them.
-        storages: how many storages records share so far.
+        storages: the number of shared storages so far.
     """
 
     forgery: Forgery
@@ -63,7 +63,7 @@ class Ground:
     storages: int = 0
 
     def add(self, draw: st.DrawFn, dtype: str, shape: Sequence[int], raw: bytes) -> str:
-        """A further record; its name."""
+        """Add a record. Returns its name."""
         free = [name for name in _NAMES if name not in self.raw]
         name = draw(st.sampled_from(free)) if free else f"/n{len(self.raw)}"
         record = draw(records(name, dtype, tuple(shape), raw, self.forgery.algorithm))
@@ -72,7 +72,7 @@ class Ground:
         return name
 
     def alias(self) -> str:
-        """A name that no tensor has yet."""
+        """A new name for a tensor."""
         self.aliases += 1
         return f"/alias/{self.aliases}"
 
@@ -139,7 +139,7 @@ def _tensor_of(
 
 
 def _some_tensor(draw: st.DrawFn, ground: Ground, dtypes: Sequence[str] = _DTYPES) -> str:
-    """The name of a record of one of the dtypes, there already or new."""
+    """The name of a record of one of the dtypes, existing or new."""
     known: list[str] = [
         record.members["name"]
         for record in ground.forgery.records
@@ -166,7 +166,7 @@ def _tied(draw: st.DrawFn, ground: Ground) -> Json:
 
 
 def _turned(draw: st.DrawFn, ground: Ground) -> Json:
-    """A dense tensor whose dimensions stand in another order in memory."""
+    """A dense tensor whose dimensions have another order in memory."""
     name = _new_tensor(draw, ground, _DTYPES)
     members = ground.record(name).members
     shape = members["shape"]
@@ -204,7 +204,7 @@ def _pieces(draw: st.DrawFn, ground: Ground) -> Json:
 def _view(draw: st.DrawFn, ground: Ground) -> Json:
     name = _some_tensor(draw, ground)
     record = ground.record(name)
-    # Any bytes are an element of every dtype but bool.
+    # Any bytes are valid elements of every dtype except bool.
     of_bools = record.members["dtype"] == "bool"
     dtypes = [name for name in _KNOWN if of_bools or name != "bool"]
     dtype = draw(st.sampled_from([record.members["dtype"], *dtypes]))
@@ -218,7 +218,7 @@ def _view(draw: st.DrawFn, ground: Ground) -> Json:
         left -= max(size - 1, 0) * step
         shape.append(size)
         stride.append(step)
-    if left < 0 and 0 not in shape:  # not even one element fits: an empty view does
+    if left < 0 and 0 not in shape:  # not even one element fits, but an empty view does
         shape.append(0)
         stride.append(draw(st.sampled_from([0, 1, 2**62])))
     body = {"name": ground.alias(), "of": name, "dtype": dtype, "shape": shape, "stride": stride}
@@ -340,7 +340,7 @@ def _node(draw: st.DrawFn, ground: Ground, depth: int) -> Json:
 
 
 def _referred(node: Json) -> Iterator[str]:
-    """The names of the records that a sound state refers to."""
+    """The names of the records that a valid state refers to."""
     if isinstance(node, dict):
         for key, value in node.items():
             if key == "$tensor" and len(node) == 1:

@@ -1,8 +1,8 @@
-"""Tells drawn lies about a sound checkpoint.
+"""Puts lies into a valid checkpoint.
 
-A lie is told consistently: the forger computes checksums, digests, ranges, indexes and seals anew
-from what is said, unless these are the lie. Where the specification leaves no doubt, a lie also
-says what readers must make of it. Then it is not enough that all readers agree.
+A lie is a wrong statement that is otherwise consistent: the forger computes checksums, digests,
+ranges, indexes and seals to fit it, unless these are the lie. If the specification is clear, a lie
+also states what readers must do. Then it is not enough that all readers agree.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ Lie: TypeAlias = "Callable[[Teller], None]"
 
 @dataclass
 class Teller:
-    """Tells lies about one checkpoint.
+    """Puts lies into one checkpoint.
 
     Attributes:
-        form: what the checkpoint is written as.
-        words: each lie that was told, as far as it changed anything.
-        expects: what readers must make of each: ``"accept"``, ``"refuse"``, or None where only
-            their agreement is asked for.
+        form: the form in which the checkpoint is written.
+        words: a description of each lie that changed anything.
+        expects: the expected verdict of each: ``"accept"``, ``"refuse"``, or None if readers only
+            have to agree.
         pending: edits that will be drawn when the checkpoint is written.
     """
 
@@ -49,7 +49,7 @@ class Teller:
         return self.ground.forgery
 
     def tell(self, lies: Sequence[Lie]) -> None:
-        """Tell one of the lies, if need be after some that this checkpoint has no place for."""
+        """Apply one of the lies. Lies that do not fit this checkpoint are skipped."""
         for _ in range(_MOST_TRIES):
             before = len(self.words) + self.pending
             self.pick(lies)(self)
@@ -57,7 +57,7 @@ class Teller:
                 return
 
     def note(self, words: str, expects: str | None = None) -> None:
-        """A lie was told."""
+        """Note that a lie was applied."""
         self.words.append(words)
         self.expects.append(expects)
 
@@ -70,10 +70,10 @@ class Teller:
         return self.draw(st.integers(low, high))
 
     def hook(self, name: str, edit: Callable[[Any], Any], *, once: bool = False) -> None:
-        """A further edit of what the forger's hook ``name`` gets.
+        """Add an edit of what the forger's hook ``name`` gets.
 
         Args:
-            once: of one of the files of a directory only.
+            once: only in one of the files of a directory.
         """
         self.pending += 1
         before = getattr(self.forgery, name)
@@ -96,12 +96,12 @@ class Teller:
         setattr(self.forgery, name, both)
 
     def twist(self, value: Any, where: str, expects: str | None = None) -> Any:
-        """The value with something in it changed."""
+        """The value with one change inside."""
         changed, words = twisted(self.draw, value)
         if dumps(changed) == dumps(value):
-            return value  # the same, perhaps as Raw text, which the forger cannot look into
+            return value  # the same, perhaps as Raw text, which the forger cannot read
         self.note(f"{where}{words}", expects)
-        # A hook of the forger that gives None has changed nothing.
+        # A hook that returns None has changed nothing.
         return Raw(b"null") if changed is None else changed
 
     def edit(self, text: bytes, where: str, expects: str | None = None) -> bytes:
@@ -117,7 +117,7 @@ class Teller:
         return self.pick(records) if records else None
 
     def add(self, dtype: str, encoding: str, compression: str = "none") -> Record:
-        """A further record in a codec that is asked for, which the state needs."""
+        """An additional record that the state needs, with the given codec."""
         count = self.number(1, 6)
         raw = self.draw(raw_bytes(dtype, count * ITEMSIZE[dtype]))
         name = f"/further/{len(self.forgery.records)}"
@@ -135,9 +135,9 @@ class Teller:
         return record
 
     def if_needed(self, record: Record, expects: str | None) -> str | None:
-        """What is expected of a lie about the data of a record.
+        """The expected verdict on a lie about the data of a record.
 
-        Not every reader looks at data that the state does not need.
+        Not every reader reads data that the state does not need.
         """
         return None if self.is_loose(record) else expects
 
@@ -147,11 +147,11 @@ class Teller:
         return isinstance(name, str) and name in self.ground.loose
 
     def raw(self, record: Record) -> bytes | None:
-        """The bytes that a record holds, as far as they are known."""
+        """The bytes of a record, if they are known."""
         name = record.members.get("name")
         return self.ground.raw.get(name) if isinstance(name, str) else None
 
 
 def named(record: Record) -> str:
-    """A record, for a person."""
+    """A record for people to read."""
     return f"record {shown(record.members.get('name'))}"

@@ -1,4 +1,4 @@
-"""Hypothesis draws what a lie says: another value, a value changed somewhere inside, other text."""
+"""Strategies for the content of a lie: another value, a changed value, another text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tools.reliability.drawn.plain import LEAVES, TEXT
 from tools.reliability.mutants import MEMBERS, ODD_LEAVES, TAGS, TOKENS
 from tools.reliability.mutations import VALUES
 
-#: Bytes that mean something to somebody.
+#: Bytes with a special meaning.
 _MARKS = [
     *(bytes([code]) for code in b'\n\r\t "\\,:[]{}0-+.eE=/A\xff\0\x7f'),
     *TOKENS, b"\xc3", b"\xe2\x80\xa8",
@@ -34,14 +34,14 @@ VALUE: st.SearchStrategy[Any] = st.one_of(
 
 
 def shown(value: Any) -> str:
-    """A value for a person."""
+    """A value for people to read."""
     text = value if isinstance(value, bytes) else dumps(value)
     words = repr(bytes(text))[1:]
     return words if len(words) <= 80 else f"{words[:60]}… ({len(text)} bytes)"
 
 
 def edited(draw: st.DrawFn, text: bytes) -> bytes:
-    """A text with a single edit: something in it replaced, put in, taken out, doubled, moved."""
+    """A text with a single edit: something replaced, inserted, removed, doubled or moved."""
     at = draw(st.integers(0, len(text)))
     kind = draw(st.sampled_from(["put", "replace", "drop", "double", "swap", "cut"]))
     size = draw(st.sampled_from([1, 1, 2, 8, 40]))
@@ -60,8 +60,8 @@ def edited(draw: st.DrawFn, text: bytes) -> bytes:
 
 
 def twisted(draw: st.DrawFn, value: Any, at: str = "") -> tuple[Any, str]:
-    """A JSON value with one thing in it changed, and what was changed, in words."""
-    # From the inside out: mostly the change is some levels down.
+    """A JSON value with one change inside, and a description of the change."""
+    # From the inside out: usually the change is some levels down.
     if _entered(value) and draw(st.integers(0, 4)) < 4:
         keys = list(value) if isinstance(value, dict) else list(range(len(value)))
         key = draw(st.sampled_from(keys))
@@ -105,7 +105,7 @@ def _changed(draw: st.DrawFn, value: Any) -> Any:
 
 
 def changed_object(draw: st.DrawFn, value: dict[str, Any]) -> dict[str, Any] | Members:
-    """An object with a member that is more, missing, twice, of another name, or elsewhere."""
+    """An object with a member that is added, missing, doubled, renamed or moved."""
     pairs = list(value.items())
     kind = draw(st.sampled_from(["more", "drop", "double", "rename", "order"]))
     if kind == "more" or not pairs:
@@ -143,7 +143,7 @@ def _changed_array(draw: st.DrawFn, value: list[Any]) -> Any:
 
 
 def wild(draw: st.DrawFn, depth: int = 0) -> Any:
-    """A value for a state: tags that are right, nearly right and wrong, in one another."""
+    """A value for a state: nested tags that are right, nearly right or wrong."""
     kind = draw(st.sampled_from(["leaf", "odd", "tag", "tag", "members", "list"]))
     if kind == "odd" or depth > 4:
         return copy.deepcopy(draw(st.sampled_from(ODD_LEAVES)))
