@@ -33,30 +33,34 @@ from .model import (
     Entry,
     Manifest,
     ShardFile,
+    claimed_bytes,
     is_size,
 )
 from .shard_text import optional_members
 from .validation import (
-    Description,
+    KINDS,
     Problems,
     check_chunking,
     check_header,
     check_layout,
     check_requires,
     check_storages,
-    check_totals,
     checksum_name,
     is_hex,
     kind,
     known_versions,
     parse_codec,
-    parse_description,
     parse_identity,
 )
 
 #: Nobody needs more; each is parsed.
 _MOST_CODECS = 10_000
 _Row = TypeVar("_Row")
+_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
+#: Characters of ``created_at`` and ``created_by``.
+_LONGEST_TEXT = 1_000
+#: ``created_at``, ``created_by``, ``metadata`` and ``state``.
+Description = tuple[str, str, dict[str, Any], Any]
 _SEAL_TAIL = re.compile(rb',\n"seal":("([a-z0-9_]{1,16}):([0-9a-f]{1,128})"|null)\}\s*\Z')
 
 
@@ -135,7 +139,7 @@ def parse_manifest(text: bytes, limits: Limits) -> Manifest:
     header = check_header(value, MANIFEST_FORMAT)
     _check_seal(text, header)
     problems = Problems()
-    about = parse_description(header, problems)
+    about = _parse_description(header, problems)
     checksum = checksum_name(header.get("checksum"))
     shards = _parse_shards(header, checksum, limits, problems)
     codecs = _parse_rows(
@@ -162,6 +166,23 @@ def parse_manifest(text: bytes, limits: Limits) -> Manifest:
     )
 
 
+def _parse_description(header: dict[str, Any], problems: Problems) -> Description:
+    """What a manifest or the head of a single file says about the save, and its state."""
+    expected: type
+    for member, expected in (("created_at", str), ("created_by", str), ("metadata", dict)):
+        value: Any = header.get(member)
+        if type(value) is not expected:
+            problems.add(member, f"expected {KINDS[expected]}, found {kind(value)}")
+        elif expected is str and len(value) > _LONGEST_TEXT:
+            problems.add(member, f"has {len(value)} characters, over {_LONGEST_TEXT}")
+        elif member == "created_at" and not _TIME.fullmatch(str(value)):
+            problems.add(member, f"{quote(value)} is not YYYY-MM-DDTHH:MM:SSZ")
+    if "state" not in header:
+        problems.add("state", "is missing")
+    get = header.get
+    return get("created_at", ""), get("created_by", ""), get("metadata", {}), get("state")
+
+
 def parse_head(head: dict[str, Any]) -> Description:
     """What the head of a single file says about the save, and its state.
 
@@ -174,7 +195,7 @@ def parse_head(head: dict[str, Any]) -> Description:
             hint="Open the directory that holds its manifest.json, or use jsonckpt.stream.",
         )
     problems = Problems()
-    about = parse_description(head, problems)
+    about = _parse_description(head, problems)
     problems.raise_if_any()
     return about
 
@@ -229,7 +250,7 @@ def _checked(
     """
     problems = Problems()
     check_layout(entries, sizes, limits, problems)
-    check_totals(entries, on_disk, limits, problems)
+    _check_totals(entries, on_disk, limits, problems)
     check_storages(entries, problems)
     created_at, created_by, metadata, state = about
     manifest = Manifest(
@@ -252,6 +273,28 @@ def _checked(
         problems.add("totals", f"{quote(said)} does not agree with the rest: {expected}")
     problems.raise_if_any()
     return manifest
+
+
+def _check_totals(
+    entries: Sequence[Entry], on_disk: int, limits: Limits, problems: Problems
+) -> None:
+    """The limits on the whole checkpoint."""
+    chunks = sum(len(entry.chunks) for entry in entries)
+    most = limits.most_chunks(on_disk)
+    if exceeds(chunks, most):
+        problems.over(
+            "tensors",
+            f"{chunks} chunks in {on_disk} bytes of files, the limit is {most}",
+            # A larger number does not lift what the bytes on disk bound.
+            way_over("chunks") if exceeds(chunks, limits.chunks) else way_over("chunks", "None"),
+        )
+    total = claimed_bytes((entry.nbytes, entry.layout) for entry in entries)
+    if exceeds(total, limits.total_bytes(on_disk)):
+        problems.over(
+            "tensors",
+            f"{total} bytes of tensors in {on_disk} bytes of files is over the limit",
+            way_over("total_floor"),
+        )
 
 
 def shard_files(text: bytes, limits: Limits) -> list[str]:

@@ -33,7 +33,6 @@ from .model import (
     Entry,
     Layout,
     chunk_count,
-    claimed_bytes,
     element_count,
     is_size,
     parse_layout,
@@ -41,7 +40,6 @@ from .model import (
 
 #: Features that ``requires`` may name. Version 1 defines none.
 KNOWN_FEATURES: frozenset[str] = frozenset()
-_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 _SAVE_ID = re.compile(r"[0-9a-f]{32}")
 _BAD_NAME = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 #: Problems that one message shows.
@@ -54,8 +52,8 @@ _FIRST_MEMBERS = re.compile(
 )
 _BEHIND = re.compile(rb'"(?:state|metadata|tensors)"[ \t\r\n]*:')
 LONGEST_BEGINNING = 16 << 10
-#: Characters of ``readable_by`` in a message, and of ``created_at`` and ``created_by``.
-_LONGEST_RELEASE, _LONGEST_TEXT = 80, 1_000
+#: Longest ``readable_by`` and ``created_by`` that a message repeats.
+_LONGEST_RELEASE = 80
 #: Bytes of a record's first line, and of its last one beside the checksums.
 LONGEST_LINE = 1 << 20
 
@@ -215,27 +213,6 @@ def checksum_name(value: object) -> str:
     if not isinstance(value, str) or value not in ALGORITHMS:
         raise FormatError(f"checksum is {quote(value)}, expected one of {', '.join(ALGORITHMS)}")
     return value
-
-
-#: ``created_at``, ``created_by``, ``metadata`` and ``state``.
-Description = tuple[str, str, dict[str, Any], Any]
-
-
-def parse_description(header: dict[str, Any], problems: Problems) -> Description:
-    """What a manifest or the head of a single file says about the save, and its state."""
-    expected: type
-    for member, expected in (("created_at", str), ("created_by", str), ("metadata", dict)):
-        value: Any = header.get(member)
-        if type(value) is not expected:
-            problems.add(member, f"expected {KINDS[expected]}, found {kind(value)}")
-        elif expected is str and len(value) > _LONGEST_TEXT:
-            problems.add(member, f"has {len(value)} characters, over {_LONGEST_TEXT}")
-        elif member == "created_at" and not _TIME.fullmatch(str(value)):
-            problems.add(member, f"{quote(value)} is not YYYY-MM-DDTHH:MM:SSZ")
-    if "state" not in header:
-        problems.add("state", "is missing")
-    get = header.get
-    return get("created_at", ""), get("created_by", ""), get("metadata", {}), get("state")
 
 
 def parse_codec(item: object, limits: Limits) -> Codec:
@@ -438,28 +415,6 @@ def _misplaced_chunk(entry: Entry) -> str | None:
     if stop - at > longest_tail(len(entry.chunks), "sha256") + LONGEST_LINE:
         return f"{stop - at} bytes of text after its data"
     return None
-
-
-def check_totals(
-    entries: Sequence[Entry], on_disk: int, limits: Limits, problems: Problems
-) -> None:
-    """The limits on the whole checkpoint."""
-    chunks = sum(len(entry.chunks) for entry in entries)
-    most = limits.most_chunks(on_disk)
-    if exceeds(chunks, most):
-        problems.over(
-            "tensors",
-            f"{chunks} chunks in {on_disk} bytes of files, the limit is {most}",
-            # A larger number does not lift what the bytes on disk bound.
-            way_over("chunks") if exceeds(chunks, limits.chunks) else way_over("chunks", "None"),
-        )
-    total = claimed_bytes((entry.nbytes, entry.layout) for entry in entries)
-    if exceeds(total, limits.total_bytes(on_disk)):
-        problems.over(
-            "tensors",
-            f"{total} bytes of tensors in {on_disk} bytes of files is over the limit",
-            way_over("total_floor"),
-        )
 
 
 def check_storages(entries: Iterable[Entry], problems: Problems) -> None:
