@@ -22,9 +22,8 @@ from typing import Any, NoReturn, ParamSpec, TypeAlias, TypeVar, cast
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import FormatError, LimitError, UnsupportedTypeError, full_name, quote
+from ..errors import FormatError, LimitError, UnsupportedTypeError, quote
 from .limits import way_over
-from .pointer import join
 
 #: A value that JSON can hold.
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
@@ -45,7 +44,8 @@ LONE_SURROGATE = re.compile(
 )
 #: An exponent that ``Decimal``, and so ijson, cannot read.
 _LONG_EXPONENT = re.compile("[eE][+-]?0*[1-9][0-9]{18}")
-_SCALARS = frozenset({type(None), bool, int, float, str})
+#: Types of values that hold no others.
+SCALARS = frozenset({type(None), bool, int, float, str})
 
 
 class _Refused(Exception):
@@ -428,7 +428,7 @@ class _Layout:
                 label = encode_basestring(name) + ": "
                 pieces.append(label + self.text(member, deeper, len(label) + 1))
             return self._join("{", pieces, "}", pad, used)
-        if type(value) is list and not _SCALARS.issuperset(map(type, value)):
+        if type(value) is list and not SCALARS.issuperset(map(type, value)):
             deeper = pad + self._indent
             pieces = [self.text(element, deeper, 1) for element in value]
             return self._join("[", pieces, "]", pad, used)
@@ -442,50 +442,6 @@ class _Layout:
             return opening + closing
         break_ = "\n" + " " * (pad + self._indent)
         return opening + break_ + ("," + break_).join(pieces) + "\n" + " " * pad + closing
-
-
-def require_json(value: object, what: str) -> Json:
-    """``value`` itself, if it is plain JSON.
-
-    For JSON that users pass (``metadata``): :func:`dump` would write the key ``1`` as ``"1"`` and a
-    tuple as a list.
-
-    Raises:
-        UnsupportedTypeError: it is not; the message gives the JSON Pointer and the type.
-
-    >>> require_json({"epoch": 3}, "metadata")
-    {'epoch': 3}
-    """
-    pending: list[tuple[object, str]] = [(value, "")]
-    while pending:
-        item, place = pending.pop()
-        if type(item) is dict:
-            for name, member in item.items():
-                if type(name) is not str or not is_text(name):
-                    raise _not_plain(what, place, f"the key {quote(name)}")
-                pending.append((member, join(place, name)))
-        elif type(item) is list:
-            pending.extend((element, f"{place}/{i}") for i, element in enumerate(item))
-        elif type(item) is float and not math.isfinite(item):
-            raise _not_plain(what, place, f"the float {item}")
-        elif type(item) is str and not is_text(item):
-            raise _not_plain(what, place, f"the string {quote(item)} with a lone surrogate")
-        elif type(item) is int and item.bit_length() > 2048:
-            raise _not_plain(what, place, f"an integer of {item.bit_length()} bits")
-        elif type(item) not in _SCALARS:
-            name = quote(full_name(type(item)), 120)
-            raise _not_plain(what, place, f"a value of type {name}")
-        if place.count("/") > 150:
-            raise _not_plain(what, place, "nesting of more than 150 levels, or a cycle,")
-    return cast(Json, value)
-
-
-def _not_plain(what: str, place: str, found: str) -> UnsupportedTypeError:
-    where = f" {quote(place, 200)}" if place else ""
-    return UnsupportedTypeError(
-        f"{what}{where}: {found} is not plain JSON",
-        hint=f"Only the state may hold it; {what} may hold only JSON values.",
-    )
 
 
 def is_text(text: str) -> bool:
