@@ -38,10 +38,6 @@ def _blake3() -> Hasher:
     return made
 
 
-def _xxh3_128() -> Hasher:
-    return xxhash.xxh3_128()
-
-
 @dataclass(frozen=True)
 class Algorithm:
     """A checksum: its name in files, its number of hexadecimal digits, how to start one."""
@@ -54,7 +50,7 @@ class Algorithm:
 ALGORITHMS: dict[str, Algorithm] = {
     row.name: row
     for row in (
-        Algorithm("xxh3_128", 32, _xxh3_128),
+        Algorithm("xxh3_128", 32, xxhash.xxh3_128),
         Algorithm("sha256", 64, hashlib.sha256),
         Algorithm("blake3", 64, _blake3),
     )
