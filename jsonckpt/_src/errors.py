@@ -1,10 +1,10 @@
 """Every error that jsonckpt raises on purpose, in one tree::
 
     JsonckptError
-    ├── FormatError(ValueError)                   the file is not what the specification says
+    ├── FormatError(ValueError)                   the file does not follow the specification
     │   ├── UnsupportedVersionError               of a newer release, or with an unknown feature
     │   └── UnsafePathError                       a shard name that leads out of the checkpoint
-    ├── ArgumentError(ValueError, TypeError)      an argument that cannot be what it is
+    ├── ArgumentError(ValueError, TypeError)      an argument is invalid
     ├── LimitError(ValueError)                    larger than the limits allow
     ├── IntegrityError                            the bytes are not the bytes that were saved
     ├── IncompleteCheckpointError                 a part is missing, or the file ends too early
@@ -24,21 +24,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-#: The way out where data is damaged.
+#: The hint for damaged data.
 DAMAGED = (
     "The file was damaged or changed: take another copy, or restore what is intact with: "
     "jsonckpt recover PATH NEW"
 )
-#: The way out where a file ends too early.
+#: The hint for a file that ends too early.
 CUT_OFF = "It was cut off: copy it again, or restore what is intact with: jsonckpt recover PATH NEW"
 #: Longest piece of foreign text that a message repeats.
 _QUOTE_LIMIT = 80
-#: Names that a message lists; the error's attributes have all.
+#: Names that a message lists. The error's attributes have all names.
 _NAMES_SHOWN = 5
 
 
 def quote(text: object, limit: int = _QUOTE_LIMIT) -> str:
-    """Foreign text as it may stand in a message: escaped, in quotes, at most ``limit`` characters.
+    """Foreign text for a message: escaped, in quotes, at most ``limit`` characters.
 
     >>> quote("a\\x1b[31m")
     "'a\\\\x1b[31m'"
@@ -53,13 +53,13 @@ def quote(text: object, limit: int = _QUOTE_LIMIT) -> str:
 
 
 def printable(text: object, keep: str = "") -> str:
-    """Text as it may be printed: control characters, bidirectional marks and the like are escaped.
+    """Text for a terminal: control characters, bidirectional marks and the like are escaped.
 
-    What is escaped is what Python calls not printable: C0, DEL, C1, formatting characters, line and
+    Escapes all that Python calls not printable: C0, DEL, C1, formatting characters, line and
     paragraph separators, lone surrogates, unassigned characters.
 
     Args:
-        keep: characters that stay, such as the line feeds of a report.
+        keep: characters that are not escaped, such as the line feeds of a report.
 
     >>> printable("\\x1b[31m \\u202e é"), printable("a\\nb", keep="\\n") == "a\\nb"
     ('\\\\x1b[31m \\\\u202e é', True)
@@ -75,7 +75,7 @@ class JsonckptError(Exception):
 
     Args:
         message: what is wrong, what was expected.
-        file, tensor, chunk: where; each may be filled in later by :meth:`at`.
+        file, tensor, chunk: where; :meth:`at` can add each later.
         hint: the way out, as a sentence.
     """
 
@@ -103,7 +103,7 @@ class JsonckptError(Exception):
         chunk: int | None = None,
         hint: str | None = None,
     ) -> JsonckptError:
-        """Say where, and the way out, unless a deeper place has said so already. Returns itself."""
+        """Add the place and the hint, each unless it is there already. Returns the error."""
         if self.file is None and file is not None:
             self.file = str(file)
         if self.tensor is None:
@@ -131,7 +131,7 @@ class JsonckptError(Exception):
 def is_refusal(error: BaseException) -> bool:
     """True for errors that do not mean damage: a limit, an unsupported version, a missing package.
 
-    What such an error refuses must not be treated as broken or as empty.
+    A caller must not treat what is refused as broken or as empty.
     """
     return isinstance(error, LimitError | UnsupportedVersionError) or isinstance(
         error.__cause__, ImportError
@@ -139,7 +139,7 @@ def is_refusal(error: BaseException) -> bool:
 
 
 def _printable(path: str) -> str:
-    """A path for a message: as it is where it can be printed, escaped where not."""
+    """A path for a message: escaped if it is not printable, shortened if it is long."""
     return path if path.isprintable() and len(path) <= 300 else quote(path, 300)
 
 
@@ -156,7 +156,7 @@ class UnsafePathError(FormatError):
 
 
 class ArgumentError(JsonckptError, ValueError, TypeError):
-    """An argument that cannot be what it is; the message names it."""
+    """An argument is invalid; the message names it."""
 
 
 class LimitError(JsonckptError, ValueError):
@@ -176,19 +176,19 @@ class CheckpointNotFoundError(JsonckptError, FileNotFoundError):
 
 
 class CheckpointExistsError(JsonckptError, FileExistsError):
-    """Something that must not be overwritten lies at this path."""
+    """There is something at this path that must not be overwritten."""
 
 
 class SaveCancelledError(JsonckptError):
-    """The save was cancelled before its commit: what was at its path before is untouched."""
+    """The save was cancelled before its commit: what was at its path before has not changed."""
 
 
 class StateMismatchError(JsonckptError):
     """The checkpoint and the target do not have the same tensors.
 
     Attributes:
-        missing: names that the target has and the checkpoint lacks.
-        unexpected: names that the checkpoint has and the target lacks.
+        missing: names that only the target has.
+        unexpected: names that only the checkpoint has.
         mismatched: ``"name: what differs"`` for names that both have.
     """
 

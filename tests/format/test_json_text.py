@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from jsonckpt._src.errors import FormatError, LimitError, UnsupportedTypeError
 from jsonckpt._src.format import json_text
-from jsonckpt._src.format.json_text import Json, dump, dump_pretty, parse, require_json
+from jsonckpt._src.format.json_text import Json, dump, dump_pretty, parse
 from tests.support import same
 
 text = st.text(st.characters(exclude_categories=["Cs"]))
@@ -258,21 +258,3 @@ def test_pretty_lines_are_wide_only_where_they_must(value: Json, indent: int, wi
             continue
         assert isinstance(inner, list)
         assert not any(isinstance(element, list | dict) for element in inner)
-
-
-def test_metadata_must_be_plain_json() -> None:
-    good: Json = {"a": [1, 2.5, None, {"b": "é"}]}
-    assert require_json(good, "metadata") is good
-    cycle: list[object] = []
-    cycle.append(cycle)
-    for bad, message in (
-        ({1: "a"}, "metadata: the key '1'"),
-        ({"a": {"b/c": (1,)}}, "metadata '/a/b~1c': a value of type 'tuple'"),
-        ({"a": [math.nan]}, "metadata '/a/0': the float nan"),
-        (["\ud800"], "surrogate"),
-        ([10**700], "an integer of"),
-        (cycle, "cycle"),
-    ):
-        with pytest.raises(UnsupportedTypeError) as caught:
-            require_json(bad, "metadata")
-        assert message in str(caught.value)

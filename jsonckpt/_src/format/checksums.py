@@ -38,13 +38,9 @@ def _blake3() -> Hasher:
     return made
 
 
-def _xxh3_128() -> Hasher:
-    return xxhash.xxh3_128()
-
-
 @dataclass(frozen=True)
 class Algorithm:
-    """A checksum: its name in files, its hexadecimal digits, how to start one."""
+    """A checksum: its name in files, its number of hexadecimal digits, how to start one."""
 
     name: str
     digits: int
@@ -54,7 +50,7 @@ class Algorithm:
 ALGORITHMS: dict[str, Algorithm] = {
     row.name: row
     for row in (
-        Algorithm("xxh3_128", 32, _xxh3_128),
+        Algorithm("xxh3_128", 32, xxhash.xxh3_128),
         Algorithm("sha256", 64, hashlib.sha256),
         Algorithm("blake3", 64, _blake3),
     )
@@ -62,7 +58,7 @@ ALGORITHMS: dict[str, Algorithm] = {
 
 
 def hasher(algorithm: str) -> Hasher:
-    """A fresh checksum to feed."""
+    """A new checksum of nothing yet."""
     return ALGORITHMS[algorithm].start()
 
 
@@ -84,16 +80,16 @@ def seal_of(algorithm: str, data: Buffer) -> str:
     return f"{algorithm}:{hexdigest(algorithm, data)}"
 
 
-#: Checksum algorithms that nobody can find a second text for.
+#: Checksum algorithms that resist forgery.
 CRYPTOGRAPHIC = ("sha256", "blake3")
 _DIGEST = re.compile(r"(sha256|blake3):[0-9a-f]{64}")
 
 
 def check_expected(digest: object, *, verify: bool = True) -> None:
-    """Whether the argument ``expected_digest`` can pin anything.
+    """Check the argument ``expected_digest``.
 
     Raises:
-        ArgumentError: it is no digest, or ``verify`` is off.
+        ArgumentError: it is not a digest that resists forgery, or ``verify`` is off.
 
     >>> check_expected("sha256:" + "0" * 64)
     """
@@ -101,8 +97,8 @@ def check_expected(digest: object, *, verify: bool = True) -> None:
         return
     if isinstance(digest, str) and digest.startswith("xxh3_128:"):
         raise ArgumentError(
-            "expected_digest is an xxh3_128 checksum, which finds accidents but pins nothing; "
-            'save with checksum="sha256" and take SaveResult.digest of that'
+            "expected_digest is an xxh3_128 checksum, which finds accidents but not forgeries; "
+            'save with checksum="sha256" and pass SaveResult.digest of that save'
         )
     if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
         raise ArgumentError(
@@ -110,11 +106,11 @@ def check_expected(digest: object, *, verify: bool = True) -> None:
             "lower-case hexadecimal digits, as SaveResult.digest has it"
         )
     if not verify:
-        raise ArgumentError("expected_digest needs verify=True: nothing else looks at the payloads")
+        raise ArgumentError("expected_digest needs verify=True, which checks the payloads")
 
 
 def check_manifest_digest(text: bytes, expected: str | None) -> None:
-    """Whether a ``manifest.json`` is the one that is pinned.
+    """Check that a ``manifest.json`` is the expected one.
 
     Raises:
         IntegrityError: it is not.
@@ -124,7 +120,7 @@ def check_manifest_digest(text: bytes, expected: str | None) -> None:
 
 
 def check_seal(seal: str, expected: str | None) -> None:
-    """Whether a single file, known by its seal, is the one that is pinned.
+    """Check that a single file with this seal is the expected one.
 
     Raises:
         IntegrityError: it is not.
@@ -135,10 +131,10 @@ def check_seal(seal: str, expected: str | None) -> None:
 
 
 def check_pinned(checksum: str, expected: str | None) -> None:
-    """Whether a checkpoint's checksums are such that a digest over them pins its payloads.
+    """Check that a checkpoint's checksums resist forgery, if a digest is expected.
 
     Raises:
-        IntegrityError: they are not.
+        IntegrityError: they do not.
     """
     if expected is not None and checksum not in CRYPTOGRAPHIC:
         raise IntegrityError(

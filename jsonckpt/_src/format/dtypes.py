@@ -1,7 +1,4 @@
-"""The dtypes that the format knows, in one explicit table. Pure facts: torch is not imported here.
-
-Names are torch's own without the ``torch.`` prefix. See ``docs/format.md`` section 4.
-"""
+"""The dtypes of the format, in one table (``docs/format.md`` section 4). torch is not imported."""
 
 from __future__ import annotations
 
@@ -13,15 +10,15 @@ Kind = Literal["bool", "int", "uint", "float", "complex", "packed"]
 
 @dataclass(frozen=True, slots=True)
 class DType:
-    """One row of the table.
+    """A dtype.
 
     Attributes:
         name: torch's name without the prefix.
         itemsize: bytes of one element.
-        kind: what an element is; ``uint`` also stands for raw bit patterns.
-        real: for ``complex`` and ``packed`` the name of the real dtype of a component, else
-        ``name``.
-        nan: the bit pattern that ``"NaN"`` stands for, where the dtype has NaNs.
+        kind: what an element is; ``uint`` includes raw bit patterns.
+        real: the dtype that its numbers are written as: of a ``complex`` the component, of raw bit
+            patterns an unsigned integer, else ``name``.
+        nan: the bit pattern of ``"NaN"``, if the dtype has NaNs.
         exponent, mantissa, bias: layout of a binary float of at most 16 bits, else 0.
     """
 
@@ -40,8 +37,7 @@ def _table() -> dict[str, DType]:
     for bits in (8, 16, 32, 64):
         rows.append(DType(f"uint{bits}", bits // 8, "uint", f"uint{bits}"))
         rows.append(DType(f"int{bits}", bits // 8, "int", f"int{bits}"))
-    # torch stores the sub-byte integers one to a byte and cannot compute with them:
-    # they are kept as the bytes they are.
+    # torch stores each integer below 8 bits in a byte and cannot compute with it: the byte is kept.
     for bits in range(1, 8):
         rows.append(DType(f"uint{bits}", 1, "uint", "uint8"))
         rows.append(DType(f"int{bits}", 1, "uint", "uint8"))

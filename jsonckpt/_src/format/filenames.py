@@ -1,4 +1,4 @@
-"""Names of the files of a checkpoint. Pure text: nothing here opens a file."""
+"""Names of the files of a checkpoint. Pure: no I/O."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from ..errors import ArgumentError, UnsafePathError, quote
 from .model import MANIFEST_NAME
 
 _SHARD = re.compile(r"shard-[0-9a-z-]{1,100}\.json(\.zst)?")
-#: Characters, each of up to 4 bytes, that a temporary name keeps of the 255 bytes of a name.
+#: Characters of a name that its temporary name keeps. A character may have 4 bytes, a name 255.
 _LONGEST_STEM = 50
 
 
 def shard_name(save_id: str, number: int, *, compressed: bool) -> str:
-    """The file name of a shard: unique to the save, so that no save writes over another's file.
+    """The file name of a shard. It is unique to the save: no save overwrites another's file.
 
     >>> shard_name("3f9c2a7e61b04d5c8a7f00c1d2e3f405", 1, compressed=False)
     'shard-3f9c2a7e61b0-00001.json'
@@ -24,7 +24,7 @@ def shard_name(save_id: str, number: int, *, compressed: bool) -> str:
 
 
 def is_shard_name(name: str) -> bool:
-    """Whether a shard may be called so: a plain file beside the manifest, nothing that leads away.
+    """Whether a shard may have this name: a plain file in the directory of the manifest.
 
     >>> is_shard_name("shard-0123456789ab-00001.json"), is_shard_name("shard-/../x.json")
     (True, False)
@@ -33,10 +33,10 @@ def is_shard_name(name: str) -> bool:
 
 
 def check_shard_name(name: str) -> str:
-    """``name`` itself, when it is safe to open beside the manifest.
+    """``name`` itself, if it is safe to open in the directory of the manifest.
 
     Raises:
-        UnsafePathError: it could lead elsewhere (``../x``, an absolute path, a device, …).
+        UnsafePathError: it may lead elsewhere (``../x``, an absolute path, a device, …).
     """
     if not is_shard_name(name):
         raise UnsafePathError(
@@ -47,7 +47,7 @@ def check_shard_name(name: str) -> str:
 
 
 def temporary_name(name: str, token: str) -> str:
-    """What a single file is called until it is complete.
+    """The name of a single file until it is complete.
 
     >>> temporary_name("run.json", "0123456789ab")
     '.run.json.0123456789ab.tmp'
@@ -65,7 +65,7 @@ def is_single(path: str) -> bool:
 
 
 def is_part(name: str) -> bool:
-    """Whether a name belongs to a part of a directory checkpoint, so that no single file has it.
+    """Whether a name is reserved for the files of a directory checkpoint.
 
     >>> is_part("manifest.json"), is_part("shard-0123456789ab-00001.json"), is_part("a.json")
     (True, True, False)
@@ -74,10 +74,10 @@ def is_part(name: str) -> bool:
 
 
 def check_single_name(path: str) -> None:
-    """Refuse to write a single file under a name that belongs to a part of a directory.
+    """Check that a single file does not have the name of a manifest or a shard.
 
     Raises:
-        ArgumentError: it would take the place of a manifest or a shard.
+        ArgumentError: it has.
     """
     name = os.path.basename(path)
     if is_part(name):
@@ -89,11 +89,10 @@ def check_single_name(path: str) -> None:
 
 
 def temporary_stem(name: str) -> str:
-    """The part of a single file's name that its temporary file has: one name's alone.
+    """The part of a temporary name that says which single file it belongs to.
 
-    A name may have 255 bytes, so that of a long one the beginning and the ending are kept, and in
-    place of the rest a hash of all of it. The result is then longer than any name that is kept
-    whole, so that it cannot be one.
+    A long name is shortened: its beginning and its ending stay, and a hash of the whole name
+    replaces the rest. The result is longer than any name that is kept whole, so it is never one.
 
     >>> temporary_stem("run.json")
     'run.json'

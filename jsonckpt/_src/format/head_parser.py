@@ -152,4 +152,4 @@ class HeadParser:
             raise FormatError("the head of the shard: it does not end where the tensors begin")
         for member in ("index", "seal", "index_offset"):
             if member in self.members:
-                raise FormatError(f"the member {member!r} stands twice, before and after the data")
+                raise FormatError(f"the member {member!r} occurs twice, before and after the data")

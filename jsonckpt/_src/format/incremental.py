@@ -189,13 +189,13 @@ def guard(text: bytes, max_number: int) -> None:
         LimitError: a long number.
     """
     if len(text.translate(None, _CONTROLS)) != len(text):
-        raise FormatError("a control character, which JSON must not have")
+        raise FormatError("a control character, which JSON does not allow")
     try:
         text.decode("utf-8", "strict")
     except UnicodeDecodeError as error:
         raise FormatError(f"invalid UTF-8: {error.reason}") from error
     if b"\\u" in text and LONE_SURROGATE.search(without_escapes(text)):
-        raise FormatError("a lone surrogate, which is no character")
+        raise FormatError("a lone surrogate, which is not a character")
     least = min(max_number, _MOST_DIGITS) + 1
     if len(text) >= least and b"0" * least in text.translate(_AS_DIGITS):
         for run in re.findall(rb"[-+.0-9eE]{%d,}" % least, _outside_strings(text)):
@@ -206,7 +206,7 @@ def guard(text: bytes, max_number: int) -> None:
             if run.strip(b"-").isdigit():
                 raise LimitError("a number has too many digits for this Python")
     if b"+" in text and _PLUS.search(_outside_strings(text)):
-        raise FormatError("a plus sign before a number, which JSON must not have")
+        raise FormatError("a plus sign before a number, which JSON does not allow")
 
 
 def _outside_strings(text: bytes) -> bytes:

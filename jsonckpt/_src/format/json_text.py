@@ -1,10 +1,10 @@
 """JSON text to values and back, strictly. Pure: bytes in, bytes out, no torch.
 
-:func:`parse` accepts exactly what ``docs/format.md`` section 2 allows and says where anything else
-stands. The scanner of the standard library does the work at C speed; what it lets pass (deep
-nesting, lone surrogates, long numbers) is looked for in the raw bytes beforehand, likewise at C
-speed: checking every value afterwards would cost more than the parse. Texts that come in pieces
-go to :mod:`.incremental`, which accepts the same JSON.
+:func:`parse` accepts exactly what ``docs/format.md`` section 2 allows, and an error gives the line
+and column of anything else. The scanner of the standard library does the work at C speed. It
+accepts too much (deep nesting, lone surrogates, long numbers), so the raw bytes are searched for
+that first, also at C speed. A check of every value afterwards would cost more than the parse.
+Texts that come in pieces go to :mod:`.incremental`, which accepts the same JSON.
 """
 
 from __future__ import annotations
@@ -15,23 +15,22 @@ import json
 import math
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from json.encoder import encode_basestring
 from typing import Any, NoReturn, ParamSpec, TypeAlias, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import FormatError, LimitError, UnsupportedTypeError, full_name, quote
+from ..errors import FormatError, LimitError, UnsupportedTypeError, quote
 from .limits import way_over
-from .pointer import join
 
 #: A value that JSON can hold.
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 _BLOCK = 1 << 20
-#: A regular expression of a longer token would take megabytes.
+#: A longer token would make a regular expression of megabytes.
 _LONG_TOKEN = 1_000
 _NOT_STRUCTURE = bytes(set(range(256)) - set(b'"[]{}'))
 _STEP = np.zeros(256, np.int8)
@@ -43,15 +42,19 @@ LONE_SURROGATE = re.compile(
     rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])"
     rb"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F][0-9a-fA-F]{2}"
 )
-#: More than ``Decimal``, and so ijson, can read.
+#: An exponent that ``Decimal``, and so ijson, cannot read.
 _LONG_EXPONENT = re.compile("[eE][+-]?0*[1-9][0-9]{18}")
-_SCALARS = frozenset({type(None), bool, int, float, str})
+#: Types of values that hold no others.
+SCALARS = frozenset({type(None), bool, int, float, str})
 
 
 class _Refused(Exception):
-    """A hook of the scanner refuses a token; ``token`` is its text, for :func:`_locate`.
+    """A hook of the scanner refuses something.
 
-    ``limit`` is the field of :class:`jsonckpt.Limits` that it is over, if it is one.
+    Args:
+        what: the problem.
+        token: the text that is refused; ``None`` for an object.
+        limit: the field of :class:`jsonckpt.Limits` that is exceeded, if one is.
     """
 
     def __init__(self, what: str, token: str | None = None, limit: str | None = None) -> None:
@@ -76,14 +79,13 @@ def parse(
         what: what the text is (``"manifest.json"``); messages begin with it.
         max_depth: levels of arrays and objects; ``[]`` has one.
         max_number: characters of one number.
-        max_marks: brackets and strings. An empty array takes two bytes of text and up to 200 of
-            memory until it is part of a state; so they are counted before there are any.
+        max_marks: brackets and strings. They are counted before the parse, because an empty array
+            is two bytes of text and up to 200 bytes of memory.
 
     Raises:
         FormatError: the text is not UTF-8, not JSON, or JSON that the format does not allow:
-            a byte order mark, duplicate members, ``NaN``, ``1e400``, lone surrogates. The message
-            says the line and column.
-        LimitError: numbers, nesting or the number of values beyond the limits.
+            a byte order mark, duplicate members, ``NaN``, ``1e400``, lone surrogates.
+        LimitError: the text is over one of the limits.
 
     >>> parse(b'{"a": [1, 2.5, null]}', what="example")
     {'a': [1, 2.5, None]}
@@ -96,10 +98,10 @@ def parse(
     except UnicodeDecodeError as error:
         _fail(what, text, error.start, "not UTF-8", error)
     if text.startswith(b"\xef\xbb\xbf"):
-        _fail(what, text, 0, "a byte order mark, which JSON must not have")
+        _fail(what, text, 0, "a byte order mark, which JSON does not allow")
     plain = without_escapes(text)
     if b"\\u" in plain and (lone := LONE_SURROGATE.search(plain)):
-        _fail(what, text, lone.start(), "a lone surrogate, which is no character")
+        _fail(what, text, lone.start(), "a lone surrogate, which is not a character")
     deepest, marks = _shape(plain, max_marks)
     if max_marks is not None and marks > max_marks:
         raise LimitError(
@@ -107,8 +109,12 @@ def parse(
             hint=way_over("marks", "None"),
         )
     if deepest > max_depth:
-        place = _first_deeper(plain, max_depth)
-        _fail(what, text, place, f"nested deeper than {max_depth} levels", limit="depth")
+        deeper = (
+            start + int(np.argmax(levels > max_depth))
+            for start, levels, _, _ in _nesting(plain)
+            if levels.max() > max_depth
+        )
+        _fail(what, text, next(deeper), f"nested deeper than {max_depth} levels", limit="depth")
     return _scan(text, decoded, plain, what=what, max_number=max_number)
 
 
@@ -128,7 +134,7 @@ def _scan(text: bytes, decoded: str, plain: bytes, *, what: str, max_number: int
             raise _Refused(f"a number of more than {max_number} characters", token, "number_chars")
         return int(token)
 
-    # A Python call for every integer would double the time of a parse.
+    # A hook for integers doubles the time of a parse.
     long_runs = b"0" * (max_number + 1) in text.translate(_AS_DIGITS)
     decoder = json.JSONDecoder(
         object_pairs_hook=_object,
@@ -149,7 +155,7 @@ def _scan(text: bytes, decoded: str, plain: bytes, *, what: str, max_number: int
     except RecursionError as error:
         raise LimitError(f"{what}: nested deeper than this Python can follow") from error
     except ValueError as error:
-        # The one that is left: int() on more digits than sys.get_int_max_str_digits().
+        # int() has met more digits than sys.get_int_max_str_digits().
         raise LimitError(f"{what}: a number has too many digits for this Python") from error
 
 
@@ -160,10 +166,10 @@ BRIEF = 1 << 30
 class collector_paused:
     """Pauses the garbage collector, which doubles the time of a parse.
 
-    A large tree is all containers, none of them garbage, and the collector walks them again and
-    again. The switch is one for the whole process, so only the main thread uses it.
+    The collector walks all containers of a large tree again and again, and none is garbage. The
+    whole process has one collector, so only the main thread pauses it.
 
-    It is a class, because an interrupt in a generator can leave the collector off.
+    This is a class, because an interrupt in a generator can leave the collector off.
     """
 
     _enable = False
@@ -183,7 +189,7 @@ class collector_paused:
             gc.enable()
 
     def __del__(self) -> None:
-        self.__exit__()  # an interrupt before the first line of it
+        self.__exit__()  # it does not run if an interrupt comes just before it
 
     def __call__(self, function: Callable[_P, _R]) -> Callable[_P, _R]:
         @functools.wraps(function)
@@ -223,8 +229,7 @@ def _fail(
     column = len(text[start:offset].decode("utf-8", "replace")) + 1
     message = f"{what}: line {line} column {column}: {problem}"
     if limit is not None:
-        hint = way_over(limit)
-        raise LimitError(message, hint=hint) from cause
+        raise LimitError(message, hint=way_over(limit)) from cause
     raise FormatError(message) from cause
 
 
@@ -234,9 +239,9 @@ def marks_of(text: bytes) -> int:
 
 
 def without_escapes(text: bytes) -> bytes:
-    """The text without the escapes of backslash and quote: each quote that is left delimits.
+    """The text without escaped backslashes and quotes: each quote begins or ends a string.
 
-    Offsets stay.
+    Offsets stay the same.
     """
     if b"\\" not in text:
         return text
@@ -246,44 +251,39 @@ def without_escapes(text: bytes) -> bytes:
 def _shape(plain: bytes, most: int | None = None) -> tuple[int, int]:
     """Levels, and brackets and strings, of a text in which no quote is escaped.
 
-    The count ends soon after ``most``: text of nothing else is refused without reading it all.
+    The count ends soon after ``most``, so a text of nothing else is not read to its end.
     """
-    level = quotes = deepest = brackets = marks = 0
-    for start in range(0, len(plain), _BLOCK):
-        found = plain[start : start + _BLOCK].translate(None, _NOT_STRUCTURE)
-        if not found:
-            continue
-        steps, quotes = _steps(np.frombuffer(found, np.uint8), quotes)
-        levels = np.cumsum(steps, dtype=np.int64) + level
-        level, deepest = int(levels[-1]), max(deepest, int(levels.max()))
-        brackets += int(np.count_nonzero(steps))
-        marks = brackets + -(-quotes // 2)
+    deepest = marks = 0
+    for _, levels, brackets, quotes in _nesting(plain, _NOT_STRUCTURE):
+        deepest, marks = max(deepest, int(levels.max())), brackets + -(-quotes // 2)
         if most is not None and marks > most:
             break
     return deepest, marks
 
 
-def _steps(marks: npt.NDArray[np.uint8], quotes: int) -> tuple[npt.NDArray[np.int8], int]:
-    """What each byte adds to the nesting, and the number of quotes after the last."""
-    counts = np.cumsum(marks == ord('"'), dtype=np.int64) + quotes
-    return np.where(counts % 2 == 0, _STEP[marks], np.int8(0)), int(counts[-1])
+def _nesting(
+    plain: bytes, without: bytes = b""
+) -> Iterator[tuple[int, npt.NDArray[np.int64], int, int]]:
+    """Read a text in blocks, without some of its characters.
 
-
-def _first_deeper(plain: bytes, max_depth: int) -> int:
-    """The offset of the first bracket below ``max_depth`` levels."""
-    level = quotes = 0
+    Yields:
+        the start of the block, the level after each of its characters, brackets and quotes so far.
+    """
+    level = brackets = quotes = 0
     for start in range(0, len(plain), _BLOCK):
-        block = np.frombuffer(plain[start : start + _BLOCK], np.uint8)
-        steps, quotes = _steps(block, quotes)
-        levels = np.cumsum(steps, dtype=np.int64) + level
-        level = int(levels[-1])
-        if int(levels.max()) > max_depth:
-            return start + int(np.argmax(levels > max_depth))
-    return 0
+        kept = plain[start : start + _BLOCK].translate(None, without)
+        if kept:
+            block = np.frombuffer(kept, np.uint8)
+            counts = np.cumsum(block == ord('"'), dtype=np.int64) + quotes
+            steps = np.where(counts % 2 == 0, _STEP[block], np.int8(0))
+            levels = np.cumsum(steps, dtype=np.int64) + level
+            level, quotes = int(levels[-1]), int(counts[-1])
+            brackets += int(np.count_nonzero(steps))
+            yield start, levels, brackets, quotes
 
 
 def _without_strings(plain: bytes) -> bytes:
-    """The text with every byte of a string turned into a quote; offsets stay."""
+    """The text with a quote for every byte of a string; offsets stay the same."""
     quotes = 0
     blocks = []
     for start in range(0, len(plain), _BLOCK):
@@ -295,10 +295,10 @@ def _without_strings(plain: bytes) -> bytes:
 
 
 def _locate(plain: bytes, decoded: str, token: str | None) -> int:
-    """The offset of a refused token, or of the end of the object that a hook refused.
+    """The offset of a refused token, or of the end of a refused object.
 
-    Runs only before an error. The scanner does not say where it is: a token is searched outside
-    strings, an object is found by counting how many closed before it.
+    The scanner does not say where it is. A token is searched outside strings. An object is found
+    by the number of objects that end before it. This runs only before an error.
     """
     bare = _without_strings(plain)
     if token is not None and len(token) > _LONG_TOKEN:
@@ -327,13 +327,13 @@ def _locate(plain: bytes, decoded: str, token: str | None) -> int:
 
 
 def dump(value: Json) -> bytes:
-    """The shortest JSON text: no white space, characters beyond ASCII as they are.
+    """The shortest JSON text: no white space, no escapes of characters beyond ASCII.
 
-    Floats are written so that they read back bit for bit.
+    Floats read back bit for bit.
 
     Raises:
         FormatError: a float that is not finite, or a lone surrogate.
-        UnsupportedTypeError: something that JSON has no form for.
+        UnsupportedTypeError: a value of a type that JSON does not have.
         LimitError: nested deeper than this Python can follow.
 
     >>> dump({"a": [1, -0.0, "é"]}).decode()
@@ -343,7 +343,7 @@ def dump(value: Json) -> bytes:
 
 
 def quoted(text: str) -> str:
-    """A string as JSON text, with what is not ASCII as it is.
+    """A string as JSON text, without escapes of characters beyond ASCII.
 
     >>> print(quoted('/layers/"é"'))
     "/layers/\\"é\\""
@@ -379,14 +379,13 @@ def _utf8(text: str) -> bytes:
 
 
 def dump_pretty(value: Json, indent: int = 1, width: int = 100) -> bytes:
-    """JSON text for a person: short containers on one line, long ones with one member per line.
+    """JSON text for people: short containers on one line, long ones with one member per line.
 
-    A list that holds only scalars stays on one line however long it is. Ends without a line feed.
+    A list of scalars stays on one line even if it is long. There is no line feed at the end.
 
     Args:
-        value: what to write.
         indent: spaces for each level.
-        width: columns that a line with more than one member may have, when it can be helped.
+        width: columns of a line with more than one member, where possible.
 
     Raises: as :func:`dump`.
 
@@ -403,21 +402,21 @@ def dump_pretty(value: Json, indent: int = 1, width: int = 100) -> bytes:
 
 
 class _Layout:
-    """Lays a value out from the leaves up, so that each text is made once."""
+    """Lays a value out from the leaves up: each text is made once."""
 
     def __init__(self, indent: int, width: int) -> None:
         self._indent = indent
         self._width = width
 
     def text(self, value: Json, pad: int, used: int) -> str:
-        """``value`` where ``pad`` columns of indentation and ``used`` of other text are taken."""
+        """``value`` on a line that has ``pad`` columns of indentation and ``used`` of text."""
         if type(value) is str:
             return encode_basestring(value)
         if type(value) is dict:
             if len(value) == 1:
                 ((name, member),) = value.items()
                 if type(name) is str and type(member) is str:
-                    # A tag and a name: most of a state with many tensors.
+                    # A tag and a name: most of the state, if there are many tensors.
                     line = f"{{{encode_basestring(name)}: {encode_basestring(member)}}}"
                     if len(line) <= self._width - pad - used:
                         return line
@@ -429,7 +428,7 @@ class _Layout:
                 label = encode_basestring(name) + ": "
                 pieces.append(label + self.text(member, deeper, len(label) + 1))
             return self._join("{", pieces, "}", pad, used)
-        if type(value) is list and not _SCALARS.issuperset(map(type, value)):
+        if type(value) is list and not SCALARS.issuperset(map(type, value)):
             deeper = pad + self._indent
             pieces = [self.text(element, deeper, 1) for element in value]
             return self._join("[", pieces, "]", pad, used)
@@ -445,52 +444,8 @@ class _Layout:
         return opening + break_ + ("," + break_).join(pieces) + "\n" + " " * pad + closing
 
 
-def require_json(value: object, what: str) -> Json:
-    """``value`` itself, when it is plain JSON, so that writing it converts nothing.
-
-    For what users give as JSON (``metadata``): :func:`dump` alone would write the key ``1`` as
-    ``"1"`` and a tuple as a list.
-
-    Raises:
-        UnsupportedTypeError: not plain JSON; the message gives the JSON Pointer and the type.
-
-    >>> require_json({"epoch": 3}, "metadata")
-    {'epoch': 3}
-    """
-    pending: list[tuple[object, str]] = [(value, "")]
-    while pending:
-        item, place = pending.pop()
-        if type(item) is dict:
-            for name, member in item.items():
-                if type(name) is not str or not is_text(name):
-                    raise _not_plain(what, place, f"the key {quote(name)}")
-                pending.append((member, join(place, name)))
-        elif type(item) is list:
-            pending.extend((element, f"{place}/{i}") for i, element in enumerate(item))
-        elif type(item) is float and not math.isfinite(item):
-            raise _not_plain(what, place, f"the float {item}")
-        elif type(item) is str and not is_text(item):
-            raise _not_plain(what, place, f"the string {quote(item)} with a lone surrogate")
-        elif type(item) is int and item.bit_length() > 2048:
-            raise _not_plain(what, place, f"an integer of {item.bit_length()} bits")
-        elif type(item) not in _SCALARS:
-            found = f"a value of type {quote(full_name(type(item)), 120)}"
-            raise _not_plain(what, place, found)
-        if place.count("/") > 150:
-            raise _not_plain(what, place, "nesting of more than 150 levels, or a cycle,")
-    return cast(Json, value)
-
-
-def _not_plain(what: str, place: str, found: str) -> UnsupportedTypeError:
-    where = f" {quote(place, 200)}" if place else ""
-    return UnsupportedTypeError(
-        f"{what}{where}: {found} is not plain JSON",
-        hint=f"Only the state may hold it; {what} holds what JSON itself can say.",
-    )
-
-
 def is_text(text: str) -> bool:
-    """Whether UTF-8 can hold the string: it has no lone surrogates."""
+    """Whether UTF-8 can encode the string: it has no lone surrogates."""
     if text.isascii():
         return True
     try:

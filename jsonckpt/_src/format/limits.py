@@ -1,4 +1,4 @@
-"""How large a checkpoint may be before a reader refuses it, in one frozen object."""
+"""The limits on the size of a checkpoint (format section 8)."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ _NUMBER = re.compile("[0-9]{1,100}")
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Bounds that a reader applies before it allocates; the writer obeys the defaults, too.
+    """Limits that a reader checks before it allocates memory. The writer obeys the defaults, too.
 
     ``None`` lifts a limit. Sizes are in bytes. The defaults are those of ``docs/format.md``
-    section 8; they allow a checkpoint of several terabytes. ``marks`` counts the brackets and the
-    strings of a manifest or of a single file's head, which decide what its values take in memory.
+    section 8; they allow a checkpoint of several terabytes.
 
     Attributes:
-        manifest_bytes: of the manifest, or of the text beside the payloads of a file. Of a
-            compressed file also no more than 4 MiB, or ``expansion`` times the bytes on disk.
+        manifest_bytes: of the manifest, or of the text around the payloads of a file. For a
+            compressed file also 4 MiB, or ``expansion`` times the bytes on disk if that is more.
         tensors, chunks, shards: how many.
         name_bytes: of a tensor's name, in UTF-8.
         rank: dimensions of a tensor.
         chunk_bytes: raw bytes of a chunk.
         depth: levels of arrays and objects.
         number_chars: characters of a number in the state.
-        marks: brackets and strings of a manifest or of a file's head. Of a compressed file also
-            no more than 1,000,000, or four for each byte on disk.
-        total_floor, expansion: all tensors may have ``total_floor`` raw bytes, or ``expansion``
-            times the bytes on disk where that is more. So may what is copied to make something
-            of them, such as NumPy arrays in another order.
+        marks: brackets and strings of a manifest or of a file's head. They decide how much memory
+            the values take. For a compressed file also 1,000,000, or four for each byte on disk if
+            that is more.
+        total_floor, expansion: all tensors together may have ``total_floor`` raw bytes, or
+            ``expansion`` times the bytes on disk if that is more. The same holds for all copies
+            that a load makes, such as NumPy arrays in another order.
         zstd_window: the memory that a zstd frame may ask for.
-        links: 0 refuses files of a checkpoint that are symbolic links, as download caches make
-            them. Links to the directory that holds them are followed: the caller names it.
+        links: 0 refuses files of a checkpoint that are symbolic links (download caches make
+            such links). A link to the checkpoint's directory is always followed.
 
     >>> Limits(tensors=10).tensors
     10
@@ -62,7 +62,7 @@ class Limits:
             value = getattr(self, field.name)
             if value is not None and (type(value) is not int or value < 0):
                 raise ArgumentError(
-                    f"{field.name} must be an integer from 0 on, or None, not {quote(value)}"
+                    f"{field.name} must be a non-negative integer or None, not {quote(value)}"
                 )
         if self.links not in (None, 0):
             raise ArgumentError(f"links must be 0 or None, not {self.links!r}")
@@ -73,20 +73,20 @@ class Limits:
         return self.links is None
 
     def most_chunks(self, on_disk: int | None) -> int | None:
-        """The most chunks that a checkpoint of ``on_disk`` bytes, if known, may claim to have.
+        """The most chunks that a checkpoint of ``on_disk`` bytes (if known) may have.
 
-        Each takes some microseconds, and text that compresses well could claim millions in a few
-        hundred bytes. In text that is not compressed a chunk takes more than 50 bytes.
+        A chunk takes some microseconds to read, and a few hundred bytes of compressed text can
+        name millions. In text that is not compressed a chunk takes more than 50 bytes.
         """
         if self.chunks is None or on_disk is None:
             return self.chunks
         return min(self.chunks, max(_FEW_CHUNKS, on_disk // _LEAST_PER_CHUNK))
 
     def for_text(self, on_disk: int | None) -> Limits:
-        """These limits for the text of a file of ``on_disk`` bytes, if known, beside its payloads.
+        """These limits for the text around the payloads in a file of ``on_disk`` bytes (if known).
 
-        Compressed text can be thousands of times as long as its file, and what a parser makes of
-        it is longer still. In text that is not compressed this changes nothing.
+        Compressed text can be thousands of times as long as its file, and its values take even
+        more memory. Text that is not compressed never meets these limits.
         """
         if on_disk is None:
             return self
@@ -100,17 +100,17 @@ class Limits:
         return replace(self, marks=marks, manifest_bytes=text)
 
     def total_bytes(self, on_disk: int) -> int | None:
-        """The most raw bytes that a checkpoint of ``on_disk`` bytes may claim to hold."""
+        """The most raw bytes that a checkpoint of ``on_disk`` bytes may have."""
         if self.total_floor is None or self.expansion is None:
             return None
         return max(self.total_floor, self.expansion * on_disk)
 
 
 def checked_limits(limits: object) -> Limits:
-    """The argument ``limits`` of the face: ``None`` stands for the defaults.
+    """The public argument ``limits``; ``None`` means the defaults.
 
     Raises:
-        ArgumentError: something else.
+        ArgumentError: neither ``Limits`` nor ``None``.
     """
     if limits is None:
         return DEFAULT_LIMITS
@@ -121,10 +121,10 @@ def checked_limits(limits: object) -> Limits:
     return limits
 
 
-#: So many take a second at most.
+#: Files of any size may have this many chunks, which take a second at most.
 _FEW_CHUNKS = 50_000
 _LEAST_PER_CHUNK = 32
-#: So many, and so much text, take some 100 MiB until they are part of a state.
+#: Files of any size may have this many marks and this much text, which take some 100 MiB.
 _FEW_MARKS = 1_000_000
 _MARKS_PER_BYTE = 4
 _SHORT_TEXT = 4 * MIB
@@ -132,15 +132,15 @@ DEFAULT_LIMITS = Limits()
 
 
 class Copies:
-    """What one load makes beside the records' own memory, counted before it is made.
+    """Counts the memory that one load takes in addition to the records, before it is taken.
 
-    A file of some hundred bytes can ask for any number of copies of one record, or for one of a
-    view whose elements all lie in one place. Copies may be as large in all as the tensors may be:
-    whoever copies each record once, as every state does that was saved, never meets the limit.
+    A file of a few hundred bytes can ask for any number of copies of a record, or for a copy of a
+    view whose elements are all the same byte. All copies together may be as large as all tensors
+    may be. A state that was saved needs one copy of each record at most, and never meets the limit.
 
     Args:
         limits: what is too large.
-        on_disk: bytes of the files; may be set anew as more of them comes.
+        on_disk: bytes of the files; may be changed as more of them arrives.
     """
 
     def __init__(self, limits: Limits = DEFAULT_LIMITS, on_disk: int = 0) -> None:
@@ -150,16 +150,16 @@ class Copies:
         self._files: set[str] = set()
 
     def found(self, file: str, nbytes: int) -> None:
-        """One of the files is there and has so many bytes; each counts once."""
+        """Count the bytes of one of the files, once for each file."""
         if file not in self._files:
             self._files.add(file)
             self.on_disk += nbytes
 
     def charge(self, nbytes: int, place: str) -> None:
-        """Count ``nbytes`` that are about to be made, or gone through, for what is at ``place``.
+        """Count ``nbytes`` that are about to be allocated or read for ``place``.
 
         Raises:
-            LimitError: they are too many.
+            LimitError: together with the others they are over the limit.
         """
         self._taken += nbytes
         most = self.limits.total_bytes(self.on_disk)
@@ -173,7 +173,7 @@ class Copies:
 
 
 def way_over(name: str, value: str = "...") -> str:
-    """The way out for what is over a limit, as a hint of an error.
+    """The hint of an error about a limit.
 
     >>> way_over("chunks", "None")
     'Pass limits=jsonckpt.Limits(chunks=None) if it is meant.'
@@ -182,15 +182,15 @@ def way_over(name: str, value: str = "...") -> str:
 
 
 def exceeds(value: int, limit: int | None) -> bool:
-    """Whether ``value`` is over a limit that may have been lifted."""
+    """Whether ``value`` is over the limit, if there is one."""
     return limit is not None and value > limit
 
 
 def check_beside(length: int, limits: Limits) -> None:
-    """Refuse too much text beside the payloads.
+    """Check the length of the text around the payloads.
 
     Raises:
-        LimitError: ``length`` bytes are too many.
+        LimitError: ``length`` is over the limit.
     """
     if exceeds(length, limits.manifest_bytes):
         raise LimitError(
@@ -200,10 +200,10 @@ def check_beside(length: int, limits: Limits) -> None:
 
 
 def parse_limits(pairs: Iterable[str]) -> Limits:
-    """Limits from ``NAME=VALUE`` texts, as the command lines take them; ``none`` lifts one.
+    """Limits from ``NAME=VALUE`` texts of a command line; ``NAME=none`` lifts one.
 
     Raises:
-        ArgumentError: an unknown name, or no number.
+        ArgumentError: an unknown name, or not a number.
 
     >>> parse_limits(["tensors=10", "rank=none"]).tensors
     10

@@ -1,8 +1,4 @@
-"""``manifest.json``, written and read.
-
-Pure: nothing here opens a file or encodes a chunk. ``docs/format.md`` sections 3 and 5 are the
-rules; :func:`parse_manifest` reports every problem it finds with its path, not only the first.
-"""
+"""Writes and reads the text of ``manifest.json`` (format sections 3 and 5). Pure: no I/O."""
 
 from __future__ import annotations
 
@@ -33,30 +29,34 @@ from .model import (
     Entry,
     Manifest,
     ShardFile,
+    claimed_bytes,
     is_size,
 )
 from .shard_text import optional_members
 from .validation import (
-    Description,
+    KINDS,
     Problems,
     check_chunking,
     check_header,
     check_layout,
     check_requires,
     check_storages,
-    check_totals,
     checksum_name,
     is_hex,
     kind,
     known_versions,
     parse_codec,
-    parse_description,
     parse_identity,
 )
 
-#: Nobody needs more; each is parsed.
+#: More than any save needs.
 _MOST_CODECS = 10_000
 _Row = TypeVar("_Row")
+_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
+#: Longest ``created_at`` and ``created_by``.
+_LONGEST_TEXT = 1_000
+#: ``created_at``, ``created_by``, ``metadata`` and ``state``.
+Description = tuple[str, str, dict[str, Any], Any]
 _SEAL_TAIL = re.compile(rb',\n"seal":("([a-z0-9_]{1,16}):([0-9a-f]{1,128})"|null)\}\s*\Z')
 
 
@@ -84,12 +84,12 @@ def dump_manifest(manifest: Manifest) -> bytes:
     _add_rows(parts, b'"codecs":', [text(asdict(codec)) for codec in codecs])
     _add_rows(parts, b'"tensors":', [_entry_text(e, number[e.codec]) for e in manifest.entries])
     body = b",\n".join(parts)
-    parts.clear()  # of many tensors they are as large as the body
+    parts.clear()  # they can be as large as the body
     return body + b',\n"seal":' + text(seal_of(manifest.checksum, body)) + b"}\n"
 
 
 def _add_rows(parts: list[bytes], key: bytes, rows: list[bytes]) -> None:
-    """Add a member that is an array, which has a line for each of its elements."""
+    """Add a member that is an array, with one line for each element."""
     if not rows:
         parts.append(key + b"[]")
         return
@@ -110,10 +110,10 @@ def _entry_text(entry: Entry, codec: int) -> bytes:
 
 @json_text.collector_paused()
 def parse_manifest(text: bytes, limits: Limits) -> Manifest:
-    """Read and validate ``manifest.json`` whole, before any payload is touched.
+    """Read and validate a whole ``manifest.json``. The error lists several problems, if there are.
 
     Raises:
-        FormatError, LimitError, UnsafePathError, UnsupportedVersionError: what the text breaks.
+        FormatError, LimitError, UnsafePathError, UnsupportedVersionError: the text breaks a rule.
         IntegrityError: the text does not match its own seal.
     """
     if exceeds(len(text), limits.manifest_bytes):
@@ -135,7 +135,7 @@ def parse_manifest(text: bytes, limits: Limits) -> Manifest:
     header = check_header(value, MANIFEST_FORMAT)
     _check_seal(text, header)
     problems = Problems()
-    about = parse_description(header, problems)
+    about = _parse_description(header, problems)
     checksum = checksum_name(header.get("checksum"))
     shards = _parse_shards(header, checksum, limits, problems)
     codecs = _parse_rows(
@@ -162,6 +162,23 @@ def parse_manifest(text: bytes, limits: Limits) -> Manifest:
     )
 
 
+def _parse_description(header: dict[str, Any], problems: Problems) -> Description:
+    """What a manifest or the head of a single file says about the save, and its state."""
+    expected: type
+    for member, expected in (("created_at", str), ("created_by", str), ("metadata", dict)):
+        value: Any = header.get(member)
+        if type(value) is not expected:
+            problems.add(member, f"expected {KINDS[expected]}, found {kind(value)}")
+        elif expected is str and len(value) > _LONGEST_TEXT:
+            problems.add(member, f"has {len(value)} characters, over {_LONGEST_TEXT}")
+        elif member == "created_at" and not _TIME.fullmatch(str(value)):
+            problems.add(member, f"{quote(value)} is not YYYY-MM-DDTHH:MM:SSZ")
+    if "state" not in header:
+        problems.add("state", "is missing")
+    get = header.get
+    return get("created_at", ""), get("created_by", ""), get("metadata", {}), get("state")
+
+
 def parse_head(head: dict[str, Any]) -> Description:
     """What the head of a single file says about the save, and its state.
 
@@ -174,7 +191,7 @@ def parse_head(head: dict[str, Any]) -> Description:
             hint="Open the directory that holds its manifest.json, or use jsonckpt.stream.",
         )
     problems = Problems()
-    about = parse_description(head, problems)
+    about = _parse_description(head, problems)
     problems.raise_if_any()
     return about
 
@@ -188,11 +205,11 @@ def manifest_of_head(
     on_disk: int | None = None,
     head_digest: str = "",
 ) -> Manifest:
-    """What a manifest would say of a single file.
+    """The manifest that a single file would have.
 
     Args:
         size: bytes of the text.
-        on_disk: bytes of the file where it is compressed.
+        on_disk: bytes of the file, if it is compressed.
 
     Raises:
         FormatError, LimitError: the entries break a rule.
@@ -221,15 +238,15 @@ def _checked(
     *,
     totals: Iterable[str] = ("tensors", "bytes", "stored_bytes", "shards"),
 ) -> Manifest:
-    """The manifest, when its records fit together and into their files.
+    """The manifest, after checking that its records fit together and into their files.
 
     Args:
         sizes: bytes of the text of each file.
-        totals: the members of ``totals`` that must agree; it may say more.
+        totals: the members of ``totals`` that must be there and agree.
     """
     problems = Problems()
     check_layout(entries, sizes, limits, problems)
-    check_totals(entries, on_disk, limits, problems)
+    _check_totals(entries, on_disk, limits, problems)
     check_storages(entries, problems)
     created_at, created_by, metadata, state = about
     manifest = Manifest(
@@ -243,7 +260,7 @@ def _checked(
         tuple(entries),
     )
     if len(manifest.by_name) != len(entries):
-        problems.add("tensors", f"the name {quote(_first_double(entries))} stands twice")
+        problems.add("tensors", f"the name {quote(_first_double(entries))} occurs twice")
     found, said = manifest.totals(), header.get("totals")
     expected = {key: found[key] for key in totals}
     if not isinstance(said, dict) or any(
@@ -254,20 +271,42 @@ def _checked(
     return manifest
 
 
+def _check_totals(
+    entries: Sequence[Entry], on_disk: int, limits: Limits, problems: Problems
+) -> None:
+    """Check the limits on the whole checkpoint."""
+    chunks = sum(len(entry.chunks) for entry in entries)
+    most = limits.most_chunks(on_disk)
+    if exceeds(chunks, most):
+        problems.over(
+            "tensors",
+            f"{chunks} chunks in {on_disk} bytes of files, the limit is {most}",
+            # A larger number does not lift the limit that follows from the bytes on disk.
+            way_over("chunks") if exceeds(chunks, limits.chunks) else way_over("chunks", "None"),
+        )
+    total = claimed_bytes((entry.nbytes, entry.layout) for entry in entries)
+    if exceeds(total, limits.total_bytes(on_disk)):
+        problems.over(
+            "tensors",
+            f"{total} bytes of tensors in {on_disk} bytes of files is over the limit",
+            way_over("total_floor"),
+        )
+
+
 def shard_files(text: bytes, limits: Limits) -> list[str]:
-    """The shards that a manifest names, without a look at its tensors.
+    """The shards that a manifest names. Its tensors are not checked.
 
     Raises:
         JsonckptError: the text is not a whole manifest.
     """
-    # No text has more of them than bytes.
+    # The count is slow, and a text has at most one mark for each byte.
     if exceeds(len(text), limits.marks) and exceeds(json_text.marks_of(text), limits.marks):
         raise LimitError(
             f"the manifest has over {limits.marks} brackets and strings",
             hint=way_over("marks", "None"),
         )
     try:
-        # Nothing but names of files is taken from it, and these are checked: no need to be strict.
+        # A lenient parser will do: only file names are used, and they are checked.
         value = orjson.loads(text)
     except orjson.JSONDecodeError as error:
         raise FormatError(f"the manifest is not JSON: {error}") from error
@@ -280,13 +319,13 @@ def shard_files(text: bytes, limits: Limits) -> list[str]:
 
 
 def parse_misread(text: bytes, limits: Limits) -> tuple[Manifest, bytes]:
-    """As :func:`parse_manifest`, also where the version that it says is damaged.
+    """As :func:`parse_manifest`, but repairs a damaged version number.
 
     Returns:
-        The manifest, and the text that its seal vouches for.
+        The manifest, and the text that matches its seal.
 
     Raises:
-        UnsupportedVersionError: of no version that is known does the seal fit.
+        UnsupportedVersionError: the seal matches with no known version.
         JsonckptError: as :func:`parse_manifest`.
     """
     try:
@@ -328,7 +367,7 @@ def _parse_rows(
     parse: Callable[[object], _Row],
     problems: Problems,
 ) -> list[_Row]:
-    """The elements of an array, each by itself, so that all faults are found."""
+    """The parsed elements of an array. A problem with one does not stop the others."""
     value = header.get(member)
     if not isinstance(value, list):
         problems.add(member, f"expected an array, found {kind(value)}")
@@ -369,7 +408,7 @@ def _parse_shards(
 
     shards = _parse_rows(header, "shards", limits.shards, parse, problems)
     if len({shard.file for shard in shards}) != len(shards):
-        problems.add("shards", "one file stands twice")
+        problems.add("shards", "a file occurs twice")
     return shards
 
 

@@ -1,12 +1,11 @@
 """The ``list`` encoding of one chunk: raw little-endian bytes to a flat JSON array and back.
 
-``docs/format.md`` section 4.4. What is written and read here is the text *between* the brackets.
-Writing is orjson's, reading is simdjson's; both work on blocks, so that memory beside the text
-stays small whatever a chunk's size. A block that simdjson refuses, or that holds what
-it would read too generously, is read again item by item: this slow reader is the authority on
-what is allowed, and it names the item that is not.
+``docs/format.md`` section 4.4. This module writes and reads the text *between* the brackets.
+orjson writes and simdjson reads, both in blocks: a large chunk needs no more working memory than
+a small one. If simdjson refuses a block, or would accept too much in it, a slow reader reads the
+block item by item. The slow reader decides what is allowed, and names the item that is not.
 
-All functions may be called from several threads at once.
+All functions are thread-safe.
 """
 
 from __future__ import annotations
@@ -26,10 +25,10 @@ from .dtypes import DTYPES, DType
 from .small_floats import INFINITY, narrow, small_float
 
 Buffer = bytes | bytearray | memoryview
-#: Elements that are written at once: their text and what orjson takes to write it are small enough
-#: for the C library to use the memory again. Characters that are read at once: with less, a call
-#: costs too much of its time, with more, numbers leave the cache.
+#: Elements that are written at once. With more, the C library does not reuse the memory.
 _BLOCK_ELEMENTS = 1 << 17
+#: Characters that are read at once. With fewer, calls cost too much; with more, the numbers no
+#: longer fit in the cache.
 _BLOCK_CHARACTERS = 1 << 19
 #: Longest number that is read.
 _LONGEST_NUMBER = 64
@@ -39,16 +38,17 @@ _NUMBER = re.compile(rb"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 _INTEGER = re.compile(rb"-?(?:0|[1-9][0-9]*)")
 _MINUS_ZERO_INTEGER = re.compile(rb"(?<![eE])-0(?=[], \t])")
 _HEX = re.compile(rb"0x[0-9a-f]+")
-# The one magnitude of the 2**31 (tests/exhaustive_float32.py) whose shortest binary32 decimal means
-# another number here: as binary64 it lies just between two binary32 numbers, and the tie goes to
-# the other one. One digit more is the shortest decimal that reads back by way of binary64.
+# Numbers are read as binary64 and then rounded to binary32. One magnitude of the 2**31 does not
+# survive this with its shortest decimal (tools/exhaustive_float32.py tries all): the binary64
+# number is a tie between two binary32 numbers, and the tie goes to the other one. One more digit
+# is enough.
 _ROUNDED_TWICE = 0x15AE43FD
 _ROUNDED_TWICE_TEXT = b"7.038531e-26", b"7.0385307e-26"
-# Stands for a string while simdjson reads a block. The spaces keep it apart from digits beside it.
+# Replaces a string while simdjson reads a block. The spaces separate it from adjacent digits.
 _STAND_IN = b" 3e-297 "
 _STAND_IN_VALUE = float(_STAND_IN)
-#: Longest text of one number of a dtype, with its comma. orjson spells all numbers below 1e16
-#: without an exponent. The strings are shorter but for ``"-Infinity"`` and float64's ``"0x…"``.
+#: Longest text of one number of a dtype, with its comma. orjson writes numbers below 1e16 without
+#: an exponent. Only the strings ``"-Infinity"`` and float64's ``"0x…"`` are longer than numbers.
 _WIDTH = {
     "bool": 2,
     "uint8": 4,
@@ -96,7 +96,7 @@ def encode(raw: Buffer, dtype: str) -> bytes:
 
 
 def encode_pieces(raw: Buffer, dtype: str) -> list[bytes | memoryview]:
-    """What :func:`encode` makes, in pieces that belong one behind the other."""
+    """As :func:`encode`, but in consecutive pieces."""
     row = _row(dtype)
     source = memoryview(raw)
     if not _count(row, source.nbytes):
@@ -113,18 +113,17 @@ def encode_pieces(raw: Buffer, dtype: str) -> list[bytes | memoryview]:
 
 
 def decode_into(text: Buffer, dtype: str, out: memoryview) -> None:
-    """Read the text between the brackets into exactly ``out``'s raw bytes.
+    """Read the text between the brackets into ``out``, which it must fill exactly.
 
     Args:
-        text: numbers and strings as section 4.4 says, separated by commas; spaces and tabs are
-            allowed between them, line breaks are not ("on one line"). Any decimal of at most 64
-            characters is allowed for a number, not only the one that :func:`encode` writes.
+        text: numbers and strings (section 4.4), separated by commas. Spaces and tabs are allowed
+            between them, line breaks are not. A number may be any decimal of at most 64
+            characters, not only the one that :func:`encode` writes.
         dtype: a name from section 4.
-        out: writable and C-contiguous; ``out.nbytes`` raw little-endian bytes are written. After
-            an error its content is undefined.
+        out: writable and C-contiguous. Gets raw little-endian bytes. Undefined after an error.
 
     Raises:
-        FormatError: anything else than that many elements of that dtype.
+        FormatError: the text is not that many elements of that dtype.
 
     >>> out = bytearray(4)
     >>> decode_into(b"1, 255, 0, 7", "uint8", memoryview(out))
@@ -167,12 +166,12 @@ def _real_size(row: DType) -> int:
 
 
 def _storage(row: DType) -> np.dtype[Any]:
-    """What NumPy sees of one number: integers as they are, of floats the bit pattern."""
+    """The NumPy dtype of one number: integers as they are, floats as their bit patterns."""
     return np.dtype(f"<{'i' if row.kind == 'int' else 'u'}{_real_size(row)}")
 
 
 def _count(row: DType, nbytes: int) -> int:
-    """How many numbers are written for ``nbytes`` raw bytes."""
+    """How many numbers ``nbytes`` raw bytes make."""
     if nbytes % row.itemsize:
         raise FormatError(
             f"{nbytes} bytes are not whole elements of {row.name} ({row.itemsize} bytes each)"
@@ -208,7 +207,7 @@ def _bool_text(block: NDArray[np.uint8]) -> bytes:
 
 @functools.cache
 def _padded_texts(name: str) -> NDArray[np.bytes_]:
-    """For each byte its numbers, each with a comma, padded with zeros to one width."""
+    """The text of each byte's numbers, each with a comma, padded with zeros to one width."""
     single = bytes(_numbers_text(small_float(name).decimals)).split(b",")
     if DTYPES[name].kind == "packed":
         return np.array([b"%b,%b," % (single[byte & 15], single[byte >> 4]) for byte in range(256)])
@@ -216,7 +215,7 @@ def _padded_texts(name: str) -> NDArray[np.bytes_]:
 
 
 def _bytes_text(name: str, block: NDArray[np.uint8]) -> bytes:
-    """For dtypes of one byte a table of texts is faster than orjson."""
+    """The text of a dtype of one byte: a table is faster than orjson."""
     padded: NDArray[np.uint8] = _padded_texts(name)[block].view(np.uint8)
     text: bytes = padded[padded != 0].tobytes()
     return text[:-1]
@@ -231,7 +230,7 @@ def _float_text(real: str, block: NDArray[Any]) -> bytes | memoryview:
     else:
         numbers = small_float(real).decimals[block]
         text = _bytes_text(real, block) if block.itemsize == 1 else _numbers_text(numbers)
-    # What is not finite is null so far.
+    # So far, null is written for what is not finite.
     finite = np.isfinite(numbers)
     if finite.all():
         return text
@@ -249,7 +248,7 @@ def _float_text(real: str, block: NDArray[Any]) -> bytes | memoryview:
 
 @functools.cache
 def _named(real: str) -> dict[bytes, int]:
-    """The strings of a real dtype that are names, and their bit patterns."""
+    """The names of a real dtype (``NaN``, ``Infinity``) and their bit patterns."""
     row = DTYPES[real]
     names: dict[bytes, int] = {} if row.nan is None else {b"NaN": row.nan}
     if real in INFINITY:
@@ -267,7 +266,7 @@ def _token(real: str, pattern: int) -> bytes:
 
 
 def _pattern(real: str, token: bytes) -> int | None:
-    """The bit pattern for what stands between quotes, or None if that means nothing."""
+    """The bit pattern of the text between quotes, or None if the dtype has no such string."""
     named = _named(real)
     digits = 2 * DTYPES[real].itemsize
     if token in named:
@@ -284,7 +283,7 @@ def _pattern(real: str, token: bytes) -> int | None:
 
 
 def _blocks(text: memoryview) -> Iterator[bytes]:
-    """The text in pieces that end between items, each a JSON array with brackets of its own."""
+    """The text in pieces that end between items, each with brackets as a JSON array."""
     start = 0
     while len(text) - start > _BLOCK_CHARACTERS:
         stop = start + _BLOCK_CHARACTERS
@@ -301,20 +300,20 @@ def _blocks(text: memoryview) -> Iterator[bytes]:
         yield b"".join((b"[", last, b"]"))
 
 
-#: Parsers that are not in use. A parser serves one thread at a time and keeps its memory, which
-#: the size of a block bounds.
+#: Parsers that are not in use. A parser serves one thread at a time. It keeps its memory, which
+#: grows with the size of a block only.
 _parsers: list[simdjson.Parser] = []
 _SIMDJSON_TYPES = {"d": np.float64, "i": np.int64, "u": np.uint64}
 
 
 def _simdjson(block: bytes, of_type: str) -> NDArray[Any] | None:
-    """The numbers of a block as simdjson reads them, or None where it cannot be trusted with it.
+    """The numbers of a block as simdjson reads them, or None if the slow reader must read it.
 
-    It flattens nested arrays and takes line breaks and numbers of any length; and a block of
-    nothing, which it reads as an empty array, is an item left out.
+    simdjson is too lenient: it flattens nested arrays and accepts line breaks and numbers of any
+    length. It reads an empty block as no items, but here an item is missing.
 
     Args:
-        of_type: simdjson's own ``"d"`` (binary64), ``"i"`` (int64) or ``"u"`` (uint64).
+        of_type: ``"d"`` (binary64), ``"i"`` (int64) or ``"u"`` (uint64).
     """
     nested = block.find(b"[", 1) > 0
     if nested or b"\n" in block or b"\r" in block or not _has_only_short_items(block):
@@ -327,9 +326,8 @@ def _simdjson(block: bytes, of_type: str) -> NDArray[Any] | None:
         document: Any = parser.parse(block)
         buffer = document.as_buffer(of_type=of_type)
     except (ValueError, TypeError, RuntimeError):
-        # Every refusal of simdjson's is one of these. The slow reader says what is wrong.
-        return None
-    # The parser cannot be used again while what it parsed is alive.
+        return None  # the slow reader says what is wrong
+    # The parser cannot be used again while its document is alive.
     del document
     _parsers.append(parser)
     size = memoryview(buffer).nbytes
@@ -337,7 +335,7 @@ def _simdjson(block: bytes, of_type: str) -> NDArray[Any] | None:
 
 
 def _has_only_short_items(block: bytes) -> bool:
-    """False if an item may be longer than the longest number: one that covers 32 aligned bytes."""
+    """False if 32 aligned bytes have no comma: an item may be longer than the longest number."""
     whole = len(block) // 32 * 32
     commas = (np.frombuffer(block, np.uint8, count=whole) == ord(",")).view(np.uint64)
     in_16_bytes = commas[0::2] | commas[1::2]
@@ -345,7 +343,7 @@ def _has_only_short_items(block: bytes) -> bool:
 
 
 def _read_integers(block: bytes, row: DType, before: int) -> NDArray[Any]:
-    """The numbers of a block; ``before`` is how many numbers stand in the blocks before it."""
+    """The numbers of a block; ``before`` counts the numbers of the blocks before it."""
     of_type = "i" if row.kind == "int" else "u"
     if row.kind == "bool":
         characters = np.frombuffer(block, np.uint8)[1:-1]
@@ -375,27 +373,21 @@ def _slow_integers(block: bytes, row: DType, low: int, high: int, before: int) -
 
 
 def _read_floats(block: bytes, row: DType, before: int) -> NDArray[Any]:
-    """The bit patterns of a block; ``before`` is how many numbers stand in the blocks before it."""
-    fast = _fast_floats(block, row)
-    numbers, places, strings = fast if fast is not None else _slow_floats(block, row, before)
+    """The bit patterns of a block; ``before`` counts the numbers of the blocks before it."""
+    numbers, places, strings = _fast_floats(block, row) or _slow_floats(block, row, before)
     if row.real == "float64":
         patterns: NDArray[Any] = numbers.view(np.uint64)
-    elif row.real == "float32":
-        # An overflow is refused below, a NaN cannot come out of a parser.
-        with np.errstate(over="ignore"):
-            singles = numbers.astype(np.float32)
-        patterns, misfit = singles.view(np.uint32), np.isinf(singles)
     else:
         patterns, misfit = narrow(row.real, numbers)
-    if row.real != "float64" and misfit.any():
-        index = int(misfit.argmax())
-        item = block[1:-1].split(b",")[index].strip(b" \t")
-        _refuse(before + index, item, row, "a number that the dtype has")
+        if misfit.any():
+            index = int(misfit.argmax())
+            item = block[1:-1].split(b",")[index].strip(b" \t")
+            _refuse(before + index, item, row, "a number that the dtype has")
     patterns[places] = strings
     return patterns
 
 
-#: Numbers (with 1.0 in the place of each string), places of the strings, their bit patterns.
+#: Numbers (1.0 for each string), the positions of the strings, the bit patterns of the strings.
 _Floats = tuple[NDArray[np.float64], NDArray[np.intp], NDArray[Any]]
 
 
@@ -421,12 +413,12 @@ def _fast_numbers(block: bytes) -> NDArray[np.float64] | None:
     numbers = _simdjson(block, "d")
     if numbers is None or numbers.view(np.uint64).all() or not _may_have_minus_zero_integer(block):
         return numbers
-    # To simdjson the token -0 is an integer, which has no sign.
+    # simdjson reads the token -0 as an integer and loses the sign.
     return _simdjson(_MINUS_ZERO_INTEGER.sub(b"-0.0", block), "d")
 
 
 def _may_have_minus_zero_integer(block: bytes) -> bool:
-    """Whether the regular expression, which is slow, is worth asking."""
+    """A quick test before the slow regular expression."""
     characters = np.frombuffer(block, np.uint8)
     minus_zero = (characters[:-2] == ord("-")) & (characters[1:-1] == ord("0"))
     return bool((minus_zero & (characters[2:] != ord("."))).any())

@@ -8,7 +8,7 @@ Pure: bytes in, facts out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,7 +71,6 @@ class RecordParser:
         json: IncrementalReader,
         algorithm: str,
         *,
-        on_header: Callable[[Header], None] | None,
         expected: Sequence[Entry],
     ) -> None:
         self.header: Header | None = None
@@ -79,7 +78,6 @@ class RecordParser:
         self._json = json
         self._level = json.begin_elements()
         self._algorithm = algorithm
-        self._on_header = on_header
         self._expected = expected
         self._entry: Entry | None = None
         self._count = 0
@@ -103,8 +101,6 @@ class RecordParser:
                 tensor=header.name,
                 hint=way_over("chunks"),
             )
-        if self._on_header is not None:
-            self._on_header(header)
         return header
 
     def tail(self, body: bytes) -> list[str]:
@@ -145,7 +141,7 @@ class RecordParser:
             raise
         records = json.open[-1]
         if len(json.open) != self._level or len(records) != 1:
-            raise FormatError("the end of a record must stand on one line", tensor=header.name)
+            raise FormatError("the end of a record must be on one line", tensor=header.name)
         found = records.pop()
         if found["chunks"]:
             raise FormatError(f"over {header.chunk_count} chunks", tensor=header.name)

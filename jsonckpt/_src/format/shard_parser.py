@@ -1,11 +1,11 @@
 """A shard's text without its payloads, read line by line (format section 3).
 
-All readers push that text through one :class:`ShardParser`, so they accept the same files: the
-streaming reader as the text passes, the indexed one from the gaps between the ranges of the
-index. :mod:`.head_parser` reads what stands before the records, :mod:`.record_parser` what the
-lines of a record say; here is the layout in lines, and the end of the file.
+All readers push this text through the parsers here, so they accept the same files. The streaming
+reader pushes the text as it passes, the indexed one the gaps between the ranges of the index.
+:mod:`.head_parser` reads what precedes the records, :mod:`.record_parser` the lines of a record.
+These parsers know the layout in lines and the end of the file.
 
-Pure: bytes in, facts out.
+Pure: no I/O.
 """
 
 from __future__ import annotations
@@ -34,113 +34,66 @@ from .validation import LONGEST_LINE, longest_tail
 _CHUNKS_END: Final = b'"chunks":[\n'
 
 
-class ShardParser:
-    """Reads one shard's text without its payloads, pushed in as it comes.
+class RunParser:
+    """Reads runs of records, pushed in as text without payloads.
 
-    One class of over 200 lines, because each line sets the state that the next is checked against.
+    Call :meth:`begin_run`, then :meth:`text` for the text around payloads and :meth:`payload` for
+    each payload that is left out, then :meth:`end_run`.
 
     Args:
         limits: what is too large.
-        whole: the text is a whole file; else it is runs of records.
-        algorithm: the checksum in use; must be given unless ``whole``.
-        on_header: called when a record's head has been read, before its payloads.
+        algorithm: the checksum in use.
         on_record: called when a record has been read and its digest checked.
-        expected: what the manifest says of the records, in order; what agrees with it to the byte
-            is read faster.
-        head_digest: the checksum of the head, where it has been parsed before.
+        expected: the records according to the manifest, in order. Text that agrees to the byte is
+            read faster.
 
-    :meth:`text` takes the text around payloads, :meth:`payload` says that one was lifted out here.
+    Attributes:
+        header: the header of the record that is open.
+        in_head, head, seal: of a whole file, see :class:`ShardParser`.
     """
+
+    in_head = False
 
     def __init__(
         self,
         limits: Limits,
-        *,
-        whole: bool,
-        algorithm: str | None = None,
-        on_header: Callable[[Header], None] | None = None,
+        algorithm: str | None,
         on_record: Callable[[Record], None] | None = None,
         expected: Sequence[Entry] = (),
-        head_digest: str = "",
     ) -> None:
         self.algorithm = algorithm
-        self.head_digest = head_digest
+        self.header: Header | None = None
+        self.head: dict[str, Any] = {}
         self.position = 0
         self.records = 0
         self.seal = ""
-        self._whole = whole
         self._limits = limits
         self._on_record = on_record
-        # Plain functions, for bound methods would be references to itself.
-        self._handle: Callable[[ShardParser, bytes], None] = ShardParser._record_line
-        self._on_header, self._expected = on_header, expected
+        self._expected = expected
         self._json = IncrementalReader(limits)
-        known = (algorithm, head_digest) if algorithm and head_digest else None
-        self._head = HeadParser(limits, self._json, known) if whole else None
-        self._in_head = whole
-        self._records: RecordParser | None = None
-        self._skeleton: Hasher | None = None
-        self._trailer = self._line = b""
+        self._line = b""
         self._line_start = self._line_end = self._record_start = 0
         self._more = True
         self._left = 0
         self._payload_noted = False
         self._ranges: list[tuple[int, int]] = []
-        self._index = bytearray()
-        if not whole:
+        if not self.in_head:
             self._json.push(b"[")
             self._begin_records()
-
-    # --- what the readers call --------------------------------------------------------------
-
-    @property
-    def header(self) -> Header | None:
-        """Of the record that is open."""
-        return self._records.header if self._records is not None else None
-
-    @property
-    def head(self) -> dict[str, Any]:
-        """The members before the records, once they have been read."""
-        return self._head.members if self._head is not None else {}
 
     @property
     def awaits_payload(self) -> bool:
         """Whether the next line is a chunk's."""
         return self._left > 0
 
-    @property
-    def in_head(self) -> bool:
-        """Whether the first record has not been reached."""
-        return self._in_head
-
-    def longest_line(self, first: bytes) -> int:
-        """How long the next line may be that is no chunk's.
-
-        Args:
-            first: its first byte.
-        """
-        if self.header is not None:
-            return longest_tail(self.header.chunk_count, self.algorithm)
-        if first == b"]":
-            limit = self._limits.manifest_bytes
-            return 1 << 62 if limit is None else limit
-        return LONGEST_LINE
-
     def text(self, text: bytes) -> None:
         """Push the next piece of text that is not a payload.
 
         Raises:
-            FormatError, LimitError, IntegrityError: what the text breaks.
+            FormatError, LimitError, IntegrityError: the text breaks a rule.
         """
+        at = self.position
         self.position += len(text)
-        if self._in_head:
-            assert self._head is not None
-            behind = self._head.push(text)
-            if behind is None:
-                return
-            text = behind
-            self._end_head(self._head)
-        at = self.position - len(text)
         begin = 0
         while (stop := text.find(b"\n", begin) + 1) > 0:
             line = text[begin:stop]
@@ -149,7 +102,7 @@ class ShardParser:
             else:
                 self._line_start = at + begin
             self._line_end = at + stop
-            self._handle(self, line)
+            self._take(line)
             begin = stop
         if begin < len(text):
             if not self._line:
@@ -158,16 +111,16 @@ class ShardParser:
             check_beside(len(self._line), self._limits)
 
     def payload(self, length: int) -> None:
-        """Say that a payload of ``length`` bytes stands here.
+        """Say that a payload of ``length`` bytes comes here.
 
         Raises:
-            FormatError: no payload may stand here.
+            FormatError: no payload may come here.
         """
         header = self.header
         if header is None or not self._left or self._payload_noted:
             raise FormatError("the index names a payload where the text has none")
         if self._line != marks(header)[0]:
-            raise self._misplaced(header)
+            raise _misplaced(header, self._left)
         self._ranges.append((self.position, length))
         self.position += length
         self._payload_noted = True
@@ -178,7 +131,7 @@ class ShardParser:
         self._more = True
 
     def end_run(self) -> None:
-        """The end of a run of records: nothing may be open."""
+        """Check that no record is open where a run ends."""
         self.text(b"\n")  # not in the file: it completes the last line
         self.position -= 1
         if self.header is not None:
@@ -186,54 +139,22 @@ class ShardParser:
                 "the record does not end where its range ends", tensor=self.header.name
             )
 
-    def close(self) -> None:
-        """The end of the text: everything must be there and agree.
-
-        Raises:
-            IncompleteCheckpointError: the text ends too early.
-            FormatError, IntegrityError: the index, the seal or the last member is wrong.
-        """
-        if self._whole:
-            if self._in_head and self._head is not None:
-                self._head.refuse_end()
-            if self._handle is not ShardParser._trailer_line:
-                where = f" in tensor {quote(self.header.name)}" if self.header is not None else ""
-                raise IncompleteCheckpointError(
-                    f"the text ends after {self.position} bytes{where}",
-                    hint=CUT_OFF,
-                )
-            self._check_trailer(self._trailer + self._line)
-
-    # --- lines ------------------------------------------------------------------------------
-
-    def _end_head(self, head: HeadParser) -> None:
-        if self.algorithm not in (None, head.algorithm):
-            raise FormatError(
-                f"checksum is {head.algorithm!r}, the manifest says {self.algorithm!r}"
-            )
-        self.algorithm, self._skeleton = head.algorithm, head.skeleton
-        self.head_digest = head.digest
-        self._in_head = False
-        self._begin_records()
-
     def _begin_records(self) -> None:
         assert self.algorithm is not None
         self._records = RecordParser(
-            self._limits,
-            self._json,
-            self.algorithm,
-            on_header=self._on_header,
-            expected=self._expected,
+            self._limits, self._json, self.algorithm, expected=self._expected
         )
 
-    def _record_line(self, line: bytes) -> None:
-        if line[:1] == b"]" and self._whole:
-            if self._more and self.records:
-                raise FormatError("a comma after the last record")
-            check_beside(len(line), self._limits)
-            self._handle = ShardParser._trailer_line
-            self._trailer = line
-            return
+    def _take(self, line: bytes) -> None:
+        """Read the next whole line."""
+        if self._left:
+            self._chunk_line(line)
+        elif self.header is not None:
+            self._tail_line(line, self.header)
+        else:
+            self._head_line(line)
+
+    def _head_line(self, line: bytes) -> None:
         if line[:1] != b"{" or not line.endswith(_CHUNKS_END):
             raise FormatError(
                 'expected the head of a record, a line from { to "chunks":[, '
@@ -249,24 +170,19 @@ class ShardParser:
                 hint=way_over("tensors"),
             )
         self._record_start, self._ranges = self._line_start, []
-        assert self._records is not None
-        self._left = self._records.head(line).chunk_count
-        self._next(line, ShardParser._chunk_line if self._left else ShardParser._tail_line)
+        self.header = self._records.head(line)
+        self._left = self.header.chunk_count
 
     def _chunk_line(self, line: bytes) -> None:
         header = self.header
         assert header is not None
         ending = b",\n" if self._left > 1 else b"\n"
         if not self._payload_noted or line != b"".join(marks(header)) + ending:
-            raise self._misplaced(header)
+            raise _misplaced(header, self._left)
         self._payload_noted = False
         self._left -= 1
-        self._next(line, ShardParser._chunk_line if self._left else ShardParser._tail_line)
 
-    def _tail_line(self, line: bytes) -> None:
-        header = self.header
-        assert header is not None
-        assert self._records is not None
+    def _tail_line(self, line: bytes, header: Header) -> None:
         longest = longest_tail(header.chunk_count, self.algorithm)
         if len(line) > longest:
             raise LimitError(
@@ -274,46 +190,137 @@ class ShardParser:
             )
         body = line[:-2] if line.endswith(b"},\n") else line[:-1]
         if not body.endswith(b"}"):
-            raise FormatError("the end of a record must stand on one line", tensor=header.name)
+            raise FormatError("the end of a record must be on one line", tensor=header.name)
         self._more = len(body) == len(line) - 2
-        self._line_end -= len(line) - len(body)
+        stop = self._line_end - (len(line) - len(body))
         sums = self._records.tail(body)
         chunks = tuple([(*place, checksum) for place, checksum in zip(self._ranges, sums)])
-        record = Record(header, self._record_start, self._line_end - self._record_start, chunks)
+        self.header = None
         self.records += 1
-        if self._whole:
-            self._index += (b"," if self._index else b"") + index_row(
-                record.offset, record.length, chunks
-            )
+        self._add(Record(header, self._record_start, stop - self._record_start, chunks))
+
+    def _add(self, record: Record) -> None:
+        """Report a record that has been read."""
         if self._on_record is not None:
             self._on_record(record)
-        self._next(line, ShardParser._record_line)
 
-    def _trailer_line(self, line: bytes) -> None:
-        raise FormatError(f"{quote(line)} stands after the line that ends the file")
 
-    def _next(self, line: bytes, handle: Callable[[ShardParser, bytes], None]) -> None:
-        if self._skeleton is not None:
-            self._skeleton.update(line)
-        self._handle = handle
+class ShardParser(RunParser):
+    """Reads the text of a whole shard: its head, one run of records, and the end of the file.
 
-    def _misplaced(self, header: Header) -> FormatError:
-        return FormatError(
-            "each chunk must stand on a line of its own, and the lines must be as many as "
-            f"the shape asks for ({header.chunk_count})",
-            tensor=header.name,
-            chunk=header.chunk_count - self._left,
-        )
+    Args:
+        algorithm: the checksum that the manifest names.
+        head_digest: the checksum of the head, if the head has been parsed before.
 
-    def _check_trailer(self, found: bytes) -> None:
-        assert self._skeleton is not None
+    Attributes:
+        in_head: True until the first record.
+        head: the members before the records; empty while ``in_head``.
+        seal: the seal of the file, once :meth:`close` has been called.
+    """
+
+    in_head = True
+
+    def __init__(
+        self,
+        limits: Limits,
+        algorithm: str | None = None,
+        on_record: Callable[[Record], None] | None = None,
+        expected: Sequence[Entry] = (),
+        *,
+        head_digest: str = "",
+    ) -> None:
+        super().__init__(limits, algorithm, on_record, expected)
+        self.head_digest = head_digest
+        known = (algorithm, head_digest) if algorithm and head_digest else None
+        self._head = HeadParser(limits, self._json, known)
+        self._skeleton: Hasher | None = None
+        self._trailer = b""
+        self._index = bytearray()
+
+    def longest_line(self, first: bytes) -> int:
+        """The most bytes of the next line, if it is not a chunk's.
+
+        Args:
+            first: its first byte.
+        """
+        if self.header is not None:
+            return longest_tail(self.header.chunk_count, self.algorithm)
+        if first == b"]":
+            limit = self._limits.manifest_bytes
+            return 1 << 62 if limit is None else limit
+        return LONGEST_LINE
+
+    def text(self, text: bytes) -> None:
+        """Push the next piece of text that is not a payload, as :meth:`RunParser.text`."""
+        if self.in_head:
+            self.position += len(text)
+            behind = self._head.push(text)
+            if behind is None:
+                return
+            self._end_head()
+            self.position -= len(behind)
+            text = behind
+        super().text(text)
+
+    def close(self) -> None:
+        """Check that the text is complete and that its last line agrees with the rest.
+
+        Raises:
+            IncompleteCheckpointError: the text ends too early.
+            FormatError, IntegrityError: the index, the seal or the last member is wrong.
+        """
+        if self.in_head:
+            self._head.refuse_end()
+        if not self._trailer or self._skeleton is None:
+            where = f" in tensor {quote(self.header.name)}" if self.header is not None else ""
+            raise IncompleteCheckpointError(
+                f"the text ends after {self.position} bytes{where}", hint=CUT_OFF
+            )
         self._skeleton.update(b'],"index":[' + self._index + b"]")
         self.seal = f"{self.algorithm}:{self._skeleton.hexdigest()}"
-        check_trailer(found, self._index, self.seal, self.position)
+        check_trailer(self._trailer + self._line, self._index, self.seal, self.position)
+
+    def _end_head(self) -> None:
+        head = self._head
+        if self.algorithm not in (None, head.algorithm):
+            raise FormatError(
+                f"checksum is {head.algorithm!r}, the manifest says {self.algorithm!r}"
+            )
+        self.algorithm, self._skeleton = head.algorithm, head.skeleton
+        self.head, self.head_digest = head.members, head.digest
+        self.in_head = False
+        self._begin_records()
+
+    def _take(self, line: bytes) -> None:
+        if self._trailer:
+            raise FormatError(f"{quote(line)} comes after the line that ends the file")
+        if line[:1] == b"]" and self.header is None:
+            if self._more and self.records:
+                raise FormatError("a comma after the last record")
+            check_beside(len(line), self._limits)
+            self._trailer = line
+            return
+        super()._take(line)
+        assert self._skeleton is not None
+        self._skeleton.update(line)
+
+    def _add(self, record: Record) -> None:
+        row = index_row(record.offset, record.length, record.chunks)
+        self._index += (b"," if self._index else b"") + row
+        super()._add(record)
+
+
+def _misplaced(header: Header, left: int) -> FormatError:
+    return FormatError(
+        "each chunk must be on a line of its own, and there must be as many lines as the shape "
+        f"asks for ({header.chunk_count})",
+        tensor=header.name,
+        chunk=header.chunk_count - left,
+    )
 
 
 def check_trailer(found: bytes, index: bytes | bytearray, seal: str, position: int) -> None:
-    """Whether a text ends as it must.
+    """Check the end of a text.
 
     Args:
         found: the text from the bracket that closes the records.
@@ -321,7 +328,7 @@ def check_trailer(found: bytes, index: bytes | bytearray, seal: str, position: i
         position: where the text ends.
 
     Raises:
-        FormatError, IncompleteCheckpointError, IntegrityError: it does not.
+        FormatError, IncompleteCheckpointError, IntegrityError: it is not what it must be.
     """
     start = position - len(found)
     expected = trailer(index, seal, start)

@@ -1,9 +1,8 @@
 """Binary floats of at most 16 bits: their values, their shortest decimals, and rounding to them.
 
-NumPy and orjson know one of these dtypes at best, so each gets a table with one entry for each of
-its bit patterns, built when first asked for. Text is not made here: a table holds, for each bit
-pattern, the binary32 number whose shortest decimal is also the shortest decimal of that pattern,
-so that the fast writer of binary32 lists serves all of them.
+NumPy and orjson know only float16 of these dtypes. Each dtype has tables with one entry for each
+bit pattern, built on first use. This module makes no text. For each bit pattern a table holds the
+binary32 number that has the same shortest decimal, and orjson writes that number.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 
 from .dtypes import DTYPES, DType
 
-#: Bit pattern of plus infinity, for the dtypes that have infinities.
+#: Bit pattern of plus infinity, for dtypes with infinities.
 INFINITY: dict[str, int] = {
     "float64": 0x7FF0000000000000,
     "float32": 0x7F800000,
@@ -25,7 +24,7 @@ INFINITY: dict[str, int] = {
     "bfloat16": 0x7F80,
     "float8_e5m2": 0x7C,
 }
-#: Entry of :attr:`SmallFloat.rounding` for numbers that round to nothing that the dtype has.
+#: Entry of :attr:`SmallFloat.rounding` for numbers that the dtype cannot represent.
 _MISFIT = 0xFFFF
 # Exact: a bfloat16 subnormal has up to 133 digits after the point.
 _EXACT = decimal.Context(prec=400, traps=[])
@@ -36,15 +35,12 @@ class SmallFloat:
     """The tables of one dtype. All arrays are read-only.
 
     Attributes:
-        row: the dtype.
-        values: binary64, one for each bit pattern: its exact value, infinity or NaN.
-        decimals: binary32, one for each bit pattern: the number to write for it. Infinite or NaN
-            where ``values`` is.
-        rounding: for dtypes of at most 8 bits, uint16 with 65,536 entries: the bit pattern nearest
-            to a binary32 number, found by the number's upper half (see :func:`narrow`).
+        values: for each bit pattern its exact value, infinity or NaN.
+        decimals: for each bit pattern the number to write. Infinite or NaN where ``values`` is.
+        rounding: for dtypes of at most 8 bits: the bit pattern nearest to a binary32 number, by the
+            number's upper 16 bits (see :func:`narrow`).
     """
 
-    row: DType
     values: NDArray[np.float64]
     decimals: NDArray[np.float32]
     rounding: NDArray[np.uint16] | None
@@ -54,10 +50,10 @@ _tables: dict[str, SmallFloat] = {}
 
 
 def small_float(name: str) -> SmallFloat:
-    """The tables of the dtype ``name``, the same object whichever thread asks.
+    """The tables of the dtype ``name``: one object for all threads.
 
-    Two that ask at the same time may both build them, and then one result is kept. A lock would be
-    waited for without end by a signal handler that interrupts the thread that builds.
+    Two threads may build them at the same time; one result is kept. There is no lock, because a
+    signal handler that interrupts the building thread would wait for it forever.
 
     >>> float(small_float("float8_e4m3fn").values[0x7E])
     448.0
@@ -74,35 +70,36 @@ def narrow(name: str, numbers: NDArray[np.float64]) -> tuple[NDArray[Any], NDArr
     Each step rounds to nearest, ties to even.
 
     Returns:
-        The bit patterns (uint16, or uint8 for dtypes of at most 8 bits), and where the dtype has
-        no such number: an overflow, or a zero or sign that it lacks. The bit pattern is
-        meaningless there.
+        The bit patterns, as unsigned integers of the dtype's size, and a mask of the numbers that
+        the dtype cannot represent: an overflow, or a zero or sign that it lacks. The bit pattern
+        of these has no meaning.
 
     >>> narrow("bfloat16", np.array([1.0, 1e39]))[1].tolist()
     [False, True]
     """
-    needs_table = name not in ("float16", "bfloat16")
+    needs_table = DTYPES[name].itemsize == 1
     return _round(name, numbers, small_float(name).rounding if needs_table else None)
 
 
 def _round(
     name: str, numbers: NDArray[np.float64], rounding: NDArray[np.uint16] | None
 ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    # An overflow is reported through the second result.
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore"):  # the mask reports overflows
         singles = numbers.astype(np.float32)
+        if name == "float32":
+            return singles.view(np.uint32), np.isinf(singles)
         if name == "float16":
             halves = singles.astype(np.float16)
             return halves.view(np.uint16), ~np.isfinite(halves)
     bits = singles.view(np.uint32)
     if rounding is None:
-        # Adding just under half of the last place, plus the last bit kept, carries into the
-        # upper half exactly where rounding to nearest even goes up.
+        # Add just under half of the last place, plus the last bit that is kept. This carries into
+        # the upper half exactly when rounding to nearest even goes up.
         upper = ((bits + (((bits >> 16) & 1) + 0x7FFF)) >> 16).astype(np.uint16)
         return upper, (upper & 0x7FFF) >= INFINITY[name]
-    # The upper half of a binary32 number, with its last bit set when the lower half is not zero,
-    # lies on the same side of every midpoint of these dtypes as the number itself: midpoints
-    # have at most 5 significant bits, the upper half has 8.
+    # Take the upper half of a binary32 number, and set its last bit if the lower half is not zero.
+    # The result is on the same side of every midpoint of these dtypes as the number itself:
+    # midpoints have at most 5 significant bits, the upper half has 8.
     found = rounding[(bits >> 16) | ((bits & 0xFFFF) != 0)]
     return found.astype(np.uint8), found == _MISFIT
 
@@ -114,7 +111,7 @@ def _build(row: DType) -> SmallFloat:
     for array in (values, decimals, rounding):
         if array is not None:
             array.flags.writeable = False
-    return SmallFloat(row, values, decimals, rounding)
+    return SmallFloat(values, decimals, rounding)
 
 
 def _values(row: DType) -> NDArray[np.float64]:
@@ -140,7 +137,7 @@ def _values(row: DType) -> NDArray[np.float64]:
 
 
 def _magnitudes(row: DType, values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The finite values without a sign bit: they ascend with their bit pattern."""
+    """The finite values without a sign bit, in the order of their bit patterns."""
     unsigned = values if row.name == "float8_e8m0fnu" else values[: len(values) // 2]
     return unsigned[np.isfinite(unsigned)]
 
@@ -149,14 +146,11 @@ def _rounding_table(row: DType, values: NDArray[np.float64]) -> NDArray[np.uint1
     magnitudes = _magnitudes(row, values)
     upper = np.arange(0x7F80, dtype=np.uint32) << 16
     numbers = upper.view(np.float32).astype(np.float64)
-    # What the value after the largest would be decides where an overflow begins.
-    if row.mantissa:
-        beyond = 2 * magnitudes[-1] - magnitudes[-2]
-    else:
-        beyond = 2 * magnitudes[-1]
+    # An overflow begins halfway to the value that would follow the largest.
+    beyond = 2 * magnitudes[-1] - (magnitudes[-2] if row.mantissa else 0)
     midpoints = (magnitudes + np.append(magnitudes[1:], beyond)) / 2
     found = np.searchsorted(midpoints, numbers)
-    # A number on a midpoint is found below it; the even bit pattern may be the one above.
+    # The search puts a midpoint below; the even bit pattern may be the one above.
     nearest = np.minimum(found, len(midpoints) - 1)
     found += (numbers == midpoints[nearest]) & (nearest % 2 == 1)
 
@@ -175,7 +169,7 @@ def _rounding_table(row: DType, values: NDArray[np.float64]) -> NDArray[np.uint1
 def _decimals(
     row: DType, values: NDArray[np.float64], rounding: NDArray[np.uint16] | None
 ) -> NDArray[np.float32]:
-    """For each bit pattern the decimal with the fewest digits, and of these the nearest."""
+    """For each bit pattern the shortest decimal that reads back, the nearest if there are two."""
     decimals = values.astype(np.float32)
     magnitudes = _magnitudes(row, values)
     patterns = np.flatnonzero(magnitudes)

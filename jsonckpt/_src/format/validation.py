@@ -33,7 +33,6 @@ from .model import (
     Entry,
     Layout,
     chunk_count,
-    claimed_bytes,
     element_count,
     is_size,
     parse_layout,
@@ -41,7 +40,6 @@ from .model import (
 
 #: Features that ``requires`` may name. Version 1 defines none.
 KNOWN_FEATURES: frozenset[str] = frozenset()
-_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 _SAVE_ID = re.compile(r"[0-9a-f]{32}")
 _BAD_NAME = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 #: Problems that one message shows.
@@ -54,14 +52,14 @@ _FIRST_MEMBERS = re.compile(
 )
 _BEHIND = re.compile(rb'"(?:state|metadata|tensors)"[ \t\r\n]*:')
 LONGEST_BEGINNING = 16 << 10
-#: Characters of ``readable_by`` in a message, and of ``created_at`` and ``created_by``.
-_LONGEST_RELEASE, _LONGEST_TEXT = 80, 1_000
-#: Bytes of a record's first line, and of its last one beside the checksums.
+#: Longest ``readable_by`` and ``created_by`` that a message repeats.
+_LONGEST_RELEASE = 80
+#: Bytes of a record's first line, and of its last line without the checksums.
 LONGEST_LINE = 1 << 20
 
 
 class Problems:
-    """Everything that is wrong, with its path; raised together."""
+    """Collects problems with their paths, and raises them as one error."""
 
     def __init__(self) -> None:
         self.found: list[str] = []
@@ -74,24 +72,24 @@ class Problems:
         error: type[JsonckptError] = FormatError,
         hint: str | None = None,
     ) -> None:
-        """Note a problem and the error that it is."""
+        """Note a problem and the class of its error."""
         self.found.append(f"{path}: {message}" if path else message)
         if self._hints.get(error) is None:
             self._hints[error] = hint
 
     def over(self, path: str, message: str, hint: str | None) -> None:
-        """Note that a limit is exceeded; ``hint`` is the way out, where there is one."""
+        """Note that a limit is exceeded; ``hint`` is the way out."""
         self.add(path, message, LimitError, hint)
 
     def note(self, path: str, error: JsonckptError) -> None:
-        """Note an error that was raised for what is at ``path``."""
+        """Note an error that was raised at ``path``."""
         self.add(path, error.message, type(error), error.hint)
 
     def raise_if_any(self) -> None:
-        """Raise what was found, as one error.
+        """Raise the problems, if there are any.
 
         Raises:
-            UnsafePathError, LimitError, FormatError: in this order of precedence.
+            UnsafePathError, LimitError, FormatError: the first of these classes that was noted.
         """
         shown = "; ".join(self.found[:_PROBLEMS_SHOWN])
         more = len(self.found) - _PROBLEMS_SHOWN
@@ -106,11 +104,11 @@ class Problems:
 
 
 def check_header(value: object, expected_format: str) -> dict[str, Any]:
-    """The members that every file begins with: format, version, requires, save_id.
+    """Check the first members of a file: format, version, requires, save_id.
 
     Raises:
-        UnsupportedVersionError: a newer version, or a required feature this release lacks.
-        FormatError: anything else.
+        UnsupportedVersionError: a newer version, or an unknown feature.
+        FormatError: a member is missing or wrong.
     """
     if not isinstance(value, dict):
         raise FormatError(f"expected a JSON object, found {kind(value)}")
@@ -128,11 +126,11 @@ def check_header(value: object, expected_format: str) -> dict[str, Any]:
 
 
 def check_version(header: dict[str, Any]) -> None:
-    """The members ``version`` and ``requires``.
+    """Check the members ``version`` and ``requires``.
 
     Raises:
-        UnsupportedVersionError: a newer version, or a required feature this release lacks.
-        FormatError: they are not what they must be.
+        UnsupportedVersionError: a newer version, or an unknown feature.
+        FormatError: a member is missing or wrong.
     """
     version = header.get("version")
     if type(version) is not int or version < 1:
@@ -147,21 +145,22 @@ def check_version(header: dict[str, Any]) -> None:
 
 
 def known_versions(text: bytes) -> Iterator[bytes]:
-    """A text of an unknown version, with each known version in its place."""
+    """Copies of a text of an unknown version, each with a known version instead."""
     for version in range(FORMAT_VERSION, 0, -1):
         yield _SAID_VERSION.sub(rb"\g<1>%d" % version, text, count=1)
 
 
 def check_not_newer(beginning: bytes) -> None:
-    """Refuse a text of a later version. Ask when a text cannot be read.
+    """Check that a text which cannot be read is not of a later version.
 
-    Its layout is not known here, but its first members say which version it is (format, section 9).
+    This release does not know the layout of later versions, but the first members give the version
+    (format section 9).
 
     Args:
-        beginning: of a file, at least some hundred bytes.
+        beginning: the first bytes of a file, some hundred or more.
 
     Raises:
-        UnsupportedVersionError: it is.
+        UnsupportedVersionError: it is of a later version.
     """
     said: dict[str, Any] = {}
     head = _BEHIND.split(beginning[:LONGEST_BEGINNING], maxsplit=1)[0]
@@ -169,7 +168,7 @@ def check_not_newer(beginning: bytes) -> None:
         try:
             said.setdefault(match[1].decode(), json.loads(match[2]))
         except ValueError:
-            return  # damaged: whoever asks has an error to raise
+            return  # damaged: the caller has an error to raise
     if said.get("format") != SHARD_FORMAT or "version" not in said:
         return
     try:
@@ -177,11 +176,11 @@ def check_not_newer(beginning: bytes) -> None:
     except UnsupportedVersionError:
         raise
     except FormatError:
-        return  # likewise
+        return  # damaged, too
 
 
 def _reader_of(header: dict[str, Any]) -> str:
-    """Which release reads a file of a later version, if the file says so."""
+    """For a message: which release reads a file of a later version, if the file says so."""
     for member, words in (
         ("readable_by", "; {} and later read it"),
         ("created_by", "; it was written by {}"),
@@ -193,10 +192,10 @@ def _reader_of(header: dict[str, Any]) -> str:
 
 
 def check_requires(requires: object) -> None:
-    """Refuse features that this release does not know, by name.
+    """Check that this release knows all features in ``requires``.
 
     Raises:
-        UnsupportedVersionError: one is unknown.
+        UnsupportedVersionError: it does not; the message names the features.
         FormatError: not an array of strings.
     """
     if not isinstance(requires, list) or not all(isinstance(item, str) for item in requires):
@@ -217,32 +216,11 @@ def checksum_name(value: object) -> str:
     return value
 
 
-#: ``created_at``, ``created_by``, ``metadata`` and ``state``.
-Description = tuple[str, str, dict[str, Any], Any]
-
-
-def parse_description(header: dict[str, Any], problems: Problems) -> Description:
-    """What a manifest or the head of a single file says about the save, and its state."""
-    expected: type
-    for member, expected in (("created_at", str), ("created_by", str), ("metadata", dict)):
-        value: Any = header.get(member)
-        if type(value) is not expected:
-            problems.add(member, f"expected {KINDS[expected]}, found {kind(value)}")
-        elif expected is str and len(value) > _LONGEST_TEXT:
-            problems.add(member, f"has {len(value)} characters, over {_LONGEST_TEXT}")
-        elif member == "created_at" and not _TIME.fullmatch(str(value)):
-            problems.add(member, f"{quote(value)} is not YYYY-MM-DDTHH:MM:SSZ")
-    if "state" not in header:
-        problems.add("state", "is missing")
-    get = header.get
-    return get("created_at", ""), get("created_by", ""), get("metadata", {}), get("state")
-
-
 def parse_codec(item: object, limits: Limits) -> Codec:
-    """A codec from its members.
+    """The codec that the members of ``item`` describe.
 
     Raises:
-        FormatError, LimitError: with a message that names the member.
+        FormatError, LimitError: a member is wrong or over a limit; the message names it.
     """
     if not isinstance(item, dict):
         raise FormatError(f"expected an object, found {kind(item)}")
@@ -271,10 +249,10 @@ def parse_codec(item: object, limits: Limits) -> Codec:
 
 
 def check_name(name: str, limits: Limits) -> None:
-    """Refuse a name that no tensor may have.
+    """Check the name of a tensor.
 
     Raises:
-        FormatError, LimitError: it is such a name.
+        FormatError, LimitError: no tensor may have this name.
     """
     if _BAD_NAME.search(name):
         raise FormatError(f"name {quote(name)} holds control characters or surrogates")
@@ -290,10 +268,10 @@ def check_name(name: str, limits: Limits) -> None:
 def parse_identity(
     item: dict[str, Any], limits: Limits
 ) -> tuple[str, str, tuple[int, ...], str, Layout]:
-    """``(name, dtype, shape, device, layout)`` of a record or a manifest entry, checked.
+    """``(name, dtype, shape, device, layout)`` of a record or a manifest entry.
 
     Raises:
-        FormatError, LimitError: with a message that names the member.
+        FormatError, LimitError: a member is wrong or over a limit; the message names it.
     """
     name, dtype, shape = item.get("name"), item.get("dtype"), item.get("shape")
     if not isinstance(name, str) or not (
@@ -303,7 +281,7 @@ def parse_identity(
     try:
         check_name(name, limits)
     except LimitError as error:
-        error.hint = way_over("name_bytes")  # nobody who reads can choose shorter names
+        error.hint = way_over("name_bytes")  # a reader cannot choose the names
         raise
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise FormatError(f"unknown dtype {quote(dtype)}", tensor=name)
@@ -335,14 +313,16 @@ def parse_identity(
 
 
 def check_chunking(dtype: str, shape: Sequence[int], codec: Codec, chunks: int) -> int:
-    """The raw bytes of a record, after checking that the number of chunks fits them.
+    """Check the number of chunks of a record; returns its raw bytes.
 
     Raises:
-        FormatError: it does not.
+        FormatError: the shape makes another number of chunks.
     """
     itemsize = DTYPES[dtype].itemsize
     if codec.chunk_bytes % itemsize:
-        raise FormatError(f"chunk_bytes {codec.chunk_bytes} is no multiple of {itemsize} ({dtype})")
+        raise FormatError(
+            f"chunk_bytes {codec.chunk_bytes} is not a multiple of {itemsize} ({dtype})"
+        )
     nbytes = element_count(shape) * itemsize
     expected = chunk_count(nbytes, codec.chunk_bytes)
     if chunks != expected:
@@ -354,11 +334,7 @@ def check_chunking(dtype: str, shape: Sequence[int], codec: Codec, chunks: int) 
 
 
 def no_checkpoint(start: bytes | bytearray) -> FormatError:
-    """The error for a file that is not a checkpoint.
-
-    Args:
-        start: its first bytes.
-    """
+    """The error for a file that is not a checkpoint and begins with ``start``."""
     begins = f"it begins with {quote(bytes(start[:24]))}" if start else "it is empty"
     return FormatError(
         f"not a jsonckpt checkpoint ({begins})",
@@ -383,9 +359,9 @@ def longest_tail(chunks: int, algorithm: str | None) -> int:
 def check_layout(
     entries: Iterable[Entry], sizes: Sequence[int], limits: Limits, problems: Problems
 ) -> None:
-    """Records and payloads follow the layout in lines, without overlap.
+    """Check that records and payloads follow the layout in lines and do not overlap.
 
-    No text between two payloads is longer than a reader accepts.
+    The text between two payloads must be no longer than a reader accepts.
     """
     ends = [0] * len(sizes)
     way = way_over("manifest_bytes")
@@ -404,22 +380,20 @@ def check_layout(
             )
         if stop > sizes[entry.shard]:
             problems.add(
-                quote(entry.name), f"it ends at byte {stop}, the file at {sizes[entry.shard]}"
+                quote(entry.name), f"it ends at byte {stop}, the file ends at {sizes[entry.shard]}"
             )
         if entry.shard > shard and exceeds(entry.offset, limits.manifest_bytes):
             problems.over(quote(entry.name), f"{entry.offset} bytes of text before it", way)
         shard = entry.shard
         ends[shard] = stop
-        fault = _misplaced_chunk(entry)
-        if fault is not None:
-            problems.add(quote(entry.name), fault)
+        _check_chunks(entry, problems)
     for number, (size, end) in enumerate(zip(sizes, ends)):
         if exceeds(size - end, limits.manifest_bytes):
             problems.over(f"shards[{number}]", f"{size - end} bytes of text after its tensors", way)
 
 
-def _misplaced_chunk(entry: Entry) -> str | None:
-    """What is wrong with the ranges of a record's payloads."""
+def _check_chunks(entry: Entry, problems: Problems) -> None:
+    """Check the ranges of a record's payloads."""
     at, stop = entry.offset, entry.offset + entry.length
     longest = longest_payload(min(entry.codec.chunk_bytes, entry.nbytes), entry.codec, entry.dtype)
     last = len(entry.chunks) - 1
@@ -427,43 +401,24 @@ def _misplaced_chunk(entry: Entry) -> str | None:
         if number == last > 0:
             start, end = entry.raw_range(number)
             longest = longest_payload(end - start, entry.codec, entry.dtype)
-        # Before the first payload lies the record's head, between two lie a quote, a comma, a
-        # line feed and a quote.
+        # The record's head precedes the first payload. Two payloads are separated by a quote, a
+        # comma, a line feed and a quote.
         near = offset == at + 4 if number else at + 2 <= offset <= at + LONGEST_LINE
         if not near or offset + length + 2 > stop:
-            return f"chunk {number}: its range overlaps another, leaves a gap or leaves the record"
-        if length > longest:
-            return f"chunk {number}: {length} characters, it can have {longest} at most"
-        at = offset + length
+            fault = "its range overlaps another, leaves a gap or leaves the record"
+        elif length > longest:
+            fault = f"{length} characters, it can have {longest} at most"
+        else:
+            at = offset + length
+            continue
+        problems.add(quote(entry.name), f"chunk {number}: {fault}")
+        return
     if stop - at > longest_tail(len(entry.chunks), "sha256") + LONGEST_LINE:
-        return f"{stop - at} bytes of text after its data"
-    return None
-
-
-def check_totals(
-    entries: Sequence[Entry], on_disk: int, limits: Limits, problems: Problems
-) -> None:
-    """The limits on the whole checkpoint."""
-    chunks = sum(len(entry.chunks) for entry in entries)
-    most = limits.most_chunks(on_disk)
-    if exceeds(chunks, most):
-        problems.over(
-            "tensors",
-            f"{chunks} chunks in {on_disk} bytes of files, the limit is {most}",
-            # A larger number does not lift what the bytes on disk bound.
-            way_over("chunks") if exceeds(chunks, limits.chunks) else way_over("chunks", "None"),
-        )
-    total = claimed_bytes((entry.nbytes, entry.layout) for entry in entries)
-    if exceeds(total, limits.total_bytes(on_disk)):
-        problems.over(
-            "tensors",
-            f"{total} bytes of tensors in {on_disk} bytes of files is over the limit",
-            way_over("total_floor"),
-        )
+        problems.add(quote(entry.name), f"{stop - at} bytes of text after its data")
 
 
 def check_storages(entries: Iterable[Entry], problems: Problems) -> None:
-    """Records of one storage agree on its size and do not overlap."""
+    """Check that the records of one storage agree on its size and do not overlap."""
     places = [(e.layout.storage, e.nbytes, e.name) for e in entries if e.layout.storage]
     places.sort()
     for (one, nbytes, _), (other, _, name) in itertools.pairwise(places):
@@ -472,7 +427,7 @@ def check_storages(entries: Iterable[Entry], problems: Problems) -> None:
         if one[2] != other[2]:
             problems.add(quote(name), f"storage {one[0]} has {one[2]} bytes, or {other[2]}")
         elif one[1] + nbytes > other[1]:
-            problems.add(quote(name), f"it lies on another tensor in storage {one[0]}")
+            problems.add(quote(name), f"it overlaps another tensor in storage {one[0]}")
 
 
 _HEX_DIGITS = frozenset("0123456789abcdef")
@@ -483,7 +438,7 @@ def is_hex(value: object, digits: int) -> bool:
     return isinstance(value, str) and len(value) == digits and _HEX_DIGITS.issuperset(value)
 
 
-#: What messages call the types of JSON values.
+#: The types of JSON values in messages.
 KINDS: Final[dict[type, str]] = {
     dict: "an object",
     list: "an array",

@@ -2,8 +2,8 @@
 
 The text of a shard is read in consecutive pieces. Each piece is a range of the file with some
 payloads in it. The payloads are decoded straight into their tensors, in parallel. The text between
-them goes, in order, through the same :class:`ShardParser` as in :mod:`.record_stream`, and must
-agree with the manifest.
+them goes, in order, through the same parser as in :mod:`.record_stream`, and must agree with the
+manifest.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..format.checksums import hexdigest
 from ..format.chunk_codec import ChunkCodec
 from ..format.model import Codec, Entry
 from ..format.record_parser import Record
-from ..format.shard_parser import ShardParser
+from ..format.shard_parser import RunParser, ShardParser
 from ..parallel import run_ordered, threads_for
 from ..storage.protocols import RangeReader, Sink
 from .options import ReadOptions
@@ -186,14 +186,9 @@ class IndexedReader:
             JsonckptError: the file differs from the manifest. The message says where.
         """
         expected = ExpectedRecords(entries)
-        parser = ShardParser(
-            self._options.limits,
-            whole=whole,
-            algorithm=self._algorithm,
-            on_record=expected.check,
-            expected=entries,
-            head_digest=head_digest,
-        )
+        arguments = self._options.limits, self._algorithm, expected.check, entries
+        shard = ShardParser(*arguments, head_digest=head_digest) if whole else None
+        parser = shard or RunParser(*arguments)
 
         def turn(piece: Piece, between: list[bytes]) -> None:
             was_in_head = parser.in_head
@@ -224,7 +219,8 @@ class IndexedReader:
             done=done,
             ahead=_AHEAD,
         )
-        parser.close()
+        if shard is not None:
+            shard.close()
         expected.check_end()
         return parser.seal
 
@@ -278,12 +274,7 @@ class IndexedReader:
         size = entry.codec.chunk_bytes
         wanted = range(start // size, -(-stop // size))
         expected = ExpectedRecords([entry])
-        parser = ShardParser(
-            self._options.limits,
-            whole=False,
-            algorithm=self._algorithm,
-            on_record=expected.check,
-        )
+        parser = RunParser(self._options.limits, self._algorithm, expected.check)
         parser.begin_run(entry.offset)
         position = entry.offset
         for chunk, (offset, length, _) in enumerate(entry.chunks):
@@ -295,7 +286,6 @@ class IndexedReader:
                 decoder.decode(self._payload(decoder, entry, chunk), entry, chunk, part)
         parser.text(self._text(position, entry.offset + entry.length))
         parser.end_run()
-        parser.close()
         expected.check_end()
 
     def check_chunk(self, entry: Entry, chunk: int) -> None:

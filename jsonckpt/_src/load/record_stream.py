@@ -161,9 +161,7 @@ class RecordStream:
         self._most_chunks = None
         if alone and source.size is not None:
             self._most_chunks = limits.most_chunks(source.size)
-        self.parser = ShardParser(
-            limits, whole=True, algorithm=algorithm, on_record=self._finished.append
-        )
+        self.parser = ShardParser(limits, algorithm=algorithm, on_record=self._finished.append)
 
     def read_head(self) -> dict[str, Any]:
         """Read up to the first record; returns the head.

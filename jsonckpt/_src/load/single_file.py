@@ -71,9 +71,7 @@ def from_index(file: RangeReader, options: ReadOptions) -> Manifest:
 def _from_index(file: RangeReader, limits: Limits, expected_digest: str | None) -> Manifest:
     rows = _index_rows(file, limits)
     entries: list[Entry] = []
-    reader = ShardParser(
-        limits, whole=True, on_record=lambda record: entries.append(entry_of(record))
-    )
+    reader = ShardParser(limits, on_record=lambda record: entries.append(entry_of(record)))
     position = 0
     for offset, _, payloads in rows:
         if not payloads:

@@ -6,12 +6,16 @@ function raises :class:`LimitError` with a hint.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import cast
 
-from ..errors import ArgumentError, LimitError
+from ..errors import ArgumentError, LimitError, UnsupportedTypeError, full_name, quote
 from ..format import json_text
+from ..format.json_text import SCALARS, Json, is_text
 from ..format.limits import DEFAULT_LIMITS, Limits, exceeds
 from ..format.model import Manifest
+from ..format.pointer import join
 from ..format.validation import check_name
 
 #: About the bytes of a reference to a tensor in the state's text, without its name.
@@ -153,3 +157,47 @@ def _smaller(
     if 2 * (state - places) > text:
         return "Put large data into tensors or NumPy arrays."
     return _fewer(len(names), chunks, chunk_bytes)
+
+
+def require_json(value: object, what: str) -> Json:
+    """``value`` itself, if it is plain JSON.
+
+    For JSON that users pass (``metadata``): a JSON encoder would write the key ``1`` as ``"1"`` and
+    a tuple as a list.
+
+    Raises:
+        UnsupportedTypeError: it is not; the message gives the JSON Pointer and the type.
+
+    >>> require_json({"epoch": 3}, "metadata")
+    {'epoch': 3}
+    """
+    pending: list[tuple[object, str]] = [(value, "")]
+    while pending:
+        item, place = pending.pop()
+        if type(item) is dict:
+            for name, member in item.items():
+                if type(name) is not str or not is_text(name):
+                    raise _not_plain(what, place, f"the key {quote(name)}")
+                pending.append((member, join(place, name)))
+        elif type(item) is list:
+            pending.extend((element, f"{place}/{i}") for i, element in enumerate(item))
+        elif type(item) is float and not math.isfinite(item):
+            raise _not_plain(what, place, f"the float {item}")
+        elif type(item) is str and not is_text(item):
+            raise _not_plain(what, place, f"the string {quote(item)} with a lone surrogate")
+        elif type(item) is int and item.bit_length() > 2048:
+            raise _not_plain(what, place, f"an integer of {item.bit_length()} bits")
+        elif type(item) not in SCALARS:
+            name = quote(full_name(type(item)), 120)
+            raise _not_plain(what, place, f"a value of type {name}")
+        if place.count("/") > 150:
+            raise _not_plain(what, place, "nesting of more than 150 levels, or a cycle,")
+    return cast(Json, value)
+
+
+def _not_plain(what: str, place: str, found: str) -> UnsupportedTypeError:
+    where = f" {quote(place, 200)}" if place else ""
+    return UnsupportedTypeError(
+        f"{what}{where}: {found} is not plain JSON",
+        hint=f"Only the state may hold it; {what} may hold only JSON values.",
+    )

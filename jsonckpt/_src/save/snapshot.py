@@ -111,7 +111,7 @@ def _plain(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
         )
     value = dict(metadata or {})
     try:
-        json_text.require_json(value, "metadata")
+        reader_limits.require_json(value, "metadata")
     except JsonckptError as error:
         raise ArgumentError(str(error)) from error
     return copy.deepcopy(value)
