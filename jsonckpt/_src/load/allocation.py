@@ -10,14 +10,11 @@ from ..errors import LimitError, quote
 from ..format.model import Entry, Header
 from ..tensors.buffers import Target
 from ..tensors.memory import fresh_storage, strided
+from ..tensors.storages import ALIGNMENT, MAX_SPREAD
 from .options import Allocate, TensorSelection
 
 #: A storage, and the byte in it where a tensor begins.
 StorageOffset = tuple[torch.UntypedStorage, int]
-#: If only a part of a storage is wanted, it begins at a multiple of this. So views stay aligned.
-_ALIGNMENT = 16
-#: Records share a storage unless it takes more than this many times their bytes.
-_MOST_SPREAD = 2
 
 
 class SharedStorage:
@@ -80,12 +77,12 @@ def shared_storages(
             storages.setdefault(number, []).append((offset, entry))
     found: dict[str, StorageOffset] = {}
     for members in storages.values():
-        low = min(offset for offset, _ in members) // _ALIGNMENT * _ALIGNMENT
+        low = min(offset for offset, _ in members) // ALIGNMENT * ALIGNMENT
         high = max(offset + entry.nbytes for offset, entry in members)
         own = sum(entry.nbytes for _, entry in members)
         devices = {selection.placement.device_for(entry.device) for _, entry in members}
         alone = len(members) < 2 or len(devices) > 1 or selection.placement.relocates
-        if alone or high - low > _MOST_SPREAD * own:
+        if alone or high - low > MAX_SPREAD * own:
             continue
         storage = SharedStorage(selection, devices.pop(), low, high)
         for offset, entry in members:

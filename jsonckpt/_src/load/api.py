@@ -60,7 +60,7 @@ def load(
 
     Raises:
         CheckpointNotFoundError, IncompleteCheckpointError, FormatError, IntegrityError, LimitError:
-            see :mod:`jsonckpt.errors`; no tensor is returned in any of these cases.
+            see :class:`jsonckpt.JsonckptError`; no tensor is returned in any of these cases.
         StateMismatchError: a pattern in ``include`` or ``exclude`` selects nothing.
         ArgumentError: ``weights_only=False``, or an ``expected_digest`` that cannot pin a
             checkpoint.

@@ -14,14 +14,13 @@ from ..load.options import TensorSelection
 from ..load.restore import StateBuilder
 from ..state.prune import named_state, prune
 from ..state.references import references_in
+from ..tensors.storages import MAX_SPREAD
 from .found_source import FoundSource
 from .scan import LostTensor
 from .scan_files import ScannedFile
 from .scan_record import FoundRecord
 
 _NOWHERE = "no file contains it"
-#: A storage may be this many times larger than its content, as in a save.
-_MOST_SPREAD = 2
 
 
 @dataclass
@@ -128,7 +127,7 @@ class Findings:
             problems.raise_if_any()
             self._check(state)
             nbytes = claimed_bytes((one.nbytes, one.layout) for one in records)
-            fits = nbytes <= _MOST_SPREAD * sum(one.nbytes for one in records)
+            fits = nbytes <= MAX_SPREAD * sum(one.nbytes for one in records)
         except JsonckptError:
             fits = False
         if not fits:

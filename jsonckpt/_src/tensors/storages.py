@@ -19,9 +19,9 @@ from .overlap import Region, overlapping_chains, sharing_groups
 
 #: Records of shared memory begin at a multiple of this in their storage, so that every view in
 #: them is aligned after loading as it was before.
-_ALIGNMENT = 16
+ALIGNMENT = 16
 #: The memory between tensors may be as large as the tensors, in a record or a storage.
-_MAX_SPREAD = 2
+MAX_SPREAD = 2
 
 
 class DistinctTensor:
@@ -133,7 +133,7 @@ def _groups(tensors: Sequence[DistinctTensor], regions: Sequence[Region]) -> lis
                 spans[number] if len(groups[number]) > 1 else tensors[groups[number][0]].nbytes
                 for number in chain
             )
-            if len(chain) > 1 and span <= _MAX_SPREAD * own:
+            if len(chain) > 1 and span <= MAX_SPREAD * own:
                 result.append(merged)
             else:
                 result += [groups[number] for number in chain]
@@ -159,12 +159,12 @@ def note_storages(records: Sequence[tuple[Source, torch.Tensor]]) -> None:
     number = 0
     for members in storages.values():
         members.sort(key=lambda item: item[0])
-        base = members[0][0] // _ALIGNMENT * _ALIGNMENT
+        base = members[0][0] // ALIGNMENT * ALIGNMENT
         size = members[-1][0] + members[-1][1].nbytes - base
         pairs = itertools.pairwise(members)
         disjoint = all(start + one.nbytes <= after for (start, one), (after, _) in pairs)
         own = sum(source.nbytes for _, source in members)
-        if len(members) > 1 and disjoint and size <= _MAX_SPREAD * own:
+        if len(members) > 1 and disjoint and size <= MAX_SPREAD * own:
             for offset, source in members:
                 source.layout = Layout(source.layout.stride, (number, offset - base, size))
             number += 1
@@ -216,7 +216,7 @@ def _shared_record(tensors: Sequence[DistinctTensor]) -> SharedRecord | None:
     storage = first.untyped_storage()
     offset = start - storage.data_ptr()
     if len(tensors) > 1:
-        offset = offset // _ALIGNMENT * _ALIGNMENT
+        offset = offset // ALIGNMENT * ALIGNMENT
     base = storage.data_ptr() + offset
     if not _aligned(tensors, base):
         # Some elements begin inside elements of another tensor. No view can do that.
