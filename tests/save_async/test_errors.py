@@ -108,7 +108,7 @@ def test_errors_of_all_kinds_are_told(
     with monkeypatch.context() as patch:
         patch.setattr(api, "write_checkpoint", fail(error))
         pending = jsonckpt.save_async(NEW, tmp_path / "one")
-        with pytest.raises(kind, match=r"save before this one.*saved nothing") as caught:
+        with pytest.raises(kind, match=r"previous background save.*saved nothing") as caught:
             jsonckpt.save_async(NEW, tmp_path / "two")
     assert type(caught.value) is kind
     assert caught.value.__cause__ is error
