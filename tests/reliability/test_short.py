@@ -13,6 +13,7 @@ from pathlib import Path
 import pybase64
 import pytest
 
+from jsonckpt._src.errors import FormatError
 from jsonckpt._src.format import chunk_codec, number_list, validation
 from jsonckpt._src.load import record_stream
 from jsonckpt._src.tensors import view
@@ -148,7 +149,10 @@ def _foreign(*_: object, **__: object) -> None:
 
 
 def _lenient(payload: memoryview) -> bytes:
-    return pybase64.b64decode(bytes(payload), validate=True)
+    try:
+        return pybase64.b64decode(bytes(payload), validate=True)
+    except ValueError as error:
+        raise FormatError("damaged base64 text") from error
 
 
 @pytest.mark.parametrize(
