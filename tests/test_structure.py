@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -52,6 +53,19 @@ def test_imports_go_one_way() -> None:
             elif name.split(".")[0] == "jsonckpt" and name != "jsonckpt._version.__version__":
                 upward.append(f"{file.relative_to(SOURCE)} imports {name}")
     assert not upward
+
+
+def test_no_circles() -> None:
+    """Also between the modules of one package."""
+    graph: dict[str, set[str]] = {}
+    for file in SOURCE.rglob("*.py"):
+        parts = ("jsonckpt", "_src", *file.relative_to(SOURCE).with_suffix("").parts)
+        graph[".".join(parts)] = set()
+    for file in SOURCE.rglob("*.py"):
+        own = ".".join(("jsonckpt", "_src", *file.relative_to(SOURCE).with_suffix("").parts))
+        for name in imports_of(file):
+            graph[own] |= {name, name.rpartition(".")[0]} & set(graph)
+    assert len(list(graphlib.TopologicalSorter(graph).static_order())) == len(graph)
 
 
 def definitions(kind: type[ast.AST]) -> Iterator[tuple[str, int, str]]:
