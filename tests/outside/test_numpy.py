@@ -15,7 +15,7 @@ from jsonckpt import UnsupportedTypeError
 from tests.outside.support import module_of, through
 from tests.support import difference, examples
 
-FORMAT = module_of("numpy.lib.tests.format.test_format", "numpy.lib.tests")
+FORMAT = module_of("numpy.lib.tests.test_format", "numpy.lib.tests")
 
 PLAIN = [array for array in FORMAT.basic_arrays if array.dtype != object]
 OBJECTS = [array for array in FORMAT.basic_arrays if array.dtype == object]
