@@ -161,8 +161,7 @@ def _lenient(payload: memoryview) -> bytes:
         # The forward reader, the only one of compressed files, does not compare checksums.
         pytest.param(
             record_stream, "compare_checksums", lambda *_: None,
-            "loads it|accepts what must be refused", id="checksum",
-        ),
+            "loads it|accepts what must be refused", id="checksum", marks=pytest.mark.slow),
         # No reader knows that a feature is unknown: they agree, and are wrong.
         pytest.param(
             validation, "KNOWN_FEATURES", ("x",), "accepts what must be refused", id="requires",
