@@ -59,9 +59,7 @@ def load_torch_file(path: Path, directory: Path, *, unsafe_pickle: bool = False)
             if file.read(4) == b"PK\x03\x04":
                 raise IncompleteCheckpointError("this ZIP archive ends too early", file=path)
         return _load(path, mapped=False, unsafe_pickle=unsafe_pickle)
-    with _damaged(path):
-        archive = zipfile.ZipFile(path)
-    with archive:
+    with path.open("rb") as file, _archive(path, file) as archive:
         entries = [entry for entry in archive.infolist() if not entry.is_dir()]
         names = {entry.filename.split("/", 1)[-1] for entry in entries}
         if "data.pkl" not in names:
@@ -82,6 +80,12 @@ def load_torch_file(path: Path, directory: Path, *, unsafe_pickle: bool = False)
         ]
         with _damaged(path), _stored_archive(parts, directory) as copy:
             return _load(copy, mapped=True, unsafe_pickle=unsafe_pickle, shown=path)
+
+
+def _archive(path: Path, file: IO[bytes]) -> zipfile.ZipFile:
+    # An interrupt in ZipFile would leave a file open that ZipFile has opened itself.
+    with _damaged(path):
+        return zipfile.ZipFile(file)
 
 
 @contextmanager
