@@ -26,7 +26,7 @@ ROWS = [
     [["cli"]],
     [["rescue"], ["convert"], ["training", "load_into"]],
     [["save"], ["load"]],
-    [["tensors", "state"], ["storage"]],
+    [["tensors", "state"], ["shards"], ["storage"]],
     [["format"]],
     [["ground"]],
 ]

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from jsonckpt._src.convert.compare import compare
+from jsonckpt._src.tensors.compare import compare
 
 __all__ = ["DATA", "GUIDE", "files", "guide_state", "same"]
 

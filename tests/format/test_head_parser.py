@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from jsonckpt._src.errors import FormatError, IntegrityError
-from jsonckpt._src.format.head_parser import HeadParser
-from jsonckpt._src.format.incremental import IncrementalReader
 from jsonckpt._src.format.limits import DEFAULT_LIMITS
-from jsonckpt._src.format.shard_text import shard_head
+from jsonckpt._src.shards.head_parser import HeadParser
+from jsonckpt._src.shards.incremental import IncrementalReader
+from jsonckpt._src.shards.shard_text import shard_head
 
 STATE = b'{"a":[1,2.5],\n"b":"\xc3\xa9"}'
 HEAD = shard_head("0" * 32, "sha256", {"metadata": b"{}", "state": STATE})

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jsonckpt._src.errors import FormatError, JsonckptError, LimitError
-from jsonckpt._src.format.incremental import IncrementalReader
 from jsonckpt._src.format.json_text import dump, dump_pretty, marks_of, parse
 from jsonckpt._src.format.limits import DEFAULT_LIMITS, Limits
+from jsonckpt._src.shards.incremental import IncrementalReader
 
 VALUES = st.recursive(
     st.none()

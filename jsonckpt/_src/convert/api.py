@@ -25,7 +25,8 @@ from ..progress import human, tell
 from ..storage.new_file import shared_bits
 from ..storage.os_errors import writing
 from ..storage.path_arguments import is_url, path_text, without_query
-from .compare import Comparison, compare
+from ..tensors.compare import Comparison, compare
+from ..tensors.pieces import memory_of
 from .options import (
     FORMATS,
     OWN_FORMATS,
@@ -35,7 +36,6 @@ from .options import (
     format_of,
     spool_directory,
 )
-from .pieces import memory_of
 from .read import read, read_back
 from .select import named_tensors, select
 from .write import flat_names, write

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ..errors import FormatError, quote
-from .pieces import same_bits
+from ..tensors.pieces import same_bits
 from .scratch import Numbers, Text
 from .tensor_values import Payload, parse_shape
 

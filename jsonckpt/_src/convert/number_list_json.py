@@ -16,7 +16,7 @@ import torch
 
 from ..errors import UnsupportedTypeError
 from ..format.pointer import join
-from .pieces import plain
+from ..tensors.pieces import plain
 from .tensor_values import NUMBER_DTYPES
 
 #: Bytes of a tensor that become text at once.

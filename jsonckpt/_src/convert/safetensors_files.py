@@ -15,7 +15,7 @@ from typing import IO, Any
 import torch
 
 from ..errors import FormatError, IncompleteCheckpointError, LimitError, UnsupportedTypeError, quote
-from .pieces import bits, blocks, over, plain
+from ..tensors.pieces import bits, blocks, over, plain
 
 #: The limit of the format.
 MAX_HEADER = 100_000_000

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import NamedTuple
 
-from ..storage.spool import SpoolFile
+import torch
+
+from ..storage.spool import Spool, SpoolFile
+from ..tensors.pieces import over
 from .number_array import Run
 from .options import ROOM_HINT
 
@@ -107,3 +112,8 @@ class References:
             return text
         reference = text[len(self.key) + 1 :]
         return self._lifted.pop(int(reference)) if reference.isdigit() else float(reference)
+
+
+def new_tensor(spool: Spool, dtype: torch.dtype, shape: Sequence[int]) -> torch.Tensor:
+    """A contiguous tensor of zeros in a spool."""
+    return over(spool.allocate(prod(shape) * dtype.itemsize), dtype, shape)

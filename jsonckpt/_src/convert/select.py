@@ -17,8 +17,9 @@ from ..format.model import is_dense
 from ..format.pointer import join
 from ..state.selector import refuse_unmatched, selector
 from ..storage.spool import Spool
+from ..tensors.pieces import blocks, memory_of
 from .options import ConvertOptions, tensor_spool
-from .pieces import blocks, memory_of, new_tensor
+from .scratch import new_tensor
 from .tensor_values import dtype_named
 
 #: The value of a child that :func:`rebuilt` leaves out.

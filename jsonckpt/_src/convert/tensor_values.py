@@ -21,9 +21,9 @@ import torch
 from ..errors import FormatError, LimitError, quote
 from ..format.dtypes import DTYPES
 from ..storage.spool import Spool
+from ..tensors.pieces import bits, over
 from .number_array import BINARY, MAX_RANK, Kind, null_error
-from .pieces import bits, new_tensor, over
-from .scratch import Numbers, Scratch, Text
+from .scratch import Numbers, Scratch, Text, new_tensor
 
 _ALIASES = {
     "double": "float64",

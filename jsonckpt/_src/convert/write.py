@@ -22,9 +22,9 @@ from ..save.api import save_privately
 from ..storage import commit
 from ..storage.new_file import NewFile, mode_for
 from ..storage.os_errors import write_error, writing
+from ..tensors.pieces import memory_of
 from .number_list_json import write_number_lists
 from .options import OWN_FORMATS, ConvertOptions, Format
-from .pieces import memory_of
 from .safetensors_files import write_safetensors
 from .select import children, named_tensors
 

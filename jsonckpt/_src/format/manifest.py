@@ -31,8 +31,8 @@ from .model import (
     ShardFile,
     claimed_bytes,
     is_size,
+    optional_members,
 )
-from .shard_text import optional_members
 from .validation import (
     KINDS,
     Problems,

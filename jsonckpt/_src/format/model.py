@@ -244,3 +244,9 @@ def identity_lines(header: Header, sums: Iterable[str]) -> bytes:
         "",
     )
     return "\n".join(lines).encode()
+
+
+def optional_members(header: Header) -> str:
+    """``device``, ``stride`` and ``storage`` where they are needed, each behind a comma."""
+    text = "" if header.device == "cpu" else f',"device":"{header.device}"'
+    return text if header.layout is PLAIN else text + header.layout.to_text()

@@ -25,7 +25,7 @@ from ..format.checksums import check_manifest_digest, check_pinned
 from ..format.limits import Copies
 from ..format.manifest import parse_manifest
 from ..format.model import MANIFEST_NAME, Entry, Header, Manifest
-from ..format.record_parser import Record
+from ..shards.record_parser import Record
 from ..storage.locate import locate
 from ..storage.path_arguments import without_query
 from ..storage.protocols import Location, RangeReader, Sink

@@ -12,9 +12,9 @@ from ..format.checksums import check_seal
 from ..format.limits import Copies, exceeds, way_over
 from ..format.manifest import manifest_of_head, parse_head
 from ..format.model import Header
-from ..format.record_parser import Record
 from ..linux import widen_pipe
 from ..progress import progress_bar
+from ..shards.record_parser import Record
 from ..storage.protocols import ByteSource, Sink
 from ..tensors.buffers import Target
 from .allocation import SharedStorage, StorageOffset, allocate_target

@@ -18,9 +18,9 @@ from ..errors import DAMAGED, FormatError, IncompleteCheckpointError, JsonckptEr
 from ..format.checksums import hexdigest
 from ..format.chunk_codec import ChunkCodec
 from ..format.model import Codec, Entry
-from ..format.record_parser import Record
-from ..format.shard_parser import RunParser, ShardParser
 from ..parallel import run_ordered, threads_for
+from ..shards.record_parser import Record
+from ..shards.shard_parser import RunParser, ShardParser
 from ..storage.protocols import RangeReader, Sink
 from .options import ReadOptions
 from .record_stream import checksum_error

@@ -22,11 +22,11 @@ from ..errors import (
 )
 from ..format.checksums import hexdigest
 from ..format.chunk_codec import ChunkCodec, longest_payload, payload_too_long
-from ..format.head_parser import HEAD_END, HEAD_END_PATTERN
 from ..format.limits import Limits, exceeds, way_over
 from ..format.model import Header
-from ..format.record_parser import Record
-from ..format.shard_parser import ShardParser
+from ..shards.head_parser import HEAD_END, HEAD_END_PATTERN
+from ..shards.record_parser import Record
+from ..shards.shard_parser import ShardParser
 from ..storage.protocols import ByteSource, Sink
 from .options import ReadOptions
 

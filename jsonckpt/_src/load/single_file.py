@@ -17,9 +17,6 @@ from ..format.checksums import check_seal
 from ..format.limits import Limits, exceeds, way_over
 from ..format.manifest import manifest_of_head
 from ..format.model import Entry, Manifest
-from ..format.record_parser import Record
-from ..format.shard_parser import ShardParser
-from ..format.shard_text import TRAILER_MAX, index_offset
 from ..format.validation import (
     LONGEST_BEGINNING,
     LONGEST_LINE,
@@ -27,6 +24,9 @@ from ..format.validation import (
     no_checkpoint,
     reformatted,
 )
+from ..shards.record_parser import Record
+from ..shards.shard_parser import ShardParser
+from ..shards.shard_text import TRAILER_MAX, index_offset
 from ..storage.protocols import ByteSource, RangeReader
 from .indexed import between_chunks
 from .options import ReadOptions

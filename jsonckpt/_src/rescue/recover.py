@@ -22,8 +22,7 @@ from ..errors import (
 )
 from ..format.filenames import check_single_name, is_single
 from ..format.limits import Limits, checked_limits
-from ..parallel import thread_count
-from ..save.cancel import CancelToken
+from ..parallel import CancelToken, thread_count
 from ..save.local_targets import local_target
 from ..save.options import SaveOptions
 from ..save.plan import RecordPlan, SavePlan

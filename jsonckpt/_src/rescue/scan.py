@@ -24,8 +24,8 @@ from ..format import json_text
 from ..format.checksums import ALGORITHMS, hasher
 from ..format.limits import Limits, way_over
 from ..format.model import SHARD_FORMAT, Header
-from ..format.shard_text import TRAILER_MAX
 from ..format.validation import LONGEST_LINE, check_header, known_versions
+from ..shards.shard_text import TRAILER_MAX
 from ..storage.protocols import ByteSource
 from .scan_lines import LineReader, record_start
 from .scan_record import FoundRecord, RecordScanner, Spool

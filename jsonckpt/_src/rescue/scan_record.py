@@ -16,8 +16,8 @@ from ..format.checksums import ALGORITHMS, Hasher, hexdigest
 from ..format.chunk_codec import ChunkCodec, longest_payload
 from ..format.limits import Limits, exceeds
 from ..format.model import Header, identity_lines
-from ..format.record_parser import parse_header
 from ..format.validation import check_requires, is_hex, longest_tail
+from ..shards.record_parser import parse_header
 from .scan_lines import LineReader, record_header, record_start
 
 _DECODER: Final = json.JSONDecoder()

@@ -11,10 +11,10 @@ from typing import Any
 
 from ..errors import ArgumentError, quote
 from ..format.json_text import BRIEF, collector_paused
+from ..parallel import CancelToken
 from ..storage.os_errors import writing
 from ..storage.path_arguments import is_url, path_text
 from .background import Background, PendingSave
-from .cancel import CancelToken
 from .local_targets import StreamTarget, local_target
 from .options import SaveOptions
 from .plan import plan_save

@@ -23,8 +23,7 @@ from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
 from ..errors import JsonckptError, SaveCancelledError, WriteError, printable
-from ..parallel import Event, start_thread
-from .cancel import CancelToken
+from ..parallel import CancelToken, Event, start_thread
 
 Result = TypeVar("Result")
 Prepared = TypeVar("Prepared")

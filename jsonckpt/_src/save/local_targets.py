@@ -11,12 +11,12 @@ from typing import Any
 from ..errors import ArgumentError, CheckpointExistsError, quote
 from ..format import filenames
 from ..format.model import MANIFEST_NAME
+from ..parallel import CancelToken
 from ..storage import commit
 from ..storage.local import LocalLocation
 from ..storage.new_file import Mode, NewFile, mode_for, mode_of
 from ..storage.os_errors import writing
 from ..storage.protocols import Output
-from .cancel import CancelToken
 from .disk_space import DiskSpace
 from .options import SaveOptions
 from .outputs import FileOutput, ObjectOutput

@@ -10,11 +10,11 @@ from typing import Any
 from ..errors import ArgumentError, CheckpointExistsError, WriteError
 from ..format import filenames
 from ..format.model import MANIFEST_NAME
+from ..parallel import CancelToken
 from ..storage import path_arguments
 from ..storage.os_errors import is_absent, writing
 from ..storage.protocols import Output
 from ..storage.remote import RemoteLocation, filesystem, kind_of, protocols, split_query
-from .cancel import CancelToken
 from .options import SaveOptions
 from .outputs import StreamOutput
 from .plan import SavePlan

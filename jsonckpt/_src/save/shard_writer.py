@@ -8,8 +8,8 @@ from ..errors import JsonckptError
 from ..format.checksums import hexdigest
 from ..format.chunk_codec import ChunkCodec, check_bool
 from ..format.model import Header, ShardFile
-from ..format.shard_text import ShardText
 from ..parallel import JobSequence, threads_for
+from ..shards.shard_text import ShardText
 from ..storage.protocols import Output
 from .outputs import require_all
 from .plan import Part, RecordPlan, ShardPlan, jobs

@@ -14,7 +14,7 @@ from ..errors import ArgumentError, JsonckptError, quote
 from ..format import json_text
 from ..format.manifest import dump_manifest
 from ..format.model import Entry, Manifest, ShardFile
-from ..format.shard_text import shard_head
+from ..shards.shard_text import shard_head
 from ..state.registry import default_rules
 from ..state.tree import encode_state
 from ..tensors.aliasing import StateWriter

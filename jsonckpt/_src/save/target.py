@@ -8,8 +8,8 @@ from ..errors import CheckpointExistsError, JsonckptError
 from ..format.limits import DEFAULT_LIMITS
 from ..format.manifest import shard_files
 from ..format.model import MANIFEST_FORMAT, MANIFEST_NAME
+from ..parallel import CancelToken
 from ..storage.protocols import Location, Output
-from .cancel import CancelToken
 from .plan import SavePlan
 
 

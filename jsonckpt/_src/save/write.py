@@ -11,10 +11,9 @@ from typing import Any
 from ..errors import WriteError
 from ..format.chunk_codec import ChunkCodec
 from ..format.model import MANIFEST_NAME, Entry, ShardFile
-from ..parallel import JobSequence, run_sequences
+from ..parallel import CancelToken, JobSequence, run_sequences
 from ..progress import progress_bar
 from . import reader_limits
-from .cancel import CancelToken
 from .outputs import ZstdOutput
 from .plan import SavePlan, ShardPlan
 from .shard_writer import ShardWriter, useful_threads

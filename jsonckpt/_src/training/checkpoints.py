@@ -27,10 +27,10 @@ from ..errors import (
 from ..format.filenames import is_part, is_shard_name, is_single
 from ..format.limits import DEFAULT_LIMITS
 from ..format.model import MANIFEST_NAME, SHARD_FORMAT
-from ..format.shard_text import TRAILER_MAX, index_offset
 from ..load.api import load_container
 from ..load.container import open_container
 from ..load.options import ReadOptions, TensorSelection
+from ..shards.shard_text import TRAILER_MAX, index_offset
 from ..storage.locate import locate
 from ..storage.path_arguments import is_url, path_text
 

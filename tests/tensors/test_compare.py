@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import jsonckpt
-from jsonckpt._src.convert.compare import Comparison, compare
 from jsonckpt._src.convert.read import read_back
+from jsonckpt._src.tensors.compare import Comparison, compare
 from jsonckpt.convert import ConvertOptions, convert
 
 

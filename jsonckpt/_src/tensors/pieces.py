@@ -1,16 +1,14 @@
-"""Handles tensors in pieces, without a second copy, and makes tensors over existing memory."""
+"""Handles tensors in pieces, without a second copy."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from math import prod
 
 import numpy as np
 import torch
 
 from ..errors import FormatError, quote
-from ..storage.spool import Spool
-from ..tensors.memory import contiguous_stride
+from .memory import contiguous_stride
 
 #: Bytes of one piece.
 PIECE = 1 << 20
@@ -33,11 +31,6 @@ def over(
     if shape and max(stride[0] * max(1, shape[0]), *shape) >= 1 << 63:
         raise FormatError(f"shape {quote(list(shape))} is too large")
     return torch.empty(0, dtype=dtype).set_(storage, offset, tuple(shape), stride)
-
-
-def new_tensor(spool: Spool, dtype: torch.dtype, shape: Sequence[int]) -> torch.Tensor:
-    """A contiguous tensor of zeros in a spool."""
-    return over(spool.allocate(prod(shape) * dtype.itemsize), dtype, shape)
 
 
 def memory_of(tensor: torch.Tensor) -> tuple[object, ...] | None:

@@ -8,9 +8,17 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from . import json_text
-from .checksums import hasher, hexdigest
-from .model import FORMAT_VERSION, PLAIN, SHARD_FORMAT, Entry, Header, entry_of, identity_lines
+from ..format import json_text
+from ..format.checksums import hasher, hexdigest
+from ..format.model import (
+    FORMAT_VERSION,
+    SHARD_FORMAT,
+    Entry,
+    Header,
+    entry_of,
+    identity_lines,
+    optional_members,
+)
 
 #: No seal and index offset take more bytes at the end of a file than this.
 TRAILER_MAX = 256
@@ -73,12 +81,6 @@ def record_head(header: Header) -> bytes:
         f'"encoding":"{codec.encoding}","compression":"{codec.compression}",'
         f'"filter":"{codec.filter}","chunk_bytes":{codec.chunk_bytes},"chunks":[\n'
     ).encode()
-
-
-def optional_members(header: Header) -> str:
-    """``device``, ``stride`` and ``storage`` where they are needed, each behind a comma."""
-    text = "" if header.device == "cpu" else f',"device":"{header.device}"'
-    return text if header.layout is PLAIN else text + header.layout.to_text()
 
 
 def record_tail(algorithm: str, header: Header, sums: Sequence[str]) -> bytes:

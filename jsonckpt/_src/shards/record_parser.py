@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import DAMAGED, FormatError, IntegrityError, JsonckptError, LimitError, quote
-from .checksums import ALGORITHMS, hexdigest
-from .dtypes import DTYPES
+from ..format.checksums import ALGORITHMS, hexdigest
+from ..format.dtypes import DTYPES
+from ..format.limits import Limits, exceeds, way_over
+from ..format.model import Entry, Header, chunk_count, element_count, identity_lines
+from ..format.validation import check_chunking, check_requires, is_hex, parse_codec, parse_identity
 from .incremental import IncrementalReader
-from .limits import Limits, exceeds, way_over
-from .model import Entry, Header, chunk_count, element_count, identity_lines
 from .shard_text import record_head, record_tail
-from .validation import check_chunking, check_requires, is_hex, parse_codec, parse_identity
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,13 +6,11 @@ import re
 from typing import Any, Final
 
 from ..errors import FormatError, IntegrityError, LimitError
-from .checksums import Hasher, hasher
-from .incremental import IncrementalReader
-from .json_text import collector_paused
-from .limits import Limits, check_beside
-from .model import SHARD_FORMAT
-from .shard_text import TRAILER_MAX
-from .validation import (
+from ..format.checksums import Hasher, hasher
+from ..format.json_text import collector_paused
+from ..format.limits import Limits, check_beside
+from ..format.model import SHARD_FORMAT
+from ..format.validation import (
     LONGEST_BEGINNING,
     check_header,
     check_not_newer,
@@ -20,6 +18,8 @@ from .validation import (
     no_checkpoint,
     reformatted,
 )
+from .incremental import IncrementalReader
+from .shard_text import TRAILER_MAX
 
 TENSORS_LINE: Final = b'"tensors":[\n'
 #: Ends the head: the line feed before that line, and the line.

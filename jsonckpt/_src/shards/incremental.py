@@ -21,9 +21,9 @@ from typing import Any
 import ijson
 
 from ..errors import FormatError, LimitError, quote
-from .json_text import LONE_SURROGATE, without_escapes
-from .limits import Limits, exceeds, way_over
-from .pointer import join
+from ..format.json_text import LONE_SURROGATE, without_escapes
+from ..format.limits import Limits, exceeds, way_over
+from ..format.pointer import join
 
 #: Text that is guarded at once, and text whose events are held at once.
 _STEP = 1 << 16

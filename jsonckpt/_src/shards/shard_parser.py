@@ -22,14 +22,14 @@ from ..errors import (
     LimitError,
     quote,
 )
-from .checksums import Hasher
+from ..format.checksums import Hasher
+from ..format.limits import Limits, check_beside, exceeds, way_over
+from ..format.model import Entry, Header
+from ..format.validation import LONGEST_LINE, longest_tail
 from .head_parser import HeadParser
 from .incremental import IncrementalReader
-from .limits import Limits, check_beside, exceeds, way_over
-from .model import Entry, Header
 from .record_parser import Record, RecordParser
 from .shard_text import index_row, marks, trailer
-from .validation import LONGEST_LINE, longest_tail
 
 _CHUNKS_END: Final = b'"chunks":[\n'
 
