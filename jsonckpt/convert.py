@@ -6,7 +6,7 @@ the steps in this order. Each step is a module with a function of the same name:
     read  ->  select  ->  write  ->  compare
 
 ``read`` looks at the content of the input and calls ``torch_files``, ``safetensors_files``, the
-loader of this package, or ``foreign_json``. The last one reads in three steps::
+loader of this package, or ``foreign.read_json``. The last one reads in three steps::
 
     lift            moves long arrays and strings from the text to a file
     dialects        recognises the objects that are tensors

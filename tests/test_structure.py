@@ -18,7 +18,7 @@ LAYERS: list[set[str]] = [
     {"format"},
     {"state", "shards"},
     {"tensors", "storage"},
-    {"save", "load"},
+    {"save", "load", "foreign"},
     {"load_into"},
     {"rescue", "convert", "training"},
     {"cli"},

@@ -25,7 +25,7 @@ TABLE = re.compile(r"<!-- modules -->\n.*?<!-- end -->\n", re.DOTALL)
 ROWS = [
     [["cli"]],
     [["rescue"], ["convert"], ["training", "load_into"]],
-    [["save"], ["load"]],
+    [["save"], ["load"], ["foreign"]],
     [["tensors", "state"], ["shards"], ["storage"]],
     [["format"]],
     [["ground"]],

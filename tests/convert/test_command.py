@@ -207,7 +207,7 @@ def test_an_interrupted_import_leaves_nothing(
         assert list(tmp_path.glob(".*")) == []  # temporary files have no names
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("jsonckpt._src.convert.dialects.mend_optimizers", stop)
+    monkeypatch.setattr("jsonckpt._src.foreign.dialects.mend_optimizers", stop)
     assert main([str(source), "-o", str(tmp_path / "o.pt")]) == 130
     assert files(tmp_path) == {"guide.json"}
 

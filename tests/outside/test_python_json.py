@@ -12,7 +12,7 @@ import pytest
 
 from jsonckpt import JsonckptError, load
 from jsonckpt._src.format import json_text
-from tests.convert.dialects import read
+from tests.foreign.dialects import read
 from tests.outside.support import module_of, through
 from tests.support import difference
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 import jsonckpt
-from jsonckpt._src.convert.foreign_json import ForeignOptions, read_foreign
+from jsonckpt._src.foreign.read_json import ForeignOptions, read_foreign
 from tests.readers import indexed, streaming
 
 

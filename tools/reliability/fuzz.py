@@ -29,13 +29,13 @@ from typing import Any
 import torch
 
 import jsonckpt
-from jsonckpt._src.convert.foreign_json import ForeignOptions, read_foreign
+from jsonckpt._src.foreign.read_json import ForeignOptions, read_foreign
 from jsonckpt._src.format.chunk_codec import ChunkCodec
 from jsonckpt._src.format.limits import Limits
 from jsonckpt._src.format.manifest import parse_manifest
 from jsonckpt._src.format.model import Codec
 from jsonckpt._src.state.references import references_in
-from tests.convert.dialects import DIALECTS
+from tests.foreign.dialects import DIALECTS
 from tests.hostile.child import DOORS, Watch
 from tests.hostile.forge import good, zstd
 from tests.list_reference import reference

@@ -22,12 +22,12 @@ from typing import Any
 def _targets(folder: Path) -> dict[str, tuple[Callable[[bytes], Any], list[bytes]]]:
     """Each target, with its first inputs."""
     import jsonckpt
-    from jsonckpt._src.convert.foreign_json import ForeignOptions, read_foreign
+    from jsonckpt._src.foreign.read_json import ForeignOptions, read_foreign
     from jsonckpt._src.format.chunk_codec import ChunkCodec
     from jsonckpt._src.format.limits import Limits
     from jsonckpt._src.format.manifest import parse_manifest
     from jsonckpt._src.format.model import Codec
-    from tests.convert.dialects import DIALECTS
+    from tests.foreign.dialects import DIALECTS
     from tests.hostile.forge import good, zstd
     from tools.reliability.common import BAD
     from tools.reliability.fuzz import judge, manifest_text
@@ -82,7 +82,7 @@ def main(argv: list[str]) -> int:
         return 0
     name = argv[1] if len(argv) > 1 and not argv[1].startswith("-") else "single"
     with atheris.instrument_imports(include=["jsonckpt", "json", "ijson"]):
-        import jsonckpt._src.convert.foreign_json  # noqa: F401
+        import jsonckpt._src.foreign.read_json  # noqa: F401
     with tempfile.TemporaryDirectory(prefix="atheris-") as directory:
         target, seeds = _targets(Path(directory))[name]
         corpus = Path(directory) / "corpus"

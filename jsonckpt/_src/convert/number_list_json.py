@@ -15,9 +15,9 @@ import orjson
 import torch
 
 from ..errors import UnsupportedTypeError
+from ..foreign.tensor_values import NUMBER_DTYPES
 from ..format.pointer import join
 from ..tensors.pieces import plain
-from .tensor_values import NUMBER_DTYPES
 
 #: Bytes of a tensor that become text at once.
 _PIECE = 1 << 18

@@ -12,7 +12,6 @@ from typing import IO, Final, Literal
 from ..errors import WriteError
 from ..format.limits import DEFAULT_LIMITS, Limits
 from ..storage.path_arguments import path_text
-from ..storage.spool import Spool
 
 Format = Literal["dir", "json", "json.zst", "pt", "safetensors", "legacy-json"]
 #: The formats, with the suffix of a default output name.
@@ -26,8 +25,6 @@ FORMATS: Final[dict[Format, str]] = {
 }
 #: The formats of this package.
 OWN_FORMATS: Final = ("dir", "json", "json.zst")
-#: The hint when temporary files have no room.
-ROOM_HINT: Final = "Name a directory with more room by --spool."
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +117,3 @@ def spool_directory(chosen: str | os.PathLike[str] | None, output: Path) -> Path
     if parent.is_dir() and os.access(parent, os.W_OK):
         return parent
     return Path(tempfile.gettempdir())
-
-
-def tensor_spool(directory: Path) -> Spool:
-    """Memory for tensors in a mapped file under ``directory``."""
-    return Spool(directory, ROOM_HINT)

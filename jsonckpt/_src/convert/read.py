@@ -22,14 +22,15 @@ from ..errors import (
     LimitError,
     quote,
 )
+from ..foreign.read_json import ForeignOptions, read_foreign
+from ..foreign.scratch import tensor_spool
 from ..format.limits import DEFAULT_LIMITS, Limits
 from ..format.zstd import zstd
 from ..load.api import load_selected
 from ..load.checkpoint import open_checkpoint
 from ..load.options import ReadOptions, TensorSelection
 from ..progress import progress_on
-from .foreign_json import ForeignOptions, read_foreign
-from .options import OWN_FORMATS, ConvertOptions, Format, tensor_spool
+from .options import OWN_FORMATS, ConvertOptions, Format
 from .safetensors_files import load_safetensors, load_sharded
 from .torch_files import find_unpacked, load_torch_file, load_unpacked
 

@@ -13,14 +13,14 @@ import numpy as np
 import torch
 
 from ..errors import FormatError, JsonckptError
+from ..foreign.scratch import new_tensor, tensor_spool
+from ..foreign.tensor_values import dtype_named
 from ..format.model import is_dense
 from ..format.pointer import join
 from ..state.selector import refuse_unmatched, selector
 from ..storage.spool import Spool
 from ..tensors.pieces import blocks, memory_of
-from .options import ConvertOptions, tensor_spool
-from .scratch import new_tensor
-from .tensor_values import dtype_named
+from .options import ConvertOptions
 
 #: The value of a child that :func:`rebuilt` leaves out.
 OMIT: Final = object()

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from jsonckpt._src.convert.foreign_json import ForeignOptions, read_foreign
+from jsonckpt._src.foreign.read_json import ForeignOptions, read_foreign
 
 __all__ = ["DIALECTS", "EXPECTED", "b64", "read"]
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from jsonckpt._src.convert.foreign_json import ForeignOptions, read_foreign
-from tests.convert.dialects import DIALECTS
+from jsonckpt._src.foreign.read_json import ForeignOptions, read_foreign
+from tests.foreign.dialects import DIALECTS
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts in /proc/self/fd")

@@ -24,8 +24,7 @@ from ..format.pointer import join
 from ..storage.spool import PREFIX
 from . import dialects
 from .lift import ByteSource, Lifter
-from .options import tensor_spool
-from .scratch import Numbers, References, Scratch, Text
+from .scratch import Numbers, References, Scratch, Text, tensor_spool
 from .tensor_values import PICKLE_HEADS, Payload, TensorBuilder, base64_pieces
 
 MAX_DEPTH = 200

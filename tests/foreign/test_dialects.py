@@ -16,15 +16,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jsonckpt._src.convert import lift
-from jsonckpt._src.convert.foreign_json import ForeignOptions, read_foreign
 from jsonckpt._src.convert.number_list_json import write_number_lists
-from jsonckpt._src.convert.tensor_values import dtype_named
 from jsonckpt._src.errors import FormatError
+from jsonckpt._src.foreign import lift
+from jsonckpt._src.foreign.read_json import ForeignOptions, read_foreign
+from jsonckpt._src.foreign.tensor_values import dtype_named
 from jsonckpt._src.tensors.compare import compare
 from jsonckpt._src.tensors.pieces import over
-from tests.convert.dialects import DIALECTS, EXPECTED, b64, read
 from tests.convert.guide import DATA
+from tests.foreign.dialects import DIALECTS, EXPECTED, b64, read
 from tests.support import examples
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from jsonckpt._src.convert.foreign_json import ForeignOptions, read_foreign
 from jsonckpt._src.errors import FormatError, IncompleteCheckpointError, JsonckptError, LimitError
-from tests.convert.dialects import EXPECTED, b64, read
+from jsonckpt._src.foreign.read_json import ForeignOptions, read_foreign
 from tests.convert.guide import DATA
+from tests.foreign.dialects import EXPECTED, b64, read
 
 
 def guide(data: str, shape: str = "[2,2]", dtype: str = '"torch.float32"') -> str:

@@ -7,14 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import torch
 
 from ..storage.spool import Spool, SpoolFile
 from ..tensors.pieces import over
 from .number_array import Run
-from .options import ROOM_HINT
+
+#: The hint when temporary files have no room.
+ROOM_HINT: Final = "Name a directory with more room by --spool."
 
 
 class Stretch(NamedTuple):
@@ -112,6 +114,11 @@ class References:
             return text
         reference = text[len(self.key) + 1 :]
         return self._lifted.pop(int(reference)) if reference.isdigit() else float(reference)
+
+
+def tensor_spool(directory: Path) -> Spool:
+    """Memory for tensors in a mapped file under ``directory``."""
+    return Spool(directory, ROOM_HINT)
 
 
 def new_tensor(spool: Spool, dtype: torch.dtype, shape: Sequence[int]) -> torch.Tensor:

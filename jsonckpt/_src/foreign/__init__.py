@@ -1,0 +1,1 @@
+"""JSON of other programs: finds the tensors in it and makes them."""
