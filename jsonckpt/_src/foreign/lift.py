@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from ..errors import FormatError, IncompleteCheckpointError, JsonckptError, LimitError, quote
@@ -30,8 +30,18 @@ WINDOW = 1 << 20
 #: Shorter strings, and shorter arrays of numbers outside tensors, stay in the text.
 SHORT_ARRAY = 4 << 10
 SHORT_STRING = 64 << 10
+#: The longest text that is kept of an array, in case that it is no array of numbers after all.
+MAX_CONSUMED = 16 << 20
+#: How often the items of an array are tried for themselves, one inside the other.
+MAX_RETRIES = 4
+#: Text without strings is passed on in pieces of this size: each number in it becomes an object.
+PLAIN_PIECE = 64 << 10
 MAX_NUMBER = 1000
 MAX_SKELETON = 64 << 20
+#: The hint when lists outside tensors are too long.
+DROP_HINT = (
+    "Remove the long lists that are no tensors from the file, for example by jq 'del(.history)'."
+)
 _SPECIAL = re.compile(rb'["\[]')
 _BACKSLASH = ord("\\")
 _OPEN, _CLOSE = b"[]"
@@ -101,6 +111,13 @@ class _Reader:
         self.position = 0
         self.buffer = b"".join(parts)
 
+    def unread(self, pieces: Iterable[bytes]) -> None:
+        """Put text back. It is read again before what follows the position."""
+        again = b"".join(pieces)
+        self.start += self.position - len(again)
+        self.buffer = again + self.buffer[self.position :]
+        self.position = 0
+
     def take(self, length: int) -> bytes:
         """Return the next ``length`` bytes and move the position past them."""
         self.position += length
@@ -152,7 +169,8 @@ class _Output:
         self._total += len(text)
         if self._total > MAX_SKELETON:
             raise LimitError(
-                f"more than {MAX_SKELETON:,} bytes of text besides arrays of numbers and strings"
+                f"more than {MAX_SKELETON:,} bytes of text besides arrays of numbers and strings",
+                hint=DROP_HINT,
             )
         self._pending.append(text)
         self._pending_bytes += len(text)
@@ -191,6 +209,9 @@ class Lifter:
         self._scratch = scratch
         self._references = references
         self._out = _Output(emit)
+        #: Where the text ends that was read again, and how often that was done inside of it.
+        self._retried_upto = 0
+        self._retries = 0
 
     def run(self) -> None:
         """Read to the end.
@@ -328,7 +349,11 @@ class Lifter:
             # There are strings or objects among the numbers. ijson parses them.
             self._plain(text.take(len(window)))
             return
-        short = scan.end is not None and (scan.end <= SHORT_ARRAY or b"n" in window[: scan.end])
+        if scan.end is None and (deep := scan.open_throughout()):
+            # The first item is long. So are the others, and each is lifted for itself.
+            self._out.push(text.take(_end_of_bracket(brackets[0], deep)))
+            return
+        short = scan.end is not None and (scan.end <= SHORT_ARRAY or b"null" in window[: scan.end])
         if not payload and scan.end is not None and short:
             self._plain(text.take(scan.end))
             return
@@ -340,28 +365,87 @@ class Lifter:
         self._lift(parser, window, scan, kept)
 
     def _lift(self, parser: ArrayParser, window: bytes, scan: Scan, kept: Stretch | None) -> None:
-        text = self._in
+        """Lift the array at the position. If it is no array of numbers, pass its text on."""
+        text, consumed = self._in, self._scratch.consumed
+        begin = text.start + text.position
         values_start = self._scratch.tell()
         start = values_start if kept is None else kept.offset
-        bounded = False
+        consumed.cut(0)
+        bounded, items = False, 1
         while True:
-            taken = parser.feed(window, scan)
+            items += scan.items()
+            try:
+                if bounded and scan.end is None:
+                    raise FormatError("a string or an object among the numbers of a long array")
+                taken = parser.feed(window, scan)
+                shape = parser.shape() if scan.end is not None else ()
+            except (FormatError, LimitError) as error:
+                self._scratch.cut(start)
+                length = _whole_values(window, scan, bounded)
+                self._pass_on(begin, length, items, error)
+                return
             text.position += taken
             if scan.end is not None:
                 break
-            if bounded:
-                raise FormatError("a string or an object among the numbers of a long array")
             if text.ended and text.left() <= len(window) - taken:
                 raise IncompleteCheckpointError("the text ends within an array")
             if taken == 0:
                 raise LimitError(f"a number of more than {WINDOW:,} characters")
+            if text.start + text.position - begin <= MAX_CONSUMED:
+                consumed.write(memoryview(window)[:taken])
             text.fill(WINDOW)
             window, bounded = text.window(WINDOW)
             scan = parser.scan(window)
         held = self._scratch.hold(start)
         values = Stretch(values_start, held.offset + held.length - values_start)
-        numbers = Numbers(values, tuple(parser.runs), parser.shape(), kept)
+        numbers = Numbers((values,), tuple(parser.runs), shape, kept)
         self._out.push(self._references.put(numbers))
+
+    def _pass_on(self, begin: int, length: int, items: int, error: JsonckptError) -> None:
+        """Pass on an array that is no array of numbers.
+
+        Its items are lifted if they are long: a list of tensors of unequal shapes is common.
+
+        Args:
+            begin: where the array begins in the whole text.
+            length: the bytes after the position that are known to belong to it.
+            items: the number of items in them.
+            error: why it is none.
+        """
+        text, consumed = self._in, self._scratch.consumed
+        before = text.start + text.position - begin
+        if before != consumed.tell():
+            raise LimitError(
+                f"{error.message}, in a list of more than {MAX_CONSUMED:,} bytes", hint=DROP_HINT
+            ) from error
+        text.unread(consumed.read(0, before))
+        length += before
+        self._retries = self._retries + 1 if begin < self._retried_upto else 1
+        self._retried_upto = max(self._retried_upto, begin + length)
+        if length > items * SHORT_ARRAY and self._retries <= MAX_RETRIES:
+            self._out.push(text.take(1))
+            return
+        while length > 0:
+            piece = text.buffer[text.position : text.position + min(length, PLAIN_PIECE)]
+            if len(piece) < length:
+                piece = piece[: piece.rfind(b",") + 1] or piece
+            self._plain(text.take(len(piece)))
+            length -= len(piece)
+
+
+def _whole_values(window: bytes, scan: Scan, bounded: bool) -> int:
+    """The length of the part of ``window`` that does not end within a number."""
+    if scan.end is not None or bounded:
+        return scan.end or len(window)
+    return window.rfind(b",") + 1
+
+
+def _end_of_bracket(text: bytes, nth: int) -> int:
+    """The position after the ``nth`` bracket that opens."""
+    position = 0
+    for _ in range(nth):
+        position = text.index(b"[", position) + 1
+    return position
 
 
 def _tears_escape(block: bytes) -> bool:

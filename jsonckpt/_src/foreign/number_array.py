@@ -69,6 +69,16 @@ class Scan:
     structure: npt.NDArray[np.uint8]
     depth: npt.NDArray[np.int32]
 
+    def items(self) -> int:
+        """The number of items of the outermost array that a comma ends in the piece."""
+        return int(np.count_nonzero((self.structure == _COMMA) & (self.depth == 1)))
+
+    def open_throughout(self) -> int:
+        """How many of the outermost arrays have only one item so far, if the array begins here."""
+        opening = self.structure == _OPEN
+        run = len(opening) if opening.all() else int(np.argmin(opening))
+        return max(0, int(self.depth[run - 1 :].min()) - 1)
+
 
 @dataclass(slots=True)
 class _Level:

@@ -24,7 +24,7 @@ from ..format.pointer import join
 from ..storage.spool import PREFIX
 from . import dialects
 from .lift import ByteSource, Lifter
-from .scratch import Numbers, References, Scratch, Text, tensor_spool
+from .scratch import Numbers, References, Scratch, Text, joined, tensor_spool
 from .tensor_values import PICKLE_HEADS, Payload, TensorBuilder, base64_pieces
 
 MAX_DEPTH = 200
@@ -142,8 +142,12 @@ class _Tree:
         elif event in ("end_map", "end_array"):
             thing = self._stack.pop()
             self._keys.pop()
-            if thing and event == "end_map":
-                thing = self._values.of_object(thing, self._pointer)
+            if thing:
+                thing = (
+                    self._values.of_object(thing, self._pointer)
+                    if event == "end_map"
+                    else joined(thing)
+                )
             self._place(thing)
         elif event == "number":
             self._place(value if isinstance(value, int) else self._float(value))
@@ -260,7 +264,7 @@ class _Values:
     def of_list(self, numbers: Numbers, pointer: str) -> Any:
         """Lifted numbers outside tensors, as a list."""
         kept = numbers.text
-        self._count_plain((kept or numbers.values).length, pointer)
+        self._count_plain(numbers.nbytes if kept is None else kept.length, pointer)
         if kept is None:
             return self._builder.python_list(numbers)
         text = b"".join(self._scratch.read(*kept))

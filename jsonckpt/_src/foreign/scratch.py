@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import torch
 
@@ -36,15 +36,23 @@ class Scratch(SpoolFile):
     def __init__(self, directory: Path) -> None:
         super().__init__(directory, ROOM_HINT)
         self._held = 0
+        #: The text of the array that is being lifted, in case that it is no array of numbers.
+        self.consumed = SpoolFile(directory, ROOM_HINT)
+
+    def close(self) -> None:
+        """Close the files, which removes them."""
+        super().close()
+        if hasattr(self, "consumed"):  # not if there was no room for it
+            self.consumed.close()
 
     def hold(self, offset: int) -> Stretch:
         """Hold everything from ``offset`` to the end, until it is released."""
         self._held += 1
         return Stretch(offset, self.tell() - offset)
 
-    def release(self) -> None:
-        """Release one stretch."""
-        self._held -= 1
+    def release(self, count: int = 1) -> None:
+        """Release ``count`` stretches."""
+        self._held -= count
         if self._held == 0:
             self.cut(0)
 
@@ -54,16 +62,40 @@ class Numbers:
     """An array of numbers that was lifted.
 
     Attributes:
-        values: the values in the scratch file, 8 bytes each.
+        values: the values in the scratch file, 8 bytes each. Each stretch is held once.
         runs: the kinds of the values.
         shape: the shape that the brackets give.
-        text: the text, if it is short enough to become a Python list.
+        text: the text, if it is short enough to become a Python list. It is in the first stretch
+            that is held.
     """
 
-    values: Stretch
+    values: tuple[Stretch, ...]
     runs: tuple[Run, ...]
     shape: tuple[int, ...]
     text: Stretch | None
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of the values in the scratch file."""
+        return sum(stretch.length for stretch in self.values)
+
+
+def joined(items: list[Any]) -> Any:
+    """One array of the items, if all are lifted arrays of the same shape. Else the items.
+
+    An array whose first item is long is lifted item by item. Here it is put together again.
+    """
+    first = items[0]
+    if not isinstance(first, Numbers) or not all(
+        isinstance(item, Numbers) and item.shape == first.shape for item in items
+    ):
+        return items
+    return Numbers(
+        tuple(stretch for item in items for stretch in item.values),
+        tuple(run for item in items for run in item.runs),
+        (len(items), *first.shape),
+        None,
+    )
 
 
 @dataclass(frozen=True, slots=True)

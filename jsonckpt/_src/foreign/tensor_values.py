@@ -10,6 +10,7 @@ import re
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from math import prod
 from typing import Any, Literal
 
@@ -176,7 +177,9 @@ class TensorBuilder:
         try:
             tensor = self._from_base64(payload) if is_text else self._from_values(payload)
         finally:
-            if isinstance(payload.values, Numbers | Text):
+            if isinstance(payload.values, Numbers):
+                self._scratch.release(len(payload.values.values))
+            elif isinstance(payload.values, Text):
                 self._scratch.release()
         if payload.requires_grad and (tensor.is_floating_point() or tensor.is_complex()):
             tensor.requires_grad_(True)
@@ -187,13 +190,13 @@ class TensorBuilder:
         flat: list[Any] = []
         for kind, array in self._pieces(numbers):
             flat += (array.astype(np.bool_) if kind == "bool" else array).tolist()
-        self._scratch.release()
+        self._scratch.release(len(numbers.values))
         for size in reversed(numbers.shape[1:]):
             flat = [flat[i : i + size] for i in range(0, len(flat), size)] if size else []
         return flat
 
     def _pieces(self, numbers: Numbers) -> Values:
-        data = self._scratch.read(*numbers.values)
+        data = chain.from_iterable(self._scratch.read(*stretch) for stretch in numbers.values)
         left = b""
         for run in numbers.runs:
             wanted = run.count * 8
