@@ -62,7 +62,7 @@ HOSTILE = {
     "shape with overflow": guide("[]", "[0,4611686018427387904,4611686018427387904]"),
     "negative shape": guide("[[1,2],[3,4]]", "[-2,-2]"),
     "shape of floats": '{"w":{"__tensor__":true,"data":[1],"shape":[1.0],"dtype":"float32"}}',
-    "shape of text": '{"w":{"__tensor__":true,"data":[1],"shape":"[1]","dtype":"float32"}}',
+    "shape of text": '{"w":{"__tensor__":true,"data":[1],"shape":"[1.0]","dtype":"float32"}}',
     "too many dimensions": guide("[1]", str([1] * 65)),
     "transposed": guide("[[1,2],[3,4],[5,6]]", "[2,3]"),
     "unknown dtype": guide("[[1,2],[3,4]]", dtype='"float31"'),

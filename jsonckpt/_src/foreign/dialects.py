@@ -1,4 +1,4 @@
-"""Recognises tensors in the JSON of other programs, with one rule for each dialect.
+"""Recognises tensors in the JSON of other programs, by tables of names and rules for dialects.
 
 A rule gets one JSON object and returns the payload of the tensor in it. JSON also loses integer
 keys, tuples and the identity of tied weights. They are restored here where that is certain.
@@ -6,31 +6,79 @@ keys, tuples and the identity of tied weights. They are restored here where that
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
+from math import prod
 from typing import Any
 
 import torch
 
-from ..errors import FormatError, quote
+from ..errors import FormatError, LimitError, quote
 from ..tensors.pieces import same_bits
+from .encoded import NPY_HEAD, encoded, head_of
+from .facts import (
+    BYTE_ORDER_KEYS,
+    DTYPE_KEYS,
+    ENCODING_KEYS,
+    PAYLOAD_KEYS,
+    SHAPE_KEYS,
+    bytes_of,
+    dtype_name,
+    is_dtype,
+    is_index,
+    is_integer,
+    order_of,
+    payload_key,
+    shape_said,
+    typed_array,
+)
 from .scratch import Numbers, Text
-from .tensor_values import Payload, parse_shape
+from .tensor_values import Payload, dtype_named, parse_shape, shape_of
 
 NO_VALUES = (
     "no values: this holds only the type, shape and dtype of a tensor; it is a summary, "
     "not a checkpoint"
 )
-_TENSOR_TYPES = frozenset(
-    {"tensor", "Tensor", "torch.Tensor", "torch.tensor", "ndarray", "numpy.ndarray", "np.ndarray"}
-    | {"torch.nn.Parameter", "torch.nn.parameter.Parameter", "Parameter", "array"}
+#: Marks that are true, the name of a type, or the values themselves.
+_FLAGS = (
+    *("__tensor__", "__torch_tensor__", "__pytorch_tensor__", "__torch__", "__ndarray__"),
+    *("__numpy__", "__numpy_array__", "__nparray__", "__np__", "__array__", "__is_tensor__"),
+    *("_is_tensor", "is_tensor", "isTensor", "nd"),
 )
-_TYPE_KEYS = ("_type", "__type__", "type", "__class__")
-_PAYLOAD_KEYS = ("data", "values")
+_TYPE_KEYS = (
+    *("_type", "__type__", "type", "__class__", "class", "_class", "class_name", "$type", "kind"),
+)
+#: The last part of the names of types that are tensors wherever they stand.
+_TENSOR_TYPES = frozenset({"tensor", "ndarray", "parameter", "eagertensor"})
+#: Names that other things have, too: an object needs the facts of a tensor beside them.
+_WEAK_TYPES = frozenset({"tensor", "array", "Array", "Parameter", "parameter"})
+_TYPE_NAME = re.compile(r"(?:<class ')?([A-Za-z0-9_.]{1,80})(?:'>)?")
+_TENSOR_OF_TYPE = re.compile(r"(?:torch\.)?(?:cuda\.)?([A-Za-z0-9]{3,14})Tensor")
+_TYPED_ARRAYS = {
+    "Float32Array": "float32", "Float64Array": "float64", "Float16Array": "float16",
+    "Int8Array": "int8", "Int16Array": "int16", "Int32Array": "int32", "Uint8Array": "uint8",
+    "Uint16Array": "uint16", "Uint32Array": "uint32", "BigInt64Array": "int64",
+    "BigUint64Array": "uint64", "Uint8ClampedArray": "uint8",
+}  # fmt: skip
+#: Of these it is certain even without a shape or without a dtype.
+_USUAL_PAYLOADS = frozenset({"data", "values", "bdata"})
+_NAME_KEYS = ("name", "key", "path")
 _FACTS = frozenset(
-    {"dtype", "shape", "size", "device", "requires_grad", "numel", "nbytes", "stride", "layout"}
-    | {"is_leaf", "encoding", "order", "byteorder", "endian"}
-    | {"type", "_type", "__type__", "__class__", "__tensor__", "__torch_tensor__"}
+    {"device", "requires_grad", "trainable", "numel", "nbytes", "stride", "strides", "layout"}
+    | {"is_leaf", "ndim", "Corder", "fortran_order", "is_parameter", "writeable"}
+    | {*DTYPE_KEYS, *SHAPE_KEYS, *BYTE_ORDER_KEYS, *ENCODING_KEYS, *_TYPE_KEYS, *_FLAGS}
 )
+_INTERESTING = frozenset({*_FLAGS, *_TYPE_KEYS, *PAYLOAD_KEYS, *DTYPE_KEYS, "@class"})
+_ONNX_TYPES = {
+    1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64",
+    9: "bool", 10: "float16", 11: "float64", 12: "uint32", 13: "uint64", 14: "complex64",
+    15: "complex128", 16: "bfloat16", 17: "float8_e4m3fn", 18: "float8_e4m3fnuz",
+    19: "float8_e5m2", 20: "float8_e5m2fnuz",
+}  # fmt: skip
+_ONNX_NAMES = {"FLOAT": 1, "UINT8": 2, "INT8": 3, "UINT16": 4, "INT16": 5, "INT32": 6, "INT64": 7}
+_ONNX_NAMES |= {"BOOL": 9, "FLOAT16": 10, "DOUBLE": 11, "UINT32": 12, "UINT64": 13}
+_ONNX_NAMES |= {"COMPLEX64": 14, "COMPLEX128": 15, "BFLOAT16": 16}
+_ONNX_VALUES = ("floatData", "doubleData", "int32Data", "int64Data", "uint64Data")
 #: Embedding and output weights that are the same tensor in common models.
 TIED_PAIRS = (
     ("transformer.wte.weight", "lm_head.weight"),
@@ -58,61 +106,187 @@ def recognise(thing: dict[str, Any]) -> Payload | None:
     >>> recognise({"lr": 0.1}) is None
     True
     """
-    for rule in (_monty, _json_tricks, _json_numpy, _jsonpickle, _marked, _plain):
+    if _INTERESTING.isdisjoint(thing):
+        return None
+    for rule in (_monty, _keras, _onnx, _marked, _plain):
         payload = rule(thing)
         if payload is not None:
             return payload
     return None
 
 
+def by_name(items: Sequence[Any], names: dict[int, str]) -> dict[str, Any] | None:
+    """The tensors of a list by the names that stood beside their values.
+
+    Returns:
+        ``None`` if an item is no tensor, has no name, or has the name of another one.
+    """
+    found = {names.get(id(item), ""): item for item in items if isinstance(item, torch.Tensor)}
+    return found if len(found) == len(items) and "" not in found else None
+
+
 def _marked(thing: dict[str, Any]) -> Payload | None:
-    """Objects with ``__tensor__``, ``__torch_tensor__``, or the name of a type."""
-    for mark in ("__tensor__", "__torch_tensor__"):
-        if mark in thing and thing[mark] is not False:
-            inside = thing[mark]
-            return _generic(thing, inside if inside is not True else _MISSING)
+    """Objects with ``__tensor__``, ``__ndarray__`` and the like, or the name of a type."""
+    for mark in _FLAGS:
+        inside = thing.get(mark, False)
+        if inside is False or inside is None:
+            continue
+        if inside is True or (isinstance(inside, str) and payload_key(thing) is not None):
+            named = inside if isinstance(inside, str) and is_dtype(inside) else None
+            return _generic(thing, _MISSING, dtype=named, strong=mark.startswith("__"))
+        if mark.startswith("__") or isinstance(inside, list | Numbers | Text):
+            return _generic(thing, inside)
     for key in _TYPE_KEYS:
         kind = thing.get(key)
-        if isinstance(kind, str) and kind in _TENSOR_TYPES:
-            return _generic(thing, _MISSING, named=kind not in ("array", "Parameter"))
+        if not isinstance(kind, str) or (match := _TYPE_NAME.fullmatch(kind)) is None:
+            continue
+        name = match[1]
+        if name in _TYPED_ARRAYS:
+            return _generic(thing, _MISSING, dtype=_TYPED_ARRAYS[name])
+        if _TENSOR_OF_TYPE.fullmatch(name) is not None and is_dtype(name):
+            return _generic(thing, _MISSING, dtype=name)
+        if name in _WEAK_TYPES:
+            return _generic(thing, _MISSING, strong=False)
+        last = name.rsplit(".", 1)[-1].lower()
+        if last in _TENSOR_TYPES or name in ("np.array", "numpy.array", "jax.Array"):
+            return _generic(thing, _MISSING)
     return None
 
 
 def _plain(thing: dict[str, Any]) -> Payload | None:
-    """``{data, shape, dtype}``, as the converter of the Kaggle guide and many others write it."""
-    values = _payload(thing)
-    if values is _MISSING or not ("dtype" in thing or "shape" in thing):
+    """``{data, shape, dtype}``, as the converter of the Kaggle guide and many others write it.
+
+    Nothing marks such an object as a tensor. So it needs the members of a tensor and no others, and
+    values that fit. With the usual names and all three facts, values that do not fit are an error.
+    """
+    key = payload_key(thing)
+    if key is None or not all(
+        name == key or name in _FACTS or (name in _NAME_KEYS and isinstance(value, str))
+        for name, value in thing.items()
+    ):
         return None
-    if not isinstance(values, list | int | float | complex | Numbers | str | Text):
+    dtype, shape = dtype_name(thing), shape_said(thing)
+    typed, sized = isinstance(dtype, str), isinstance(shape, list)
+    if (
+        not (typed or sized)
+        or (dtype is not None and not typed)
+        or (shape is not None and not sized)
+    ):
         return None
-    dtype, shape = thing.get("dtype"), thing.get("shape")
-    typed = isinstance(dtype, str)
-    sized = isinstance(shape, list) and all(type(size) is int for size in shape)
-    # Nothing marks this object as a tensor. So it needs all members of a tensor and no others.
-    if ("dtype" in thing and not typed) or ("shape" in thing and not sized):
+    try:
+        payload = _generic(thing, thing[key])
+    except FormatError:
         return None
-    if isinstance(values, str | Text) and not typed:
+    if isinstance(payload.values, torch.Tensor):
+        return payload
+    if not isinstance(payload.values, list | int | float | complex | Numbers | str | Text):
         return None
-    if not set(thing) <= _FACTS | set(_PAYLOAD_KEYS):
+    if key in _USUAL_PAYLOADS and typed and sized and "name" not in thing:
+        return payload
+    if typed and not is_dtype(dtype):
         return None
-    return _generic(thing, values)
+    if key not in _USUAL_PAYLOADS and not sized:
+        return None
+    return payload if _fits(payload) else None
 
 
-def _generic(thing: dict[str, Any], values: Any, *, named: bool = True) -> Payload | None:
+def _fits(payload: Payload) -> bool:
+    """True if the values are as many as shape and dtype say."""
+    values = payload.values
+    try:
+        shape = None if payload.shape is None else parse_shape(payload.shape)
+    except (FormatError, LimitError):
+        return False
+    if payload.form != "bytes" and not isinstance(values, str | Text):
+        found = shape_of(values)
+        if found is None or shape is None:
+            return found is not None
+        return found == shape or (len(found) <= 1 and prod(found) == prod(shape))
+    if payload.dtype is None:
+        return False
+    itemsize = dtype_named(payload.dtype)[0].itemsize
+    if payload.form == "bytes":
+        count = prod(shape_of(values) or (0,))
+        return shape is not None and count == prod(shape) * itemsize
+    return _fits_base64(values, shape, itemsize, payload)
+
+
+def _fits_base64(
+    text: str | Text, shape: tuple[int, ...] | None, itemsize: int, payload: Payload
+) -> bool:
+    head = head_of(text)
+    length = text.stretch.length if isinstance(text, Text) else len(text)
+    if re.fullmatch(r"[A-Za-z0-9+/=_\-\s\\]*", head) is None:
+        return False
+    if payload.compressed or head.startswith(NPY_HEAD):
+        return True
+    if shape is None:
+        # A word or a checksum may look like base64. Padding or a great length is certain.
+        padded = isinstance(text, str) and text.endswith("=") and length % 4 == 0
+        return length > 128 or (padded and (length // 4 * 3 - text.count("=")) % itemsize == 0)
+    nbytes = prod(shape) * itemsize
+    if payload.form == "hex":
+        return length == 2 * nbytes
+    # Line breaks, escaped or not, make the text longer.
+    return -(-nbytes * 4 // 3) <= length <= (nbytes + 2) // 3 * 4 * 1.1 + 2 or (
+        shape != () and head.startswith(("H4sI", "eJ", "eN", "eA", "eF"))
+    )
+
+
+def _generic(
+    thing: dict[str, Any], values: Any, *, dtype: str | None = None, strong: bool = True
+) -> Any:
+    """The payload of an object that is a tensor. ``None`` if it is not ``strong`` and lacks one.
+
+    Raises:
+        FormatError: it has no values, or they stand under an unknown name.
+    """
+    named = dtype_name(thing)
+    shape = shape_said(thing)
+    facts = named is not None or shape is not None or dtype is not None
     if values is _MISSING:
-        values = _payload(thing)
-    if values is _MISSING:
-        if named and ("shape" in thing or "dtype" in thing):
-            raise FormatError(NO_VALUES)
-        return None
+        key = payload_key(thing)
+        if key is None or not (strong or facts or key in _USUAL_PAYLOADS):
+            return _without_values(thing, strong=strong, facts=facts)
+        values = thing[key]
+    if named is not None and not isinstance(named, str):
+        raise FormatError(f"a dtype is a name, not {quote(named)}")
+    values, is_bytes = bytes_of(values)
+    form: Any = "bytes" if is_bytes and isinstance(values, list | Numbers) else None
+    compressed = None
+    if isinstance(values, str | Text):
+        said = next((thing[key] for key in ENCODING_KEYS if isinstance(thing.get(key), str)), None)
+        values, form, compressed = encoded(values, said)
+    order, endian = order_of(thing)
     return Payload(
         values,
-        _dtype(thing),
-        thing.get("shape", thing.get("size")),
-        order="F" if thing.get("order") == "F" else "C",
-        byteorder=">" if thing.get("byteorder", thing.get("endian")) in (">", "big") else "<",
+        dtype if named is None else named,
+        shape,
+        order=order,
+        byteorder=endian,
+        form=form,
+        compressed=compressed,
         requires_grad=thing.get("requires_grad") is True,
+        name=next((thing[key] for key in _NAME_KEYS if isinstance(thing.get(key), str)), None),
     )
+
+
+def _without_values(thing: dict[str, Any], *, strong: bool, facts: bool) -> None:
+    """What becomes of an object with a mark and no values that are known."""
+    unknown = [
+        key
+        for key, value in thing.items()
+        if key not in _FACTS
+        and (isinstance(value, list | Numbers | Text) or typed_array(value) is not None)
+    ]
+    if unknown and (strong or facts):
+        raise FormatError(
+            f"values under the key {quote(unknown[0])} are not read; these keys are: "
+            + ", ".join(PAYLOAD_KEYS[:12]),
+            hint="Rename the key, or take the object out.",
+        )
+    if strong and facts:
+        raise FormatError(NO_VALUES)
 
 
 def _monty(thing: dict[str, Any]) -> Payload | None:
@@ -121,72 +295,43 @@ def _monty(thing: dict[str, Any]) -> Payload | None:
         return None
     if "data" not in thing:
         raise FormatError(NO_VALUES)
-    dtype = _dtype(thing)
-    split = dtype is not None and "complex" in dtype.lower()
-    return Payload(thing["data"], dtype, thing.get("size", thing.get("shape")), split=split)
+    dtype = dtype_name(thing)
+    split = isinstance(dtype, str) and "complex" in dtype.lower()
+    return Payload(thing["data"], dtype, shape_said(thing), split=split)
 
 
-def _json_tricks(thing: dict[str, Any]) -> Payload | None:
-    if "__ndarray__" not in thing:
+def _keras(thing: dict[str, Any]) -> Payload | None:
+    """``{"class_name": "__numpy__", "config": {"value": ..., "dtype": ...}}``."""
+    inside = thing.get("config")
+    if thing.get("class_name") not in ("__numpy__", "__tensor__") or not isinstance(inside, dict):
         return None
-    values, compressed = thing["__ndarray__"], False
-    if isinstance(values, str | Text):
-        head = _head(values)
-        prefix = head[: head.find(":") + 1]
-        if prefix not in ("", "b64:", "b64.gz:"):
-            raise FormatError(f"array data in the unknown encoding {quote(prefix)}")
-        values = values[len(prefix) :] if isinstance(values, str) else values.after(len(prefix))
-        compressed = prefix == "b64.gz:"
-    return Payload(
-        values,
-        _dtype(thing),
-        thing.get("shape"),
-        byteorder=">" if thing.get("endian") == "big" else "<",
-        compressed=compressed,
-    )
+    if "value" not in inside:
+        raise FormatError(NO_VALUES)
+    return Payload(inside["value"], dtype_name(inside))
 
 
-def _json_numpy(thing: dict[str, Any]) -> Payload | None:
-    if "__numpy__" not in thing:
+def _onnx(thing: dict[str, Any]) -> Payload | None:
+    """A TensorProto of ONNX, as protobuf writes it in JSON."""
+    kind = thing.get("dataType", thing.get("data_type"))
+    kind = _ONNX_NAMES.get(kind, 0) if isinstance(kind, str) else kind
+    if type(kind) is not int or kind not in _ONNX_TYPES:
         return None
-    return Payload(thing["__numpy__"], _dtype(thing), thing.get("shape"))
-
-
-def _jsonpickle(thing: dict[str, Any]) -> Payload | None:
-    if thing.get("py/object") != "numpy.ndarray":
+    camel = {re.sub("_([a-z])", lambda match: match[1].upper(), key): key for key in thing}
+    if "externalData" in camel:
+        raise FormatError("the values of this ONNX tensor lie in another file")
+    dtype, name = _ONNX_TYPES[kind], thing.get("name")
+    shape = [int(size) if is_index(size) else size for size in thing.get("dims", [])]
+    if "rawData" in camel:
+        return Payload(thing[camel["rawData"]], dtype, shape, form="base64", name=name)
+    key = next((key for key in _ONNX_VALUES if key in camel), None)
+    if key is None:
         return None
-    if "values" not in thing:
-        raise FormatError(
-            "a jsonpickle array that refers to another one", hint="Write copies of the arrays."
-        )
-    values = thing["values"]
-    return Payload(
-        values,
-        _dtype(thing),
-        thing.get("shape"),
-        order="F" if thing.get("order") == "F" else "C",
-        byteorder=">" if thing.get("byteorder") == ">" else "<",
-        # jsonpickle compresses with zlib by default. That begins with "eJ" in base64.
-        compressed=isinstance(values, str | Text) and _head(values).startswith("eJ"),
-    )
-
-
-def _head(text: str | Text) -> str:
-    return text.head if isinstance(text, Text) else text[:16]
-
-
-def _payload(thing: dict[str, Any]) -> Any:
-    for key in _PAYLOAD_KEYS:
-        if key in thing:
-            return thing[key]
-    return _MISSING
-
-
-def _dtype(thing: dict[str, Any]) -> str | None:
-    dtype = thing.get("dtype")
-    if dtype is not None and not isinstance(dtype, str):
-        raise FormatError(f"a dtype is a name, not {quote(dtype)}")
-    return dtype
+    values = thing[camel[key]]
+    if isinstance(values, list):
+        values = [int(value) if is_integer(value) else value for value in values]
+    # int32Data holds the bits of the floating point numbers that have at most 16 bits.
+    bits = key == "int32Data" and "float" in dtype
+    return Payload(values, dtype, shape, form="bits" if bits else None, name=name)
 
 
 def looks_like_summary(thing: object) -> bool:
@@ -195,7 +340,7 @@ def looks_like_summary(thing: object) -> bool:
         return False
     try:
         parse_shape(thing["shape"])
-    except FormatError:
+    except (FormatError, LimitError):
         return False
     return True
 
@@ -214,7 +359,7 @@ def mend_optimizers(tree: object) -> None:
         return
     groups, state = tree.get("param_groups"), tree.get("state")
     if isinstance(groups, list) and isinstance(state, dict):
-        if all(_is_index(key) for key in state):
+        if all(is_index(key) for key in state):
             tree["state"] = {int(key): value for key, value in state.items()}
         for group in groups:
             if isinstance(group, dict) and isinstance(group.get("betas"), list):
@@ -222,10 +367,6 @@ def mend_optimizers(tree: object) -> None:
         return
     for value in tree.values():
         mend_optimizers(value)
-
-
-def _is_index(key: str) -> bool:
-    return key.isascii() and key.isdigit() and len(key) < 19 and str(int(key)) == key
 
 
 def retie(tree: object, wanted: Sequence[tuple[str, str]] = ()) -> Iterator[tuple[str, str]]:

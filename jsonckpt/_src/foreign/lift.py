@@ -300,7 +300,7 @@ class Lifter:
         text = self._in
         start, escaped = self._scratch.tell(), False
         text.position += 1
-        head = text.buffer[text.position : text.position + 16].decode("ascii", "replace")
+        head = text.buffer[text.position : text.position + 256].decode("ascii", "replace")
         while True:
             end = text.closing_quote(text.position)
             length = (end if end >= 0 else len(text.buffer)) - text.position

@@ -22,10 +22,11 @@ from ..errors import FormatError, IncompleteCheckpointError, JsonckptError, Limi
 from ..format.limits import DEFAULT_LIMITS, exceeds
 from ..format.pointer import join
 from ..storage.spool import PREFIX
-from . import dialects
+from . import dialects, jsonpickle
+from .encoded import NPY_HEAD, byte_pieces, is_npy
 from .lift import ByteSource, Lifter
 from .scratch import Numbers, References, Scratch, Text, joined, tensor_spool
-from .tensor_values import PICKLE_HEADS, Payload, TensorBuilder, base64_pieces
+from .tensor_values import PICKLE_HEADS, Payload, TensorBuilder
 
 MAX_DEPTH = 200
 #: Longest string, and text of a list, that becomes a Python object.
@@ -91,7 +92,7 @@ class _Tree:
         self._references = references
         self._values = values
         #: The beginnings of references and of embedded files of ``torch.save``.
-        self._marked = (references.key, *PICKLE_HEADS)
+        self._marked = (references.key, NPY_HEAD, *PICKLE_HEADS)
         self._events = ijson.sendable_list()
         self._parser = ijson.basic_parse_coro(self._events, use_float=False)
         self._marks = 0
@@ -146,7 +147,7 @@ class _Tree:
                 thing = (
                     self._values.of_object(thing, self._pointer)
                     if event == "end_map"
-                    else joined(thing)
+                    else self._values.of_array(thing, self._pointer)
                 )
             self._place(thing)
         elif event == "number":
@@ -192,6 +193,8 @@ class _Values:
         tensors: the number of tensors.
         without_dtype: the number of tensors without a dtype.
         summary: the name of the first object that may be a tensor without values.
+        names: the names that stand beside the values of tensors, by the ``id`` of the tensor.
+        jsonpickle: True if jsonpickle wrote an object of the text.
     """
 
     def __init__(
@@ -202,6 +205,8 @@ class _Values:
         self.tensors = 0
         self.without_dtype = 0
         self.summary: str | None = None
+        self.names: dict[int, str] = {}
+        self.jsonpickle = False
         self._builder = builder
         self._scratch = scratch
         self._directory = directory
@@ -214,6 +219,11 @@ class _Values:
             value: a string, or something that was lifted.
             pointer: gives its name.
         """
+        if is_npy(value):
+            try:
+                return self.tensor(Payload(value))
+            except JsonckptError as error:
+                raise error.at(tensor=pointer()) from error.__cause__
         head = value.head if isinstance(value, Text) else value if isinstance(value, str) else ""
         if not head.startswith(PICKLE_HEADS) or (isinstance(value, str) and len(value) <= 200):
             return value
@@ -224,7 +234,7 @@ class _Values:
                 hint="Pass --unsafe-pickle if you trust whoever made it.",
             )
         with tempfile.NamedTemporaryFile(dir=self._directory, prefix=PREFIX, suffix=".pt") as file:
-            for piece in base64_pieces(value, self._scratch):
+            for piece in byte_pieces(value, self._scratch):
                 file.write(piece)
             file.flush()
             if isinstance(value, Text):
@@ -237,8 +247,8 @@ class _Values:
         """The tensor or number that an object stands for, or the object itself."""
         if thing.keys() == {"__complex__"} and _is_pair(thing["__complex__"]):
             return complex(*thing["__complex__"])
-        if thing.keys() == _JSONPICKLE_SCALAR and str(thing["py/object"]).startswith("numpy."):
-            return thing["value"]
+        if not self.jsonpickle and any(key.startswith(jsonpickle.TAG) for key in thing):
+            self.jsonpickle = True
         try:
             payload = dialects.recognise(thing)
             if payload is not None:
@@ -252,14 +262,27 @@ class _Values:
     def tensor(self, payload: Payload) -> Any:
         """The tensor of a payload."""
         if not isinstance(payload.values, list | int | float | complex | Numbers | str | Text):
-            if isinstance(payload.values, torch.Tensor) or not payload.dtype:
-                return payload.values  # it was unpickled already
+            if isinstance(payload.values, torch.Tensor):
+                return payload.values  # it was unpickled already, or is a .npy file
             raise FormatError(
                 f"tensor data that is neither numbers nor base64: {quote(payload.values)}"
             )
-        self.without_dtype += payload.dtype is None
+        tensor = self._builder.build(payload)
+        self.without_dtype += payload.dtype is None and not is_npy(payload.values)
         self.tensors += 1
-        return self._builder.build(payload)
+        if payload.name is not None:
+            self.names[id(tensor)] = payload.name
+        return tensor
+
+    def of_array(self, items: list[Any], pointer: Callable[[], str]) -> Any:
+        """Tensors with names become an object. Lifted parts of an array become the array."""
+        named = dialects.by_name(items, self.names) if self.names else None
+        if named is None:
+            return joined(items)
+        self.notes.append(
+            f"the list {pointer() or 'of all tensors'} became an object: its tensors have names"
+        )
+        return named
 
     def of_list(self, numbers: Numbers, pointer: str) -> Any:
         """Lifted numbers outside tensors, as a list."""
@@ -295,6 +318,8 @@ class _Values:
 
 def _settled(root: Any, values: _Values) -> Any:
     """Replace what is still lifted in the tree, and repair what JSON lost."""
+    if values.jsonpickle:
+        root = jsonpickle.Restorer(values.tensor, values.of_list).restore(root)
     if values.options.plain_lists and isinstance(root, dict):
         _make_state_dict(root, "", values, everything=True)
     root = _settle(root, "", values)
@@ -363,7 +388,6 @@ def _make_state_dict(
 
 
 _SETTLED = frozenset({str, int, float, bool, type(None)})
-_JSONPICKLE_SCALAR = frozenset({"py/object", "dtype", "value"})
 
 
 def _is_pair(value: object) -> bool:

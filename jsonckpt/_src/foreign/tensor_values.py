@@ -7,7 +7,6 @@ number that the dtype cannot hold.
 from __future__ import annotations
 
 import re
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -16,13 +15,22 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import pybase64
 import torch
 
 from ..errors import FormatError, LimitError, quote
 from ..format.dtypes import DTYPES
 from ..storage.spool import Spool
 from ..tensors.pieces import bits, over
+from .encoded import (
+    NPY_MAGIC,
+    Form,
+    byte_pieces,
+    byte_values,
+    inflate,
+    looks_deflated,
+    most_bytes,
+    npy_header,
+)
 from .number_array import BINARY, MAX_RANK, Kind, null_error
 from .scratch import Numbers, Scratch, Text, new_tensor
 
@@ -54,6 +62,8 @@ _DTYPES: dict[str, torch.dtype] = {
 NUMBER_DTYPES = frozenset(_DTYPES.values())
 _NUMPY_KINDS = {"b": "int", "i": "int", "u": "uint", "f": "float", "c": "complex"}
 _NUMPY_CODE = re.compile(r"([<>=|])?([biufc?])([0-9]{1,2})?")
+#: How Python prints a dtype and a type.
+_PRINTED_DTYPE = re.compile(r"(?:dtype\(|<class )'([^']{1,40})'[)>]")
 _TORCH_TYPE = re.compile(r"(?:torch\.)?(?:cuda\.)?([A-Za-z0-9]+)Tensor")
 #: The dtypes that NumPy can convert to.
 _NATIVE: dict[torch.dtype, type[np.generic]] = {
@@ -76,6 +86,8 @@ _WORDS = {
 }
 #: How the files of ``torch.save`` begin in base64: the ZIP format, and the one before it.
 PICKLE_HEADS = ("UEsDB", "gAKKCmz8nEb5")
+#: The hint for a tensor whose values do not fill a rectangle.
+RAGGED_HINT = "A tensor needs rows of equal length. Mend the values or take the tensor out."
 Values = Iterator[tuple[Kind, npt.NDArray[Any]]]
 
 
@@ -87,11 +99,14 @@ class Payload:
         values: numbers (a nested list, one number, or lifted), or base64.
         dtype: the name in the text, or ``None``.
         shape: the shape in the text. ``None`` means the shape of the nested list.
-        order: ``"F"`` if the base64 data is in column-major order.
-        byteorder: ``">"`` if the base64 data is big-endian.
-        compressed: True for base64 of zlib or gzip data.
+        order: ``"F"`` if bytes or a flat list are in column-major order.
+        byteorder: ``">"`` if the bytes are big-endian.
+        form: how text stands for bytes. ``"bytes"``: the numbers of a list are bytes, ``"bits"``:
+            they are the bits of the values.
+        compressed: True for zlib or gzip data, ``None`` if the bytes tell.
         split: True if a complex tensor is a pair of arrays, not an array of pairs.
         requires_grad: the value in the text.
+        name: the name that stands beside the values, or ``None``.
     """
 
     values: Any
@@ -99,9 +114,11 @@ class Payload:
     shape: object = None
     order: Literal["C", "F"] = "C"
     byteorder: Literal["<", ">"] = "<"
-    compressed: bool = False
+    form: Literal["base64", "hex", "bytes", "bits"] | None = None
+    compressed: bool | None = None
     split: bool = False
     requires_grad: bool = False
+    name: str | None = None
 
 
 def dtype_named(name: object) -> tuple[torch.dtype, Literal["<", ">"]]:
@@ -116,6 +133,8 @@ def dtype_named(name: object) -> tuple[torch.dtype, Literal["<", ">"]]:
     ('>', torch.float16)
     """
     text = name if isinstance(name, str) else ""
+    if (match := _PRINTED_DTYPE.fullmatch(text)) is not None:
+        text = match[1]
     short = text.rsplit(".", 1)[-1]
     if (match := _TORCH_TYPE.fullmatch(text)) is not None:
         short = match[1].lower()
@@ -173,9 +192,9 @@ class TensorBuilder:
             FormatError, LimitError: the values, dtype and shape do not make a tensor.
             WriteError: no room on disk.
         """
-        is_text = isinstance(payload.values, str | Text)
+        is_bytes = payload.form in ("bytes", "bits") or isinstance(payload.values, str | Text)
         try:
-            tensor = self._from_base64(payload) if is_text else self._from_values(payload)
+            tensor = self._from_bytes(payload) if is_bytes else self._from_values(payload)
         finally:
             if isinstance(payload.values, Numbers):
                 self._scratch.release(len(payload.values.values))
@@ -226,7 +245,8 @@ class TensorBuilder:
         if dtype not in _REAL:
             tensor = new_tensor(self._spool, dtype, _fitting(found, payload.shape))
             _fill(tensor.view(-1), pieces)
-            return tensor
+            # Brackets are in the order of the indices. Only a flat list may be in another one.
+            return _reordered(tensor, payload.order if len(found) == 1 else "C")
         if payload.split:
             return self._split_complex(dtype, found, payload.shape, pieces)
         if found[-1:] != (2,) and payload.shape is None:
@@ -251,15 +271,17 @@ class TensorBuilder:
         parts[:, 1].copy_(halves[1])
         return tensor
 
-    def _from_base64(self, payload: Payload) -> torch.Tensor:
+    def _from_bytes(self, payload: Payload) -> torch.Tensor:
+        fresh = self._byte_pieces(payload)
+        first = next(fresh, b"")
+        pieces = chain([first], fresh)
+        if first.startswith(NPY_MAGIC):
+            return self._from_npy(payload, pieces)
         if payload.dtype is None:
             raise FormatError(
                 "base64 without a dtype", hint="The text does not say what the bytes mean."
             )
         dtype, byteorder = dtype_named(payload.dtype)
-        text = payload.values
-        length = text.stretch.length if isinstance(text, Text) else len(text)
-        pieces = base64_pieces(text, self._scratch)
         if payload.shape is not None:
             shape = parse_shape(payload.shape)
         elif payload.compressed:
@@ -268,18 +290,57 @@ class TensorBuilder:
             count, rest = divmod(sum(map(len, pieces)), dtype.itemsize)
             if rest:
                 raise FormatError(f"the number of bytes is not a multiple of {dtype.itemsize}")
-            shape, pieces = (count,), base64_pieces(text, self._scratch)
+            shape, pieces = (count,), self._byte_pieces(payload)
         nbytes = prod(shape) * dtype.itemsize
-        if payload.compressed:
+        compressed = payload.compressed
+        if compressed is None and looks_deflated(first) and payload.shape is not None:
+            compressed = sum(map(len, pieces)) != nbytes
+            pieces = self._byte_pieces(payload)
+        if compressed:
             self._limit -= nbytes
             if self._limit < 0:
                 raise LimitError(
                     "the compressed tensors decompress to more than the limits allow",
                     hint="Pass --limit expansion=none if it is meant.",
                 )
-            pieces = _inflate(pieces, nbytes)
-        elif nbytes > length:
-            raise FormatError(f"{length:,} characters of base64 for {nbytes:,} bytes")
+            pieces = inflate(pieces, nbytes)
+        else:
+            _check_length(payload, nbytes)
+        big = payload.byteorder == ">" or byteorder == ">"
+        return self._read_bytes(pieces, dtype, shape, big, payload.order)
+
+    def _from_npy(self, payload: Payload, pieces: Iterator[bytes]) -> torch.Tensor:
+        header, pieces = npy_header(pieces)
+        dtype, byteorder = dtype_named(header.dtype)
+        shape = parse_shape(header.shape)
+        if payload.dtype is not None and dtype_named(payload.dtype)[0] != dtype:
+            raise FormatError(f"a .npy file of {dtype} where the text says {quote(payload.dtype)}")
+        if payload.shape is not None and parse_shape(payload.shape) != shape:
+            raise FormatError(f"a .npy file of shape {list(shape)} where the text says otherwise")
+        _check_length(payload, prod(shape) * dtype.itemsize)
+        order: Literal["C", "F"] = "F" if header.fortran else "C"
+        return self._read_bytes(pieces, dtype, shape, byteorder == ">", order)
+
+    def _byte_pieces(self, payload: Payload) -> Iterator[bytes]:
+        values = payload.values
+        if isinstance(values, str | Text):
+            form: Form = "hex" if payload.form == "hex" else "base64"
+            return byte_pieces(values, self._scratch, form)
+        size = dtype_named(payload.dtype)[0].itemsize if payload.form == "bits" else 1
+        if isinstance(values, Numbers):
+            return byte_values(self._pieces(values), size)
+        flat, _ = _flatten(values)
+        return byte_values(iter(_small(flat)[0]), size)
+
+    def _read_bytes(
+        self,
+        pieces: Iterator[bytes],
+        dtype: torch.dtype,
+        shape: tuple[int, ...],
+        big_endian: bool,
+        order: Literal["C", "F"],
+    ) -> torch.Tensor:
+        nbytes = prod(shape) * dtype.itemsize
         tensor = new_tensor(self._spool, dtype, shape)
         target, position = _raw(tensor), 0
         for piece in pieces:
@@ -289,60 +350,41 @@ class TensorBuilder:
             position += len(piece)
         if position != nbytes:
             raise FormatError(f"{position:,} bytes where shape and dtype say {nbytes:,}")
-        if payload.byteorder == ">" or byteorder == ">":
+        if big_endian:
             target.view(f"u{_REAL.get(dtype, dtype).itemsize}").byteswap(inplace=True)
         if dtype is torch.bool and nbytes and int(target.max()) > 1:
             raise FormatError("a byte other than 0 and 1 in a bool tensor")
-        if payload.order == "F" and len(shape) > 1:
-            return tensor.view(shape[::-1]).permute(*range(len(shape) - 1, -1, -1))
-        return tensor
+        return _reordered(tensor, order)
 
 
-def base64_pieces(text: str | Text, scratch: Scratch) -> Iterator[bytes]:
-    """Decode base64 in pieces."""
-    if isinstance(text, str):
-        chunks: Iterator[bytes] = iter([text.encode("utf-8", "replace")])
-        escaped = False
+def shape_of(values: object) -> tuple[int, ...] | None:
+    """The shape of numbers, nested or flat. ``None`` if they are no array of numbers."""
+    if isinstance(values, Numbers):
+        return values.shape
+    try:
+        flat, shape = _flatten(values)
+        _small(flat)
+    except (FormatError, LimitError):
+        return None
+    return shape
+
+
+def _check_length(payload: Payload, nbytes: int) -> None:
+    """Refuse a size that the text cannot have, before memory is allocated for it."""
+    values = payload.values
+    if isinstance(values, str | Text):
+        length = most_bytes(values)
     else:
-        chunks, escaped = scratch.read(*text.stretch, 3 << 18), text.escaped
-    left = b""
-    for chunk in chunks:
-        chunk = left + chunk
-        if escaped:
-            chunk = chunk.replace(b"\\/", b"/").replace(b"\\n", b"").replace(b"\\r", b"")
-        chunk = chunk.translate(None, b"\r\n") if b"\n" in chunk else chunk
-        # The end of the chunk may cut an escape in two. Escapes have two characters.
-        cut = len(chunk) // 4 * 4 if b"\\" not in chunk[-4:] else (len(chunk) - 4) // 4 * 4
-        left = chunk[cut:]
-        yield _decode(chunk[:cut])
-    if left:
-        yield _decode(left)
+        length = prod(shape_of(values) or ()) * (8 if payload.form == "bits" else 1)
+    if nbytes > length:
+        raise FormatError(f"{length:,} characters or numbers for {nbytes:,} bytes")
 
 
-def _decode(text: bytes) -> bytes:
-    try:
-        return pybase64.b64decode(text, validate=True)
-    except ValueError as error:
-        raise FormatError(f"not base64 ({quote(str(error))})") from error
-
-
-def _inflate(pieces: Iterator[bytes], nbytes: int) -> Iterator[bytes]:
-    engine = zlib.decompressobj(wbits=47)
-    try:
-        for piece in pieces:
-            while piece:
-                out = engine.decompress(piece, 1 << 20)
-                nbytes -= len(out)
-                if nbytes < 0:
-                    raise FormatError("compressed data longer than shape and dtype say")
-                yield out
-                piece = engine.unconsumed_tail
-                if engine.unused_data:
-                    raise FormatError("more bytes after the compressed data")
-    except zlib.error as error:
-        raise FormatError(f"damaged compressed data ({quote(str(error))})") from error
-    if not engine.eof:
-        raise FormatError("compressed data ends too early")
+def _reordered(tensor: torch.Tensor, order: Literal["C", "F"]) -> torch.Tensor:
+    """The tensor whose values were written in ``order``."""
+    if order == "F" and tensor.dim() > 1:
+        return tensor.view(tensor.shape[::-1]).permute(*range(tensor.dim() - 1, -1, -1))
+    return tensor
 
 
 def _components(tensor: torch.Tensor) -> torch.Tensor:
@@ -378,9 +420,11 @@ def _flatten(value: object) -> tuple[list[Any], tuple[int, ...]]:
             raise LimitError(f"an array of numbers nested deeper than {MAX_RANK}")
         size = len(flat[0])
         if not all(isinstance(row, list) and len(row) == size for row in flat):
-            raise FormatError("rows of unequal length")
+            raise FormatError("rows of unequal length", hint=RAGGED_HINT)
         flat = [item for row in flat for item in row]
         shape.append(size)
+    if any(isinstance(item, list | Numbers) for item in flat):
+        raise FormatError("rows of unequal depth", hint=RAGGED_HINT)
     return flat, tuple(shape)
 
 
