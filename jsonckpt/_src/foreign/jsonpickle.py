@@ -17,7 +17,7 @@ import torch
 
 from ..errors import FormatError, JsonckptError, quote
 from ..format.pointer import join
-from ..tensors.pieces import bits
+from ..tensors.pieces import over
 from .encoded import encoded, head_of
 from .scratch import Numbers, Text
 from .tensor_values import Payload, dtype_named, parse_shape
@@ -53,6 +53,7 @@ class Restorer:
         self._count = 0
         self._objects: dict[int, Any] = {}
         self._open: set[int] = set()
+        self._pickled_root = False
 
     def restore(self, value: Any, pointer: str = "") -> Any:
         """The restored value.
@@ -60,6 +61,8 @@ class Restorer:
         Raises:
             FormatError: an array in an unknown form, or a reference that cannot be resolved.
         """
+        if self._count == 0 and isinstance(value, dict):
+            self._pickled_root = any(key.startswith(TAG) for key in value)
         if isinstance(value, Numbers):
             self._count += _lists_in(value.shape)
         elif isinstance(value, list):
@@ -132,12 +135,17 @@ class Restorer:
     def _shared(self, thing: dict[str, Any]) -> Any:
         """The object that a reference means. One that contains the reference stays a reference."""
         number = thing["py/id"]
-        if type(number) is not int or number not in self._objects:
+        target = self._objects.get(number) if type(number) is int else None
+        tagged = isinstance(target, dict) and any(key.startswith(TAG) for key in target)
+        # A plain object or list that holds the text of jsonpickle counts from elsewhere. Then a
+        # number most likely means something that nobody shares: plain values.
+        plain = isinstance(target, dict | list) and not (tagged or self._pickled_root)
+        if target is None or plain:
             raise FormatError(
                 f"a jsonpickle reference to object {quote(number)}, which is not a known array",
                 hint=_HINT,
             )
-        return thing if number in self._open else self._objects[number]
+        return thing if number in self._open else target
 
     def _array(self, thing: dict[str, Any], pointer: str) -> torch.Tensor:
         """An array as the handlers of ``jsonpickle.ext.numpy`` write it."""
@@ -243,22 +251,22 @@ def _view(base: Any, thing: dict[str, Any], dtype: Any, shape: Any) -> torch.Ten
         raise FormatError("a view whose strides or offset are not whole numbers")
     if len(strides) != len(sizes) or prod(sizes) * kind.itemsize > storage.nbytes():
         raise FormatError("a view that does not lie in its base")
+    if not prod(sizes):
+        return torch.empty(sizes, dtype=kind)
     reach = [(size - 1) * stride for size, stride in zip(sizes, strides, strict=True)]
     low = offset + sum(step for step in reach if step < 0)
     high = offset + sum(step for step in reach if step > 0) + kind.itemsize
-    if prod(sizes) and (low < 0 or high > storage.nbytes()):
+    if low < 0 or high > storage.nbytes() or (kind == torch.bool and base.dtype != kind):
         raise FormatError("a view that does not lie in its base")
     whole = all(step % kind.itemsize == 0 for step in (*strides, offset))
-    flat = torch.empty(0, dtype=kind).set_(storage)
     if whole and min(strides, default=0) >= 0:
         steps = [stride // kind.itemsize for stride in strides]
+        flat = over(storage, kind, (storage.nbytes() // kind.itemsize,))
         return flat.as_strided(sizes, steps, offset // kind.itemsize)
     # torch has no negative strides, so this becomes a copy.
-    raw = bits(flat).numpy().view(np.uint8)
-    width = f"V{kind.itemsize}"
-    array = np.ndarray(sizes, width, raw.data, offset, strides).copy()
-    copy = torch.from_numpy(array.reshape(-1).view(np.uint8)) if array.size else flat[:0]
-    return copy.view(kind).reshape(sizes)
+    raw = over(storage, torch.uint8, (storage.nbytes(),)).numpy()
+    array = np.ndarray(sizes, f"V{kind.itemsize}", raw.data, offset, strides).copy()
+    return torch.from_numpy(array.reshape(-1).view(np.uint8)).view(kind).reshape(sizes)
 
 
 def _lists_in(shape: tuple[int, ...]) -> int:
