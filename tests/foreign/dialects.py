@@ -16,7 +16,7 @@ import torch
 
 from jsonckpt._src.foreign.read_json import ForeignOptions, read_foreign
 
-__all__ = ["DIALECTS", "EXPECTED", "b64", "read"]
+__all__ = ["DIALECTS", "EXPECTED", "b64", "npy", "read"]
 
 FLOATS = [[1.5, -2.0], [0.25, 3.0]]
 EXPECTED = torch.tensor(FLOATS)
@@ -31,7 +31,14 @@ def b64(array: Any) -> str:
     return base64.b64encode(array).decode()
 
 
+def npy(array: Any) -> str:
+    file = io.BytesIO()
+    np.save(file, array)
+    return b64(file.getvalue())
+
+
 RAW = np.array(FLOATS, "<f4").tobytes()
+TYPED = '{"0":1.5,"1":-2,"2":0.25,"3":3}'
 DIALECTS = {
     "the guide": '{"data":[[1.5,-2.0],[0.25,3.0]],"shape":[2,2],"dtype":"torch.float32"}',
     "flat data": '{"data":[1.5,-2.0,0.25,3.0],"shape":[2,2],"dtype":"float32"}',
@@ -68,4 +75,60 @@ DIALECTS = {
     "jsonpickle column-major": '{"py/object":"numpy.ndarray","values":"%s","shape":[2,2],'
     '"dtype":"float32","byteorder":"<","order":"F"}'
     % b64(zlib.compress(np.array(FLOATS, "<f4").T.tobytes())),
+    "mark beside data": '{"__ndarray__":true,"data":[[1.5,-2],[0.25,3]],"dtype":"float32"}',
+    "mark beside base64": '{"__numpy__":true,"b64":"%s","dtype":"<f4","shape":[2,2]}' % b64(RAW),
+    "mark with a name": '{"__tensor__":"torch","values":[[1.5,-2],[0.25,3]],"dtype":"float32"}',
+    "mark with a dtype": '{"__tensor__":"float32","data":[[1.5,-2],[0.25,3]]}',
+    "mark around an object": '{"__tensor__":{"data":[[1.5,-2],[0.25,3]],"dtype":"float32"}}',
+    "mark in a member": '{"is_tensor":true,"value":[[1.5,-2],[0.25,3]],"dtype":"float32"}',
+    "printed class": '{"class":"<class \'torch.Tensor\'>","tensor":[[1.5,-2],[0.25,3]]}',
+    "class of Keras's kind": '{"class_name":"numpy.ndarray","list":[[1.5,-2],[0.25,3]]}',
+    "type with a dtype in it": '{"type":"torch.FloatTensor","content":[[1.5,-2],[0.25,3]]}',
+    "printed dtype": '{"_type":"ndarray","flat":[1.5,-2,0.25,3],"dtype":"<class \'numpy.float32\'>",'
+    '"shape":"(2, 2)"}',
+    "printed shape": '{"type":"tensor","data":[1.5,-2,0.25,3],"shape":"torch.Size([2, 2])"}',
+    "array of JavaScript": '{"type":"Float32Array","data":%s,"shape":[2,2]}' % TYPED,
+    "name beside": '{"name":"w","shape":[2,2],"dtype":"float32","data":[1.5,-2,0.25,3]}',
+    "name and base64": '{"name":"w","shape":[2,2],"dtype":"F32","data":"%s"}' % b64(RAW),
+    "dims": '{"dims":[2,2],"dtype":"float32","data":[1.5,-2,0.25,3]}',
+    "dims of text": '{"dims":["2","2"],"dtype":"float32","data":[1.5,-2,0.25,3]}',
+    "size": '{"size":[2,2],"dtype":"float32","values":[1.5,-2,0.25,3]}',
+    "type for dtype": '{"type":"float32","shape":[2,2],"data":[1.5,-2,0.25,3]}',
+    "shape alone": '{"shape":[2,2],"data":[1.5,-2,0.25,3]}',
+    "typed array": '{"shape":[2,2],"data":%s}' % TYPED,
+    "Buffer of Node": '{"dtype":"float32","shape":[2,2],"buffer":{"type":"Buffer","data":%s}}'
+    % list(RAW),
+    "list of bytes": '{"dtype":"float32","shape":[2,2],"data":{"type":"bytes","data":%s}}'
+    % list(RAW),
+    "BSON": '{"dtype":"float32","shape":[2,2],"data":{"$binary":{"base64":"%s","subType":"00"}}}'
+    % b64(RAW),
+    "base64 under another name": '{"dtype":"float32","shape":[2,2],"data_b64":"%s"}' % b64(RAW),
+    "base64 without padding": '{"dtype":"float32","shape":[2,2],"raw":"%s"}' % b64(RAW).rstrip("="),
+    "base64 in lines": '{"dtype":"float32","shape":[2,2],"base64":"%s"}'
+    % b64(RAW).replace("AA", "AA\\r\\n").replace("QE", "QE\\n"),
+    "base64 with escapes": '{"dtype":"float32","shape":[2,2],"base64":"%s"}'
+    % b64(RAW).replace("+", "\\u002b").replace("=", "\\u003D"),
+    "data URL": '{"dtype":"float32","shape":[2,2],"data":"data:application/octet-stream;base64,%s"}'
+    % b64(RAW),
+    "hex": '{"dtype":"float32","shape":[2,2],"data":"%s","encoding":"hex"}' % RAW.hex(),
+    "base64 of gzip": '{"dtype":"float32","shape":[2,2],"encoding":"base64+gzip","data":"%s"}'
+    % b64(gzip.compress(RAW)),
+    "base64 of zlib, unsaid": '{"__tensor__":true,"dtype":"float32","shape":[2,2],"data":"%s"}'
+    % b64(zlib.compress(RAW)),
+    "npy": '{"__ndarray__":true,"data":"%s"}' % npy(np.array(FLOATS, "<f4")),
+    "npy alone": '"%s"' % npy(np.array(FLOATS, "<f4")),
+    "npy, column-major, big-endian": '{"__array__":true,"data":"%s"}'
+    % npy(np.asfortranarray(np.array(FLOATS, ">f4"))),
+    "flat, column-major": '{"data":[1.5,0.25,-2,3],"shape":[2,2],"dtype":"float32","order":"F"}',
+    "bytes, column-major": '{"data":"%s","shape":[2,2],"dtype":"float32","order":"column-major"}'
+    % b64(np.array(FLOATS, "<f4").T.tobytes()),
+    "bokeh": '{"type":"ndarray","array":{"type":"bytes","data":"%s"},"shape":[2,2],'
+    '"dtype":"float32","order":"little"}' % b64(gzip.compress(RAW)),
+    "bokeh 2": '{"__ndarray__":"%s","dtype":"float32","shape":[2,2],"order":"little"}' % b64(RAW),
+    "plotly": '{"dtype":"f4","bdata":"%s","shape":"2, 2"}' % b64(RAW),
+    "msgpack-numpy": '{"nd":true,"type":"<f4","kind":"","shape":[2,2],"data":"%s"}' % b64(RAW),
+    "ONNX": '{"dims":["2","2"],"dataType":1,"name":"w","rawData":"%s"}' % b64(RAW),
+    "ONNX floats": '{"dims":["2","2"],"data_type":"FLOAT","float_data":[1.5,-2,0.25,3]}',
+    "Keras": '{"class_name":"__tensor__","config":{"value":[[1.5,-2],[0.25,3]],'
+    '"dtype":"float32"}}',
 }

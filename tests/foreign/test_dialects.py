@@ -7,6 +7,7 @@ from __future__ import annotations
 import io
 import json
 import tempfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,13 @@ from hypothesis import strategies as st
 from jsonckpt._src.convert.number_list_json import write_number_lists
 from jsonckpt._src.errors import FormatError
 from jsonckpt._src.foreign import lift
+from jsonckpt._src.foreign.facts import typed_array
 from jsonckpt._src.foreign.read_json import ForeignOptions, read_foreign
 from jsonckpt._src.foreign.tensor_values import dtype_named
 from jsonckpt._src.tensors.compare import compare
 from jsonckpt._src.tensors.pieces import over
 from tests.convert.guide import DATA
-from tests.foreign.dialects import DIALECTS, EXPECTED, b64, read
+from tests.foreign.dialects import DIALECTS, EXPECTED, b64, npy, read
 from tests.support import examples
 
 
@@ -124,10 +126,13 @@ def test_dtypes_are_kept(dtype: str, values: list[Any], padding: int, tmp_path: 
 
 def test_dtype_spellings() -> None:
     spellings = {
-        torch.float32: ["torch.float32", "float32", "float", "<f4", "f4", "torch.FloatTensor"],
+        torch.float32: ["torch.float32", "float32", "float", "<f4", "f4", "torch.FloatTensor"]
+        + ["F32", "f32", "<class 'numpy.float32'>", "dtype('float32')"],
+        torch.int8: ["I8", "i1", "torch.int8"],
+        torch.uint64: ["U64", "u8", "u64"],
         torch.float64: ["double", "numpy.float64", "<f8", "torch.cuda.DoubleTensor"],
         torch.bfloat16: ["bfloat16", "torch.BFloat16Tensor"],
-        torch.int64: ["torch.long", "int64", "<i8", "torch.LongTensor"],
+        torch.int64: ["torch.long", "int64", "<i8", "i8", "I64", "torch.LongTensor"],
         torch.uint8: ["|u1", "u1", "torch.ByteTensor"],
         torch.bool: ["|b1", "?", "bool", "torch.BoolTensor"],
         torch.complex64: ["<c8", "torch.cfloat", "torch.ComplexFloatTensor"],
@@ -135,7 +140,7 @@ def test_dtype_spellings() -> None:
     for dtype, names in spellings.items():
         for name in names:
             assert dtype_named(name)[0] == dtype, name
-    for unknown in ["", "float31", "object", "|O", "<f3", "torch.qint8", "int4", None, 7]:
+    for unknown in ["", "float31", "object", "|O", "<f3", "torch.qint8", "int4", "f16", "i128", None, 7]:
         with pytest.raises(FormatError, match="unknown dtype"):
             dtype_named(unknown)
 
@@ -207,6 +212,94 @@ def test_ordinary_objects_stay_what_they_are(tmp_path: Path) -> None:
         del found["w"]
         assert found == ordinary
         assert [type(x) for x in found["losses"][:3]] == [float, int, float]
+
+
+@pytest.mark.parametrize(
+    "thing",
+    [
+        {"dtype": "float32", "shape": [2, 3]},
+        {"dtype": "float32", "data": "corpus.txt"},
+        {"dtype": "int8", "data": "imagenet1kabcdef"},
+        {"dtype": "float32", "data": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"},
+        {"dtype": "auto", "values": [1, 2]},
+        {"dtype": "float32", "value": 0.5},
+        {"dtype": "float32", "values": [[1, 2], [3]]},
+        {"dtype": "float32", "data": [1.5, None]},
+        {"shape": [2, 2], "data": [1, 2, 3]},
+        {"shape": [2, 2], "array": [1, 2, 3], "dtype": "float32"},
+        {"shape": [2, 2], "data": [1, 2, 3, 4], "dtype": "float32", "lr": 0.1},
+        {"name": "w", "shape": [2, 2], "dtype": "float32", "data": [1, 2, 3]},
+        {"name": "w", "shape": [2], "dtype": "float32", "data": "weights.bin"},
+        {"type": "tensor", "shape": [1, 3], "dtype": "float32"},
+        {"type": "array", "items": {"type": "number"}},
+        {"type": "tensor", "elements": [1, 2]},
+        {"type": "Buffer", "data": [1, 2]},
+        {"0": 1.5, "1": 2},
+        {"__tensor__": False, "data": [1]},
+        {"kind": "scatter", "data": [[1, 2]]},
+        {"data": [[1, 2], [3]], "values": [[1], [2, 3]]},
+    ],
+    ids=str,
+)
+def test_what_is_not_certainly_a_tensor_stays(thing: dict[str, Any], tmp_path: Path) -> None:
+    text = json.dumps({"a": thing, "w": {"data": [1.0], "dtype": "float32"}})
+    assert read(text, tmp_path)["a"] == thing
+
+
+def test_values_under_an_unknown_key_are_named(tmp_path: Path) -> None:
+    for text in (
+        '{"w":{"__tensor__":true,"numbers":[1.5,2.5],"dtype":"float32"}}',
+        '{"w":{"type":"tensor","shape":[2],"numbers":[1.5,2.5]}}',
+        '{"w":{"__ndarray__":true,"numbers":{"0":1.5,"1":2.5}}}',
+    ):
+        with pytest.raises(FormatError, match="the key 'numbers' are not read; .*: data, values"):
+            read(text, tmp_path)
+
+
+def test_tensors_with_names_in_a_list_become_an_object(tmp_path: Path) -> None:
+    tensor = '{"name":"%s","shape":[2],"dtype":"float32","data":[1.5,2.5]}'
+    source = io.BytesIO(('{"layers":[%s,%s]}' % (tensor % "a.weight", tensor % "a.bias")).encode())
+    found, notes = read_foreign(source, tmp_path, ForeignOptions())
+    assert list(found["layers"]) == ["a.weight", "a.bias"]
+    assert torch.equal(found["layers"]["a.bias"], torch.tensor([1.5, 2.5]))
+    assert notes == ["the list /layers became an object: its tensors have names"]
+    again = read('{"layers":[%s,%s]}' % (tensor % "a", tensor % "a"), tmp_path)
+    assert [type(item) for item in again["layers"]] == [torch.Tensor, torch.Tensor]
+
+
+def test_typed_arrays_of_javascript() -> None:
+    assert typed_array({"0": 1.5, "1": 2, "2": -3}) == [1.5, 2, -3]
+    assert typed_array({str(n): n for n in range(1000)}) == list(range(1000))
+    for other in ({}, {"1": 1}, {"0": 1, "2": 2}, {"1": 1, "0": 0}, {"0": True}, {"0": "1"}, [1]):
+        assert typed_array(other) is None
+
+
+def test_base64_that_compression_and_bytes_may_both_explain(tmp_path: Path) -> None:
+    """Bytes that begin like zlib data are the values, if they are as many as the shape says."""
+    raw = b"x\x9c" + bytes(6)
+    text = '{"__tensor__":true,"dtype":"uint8","shape":[8],"data":"%s"}' % b64(raw)
+    assert bytes(read(text, tmp_path).tolist()) == raw
+
+
+def test_long_base64_in_every_form(tmp_path: Path) -> None:
+    values = torch.arange(40_000, dtype=torch.float32).reshape(200, 200) * -1.37
+    raw = values.numpy().tobytes()
+    plain = b64(raw)
+    lines = "\\n".join(plain[i : i + 76] for i in range(0, len(plain), 76))
+    for text in (
+        plain,
+        plain.rstrip("="),
+        plain.replace("+", "-").replace("/", "_"),
+        plain.replace("/", "\\/").replace("+", "\\u002b"),
+        lines,
+        "data:application/octet-stream;base64," + plain,
+        b64(zlib.compress(raw, 9)),
+        npy(values.numpy()),
+    ):
+        found = read('{"__tensor__":true,"shape":[200,200],"dtype":"f4","data":"%s"}' % text, tmp_path)
+        assert torch.equal(found, values), text[:40]
+        named = '{"name":"w","shape":[200,200],"dtype":"f4","data":"%s"}'
+        assert torch.equal(read(named % text, tmp_path), values), text[:40]
 
 
 def test_bare_nan_outside_tensors(tmp_path: Path) -> None:

@@ -215,7 +215,7 @@ def _fits_base64(
     text: str | Text, shape: tuple[int, ...] | None, itemsize: int, payload: Payload
 ) -> bool:
     head = head_of(text)
-    length = text.stretch.length if isinstance(text, Text) else len(text)
+    length = text.stretch.length if isinstance(text, Text) else len("".join(text.split()))
     if re.fullmatch(r"[A-Za-z0-9+/=_\-\s\\]*", head) is None:
         return False
     if payload.compressed or head.startswith(NPY_HEAD):
