@@ -129,6 +129,5 @@ DIALECTS = {
     "msgpack-numpy": '{"nd":true,"type":"<f4","kind":"","shape":[2,2],"data":"%s"}' % b64(RAW),
     "ONNX": '{"dims":["2","2"],"dataType":1,"name":"w","rawData":"%s"}' % b64(RAW),
     "ONNX floats": '{"dims":["2","2"],"data_type":"FLOAT","float_data":[1.5,-2,0.25,3]}',
-    "Keras": '{"class_name":"__tensor__","config":{"value":[[1.5,-2],[0.25,3]],'
-    '"dtype":"float32"}}',
+    "Keras": '{"class_name":"__tensor__","config":{"value":[[1.5,-2],[0.25,3]],"dtype":"float32"}}',
 }

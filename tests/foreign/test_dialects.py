@@ -140,7 +140,19 @@ def test_dtype_spellings() -> None:
     for dtype, names in spellings.items():
         for name in names:
             assert dtype_named(name)[0] == dtype, name
-    for unknown in ["", "float31", "object", "|O", "<f3", "torch.qint8", "int4", "f16", "i128", None, 7]:
+    for unknown in [
+        "",
+        "float31",
+        "object",
+        "|O",
+        "<f3",
+        "torch.qint8",
+        "int4",
+        "f16",
+        "i128",
+        None,
+        7,
+    ]:
         with pytest.raises(FormatError, match="unknown dtype"):
             dtype_named(unknown)
 
@@ -220,7 +232,10 @@ def test_ordinary_objects_stay_what_they_are(tmp_path: Path) -> None:
         {"dtype": "float32", "shape": [2, 3]},
         {"dtype": "float32", "data": "corpus.txt"},
         {"dtype": "int8", "data": "imagenet1kabcdef"},
-        {"dtype": "float32", "data": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"},
+        {
+            "dtype": "float32",
+            "data": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+        },
         {"dtype": "auto", "values": [1, 2]},
         {"dtype": "float32", "value": 0.5},
         {"dtype": "float32", "values": [[1, 2], [3]]},
@@ -296,7 +311,9 @@ def test_long_base64_in_every_form(tmp_path: Path) -> None:
         b64(zlib.compress(raw, 9)),
         npy(values.numpy()),
     ):
-        found = read('{"__tensor__":true,"shape":[200,200],"dtype":"f4","data":"%s"}' % text, tmp_path)
+        found = read(
+            '{"__tensor__":true,"shape":[200,200],"dtype":"f4","data":"%s"}' % text, tmp_path
+        )
         assert torch.equal(found, values), text[:40]
         named = '{"name":"w","shape":[200,200],"dtype":"f4","data":"%s"}'
         assert torch.equal(read(named % text, tmp_path), values), text[:40]

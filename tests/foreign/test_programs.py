@@ -3,6 +3,8 @@
 The arrays in it are made of the same numbers here.
 """
 
+# ruff: noqa: UP031 - JSON is full of braces, so str.format and f-strings would be unreadable.
+
 from __future__ import annotations
 
 import json
@@ -56,7 +58,7 @@ def of(program: str, holds: str) -> list[str]:
      if t["holds"] in HELD],
 )  # fmt: skip
 def test_every_form_of_every_program(case: dict[str, str], tmp_path: Path) -> None:
-    found = read('{"w":%s,"epoch":3}' % case["text"], tmp_path)  # noqa: UP031
+    found = read('{"w":%s,"epoch":3}' % case["text"], tmp_path)
     assert equal(found["w"], HELD[case["holds"]])
 
 
@@ -84,7 +86,7 @@ def test_jsonpickle_shares_the_arrays_of_a_dict(text: str, tmp_path: Path) -> No
     assert found["e"] is found["g"]
     assert found["c"] == {"d": [1, [2]]}
     with pytest.raises(FormatError, match="make_refs=False"):
-        read('{"epoch":3,"a":%s}' % text, tmp_path)  # noqa: UP031 - its numbers count from elsewhere
+        read('{"epoch":3,"a":%s}' % text, tmp_path)  # its numbers count from elsewhere
 
 
 @pytest.mark.parametrize("text", [*of("jsonpickle", "net"), *of("jsonpickle", "shared")])
@@ -102,10 +104,10 @@ def test_damaged_jsonpickle_gives_only_our_errors(text: str, tmp_path: Path) -> 
 ARRAY = '{"py/object":"numpy.ndarray","dtype":"float32","values":[1.5,2.5,3.5]}'
 VIEW = '{"py/object":"numpy.ndarray","base":%s,"dtype":"float32",%s}'
 UNCERTAIN = {
-    "an unknown id": '{"a":%s,"b":{"py/id":99}}' % ARRAY,  # noqa: UP031
-    "a huge id": '{"a":%s,"b":{"py/id":99999999999999999999}}' % ARRAY,  # noqa: UP031
-    "an id of text": '{"a":%s,"b":{"py/id":"1"}}' % ARRAY,  # noqa: UP031
-    "an id of a list of values": '{"a":%s,"b":{"py/id":2}}' % ARRAY,  # noqa: UP031
+    "an unknown id": '{"a":%s,"b":{"py/id":99}}' % ARRAY,
+    "a huge id": '{"a":%s,"b":{"py/id":99999999999999999999}}' % ARRAY,
+    "an id of text": '{"a":%s,"b":{"py/id":"1"}}' % ARRAY,
+    "an id of a list of values": '{"a":%s,"b":{"py/id":2}}' % ARRAY,
     "no values": '{"a":{"py/object":"numpy.ndarray","dtype":"float32"}}',
     "a view of nothing": VIEW % ("[1]", '"shape":[1]'),
     "a view past the end": VIEW % (ARRAY, '"shape":[3],"offset":4'),

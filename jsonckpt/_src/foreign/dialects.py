@@ -32,7 +32,7 @@ from .facts import (
     shape_said,
     typed_array,
 )
-from .scratch import Numbers, Text
+from .scratch import Numbers, Ragged, Text
 from .tensor_values import Payload, dtype_named, parse_shape, shape_of
 
 NO_VALUES = (
@@ -134,7 +134,7 @@ def _marked(thing: dict[str, Any]) -> Payload | None:
         if inside is True or (isinstance(inside, str) and payload_key(thing) is not None):
             named = inside if isinstance(inside, str) and is_dtype(inside) else None
             return _generic(thing, _MISSING, dtype=named, strong=mark.startswith("__"))
-        if mark.startswith("__") or isinstance(inside, list | Numbers | Text):
+        if mark.startswith("__") or isinstance(inside, list | Numbers | Ragged | Text):
             return _generic(thing, inside)
     for key in _TYPE_KEYS:
         kind = thing.get(key)
@@ -179,7 +179,7 @@ def _plain(thing: dict[str, Any]) -> Payload | None:
         return None
     if isinstance(payload.values, torch.Tensor):
         return payload
-    if not isinstance(payload.values, list | int | float | complex | Numbers | str | Text):
+    if not isinstance(payload.values, list | int | float | complex | Numbers | Ragged | str | Text):
         return None
     if key in _USUAL_PAYLOADS and typed and sized and "name" not in thing:
         return payload
@@ -277,7 +277,7 @@ def _without_values(thing: dict[str, Any], *, strong: bool, facts: bool) -> None
         key
         for key, value in thing.items()
         if key not in _FACTS
-        and (isinstance(value, list | Numbers | Text) or typed_array(value) is not None)
+        and (isinstance(value, list | Numbers | Ragged | Text) or typed_array(value) is not None)
     ]
     if unknown and (strong or facts):
         raise FormatError(

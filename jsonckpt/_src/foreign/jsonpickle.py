@@ -19,7 +19,7 @@ from ..errors import FormatError, JsonckptError, quote
 from ..format.pointer import join
 from ..tensors.pieces import over
 from .encoded import encoded, head_of
-from .scratch import Numbers, Text
+from .scratch import Numbers, Ragged, Text
 from .tensor_values import Payload, dtype_named, parse_shape
 
 #: How jsonpickle's own keys begin.
@@ -46,7 +46,7 @@ class Restorer:
     """
 
     def __init__(
-        self, make: Callable[[Payload], Any], plain: Callable[[Numbers, str], list[Any]]
+        self, make: Callable[[Payload], Any], plain: Callable[[Numbers | Ragged, str], list[Any]]
     ) -> None:
         self._make = make
         self._plain = plain
@@ -63,6 +63,8 @@ class Restorer:
         """
         if self._count == 0 and isinstance(value, dict):
             self._pickled_root = any(key.startswith(TAG) for key in value)
+        if isinstance(value, Ragged):
+            value = self._plain(value, pointer)
         if isinstance(value, Numbers):
             self._count += _lists_in(value.shape)
         elif isinstance(value, list):

@@ -15,9 +15,11 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
+import numpy as np
+
 from ..errors import FormatError, IncompleteCheckpointError, JsonckptError, LimitError, quote
-from .number_array import ArrayParser, Scan
-from .scratch import Numbers, References, Scratch, Stretch, Text
+from .number_array import MAX_RANK, ArrayParser, Scan
+from .scratch import Numbers, Ragged, References, Scratch, Stretch, Text
 
 #: Members that hold the values of a tensor. Arrays in them are lifted even if they are short.
 PAYLOAD_KEYS = frozenset(
@@ -56,7 +58,7 @@ _STRING_BLOCK = 64 << 10
 _COLON = re.compile(rb"[ \t\r\n]*:[ \t\r\n]*")
 _BRACKETS = re.compile(rb"\[[ \t\r\n\[]{0,256}")
 #: Arrays so short that lifting them takes longer than parsing them.
-_TINY_ARRAY = re.compile(rb"\[[-0-9.eE, \t\r\n\[\]]{0,64}\]")
+_TINY_ARRAY = re.compile(rb"\[[-+0-9.EINa-z, \t\r\n\[\]]{0,64}\]")
 _STARTS_NUMBER = frozenset(b"-0123456789NItf]")
 _NOT_FINITE = re.compile(rb"-?Infinity|NaN")
 #: All bytes except those that end a number or a word.
@@ -425,6 +427,39 @@ class Lifter:
         if length > items * SHORT_ARRAY and self._retries <= MAX_RETRIES:
             self._out.push(text.take(1))
             return
+        if not self._ragged():
+            self._pass_plain(length)
+
+    def _ragged(self) -> bool:
+        """Lift the text of the list at the position. False if there is more than numbers in it."""
+        text, depth, start = self._in, 0, self._scratch.tell()
+        while True:
+            text.fill(WINDOW)
+            window, bounded = text.window(WINDOW)
+            scan = ArrayParser(self._scratch.write, _depth=depth).scan(window)
+            length = _whole_values(window, scan, bounded)
+            wrong = (bounded and scan.end is None) or int(scan.depth.max(initial=0)) > MAX_RANK
+            written = self._scratch.tell() - start
+            if wrong or length == 0:
+                self._scratch.cut(start)
+                text.unread(self._scratch.read(start, written))
+                return False
+            if written + length > MAX_CONSUMED:
+                raise LimitError(
+                    f"a list with rows of unequal length, of more than {MAX_CONSUMED:,} bytes",
+                    hint=DROP_HINT,
+                )
+            _check_numbers(window[:length])
+            self._scratch.write(memoryview(window)[:length])
+            text.take(length)
+            if scan.end is not None:
+                self._out.push(self._references.put(Ragged(self._scratch.hold(start))))
+                return True
+            depth = int(scan.depth[np.flatnonzero(scan.structure == ord(","))[-1]])
+
+    def _pass_plain(self, length: int) -> None:
+        """Pass on so many bytes, which end after a comma, a bracket or before a string."""
+        text = self._in
         while length > 0:
             piece = text.buffer[text.position : text.position + min(length, PLAIN_PIECE)]
             if len(piece) < length:

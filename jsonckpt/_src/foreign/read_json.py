@@ -25,7 +25,7 @@ from ..storage.spool import PREFIX
 from . import dialects, jsonpickle
 from .encoded import NPY_HEAD, byte_pieces, is_npy
 from .lift import ByteSource, Lifter
-from .scratch import Numbers, References, Scratch, Text, joined, tensor_spool
+from .scratch import Numbers, Ragged, References, Scratch, Text, joined, tensor_spool
 from .tensor_values import PICKLE_HEADS, Payload, TensorBuilder
 
 MAX_DEPTH = 200
@@ -261,7 +261,9 @@ class _Values:
 
     def tensor(self, payload: Payload) -> Any:
         """The tensor of a payload."""
-        if not isinstance(payload.values, list | int | float | complex | Numbers | str | Text):
+        if not isinstance(
+            payload.values, list | int | float | complex | Numbers | Ragged | str | Text
+        ):
             if isinstance(payload.values, torch.Tensor):
                 return payload.values  # it was unpickled already, or is a .npy file
             raise FormatError(
@@ -284,8 +286,11 @@ class _Values:
         )
         return named
 
-    def of_list(self, numbers: Numbers, pointer: str) -> Any:
+    def of_list(self, numbers: Numbers | Ragged, pointer: str) -> Any:
         """Lifted numbers outside tensors, as a list."""
+        if isinstance(numbers, Ragged):
+            self._count_plain(numbers.text.length, pointer)
+            return numbers.loads(self._scratch)
         kept = numbers.text
         self._count_plain(numbers.nbytes if kept is None else kept.length, pointer)
         if kept is None:
@@ -344,7 +349,7 @@ def _settled(root: Any, values: _Values) -> Any:
 
 def _settle(value: Any, pointer: str, values: _Values) -> Any:
     """Make tensors of what is still lifted in state dicts, and Python values of the rest."""
-    if isinstance(value, Numbers):
+    if isinstance(value, Numbers | Ragged):
         return values.of_list(value, pointer)
     if isinstance(value, Text):
         return values.of_text(value, pointer)

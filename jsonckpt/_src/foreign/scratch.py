@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +13,7 @@ from typing import Any, Final, NamedTuple
 
 import torch
 
+from ..errors import FormatError, quote
 from ..storage.spool import Spool, SpoolFile
 from ..tensors.pieces import over
 from .number_array import Run
@@ -99,6 +102,44 @@ def joined(items: list[Any]) -> Any:
 
 
 @dataclass(frozen=True, slots=True)
+class Ragged:
+    """A list of numbers, ``null``, ``true`` and lists that is no array, and was lifted.
+
+    It is no tensor. So it becomes a Python list in the end: :meth:`loads`.
+
+    Attributes:
+        text: its text in the scratch file, which is held once.
+    """
+
+    text: Stretch
+
+    def loads(self, scratch: Scratch) -> list[Any]:
+        """The list. Its stretch is released.
+
+        Raises:
+            FormatError: the text is not JSON.
+        """
+        text = b"".join(scratch.read(*self.text))
+        scratch.release()
+        try:
+            found: list[Any] = json.loads(text, parse_float=_finite if _LARGE(text) else None)
+        except ValueError as error:
+            raise FormatError(f"not JSON ({quote(str(error))})") from error
+        return found
+
+
+#: Finds exponents with which a number may be too large.
+_LARGE = re.compile(rb"[eE]\+?[0-9]{3}|[0-9]{300}").search
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if number in (float("inf"), float("-inf")):
+        raise FormatError(f"the number {quote(text)} is too large")
+    return number
+
+
+@dataclass(frozen=True, slots=True)
 class Text:
     """A long string that was lifted: the text between the quotes, with its escapes.
 
@@ -127,10 +168,10 @@ class References:
 
     def __init__(self) -> None:
         self.key = secrets.token_hex(16)
-        self._lifted: dict[int, Numbers | Text] = {}
+        self._lifted: dict[int, Numbers | Ragged | Text] = {}
         self._count = 0
 
-    def put(self, thing: Numbers | Text) -> bytes:
+    def put(self, thing: Numbers | Ragged | Text) -> bytes:
         """Keep ``thing`` and return a reference to it, as a JSON string."""
         self._count += 1
         self._lifted[self._count] = thing
@@ -140,7 +181,7 @@ class References:
         """A reference to ``NaN`` or an infinity, as a JSON string."""
         return f'"{self.key}:{word.decode()}"'.encode()
 
-    def take(self, text: str) -> Numbers | Text | float | str:
+    def take(self, text: str) -> Numbers | Ragged | Text | float | str:
         """What the reference ``text`` refers to, once. Other strings are returned unchanged."""
         if not text.startswith(self.key):
             return text

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from math import prod
 from typing import Any, Literal
@@ -32,7 +32,7 @@ from .encoded import (
     npy_header,
 )
 from .number_array import BINARY, MAX_RANK, Kind, null_error
-from .scratch import Numbers, Scratch, Text, new_tensor
+from .scratch import Numbers, Ragged, Scratch, Text, new_tensor
 
 _ALIASES = {
     "double": "float64",
@@ -201,6 +201,8 @@ class TensorBuilder:
             FormatError, LimitError: the values, dtype and shape do not make a tensor.
             WriteError: no room on disk.
         """
+        if isinstance(payload.values, Ragged):
+            payload = replace(payload, values=payload.values.loads(self._scratch))
         is_bytes = payload.form in ("bytes", "bits") or isinstance(payload.values, str | Text)
         try:
             tensor = self._from_bytes(payload) if is_bytes else self._from_values(payload)
@@ -219,8 +221,10 @@ class TensorBuilder:
         for kind, array in self._pieces(numbers):
             flat += (array.astype(np.bool_) if kind == "bool" else array).tolist()
         self._scratch.release(len(numbers.values))
+        if not flat:
+            return _empty_list(numbers.shape)
         for size in reversed(numbers.shape[1:]):
-            flat = [flat[i : i + size] for i in range(0, len(flat), size)] if size else []
+            flat = [flat[i : i + size] for i in range(0, len(flat), size)]
         return flat
 
     def _pieces(self, numbers: Numbers) -> Values:
@@ -366,6 +370,10 @@ class TensorBuilder:
         return _reordered(tensor, order)
 
 
+def _empty_list(shape: tuple[int, ...]) -> list[Any]:
+    return [_empty_list(shape[1:]) for _ in range(shape[0])] if shape else []
+
+
 def shape_of(values: object) -> tuple[int, ...] | None:
     """The shape of numbers, nested or flat. ``None`` if they are no array of numbers."""
     if isinstance(values, Numbers):
@@ -429,11 +437,11 @@ def _flatten(value: object) -> tuple[list[Any], tuple[int, ...]]:
             raise LimitError(f"an array of numbers nested deeper than {MAX_RANK}")
         size = len(flat[0])
         if not all(isinstance(row, list) and len(row) == size for row in flat):
-            raise FormatError("rows of unequal length", hint=RAGGED_HINT)
+            raise FormatError("rows of unequal length or depth", hint=RAGGED_HINT)
         flat = [item for row in flat for item in row]
         shape.append(size)
-    if any(isinstance(item, list | Numbers) for item in flat):
-        raise FormatError("rows of unequal depth", hint=RAGGED_HINT)
+    if any(isinstance(item, list | Numbers | Ragged) for item in flat):
+        raise FormatError("rows of unequal length or depth", hint=RAGGED_HINT)
     return flat, tuple(shape)
 
 
