@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 
 from jsonckpt._src.convert.number_list_json import write_number_lists
 from jsonckpt._src.errors import FormatError
-from jsonckpt._src.foreign import lift
+from jsonckpt._src.foreign import lift_arrays, text_reader
 from jsonckpt._src.foreign.facts import typed_array
+from jsonckpt._src.foreign.payloads import dtype_named
 from jsonckpt._src.foreign.read_json import ForeignOptions, read_foreign
-from jsonckpt._src.foreign.tensor_values import dtype_named
 from jsonckpt._src.tensors.compare import compare
 from jsonckpt._src.tensors.pieces import over
 from tests.convert.guide import DATA
@@ -126,8 +126,16 @@ def test_dtypes_are_kept(dtype: str, values: list[Any], padding: int, tmp_path: 
 
 def test_dtype_spellings() -> None:
     spellings = {
-        torch.float32: ["torch.float32", "float32", "float", "<f4", "f4", "torch.FloatTensor"]
-        + ["F32", "f32", "<class 'numpy.float32'>", "dtype('float32')"],
+        torch.float32: [
+            "torch.float32",
+            "float32",
+            "float",
+            "<f4",
+            "f4",
+            "torch.FloatTensor",
+            "F32",
+        ],
+        torch.float16: ["half", "F16", "<class 'numpy.float16'>", "dtype('float16')"],
         torch.int8: ["I8", "i1", "torch.int8"],
         torch.uint64: ["U64", "u8", "u64"],
         torch.float64: ["double", "numpy.float64", "<f8", "torch.cuda.DoubleTensor"],
@@ -267,7 +275,7 @@ def test_values_under_an_unknown_key_are_named(tmp_path: Path) -> None:
         '{"w":{"type":"tensor","shape":[2],"numbers":[1.5,2.5]}}',
         '{"w":{"__ndarray__":true,"numbers":{"0":1.5,"1":2.5}}}',
     ):
-        with pytest.raises(FormatError, match="the key 'numbers' are not read; .*: data, values"):
+        with pytest.raises(FormatError, match=r"the key 'numbers' are not read; .*: data, values"):
             read(text, tmp_path)
 
 
@@ -390,8 +398,8 @@ def test_cutting_the_text_changes_nothing(
         indent=indent,
     )
     patch = pytest.MonkeyPatch()
-    patch.setattr(lift, "WINDOW", window)
-    patch.setattr(lift, "BLOCK", block)
+    patch.setattr(lift_arrays, "WINDOW", window)
+    patch.setattr(text_reader, "BLOCK", block)
     try:
         found = read(text, Path(tempfile.gettempdir()))
     finally:

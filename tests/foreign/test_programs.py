@@ -8,7 +8,6 @@ The arrays in it are made of the same numbers here.
 from __future__ import annotations
 
 import json
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -137,5 +136,5 @@ def test_a_view_that_no_element_boundary_fits_is_copied(tmp_path: Path) -> None:
 
 def test_an_object_that_contains_its_own_reference_keeps_it(tmp_path: Path) -> None:
     text = '{"py/object":"m.Layer","w":%s,"child":{"py/object":"m.Layer","parent":{"py/id":0}}}'
-    found = read(text % ARRAY, Path(tempfile.gettempdir()))
+    found = read(text % ARRAY, tmp_path)
     assert found["child"]["parent"] == {"py/id": 0}

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jsonckpt._src.errors import FormatError, JsonckptError, LimitError
-from jsonckpt._src.foreign import lift
+from jsonckpt._src.foreign import lift_arrays
 from jsonckpt._src.foreign.read_json import ForeignOptions, read_foreign
 from tests.foreign.dialects import read
 from tests.support import examples
@@ -97,17 +97,17 @@ def test_a_marked_tensor_names_itself(size: int, tmp_path: Path) -> None:
 def test_one_that_is_too_long_has_a_way_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lift, "MAX_CONSUMED", 2 << 20)
+    monkeypatch.setattr(lift_arrays, "MAX_CONSUMED", 2 << 20)
     text = '{%s,"o":%s}' % (TENSOR, json.dumps([[0.5, 0.5]] * 300_000 + [[1]]))
-    with pytest.raises(LimitError, match="unequal length.* in a list of more than") as caught:
+    with pytest.raises(LimitError, match=r"unequal length.* list of more than") as caught:
         read(text, tmp_path)
     assert "jq" in str(caught.value)
 
 
 def test_layers_of_any_length_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The bound is on what turns out late to be ragged, not on the tensors of a list."""
-    monkeypatch.setattr(lift, "MAX_CONSUMED", 1 << 16)
-    monkeypatch.setattr(lift, "WINDOW", 1 << 16)
+    monkeypatch.setattr(lift_arrays, "MAX_CONSUMED", 1 << 16)
+    monkeypatch.setattr(lift_arrays, "WINDOW", 1 << 16)
     thing = [rows(3, 100, 300), rows(300), rows(2, 100, 200)]
     text = '{%s,"o":{"data":%s}}' % (TENSOR, json.dumps(thing))
     assert read(text, tmp_path)["o"]["data"] == thing
@@ -118,7 +118,7 @@ def test_a_long_first_item_changes_nothing(
     shape: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Such an array is lifted item by item, and is one tensor in the end."""
-    monkeypatch.setattr(lift, "WINDOW", 4096)
+    monkeypatch.setattr(lift_arrays, "WINDOW", 4096)
     values = torch.arange(torch.Size(shape).numel(), dtype=torch.float64).reshape(shape) / 8
     values[..., -1] = float("inf")
     nested = json.dumps(values.tolist())
@@ -149,8 +149,8 @@ def test_any_list_is_read_as_it_is(
     thing = tree * repeat
     text = json.dumps({"w": {"data": [1.5], "dtype": "float32"}, key: thing}, indent=indent)
     patch = pytest.MonkeyPatch()
-    patch.setattr(lift, "WINDOW", window)
-    patch.setattr(lift, "SHORT_ARRAY", short)
+    patch.setattr(lift_arrays, "WINDOW", window)
+    patch.setattr(lift_arrays, "SHORT_ARRAY", short)
     try:
         found = read(text, Path(tempfile.gettempdir()))
     finally:
@@ -161,8 +161,8 @@ def test_any_list_is_read_as_it_is(
 def test_every_cut_of_a_ragged_text_is_noticed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lift, "WINDOW", 64)
-    monkeypatch.setattr(lift, "SHORT_ARRAY", 16)
+    monkeypatch.setattr(lift_arrays, "WINDOW", 64)
+    monkeypatch.setattr(lift_arrays, "SHORT_ARRAY", 16)
     text = '{%s,"o":{"data":%s}}' % (TENSOR, json.dumps([rows(5, 8), [1, [2]], rows(9), None]))
     for cut in range(len(text)):
         with pytest.raises(JsonckptError):

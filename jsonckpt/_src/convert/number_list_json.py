@@ -15,7 +15,7 @@ import orjson
 import torch
 
 from ..errors import UnsupportedTypeError
-from ..foreign.tensor_values import NUMBER_DTYPES
+from ..foreign.payloads import NUMBER_DTYPES
 from ..format.pointer import join
 from ..tensors.pieces import plain
 

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from ..errors import FormatError, JsonckptError
+from ..foreign.payloads import dtype_named
 from ..foreign.scratch import new_tensor, tensor_spool
-from ..foreign.tensor_values import dtype_named
 from ..format.model import is_dense
 from ..format.pointer import join
 from ..state.selector import refuse_unmatched, selector

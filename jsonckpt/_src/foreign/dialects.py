@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from math import prod
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -32,8 +32,9 @@ from .facts import (
     shape_said,
     typed_array,
 )
+from .payloads import Payload, dtype_named, parse_shape
 from .scratch import Numbers, Ragged, Text
-from .tensor_values import Payload, dtype_named, parse_shape, shape_of
+from .tensor_values import shape_of
 
 NO_VALUES = (
     "no values: this holds only the type, shape and dtype of a tensor; it is a summary, "
@@ -177,7 +178,7 @@ def _plain(thing: dict[str, Any]) -> Payload | None:
         payload = _generic(thing, thing[key])
     except FormatError:
         return None
-    if isinstance(payload.values, torch.Tensor):
+    if payload is None or isinstance(payload.values, torch.Tensor):
         return payload
     if not isinstance(payload.values, list | int | float | complex | Numbers | Ragged | str | Text):
         return None
@@ -222,8 +223,9 @@ def _fits_base64(
         return True
     if shape is None:
         # A word or a checksum may look like base64. Padding or a great length is certain.
-        padded = isinstance(text, str) and text.endswith("=") and length % 4 == 0
-        return length > 128 or (padded and (length // 4 * 3 - text.count("=")) % itemsize == 0)
+        padding = text.count("=") if isinstance(text, str) else 0
+        whole = length % 4 == 0 and (length // 4 * 3 - padding) % itemsize == 0
+        return length > 128 or (padding > 0 and whole)
     nbytes = prod(shape) * itemsize
     if payload.form == "hex":
         return length == 2 * nbytes
@@ -235,7 +237,7 @@ def _fits_base64(
 
 def _generic(
     thing: dict[str, Any], values: Any, *, dtype: str | None = None, strong: bool = True
-) -> Any:
+) -> Payload | None:
     """The payload of an object that is a tensor. ``None`` if it is not ``strong`` and lacks one.
 
     Raises:
@@ -247,13 +249,16 @@ def _generic(
     if values is _MISSING:
         key = payload_key(thing)
         if key is None or not (strong or facts or key in _USUAL_PAYLOADS):
-            return _without_values(thing, strong=strong, facts=facts)
+            _refuse_without_values(thing, strong=strong, facts=facts)
+            return None
         values = thing[key]
     if named is not None and not isinstance(named, str):
         raise FormatError(f"a dtype is a name, not {quote(named)}")
     values, is_bytes = bytes_of(values)
-    form: Any = "bytes" if is_bytes and isinstance(values, list | Numbers) else None
+    form: Literal["base64", "hex", "bytes"] | None = None
     compressed = None
+    if is_bytes and isinstance(values, list | Numbers):
+        form = "bytes"
     if isinstance(values, str | Text):
         said = next((thing[key] for key in ENCODING_KEYS if isinstance(thing.get(key), str)), None)
         values, form, compressed = encoded(values, said)
@@ -271,7 +276,7 @@ def _generic(
     )
 
 
-def _without_values(thing: dict[str, Any], *, strong: bool, facts: bool) -> None:
+def _refuse_without_values(thing: dict[str, Any], *, strong: bool, facts: bool) -> None:
     """What becomes of an object with a mark and no values that are known."""
     unknown = [
         key

@@ -6,7 +6,7 @@ import re
 from typing import Any, Literal
 
 from ..errors import FormatError, quote
-from .tensor_values import dtype_named
+from .payloads import dtype_named
 
 #: Where the values of a tensor stand, the most common names first.
 PAYLOAD_KEYS = (
@@ -19,7 +19,7 @@ SHAPE_KEYS = ("shape", "dims", "size", "sizes", "dim", "dimensions")
 BYTE_ORDER_KEYS = ("byteorder", "byte_order", "endian", "endianness", "order")
 ENCODING_KEYS = ("encoding", "compression", "codec", "format")
 _ORDERS: dict[object, Literal["C", "F"]] = {
-    **dict.fromkeys(("C", "c", "row-major", "row_major", "row"), "C"),  # type: ignore[dict-item]
+    **dict.fromkeys(("C", "c", "row-major", "row_major", "row"), "C"),
     **dict.fromkeys(("F", "f", "fortran", "column-major", "column_major", "col"), "F"),
 }
 _BIG = frozenset({">", "big", "BE", "be"})

@@ -19,8 +19,8 @@ from ..errors import FormatError, JsonckptError, quote
 from ..format.pointer import join
 from ..tensors.pieces import over
 from .encoded import encoded, head_of
+from .payloads import Payload, dtype_named, parse_shape
 from .scratch import Numbers, Ragged, Text
-from .tensor_values import Payload, dtype_named, parse_shape
 
 #: How jsonpickle's own keys begin.
 TAG: Final = "py/"
@@ -189,7 +189,7 @@ class Restorer:
         self._open.add(number)
         parts = self._bare(parts, join(pointer, "py/reduce"))
         self._open.discard(number)
-        found = thing
+        found: Any = thing
         function = parts[0] if parts and isinstance(parts[0], dict) else {}
         if function.get("py/type") == "numpy.dtype":
             found = _dtype(parts)

@@ -24,9 +24,11 @@ from ..format.pointer import join
 from ..storage.spool import PREFIX
 from . import dialects, jsonpickle
 from .encoded import NPY_HEAD, byte_pieces, is_npy
-from .lift import ByteSource, Lifter
+from .lift import Lifter
+from .payloads import Payload
 from .scratch import Numbers, Ragged, References, Scratch, Text, joined, tensor_spool
-from .tensor_values import PICKLE_HEADS, Payload, TensorBuilder
+from .tensor_values import PICKLE_HEADS, TensorBuilder
+from .text_reader import ByteSource
 
 MAX_DEPTH = 200
 #: Longest string, and text of a list, that becomes a Python object.

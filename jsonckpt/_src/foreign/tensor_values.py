@@ -6,9 +6,8 @@ number that the dtype cannot hold.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain
 from math import prod
 from typing import Any, Literal
@@ -18,7 +17,6 @@ import numpy.typing as npt
 import torch
 
 from ..errors import FormatError, LimitError, quote
-from ..format.dtypes import DTYPES
 from ..storage.spool import Spool
 from ..tensors.pieces import bits, over
 from .encoded import (
@@ -32,52 +30,13 @@ from .encoded import (
     npy_header,
 )
 from .number_array import BINARY, MAX_RANK, Kind, null_error
+from .payloads import DTYPES_BY_NAME, Payload, dtype_named, parse_shape
 from .scratch import Numbers, Ragged, Scratch, Text, new_tensor
 
-_ALIASES = {
-    "double": "float64",
-    "float": "float32",
-    "half": "float16",
-    "long": "int64",
-    "int": "int32",
-    "short": "int16",
-    "char": "int8",
-    "byte": "uint8",
-    "chalf": "complex32",
-    "cfloat": "complex64",
-    "cdouble": "complex128",
-    "bool_": "bool",
-    # Of safetensors and Rust. "i8" and the like are not here: NumPy counts bytes, Rust bits.
-    **{f"{kind[0].upper()}{n}": f"{kind}{n}" for kind in ("int", "uint") for n in (8, 16, 32, 64)},
-    **{f"{kind[0]}{n}": f"{kind}{n}" for kind in ("int", "uint", "float") for n in (32, 64)},
-    **{f"F{n}": f"float{n}" for n in (16, 32, 64)},
-    "BOOL": "bool",
-    "BF16": "bfloat16",
-    "bf16": "bfloat16",
-    "F8_E4M3": "float8_e4m3fn",
-    "F8_E5M2": "float8_e5m2",
-    "complexhalf": "complex32",
-    "complexfloat": "complex64",
-    "complexdouble": "complex128",
-}
-#: The dtypes whose values are numbers. The values of sub-byte dtypes are only bits.
-_DTYPES: dict[str, torch.dtype] = {
-    row.name: getattr(torch, row.name)
-    for row in DTYPES.values()
-    if (row.real == row.name or row.kind == "complex")
-    and row.name != "float4_e2m1fn_x2"
-    and hasattr(torch, row.name)
-}
-NUMBER_DTYPES = frozenset(_DTYPES.values())
-_NUMPY_KINDS = {"b": "int", "i": "int", "u": "uint", "f": "float", "c": "complex"}
-_NUMPY_CODE = re.compile(r"([<>=|])?([biufc?])([0-9]{1,2})?")
-#: How Python prints a dtype and a type.
-_PRINTED_DTYPE = re.compile(r"(?:dtype\(|<class )'([^']{1,40})'[)>]")
-_TORCH_TYPE = re.compile(r"(?:torch\.)?(?:cuda\.)?([A-Za-z0-9]+)Tensor")
 #: The dtypes that NumPy can convert to.
 _NATIVE: dict[torch.dtype, type[np.generic]] = {
     dtype: getattr(np, name)
-    for name, dtype in _DTYPES.items()
+    for name, dtype in DTYPES_BY_NAME.items()
     if hasattr(np, name) and not name.startswith(("bool", "complex"))
 }
 _REAL = {
@@ -98,86 +57,6 @@ PICKLE_HEADS = ("UEsDB", "gAKKCmz8nEb5")
 #: The hint for a tensor whose values do not fill a rectangle.
 RAGGED_HINT = "A tensor needs rows of equal length. Mend the values or take the tensor out."
 Values = Iterator[tuple[Kind, npt.NDArray[Any]]]
-
-
-@dataclass(frozen=True, slots=True)
-class Payload:
-    """What the text says of one tensor.
-
-    Attributes:
-        values: numbers (a nested list, one number, or lifted), or base64.
-        dtype: the name in the text, or ``None``.
-        shape: the shape in the text. ``None`` means the shape of the nested list.
-        order: ``"F"`` if bytes or a flat list are in column-major order.
-        byteorder: ``">"`` if the bytes are big-endian.
-        form: how text stands for bytes. ``"bytes"``: the numbers of a list are bytes, ``"bits"``:
-            they are the bits of the values.
-        compressed: True for zlib or gzip data, ``None`` if the bytes tell.
-        split: True if a complex tensor is a pair of arrays, not an array of pairs.
-        requires_grad: the value in the text.
-        name: the name that stands beside the values, or ``None``.
-    """
-
-    values: Any
-    dtype: str | None = None
-    shape: object = None
-    order: Literal["C", "F"] = "C"
-    byteorder: Literal["<", ">"] = "<"
-    form: Literal["base64", "hex", "bytes", "bits"] | None = None
-    compressed: bool | None = None
-    split: bool = False
-    requires_grad: bool = False
-    name: str | None = None
-
-
-def dtype_named(name: object) -> tuple[torch.dtype, Literal["<", ">"]]:
-    """The dtype of that name, in any of the usual spellings, and its byte order.
-
-    Raises:
-        FormatError: the name is unknown.
-
-    >>> dtype_named("torch.float32")
-    (torch.float32, '<')
-    >>> dtype_named(">f4")[1], dtype_named("torch.HalfTensor")[0]
-    ('>', torch.float16)
-    """
-    text = name if isinstance(name, str) else ""
-    if (match := _PRINTED_DTYPE.fullmatch(text)) is not None:
-        text = match[1]
-    short = text.rsplit(".", 1)[-1]
-    if (match := _TORCH_TYPE.fullmatch(text)) is not None:
-        short = match[1].lower()
-    short = _ALIASES.get(short, short)
-    if short in _DTYPES:
-        return _DTYPES[short], "<"
-    code = _NUMPY_CODE.fullmatch(text)
-    if code is not None:
-        if code[2] == "?" or (code[2] == "b" and code[3] == "1" and code[1] == "|"):
-            return torch.bool, "<"
-        bits = int(code[3] or 0) * 8
-        known = _DTYPES.get(f"{_NUMPY_KINDS[code[2]]}{bits}")
-        if known is not None:
-            return known, ">" if code[1] == ">" else "<"
-    raise FormatError(
-        f"unknown dtype {quote(name)}",
-        hint="Known are torch's names, NumPy's names and codes, torch.FloatTensor and the like.",
-    )
-
-
-def parse_shape(shape: object) -> tuple[int, ...]:
-    """Check a shape from a file.
-
-    Raises:
-        FormatError: not a list of sizes.
-        LimitError: too many dimensions.
-    """
-    if not isinstance(shape, list | tuple) or not all(
-        type(size) is int and 0 <= size < 1 << 63 for size in shape
-    ):
-        raise FormatError(f"a shape is a list of sizes, not {quote(shape)}")
-    if len(shape) > MAX_RANK:
-        raise LimitError(f"a shape with {len(shape)} dimensions; {MAX_RANK} are allowed")
-    return tuple(shape)
 
 
 class TensorBuilder:
@@ -287,7 +166,7 @@ class TensorBuilder:
     def _from_bytes(self, payload: Payload) -> torch.Tensor:
         fresh = self._byte_pieces(payload)
         first = next(fresh, b"")
-        pieces = chain([first], fresh)
+        pieces: Iterator[bytes] = chain([first], fresh)
         if first.startswith(NPY_MAGIC):
             return self._from_npy(payload, pieces)
         if payload.dtype is None:
@@ -437,12 +316,18 @@ def _flatten(value: object) -> tuple[list[Any], tuple[int, ...]]:
             raise LimitError(f"an array of numbers nested deeper than {MAX_RANK}")
         size = len(flat[0])
         if not all(isinstance(row, list) and len(row) == size for row in flat):
-            raise FormatError("rows of unequal length or depth", hint=RAGGED_HINT)
+            raise _ragged_error(flat)
         flat = [item for row in flat for item in row]
         shape.append(size)
     if any(isinstance(item, list | Numbers | Ragged) for item in flat):
-        raise FormatError("rows of unequal length or depth", hint=RAGGED_HINT)
+        raise _ragged_error(flat)
     return flat, tuple(shape)
+
+
+def _ragged_error(rows: Sequence[Any]) -> FormatError:
+    if any(isinstance(row, list) and None in row for row in rows):
+        return null_error()
+    return FormatError("rows of unequal length or depth", hint=RAGGED_HINT)
 
 
 def _small(flat: Sequence[Any]) -> tuple[list[tuple[Kind, npt.NDArray[Any]]], bool]:
