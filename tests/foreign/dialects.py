@@ -84,8 +84,8 @@ DIALECTS = {
     "printed class": '{"class":"<class \'torch.Tensor\'>","tensor":[[1.5,-2],[0.25,3]]}',
     "class of Keras's kind": '{"class_name":"numpy.ndarray","list":[[1.5,-2],[0.25,3]]}',
     "type with a dtype in it": '{"type":"torch.FloatTensor","content":[[1.5,-2],[0.25,3]]}',
-    "printed dtype": '{"_type":"ndarray","flat":[1.5,-2,0.25,3],"dtype":"<class \'numpy.float32\'>",'
-    '"shape":"(2, 2)"}',
+    "printed dtype": '{"_type":"ndarray","flat":[1.5,-2,0.25,3],"shape":"(2, 2)",'
+    '"dtype":"<class \'numpy.float32\'>"}',
     "printed shape": '{"type":"tensor","data":[1.5,-2,0.25,3],"shape":"torch.Size([2, 2])"}',
     "array of JavaScript": '{"type":"Float32Array","data":%s,"shape":[2,2]}' % TYPED,
     "name beside": '{"name":"w","shape":[2,2],"dtype":"float32","data":[1.5,-2,0.25,3]}',

@@ -5,17 +5,22 @@
 from __future__ import annotations
 
 import gzip
+import json
+import random
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from jsonckpt._src.errors import FormatError, IncompleteCheckpointError, JsonckptError, LimitError
 from jsonckpt._src.foreign.read_json import ForeignOptions, read_foreign
 from tests.convert.guide import DATA
-from tests.foreign.dialects import EXPECTED, b64, read
+from tests.foreign.dialects import DIALECTS, EXPECTED, b64, npy, read
+from tests.support import slow
 
 
 def guide(data: str, shape: str = "[2,2]", dtype: str = '"torch.float32"') -> str:
@@ -82,6 +87,39 @@ HOSTILE = {
     % b64(gzip.compress(bytes(1_000_000))),
     "gzip cut": '{"__ndarray__":"b64.gz:H4sIAAAAAAAA","dtype":"float32","shape":[4]}',
     "gzip damaged": '{"__ndarray__":"b64.gz:AAAAAAAA","dtype":"float32","shape":[4]}',
+    "gzip bomb that is not said": '{"__tensor__":true,"data":"%s","dtype":"float32","shape":[4]}'
+    % b64(gzip.compress(bytes(10_000_000))),
+    "unknown encoding": '{"__tensor__":true,"data":"AAAA","dtype":"int8","encoding":"zstd"}',
+    "unknown order": '{"__tensor__":true,"data":[1],"dtype":"int8","order":"Z"}',
+    "hex of odd length": '{"__tensor__":true,"data":"abc","dtype":"int8","encoding":"hex"}',
+    "hex that is none": '{"__tensor__":true,"data":"xy","dtype":"int8","encoding":"hex"}',
+    "hex for 2^60": '{"__tensor__":true,"data":"00","dtype":"int8","encoding":"hex","shape":[%d]}'
+    % 2**60,
+    "a byte of 256": '{"shape":[1],"dtype":"int8","__tensor__":{"type":"Buffer","data":[256]}}',
+    "bytes for 2^60": '{"shape":[%d],"dtype":"int8","__tensor__":{"type":"Buffer","data":[1]}}'
+    % 2**60,
+    "typed array with a gap": '{"__tensor__":true,"data":{"0":1,"2":1},"dtype":"int8"}',
+    "typed array of text": '{"__tensor__":true,"data":{"0":"1"},"dtype":"int8"}',
+    "npy of objects": '{"w":"%s"}' % npy(np.array([None, "a"], object)),
+    "npy of records": '{"w":"%s"}' % npy(np.zeros(2, [("a", "f4")])),
+    "npy of text": '{"w":"%s"}' % npy(np.array(["a"])),
+    "npy cut": '{"w":"%s"}' % npy(np.arange(99.0))[:300],
+    "npy head cut": '{"w":"%s"}' % npy(np.arange(99.0))[:40],
+    "npy head alone": '{"w":"k05VTVBZ"}',
+    "npy of 2^60": '{"w":"%s"}'
+    % b64(
+        b"\x93NUMPY\x01\x00\x48\x00"
+        + b"{'descr':'<f8','fortran_order':False,'shape':(1152921504606846976,)}".ljust(72)
+    ),
+    "npy with a head of 4 GiB": '{"w":"%s"}' % b64(b"\x93NUMPY\x02\x00\xff\xff\xff\xff{}"),
+    "npy with a deep head": '{"w":"%s"}' % b64(b"\x93NUMPY\x01\x00\x10\x27" + b"(" * 10_000),
+    "npy with another head": '{"w":"%s"}' % b64(b"\x93NUMPY\x01\x00\x02\x00[]"),
+    "npy of another dtype": '{"__tensor__":true,"b64":"%s","dtype":"int8"}' % npy(np.arange(9.0)),
+    "ONNX elsewhere": '{"dims":["1"],"dataType":1,"name":"w","externalData":[{"key":"location"}]}',
+    "ONNX with other dims": '{"dims":"9","dataType":1,"floatData":[1.5]}',
+    "ONNX of 2^60": '{"dims":["%d"],"dataType":1,"rawData":"AAAA"}' % 2**60,
+    "ONNX bits": '{"dims":["1"],"dataType":10,"int32Data":[65536]}',
+    "Keras without values": '{"class_name":"__numpy__","config":{"dtype":"float32"}}',
     "unknown prefix": '{"__ndarray__":"b65:AAAA","dtype":"float32","shape":[1]}',
     "duplicate name": '{"w":1,"w":2}',
     "duplicate tensor": '{"w":%s,"w":1}' % guide("[[1,2],[3,4]]"),
@@ -121,6 +159,33 @@ def test_hostile_text_is_refused(text: str, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+ODD: tuple[Any, ...] = (
+    None, True, 7, -1, 2**70, 1e300, "", "x", "9" * 30, "AAAA", [], [[]], [1, [2]], {}, {"0": 1},
+    [None], ["1"], {"py/id": 0}, {"type": "Buffer", "data": "x"}, "b64:", "data:;base64,",
+)  # fmt: skip
+
+
+def changed(thing: Any) -> Iterator[Any]:
+    """The object with one member of another kind, or without it, on every level."""
+    for key, value in thing.items() if isinstance(thing, dict) else ():
+        yield {name: item for name, item in thing.items() if name != key}
+        yield from ({**thing, key: odd} for odd in ODD)
+        yield from ({**thing, key: inner} for inner in changed(value))
+
+
+@pytest.mark.parametrize("count", [400, slow(100_000)])
+def test_changed_members_give_only_our_errors(count: int, tmp_path: Path) -> None:
+    cases = [case for text in DIALECTS.values() for case in changed(json.loads(text))]
+    random.Random(7).shuffle(cases)
+    refused = 0
+    for case in cases[:count]:
+        try:
+            read(json.dumps({"w": case, "v": {"data": [1], "dtype": "int8"}}), tmp_path)
+        except JsonckptError:
+            refused += 1
+    assert 0 < refused < len(cases)
+
+
 @pytest.mark.parametrize(
     "raw", [b"\xff\xfe{\x00}\x00", b'{"a\xff":1}', b'{"a":"\xed\xa0\x80"}', b'{"a":1}\x00']
 )
@@ -133,6 +198,13 @@ def test_a_byte_order_mark_is_forgiven(tmp_path: Path) -> None:
     assert torch.equal(
         read(b"\xef\xbb\xbf" + guide("[[1.5,-2],[0.25,3]]").encode(), tmp_path)["w"], EXPECTED
     )
+
+
+def test_every_cut_of_every_dialect_is_noticed(tmp_path: Path) -> None:
+    for text in DIALECTS.values():
+        for cut in range(1, len(text), 1 + len(text) // 12):
+            with pytest.raises(JsonckptError):
+                read('{"w":' + text[:cut], tmp_path)
 
 
 @pytest.mark.parametrize("name", ["guide_checkpoint.json"])

@@ -324,8 +324,10 @@ def _onnx(thing: dict[str, Any]) -> Payload | None:
     camel = {re.sub("_([a-z])", lambda match: match[1].upper(), key): key for key in thing}
     if "externalData" in camel:
         raise FormatError("the values of this ONNX tensor lie in another file")
-    dtype, name = _ONNX_TYPES[kind], thing.get("name")
-    shape = [int(size) if is_index(size) else size for size in thing.get("dims", [])]
+    dtype, shape = _ONNX_TYPES[kind], thing.get("dims", [])
+    name = thing["name"] if isinstance(thing.get("name"), str) else None
+    if isinstance(shape, list):
+        shape = [int(size) if is_index(size) else size for size in shape]
     if "rawData" in camel:
         return Payload(thing[camel["rawData"]], dtype, shape, form="base64", name=name)
     key = next((key for key in _ONNX_VALUES if key in camel), None)

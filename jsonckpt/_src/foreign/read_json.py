@@ -27,7 +27,7 @@ from .encoded import NPY_HEAD, byte_pieces, is_npy
 from .lift import Lifter
 from .payloads import Payload
 from .scratch import Numbers, Ragged, References, Scratch, Text, joined, tensor_spool
-from .tensor_values import PICKLE_HEADS, TensorBuilder
+from .tensor_values import PICKLE_HEADS, TensorBuilder, check_facts
 from .text_reader import ByteSource
 
 MAX_DEPTH = 200
@@ -267,7 +267,9 @@ class _Values:
             payload.values, list | int | float | complex | Numbers | Ragged | str | Text
         ):
             if isinstance(payload.values, torch.Tensor):
-                return payload.values  # it was unpickled already, or is a .npy file
+                # It was unpickled already, or is a .npy file.
+                check_facts(payload, payload.values.dtype, payload.values.shape)
+                return payload.values
             raise FormatError(
                 f"tensor data that is neither numbers nor base64: {quote(payload.values)}"
             )

@@ -205,10 +205,7 @@ class TensorBuilder:
         header, pieces = npy_header(pieces)
         dtype, byteorder = dtype_named(header.dtype)
         shape = parse_shape(header.shape)
-        if payload.dtype is not None and dtype_named(payload.dtype)[0] != dtype:
-            raise FormatError(f"a .npy file of {dtype} where the text says {quote(payload.dtype)}")
-        if payload.shape is not None and parse_shape(payload.shape) != shape:
-            raise FormatError(f"a .npy file of shape {list(shape)} where the text says otherwise")
+        check_facts(payload, dtype, shape)
         _check_length(payload, prod(shape) * dtype.itemsize)
         order: Literal["C", "F"] = "F" if header.fortran else "C"
         return self._read_bytes(pieces, dtype, shape, byteorder == ">", order)
@@ -263,6 +260,18 @@ def shape_of(values: object) -> tuple[int, ...] | None:
     except (FormatError, LimitError):
         return None
     return shape
+
+
+def check_facts(payload: Payload, dtype: torch.dtype, shape: Sequence[int]) -> None:
+    """Refuse values with a dtype or shape of their own, if the text says another one.
+
+    Raises:
+        FormatError: it does.
+    """
+    if payload.dtype is not None and dtype_named(payload.dtype)[0] != dtype:
+        raise FormatError(f"values of {dtype} where the text says {quote(payload.dtype)}")
+    if payload.shape is not None and parse_shape(payload.shape) != tuple(shape):
+        raise FormatError(f"values of shape {list(shape)} where the text says another shape")
 
 
 def _check_length(payload: Payload, nbytes: int) -> None:
