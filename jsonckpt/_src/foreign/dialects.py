@@ -53,6 +53,8 @@ _TYPE_KEYS = (
 _TENSOR_TYPES = frozenset({"tensor", "ndarray", "parameter", "eagertensor"})
 #: Names that other things have, too: an object needs the facts of a tensor beside them.
 _WEAK_TYPES = frozenset({"tensor", "array", "Array", "Parameter", "parameter"})
+#: Keys that other things than types of values have, too.
+_WEAK_KEYS = frozenset({"type", "class", "kind", "class_name"})
 _TYPE_NAME = re.compile(r"(?:<class ')?([A-Za-z0-9_.]{1,80})(?:'>)?")
 _TENSOR_OF_TYPE = re.compile(r"(?:torch\.)?(?:cuda\.)?([A-Za-z0-9]{3,14})Tensor")
 _TYPED_ARRAYS = {
@@ -132,26 +134,35 @@ def _marked(thing: dict[str, Any]) -> Payload | None:
         inside = thing.get(mark, False)
         if inside is False or inside is None:
             continue
+        strong = mark.startswith("__")
         if inside is True or (isinstance(inside, str) and payload_key(thing) is not None):
             named = inside if isinstance(inside, str) and is_dtype(inside) else None
-            return _generic(thing, _MISSING, dtype=named, strong=mark.startswith("__"))
-        if mark.startswith("__") or isinstance(inside, list | Numbers | Ragged | Text):
+            return _certain(_generic(thing, _MISSING, dtype=named, strong=strong), strong=strong)
+        # A version or a count may stand under such a name.
+        bare = isinstance(inside, str | int | float) and dtype_name(thing) is None
+        prefixed = isinstance(inside, str) and inside.startswith((NPY_HEAD, "b64"))
+        if strong and (prefixed or not bare):
             return _generic(thing, inside)
     for key in _TYPE_KEYS:
         kind = thing.get(key)
         if not isinstance(kind, str) or (match := _TYPE_NAME.fullmatch(kind)) is None:
             continue
         name = match[1]
+        last = name.rsplit(".", 1)[-1].lower()
         if name in _TYPED_ARRAYS:
             return _generic(thing, _MISSING, dtype=_TYPED_ARRAYS[name])
         if _TENSOR_OF_TYPE.fullmatch(name) is not None and is_dtype(name):
             return _generic(thing, _MISSING, dtype=name)
-        if name in _WEAK_TYPES:
-            return _generic(thing, _MISSING, strong=False)
-        last = name.rsplit(".", 1)[-1].lower()
+        if name in _WEAK_TYPES and (key in _WEAK_KEYS or last not in _TENSOR_TYPES):
+            return _certain(_generic(thing, _MISSING, strong=False), strong=False)
         if last in _TENSOR_TYPES or name in ("np.array", "numpy.array", "jax.Array"):
             return _generic(thing, _MISSING)
     return None
+
+
+def _certain(payload: Payload | None, *, strong: bool) -> Payload | None:
+    """The payload, if the mark is ``strong`` or the values fit."""
+    return payload if payload is None or strong or _fits(payload) else None
 
 
 def _plain(thing: dict[str, Any]) -> Payload | None:
@@ -194,6 +205,8 @@ def _plain(thing: dict[str, Any]) -> Payload | None:
 def _fits(payload: Payload) -> bool:
     """True if the values are as many as shape and dtype say."""
     values = payload.values
+    if isinstance(values, torch.Tensor):
+        return True
     try:
         shape = None if payload.shape is None else parse_shape(payload.shape)
     except (FormatError, LimitError):

@@ -73,6 +73,8 @@ class Reader:
     def unread(self, pieces: Iterable[bytes]) -> None:
         """Put text back. It is read again before what follows the position."""
         again = b"".join(pieces)
+        if not again:  # then the rest of the buffer need not be copied
+            return
         self.start += self.position - len(again)
         self.buffer = again + self.buffer[self.position :]
         self.position = 0
