@@ -22,6 +22,7 @@ from ..errors import FormatError, LimitError, quote
 from ..format.dtypes import DTYPES
 from ..storage.spool import Spool
 from ..tensors.pieces import bits, over
+from .digits import DigitWatch
 from .number_array import BINARY, MAX_RANK, Kind, null_error
 from .scratch import Numbers, Scratch, Text, new_tensor
 
@@ -84,7 +85,7 @@ class Payload:
 
     Attributes:
         values: numbers (a nested list, one number, or lifted), or base64.
-        dtype: the name in the text, or ``None``.
+        dtype: the name in the text. Without one, the dtype that seems right, or ``None``.
         shape: the shape in the text. ``None`` means the shape of the nested list.
         order: ``"F"`` if the base64 data is in column-major order.
         byteorder: ``">"`` if the base64 data is big-endian.
@@ -94,7 +95,7 @@ class Payload:
     """
 
     values: Any
-    dtype: str | None = None
+    dtype: str | torch.dtype | None = None
     shape: object = None
     order: Literal["C", "F"] = "C"
     byteorder: Literal["<", ">"] = "<"
@@ -158,9 +159,18 @@ class TensorBuilder:
         spool: the memory for the tensors.
         scratch: the file with the lifted values.
         limit: the most bytes that all compressed data together may decompress to.
+        floats: the dtype of numbers that are not whole, where the text says none.
+
+    Attributes:
+        digits_lost: the number of tensors without a dtype whose numbers have more digits than
+            float32 holds.
     """
 
-    def __init__(self, spool: Spool, scratch: Scratch, limit: int) -> None:
+    def __init__(
+        self, spool: Spool, scratch: Scratch, limit: int, floats: torch.dtype = torch.float32
+    ) -> None:
+        self.digits_lost = 0
+        self._floats = floats
         self._spool = spool
         self._scratch = scratch
         self._limit = limit
@@ -216,13 +226,18 @@ class TensorBuilder:
             if is_complex:
                 found = (*found, 2)
             kinds, pieces = {kind for kind, _ in small}, iter(small)
-        if payload.dtype is not None:
+        if isinstance(payload.dtype, str):
             dtype, _ = dtype_named(payload.dtype)
         else:
-            dtype = torch.complex64 if is_complex else _default_dtype(kinds)
+            dtype = _default_dtype(kinds, payload.dtype, self._floats, is_complex=is_complex)
         if dtype not in _REAL:
             tensor = new_tensor(self._spool, dtype, _fitting(found, payload.shape))
-            _fill(tensor.view(-1), pieces)
+            if isinstance(payload.dtype, str) or dtype is not torch.float32:
+                _fill(tensor.view(-1), pieces)
+            else:
+                watch = DigitWatch(pieces)
+                _fill(tensor.view(-1), watch)
+                self.digits_lost += watch.lost
             return tensor
         if payload.split:
             return self._split_complex(dtype, found, payload.shape, pieces)
@@ -392,16 +407,18 @@ def _small(flat: Sequence[Any]) -> tuple[list[tuple[Kind, npt.NDArray[Any]]], bo
     if types == {bool}:
         return [("bool", np.array(flat, np.int64))], False
     if types == {int}:
-        if all(-(1 << 63) <= value < 1 << 63 for value in flat):
+        low, high = min(flat), max(flat)
+        if -(1 << 63) <= low and high < 1 << 63:
             return [("int", np.array(flat, np.int64))], False
-        if all(0 <= value < 1 << 64 for value in flat):
+        if low >= 0 and high < 1 << 64:
             return [("uint", np.array(flat, np.uint64))], False
     if type(None) in types:
         raise null_error()
     try:
         numbers = [_WORDS[value.lower()] if type(value) is str else value for value in flat]
         if {type(value) for value in numbers} <= {int, float}:
-            return [("float", np.array([float(value) for value in numbers]))], False
+            kind: Kind = "wide" if types == {int} else "float"
+            return [(kind, np.array([float(value) for value in numbers]))], False
     except (KeyError, OverflowError):
         pass  # the error below names the value
     strange = (value for value in flat if type(value) not in (int, float) or abs(value) > 1e308)
@@ -409,11 +426,30 @@ def _small(flat: Sequence[Any]) -> tuple[list[tuple[Kind, npt.NDArray[Any]]], bo
     raise FormatError(f"not a number: {quote(odd)}")
 
 
-def _default_dtype(kinds: set[Kind]) -> torch.dtype:
-    """The dtype that ``torch.tensor`` chooses for such numbers."""
+def _default_dtype(
+    kinds: set[Kind], wanted: torch.dtype | None, floats: torch.dtype, *, is_complex: bool
+) -> torch.dtype:
+    """The dtype of numbers without one: ``wanted`` if it can hold them, or as torch would choose.
+
+    Whole numbers beyond int64 become uint64, never floats.
+
+    Raises:
+        FormatError: they do not fit uint64, either.
+    """
+    if is_complex:
+        return torch.complex128 if floats is torch.float64 else torch.complex64
     if kinds == {"bool"}:
         return torch.bool
-    return torch.int64 if kinds and kinds <= {"int"} else torch.float32
+    if "float" not in kinds and kinds & {"uint", "wide"}:
+        if "wide" in kinds:
+            raise FormatError(
+                "whole numbers that neither int64 nor uint64 holds",
+                hint="Give them a dtype: float64 keeps 53 bits of them.",
+            )
+        return torch.uint64
+    if wanted is not None:
+        return wanted
+    return torch.int64 if kinds == {"int"} else floats
 
 
 def _fill(target: torch.Tensor, pieces: Values) -> None:
@@ -453,6 +489,8 @@ def _fill(target: torch.Tensor, pieces: Values) -> None:
 def _check_integers(kind: Kind, values: npt.NDArray[Any], dtype: torch.dtype) -> None:
     if not len(values):
         return
+    if kind == "wide":
+        raise FormatError(f"a number too large for {dtype}")
     if kind == "float" and not bool(
         (np.isfinite(values) & (np.floor(values) == values) & (abs(values) <= 1 << 53)).all()
     ):

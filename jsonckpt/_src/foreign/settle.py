@@ -1,0 +1,487 @@
+"""Decides which lists and numbers in a JSON text without dtypes are tensors, and makes them.
+
+The rules, in this order. A value that none of them takes stays what it was.
+
+1. **Asked for.** A list that ``--tensors`` or ``--shapes`` names is a tensor, or an error.
+   ``--plain-lists`` takes the lists of the outermost object where they are arrays.
+2. **Closed.** Nothing becomes a tensor in ``config``, ``args``, ``history``, ``param_groups`` and
+   the like. In the ``state`` of an optimizer every array is a tensor, and numbers stay numbers.
+3. **Array.** Only numbers in rows of equal length can be a tensor. Other lists stay lists.
+4. **Sure.** An array is a parameter for certain, if only parameters have its name
+   (``running_mean``, ``weight_ih_l0``); if it is named a weight and is a matrix of floats; or if it
+   is named like the weight or bias beside it, and the sizes of the two fit.
+5. **Whole.** An object is a state dict if all its leaves can be parameters, and: it is called
+   ``state_dict``; or it is called like a model and holds a sure array; or it holds a sure array
+   and all its leaves have names of parameters. Then every array and number in it is a tensor.
+6. **Beside.** In any other object, sure arrays are tensors. Beside them, so are arrays with a
+   dotted name that ends like a parameter, or that begins with the module of a sure one.
+7. **In order.** A list of arrays of unequal shape is a list of tensors, if it is called like the
+   weights of a model (or is the whole file), and each vector fits the matrix before it.
+
+The dtype: bool for true and false. float32 (float64 where the user wants that) for arrays with a
+float in them, and for arrays of whole numbers in a model that has a float anywhere, except under
+names of counts and positions. Else int64, and uint64 where int64 is too small.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+
+from ..errors import FormatError, JsonckptError, quote
+from ..format.pointer import join
+from ..state.selector import refuse_unmatched, selector
+from . import dialects
+from .parameter_names import Holder, Part, holder, holds_integers, part_of
+from .scratch import Numbers, Text
+from .survey import Array, Key, Survey, fits, shape_of, survey
+from .tensor_values import Payload
+from .values import Values
+
+_SETTLED = frozenset({str, int, float, bool, type(None)})
+_NUMBERS = frozenset({int, float, bool, complex})
+#: Names of lists in one note or error.
+_SHOWN = 5
+_ASK = "Pass --tensors with their names or a glob, or --plain-lists for all outermost ones"
+
+
+def settled(root: Any, values: Values) -> Any:
+    """Make the tensors in a tree, replace what is still lifted, and repair what JSON lost.
+
+    Raises:
+        FormatError: there is no tensor, or a list that was asked for makes none.
+        StateMismatchError: a name or glob of ``tensors`` matches nothing.
+        LimitError: too many lists and strings stay outside tensors.
+    """
+    box = {"": root}
+    _Asked(values).make(box)
+    settler = _Settler(values)
+    settler.root(box)
+    seen = list(islice(_lists(box[""], ""), _SHOWN + 1)) if not values.tensors else []
+    root = _plain(box[""], "", values)
+    if not values.tensors:
+        raise _no_tensor(values, seen)
+    _add_notes(values)
+    dialects.mend_optimizers(root)
+    for kept, tied in dialects.retie(root, values.options.tie):
+        values.notes.append(f"tied again: {tied} is {kept}")
+    return root
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a survey stands.
+
+    Attributes:
+        name: its JSON Pointer.
+        key: the last step of it.
+        holds: what it may hold, by the names on the way.
+        floats: there is a float in the model that it belongs to.
+    """
+
+    name: str
+    key: Key
+    holds: Holder
+    floats: bool
+
+    def below(self, key: Key, holds: Holder, floats: bool) -> _Place:
+        return _Place(join(self.name, str(key)), key, holds, floats)
+
+
+class _Settler:
+    """Makes tensors by the rules of this module, from the outside to the inside."""
+
+    def __init__(self, values: Values) -> None:
+        self._values = values
+        self._plain_lists = values.options.plain_lists
+
+    def root(self, box: dict[str, Any]) -> None:
+        """Make the tensors in the only member of ``box``."""
+        root = box[""]
+        shape = shape_of(root)
+        if isinstance(shape, Array):
+            if self._plain_lists:
+                self._make(box, "", shape, _Place("", "", "unknown", shape.floats), "")
+            return
+        if type(root) not in (dict, list) or not root:
+            return
+        found = survey(root)
+        place = _Place("", "", "unknown", _floats_outside_holders(found))
+        if shape == "irregular":
+            least = 1 if self._plain_lists else 2
+            if (arrays := _in_order(root, least)) is not None:
+                self._each(root, arrays, place)
+            else:
+                self._stays("")
+            return
+        self._decide(found, place)
+        if self._plain_lists:
+            for key, array in found.arrays.items():
+                if array.shape:
+                    self._make(root, key, array, place, place.below(key, "unknown", False).name)
+            for key in found.irregular:
+                if (arrays := _in_order(root[key], 0)) is not None:
+                    self._each(root[key], arrays, place.below(key, "unknown", place.floats))
+
+    def _decide(self, found: Survey, place: _Place) -> None:
+        thing = found.thing
+        if type(thing) is dict and _is_optimizer(thing):
+            self._optimizer(found, place)
+        elif _is_whole(found, place):
+            self._whole(found, place)
+        else:
+            self._beside(found, place)
+            for key, inner in found.inner.items():
+                holds = holder(key) if isinstance(key, str) else place.holds
+                if holds == "unknown" and place.holds in ("state_dict", "model"):
+                    holds = "model"
+                if holds == "closed":
+                    continue
+                own = holds != "unknown" and place.holds == "unknown"
+                floats = inner.every.floats > 0 if own else place.floats
+                self._decide(inner, place.below(key, holds, floats))
+
+    def _optimizer(self, found: Survey, place: _Place) -> None:
+        state = found.inner.get("state")
+        pending = [] if state is None else [(state, place.below("state", "closed", True))]
+        while pending:
+            inner, at = pending.pop()
+            for key, array in inner.arrays.items():
+                if array.shape:
+                    name = at.below(key, "closed", True).name
+                    self._make(inner.thing, key, array, at, name, moments=True)
+            pending += [(deep, at.below(k, "closed", True)) for k, deep in inner.inner.items()]
+
+    def _whole(self, found: Survey, place: _Place) -> None:
+        pending = [(found, place)]
+        while pending:
+            inner, at = pending.pop()
+            thing = inner.thing
+            for key, value in thing.items() if type(thing) is dict else enumerate(thing):
+                array = inner.arrays.get(key)
+                if type(value) in _NUMBERS:
+                    kind = type(value)
+                    array = Array((), kind is float, kind is bool, kind is complex)
+                if array is not None:
+                    self._make(thing, key, array, at, join(at.name, str(key)))
+            self._irregular(inner, at, everywhere=True)
+            pending += [
+                (deep, at.below(key, at.holds, at.floats)) for key, deep in inner.inner.items()
+            ]
+
+    def _beside(self, found: Survey, place: _Place) -> None:
+        thing = found.thing
+        taken = found.sure or (found.tensors > 0)
+        roots = {_first(key) for key in found.sure if isinstance(key, str) and "." in key}
+        for key, array in list(found.arrays.items()) if type(thing) is dict else ():
+            assert isinstance(key, str)
+            part = part_of(key)
+            if key in found.sure or (taken and _belongs(key, part, array, roots)):
+                self._make(thing, key, array, place, join(place.name, key))
+                continue
+            may_be = place.holds != "unknown" or bool(taken) or part.role != "other"
+            matrix = len(array.shape) > 1 and array.floats
+            if array.shape and array.shape != (0,) and part.grade != "setting":
+                if (may_be or matrix) and not (self._plain_lists and not place.name):
+                    self._stays(join(place.name, key))
+        self._numbers_beside(found, place, roots)
+        self._irregular(found, place, everywhere=False)
+
+    def _numbers_beside(self, found: Survey, place: _Place, roots: set[str]) -> None:
+        """Make tensors of dotted numbers with names that say nothing, beside sure arrays."""
+        if not roots or type(found.thing) is not dict:
+            return
+        for key, value in found.thing.items():
+            if type(value) in _NUMBERS and "." in key and _first(key) in roots:
+                if part_of(key).grade == "unknown":
+                    single = Array((), type(value) is float, type(value) is bool)
+                    self._make(found.thing, key, single, place, join(place.name, key))
+
+    def _irregular(self, found: Survey, place: _Place, *, everywhere: bool) -> None:
+        """Make lists of tensors of the lists of arrays of unequal shapes."""
+        thing = found.thing
+        parallel = _parallel(found) if type(thing) is dict else {}
+        for key, arrays in parallel.items():
+            self._each(thing[key], arrays, place.below(key, place.holds, place.floats))
+        for key in found.irregular:
+            if key in parallel:
+                continue
+            text = str(key) if isinstance(key, str) else str(place.key)
+            part, below = part_of(text), place.below(key, place.holds, place.floats)
+            named = part.grade == "named" and part.role == "weight"
+            holds = holder(text) in ("state_dict", "model")
+            arrays = _in_order(thing[key], 1) if named or holds or everywhere else None
+            if arrays is not None:
+                self._each(thing[key], arrays, below)
+            elif named or part.role == "bias" or holds or everywhere or found.sure:
+                self._stays(below.name)
+
+    def _each(self, items: list[Any], arrays: list[Array], place: _Place) -> None:
+        floats = place.floats or any(array.floats for array in arrays)
+        at = _Place(place.name, place.key, place.holds, floats)
+        for index, array in enumerate(arrays):
+            self._make(items, index, array, at, f"{place.name}/{index}")
+
+    def _make(
+        self, thing: Any, key: Key, array: Array, place: _Place, name: str, moments: bool = False
+    ) -> None:
+        """Replace a member by the tensor of it, where there is one."""
+        value = thing[key]
+        if isinstance(value, torch.Tensor):
+            return
+        text = str(key) if isinstance(key, str) else str(place.key)
+        wanted = torch.float32 if moments else self._values.options.floats
+        dtype = _dtype(text, array, place.floats, wanted)
+        thing[key] = self._values.tensor_or_list(Payload(value, dtype), name)
+
+    def _stays(self, name: str) -> None:
+        self._values.stayed.append(name)
+
+
+class _Asked:
+    """Makes the tensors that the user names, before anything is decided."""
+
+    def __init__(self, values: Values) -> None:
+        self._values = values
+        self._shapes = values.options.shapes
+        patterns = list(values.options.tensors)
+        self._chosen, self._unmatched = selector(patterns or [], None)
+        self._names: list[str] = []
+
+    def make(self, box: dict[str, Any]) -> None:
+        """Make those in the only member of ``box``.
+
+        Raises:
+            FormatError: one cannot be a tensor.
+            StateMismatchError: a pattern matches no list and no number.
+        """
+        patterns = self._values.options.tensors
+        if not patterns and not self._shapes:
+            return
+        found = list(self._find(box, "", "", box[""]))
+        if patterns:
+            missing = self._unmatched(self._names)
+            refuse_unmatched([("tensors", name) for _, name in missing], self._names, option="--")
+        arrays = [shape_of(value) for *_, value in found]
+        floats = any(type(value) is float for *_, value in found) or any(
+            isinstance(array, Array) and array.floats for array in arrays
+        )
+        for thing, key, name, _ in found:
+            self._one(thing, key, name, floats)
+
+    def _find(self, thing: Any, key: Key, name: str, value: Any) -> Iterator[tuple[Any, ...]]:
+        kind = type(value)
+        if kind is dict and name is not None:
+            for below, item in value.items():
+                yield from self._find(value, below, join(name, below), item)
+        elif kind is list or kind is Numbers or kind in _NUMBERS:
+            shape = shape_of(value) if kind is list else None
+            if kind is list and not isinstance(shape, Array):
+                for index, item in enumerate(value):
+                    yield from self._find(value, index, f"{name}/{index}", item)
+                return
+            self._names.append(name)
+            sized = kind not in _NUMBERS and (name in self._shapes or key in self._shapes)
+            if sized or self._chosen(name):
+                yield thing, key, name, value
+
+    def _one(self, thing: Any, key: Key, name: str, floats: bool) -> None:
+        value = thing[key]
+        shape = self._shapes.get(name, self._shapes.get(str(key)))
+        found = shape_of(value) if type(value) not in _NUMBERS else None
+        if not isinstance(found, Array):
+            found = Array((), type(value) is float, type(value) is bool)
+        dtype = _dtype(str(key), found, floats, self._values.options.floats)
+        size = None if shape is None or type(value) in _NUMBERS else list(shape)
+        try:
+            thing[key] = self._values.tensor(Payload(value, dtype, shape=size))
+        except JsonckptError as error:
+            error.hint = error.hint or "Flattened lists need their shapes: --shapes FILE."
+            raise error.at(tensor=name) from error.__cause__
+
+
+def _dtype(key: str, array: Array, model_floats: bool, floats: torch.dtype) -> torch.dtype | None:
+    """The dtype of an array without one. ``None`` leaves it to the values."""
+    if array.complex or array.bools:
+        return None
+    if array.floats:
+        return floats
+    part = part_of(key)
+    single = not array.shape and (part.grade != "named" or part.role == "other")
+    whole = holds_integers(key) or single
+    return floats if model_floats and not whole else torch.int64
+
+
+def _is_optimizer(thing: dict[str, Any]) -> bool:
+    return isinstance(thing.get("param_groups"), list) and isinstance(thing.get("state"), dict | list)
+
+
+def _is_whole(found: Survey, place: _Place) -> bool:
+    """Rule 5."""
+    every = found.every
+    if every.odd or place.holds == "closed":
+        return False
+    if place.holds == "state_dict":
+        return every.lists + every.sure > 0
+    if place.holds == "model":
+        weights = "weights" in str(place.key).lower() and every.matrices > 0
+        return every.sure + every.short > 0 or weights
+    return every.sure > 0 and every.unnamed == 0
+
+
+def _belongs(key: str, part: Part, array: Array, roots: set[str]) -> bool:
+    """Rule 6, for an array beside a sure one."""
+    if part.grade == "setting":
+        return False
+    if part.dotted:
+        return part.grade in ("unique", "named") or _first(key) in roots
+    return part.grade == "named" and part.role == "other" and bool(array.shape)
+
+
+def _first(key: str) -> str:
+    return key.partition(".")[0]
+
+
+def _floats_outside_holders(found: Survey) -> bool:
+    """True if there is a float in what belongs to the outermost object itself."""
+    beside = (inner for key, inner in found.inner.items() if holder(str(key)) == "unknown")
+    return any(array.floats and array.shape for array in found.arrays.values()) or any(
+        inner.every.floats for inner in beside
+    )
+
+
+def _items(value: Any) -> list[Array] | None:
+    """The shapes of the items of a list, if each item is an array."""
+    if type(value) is not list or not value:
+        return None
+    shapes = [shape_of(item) for item in value]
+    arrays = [shape for shape in shapes if isinstance(shape, Array)]
+    return arrays if len(arrays) == len(value) else None
+
+
+def _in_order(value: Any, least: int) -> list[Array] | None:
+    """The arrays in a list, if they are the weights of layers in order: rule 7.
+
+    Args:
+        least: how many vectors must fit the matrix before them, where there are vectors.
+    """
+    arrays = _items(value)
+    if arrays is None:
+        return None
+    matrices = [array for array in arrays if len(array.shape) > 1]
+    if not any(array.floats for array in matrices):
+        return None
+    fitting, last = 0, None
+    for array in arrays:
+        if len(array.shape) > 1:
+            last = array
+        elif last is None or not fits(last, array):
+            return None
+        else:
+            fitting += 1
+    if fitting:
+        return arrays if fitting >= least else None
+    chained = all(set(a.shape) & set(b.shape) for a, b in zip(matrices, matrices[1:]))
+    return arrays if chained and (least < 2 or len(matrices) > 2) else None
+
+
+def _parallel(found: Survey) -> dict[Key, list[Array]]:
+    """Lists of the weights and of the biases of the same layers, beside each other."""
+    stems: dict[str, dict[str, Key]] = {}
+    for key in [*found.irregular, *found.arrays]:
+        part = part_of(str(key))
+        if part.grade == "named" and type(found.thing[key]) is list:
+            stems.setdefault(part.stem, {})[part.role] = key
+    pairs: dict[Key, list[Array]] = {}
+    for roles in stems.values():
+        if "weight" not in roles or "bias" not in roles:
+            continue
+        if not {roles["weight"], roles["bias"]} & set(found.irregular):
+            continue
+        weights, biases = (_items(found.thing[roles[role]]) for role in ("weight", "bias"))
+        if weights and biases and len(weights) == len(biases) and all(map(fits, weights, biases)):
+            pairs |= {roles["weight"]: weights, roles["bias"]: biases}
+    return pairs
+
+
+def _plain(value: Any, name: str, values: Values) -> Any:
+    """Make Python values of what is still lifted."""
+    if isinstance(value, Numbers):
+        return values.of_list(value, name)
+    if isinstance(value, Text):
+        return values.of_text(value, name)
+    if isinstance(value, list):
+        for index, item in enumerate(value):
+            if type(item) not in _SETTLED:
+                value[index] = _plain(item, f"{name}/{index}", values)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            if type(item) not in _SETTLED:
+                value[key] = _plain(item, join(name, key), values)
+    return value
+
+
+def _lists(value: Any, name: str) -> Iterator[str]:
+    """The names of the lists of numbers in a tree."""
+    if isinstance(value, Numbers):
+        yield name
+    elif isinstance(value, dict | list):
+        shape = shape_of(value)
+        if shape is not None:
+            if value:
+                yield name
+            return
+        items: Iterable[tuple[Key, Any]] = (
+            value.items() if isinstance(value, dict) else enumerate(value)
+        )
+        for key, item in items:
+            yield from _lists(item, join(name, str(key)))
+
+
+def _named(names: list[str], count: int) -> str:
+    more = f" and {count - _SHOWN:,} more" if count > _SHOWN else ""
+    return ", ".join(quote(name or "the outermost list", 80) for name in names[:_SHOWN]) + more
+
+
+def _no_tensor(values: Values, seen: list[str]) -> FormatError:
+    """The error for a text without tensors: what there is, and what to do."""
+    if values.summary is not None:
+        return FormatError(dialects.NO_VALUES, tensor=values.summary)
+    if not seen:
+        return FormatError(
+            "no tensor was found in this JSON: it has no list of numbers",
+            hint="Convert the file that holds the weights.",
+        )
+    shown = ", ".join(quote(name or "the outermost list", 60) for name in seen[:_SHOWN])
+    more = ", …" if len(seen) > _SHOWN else ""
+    flag = values.options.plain_lists
+    why = "; none of the outermost ones is an array of numbers" if flag else ""
+    return FormatError(
+        f"no tensor was found in this JSON. There are lists of numbers that may be settings: "
+        f"{shown}{more}{why}",
+        hint="Pass --tensors with the names of those that are tensors, or a glob"
+        + ("." if flag else ", or --plain-lists for all outermost ones."),
+    )
+
+
+def _add_notes(values: Values) -> None:
+    floats = str(values.options.floats).removeprefix("torch.")
+    if values.without_dtype:
+        values.notes.append(
+            f"{values.without_dtype} tensors came without a dtype: {floats}, int64 or bool by "
+            "their values"
+        )
+    if values.digits_lost:
+        values.notes.append(
+            f"{values.digits_lost} of them have more digits than float32 holds; --dtype float64 "
+            "keeps them"
+        )
+    if values.stayed:
+        count = len(values.stayed)
+        values.notes.append(
+            f"{count} lists of numbers stay lists: {_named(values.stayed, count)}. {_ASK}"
+        )
