@@ -11,8 +11,9 @@ The rules, in this order. A value that none of them takes stays what it was.
    (``running_mean``, ``weight_ih_l0``); if it is named a weight and is a matrix of floats; or if it
    is named like the weight or bias beside it, and the sizes of the two fit.
 5. **Whole.** An object is a state dict if all its leaves can be parameters, and: it is called
-   ``state_dict``; or it is called like a model and holds a sure array; or it holds a sure array
-   and all its leaves have names of parameters. Then every array and number in it is a tensor.
+   ``state_dict``; or it is called like a model and holds a sure array; or all its leaves have
+   names of parameters, and it or an object beside it holds a sure array. Then every array and
+   number in it is a tensor.
 6. **Beside.** In any other object, sure arrays are tensors. Beside them, so are arrays with a
    dotted name that ends like a parameter, or that begins with the module of a sure one.
 7. **In order.** A list of arrays of unequal shape is a list of tensors, if it is called like the
@@ -38,7 +39,7 @@ from ..state.selector import refuse_unmatched, selector
 from . import dialects
 from .parameter_names import Holder, Part, holder, holds_integers, part_of
 from .scratch import Numbers, Text
-from .survey import Array, Key, Survey, fits, shape_of, survey
+from .survey import Array, Key, Survey, fits, shape_of, survey, typed_array
 from .tensor_values import Payload
 from .values import Values
 
@@ -127,14 +128,18 @@ class _Settler:
                 if (arrays := _in_order(root[key], 0)) is not None:
                     self._each(root[key], arrays, place.below(key, "unknown", place.floats))
 
-    def _decide(self, found: Survey, place: _Place) -> None:
+    def _decide(self, found: Survey, place: _Place, beside: bool = False) -> None:
         thing = found.thing
         if type(thing) is dict and _is_optimizer(thing):
             self._optimizer(found, place)
-        elif _is_whole(found, place):
+        elif _is_whole(found, place, beside):
             self._whole(found, place)
         else:
-            self._beside(found, place)
+            modules = any(
+                inner.every.sure and holder(str(key)) == "unknown"
+                for key, inner in found.inner.items()
+            )
+            self._beside(found, place, modules)
             for key, inner in found.inner.items():
                 holds = holder(key) if isinstance(key, str) else place.holds
                 if holds == "unknown" and place.holds in ("state_dict", "model"):
@@ -143,7 +148,7 @@ class _Settler:
                     continue
                 own = holds != "unknown" and place.holds == "unknown"
                 floats = inner.every.floats > 0 if own else place.floats
-                self._decide(inner, place.below(key, holds, floats))
+                self._decide(inner, place.below(key, holds, floats), modules)
 
     def _optimizer(self, found: Survey, place: _Place) -> None:
         state = found.inner.get("state")
@@ -173,9 +178,9 @@ class _Settler:
                 (deep, at.below(key, at.holds, at.floats)) for key, deep in inner.inner.items()
             ]
 
-    def _beside(self, found: Survey, place: _Place) -> None:
+    def _beside(self, found: Survey, place: _Place, modules: bool) -> None:
         thing = found.thing
-        taken = found.sure or (found.tensors > 0)
+        taken = bool(found.sure) or found.tensors > 0 or modules
         roots = {_first(key) for key in found.sure if isinstance(key, str) and "." in key}
         for key, array in list(found.arrays.items()) if type(thing) is dict else ():
             assert isinstance(key, str)
@@ -183,7 +188,7 @@ class _Settler:
             if key in found.sure or (taken and _belongs(key, part, array, roots)):
                 self._make(thing, key, array, place, join(place.name, key))
                 continue
-            may_be = place.holds != "unknown" or bool(taken) or part.role != "other"
+            may_be = place.holds != "unknown" or taken or part.role != "other"
             matrix = len(array.shape) > 1 and array.floats
             if array.shape and array.shape != (0,) and part.grade != "setting":
                 if (may_be or matrix) and not (self._plain_lists and not place.name):
@@ -236,7 +241,9 @@ class _Settler:
         text = str(key) if isinstance(key, str) else str(place.key)
         wanted = torch.float32 if moments else self._values.options.floats
         dtype = _dtype(text, array, place.floats, wanted)
-        thing[key] = self._values.tensor_or_list(Payload(value, dtype), name)
+        numbers = list(value.values()) if isinstance(value, dict) else value  # a typed array
+        made = self._values.tensor_or_list(Payload(numbers, dtype), name)
+        thing[key] = value if made is numbers else made
 
     def _stays(self, name: str) -> None:
         self._values.stayed.append(name)
@@ -270,12 +277,15 @@ class _Asked:
         floats = any(type(value) is float for *_, value in found) or any(
             isinstance(array, Array) and array.floats for array in arrays
         )
-        for thing, key, name, _ in found:
-            self._one(thing, key, name, floats)
+        for thing, key, name, value in found:
+            self._one(thing, key, name, value, floats)
 
     def _find(self, thing: Any, key: Key, name: str, value: Any) -> Iterator[tuple[Any, ...]]:
         kind = type(value)
-        if kind is dict and name is not None:
+        if kind is dict and typed_array(value) is not None and self._chosen(name):
+            self._names.append(name)
+            yield thing, key, name, list(value.values())
+        elif kind is dict:
             for below, item in value.items():
                 yield from self._find(value, below, join(name, below), item)
         elif kind is list or kind is Numbers or kind in _NUMBERS:
@@ -289,8 +299,7 @@ class _Asked:
             if sized or self._chosen(name):
                 yield thing, key, name, value
 
-    def _one(self, thing: Any, key: Key, name: str, floats: bool) -> None:
-        value = thing[key]
+    def _one(self, thing: Any, key: Key, name: str, value: Any, floats: bool) -> None:
         shape = self._shapes.get(name, self._shapes.get(str(key)))
         found = shape_of(value) if type(value) not in _NUMBERS else None
         if not isinstance(found, Array):
@@ -320,8 +329,8 @@ def _is_optimizer(thing: dict[str, Any]) -> bool:
     return isinstance(thing.get("param_groups"), list) and isinstance(thing.get("state"), dict | list)
 
 
-def _is_whole(found: Survey, place: _Place) -> bool:
-    """Rule 5."""
+def _is_whole(found: Survey, place: _Place, beside: bool) -> bool:
+    """Rule 5. ``beside`` is true where an object beside this one holds a sure array."""
     every = found.every
     if every.odd or place.holds == "closed":
         return False
@@ -330,7 +339,8 @@ def _is_whole(found: Survey, place: _Place) -> bool:
     if place.holds == "model":
         weights = "weights" in str(place.key).lower() and every.matrices > 0
         return every.sure + every.short > 0 or weights
-    return every.sure > 0 and every.unnamed == 0
+    module = beside and every.lists > 0 and part_of(str(place.key)).grade != "setting"
+    return every.unnamed == 0 and (module or (every.sure > 0 and every.loose == 0))
 
 
 def _belongs(key: str, part: Part, array: Array, roots: set[str]) -> bool:
@@ -339,7 +349,7 @@ def _belongs(key: str, part: Part, array: Array, roots: set[str]) -> bool:
         return False
     if part.dotted:
         return part.grade in ("unique", "named") or _first(key) in roots
-    return part.grade == "named" and part.role == "other" and bool(array.shape)
+    return part.grade == "named" and part.role == "other" and len(array.shape) > 1
 
 
 def _first(key: str) -> str:

@@ -77,6 +77,7 @@ class Counts:
         sure: arrays that are parameters for certain, and tensors.
         short: such matrices with a name as short as ``W1``.
         unnamed: arrays and numbers whose name is not a usual name of parameters.
+        loose: arrays with such a name that neither a module nor a size confirms.
         odd: values that cannot be parameters.
         floats: arrays with floats.
     """
@@ -85,6 +86,7 @@ class Counts:
     matrices: int = 0
     sure: int = 0
     unnamed: int = 0
+    loose: int = 0
     short: int = 0
     odd: int = 0
     floats: int = 0
@@ -95,13 +97,14 @@ class Counts:
         self.matrices += other.matrices
         self.sure += other.sure
         self.unnamed += other.unnamed
+        self.loose += other.loose
         self.short += other.short
         self.odd += other.odd
         self.floats += other.floats
 
 
 def survey(thing: Any) -> Survey:
-    """Survey an object, or a list that is no array. Objects that are typed arrays become lists."""
+    """Survey an object, or a list that is no array."""
     found = Survey(thing)
     items: Iterator[tuple[Key, Any]] = iter(
         thing.items() if isinstance(thing, dict) else enumerate(thing)
@@ -126,7 +129,7 @@ def _member(found: Survey, key: Key, value: Any) -> None:
         if numbers is None:
             found.inner[key] = survey(value)
             return
-        found.thing[key] = value = numbers
+        value = numbers
     shape = shape_of(value)
     if isinstance(shape, Array):
         found.arrays[key] = shape
@@ -219,9 +222,11 @@ def _weigh(found: Survey) -> None:
             if _sure_alone(part, array):
                 found.sure.add(key)
             layers.setdefault(part.stem, []).append((key, part, array))
+    loose = [k for layer in layers.values() for k, part, _ in layer if not part.dotted]
     for layer in layers.values():
         if len(layer) > 1:
             found.sure |= _sure_together(layer)
+    every.loose += sum(key not in found.sure for key in loose)
     if _sized(found):
         every.odd += 1  # its sizes stay numbers
         found.sure |= {key for key in ("w", "data", "values") if key in found.arrays}
