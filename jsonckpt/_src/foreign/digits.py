@@ -48,12 +48,11 @@ def has_more_digits(values: npt.NDArray[np.generic]) -> bool:
     """
     for start in range(0, len(values), _BLOCK):
         block = values[start : start + _BLOCK].astype(np.float64, copy=False)
-        with np.errstate(over="ignore", invalid="ignore"):
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             narrow = block.astype(np.float32).astype(np.float64)
-            inexact = narrow != block
-        inexact &= np.isfinite(block)
-        if inexact.any() and bool(_longer(block[inexact], narrow[inexact]).any()):
-            return True
+            inexact = (narrow != block) & np.isfinite(block)
+            if inexact.any() and bool(_longer(block[inexact], narrow[inexact]).any()):
+                return True
     return False
 
 

@@ -78,7 +78,7 @@ _OPTIMIZER = re.compile(r"(.*_)?(optim|optimizer|optimizers|opt)(_.*|\d*)?")
 _WORDS = (
     r"model|module|net|network|ema|generator|discriminator|encoder|decoder|student|teacher|policy"
     r"|critic|actor|backbone|head|classifier|unet|vae|swa|lora|averaged|average|avg|target|online"
-    r"|best|raw|full|base|trained|final|torch|pytorch|[a-z]|q|net_?[a-z0-9]"
+    r"|best|raw|full|base|trained|final|torch|pytorch|[dgq]"
 )
 _STATE_DICT = re.compile(rf"((({_WORDS})_)*)(state_?dict|weights_dict)s?")
 _MODEL = re.compile(

@@ -39,7 +39,7 @@ from ..state.selector import refuse_unmatched, selector
 from . import dialects
 from .parameter_names import Holder, Part, holder, holds_integers, part_of
 from .scratch import Numbers, Text
-from .survey import Array, Key, Survey, fits, shape_of, survey, typed_array
+from .survey import Array, Key, Made, Survey, fits, shape_of, survey, typed_array
 from .tensor_values import Payload
 from .values import Values
 
@@ -236,7 +236,7 @@ class _Settler:
     ) -> None:
         """Replace a member by the tensor of it, where there is one."""
         value = thing[key]
-        if isinstance(value, torch.Tensor):
+        if isinstance(value, torch.Tensor | Made):
             return
         text = str(key) if isinstance(key, str) else str(place.key)
         wanted = torch.float32 if moments else self._values.options.floats
@@ -307,7 +307,7 @@ class _Asked:
         dtype = _dtype(str(key), found, floats, self._values.options.floats)
         size = None if shape is None or type(value) in _NUMBERS else list(shape)
         try:
-            thing[key] = self._values.tensor(Payload(value, dtype, shape=size))
+            thing[key] = Made(self._values.tensor(Payload(value, dtype, shape=size)))
         except JsonckptError as error:
             error.hint = error.hint or "Flattened lists need their shapes: --shapes FILE."
             raise error.at(tensor=name) from error.__cause__
@@ -424,6 +424,8 @@ def _plain(value: Any, name: str, values: Values) -> Any:
         return values.of_list(value, name)
     if isinstance(value, Text):
         return values.of_text(value, name)
+    if isinstance(value, Made):
+        return value.tensor
     if isinstance(value, list):
         for index, item in enumerate(value):
             if type(item) not in _SETTLED:

@@ -39,8 +39,14 @@ class Array:
     complex: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A tensor that the user asked for. It says nothing about what is beside it."""
+
+    tensor: torch.Tensor
+
+
 #: A list of numbers that is no array: rows of unequal length, or null among the numbers.
-IRREGULAR = "irregular"
 Shape = Array | Literal["irregular"] | None
 
 
@@ -117,7 +123,7 @@ def survey(thing: Any) -> Survey:
             _member(found, key, value)
         elif isinstance(value, torch.Tensor):
             found.tensors += 1
-        elif value is not None or not _may_be_absent(key):
+        elif kind is not Made and (value is not None or not _may_be_absent(key)):
             found.every.odd += 1
     _weigh(found)
     return found
