@@ -246,9 +246,9 @@ def test_digits_are_lost_where_printing_does_not_give_them_back(number: float) -
     with np.errstate(over="ignore"):
         kept = _kept(number)
     lost = has_more_digits(np.array([number]))
-    if 1e-14 < abs(number) < 1e31:
+    if 1e-13 < abs(number) < 1e8:
         assert lost == (not kept)
-    else:  # one bit of a float64 may be overlooked here
+    else:  # the last bits of a float64 may be overlooked here
         assert not (lost and kept)
 
 

@@ -6,6 +6,7 @@ float32 gives back when it is printed with as many digits. All others lose digit
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -13,10 +14,8 @@ import numpy.typing as npt
 
 from .number_array import Kind
 
-#: Powers of ten that float64 holds exactly.
-_TENS = 10.0 ** np.arange(23)
 #: Values that are looked at together: few enough for the cache.
-_BLOCK = 1 << 14
+_BLOCK = 1 << 13
 
 
 class DigitWatch:
@@ -48,37 +47,55 @@ def has_more_digits(values: npt.NDArray[np.generic]) -> bool:
     """
     for start in range(0, len(values), _BLOCK):
         block = values[start : start + _BLOCK].astype(np.float64, copy=False)
-        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-            narrow = block.astype(np.float32).astype(np.float64)
-            inexact = (narrow != block) & np.isfinite(block)
-            if inexact.any() and bool(_longer(block[inexact], narrow[inexact]).any()):
-                return True
+        with np.errstate(all="ignore"):
+            off = block - block.astype(np.float32)
+            inexact = off != 0
+            if inexact.all():
+                kept = _given_back(block, off)
+            elif inexact.any():
+                kept = _given_back(block[inexact], off[inexact])
+            else:
+                continue
+        if not kept.all():
+            return True
     return False
 
 
-def _longer(values: npt.NDArray[np.float64], narrow: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
-    """For each number: float32 does not give its digits back."""
+def _given_back(
+    values: npt.NDArray[np.float64], off: npt.NDArray[np.float64]
+) -> npt.NDArray[np.bool_]:
+    """For each number: float32 gives its digits back.
+
+    Args:
+        values: the numbers. None is a float32.
+        off: how much the nearest float32 is off.
+    """
     size = np.abs(values)
-    # The exponent may be one too large next to a power of ten. Then a digit less is looked at.
-    places = 8 - np.floor(np.log10(size)).astype(np.int64)
-    digits = np.rint(_shifted(size, places))
-    again = _shifted(digits, -places)
-    # Powers of ten beyond 1e22 are not exact. There, the last bit of a float64 is not compared.
-    slack = np.where(np.abs(places) > 22, np.spacing(size) * 2, 0.0)
-    unit = np.ones_like(size)
-    for step in (10.0, 100.0, 1000.0):  # float32 gives back all decimals of six digits
-        unit[digits % step == 0] = step
-    off = _shifted(np.abs(values - narrow), places)
-    kept: npt.NDArray[np.bool_] = (np.abs(again - size) <= slack) & (off < unit / 2)
-    return ~kept
+    scale = _SCALES[size.view(np.int64) >> 52]
+    # The digits as a whole number of nine or ten digits, and how much of it float32 loses.
+    digits = np.rint(size * scale)
+    lost = np.abs(off) * scale
+    kept: npt.NDArray[np.bool_] = (digits < 1e9) & (lost < 0.5)
+    for unit in (10.0, 100.0, 1e3, 1e4):  # float32 gives back all decimals of six digits
+        ends = np.rint(digits / unit) * unit == digits  # np.fmod takes ten times as long
+        kept |= ends & (lost < unit / 2)
+    decimal = digits / scale == size
+    if not decimal.all():
+        # Other powers of ten are not exact. There, the last bits of a float64 are not compared.
+        exact = (scale <= 1e22) & (scale >= 1.0)
+        near = np.abs(digits / scale - size) <= 2 * np.spacing(size)
+        decimal |= ~exact & near & np.isfinite(size)
+    return kept & decimal
 
 
-def _shifted(
-    values: npt.NDArray[np.float64], places: npt.NDArray[np.int64]
-) -> npt.NDArray[np.float64]:
-    """``values * 10 ** places``. Exact powers of ten round only once."""
-    while (far := np.abs(places) > 22).any():
-        step = np.where(far, np.sign(places) * 22, 0)
-        values, places = _shifted(values, step), places - step
-    tens = _TENS[np.abs(places)]
-    return np.where(places >= 0, values * tens, values / tens)
+def _scale(exponent: int) -> float:
+    """The power of ten that makes a number of nine or ten digits, for each exponent of a float64.
+
+    The smallest and largest numbers have none: float32 does not hold them at all.
+    """
+    if not 1023 - 150 <= exponent <= 1023 + 128:
+        return float("nan")
+    return float(f"1e{8 - math.floor((exponent - 1023) * math.log10(2))}")
+
+
+_SCALES = np.array([_scale(exponent) for exponent in range(2048)])

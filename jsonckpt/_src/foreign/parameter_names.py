@@ -116,6 +116,11 @@ def part_of(key: str) -> Part:
     >>> part_of("W1").stem == part_of("b1").stem, part_of("hidden_sizes").grade
     (True, 'setting')
     """
+    return _part(key) if len(key) <= 64 else _part.__wrapped__(key)
+
+
+@lru_cache(maxsize=4096)
+def _part(key: str) -> Part:
     path, dot, last = key.rpartition(".")
     grade, role, stem = _last_part(last) if len(last) <= 64 else ("unknown", "other", last)
     return Part(grade, role, path + dot + stem, bool(dot) and bool(path))
