@@ -144,9 +144,7 @@ def _same(expected: State, found: dict[str, Any]) -> None:
 @pytest.mark.parametrize("indent", [None, 2])
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("model", ZOO)
-def test_every_model_in_every_way(
-    model: str, way: str, indent: int | None, tmp_path: Path
-) -> None:
+def test_every_model_in_every_way(model: str, way: str, indent: int | None, tmp_path: Path) -> None:
     state = ZOO[model].state_dict()
     write, key = WAYS[way]
     content = write(state)

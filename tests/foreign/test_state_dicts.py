@@ -27,7 +27,12 @@ KERNEL, RECURRENT, BIAS = [[0.5] * 8], [[0.25] * 8, [0.75] * 8], [0.0] * 8
 
 
 def _volume(numbers: list[float]) -> dict[str, Any]:
-    return {"sx": 1, "sy": 1, "depth": len(numbers), "w": {str(i): x for i, x in enumerate(numbers)}}
+    return {
+        "sx": 1,
+        "sy": 1,
+        "depth": len(numbers),
+        "w": {str(i): x for i, x in enumerate(numbers)},
+    }
 
 
 def _matrix(rows: list[list[float]]) -> dict[str, Any]:
@@ -203,12 +208,12 @@ def test_digits(tmp_path: Path) -> None:
     _, notes = read_foreign(io.BytesIO(text), tmp_path, ForeignOptions())
     assert notes == [
         "3 tensors came without a dtype: float32, int64 or bool by their values",
-        "1 of them have more digits than float32 holds; --dtype float64 keeps them",
+        "1 of these lose digits in float32; --dtype float64 keeps them",
     ]
     path = tmp_path / "a.json"
     path.write_bytes(text)
     result = convert(path, tmp_path / "b.pt", dtype="float64")
-    assert not any("more digits" in note for note in result.notes)
+    assert not any("lose digits" in note for note in result.notes)
     found = torch.load(result.output)["state_dict"]
     assert {name: value.tolist() for name, value in found.items()} == state
 
@@ -288,7 +293,7 @@ def test_too_large_for_float32_stays_a_list(tmp_path: Path) -> None:
     found, notes = read_foreign(io.BytesIO(text), tmp_path, ForeignOptions())
     assert found["state_dict"]["a.weight"] == [[1e300]] * 2
     assert found["state_dict"]["long"] == state["long"]
-    assert any("2 lists of numbers stay lists" in note and "too large" in note for note in notes)
+    assert any("2 lists stay lists" in note and "too large" in note for note in notes)
     wide = read(text, tmp_path, floats=torch.float64)["state_dict"]
     assert wide["a.weight"].tolist() == state["a.weight"]
 

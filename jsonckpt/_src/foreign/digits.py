@@ -85,7 +85,8 @@ def _given_back(
         exact = (scale <= 1e22) & (scale >= 1.0)
         near = np.abs(digits / scale - size) <= 2 * np.spacing(size)
         decimal |= ~exact & near & np.isfinite(size)
-    return kept & decimal
+    kept &= decimal
+    return kept
 
 
 def _scale(exponent: int) -> float:

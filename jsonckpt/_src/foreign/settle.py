@@ -28,7 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Any
 
 import torch
@@ -47,7 +47,7 @@ _SETTLED = frozenset({str, int, float, bool, type(None)})
 _NUMBERS = frozenset({int, float, bool, complex})
 #: Names of lists in one note or error.
 _SHOWN = 5
-_ASK = "Pass --tensors with their names or a glob, or --plain-lists for all outermost ones"
+_ASK = "If they are tensors, pass --tensors with their names or a glob"
 
 
 def settled(root: Any, values: Values) -> Any:
@@ -190,9 +190,10 @@ class _Settler:
                 continue
             may_be = place.holds != "unknown" or taken or part.role != "other"
             matrix = len(array.shape) > 1 and array.floats
-            if array.shape and array.shape != (0,) and part.grade != "setting":
-                if (may_be or matrix) and not (self._plain_lists and not place.name):
-                    self._stays(join(place.name, key))
+            comes_later = self._plain_lists and not place.name
+            listed = array.shape not in ((), (0,)) and part.grade != "setting"
+            if listed and (may_be or matrix) and not comes_later:
+                self._stays(join(place.name, key))
         self._numbers_beside(found, place, roots)
         self._irregular(found, place, everywhere=False)
 
@@ -201,17 +202,17 @@ class _Settler:
         if not roots or type(found.thing) is not dict:
             return
         for key, value in found.thing.items():
-            if type(value) in _NUMBERS and "." in key and _first(key) in roots:
-                if part_of(key).grade == "unknown":
-                    single = Array((), type(value) is float, type(value) is bool)
-                    self._make(found.thing, key, single, place, join(place.name, key))
+            beside = type(value) in _NUMBERS and "." in key and _first(key) in roots
+            if beside and part_of(key).grade == "unknown":
+                single = Array((), type(value) is float, type(value) is bool)
+                self._make(found.thing, key, single, place, join(place.name, key))
 
     def _irregular(self, found: Survey, place: _Place, *, everywhere: bool) -> None:
         """Make lists of tensors of the lists of arrays of unequal shapes."""
         thing = found.thing
         parallel = _parallel(found) if type(thing) is dict else {}
-        for key, arrays in parallel.items():
-            self._each(thing[key], arrays, place.below(key, place.holds, place.floats))
+        for key, items in parallel.items():
+            self._each(thing[key], items, place.below(key, place.holds, place.floats))
         for key in found.irregular:
             if key in parallel:
                 continue
@@ -326,7 +327,9 @@ def _dtype(key: str, array: Array, model_floats: bool, floats: torch.dtype) -> t
 
 
 def _is_optimizer(thing: dict[str, Any]) -> bool:
-    return isinstance(thing.get("param_groups"), list) and isinstance(thing.get("state"), dict | list)
+    return isinstance(thing.get("param_groups"), list) and isinstance(
+        thing.get("state"), dict | list
+    )
 
 
 def _is_whole(found: Survey, place: _Place, beside: bool) -> bool:
@@ -395,7 +398,7 @@ def _in_order(value: Any, least: int) -> list[Array] | None:
             fitting += 1
     if fitting:
         return arrays if fitting >= least else None
-    chained = all(set(a.shape) & set(b.shape) for a, b in zip(matrices, matrices[1:]))
+    chained = all(set(a.shape) & set(b.shape) for a, b in pairwise(matrices))
     return arrays if chained and (least < 2 or len(matrices) > 2) else None
 
 
@@ -489,11 +492,9 @@ def _add_notes(values: Values) -> None:
         )
     if values.digits_lost:
         values.notes.append(
-            f"{values.digits_lost} of them have more digits than float32 holds; --dtype float64 "
-            "keeps them"
+            f"{values.digits_lost} of these lose digits in float32; --dtype float64 keeps them"
         )
     if values.stayed:
         count = len(values.stayed)
-        values.notes.append(
-            f"{count} lists of numbers stay lists: {_named(values.stayed, count)}. {_ASK}"
-        )
+        stay = "1 list of numbers stays a list" if count == 1 else f"{count} lists stay lists"
+        values.notes.append(f"{stay}: {_named(values.stayed, count)}. {_ASK}")

@@ -288,7 +288,7 @@ def _sized(found: Survey) -> bool:
     if type(thing) is not dict:
         return False
     for names in _SIZES:
-        sizes = [thing.get(name) for name in names]
+        sizes: list[Any] = [thing.get(name) for name in names]
         values = found.arrays.get("w" if names[0] in ("sx", "n") else "data")
         if values is not None and all(type(size) is int for size in sizes):
             return values.shape in ((prod(sizes),), tuple(sizes)) and prod(sizes) > 0

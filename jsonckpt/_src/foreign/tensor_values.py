@@ -408,7 +408,7 @@ def _small(flat: Sequence[Any]) -> tuple[list[tuple[Kind, npt.NDArray[Any]]], bo
         return [("bool", np.array(flat, np.int64))], False
     if types == {int}:
         low, high = min(flat), max(flat)
-        if -(1 << 63) <= low and high < 1 << 63:
+        if low >= -(1 << 63) and high < 1 << 63:
             return [("int", np.array(flat, np.int64))], False
         if low >= 0 and high < 1 << 64:
             return [("uint", np.array(flat, np.uint64))], False
