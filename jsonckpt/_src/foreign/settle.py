@@ -37,7 +37,8 @@ from ..errors import FormatError, JsonckptError, quote
 from ..format.pointer import join
 from ..state.selector import refuse_unmatched, selector
 from . import dialects
-from .parameter_names import Holder, Part, holder, holds_integers, part_of
+from .default_dtype import dtype_of_array
+from .parameter_names import Holder, Part, holder, part_of
 from .scratch import Numbers, Text
 from .survey import Array, Key, Made, Survey, fits, shape_of, survey, typed_array
 from .tensor_values import Payload
@@ -241,7 +242,7 @@ class _Settler:
             return
         text = str(key) if isinstance(key, str) else str(place.key)
         wanted = torch.float32 if moments else self._values.options.floats
-        dtype = _dtype(text, array, place.floats, wanted)
+        dtype = dtype_of_array(text, array, place.floats, wanted)
         numbers = list(value.values()) if isinstance(value, dict) else value  # a typed array
         made = self._values.tensor_or_list(Payload(numbers, dtype), name)
         thing[key] = value if made is numbers else made
@@ -305,25 +306,13 @@ class _Asked:
         found = shape_of(value) if type(value) not in _NUMBERS else None
         if not isinstance(found, Array):
             found = Array((), type(value) is float, type(value) is bool)
-        dtype = _dtype(str(key), found, floats, self._values.options.floats)
+        dtype = dtype_of_array(str(key), found, floats, self._values.options.floats)
         size = None if shape is None or type(value) in _NUMBERS else list(shape)
         try:
             thing[key] = Made(self._values.tensor(Payload(value, dtype, shape=size)))
         except JsonckptError as error:
             error.hint = error.hint or "Flattened lists need their shapes: --shapes FILE."
             raise error.at(tensor=name) from error.__cause__
-
-
-def _dtype(key: str, array: Array, model_floats: bool, floats: torch.dtype) -> torch.dtype | None:
-    """The dtype of an array without one. ``None`` leaves it to the values."""
-    if array.complex or array.bools:
-        return None
-    if array.floats:
-        return floats
-    part = part_of(key)
-    single = not array.shape and (part.grade != "named" or part.role == "other")
-    whole = holds_integers(key) or single
-    return floats if model_floats and not whole else torch.int64
 
 
 def _is_optimizer(thing: dict[str, Any]) -> bool:

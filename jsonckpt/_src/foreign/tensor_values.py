@@ -22,6 +22,7 @@ from ..errors import FormatError, LimitError, quote
 from ..format.dtypes import DTYPES
 from ..storage.spool import Spool
 from ..tensors.pieces import bits, over
+from .default_dtype import dtype_of_kinds
 from .digits import DigitWatch
 from .number_array import BINARY, MAX_RANK, Kind, null_error
 from .scratch import Numbers, Scratch, Text, new_tensor
@@ -229,7 +230,7 @@ class TensorBuilder:
         if isinstance(payload.dtype, str):
             dtype, _ = dtype_named(payload.dtype)
         else:
-            dtype = _default_dtype(kinds, payload.dtype, self._floats, is_complex=is_complex)
+            dtype = dtype_of_kinds(kinds, payload.dtype, self._floats, is_complex=is_complex)
         if dtype not in _REAL:
             tensor = new_tensor(self._spool, dtype, _fitting(found, payload.shape))
             if isinstance(payload.dtype, str) or dtype is not torch.float32:
@@ -424,32 +425,6 @@ def _small(flat: Sequence[Any]) -> tuple[list[tuple[Kind, npt.NDArray[Any]]], bo
     strange = (value for value in flat if type(value) not in (int, float) or abs(value) > 1e308)
     odd = next(strange, flat[0])
     raise FormatError(f"not a number: {quote(odd)}")
-
-
-def _default_dtype(
-    kinds: set[Kind], wanted: torch.dtype | None, floats: torch.dtype, *, is_complex: bool
-) -> torch.dtype:
-    """The dtype of numbers without one: ``wanted`` if it can hold them, or as torch would choose.
-
-    Whole numbers beyond int64 become uint64, never floats.
-
-    Raises:
-        FormatError: they do not fit uint64, either.
-    """
-    if is_complex:
-        return torch.complex128 if floats is torch.float64 else torch.complex64
-    if kinds == {"bool"}:
-        return torch.bool
-    if "float" not in kinds and kinds & {"uint", "wide"}:
-        if "wide" in kinds:
-            raise FormatError(
-                "whole numbers that neither int64 nor uint64 holds",
-                hint="Give them a dtype: float64 keeps 53 bits of them.",
-            )
-        return torch.uint64
-    if wanted is not None:
-        return wanted
-    return torch.int64 if kinds == {"int"} else floats
 
 
 def _fill(target: torch.Tensor, pieces: Values) -> None:
