@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from jsonckpt._src.foreign.read_json import ForeignOptions, read_foreign
+from jsonckpt._src.foreign.read_json import read_foreign
+from jsonckpt._src.foreign.values import ForeignOptions
 
 __all__ = ["DIALECTS", "EXPECTED", "b64", "npy", "read"]
 

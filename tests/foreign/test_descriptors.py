@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from jsonckpt._src.foreign.read_json import ForeignOptions, read_foreign
+from jsonckpt._src.foreign.read_json import read_foreign
+from jsonckpt._src.foreign.values import ForeignOptions
 from tests.foreign.dialects import DIALECTS
 
 

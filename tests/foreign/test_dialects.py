@@ -22,7 +22,8 @@ from jsonckpt._src.errors import FormatError
 from jsonckpt._src.foreign import lift_arrays, text_reader
 from jsonckpt._src.foreign.facts import typed_array
 from jsonckpt._src.foreign.payloads import dtype_named
-from jsonckpt._src.foreign.read_json import ForeignOptions, read_foreign
+from jsonckpt._src.foreign.read_json import read_foreign
+from jsonckpt._src.foreign.values import ForeignOptions
 from jsonckpt._src.tensors.compare import compare
 from jsonckpt._src.tensors.pieces import over
 from tests.convert.guide import DATA

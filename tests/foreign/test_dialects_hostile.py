@@ -17,7 +17,8 @@ import pytest
 import torch
 
 from jsonckpt._src.errors import FormatError, IncompleteCheckpointError, JsonckptError, LimitError
-from jsonckpt._src.foreign.read_json import ForeignOptions, read_foreign
+from jsonckpt._src.foreign.read_json import read_foreign
+from jsonckpt._src.foreign.values import ForeignOptions
 from tests.convert.guide import DATA
 from tests.foreign.dialects import DIALECTS, EXPECTED, b64, npy, read
 from tests.support import slow

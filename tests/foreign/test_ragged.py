@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from jsonckpt._src.errors import FormatError, JsonckptError, LimitError
 from jsonckpt._src.foreign import lift_arrays
-from jsonckpt._src.foreign.read_json import ForeignOptions, read_foreign
+from jsonckpt._src.foreign.read_json import read_foreign
+from jsonckpt._src.foreign.values import ForeignOptions
 from tests.foreign.dialects import read
 from tests.support import examples
 

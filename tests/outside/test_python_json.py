@@ -58,12 +58,17 @@ INVALID += [
 ]
 
 
+#: Python writes the first, Windows programs the second. Both are read from other programs.
+FORGIVEN = {"[Infinity]", "\ufeff[1]"}
+
+
 @pytest.mark.parametrize("text", INVALID)
 def test_what_is_no_json_is_refused(text: str, tmp_path: Path) -> None:
     with pytest.raises(JsonckptError):
         json_text.parse(text.encode("utf-8", "surrogatepass"), what="the text")
-    with pytest.raises(JsonckptError):
-        read(text, tmp_path, plain_lists=True)
+    if text not in FORGIVEN:
+        with pytest.raises(JsonckptError):
+            read(text, tmp_path, plain_lists=True)
     path = tmp_path / "checkpoint.json"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(JsonckptError):

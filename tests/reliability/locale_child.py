@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 
 import jsonckpt
-from jsonckpt._src.foreign.read_json import ForeignOptions, read_foreign
+from jsonckpt._src.foreign.read_json import read_foreign
+from jsonckpt._src.foreign.values import ForeignOptions
 from tests.readers import indexed, streaming
 
 

@@ -29,7 +29,8 @@ from typing import Any
 import torch
 
 import jsonckpt
-from jsonckpt._src.foreign.read_json import ForeignOptions, read_foreign
+from jsonckpt._src.foreign.read_json import read_foreign
+from jsonckpt._src.foreign.values import ForeignOptions
 from jsonckpt._src.format.chunk_codec import ChunkCodec
 from jsonckpt._src.format.limits import Limits
 from jsonckpt._src.format.manifest import parse_manifest

@@ -22,7 +22,8 @@ from typing import Any
 def _targets(folder: Path) -> dict[str, tuple[Callable[[bytes], Any], list[bytes]]]:
     """Each target, with its first inputs."""
     import jsonckpt
-    from jsonckpt._src.foreign.read_json import ForeignOptions, read_foreign
+    from jsonckpt._src.foreign.read_json import read_foreign
+    from jsonckpt._src.foreign.values import ForeignOptions
     from jsonckpt._src.format.chunk_codec import ChunkCodec
     from jsonckpt._src.format.limits import Limits
     from jsonckpt._src.format.manifest import parse_manifest

@@ -123,6 +123,8 @@ def _add_reading(reading: argparse._ArgumentGroup) -> None:
     trust = "let a file that needs it run pickle code; only if you trust whoever made it"
     _flag(reading, "--unsafe-pickle", trust)
     _flag(reading, "--plain-lists", "in JSON: outermost lists of numbers are tensors")
+    lists = "in JSON: these lists are tensors: a name such as /head/w, or a glob; may be repeated"
+    _repeated(reading, "--tensors", "NAME", lists)
     shapes = "a JSON object of shapes for flattened lists"
     reading.add_argument("--shapes", metavar="FILE", type=Path, help=shapes)
     ties = "in JSON: make one tensor of two equal ones; may be repeated"

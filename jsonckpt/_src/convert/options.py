@@ -43,7 +43,7 @@ class ConvertOptions:
         dry_run: write nothing.
         test_load: read the output back and compare every bit.
         unsafe_pickle: let files run pickle code if they need that.
-        plain_lists, tie, shapes: for JSON of other programs, see :class:`ForeignOptions`.
+        plain_lists, tensors, tie, shapes: for JSON of other programs, see :class:`ForeignOptions`.
         spool: the directory for temporary files. The default is that of the output.
         progress: where to show progress.
         limits: limits on the size of the input.
@@ -63,6 +63,7 @@ class ConvertOptions:
     test_load: bool = False
     unsafe_pickle: bool = False
     plain_lists: bool = False
+    tensors: Sequence[str] = ()
     tie: Sequence[tuple[str, str]] = ()
     shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
     spool: str | os.PathLike[str] | None = None

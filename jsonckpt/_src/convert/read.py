@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
+import torch
 from zstandard import FRAME_HEADER
 
 from ..errors import (
@@ -22,8 +23,10 @@ from ..errors import (
     LimitError,
     quote,
 )
-from ..foreign.read_json import ForeignOptions, read_foreign
+from ..foreign.payloads import dtype_named
+from ..foreign.read_json import read_foreign
 from ..foreign.scratch import tensor_spool
+from ..foreign.values import ForeignOptions
 from ..format.limits import DEFAULT_LIMITS, Limits
 from ..format.zstd import zstd
 from ..load.api import load_selected
@@ -224,6 +227,8 @@ def _read_json(
         options.plain_lists,
         options.tie,
         options.shapes,
+        tensors=options.tensors,
+        floats=_float_dtype(options.dtype),
         load_pickle=load_pickle if options.unsafe_pickle else None,
         limit=1 << 62 if most is None else most,
         marks=options.limits.for_text(size).marks,
@@ -237,6 +242,12 @@ def _read_json(
                 text = _Bounded(stream, foreign.limit)
                 state, notes = read_foreign(text, directory, foreign, advance)
     return Source(state, "JSON of another program", size, notes)
+
+
+def _float_dtype(wanted: str | None) -> torch.dtype:
+    """The dtype of floats whose dtype the text does not say. ``wanted`` may keep more digits."""
+    dtype = torch.float32 if wanted is None else dtype_named(wanted)[0]
+    return torch.float64 if dtype is torch.float64 else torch.float32
 
 
 def _read_sharded(index: Path, options: ConvertOptions, directory: Path) -> Source:

@@ -22,12 +22,14 @@ import simdjson
 
 from ..errors import FormatError, LimitError, quote
 
-Kind = Literal["int", "uint", "float", "bool"]
+#: The kind of numbers. ``"wide"`` are whole numbers that neither int64 nor uint64 holds.
+Kind = Literal["int", "uint", "wide", "float", "bool"]
 MAX_RANK = 64
 #: The binary form of values of each kind, 8 bytes each.
 BINARY: dict[Kind, type[np.generic]] = {
     "int": np.int64,
     "uint": np.uint64,
+    "wide": np.float64,
     "float": np.float64,
     "bool": np.int64,
 }
@@ -258,10 +260,16 @@ class ArrayParser:
             document: Any = self._simd.parse(text)
             for kind, code in order[2:] if b"." in text else order:
                 with suppress(TypeError, ValueError):  # the numbers do not fit: the next kind
-                    return kind, np.frombuffer(document.as_buffer(of_type=code), BINARY[kind])
+                    array = np.frombuffer(document.as_buffer(of_type=code), BINARY[kind])
+                    return _float_kind(text) if kind == "float" else kind, array
         except (ValueError, RuntimeError) as error:
-            return "float", _parse_wide(text, error)
+            return _float_kind(text), _parse_wide(text, error)
         raise FormatError("something other than numbers in an array of numbers")
+
+
+def _float_kind(text: bytes) -> Kind:
+    """The kind of numbers that were parsed as floats. Whole ones are told from others."""
+    return "float" if b"." in text or b"e" in text or b"E" in text else "wide"
 
 
 def null_error() -> FormatError:

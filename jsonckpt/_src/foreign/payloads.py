@@ -60,7 +60,7 @@ class Payload:
 
     Attributes:
         values: numbers (a nested list, one number, or lifted), or base64.
-        dtype: the name in the text, or ``None``.
+        dtype: the name in the text. Without one, the dtype that seems right, or ``None``.
         shape: the shape in the text. ``None`` means the shape of the nested list.
         order: ``"F"`` if bytes or a flat list are in column-major order.
         byteorder: ``">"`` if the bytes are big-endian.
@@ -73,7 +73,7 @@ class Payload:
     """
 
     values: Any
-    dtype: str | None = None
+    dtype: str | torch.dtype | None = None
     shape: object = None
     order: Literal["C", "F"] = "C"
     byteorder: Literal["<", ">"] = "<"

@@ -53,6 +53,10 @@ class Scratch(SpoolFile):
         self._held += 1
         return Stretch(offset, self.tell() - offset)
 
+    def hold_again(self, count: int) -> None:
+        """Hold ``count`` stretches once more."""
+        self._held += count
+
     def release(self, count: int = 1) -> None:
         """Release ``count`` stretches."""
         self._held -= count
@@ -114,13 +118,12 @@ class Ragged:
     text: Stretch
 
     def loads(self, scratch: Scratch) -> list[Any]:
-        """The list. Its stretch is released.
+        """The list. Its stretch stays held.
 
         Raises:
             FormatError: the text is not JSON.
         """
         text = b"".join(scratch.read(*self.text))
-        scratch.release()
         try:
             found: list[Any] = json.loads(text, parse_float=_finite if _LARGE(text) else None)
         except ValueError as error:

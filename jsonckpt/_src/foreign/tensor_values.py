@@ -19,6 +19,8 @@ import torch
 from ..errors import FormatError, LimitError, quote
 from ..storage.spool import Spool
 from ..tensors.pieces import bits, over
+from .default_dtype import dtype_of_kinds
+from .digits import DigitWatch
 from .encoded import (
     NPY_MAGIC,
     Form,
@@ -66,9 +68,18 @@ class TensorBuilder:
         spool: the memory for the tensors.
         scratch: the file with the lifted values.
         limit: the most bytes that all compressed data together may decompress to.
+        floats: the dtype of numbers that are not whole, where the text says none.
+
+    Attributes:
+        digits_lost: the number of tensors without a dtype whose numbers have more digits than
+            float32 holds.
     """
 
-    def __init__(self, spool: Spool, scratch: Scratch, limit: int) -> None:
+    def __init__(
+        self, spool: Spool, scratch: Scratch, limit: int, floats: torch.dtype = torch.float32
+    ) -> None:
+        self.digits_lost = 0
+        self._floats = floats
         self._spool = spool
         self._scratch = scratch
         self._limit = limit
@@ -82,6 +93,7 @@ class TensorBuilder:
         """
         if isinstance(payload.values, Ragged):
             payload = replace(payload, values=payload.values.loads(self._scratch))
+            self._scratch.release()
         is_bytes = payload.form in ("bytes", "bits") or isinstance(payload.values, str | Text)
         try:
             tensor = self._from_bytes(payload) if is_bytes else self._from_values(payload)
@@ -130,13 +142,19 @@ class TensorBuilder:
             if is_complex:
                 found = (*found, 2)
             kinds, pieces = {kind for kind, _ in small}, iter(small)
-        if payload.dtype is not None:
-            dtype, _ = dtype_named(payload.dtype)
+        said = payload.dtype
+        if said is None or isinstance(said, torch.dtype):
+            dtype = dtype_of_kinds(kinds, said, self._floats, is_complex=is_complex)
         else:
-            dtype = torch.complex64 if is_complex else _default_dtype(kinds)
+            dtype, _ = dtype_named(said)
         if dtype not in _REAL:
             tensor = new_tensor(self._spool, dtype, _fitting(found, payload.shape))
-            _fill(tensor.view(-1), pieces)
+            if isinstance(payload.dtype, str) or dtype is not torch.float32:
+                _fill(tensor.view(-1), pieces)
+            else:
+                watch = DigitWatch(pieces)
+                _fill(tensor.view(-1), watch)
+                self.digits_lost += watch.lost
             # Brackets are in the order of the indices. Only a flat list may be in another one.
             return _reordered(tensor, payload.order if len(found) == 1 else "C")
         if payload.split:
@@ -350,28 +368,23 @@ def _small(flat: Sequence[Any]) -> tuple[list[tuple[Kind, npt.NDArray[Any]]], bo
     if types == {bool}:
         return [("bool", np.array(flat, np.int64))], False
     if types == {int}:
-        if all(-(1 << 63) <= value < 1 << 63 for value in flat):
+        low, high = min(flat), max(flat)
+        if low >= -(1 << 63) and high < 1 << 63:
             return [("int", np.array(flat, np.int64))], False
-        if all(0 <= value < 1 << 64 for value in flat):
+        if low >= 0 and high < 1 << 64:
             return [("uint", np.array(flat, np.uint64))], False
     if type(None) in types:
         raise null_error()
     try:
         numbers = [_WORDS[value.lower()] if type(value) is str else value for value in flat]
         if {type(value) for value in numbers} <= {int, float}:
-            return [("float", np.array([float(value) for value in numbers]))], False
+            kind: Kind = "wide" if types == {int} else "float"
+            return [(kind, np.array([float(value) for value in numbers]))], False
     except (KeyError, OverflowError):
         pass  # the error below names the value
     strange = (value for value in flat if type(value) not in (int, float) or abs(value) > 1e308)
     odd = next(strange, flat[0])
     raise FormatError(f"not a number: {quote(odd)}")
-
-
-def _default_dtype(kinds: set[Kind]) -> torch.dtype:
-    """The dtype that ``torch.tensor`` chooses for such numbers."""
-    if kinds == {"bool"}:
-        return torch.bool
-    return torch.int64 if kinds and kinds <= {"int"} else torch.float32
 
 
 def _fill(target: torch.Tensor, pieces: Values) -> None:
@@ -411,6 +424,8 @@ def _fill(target: torch.Tensor, pieces: Values) -> None:
 def _check_integers(kind: Kind, values: npt.NDArray[Any], dtype: torch.dtype) -> None:
     if not len(values):
         return
+    if kind == "wide":
+        raise FormatError(f"a number too large for {dtype}")
     if kind == "float" and not bool(
         (np.isfinite(values) & (np.floor(values) == values) & (abs(values) <= 1 << 53)).all()
     ):
