@@ -162,9 +162,8 @@ def _is_group(value: object) -> bool:
 
 
 def _is_model(root: dict[str, Any]) -> bool:
-    return isinstance(root.get("weightsManifest"), list) or isinstance(
-        root.get("weightSpecs"), list
-    )
+    entries = root.get("weightsManifest", root.get("weightSpecs"))
+    return isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)
 
 
 def _refuse_without_weights(root: dict[str, Any]) -> None:
@@ -239,10 +238,13 @@ def _read(
             except JsonckptError as error:
                 raise error.at(tensor=spec.name) from error.__cause__
             if spec.stored != spec.dtype or spec.scale is not None:
-                form = f"{spec.stored} (now {spec.dtype}, as TensorFlow.js makes of them)"
+                form = f"from {spec.stored} to {spec.dtype}"
                 converted[form] = converted.get(form, 0) + 1
         data.check(position, exact=True)
-    notes = [f"quantized weights: {count} of {form}" for form, count in converted.items()]
+    notes = []
+    if converted:
+        forms = ", ".join(f"{count} {form}" for form, count in converted.items())
+        notes.append(f"quantized weights are what TensorFlow.js makes of them: {forms}")
     return Model(_with_weights(root, weights, optimizer), nbytes, notes)
 
 
