@@ -213,7 +213,7 @@ _BINARIES: list[_Row] = [
         _named(r".*\.distcp"),
         Kind(
             "one part of a distributed checkpoint (torch.distributed.checkpoint)",
-            "Give its directory, whose conversion is explained there.",
+            "Give its directory: the message says how to make one file of it.",
         ),
     ),
     (_starts(b"\x93NUMPY"), NPY),
@@ -249,11 +249,17 @@ _BINARIES: list[_Row] = [
     (_starts(FRAME_HEADER, b"\x1f\x8b"), COMPRESSED),
     (_starts(*(bytes([0x50 + n]) + b"\x2a\x4d\x18" for n in range(16))), COMPRESSED),
     (_is_tar, Kind("a tar archive", "Unpack it (tar xf PATH), and give what is in it.")),
-    (_starts(b"\xfd7zXZ\0"), Kind("a file compressed with xz", "Unpack it first: unxz -k PATH")),
-    (_starts(b"BZh"), Kind("a file compressed with bzip2", "Unpack it first: bunzip2 -k PATH")),
+    (
+        _starts(b"\xfd7zXZ\0"),
+        Kind("a file compressed with xz", "Unpack it first: unxz -c PATH > NEW"),
+    ),
+    (
+        _starts(b"BZh"),
+        Kind("a file compressed with bzip2", "Unpack it first: bunzip2 -c PATH > NEW"),
+    ),
     (
         _starts(b"\x04\x22\x4d\x18"),
-        Kind("a file compressed with lz4", "Unpack it first: lz4 -d PATH"),
+        Kind("a file compressed with lz4", "Unpack it first: lz4 -dc PATH > NEW"),
     ),
     (_starts(b"7z\xbc\xaf\x27\x1c"), Kind("a 7-Zip archive", "Unpack it first: 7z x PATH")),
     (_starts(b"Rar!\x1a\x07"), Kind("a RAR archive", "Unpack it first: unrar x PATH")),
@@ -398,7 +404,7 @@ _TEXTS: list[_Row] = [
         _text(rb"model_checkpoint_path:"),
         Kind(
             "the list of TensorFlow's checkpoints, not one of them",
-            "Give the directory, which explains what to do.",
+            "Give the directory: the message says what to do.",
         ),
     ),
     (

@@ -227,6 +227,8 @@ def _read_header(file: IO[bytes]) -> _Header:
         raise FormatError(f"a shape is a tuple of sizes, not {quote(shape)}")
     if len(shape) > _MAX_RANK or prod(max(n, 1) for n in shape) >= 1 << 63:
         raise LimitError(f"shape {quote(shape)} is too large")
+    if dtype.itemsize == 0 and prod(shape):
+        raise FormatError(f"values of dtype {dtype.str} without bytes")
     if type(fortran) is not bool:
         raise FormatError(f"fortran_order is True or False, not {quote(fortran)}")
     return _Header(dtype, shape, fortran, 8 + width + length)

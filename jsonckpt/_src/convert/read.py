@@ -54,6 +54,11 @@ from .torch_files import find_unpacked, load_torch_file, load_unpacked
 
 _MANIFEST = re.compile(rb'(?:\xef\xbb\xbf)?\s*\{\s*"format"\s*:\s*"jsonckpt\.manifest"')
 
+_SEVERAL = (
+    "More than one JSON text is in it: if each line is one (JSON Lines), convert one line, such as "
+    "the last: tail -n 1 PATH > last.json"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Source:
@@ -226,10 +231,9 @@ def _read_compressed(path: Path, options: ConvertOptions, directory: Path) -> So
     if inner is JSON:
         return _read_json(path, options, directory, unpack)
     tool, word = ("gunzip", "gzip") if gzipped else ("unzstd", "zstd")
-    way = "then convert it." if inner.name in _READERS else inner.advice
     raise FormatError(
         f"compressed with {word}; inside is no JSON, but {_with_article(inner.name)}",
-        hint=f"Unpack it first ({tool} -k PATH), {way[:1].lower() + way[1:]}",
+        hint=inner.advice or f"Unpack it first: {tool} -c PATH > NEW; then convert NEW.",
     )
 
 
@@ -303,7 +307,11 @@ def _read_json(
     )
     total = size if unpack is None else None
     with opened() as text, progress_on(options.progress, "reading", total) as advance:
-        state, notes = read_foreign(text, directory, foreign, advance)
+        try:
+            state, notes = read_foreign(text, directory, foreign, advance)
+        except FormatError as error:
+            hint = _SEVERAL if "trailing garbage" in error.message else None
+            raise error.at(hint=hint) from error.__cause__
     return Source(state, JSON.name, size, notes)
 
 

@@ -168,11 +168,21 @@ def load_sharded(index: Path) -> dict[str, str]:
         files = {str(key): str(value) for key, value in weights.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise FormatError(f"not an index of shards ({quote(str(error))})", file=index) from error
-    for name in set(files.values()):
+    if not files:
+        raise FormatError("the index names no tensor", file=index)
+    missing = []
+    for name in dict.fromkeys(files.values()):
         if Path(name).name != name or name in ("", ".", ".."):
             raise FormatError(f"the shard {quote(name)} does not lie beside its index", file=index)
         if not (index.parent / name).is_file():
-            raise IncompleteCheckpointError(f"the shard {quote(name)} is missing", file=index)
+            missing.append(name)
+    if missing:
+        more = f", and so are {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise IncompleteCheckpointError(
+            f"the shard {quote(missing[0])} is missing{more}",
+            file=index,
+            hint="Copy it beside its index.",
+        )
     return files
 
 
