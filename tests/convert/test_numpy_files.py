@@ -89,7 +89,8 @@ def test_npz(write: Callable[..., None], tmp_path: Path) -> None:
 
 
 def test_an_unpacked_archive(tmp_path: Path) -> None:
-    np.savez(tmp_path / "x.npz", **{"a/w": np.ones(2), "b": np.zeros(3)})
+    arrays: dict[str, Any] = {"a/w": np.ones(2), "b": np.zeros(3)}
+    np.savez(tmp_path / "x.npz", **arrays)
     with zipfile.ZipFile(tmp_path / "x.npz") as archive:
         archive.extractall(tmp_path / "x")
     convert(tmp_path / "x", tmp_path / "out.json")
@@ -216,7 +217,7 @@ def test_cut_off_anywhere(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, a=np.arange(20), b=np.asfortranarray(np.ones((2, 3))))
     for content in (raw(head(), b"." * 8), buffer.getvalue()):
-        for length in range(len(content)):
+        for length in range(0, len(content), 1 if len(content) < 200 else 5):
             (tmp_path / "x").write_bytes(content[:length])
             with pytest.raises(JsonckptError):
                 convert(tmp_path / "x", tmp_path / "out.json")

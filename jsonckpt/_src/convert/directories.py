@@ -1,11 +1,16 @@
-"""Finds the weights in a directory of another program, and says what beside them is not taken."""
+"""Finds the weights in a directory of another program, and says what beside them is not taken.
+
+It also names the directories that ``convert`` does not read.
+"""
 
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePath
 
 from ..errors import FormatError, quote
+from .kinds import WEIGHTS, Kind
 
 #: The names of the weights, in order of preference.
 _WEIGHTS = (
@@ -96,3 +101,113 @@ def is_unpacked_npz(directory: Path) -> bool:
     """True for a directory with arrays of NumPy and nothing else."""
     files = [file for file in directory.rglob("*") if file.is_file()]
     return bool(files) and all(file.suffix == ".npy" for file in files)
+
+
+def _with(directory: Path, *patterns: str) -> Iterator[str]:
+    """The names in a directory that match a pattern."""
+    for entry in sorted(directory.iterdir()):
+        if any(PurePath(entry.name).match(pattern) for pattern in patterns):
+            yield entry.name
+
+
+def _shows(*patterns: str, inside: tuple[str, ...] = ("",)) -> Callable[[Path], bool]:
+    """A test: the directory, or one ``inside`` it, has an entry for one of the patterns."""
+    return lambda directory: any(
+        next(_with(directory / place, *patterns), None) is not None
+        for place in inside
+        if (directory / place).is_dir()
+    )
+
+
+_DIRECTORIES: list[tuple[Callable[[Path], bool], Kind]] = [
+    (
+        lambda directory: (directory / ".metadata").is_file() and _shows("*.distcp")(directory),
+        Kind(
+            "a distributed checkpoint (torch.distributed.checkpoint)",
+            "Make one file of it first: python -m torch.distributed.checkpoint.format_utils "
+            "dcp_to_torch DIRECTORY out.pt",
+        ),
+    ),
+    (
+        _shows("*.distcp"),
+        Kind(
+            "a distributed checkpoint (torch.distributed.checkpoint) without its .metadata",
+            "Copy all of it, with the hidden file .metadata.",
+        ),
+    ),
+    (
+        _shows("zero_to_fp32.py", "*mp_rank_*_model_states.pt"),
+        Kind(
+            "a checkpoint of DeepSpeed, spread over its ranks",
+            "Make one file of it first: python zero_to_fp32.py . out",
+        ),
+    ),
+    (
+        _shows("manifest.ocdbt", "_CHECKPOINT_METADATA", inside=("", "default", "params", "state")),
+        Kind(
+            "a checkpoint of Orbax",
+            "In Python: tree = orbax.checkpoint.PyTreeCheckpointer().restore(DIRECTORY), then "
+            "numpy.savez(OUT, **flax.traverse_util.flatten_dict(tree, sep='.')), and convert "
+            "OUT.npz.",
+        ),
+    ),
+    (
+        _shows("saved_model.pb", "saved_model.pbtxt"),
+        Kind(
+            "a TensorFlow SavedModel",
+            "In Python: model = tf.saved_model.load(DIRECTORY), then numpy.savez(OUT, **{v.name: "
+            "v.numpy() for v in model.variables}), and convert OUT.npz.",
+        ),
+    ),
+    (
+        _shows("*.data-[0-9]*-of-[0-9]*"),
+        Kind(
+            "a checkpoint of TensorFlow",
+            "In Python: r = tf.train.load_checkpoint(DIRECTORY), then numpy.savez(OUT, **{n: "
+            "r.get_tensor(n) for n in r.get_variable_to_shape_map()}), and convert OUT.npz.",
+        ),
+    ),
+    (
+        _shows(".zarray", ".zgroup", "zarr.json"),
+        Kind(
+            "a Zarr store",
+            "Read its arrays with zarr, save them with numpy.savez, and convert that file.",
+        ),
+    ),
+]
+
+
+def kind_of_directory(directory: Path) -> Kind | None:
+    """The kind of a directory that ``convert`` does not read, or ``None``."""
+    for test, kind in _DIRECTORIES:
+        if test(directory):
+            return kind
+    if (directory / "model_index.json").is_file():
+        parts = [
+            entry.name
+            for entry in sorted(directory.iterdir())
+            if entry.is_dir() and _shows("*.safetensors", "*.bin")(entry)
+        ]
+        return Kind(
+            "a pipeline of diffusers: each of its folders is a model",
+            f"Convert one of them: {', '.join(map(quote, parts[:8])) or 'they hold no weights'}.",
+        )
+    shards = list(_with(directory, "*-of-*.safetensors", "*-of-*.bin"))
+    if shards:
+        return Kind(
+            f"a directory of shards ({quote(shards[0])}, …) without their index",
+            "Copy the file *.index.json beside them.",
+        )
+    runs = [
+        name
+        for name in _with(directory, "checkpoint-*", "step*", "epoch*")
+        if (directory / name).is_dir()
+    ]
+    files = list(_with(directory, *(f"*{suffix}" for suffix in WEIGHTS))) or runs
+    if files:
+        more = f" and {len(files) - 5} more" if len(files) > 5 else ""
+        return Kind(
+            f"a directory that holds {', '.join(map(quote, files[:5]))}{more}",
+            "Give one of them.",
+        )
+    return None

@@ -1,4 +1,4 @@
-"""The table of files and directories that are told by their content, and what to do with each.
+"""The table of files that are told by their content, and what to do with each.
 
 A row with advice is no checkpoint that ``convert`` reads: the advice is the way out. A row without
 advice has a reader in :mod:`read`.
@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Final
 
 from zstandard import FRAME_HEADER
@@ -20,7 +20,8 @@ from ..errors import FormatError, quote
 #: Bytes at the beginning of a file that tell its kind.
 HEAD: Final = 4096
 _BOM = b"\xef\xbb\xbf"
-_WEIGHTS = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".npz", ".h5", ".onnx", ".gguf")
+#: How the names of weights end.
+WEIGHTS: Final = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".npz", ".h5", ".onnx", ".gguf")
 _OWN = re.compile(rb'(?:\xef\xbb\xbf)?\s*\{\s*"format"\s*:\s*"jsonckpt\.(?:shard|manifest)"')
 _INDEX = re.compile(r".*\.(safetensors|bin)\.index\.json")
 #: A pickle that ``torch.save`` writes into its archive: tensors refer to other files by keys.
@@ -36,7 +37,6 @@ _REPR = re.compile(
 )
 _YAML = re.compile(rb"(?:#[^\n]*\n|\s)*(?:---|- |['\"]?[\w./-]+['\"]?:(?:\s|$))")
 _ONNX = re.compile(rb"\x08[\x01-\x20](?:\x12.[\w .+/-]|[\x3a\x42]|\x1a.[\w.+ -])", re.DOTALL)
-_SAVE_NPZ = "save them with numpy.savez, and convert that file."
 _TREES = "It holds decision trees and no tensors: keep it in its own format."
 
 
@@ -155,7 +155,7 @@ def _is_zip_of_torch(look: Look) -> bool:
 
 def _others(look: Look) -> str:
     names = [name for name in look.members if not name.endswith("/")]
-    shown = [name for name in names if name.lower().endswith(_WEIGHTS)] or names
+    shown = [name for name in names if name.lower().endswith(WEIGHTS)] or names
     more = f" and {len(shown) - 3} more" if len(shown) > 3 else ""
     return ", ".join(map(quote, shown[:3])) + more
 
@@ -288,7 +288,7 @@ _BINARIES: list[_Row] = [
         _starts(b"\x89HDF\r\n\x1a\n"),
         Kind(
             "an HDF5 file, as Keras writes .h5",
-            f"Read its arrays with h5py, {_SAVE_NPZ}",
+            "Read its arrays with h5py, save them with numpy.savez, and convert that file.",
         ),
     ),
     (
@@ -451,116 +451,9 @@ def _kind_of_archive(look: Look) -> Kind:
         if test(look):
             return kind
     held = _others(look)
-    if any(name.lower().endswith(_WEIGHTS) for name in look.members):
+    if any(name.lower().endswith(WEIGHTS) for name in look.members):
         return Kind(f"a ZIP archive that holds {held}", "Unzip it, and give what is in it.")
     return Kind(
         f"a ZIP archive, but not one of torch.save: it has no data.pkl, but {held}",
         "Unzip it if a checkpoint is in it, and give that.",
     )
-
-
-def _with(directory: Path, *patterns: str) -> Iterator[str]:
-    """The names in a directory that match a pattern."""
-    for entry in sorted(directory.iterdir()):
-        if any(PurePath(entry.name).match(pattern) for pattern in patterns):
-            yield entry.name
-
-
-def _shows(*patterns: str, inside: tuple[str, ...] = ("",)) -> Callable[[Path], bool]:
-    """A test: the directory, or one ``inside`` it, has an entry for one of the patterns."""
-    return lambda directory: any(
-        next(_with(directory / place, *patterns), None) is not None
-        for place in inside
-        if (directory / place).is_dir()
-    )
-
-
-_DIRECTORIES: list[tuple[Callable[[Path], bool], Kind]] = [
-    (
-        lambda directory: (directory / ".metadata").is_file() and _shows("*.distcp")(directory),
-        Kind(
-            "a distributed checkpoint (torch.distributed.checkpoint)",
-            "Make one file of it first: python -m torch.distributed.checkpoint.format_utils "
-            "dcp_to_torch DIRECTORY out.pt",
-        ),
-    ),
-    (
-        _shows("*.distcp"),
-        Kind(
-            "a distributed checkpoint (torch.distributed.checkpoint) without its .metadata",
-            "Copy all of it, with the hidden file .metadata.",
-        ),
-    ),
-    (
-        _shows("zero_to_fp32.py", "*mp_rank_*_model_states.pt"),
-        Kind(
-            "a checkpoint of DeepSpeed, spread over its ranks",
-            "Make one file of it first: python zero_to_fp32.py . out",
-        ),
-    ),
-    (
-        _shows("manifest.ocdbt", "_CHECKPOINT_METADATA", inside=("", "default", "params", "state")),
-        Kind(
-            "a checkpoint of Orbax",
-            "In Python: tree = orbax.checkpoint.PyTreeCheckpointer().restore(DIRECTORY), then "
-            "numpy.savez(OUT, **flax.traverse_util.flatten_dict(tree, sep='.')), and convert "
-            "OUT.npz.",
-        ),
-    ),
-    (
-        _shows("saved_model.pb", "saved_model.pbtxt"),
-        Kind(
-            "a TensorFlow SavedModel",
-            "In Python: model = tf.saved_model.load(DIRECTORY), then numpy.savez(OUT, **{v.name: "
-            "v.numpy() for v in model.variables}), and convert OUT.npz.",
-        ),
-    ),
-    (
-        _shows("*.data-[0-9]*-of-[0-9]*"),
-        Kind(
-            "a checkpoint of TensorFlow",
-            "In Python: r = tf.train.load_checkpoint(DIRECTORY), then numpy.savez(OUT, **{n: "
-            "r.get_tensor(n) for n in r.get_variable_to_shape_map()}), and convert OUT.npz.",
-        ),
-    ),
-    (
-        _shows(".zarray", ".zgroup", "zarr.json"),
-        Kind("a Zarr store", f"Read its arrays with zarr, {_SAVE_NPZ}"),
-    ),
-]
-
-
-def kind_of_directory(directory: Path) -> Kind | None:
-    """The kind of a directory that ``convert`` does not read, or ``None``."""
-    for test, kind in _DIRECTORIES:
-        if test(directory):
-            return kind
-    if (directory / "model_index.json").is_file():
-        parts = [
-            entry.name
-            for entry in sorted(directory.iterdir())
-            if entry.is_dir() and _shows("*.safetensors", "*.bin")(entry)
-        ]
-        return Kind(
-            "a pipeline of diffusers: each of its folders is a model",
-            f"Convert one of them: {', '.join(map(quote, parts[:8])) or 'they hold no weights'}.",
-        )
-    shards = list(_with(directory, "*-of-*.safetensors", "*-of-*.bin"))
-    if shards:
-        return Kind(
-            f"a directory of shards ({quote(shards[0])}, …) without their index",
-            "Copy the file *.index.json beside them.",
-        )
-    runs = [
-        name
-        for name in _with(directory, "checkpoint-*", "step*", "epoch*")
-        if (directory / name).is_dir()
-    ]
-    files = list(_with(directory, *(f"*{suffix}" for suffix in _WEIGHTS))) or runs
-    if files:
-        more = f" and {len(files) - 5} more" if len(files) > 5 else ""
-        return Kind(
-            f"a directory that holds {', '.join(map(quote, files[:5]))}{more}",
-            "Give one of them.",
-        )
-    return None

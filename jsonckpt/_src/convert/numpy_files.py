@@ -32,7 +32,7 @@ from ..foreign.scratch import tensor_spool
 from ..format.pointer import join
 from ..state.selector import selector
 from ..storage.spool import Spool
-from ..tensors.pieces import PIECE, over
+from ..tensors.pieces import PIECE, is_boolean, over
 from .options import ConvertOptions
 
 _MAGIC = b"\x93NUMPY"
@@ -263,10 +263,8 @@ def _shaped(storage: torch.UntypedStorage, dtype: torch.dtype, header: _Header) 
 
 
 def _checked(tensor: torch.Tensor) -> torch.Tensor:
-    if tensor.dtype == torch.bool and tensor.numel():
-        raw = tensor.view(torch.uint8).reshape(-1)
-        if any(int(part.max()) > 1 for part in raw.split(PIECE)):
-            raise FormatError("a byte other than 0 and 1 in an array of bool")
+    if tensor.dtype == torch.bool and not is_boolean(tensor):
+        raise FormatError("a byte other than 0 and 1 in an array of bool")
     return tensor
 
 

@@ -30,7 +30,7 @@ from ..load.api import load_selected
 from ..load.checkpoint import open_checkpoint
 from ..load.options import ReadOptions, TensorSelection
 from ..progress import progress_on
-from .directories import find_weights, is_unpacked_npz, notes_on_rest
+from .directories import find_weights, is_unpacked_npz, kind_of_directory, notes_on_rest
 from .kinds import (
     COMPRESSED,
     HEAD,
@@ -44,7 +44,6 @@ from .kinds import (
     TORCH,
     Look,
     kind_of,
-    kind_of_directory,
 )
 from .numpy_files import load_npy, load_npy_directory, load_npz
 from .options import OWN_FORMATS, ConvertOptions, Format

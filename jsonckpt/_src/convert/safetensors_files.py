@@ -15,7 +15,7 @@ from typing import IO, Any
 import torch
 
 from ..errors import FormatError, IncompleteCheckpointError, LimitError, UnsupportedTypeError, quote
-from ..tensors.pieces import bits, blocks, over, plain
+from ..tensors.pieces import bits, blocks, is_boolean, over, plain
 
 #: The limit of the format.
 MAX_HEADER = 100_000_000
@@ -146,9 +146,7 @@ def load_safetensors(path: Path) -> dict[str, torch.Tensor]:
         if (start + entry.start) % entry.dtype.itemsize:
             storage = storage.clone()
         tensors[name] = over(storage, entry.dtype, entry.shape)
-        if entry.dtype is torch.bool and any(
-            int(bits(b).max()) > 1 for b in blocks(tensors[name]) if len(b)
-        ):
+        if entry.dtype is torch.bool and not is_boolean(tensors[name]):
             raise FormatError("a byte other than 0 and 1 in a bool", file=path, tensor=name)
     for name, kept in metadata.items():
         if name not in tensors and kept in entries:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import torch
 
@@ -24,7 +25,7 @@ class _Part:
     start: int
     nbytes: int
     path: Path | None
-    memory: torch.UntypedStorage | None = None
+    memory: Any = None  # an UntypedStorage
 
 
 class ShardBytes:

@@ -25,7 +25,7 @@ from ..foreign.plain_json import read_plain
 from ..foreign.scratch import new_tensor
 from ..format.limits import Limits, exceeds
 from ..storage.spool import Spool
-from ..tensors.pieces import PIECE, blocks, over
+from ..tensors.pieces import blocks, is_boolean, over
 from .shard_bytes import ShardBytes, open_shards
 
 #: A file that mentions none of these is no model of TensorFlow.js.
@@ -304,10 +304,8 @@ def _weight(
         return _strings(spec, data, position, limits)
     dtype, end = _DTYPES[spec.stored], position + spec.nbytes
     tensor = over(data.storage(position, spec.nbytes, dtype.itemsize, spool), dtype, spec.shape)
-    if dtype is torch.bool:
-        raw = tensor.view(torch.uint8).reshape(-1)
-        if any(int(part.max()) > 1 for part in raw.split(PIECE) if len(part)):
-            raise FormatError("a byte other than 0 and 1 in a bool")
+    if dtype is torch.bool and not is_boolean(tensor):
+        raise FormatError("a byte other than 0 and 1 in a bool")
     if spec.stored == spec.dtype and spec.scale is None:
         return tensor, end
     target = new_tensor(spool, _DTYPES[spec.dtype], spec.shape)
