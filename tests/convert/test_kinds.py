@@ -211,6 +211,18 @@ def test_plain_pickles_go_to_the_reader_of_torch() -> None:
             assert kind_of(Look(Path("x"), text, len(text))).name == "PyTorch file", text
 
 
+def test_a_pickle_is_named_by_what_it_is_not_by_what_it_holds() -> None:
+    """With pickle allowed, the rest of such a checkpoint can be had."""
+    for content in (b"csklearn.preprocessing\nScaler\n", b"X\x07\x00\x00\x00storageq\x01"):
+        text = b"\x80\x02}q\x00X\x01\x00\x00\x00s" + content + b"q\x02s."
+        assert kind_of(Look(Path("x"), text, len(text))).name == "PyTorch file"
+
+
+def test_a_pt_by_the_name_of_an_npz(tmp_path: Path) -> None:
+    (tmp_path / "x.npz").write_bytes(torch_file())
+    assert convert(tmp_path / "x.npz", tmp_path / "out.json").kind == "PyTorch file"
+
+
 DIRECTORIES: dict[str, tuple[list[str], str]] = {
     "dcp": ([".metadata", "__0_0.distcp"], "distributed.*dcp_to_torch"),
     "dcp-cut": (["__0_0.distcp"], r"without its \.metadata"),

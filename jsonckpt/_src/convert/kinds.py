@@ -25,12 +25,18 @@ WEIGHTS: Final = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".npz", ".h5",
 _OWN = re.compile(rb'(?:\xef\xbb\xbf)?\s*\{\s*"format"\s*:\s*"jsonckpt\.(?:shard|manifest)"')
 _INDEX = re.compile(r".*\.(safetensors|bin)\.index\.json")
 #: A pickle that ``torch.save`` writes into its archive: tensors refer to other files by keys.
-_REFERS = re.compile(rb"X\x07\x00\x00\x00storage|\x8c\x07storage")
+_REFERS = re.compile(
+    rb"(?:X\x07\x00\x00\x00|\x8c\x07)storage(?:q.|r.{4}|\x94)(?:ctorch|\x8c.torch)", re.DOTALL
+)
 _LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _OLD_PICKLE = re.compile(
     rb"\((?:dp\d|lp\d|i\w|c\w)|c(?:__builtin__|_codecs|co|numpy|torch)[\w.]*\n|[}\]]q\x00"
 )
-_SKLEARN = re.compile(rb"sklearn\.|lightgbm\.|xgboost\.|catboost")
+_SKLEARN = re.compile(
+    rb"(?:\x80.(?:\x95.{8})?)?(?:ccopy_reg\n_reconstructor\n(?:q.|p\d+\n)\()?"
+    rb"(?:\x8c.|c)(?:sklearn|lightgbm|xgboost|catboost)[.\n]",
+    re.DOTALL,
+)
 _TAR_OF_TORCH = re.compile(rb"(?:\./)?(?:sys_info|pickle|storages|tensors)\0")
 _REPR = re.compile(
     rb"\s*(?:\{\s*'|\{\s*\d+\s*:|\[?\(?(?:\w+\.)*(?:OrderedDict|odict|tensor|array|Parameter)\()"
@@ -104,7 +110,8 @@ def _is_pickle(look: Look) -> bool:
 def _is_data_pkl(look: Look) -> bool:
     if not look.head.startswith(b"\x80") or look.head.startswith(_LEGACY):
         return False
-    return _REFERS.search(look.head) is not None
+    unpacked = look.path.name == "data.pkl" and (look.path.parent / "data").is_dir()
+    return unpacked or _REFERS.search(look.head) is not None
 
 
 def _is_tar(look: Look) -> bool:
@@ -176,8 +183,17 @@ SCRIPT: Final = Kind(
 )
 _Row = tuple[Callable[[Look], bool], Kind]
 
+_DISTCP: _Row = (
+    _named(r".*\.distcp"),
+    Kind(
+        "one part of a distributed checkpoint (torch.distributed.checkpoint)",
+        "Give its directory: the message says how to make one file of it.",
+    ),
+)
+
 #: The members of a ZIP archive tell its kind.
 _ARCHIVES: list[_Row] = [
+    _DISTCP,
     (
         lambda look: "constants.pkl" in {name.split("/", 1)[-1] for name in look.members},
         SCRIPT,
@@ -209,13 +225,7 @@ _BINARIES: list[_Row] = [
             "A download that did not finish leaves such a file: download it again.",
         ),
     ),
-    (
-        _named(r".*\.distcp"),
-        Kind(
-            "one part of a distributed checkpoint (torch.distributed.checkpoint)",
-            "Give its directory: the message says how to make one file of it.",
-        ),
-    ),
+    _DISTCP,
     (_starts(b"\x93NUMPY"), NPY),
     (
         _is_data_pkl,
@@ -237,7 +247,7 @@ _BINARIES: list[_Row] = [
         ),
     ),
     (
-        lambda look: _is_pickle(look) and _SKLEARN.search(look.head) is not None,
+        lambda look: _SKLEARN.match(look.head) is not None,
         Kind(
             "a pickled model of scikit-learn or the like, not of tensors",
             "Keep it in its own format, or save its arrays (such as coef_) with numpy.savez, and "
@@ -447,7 +457,7 @@ def kind_of(look: Look) -> Kind:
 
 
 def _kind_of_archive(look: Look) -> Kind:
-    for test, kind in [*_BINARIES[:4], *_ARCHIVES]:
+    for test, kind in _ARCHIVES:
         if test(look):
             return kind
     held = _others(look)
