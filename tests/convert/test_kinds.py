@@ -115,9 +115,20 @@ FILES: dict[str, tuple[bytes, str]] = {
     "html": (b"\n<!DOCTYPE html>\n<html>", "web page.*logged in"),
     "html-bom": (b"\xef\xbb\xbf<html lang=en>", "web page.*logged in"),
     "xml": (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code>', "XML.*download it again"),
-    "gzipped-pt": (gzip.compress(torch_file()), r"gzip; inside.*a PyTorch file.*gunzip -c"),
+    "gzipped-pt": (
+        gzip.compress(torch_file()),
+        r"gzip; inside is a PyTorch file, not JSON.*gunzip -c",
+    ),
     "gzipped-npy": (gzip.compress(array()), r"a NumPy array.*gunzip -c"),
     "gzipped-lfs": (gzip.compress(LFS), "LFS pointer.*git lfs pull"),
+    "gzipped-own": (
+        gzip.compress(b'{"format":"jsonckpt.shard","version":1}'),
+        "inside is a jsonckpt checkpoint.*gunzip -c",
+    ),
+    "keras-json": (
+        b'{"class_name": "Sequential", "config": {"name": "s", "layers": []}}',
+        r"architecture of a Keras model.*w\.numpy",
+    ),
     "tar-gz": (gzip.compress(tarred()), r"tar archive.*tar xf"),
     "zst-pt": (zstandard.compress(torch_file()), r"zstd; inside.*PyTorch file.*unzstd -c"),
     "tar": (tarred(), "tar archive.*tar xf"),
@@ -326,6 +337,7 @@ def test_indices_and_shards_that_do_not_fit(trainer: Path) -> None:
     result = convert(trainer, trainer.parent / "out.json")
     assert [name for name, _, _ in result.tensors] == ["/a", "/b", "/extra"]
     assert "in the shards, but not in the index: 1 tensors (extra)" in result.notes
+    assert not [note for note in result.notes if "s1.safetensors" in note]
     index.write_text(
         json.dumps({"weight_map": {**files, "c": "s2.safetensors", "d": "s1.safetensors"}})
     )

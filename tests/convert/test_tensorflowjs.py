@@ -221,6 +221,17 @@ def test_missing_and_repeated_shards(tmp_path: Path) -> None:
         convert(source, tmp_path / "out.json")
 
 
+def test_a_directory_with_shards_by_any_name(tmp_path: Path) -> None:
+    """Teachable Machine calls the shard weights.bin and adds metadata.json."""
+    (tmp_path / "m").mkdir()
+    manifest(tmp_path / "m", [spec()], {"weights.bin": bytes(16)})
+    (tmp_path / "m" / "metadata.json").write_text("{}")
+    assert convert(tmp_path / "m", tmp_path / "out.json").notes == [
+        "taken: model.json",
+        "not taken, and no checkpoint: copy them as they are: metadata.json",
+    ]
+
+
 def test_links_can_be_refused(tmp_path: Path) -> None:
     source = manifest(tmp_path, [spec()], {})
     (tmp_path / "real").write_bytes(bytes(16))

@@ -74,14 +74,19 @@ def find_weights(directory: Path) -> Path | None:
     return None
 
 
-def notes_on_rest(directory: Path, weights: Path) -> list[str]:
+def notes_on_rest(directory: Path, weights: Path, parts: frozenset[str]) -> list[str]:
     """What is taken of a directory and what is not, a line for each kind of file.
 
     A directory without other known files needs no note.
+
+    Args:
+        directory: with the files.
+        weights: the file that was read.
+        parts: the names of further files that were read.
     """
     rest: dict[str, list[str]] = {}
     for file in sorted(directory.iterdir()):
-        if not file.is_file() or file == weights or _SHARD.fullmatch(file.name):
+        if not file.is_file() or file == weights or file.name in parts:
             continue
         for pattern, words in _REST:
             if re.fullmatch(pattern, file.name):

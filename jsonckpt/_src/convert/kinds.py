@@ -395,6 +395,16 @@ _TEXTS: list[_Row] = [
         Kind("a CatBoost model", _TREES),
     ),
     (
+        _text(
+            rb'\{\s*(?:"module"\s*:\s*"[\w.]*",\s*)?"class_name"\s*:\s*"(?:Sequential|Functional|Model)"'
+        ),
+        Kind(
+            "the architecture of a Keras model, without weights",
+            "In Python: numpy.savez(OUT, **{w.path: w.numpy() for w in model.weights}), and "
+            "convert OUT.npz.",
+        ),
+    ),
+    (
         _is_json_lines,
         Kind(
             "JSON Lines: each line is a JSON text of its own",

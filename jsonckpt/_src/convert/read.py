@@ -69,6 +69,7 @@ class Source:
         nbytes: its size on disk.
         notes: what was repaired or assumed.
         metadata: of the user, in a jsonckpt checkpoint.
+        parts: names of further files that were read, beside the one that names them.
     """
 
     state: Any
@@ -76,6 +77,7 @@ class Source:
     nbytes: int
     notes: list[str] = field(default_factory=list)
     metadata: dict[str, Any] = field(default_factory=dict)
+    parts: frozenset[str] = frozenset()
 
 
 def read(path: Path, options: ConvertOptions, directory: Path) -> Source:
@@ -134,7 +136,7 @@ def _read_directory(path: Path, options: ConvertOptions, directory: Path) -> Sou
     weights = find_weights(path)
     if weights is not None:
         source = _inside(weights, options, directory)
-        source.notes[:0] = notes_on_rest(path, weights)
+        source.notes[:0] = notes_on_rest(path, weights, source.parts)
         return source
     kind = kind_of_directory(path)
     if kind is not None:
@@ -231,7 +233,8 @@ def _read_compressed(path: Path, options: ConvertOptions, directory: Path) -> So
         return _read_json(path, options, directory, unpack)
     tool, word = ("gunzip", "gzip") if gzipped else ("unzstd", "zstd")
     raise FormatError(
-        f"compressed with {word}; inside is no JSON, but {_with_article(inner.name)}",
+        f"compressed with {word}; inside is {_with_article(inner.name)}"
+        + ("" if inner is OWN else ", not JSON"),
         hint=inner.advice or f"Unpack it first: {tool} -c PATH > NEW; then convert NEW.",
     )
 
@@ -294,7 +297,8 @@ def _read_json(
     with tensor_spool(directory) as spool:
         model = load_tensorflowjs(path, opened, spool, directory, limits)
     if model is not None:
-        return Source(model.state, "TensorFlow.js model", size + model.nbytes, model.notes)
+        total, parts = size + model.nbytes, model.parts
+        return Source(model.state, "TensorFlow.js model", total, model.notes, parts=parts)
     load_pickle = partial(load_torch_file, directory=directory, unsafe_pickle=True)
     foreign = ForeignOptions(
         options.plain_lists,
@@ -340,7 +344,8 @@ def _read_sharded(index: Path, options: ConvertOptions, directory: Path) -> Sour
         names = ", ".join(further[:3]) + (", …" if len(further) > 3 else "")
         notes.append(f"in the shards, but not in the index: {len(further)} tensors ({names})")
     ordered = {name: state[name] for name in files}
-    return Source({**ordered, **state}, SHARDED.name, size, notes)
+    whole, parts = {**ordered, **state}, frozenset(files.values())
+    return Source(whole, SHARDED.name, size, notes, parts=parts)
 
 
 #: The readers of what :func:`kind_of` finds, by the name of the kind.

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any, Final
@@ -73,11 +73,13 @@ class Model:
         state: the members of ``model.json``, with the tensors by name in ``weights``.
         nbytes: the bytes of the shards.
         notes: what was changed, one line each.
+        parts: the names of the shards.
     """
 
     state: dict[str, Any]
     nbytes: int
     notes: list[str]
+    parts: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +137,7 @@ def load_tensorflowjs(
         _refuse_without_weights(root)
         return None
     model = _of_artifacts(path, root[inner[0]], spool, limits)
-    return Model({**root, inner[0]: model.state}, model.nbytes, model.notes)
+    return replace(model, state={**root, inner[0]: model.state})
 
 
 def _mentions_weights(opener: Opener, size: int) -> bool:
@@ -245,7 +247,7 @@ def _read(
     if converted:
         forms = ", ".join(f"{count} {form}" for form, count in converted.items())
         notes.append(f"quantized weights are what TensorFlow.js makes of them: {forms}")
-    return Model(_with_weights(root, weights, optimizer), nbytes, notes)
+    return Model(_with_weights(root, weights, optimizer), nbytes, notes, frozenset(taken))
 
 
 def _with_weights(
