@@ -127,6 +127,14 @@ def test_weights_inside_the_text(
         assert state["modelTopology"] == {"a": [1, 2]}
 
 
+@pytest.mark.parametrize("name", NAMES[:3])
+def test_a_large_text_is_known_by_its_first_bytes(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jsonckpt._src.convert.tensorflowjs._SEARCHED", 10)
+    read(MODELS / name, tmp_path / "out.json")
+
+
 def manifest(directory: Path, weights: Any, shards: dict[str, bytes], **more: Any) -> Path:
     for name, data in shards.items():
         (directory / name).write_bytes(data)
@@ -236,10 +244,17 @@ def test_links_can_be_refused(tmp_path: Path) -> None:
     source = manifest(tmp_path, [spec()], {})
     (tmp_path / "real").write_bytes(bytes(16))
     (tmp_path / "link").symlink_to("real")
-    source.write_text(json.dumps({"weightsManifest": [{"paths": ["link"], "weights": [spec()]}]}))
-    convert(source, tmp_path / "out.json")
-    with pytest.raises(UnsafePathError, match="symbolic link"):
-        convert(source, tmp_path / "out2.json", limits=Limits(links=0))
+    (tmp_path / "inside").mkdir()
+    (tmp_path / "inside" / "real").write_bytes(bytes(16))
+    (tmp_path / "linked").symlink_to("inside")
+    for name in ("link", "linked/real", "inside/real"):
+        group = {"paths": [name], "weights": [spec()]}
+        source.write_text(json.dumps({"weightsManifest": [group]}))
+        convert(source, tmp_path / "out.json", overwrite=True)
+        if name != "inside/real":
+            with pytest.raises(UnsafePathError, match="symbolic link"):
+                convert(source, tmp_path / "out2.json", limits=Limits(links=0))
+    convert(source, tmp_path / "out2.json", limits=Limits(links=0))
 
 
 def test_the_model_without_its_weights(tmp_path: Path) -> None:

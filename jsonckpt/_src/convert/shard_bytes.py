@@ -163,7 +163,8 @@ def open_shards(index: Path, names: list[object], taken: set[str], limits: Limit
         if not path.is_file():
             missing.append(name)
             continue
-        if not limits.follow and path.is_symlink():
+        steps = [path, *(index.parent / step for step in Path(name).parents)]
+        if not limits.follow and any(step.is_symlink() for step in steps[:-1]):
             raise UnsafePathError(f"the shard {quote(name)} is a symbolic link")
         size = path.stat().st_size
         _refuse_pointer(path, name, size)

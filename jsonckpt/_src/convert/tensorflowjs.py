@@ -30,13 +30,13 @@ from .shard_bytes import ShardBytes, open_shards
 
 #: A file that mentions none of these is no model of TensorFlow.js.
 _MENTIONS = re.compile(rb'"(?:weightsManifest|weightSpecs|modelTopology|paths)"\s*:')
-#: Members that one of the first bytes of a larger file has to name.
+#: The first bytes of a larger file have to mention one of these: its weights are inside.
 _FIRST = re.compile(
-    rb'"(?:format|generatedBy|convertedBy|modelTopology|weightsManifest|weightSpecs|weightData|'
-    rb'trainingConfig|userDefinedMetadata|signature|paths|weights)"\s*:'
+    rb'"(?:generatedBy|convertedBy|modelTopology|weightsManifest|weightSpecs|weightData|'
+    rb'trainingConfig|userDefinedMetadata)"\s*:'
 )
 #: Files up to this size are searched for the names above, wherever they stand.
-_SEARCHED = 256 << 20
+_SEARCHED = 16 << 20
 _BLOCK = 1 << 20
 #: The most bytes of text in weights of dtype string.
 _MOST_TEXT = 16 << 20
