@@ -251,8 +251,9 @@ DIRECTORIES: dict[str, tuple[list[str], str]] = {
     "shards": (["model-00001-of-00002.safetensors"], r"without their index.*\.index\.json"),
     "several": (["a.pt", "b.ckpt", "log.txt"], "holds 'a.pt', 'b.ckpt'. Give one"),
     "several-safetensors": (["a.safetensors", "b.safetensors"], "holds 'a.saf.*Give one"),
+    "fsdp": (["pytorch_model_fsdp_0/.metadata", "pytorch_model_fsdp_0/a.distcp"], "holds 'pyt"),
     "run": (
-        ["checkpoint-5/model.safetensors", "checkpoint-10/x"],
+        ["checkpoint-5/model.safetensors", "checkpoint-10/optimizer.pt", "logs/x"],
         "'checkpoint-10', 'checkpoint-5'",
     ),
 }

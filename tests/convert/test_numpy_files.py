@@ -238,6 +238,8 @@ def test_a_bomb_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LimitError, match="expansion=none"):
         convert(tmp_path / "x.npz", tmp_path / "out.pt", limits=Limits(total_floor=0, expansion=10))
     convert(tmp_path / "x.npz", tmp_path / "out.pt", limits=Limits(expansion=None))
+    with pytest.raises(LimitError, match="over 0 arrays"):
+        convert(tmp_path / "x.npz", tmp_path / "out.pt", overwrite=True, limits=Limits(tensors=0))
 
 
 def test_strange_archives(tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ _REST: tuple[tuple[str, str], ...] = (
     ),
 )
 _NAMES_SHOWN = 8
+_FILES = tuple(f"*{suffix}" for suffix in WEIGHTS)
 
 
 def find_weights(directory: Path) -> Path | None:
@@ -203,12 +204,9 @@ def kind_of_directory(directory: Path) -> Kind | None:
             f"a directory of shards ({quote(shards[0])}, …) without their index",
             "Copy the file *.index.json beside them.",
         )
-    runs = [
-        name
-        for name in _with(directory, "checkpoint-*", "step*", "epoch*")
-        if (directory / name).is_dir()
-    ]
-    files = list(_with(directory, *(f"*{suffix}" for suffix in WEIGHTS))) or runs
+    files = list(_with(directory, *_FILES))
+    if not files:
+        files = [entry.name for entry in sorted(directory.iterdir()) if _holds(entry)]
     if files:
         more = f" and {len(files) - 5} more" if len(files) > 5 else ""
         return Kind(
@@ -216,3 +214,11 @@ def kind_of_directory(directory: Path) -> Kind | None:
             "Give one of them.",
         )
     return None
+
+
+def _holds(directory: Path) -> bool:
+    """True for a directory with a checkpoint of any kind."""
+    return directory.is_dir() and (
+        _shows("manifest.json", *_WEIGHTS, *_FILES)(directory)
+        or any(test(directory) for test, _ in _DIRECTORIES)
+    )

@@ -29,6 +29,7 @@ from ..errors import (
     quote,
 )
 from ..foreign.scratch import tensor_spool
+from ..format.limits import exceeds
 from ..format.pointer import join
 from ..state.selector import selector
 from ..storage.spool import Spool
@@ -130,6 +131,8 @@ def load_npz(path: Path, options: ConvertOptions, directory: Path) -> tuple[Any,
     most = options.limits.total_bytes(size)
     with path.open("rb") as file, _damaged(), zipfile.ZipFile(file) as archive:
         entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+        if exceeds(len(entries), options.limits.tensors):
+            raise LimitError(f"over {options.limits.tensors:,} arrays")
         total = sum(entry.file_size for entry in entries)
         if most is not None and total > most:
             raise LimitError(
