@@ -43,6 +43,10 @@ _REPR = re.compile(
 )
 _YAML = re.compile(rb"(?:#[^\n]*\n|\s)*(?:---|- |['\"]?[\w./-]+['\"]?:(?:\s|$))")
 _ONNX = re.compile(rb"\x08[\x01-\x20](?:\x12.[\w .+/-]|[\x3a\x42]|\x1a.[\w.+ -])", re.DOTALL)
+_JOBLIB = (
+    "In Python: joblib.load(PATH) reads it, if you trust whoever made it. Save what it holds with "
+    "torch.save, and convert that."
+)
 _TREES = "It holds decision trees and no tensors: keep it in its own format."
 
 
@@ -242,8 +246,7 @@ _BINARIES: list[_Row] = [
         ),
         Kind(
             "a joblib file",
-            "In Python: joblib.load(PATH) reads it, if you trust whoever made it. Save what it "
-            "holds with torch.save, and convert that.",
+            _JOBLIB,
         ),
     ),
     (
@@ -277,8 +280,7 @@ _BINARIES: list[_Row] = [
         _starts(b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda"),
         Kind(
             "zlib-compressed data, as joblib writes it",
-            "In Python: joblib.load(PATH) reads it, if you trust whoever made it. Save what it "
-            "holds with torch.save, and convert that.",
+            _JOBLIB,
         ),
     ),
     (
@@ -420,6 +422,18 @@ _TEXTS: list[_Row] = [
         ),
     ),
     (lambda look: look.text[:1] in (b"{", b"["), JSON),
+    (_starts(b"\xff\xfe", b"\xfe\xff"), Kind("UTF-16 text", "Save it as UTF-8.")),
+    (
+        _text(rb"(?:export\s+default|module\.exports|(?:var|let|const)\s+[\w$]+\s*=)"),
+        Kind("JavaScript, not JSON", "Keep what is between its outermost brackets, as JSON."),
+    ),
+    (
+        _text(rb"[\d.eE+-]+(?:[,;\t ]\s*[\d.eE+-]+)+\s*(?:\n|\Z)"),
+        Kind(
+            "numbers as text (CSV)",
+            "In Python: numpy.save(OUT, numpy.loadtxt(PATH, delimiter=',')), and convert OUT.npy.",
+        ),
+    ),
     (
         _text(rb"model_checkpoint_path:"),
         Kind(
