@@ -31,6 +31,7 @@ from jsonckpt._src.errors import (
 )
 from jsonckpt.convert import convert
 from tests.convert.guide import DATA, files
+from tests.support import lacking
 
 MODELS = DATA / "tensorflowjs"
 PROGRAM = Path(__file__).parents[1] / "programs" / "tensorflowjs"
@@ -316,15 +317,12 @@ def test_other_json_that_mentions_the_names(tmp_path: Path) -> None:
     assert convert(tmp_path / "x.json", tmp_path / "out.json").kind == "JSON of another program"
 
 
-@pytest.mark.skipif(
-    shutil.which("node") is None
-    or not ((PROGRAM / "node_modules").is_dir() or "JSONCKPT_TENSORFLOWJS" in os.environ),
-    reason="needs node, and the packages of tests/programs/tensorflowjs",
-)
 @pytest.mark.parametrize("option", [[], ["--float16"]], ids=["models", "float16"])
 def test_the_program_itself(option: list[str], tmp_path: Path) -> None:
     """``JSONCKPT_TENSORFLOWJS`` names a directory with ``node_modules``, if not beside make.js."""
     home = Path(os.environ.get("JSONCKPT_TENSORFLOWJS", PROGRAM))
+    if shutil.which("node") is None or not (home / "node_modules").is_dir():
+        lacking("tensorflowjs", "needs node, and npm install in tests/programs/tensorflowjs")
     for name in ("make.js", "package.json"):
         shutil.copy(PROGRAM / name, tmp_path / name)
     (tmp_path / "node_modules").symlink_to((home / "node_modules").absolute())

@@ -297,8 +297,8 @@ def _read_json(
     with tensor_spool(directory) as spool:
         model = load_tensorflowjs(path, opened, spool, directory, limits)
     if model is not None:
-        total, parts = size + model.nbytes, model.parts
-        return Source(model.state, "TensorFlow.js model", total, model.notes, parts=parts)
+        whole, parts = size + model.nbytes, model.parts
+        return Source(model.state, "TensorFlow.js model", whole, model.notes, parts=parts)
     load_pickle = partial(load_torch_file, directory=directory, unsafe_pickle=True)
     foreign = ForeignOptions(
         options.plain_lists,
