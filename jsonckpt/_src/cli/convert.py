@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m jsonckpt.convert",
         description="Convert PyTorch checkpoints to JSON and back. The input's kind is told by its "
         "content: a file of torch.save (also one that a site unpacked into a directory), "
-        "safetensors, jsonckpt, or the JSON of another program.",
+        "safetensors, NumPy, TensorFlow.js, jsonckpt, or the JSON of another program.",
         epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 3 what was read back differs, "
         "4 done, but the report could not be printed.",
     )

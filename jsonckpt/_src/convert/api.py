@@ -99,6 +99,8 @@ def convert(
 ) -> ConvertResult:
     """Convert a checkpoint between ``.pt``, safetensors, jsonckpt and the JSON of other programs.
 
+    It also reads files of NumPy and models of TensorFlow.js.
+
     Args:
         source: a checkpoint of any kind, which its content tells.
         output: where to write. The default is the name of the input with ``.json``.

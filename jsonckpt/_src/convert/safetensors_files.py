@@ -15,7 +15,7 @@ from typing import IO, Any
 import torch
 
 from ..errors import FormatError, IncompleteCheckpointError, LimitError, UnsupportedTypeError, quote
-from ..tensors.pieces import bits, blocks, over, plain
+from ..tensors.pieces import bits, blocks, is_boolean, over, plain
 
 #: The limit of the format.
 MAX_HEADER = 100_000_000
@@ -146,9 +146,7 @@ def load_safetensors(path: Path) -> dict[str, torch.Tensor]:
         if (start + entry.start) % entry.dtype.itemsize:
             storage = storage.clone()
         tensors[name] = over(storage, entry.dtype, entry.shape)
-        if entry.dtype is torch.bool and any(
-            int(bits(b).max()) > 1 for b in blocks(tensors[name]) if len(b)
-        ):
+        if entry.dtype is torch.bool and not is_boolean(tensors[name]):
             raise FormatError("a byte other than 0 and 1 in a bool", file=path, tensor=name)
     for name, kept in metadata.items():
         if name not in tensors and kept in entries:
@@ -168,11 +166,21 @@ def load_sharded(index: Path) -> dict[str, str]:
         files = {str(key): str(value) for key, value in weights.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise FormatError(f"not an index of shards ({quote(str(error))})", file=index) from error
-    for name in set(files.values()):
+    if not files:
+        raise FormatError("the index names no tensor", file=index)
+    missing = []
+    for name in dict.fromkeys(files.values()):
         if Path(name).name != name or name in ("", ".", ".."):
             raise FormatError(f"the shard {quote(name)} does not lie beside its index", file=index)
         if not (index.parent / name).is_file():
-            raise IncompleteCheckpointError(f"the shard {quote(name)} is missing", file=index)
+            missing.append(name)
+    if missing:
+        more = f", and so are {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise IncompleteCheckpointError(
+            f"the shard {quote(missing[0])} is missing{more}",
+            file=index,
+            hint="Copy it beside its index.",
+        )
     return files
 
 

@@ -76,6 +76,11 @@ def bits(block: torch.Tensor) -> torch.Tensor:
     return over(block.untyped_storage(), torch.uint8, (length,), start)
 
 
+def is_boolean(tensor: torch.Tensor) -> bool:
+    """True if every byte of a tensor of bool is 0 or 1. Other bytes have no meaning in torch."""
+    return all(int(bits(block).max()) <= 1 for block in blocks(tensor) if len(block))
+
+
 def equal_blocks(a: torch.Tensor, b: torch.Tensor) -> bool:
     """True if two contiguous tensors with the same number of bytes have the same bytes."""
     left, right = bits(a).numpy(), bits(b).numpy()
