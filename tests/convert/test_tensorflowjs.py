@@ -1,7 +1,7 @@
 """Models of TensorFlow.js: every form, what TensorFlow.js makes of them, and hostile ones.
 
 TensorFlow.js 4.22.0 wrote the files in ``tests/data/tensorflowjs``, by
-``tests/programs/tensorflowjs/make.js``. ``expected.json`` has the values as it reads them.
+``tests/programs/write_tensorflowjs.mjs``. ``expected.json`` has the values as it reads them.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import gzip
 import json
-import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -34,7 +33,7 @@ from tests.convert.guide import DATA, files
 from tests.support import lacking
 
 MODELS = DATA / "tensorflowjs"
-PROGRAM = Path(__file__).parents[1] / "programs" / "tensorflowjs"
+PROGRAMS = Path(__file__).parents[1] / "programs"
 NAMES = [
     "layers/model.json",
     "with_optimizer/model.json",
@@ -319,15 +318,11 @@ def test_other_json_that_mentions_the_names(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("option", [[], ["--float16"]], ids=["models", "float16"])
 def test_the_program_itself(option: list[str], tmp_path: Path) -> None:
-    """``JSONCKPT_TENSORFLOWJS`` names a directory with ``node_modules``, if not beside make.js."""
-    home = Path(os.environ.get("JSONCKPT_TENSORFLOWJS", PROGRAM))
-    if shutil.which("node") is None or not (home / "node_modules").is_dir():
-        lacking("tensorflowjs", "needs node, and npm install in tests/programs/tensorflowjs")
-    for name in ("make.js", "package.json"):
-        shutil.copy(PROGRAM / name, tmp_path / name)
-    (tmp_path / "node_modules").symlink_to((home / "node_modules").absolute())
-    command = ["node", "make.js", "out", *option]
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    if shutil.which("node") is None or not (PROGRAMS / "node_modules").is_dir():
+        lacking("programs", "needs node, and npm install in tests/programs")
+    output = tmp_path / "out"
+    script = PROGRAMS / "write_tensorflowjs.mjs"
+    subprocess.run(["node", script, output, *option], check=True, capture_output=True)
     expected = json.loads((tmp_path / "out" / "expected.json").read_text("utf-8"))
     assert expected
     for name, weights in expected.items():

@@ -1,7 +1,7 @@
 // Writes small models with TensorFlow.js, and the weights as TensorFlow.js itself reads them.
 //
-//   node make.js OUTPUT             models in all forms, and OUTPUT/expected.json
-//   node make.js OUTPUT --float16   one weight with every float16, and OUTPUT/expected.json
+//   node write_tensorflowjs.mjs OUTPUT             models in all forms, and OUTPUT/expected.json
+//   node write_tensorflowjs.mjs OUTPUT --float16   one weight with every float16, and OUTPUT/expected.json
 import * as fs from 'node:fs';
 import * as path from 'node:path';
 import * as tf from '@tensorflow/tfjs';
