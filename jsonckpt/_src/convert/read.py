@@ -54,7 +54,7 @@ class Source:
         kind: the kind of the input, in words.
         nbytes: its size on disk.
         notes: what was repaired or assumed.
-        metadata: of the user, in a jsonckpt checkpoint.
+        metadata: of the user, in a jsonckpt checkpoint or a safetensors file.
     """
 
     state: Any
@@ -90,16 +90,21 @@ def read(path: Path, options: ConvertOptions, directory: Path) -> Source:
         raise FormatError(f"cannot be read ({error.strerror})", file=path) from error
 
 
-def read_back(path: Path, to: Format, options: ConvertOptions, directory: Path) -> Any:
-    """Load what was just written in a known format."""
+def read_back(
+    path: Path, to: Format, options: ConvertOptions, directory: Path
+) -> tuple[Any, dict[str, Any]]:
+    """The state and the user's metadata in what was just written in a known format."""
     if to in OWN_FORMATS:
-        return _load_own(path, options, directory, DEFAULT_LIMITS)
+        state = _load_own(path, options, directory, DEFAULT_LIMITS)
+        with open_checkpoint(path, limits=DEFAULT_LIMITS) as checkpoint:
+            return state, dict(checkpoint.metadata)
     if to == "pt":
-        return load_torch_file(path, directory, unsafe_pickle=options.unsafe_pickle)
+        return load_torch_file(path, directory, unsafe_pickle=options.unsafe_pickle), {}
     if to == "safetensors":
-        return load_safetensors(path)
+        found = load_safetensors(path)
+        return found.tensors, found.metadata
     with path.open("rb") as file, progress_on(options.progress, "reading back") as advance:
-        return read_foreign(file, directory, ForeignOptions(), advance)[0]
+        return read_foreign(file, directory, ForeignOptions(), advance)[0], {}
 
 
 def _size_on_disk(path: Path) -> int:
@@ -133,7 +138,9 @@ def _read_file(path: Path, options: ConvertOptions, directory: Path) -> Source:
     if not head:
         raise FormatError("the file is empty")
     if head[8:9] == b"{" and 2 <= int.from_bytes(head[:8], "little") <= size - 8:
-        return Source(load_safetensors(path), "safetensors file", size)
+        found = load_safetensors(path)
+        notes = [f"tied: {name} is {kept}" for name, kept in found.ties.items()]
+        return Source(found.tensors, "safetensors file", size, notes, found.metadata)
     if head.startswith((b"PK\x03\x04", b"\x80")):
         state = load_torch_file(path, directory, unsafe_pickle=options.unsafe_pickle)
         return Source(state, "PyTorch file", size)
@@ -240,8 +247,9 @@ def _read_json(
 
 
 def _read_sharded(index: Path, options: ConvertOptions, directory: Path) -> Source:
-    files = load_sharded(index)
+    files, metadata = load_sharded(index)
     state: dict[str, Any] = {}
+    notes: list[str] = []
     size = index.stat().st_size
     for name in dict.fromkeys(files.values()):
         shard = _read_file(index.parent / name, options, directory)
@@ -249,8 +257,12 @@ def _read_sharded(index: Path, options: ConvertOptions, directory: Path) -> Sour
         if not isinstance(shard.state, dict):
             raise FormatError("the shard is not a state dict", file=index.parent / name)
         state.update(shard.state)
+        notes += shard.notes
+        for key, value in shard.metadata.items():
+            if metadata.setdefault(key, value) != value:
+                notes.append(f"the metadata {quote(key)} of {name} differs from what came first")
     missing = [name for name in files if name not in state]
     if missing:
         raise FormatError(f"tensor {quote(missing[0])} is in no shard")
     ordered = {name: state[name] for name in files}
-    return Source({**ordered, **state}, "sharded checkpoint", size)
+    return Source({**ordered, **state}, "sharded checkpoint", size, notes, metadata)

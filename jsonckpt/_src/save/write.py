@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import WriteError
+from ..format.checksums import CRYPTOGRAPHIC
 from ..format.chunk_codec import ChunkCodec
 from ..format.model import MANIFEST_NAME, Entry, ShardFile
 from ..parallel import CancelToken, JobSequence, run_sequences
@@ -27,8 +28,10 @@ class SaveResult:
     Attributes:
         path: of the checkpoint (``""`` when it was written to a file object).
         save_id: 32 hexadecimal digits, in every file of this save.
-        digest: ``"sha256:…"`` of the manifest; of a single file its seal. It pins every byte when
-            the checkpoint was saved with ``checksum="sha256"``.
+        digest: ``"sha256:…"`` of the manifest; of a single file its seal.
+        pin: the digest where it pins every byte, as ``expected_digest=`` of a load needs it.
+            ``None`` unless the checkpoint was saved with ``checksum="sha256"`` or ``"blake3"``:
+            the default checksum finds accidents, not forgeries.
         tensors: number of records.
         nbytes: raw bytes of all tensors.
         stored_bytes: bytes written.
@@ -41,6 +44,7 @@ class SaveResult:
     path: str
     save_id: str
     digest: str
+    pin: str | None
     tensors: int
     nbytes: int
     stored_bytes: int
@@ -81,6 +85,7 @@ def write_checkpoint(
         path=target.path,
         save_id=snapshot.save_id,
         digest=digest,
+        pin=digest if plan.options.checksum in CRYPTOGRAPHIC else None,
         tensors=len(plan.records),
         nbytes=snapshot.nbytes,
         stored_bytes=stored + len(manifest),
