@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]
 
 from ..errors import quote
 from ..format.model import is_dense
@@ -216,6 +217,15 @@ class _Walk:
         elif hasattr(expected, "__tensor_flatten__"):
             for part in expected.__tensor_flatten__()[0]:
                 self.compare(getattr(expected, part), getattr(found, part), f"{name}/{part}")
+        elif type(
+            expected
+        ).__torch_dispatch__ is torch.Tensor.__torch_dispatch__ and not isinstance(
+            expected, UninitializedTensorMixin
+        ):
+            self.compare(vars(expected), vars(found), name)
+            with torch._C.DisableTorchFunctionSubclass():
+                plain = [tensor.detach().as_subclass(torch.Tensor) for tensor in (expected, found)]
+            self.compare(*plain, name)
         else:
             self.result.skipped.append(name)
 
