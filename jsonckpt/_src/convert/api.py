@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]
 
 from ..errors import (
     ArgumentError,
@@ -282,16 +283,16 @@ def _listed(state: Any) -> tuple[Listed, int]:
     seen: set[object] = set()
     listed: Listed = []
     nbytes = 0
-    for name, tensor in named_tensors(state):
-        place = memory_of(tensor) or object()
-        if place not in seen:
-            seen.add(place)
-            try:
-                shape, count = tuple(tensor.shape), tensor.numel()
-            except (RuntimeError, ValueError):  # lazy and nested tensors, for a .pt, have no shape
-                shape, count = (), 0
-            listed.append((name, str(tensor.dtype).removeprefix("torch."), shape))
-            nbytes += count * tensor.itemsize
+    with torch._C.DisableTorchFunctionSubclass():  # the functions of users' subclasses
+        for name, tensor in named_tensors(state):
+            place = memory_of(tensor) or object()
+            if place not in seen:
+                seen.add(place)
+                # Lazy and nested tensors, which only a .pt holds, have no shape.
+                shaped = not (isinstance(tensor, UninitializedTensorMixin) or tensor.is_nested)
+                shape = tuple(tensor.shape) if shaped else ()
+                listed.append((name, str(tensor.dtype).removeprefix("torch."), shape))
+                nbytes += tensor.numel() * tensor.itemsize if shaped else 0
     return listed, nbytes
 
 

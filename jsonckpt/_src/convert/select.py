@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from ..errors import ArgumentError, FormatError, JsonckptError, printable
+from ..errors import ArgumentError, FormatError, JsonckptError, StateMismatchError, printable
 from ..foreign.scratch import new_tensor, tensor_spool
 from ..foreign.tensor_values import dtype_named
 from ..format.model import is_dense
@@ -19,6 +19,7 @@ from ..format.pointer import join
 from ..state.selector import refuse_unmatched, selector
 from ..storage.spool import Spool
 from ..tensors.pieces import blocks, memory_of
+from ..tensors.supported import require_cast, require_memory
 from .model_tensors import (
     OPTIMIZER,
     Place,
@@ -245,10 +246,14 @@ class _Caster:
             if self._chosen is None:
                 self._kept.add(f"unchanged are tensors {role.value}", name)
             return tensor
+        if not _castable(tensor.dtype, self._dtype):
+            self._kept.add(f"unchanged, since torch cannot convert them, are {tensor.dtype}", name)
+            return tensor
         self._models.setdefault(name.rpartition("/")[0] or "/")
         key = (memory_of(tensor) or object(), tensor.requires_grad)
         if key not in self.done:
             try:
+                require_memory(tensor)
                 self.done[key] = _converted(tensor, self._dtype, self._spool)
             except JsonckptError as error:
                 raise error.at(tensor=name) from error.__cause__
@@ -264,6 +269,14 @@ class _Caster:
         what = "that --dtype-of names" if self._chosen is not None else Role.MODEL.value
         changed = f"{len(self.done):,} tensors {what} are now {self._dtype}{where}"
         return [changed, *self._kept.notes()]
+
+
+def _castable(source: torch.dtype, target: torch.dtype) -> bool:
+    try:
+        require_cast(source, target)
+    except StateMismatchError:
+        return False
+    return True
 
 
 def _converted(tensor: torch.Tensor, dtype: torch.dtype, spool: Spool) -> torch.Tensor:

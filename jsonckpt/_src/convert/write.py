@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from pickle import PicklingError
 from typing import IO, Any
 
 import torch
@@ -31,7 +30,7 @@ from ..storage import commit
 from ..storage.new_file import NewFile, mode_for
 from ..storage.os_errors import write_error, writing
 from ..tensors.pieces import memory_of
-from ..tensors.supported import require_memory, require_plain
+from ..tensors.supported import require_address, require_memory, require_plain
 from .number_list_json import NumberLists, note_lost_forms
 from .options import FORMAT_WORDS, OWN_FORMATS, ConvertOptions, Format
 from .plain_load import plain_load_notes
@@ -98,15 +97,13 @@ def prepare(state: Any, to: Format, metadata: dict[str, Any], *, dry: bool = Fal
     if metadata and to != "safetensors":
         keys = ", ".join(map(printable, [*metadata][:5])) + (", …" if len(metadata) > 5 else "")
         notes.append(f"the metadata is left out ({keys}): {FORMAT_WORDS[to]} has no place for it")
-    if to == "pt":
-        return Prepared(state, to, metadata, notes=notes)
     for name, tensor in named_tensors(state):
         try:
-            require_plain(tensor)
-            if tensor.layout == torch.strided and not tensor.is_quantized:
-                require_memory(tensor)
+            _require_writable(tensor, to)
         except UnsupportedTypeError as error:
             raise error.at(tensor=name)  # noqa: B904, the same error with its name
+    if to == "pt":
+        return Prepared(state, to, metadata, notes=notes)
     if next(named_tensors(state), None) is None:
         raise UnsupportedTypeError("there is no tensor to write")
     if to == "legacy-json":
@@ -121,6 +118,19 @@ def prepare(state: Any, to: Format, metadata: dict[str, Any], *, dry: bool = Fal
     packed = pack_metadata(metadata, ties, tensors)
     lost = tally.notes()
     return Prepared(state, to, dict(packed), [*_others(state, "")], lost, notes + lost, tensors)
+
+
+def _require_writable(tensor: torch.Tensor, to: Format) -> None:
+    """Refuse, in the words of a save, a tensor that is not just memory with a shape.
+
+    A ``.pt`` holds special tensors, too, but no plain one without its memory.
+    """
+    if to != "pt":
+        require_plain(tensor)
+    plain = type(tensor) in (torch.Tensor, torch.nn.Parameter) and not tensor.is_nested
+    if plain and tensor.layout == torch.strided and not (tensor.is_quantized or tensor.is_meta):
+        require_address(tensor)
+        require_memory(tensor)
 
 
 def write(
@@ -151,7 +161,7 @@ def write(
     notes: list[str] = []
     with _replacing(path, shared, exclusive=not options.overwrite) as (file, stream, temporary):
         if prepared.to == "pt":
-            torch.save(prepared.state, file)
+            _torch_save(prepared.state, file, stream)
             file.flush()
             if stream.error is None:
                 notes += plain_load_notes(temporary, unsafe_pickle=options.unsafe_pickle)
@@ -186,6 +196,34 @@ def _save(
         **{name: value for name, value in chosen.items() if value is not None},  # type: ignore[arg-type]
     )
     return Written(saved.stored_bytes, saved.pin)
+
+
+def _torch_save(state: Any, file: IO[bytes], stream: _FileStream) -> None:
+    try:
+        torch.save(state, file)
+    except JsonckptError:
+        raise
+    except Exception as error:
+        # The objects of the state raise anything, and torch its own error for a failed write.
+        if stream.error is not None or isinstance(error, MemoryError | OSError | RecursionError):
+            raise
+        raise UnsupportedTypeError(
+            f"torch.save refused: {quote(str(error), 200)}",
+            tensor=next(filter(None, map(_refused, named_tensors(state))), None),
+            hint="Leave out what it names with --exclude, or save plain tensors.",
+        ) from error
+
+
+def _refused(item: tuple[str, torch.Tensor]) -> str | None:
+    """The name of a special tensor that torch.save refuses, to say where the error is."""
+    name, tensor = item
+    if type(tensor) in (torch.Tensor, torch.nn.Parameter):
+        return None
+    try:
+        torch.save(tensor, io.BytesIO())
+    except Exception:
+        return name
+    return None
 
 
 def flat_names(state: Any) -> tuple[dict[str, torch.Tensor], list[str]]:
@@ -298,12 +336,6 @@ def _replacing(
             raise stream.error from stream.error.__cause__
         if isinstance(error, JsonckptError):
             raise
-        refused = isinstance(error, RuntimeError) and "inline_container" not in str(error)
-        if refused or isinstance(error, TypeError | AttributeError | ValueError | PicklingError):
-            raise UnsupportedTypeError(
-                f"torch.save refused: {quote(str(error), 200)}",
-                hint="Leave out what it names with --exclude, or save plain tensors.",
-            ) from error
         if isinstance(error, OSError):
             raise write_error(error, path) from error
         if isinstance(error, RuntimeError):

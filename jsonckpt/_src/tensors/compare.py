@@ -82,7 +82,8 @@ def compare(
     ["'/a': 2 of 2 elements differ, the first at [0]: 1.0 became 0.0"]
     """
     walk = _Walk(Comparison(), exact_types, strides, frozenset(ignored))
-    walk.compare(expected, found, "")
+    with torch._C.DisableTorchFunctionSubclass():  # the functions of users' subclasses
+        walk.compare(expected, found, "")
     return walk.result
 
 
@@ -223,8 +224,7 @@ class _Walk:
             expected, UninitializedTensorMixin
         ):
             self.compare(vars(expected), vars(found), name)
-            with torch._C.DisableTorchFunctionSubclass():
-                plain = [tensor.detach().as_subclass(torch.Tensor) for tensor in (expected, found)]
+            plain = [tensor.detach().as_subclass(torch.Tensor) for tensor in (expected, found)]
             self.compare(*plain, name)
         else:
             self.result.skipped.append(name)
@@ -242,7 +242,8 @@ class _Walk:
                 shown = (list(before), list(after)) if fact == "shape" else (before, after)
                 self.result.differ(name, f"{fact} {shown[0]} became {shown[1]}")
                 return False
-        if self._strides and (steps := _dense_steps(expected)) not in (None, _steps(found)):
+        steps = _dense_steps(expected) if self._strides else None
+        if steps is not None and steps != _steps(found):
             self.result.differ(name, f"strides {steps} became {_steps(found)}")
         return True
 
