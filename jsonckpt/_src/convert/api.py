@@ -52,6 +52,8 @@ _CHARACTERS = {1: 6, 2: 10, 4: 12.6, 8: 20}
 _GUIDE_CHARACTERS = {1: 6, 2: 14, 4: 20.6, 8: 21}
 #: The share of raw bytes that zstd leaves, by item size.
 _COMPRESSED = {1: 0.9, 2: 0.68, 4: 0.83, 8: 0.9}
+#: The share that it leaves of other text.
+_COMPRESSED_TEXT = 0.35
 #: What is compared in each format.
 _EXACT = ("bit", "dtype", "shape", "stride", "key", "type")
 _COMPARED: dict[Format, tuple[str, ...]] = {
@@ -301,7 +303,8 @@ def _estimate(prepared: Prepared, tensors: Listed, options: ConvertOptions) -> i
     to = prepared.to
     total = 500.0 + len(str(prepared.metadata))
     if to != "safetensors":
-        total += _size_of_values(prepared.state, 1.0 if to in ("pt", "json.zst") else 4 / 3)
+        values = _size_of_values(prepared.state, 1.0 if to == "pt" else 4 / 3)
+        total += values * (_COMPRESSED_TEXT if to == "json.zst" else 1)
     if to == "legacy-json":  # ties are written once each
         tensors = [
             (name, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape))

@@ -129,8 +129,8 @@ def _require_writable(tensor: torch.Tensor, to: Format) -> None:
         require_plain(tensor)
     plain = type(tensor) in (torch.Tensor, torch.nn.Parameter) and not tensor.is_nested
     if plain and tensor.layout == torch.strided and not (tensor.is_quantized or tensor.is_meta):
-        require_address(tensor)
         require_memory(tensor)
+        require_address(tensor)
 
 
 def write(
