@@ -93,7 +93,8 @@ def test_metadata_that_was_lost_is_a_difference(
     jsonckpt.save({"w": torch.ones(2)}, tmp_path / "a", metadata={"run": "a"})
     monkeypatch.setattr(write, "pack_metadata", lambda *_: {"format": "pt", "run": "a"})
     convert(tmp_path / "a", tmp_path / "b.safetensors", test_load=True)
-    honest = write.write_safetensors
+    from jsonckpt._src.convert.safetensors_files import write_safetensors as honest
+
     monkeypatch.setattr(write, "write_safetensors", lambda file, what, _: honest(file, what, {}))
     with pytest.raises(jsonckpt.StateMismatchError, match="metadata"):
         convert(tmp_path / "a", tmp_path / "c.safetensors", test_load=True)

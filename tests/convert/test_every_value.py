@@ -48,12 +48,13 @@ def test_values_without_bytes_are_compared(value: str, place: str, tmp_path: Pat
     }
     torch.save(states[place], tmp_path / "in.pt")
     jsonckpt.save(states[place], tmp_path / "in.json")
-    for source, to, options in (
+    ways: list[tuple[str, str, dict[str, Any]]] = [
         ("in.pt", "dir", {}),
         ("in.json", "pt", {}),
         ("in.pt", "json.zst", {}),
         ("in.json", "json", {"dtype": "float16"}),
-    ):
+    ]
+    for source, to, options in ways:
         target = tmp_path / f"o{SUFFIX.get(to, '')}"
         result = convert(tmp_path / source, target, to=to, test_load=True, **options)
         assert result.comparison is not None
@@ -69,12 +70,14 @@ def test_every_type_comes_back_or_is_refused(number: int, tmp_path: Path) -> Non
         try:
             result = convert(tmp_path / "in.json", target, to=to, test_load=True)
         except UnsupportedTypeError as error:
-            assert to in ("pt", "legacy-json"), error
-            assert "/x" in str(error) or to == "pt"
-            assert not target.exists()
+            refused = str(error)
         else:
             assert result.comparison is not None
             assert not result.comparison.differences
+            continue
+        assert to in ("pt", "legacy-json"), refused
+        assert "/x" in refused or to == "pt"
+        assert not target.exists()
 
 
 class Function(torch.Tensor):
@@ -88,20 +91,16 @@ class Function(torch.Tensor):
 class Wrapper(torch.Tensor):
     """Like DTensor or the tensors of torchao: no memory, only parts."""
 
-    inner: torch.Tensor
-
     @staticmethod
     def __new__(cls, inner: torch.Tensor) -> Wrapper:
-        made: Wrapper = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
-            cls, inner.shape, dtype=inner.dtype
-        )
+        made: Wrapper = torch.Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype)
         return made
 
     def __init__(self, inner: torch.Tensor) -> None:
-        self.inner = inner
+        self.part = inner
 
     def __tensor_flatten__(self) -> tuple[list[str], None]:
-        return ["inner"], None
+        return ["part"], None
 
     @classmethod
     def __torch_dispatch__(cls, *_: Any) -> Any:
@@ -182,9 +181,11 @@ def test_odd_tensors_in_a_pt(kind: str, given: Callable[..., Any]) -> None:
         try:
             result = given(state, "pt", test_load=True, **options)
         except UnsupportedTypeError as error:
-            assert error.tensor == "/model/odd" or "--unsafe-pickle" in str(error)
+            refused = error
         else:
             assert "/model/odd" in [name for name, _, _ in result.tensors]
+            continue
+        assert refused.tensor == "/model/odd" or "--unsafe-pickle" in str(refused)
 
 
 @pytest.mark.parametrize("to", ["safetensors", "legacy-json"])
@@ -217,11 +218,11 @@ def test_sparse_tensors_without_strides_are_compared(given: Callable[..., Any]) 
 @pytest.mark.parametrize("to", FORMATS)
 def test_names_that_json_cannot_hold(to: str, given: Callable[..., Any]) -> None:
     state = {"a\ud800": torch.ones(2), "b": torch.ones(2)}
-    try:
+    if to in ("safetensors", "legacy-json"):
+        with pytest.raises(UnsupportedTypeError, match="lone surrogate"):
+            given(state, to)
+    else:
         assert given(state, to, test_load=True).comparison.differences == []
-    except UnsupportedTypeError as error:
-        assert "lone surrogate" in str(error)
-        assert to in ("safetensors", "legacy-json")
 
 
 def test_a_state_without_tensors(given: Callable[..., Any]) -> None:
@@ -281,7 +282,7 @@ def test_registered_classes_get_real_tensors(tmp_path: Path) -> None:
 def test_a_difference_in_a_registered_object_is_seen(
     given: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = api.read_back
+    from jsonckpt._src.convert.read import read_back as honest
 
     def damaged(*args: Any) -> Any:
         state, metadata = honest(*args)

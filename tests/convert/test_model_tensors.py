@@ -121,7 +121,7 @@ LAYOUTS: dict[str, tuple[Any, list[str]]] = {
         ["/model/l.weight", "/model/norm.scale", "/model/logit_scale"],
     ),
     "lone": (
-        {"ema": ones(2), "ema_decay": HALF, "best_model_score": HALF, "net_history": {"x": ones(2)}},
+        {"ema": ones(2), "ema_decay": HALF, "best_model_score": HALF, "a_history": {"x": ones(2)}},
         [],
     ),
     "nested": ({"params": {"enc": {"kernel": ones(2)}, "steps": HALF}}, ["/params/enc/kernel"]),
@@ -132,7 +132,7 @@ LAYOUTS: dict[str, tuple[Any, list[str]]] = {
     "list": ([ones(2), ones(3)], ["/0", "/1"]),
     "tensor": (ones(2), [""]),
     "moments": ({"model": WEIGHTS, "exp_avg": WEIGHTS, "grads": WEIGHTS}, under("/model")),
-    "rng": ({"model": WEIGHTS, "rng_state": ones(8), "random_state": {"a": ones(8)}}, under("/model")),
+    "rng": ({"net": WEIGHTS, "rng_state": ones(8), "random_state": {"a": ones(8)}}, under("/net")),
     "buffers of data": ({"replay": {"obs": ones(9), "reward": ones(9)}}, []),
     "optimizer alone": (MOMENTS, []),
 }  # fmt: skip

@@ -136,6 +136,13 @@ def _require_text(value: str, name: str) -> None:
         )
 
 
+def write_number_lists(state: Any, write: Write) -> list[str]:
+    """Write a state in the guide's dialect; return what is left out. See :class:`NumberLists`."""
+    lists = NumberLists(state)
+    lists.write(write)
+    return lists.left_out
+
+
 _NOT_FINITE = "NaN and infinities are words, which strict parsers refuse; bits of a NaN are lost"
 
 

@@ -224,8 +224,9 @@ class _Walk:
             expected, UninitializedTensorMixin
         ):
             self.compare(vars(expected), vars(found), name)
-            plain = [tensor.detach().as_subclass(torch.Tensor) for tensor in (expected, found)]
-            self.compare(*plain, name)
+            kind = torch.Tensor
+            before, after = expected.detach().as_subclass(kind), found.detach().as_subclass(kind)
+            self.compare(before, after, name)
         else:
             self.result.skipped.append(name)
 
@@ -283,7 +284,7 @@ class _Walk:
             )
         # Values that are equal may differ in what == leaves out: digits of a Decimal, a time zone.
         if not _has_equality(expected) or isinstance(expected, _VALUES):
-            if not _has_equality(expected) and type(expected).__repr__ is object.__repr__:
+            if not _has_equality(expected) and not _has(type(expected), "__repr__"):
                 self.result.skipped.append(name)
                 return True
             return repr(expected) == repr(found)
@@ -315,7 +316,12 @@ def _json_key(key: Any) -> str:
 
 def _has_equality(value: object) -> bool:
     """True if ``==`` compares more than identity."""
-    return any("__eq__" in vars(base) for base in type(value).__mro__[:-1])
+    return _has(type(value), "__eq__")
+
+
+def _has(kind: type, method: str) -> bool:
+    """Whether a class has a method of its own, beside that of ``object``."""
+    return any(method in vars(base) for base in kind.__mro__[:-1])
 
 
 def _attributes(value: Any) -> dict[str, Any] | None:
