@@ -22,7 +22,7 @@ from ..errors import (
     quote,
 )
 from ..format.filenames import temporary_name
-from ..format.pointer import join, unescape
+from ..format.pointer import join
 from ..progress import progress_on
 from ..save.api import save_privately
 from ..save.snapshot import take_snapshot
@@ -247,14 +247,21 @@ def flat_names(state: Any) -> tuple[dict[str, torch.Tensor], list[str]]:
             root = state[only]
             notes.append(f"names begin below {quote(only)}")
     tensors: dict[str, torch.Tensor] = {}
-    for pointer, tensor in named_tensors(root):
-        name = ".".join(map(unescape, pointer[1:].split("/"))) if pointer else "tensor"
+    for pointer, name, tensor in _flat(root, "", ""):
         if name in tensors or name == "__metadata__":
             raise UnsupportedTypeError(
                 f"the flat name {quote(name)} is taken", tensor=pointer, hint="Leave one out."
             )
         tensors[name] = tensor
     return tensors, notes
+
+
+def _flat(value: Any, pointer: str, name: str) -> Iterator[tuple[str, str, torch.Tensor]]:
+    """Every tensor, with its JSON Pointer and its flat name."""
+    if isinstance(value, torch.Tensor):
+        yield pointer, name or "tensor", value
+    for key, child in children(value):
+        yield from _flat(child, join(pointer, str(key)), f"{name}.{key}" if pointer else str(key))
 
 
 def _untied(state: Any) -> tuple[dict[str, torch.Tensor], dict[str, str], list[str]]:

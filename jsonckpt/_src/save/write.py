@@ -29,9 +29,6 @@ class SaveResult:
         path: of the checkpoint (``""`` when it was written to a file object).
         save_id: 32 hexadecimal digits, in every file of this save.
         digest: ``"sha256:…"`` of the manifest; of a single file its seal.
-        pin: the digest where it pins every byte, as ``expected_digest=`` of a load needs it.
-            ``None`` unless the checkpoint was saved with ``checksum="sha256"`` or ``"blake3"``:
-            the default checksum finds accidents, not forgeries.
         tensors: number of records.
         nbytes: raw bytes of all tensors.
         stored_bytes: bytes written.
@@ -39,18 +36,21 @@ class SaveResult:
         seconds: how long it took.
         durability: ``"synced"``; ``"best-effort"`` where the file system cannot fsync a directory;
             ``"none"`` with ``sync=False`` or a file object.
+        pin: the digest where it pins every byte, as ``expected_digest=`` of a load needs it.
+            ``None`` unless the checkpoint was saved with ``checksum="sha256"`` or ``"blake3"``:
+            the default checksum finds accidents, not forgeries.
     """
 
     path: str
     save_id: str
     digest: str
-    pin: str | None
     tensors: int
     nbytes: int
     stored_bytes: int
     files: tuple[str, ...]
     seconds: float
     durability: str
+    pin: str | None
 
 
 def write_checkpoint(
@@ -85,13 +85,13 @@ def write_checkpoint(
         path=target.path,
         save_id=snapshot.save_id,
         digest=digest,
-        pin=digest if plan.options.checksum in CRYPTOGRAPHIC else None,
         tensors=len(plan.records),
         nbytes=snapshot.nbytes,
         stored_bytes=stored + len(manifest),
         files=tuple(files) if target.single else (*files, MANIFEST_NAME),
         seconds=time.perf_counter() - began,
         durability=durability,
+        pin=digest if plan.options.checksum in CRYPTOGRAPHIC else None,
     )
 
 

@@ -282,16 +282,20 @@ class _Walk:
             return struct.pack("2d", expected.real, expected.imag) == struct.pack(
                 "2d", found.real, found.imag
             )
-        # Values that are equal may differ in what == leaves out: digits of a Decimal, a time zone.
-        if not _has_equality(expected) or isinstance(expected, _VALUES):
-            if not _has_equality(expected) and not _has(type(expected), "__repr__"):
-                self.result.skipped.append(name)
-                return True
-            return repr(expected) == repr(found)
-        try:
-            return bool(expected == found)
-        except (RuntimeError, ValueError, TypeError):  # == of tensors or arrays inside is no bool
-            return repr(expected) == repr(found)
+        if not _has_equality(expected) and not _has(type(expected), "__repr__"):
+            self.result.skipped.append(name)
+            return True
+        return _equal(expected, found)
+
+
+def _equal(expected: Any, found: Any) -> bool:
+    # Values that are equal may differ in what == leaves out: digits of a Decimal, a time zone.
+    if not _has_equality(expected) or isinstance(expected, _VALUES):
+        return repr(expected) == repr(found)
+    try:
+        return bool(expected == found)
+    except (RuntimeError, ValueError, TypeError):  # == of tensors or arrays inside is no bool
+        return repr(expected) == repr(found)
 
 
 def _is_plain(tensor: torch.Tensor) -> bool:
