@@ -15,7 +15,7 @@ import torch
 import jsonckpt
 from jsonckpt._src.cli.convert import main
 from jsonckpt._src.convert.safetensors_files import load_safetensors
-from jsonckpt._src.errors import ArgumentError, IntegrityError, UnsupportedTypeError
+from jsonckpt._src.errors import ArgumentError, FormatError, IntegrityError, UnsupportedTypeError
 from jsonckpt.convert import convert
 from tests.convert.guide import guide_state
 
@@ -83,6 +83,52 @@ def test_metadata_without_a_place_is_named(to: Any, tmp_path: Path) -> None:
         result = convert(tmp_path / "a", tmp_path / "o.x", to=to, dry_run=dry_run, overwrite=True)
         assert "the metadata is left out (run, step, nested, format, copy)" in result.notes[0]
         assert "the metadata" in result.not_compared
+
+
+@pytest.mark.parametrize(
+    "packed",
+    ["{", "[" * 100_000, "[]", "null", '{"a":1,"a":2}', "1" * 5000, '{"w": ' + "1" * 5000 + "}"],
+    ids=range(7),
+)
+def test_metadata_of_another_program_under_our_key(packed: str, tmp_path: Path) -> None:
+    _safetensors(tmp_path / "a.safetensors", {"jsonckpt.metadata": packed})
+    convert(tmp_path / "a.safetensors", tmp_path / "b.json", test_load=True)
+    with jsonckpt.open(tmp_path / "b.json") as checkpoint:
+        assert checkpoint.metadata == {"jsonckpt.metadata": packed}
+
+
+def test_metadata_that_a_checkpoint_cannot_hold_is_named(tmp_path: Path) -> None:
+    metadata = {"bad": "\ud800", "good": "x", "jsonckpt.metadata": '{"nan": NaN, "n": 1}'}
+    _safetensors(tmp_path / "a.safetensors", metadata)
+    result = convert(tmp_path / "a.safetensors", tmp_path / "b", test_load=True)
+    assert sorted(result.notes) == [
+        f"the metadata {name!r} is left out: it is no JSON that a checkpoint holds"
+        for name in ("bad", "nan")
+    ]
+    assert result.not_compared == ["the metadata"]
+    with jsonckpt.open(tmp_path / "b") as checkpoint:
+        assert checkpoint.metadata == {"good": "x", "n": 1}
+
+
+@pytest.mark.parametrize("metadata", [[], "x", 3, [1], [["a", 1]], None, {"total_size": 8}])
+def test_metadata_of_an_index_of_any_type(metadata: Any, tmp_path: Path) -> None:
+    _safetensors(tmp_path / "m.safetensors", {})
+    index = {"metadata": metadata, "weight_map": {"w": "m.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    try:
+        convert(tmp_path / "model.safetensors.index.json", tmp_path / "o", test_load=True)
+    except FormatError as error:
+        refused = str(error)
+    else:
+        assert jsonckpt.load(tmp_path / "o")["w"].shape == (2,)
+        return
+    assert "not an index of shards" in refused
+
+
+def _safetensors(path: Path, metadata: dict[str, str]) -> None:
+    entry = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+    header = json.dumps({"__metadata__": metadata, "w": entry}).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
 
 
 def test_metadata_that_was_lost_is_a_difference(

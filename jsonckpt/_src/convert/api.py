@@ -178,7 +178,7 @@ def run(source_path: Path, output: Path | None, options: ConvertOptions) -> Conv
     except RecursionError as error:
         raise LimitError("the state is nested too deeply", file=source_path) from error
     left_out = selected.left_out + prepared.left_out
-    dropped = bool(source.metadata) and to in ("pt", "legacy-json")
+    dropped = source.metadata and (to not in OWN_FORMATS or source.metadata != prepared.metadata)
     return ConvertResult(
         input=source_path,
         output=output,
@@ -202,7 +202,7 @@ def run(source_path: Path, output: Path | None, options: ConvertOptions) -> Conv
                 if selected.changed
                 else []
             ),
-            *(["the metadata"] if dropped else []),
+            *(["the metadata"] if dropped and to != "safetensors" else []),
             *prepared.lost,
             *(_skipped(comparison) if comparison is not None else []),
         ],

@@ -25,6 +25,7 @@ from ..format.filenames import temporary_name
 from ..format.pointer import join
 from ..progress import progress_on
 from ..save.api import save_privately
+from ..save.reader_limits import require_json
 from ..save.snapshot import take_snapshot
 from ..storage import commit
 from ..storage.new_file import NewFile, mode_for
@@ -90,10 +91,15 @@ def prepare(state: Any, to: Format, metadata: dict[str, Any], *, dry: bool = Fal
         JsonckptError: the format cannot hold the metadata.
     """
     if to in OWN_FORMATS:
+        kept = {key: value for key, value in metadata.items() if _is_json({key: value})}
+        notes = [
+            f"the metadata {quote(key)} is left out: it is no JSON that a checkpoint holds"
+            for key in metadata.keys() - kept.keys()
+        ]
         if dry:
-            take_snapshot(state, metadata)
-        return Prepared(state, to, metadata)
-    notes: list[str] = []
+            take_snapshot(state, kept)
+        return Prepared(state, to, kept, notes=notes)
+    notes = []
     if metadata and to != "safetensors":
         keys = ", ".join(map(printable, [*metadata][:5])) + (", …" if len(metadata) > 5 else "")
         notes.append(f"the metadata is left out ({keys}): {FORMAT_WORDS[to]} has no place for it")
@@ -118,6 +124,15 @@ def prepare(state: Any, to: Format, metadata: dict[str, Any], *, dry: bool = Fal
     packed = pack_metadata(metadata, ties, tensors)
     lost = tally.notes()
     return Prepared(state, to, dict(packed), [*_others(state, "")], lost, notes + lost, tensors)
+
+
+def _is_json(metadata: dict[str, Any]) -> bool:
+    """Whether a checkpoint can hold this. Other files also hold NaN and lone surrogates."""
+    try:
+        require_json(metadata, "metadata")
+    except UnsupportedTypeError:
+        return False
+    return True
 
 
 def _require_writable(tensor: torch.Tensor, to: Format) -> None:
