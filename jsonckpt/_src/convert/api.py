@@ -203,7 +203,7 @@ def run(source_path: Path, output: Path | None, options: ConvertOptions) -> Conv
                 else []
             ),
             *(["the metadata"] if dropped and to != "safetensors" else []),
-            *prepared.lost,
+            *(["what the format does not keep (see the notes)"] if prepared.lost else []),
             *(_skipped(comparison) if comparison is not None else []),
         ],
         seconds=time.monotonic() - began,
