@@ -170,7 +170,7 @@ def outcome(scene: Scene, room: Path) -> Outcome:
     if path.suffix == ".pt":
         return _which(path, lambda: torch.load(path, weights_only=True))
     if path.suffix == ".safetensors":
-        return _which(path, lambda: _flat(load_safetensors(path)), _flat)
+        return _which(path, lambda: _flat(load_safetensors(path).tensors), _flat)
     try:
         found = jsonckpt.load(path)
     except jsonckpt.CheckpointNotFoundError:

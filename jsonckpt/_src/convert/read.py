@@ -68,7 +68,7 @@ class Source:
         kind: the kind of the input, in words.
         nbytes: its size on disk.
         notes: what was repaired or assumed.
-        metadata: of the user, in a jsonckpt checkpoint.
+        metadata: of the user, in a jsonckpt checkpoint or a safetensors file.
         parts: names of further files that were read, beside the one that names them.
     """
 
@@ -106,16 +106,21 @@ def read(path: Path, options: ConvertOptions, directory: Path) -> Source:
         raise FormatError(f"cannot be read ({error.strerror})", file=path) from error
 
 
-def read_back(path: Path, to: Format, options: ConvertOptions, directory: Path) -> Any:
-    """Load what was just written in a known format."""
+def read_back(
+    path: Path, to: Format, options: ConvertOptions, directory: Path
+) -> tuple[Any, dict[str, Any]]:
+    """The state and the user's metadata in what was just written in a known format."""
     if to in OWN_FORMATS:
-        return _load_own(path, options, directory, DEFAULT_LIMITS)
+        state = _load_own(path, options, directory, DEFAULT_LIMITS)
+        with open_checkpoint(path, limits=DEFAULT_LIMITS) as checkpoint:
+            return state, dict(checkpoint.metadata)
     if to == "pt":
-        return load_torch_file(path, directory, unsafe_pickle=options.unsafe_pickle)
+        return load_torch_file(path, directory, unsafe_pickle=options.unsafe_pickle), {}
     if to == "safetensors":
-        return load_safetensors(path)
+        found = load_safetensors(path)
+        return found.tensors, found.metadata
     with path.open("rb") as file, progress_on(options.progress, "reading back") as advance:
-        return read_foreign(file, directory, ForeignOptions(), advance)[0]
+        return read_foreign(file, directory, ForeignOptions(), advance)[0], {}
 
 
 def _size_on_disk(path: Path) -> int:
@@ -185,7 +190,9 @@ def _read_torch(path: Path, options: ConvertOptions, directory: Path) -> Source:
 
 
 def _read_safetensors(path: Path, _: ConvertOptions, __: Path) -> Source:
-    return Source(load_safetensors(path), SAFETENSORS.name, path.stat().st_size)
+    found = load_safetensors(path)
+    notes = [f"tied: {name} is {kept}" for name, kept in found.ties.items()]
+    return Source(found.tensors, SAFETENSORS.name, path.stat().st_size, notes, found.metadata)
 
 
 def _read_npy(path: Path, options: ConvertOptions, directory: Path) -> Source:
@@ -319,8 +326,9 @@ def _read_json(
 
 
 def _read_sharded(index: Path, options: ConvertOptions, directory: Path) -> Source:
-    files = load_sharded(index)
+    files, metadata = load_sharded(index)
     state: dict[str, Any] = {}
+    notes: list[str] = []
     size = index.stat().st_size
     further: list[str] = []
     for name in dict.fromkeys(files.values()):
@@ -332,6 +340,10 @@ def _read_sharded(index: Path, options: ConvertOptions, directory: Path) -> Sour
             if files.get(key, name) == name:
                 further += [] if key in files else [key]
                 state[key] = tensor
+        notes += shard.notes
+        for key, value in shard.metadata.items():
+            if metadata.setdefault(key, value) != value:
+                notes.append(f"the metadata {quote(key)} of {name} differs from what came first")
     missing = [name for name in files if name not in state]
     if missing:
         more = f", and so are {len(missing) - 1} more" if len(missing) > 1 else ""
@@ -339,13 +351,12 @@ def _read_sharded(index: Path, options: ConvertOptions, directory: Path) -> Sour
             f"tensor {quote(missing[0])} is missing in its shard {quote(files[missing[0]])}{more}",
             hint="Take the index and the shards of one save.",
         )
-    notes = []
     if further:
         names = ", ".join(further[:3]) + (", …" if len(further) > 3 else "")
         notes.append(f"in the shards, but not in the index: {len(further)} tensors ({names})")
     ordered = {name: state[name] for name in files}
     whole, parts = {**ordered, **state}, frozenset(files.values())
-    return Source(whole, SHARDED.name, size, notes, parts=parts)
+    return Source(whole, SHARDED.name, size, notes, metadata, parts)
 
 
 #: The readers of what :func:`kind_of` finds, by the name of the kind.

@@ -98,12 +98,12 @@ def check_expected(digest: object, *, verify: bool = True) -> None:
     if isinstance(digest, str) and digest.startswith("xxh3_128:"):
         raise ArgumentError(
             "expected_digest is an xxh3_128 checksum, which finds accidents but not forgeries; "
-            'save with checksum="sha256" and pass SaveResult.digest of that save'
+            'save with checksum="sha256" and pass SaveResult.pin of that save'
         )
     if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
         raise ArgumentError(
             f"expected_digest is {quote(digest)}; it must be 'sha256:' or 'blake3:' and 64 "
-            "lower-case hexadecimal digits, as SaveResult.digest has it"
+            "lower-case hexadecimal digits, as SaveResult.pin has it"
         )
     if not verify:
         raise ArgumentError("expected_digest needs verify=True, which checks the payloads")
@@ -140,7 +140,8 @@ def check_pinned(checksum: str, expected: str | None) -> None:
         raise IntegrityError(
             f"expected_digest cannot pin this checkpoint: its checksum is {checksum}, which finds "
             "accidents but not forgeries",
-            hint='Save it again with checksum="sha256" and pin the digest of that save.',
+            hint='Save it again with checksum="sha256", or convert it with --checksum sha256, and '
+            "pass SaveResult.pin of that. It is None where there is nothing to pin.",
         )
 
 

@@ -17,6 +17,7 @@ from ..format.model import PLAIN, Codec, Entry, Manifest, element_count
 from ..state.references import references_in
 from ..state.registry import default_rules
 from ..state.selector import Selector
+from ..state.torch_types import BUILTIN
 from ..state.tree import decode_state
 from ..tensors.aliasing import StateReader
 from ..tensors.map_location import MapLocation
@@ -143,11 +144,15 @@ class Checkpoint(Mapping[str, TensorEntry]):
     def state(self) -> Any:
         """The state, with a :class:`TensorEntry` in place of each tensor.
 
-        Reads no tensors except those of NumPy arrays.
+        Reads no tensors except those of NumPy arrays and of objects of registered classes
+        (:func:`jsonckpt.register`): these hold real tensors, on the CPU.
         """
         with self._container.errors():
-            reader = _LazyReader(self, self._container.copies())
-            return decode_state(self.manifest.state, reader, rules=default_rules())
+            rules = default_rules()
+            # Only tags begin with "$" in a path: such keys are written in another way.
+            registered = frozenset(rules.by_tag.keys() - BUILTIN.by_tag.keys())
+            reader = _LazyReader(self, self._container.copies(), registered)
+            return decode_state(self.manifest.state, reader, rules=rules)
 
     def load(
         self,
@@ -197,29 +202,40 @@ class Checkpoint(Mapping[str, TensorEntry]):
 
 
 class _LazyReader:
-    """Gives the state entries for tensors, and real arrays."""
+    """Gives the state entries for tensors, and real arrays.
 
-    def __init__(self, checkpoint: Checkpoint, copies: Copies) -> None:
+    Objects of registered classes get real tensors: the functions of users work with them.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, copies: Copies, registered: frozenset[str]) -> None:
         self.charge = copies.charge
         self._checkpoint = checkpoint
-        self._copies = copies
-        #: Arrays of one record share its memory, as in a load.
-        self._tensors: dict[str, torch.Tensor] = {}
+        self._real = StateReader(_Records(checkpoint, copies), checkpoint.keys(), copies)
+        self._registered = registered
 
     def get(self, tag: str, body: Any, place: str) -> Any:
+        if not self._registered.isdisjoint(place.split("/")):
+            return self._real.get(tag, body, place)
         for name, _, _ in references_in({tag: body}):
             return self._checkpoint[name]
         raise FormatError(f"{tag} at {place} holds no tensor")
 
     def get_array(self, body: Any, place: str) -> Any:
-        for reference in references_in(body):
-            record = reference.record
-            entry = self._checkpoint.manifest.by_name[record]
-            if record not in self._tensors:
-                tensor = self._checkpoint._load(entry, record, None, "cpu", self._copies)
-                self._tensors[record] = tensor
-            return StateReader(self._tensors, {reference.name}, self._copies).get_array(body, place)
-        raise FormatError(f"the array at {place} holds no tensor")
+        return self._real.get_array(body, place)
+
+
+class _Records(dict[str, torch.Tensor]):
+    """Tensors of records, read when they are asked for. Each is read once, as in a load."""
+
+    def __init__(self, checkpoint: Checkpoint, copies: Copies) -> None:
+        super().__init__()
+        self._checkpoint = checkpoint
+        self._copies = copies
+
+    def __missing__(self, record: str) -> torch.Tensor:
+        entry = self._checkpoint.manifest.by_name[record]
+        self[record] = self._checkpoint._load(entry, record, None, "cpu", self._copies)
+        return self[record]
 
 
 def open_checkpoint(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import WriteError
+from ..format.checksums import CRYPTOGRAPHIC
 from ..format.chunk_codec import ChunkCodec
 from ..format.model import MANIFEST_NAME, Entry, ShardFile
 from ..parallel import CancelToken, JobSequence, run_sequences
@@ -27,8 +28,7 @@ class SaveResult:
     Attributes:
         path: of the checkpoint (``""`` when it was written to a file object).
         save_id: 32 hexadecimal digits, in every file of this save.
-        digest: ``"sha256:…"`` of the manifest; of a single file its seal. It pins every byte when
-            the checkpoint was saved with ``checksum="sha256"``.
+        digest: ``"sha256:…"`` of the manifest; of a single file its seal.
         tensors: number of records.
         nbytes: raw bytes of all tensors.
         stored_bytes: bytes written.
@@ -36,6 +36,9 @@ class SaveResult:
         seconds: how long it took.
         durability: ``"synced"``; ``"best-effort"`` where the file system cannot fsync a directory;
             ``"none"`` with ``sync=False`` or a file object.
+        pin: the digest where it pins every byte, as ``expected_digest=`` of a load needs it.
+            ``None`` unless the checkpoint was saved with ``checksum="sha256"`` or ``"blake3"``:
+            the default checksum finds accidents, not forgeries.
     """
 
     path: str
@@ -47,6 +50,7 @@ class SaveResult:
     files: tuple[str, ...]
     seconds: float
     durability: str
+    pin: str | None
 
 
 def write_checkpoint(
@@ -87,6 +91,7 @@ def write_checkpoint(
         files=tuple(files) if target.single else (*files, MANIFEST_NAME),
         seconds=time.perf_counter() - began,
         durability=durability,
+        pin=digest if plan.options.checksum in CRYPTOGRAPHIC else None,
     )
 
 

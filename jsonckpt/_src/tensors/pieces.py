@@ -35,6 +35,9 @@ def over(
 
 def memory_of(tensor: torch.Tensor) -> tuple[object, ...] | None:
     """A key that is equal for tied tensors. ``None`` if tensors like this one cannot be tied."""
+    plain = type(tensor) is torch.Tensor or type(tensor) is torch.nn.Parameter
+    if not plain or tensor.is_nested or tensor.is_meta or tensor._is_zerotensor():
+        return None
     if tensor.layout != torch.strided or tensor.is_quantized or not tensor.numel():
         return None
     start = tensor.untyped_storage().data_ptr()
