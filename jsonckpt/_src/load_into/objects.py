@@ -7,8 +7,9 @@ tensors of a saved state may be any objects with a shape.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 import torch
@@ -17,6 +18,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from ..errors import StateMismatchError, quote
 from ..format.pointer import join
+from .names import WRAPPERS, Prefixes
 
 _Module: Final = torch.nn.Module
 _Optimizer: Final = torch.optim.Optimizer
@@ -190,8 +192,8 @@ _SHAPED: Final = {
     *("col_var", "grad_avg", "max_exp_avg_sq", "momentum_buffer", "row_var", "variance"),
     *("d", "old_dirs", "old_stps", "prev_flat_grad"),
 }
-#: Prefixes that wrappers of a model add to the names of its parameters.
-_WRAPPERS: Final = ("module.", "_orig_mod.")
+#: Names of parameters are compared without what torch's wrappers of a model add to them.
+_UNWRAPPED: Final = Prefixes(WRAPPERS)
 
 
 @dataclass
@@ -247,6 +249,7 @@ def pair_optimizer(
     state: Mapping[Any, Any],
     optimizer: torch.optim.Optimizer,
     pointer: str,
+    strip: Callable[[str], str] = str,
 ) -> Pairing:
     """Find the saved state of each parameter: by name if both sides have names, else by number.
 
@@ -254,14 +257,16 @@ def pair_optimizer(
         saved: the saved ``param_groups``.
         state: the saved ``state``.
         pointer: of the optimizer.
+        strip: removes prefixes from the names of both sides.
     """
     pairing = Pairing()
+    names_of = partial(_names, strip=strip)
     own = optimizer.param_groups
     where = pointer or "/"
     if not all(isinstance(group, Mapping) and _is_numbers(group.get("params")) for group in saved):
         pairing.mismatched.append(f"{where}: its groups have no lists of numbers as params")
-    elif all(_names(group) for group in (*saved, *own)) and saved:
-        _pair_by_name(saved, own, pointer, pairing)
+    elif saved and all(map(names_of, (*saved, *own))):
+        _pair_by_name(saved, own, pointer, pairing, names_of)
     elif [len(group["params"]) for group in saved] == [len(group["params"]) for group in own]:
         for theirs, ours in zip(saved, own):
             pairing.groups.append((theirs, ours))
@@ -291,31 +296,31 @@ def _is_numbers(params: Any) -> bool:
     return isinstance(params, (list, tuple)) and all(type(number) is int for number in params)
 
 
-def _names(group: Mapping[str, Any]) -> list[str]:
+def _names(group: Mapping[str, Any], strip: Callable[[str], str]) -> list[str]:
     """The names of a group's parameters; empty if they are not distinct."""
     names = group.get("param_names")
     if not isinstance(names, (list, tuple)) or len(names) != len(group.get("params", ())):
         return []
-    plain = [_unwrapped(name) for name in names if isinstance(name, str)]
+    plain = [strip(_UNWRAPPED.strip(strip(name))) for name in names if isinstance(name, str)]
     return plain if len(set(plain)) == len(names) else []
 
 
-def _unwrapped(name: str) -> str:
-    return ".".join(part for part in name.split(".") if f"{part}." not in _WRAPPERS)
-
-
 def _pair_by_name(
-    saved: Sequence[Mapping[str, Any]], own: list[dict[str, Any]], pointer: str, pairing: Pairing
+    saved: Sequence[Mapping[str, Any]],
+    own: list[dict[str, Any]],
+    pointer: str,
+    pairing: Pairing,
+    names_of: Callable[[Mapping[str, Any]], list[str]],
 ) -> None:
     """Pair groups and parameters, which may be in any order."""
-    keys = {name: key for group in saved for name, key in zip(_names(group), group["params"])}
-    home = {name: group for group in saved for name in _names(group)}
-    mine = {name for group in own for name in _names(group)}
+    keys = {name: key for group in saved for name, key in zip(names_of(group), group["params"])}
+    home = {name: group for group in saved for name in names_of(group)}
+    mine = {name for group in own for name in names_of(group)}
     state = join(pointer, "state")
     pairing.missing = [join(state, name) for name in sorted(mine - keys.keys())]
     pairing.unexpected = [join(state, name) for name in sorted(keys.keys() - mine)]
     for position, ours in enumerate(own):
-        names = _names(ours)
+        names = names_of(ours)
         theirs = next((home[name] for name in names if name in home), None)
         if theirs is None:
             continue
