@@ -590,8 +590,7 @@ def test_sparse_and_quantized_tensors_are_said_to_be_there(tmp_path: Path) -> No
         f"target; {only}",
         "/d: a dense tensor in the checkpoint, a tensor of layout sparse_coo in the target; "
         f"{only}",
-        "/e: a dense tensor in the checkpoint, a quantized tensor (qint8) in the target; "
-        f"{only}",
+        f"/e: a dense tensor in the checkpoint, a quantized tensor (qint8) in the target; {only}",
     ]
     assert "exclude= these and take them from jsonckpt.load" in str(caught.value.hint)
     assert jsonckpt.load_into(target, tmp_path, strict=False).loaded == ()

@@ -182,7 +182,7 @@ def _load_into(
                 unexpected=list(plan.unexpected),
                 mismatched=plan.mismatched,
                 file=container.path,
-                hint=why_names_differ(value, target, plan) or plan.ways_out(),
+                hint=plan.ways_out(why_names_differ(value, target, plan)),
             )
         targets = [
             (copy, Target.into(copy.tensor, copy.source.dtype, copy.source.shape, cast=plan.cast))

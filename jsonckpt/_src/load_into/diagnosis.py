@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Final
 
@@ -16,7 +16,9 @@ import torch
 
 from ..errors import StateMismatchError, quote
 from ..format.pointer import join
+from .aliases import with_tied_names
 from .names import WRAPPERS, Prefixes
+from .objects import parameter_names
 from .placeholders import Placeholder
 from .plan import Plan
 
@@ -30,6 +32,17 @@ _TRIED: Final = 4
 #: Names that a spelling is compared with. Each takes about 10 µs.
 _MOST_COMPARED: Final = 2_000
 _SHOWN: Final = 3
+_CONTAINERS: Final = (Mapping, list, tuple, torch.nn.Module, torch.optim.Optimizer)
+#: Stands for the tensors of an optimizer, whose shapes do not count.
+_NAMED: Final = torch.empty(0)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A state dict of one side: its path, and its tensors by name."""
+
+    path: _Path
+    tensors: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -37,17 +50,26 @@ class _Fit:
     """How a state dict of the checkpoint fits one of the target, after a change.
 
     Attributes:
-        path: of the checkpoint's state dict.
+        saved, own: the state dicts.
         prefixes: that are stripped.
-        fitting: tensors of the target for which the checkpoint has one of the same shape.
-        missing, unexpected: names that still differ.
+        found: names of the checkpoint's tensors that have the shapes of the target's.
+        count: tensors of the target that have one.
+        rest: names that still differ.
+        others: other changes after which as many tensors fit.
     """
 
-    path: _Path
+    saved: _Part
+    own: _Part
     prefixes: tuple[str, ...]
-    fitting: int
-    missing: list[str]
-    unexpected: list[str]
+    found: frozenset[str]
+    count: int
+    rest: tuple[str, ...]
+    others: tuple[_Fit, ...] = ()
+
+    @property
+    def is_here(self) -> bool:
+        """Whether both are in the same place."""
+        return self.saved.path == self.own.path
 
 
 def why_names_differ(value: Any, target: Any, plan: Plan) -> str:
@@ -58,69 +80,101 @@ def why_names_differ(value: Any, target: Any, plan: Plan) -> str:
     """
     saved = list(islice(_parts(value, ()), _MOST_PARTS))
     loaders = {one.pointer for one in plan.own_loaders}
-    said = []
-    for path, own in islice(_parts(target, ()), _MOST_PARTS):
-        pointer = _pointer(path)
+    given = plan.prefixes.given
+    fits = []
+    for own in islice(_parts(target, ()), _MOST_PARTS):
+        pointer = _pointer(own.path)
         # An object with its own loader says itself what it lacks.
-        differs = pointer in loaders or any(n.startswith(f"{pointer}/") for n in plan.missing)
-        best = _best(saved, path, own, plan.prefixes.given) if differs else None
-        if best is not None:
-            said.append(_sentence(best, path, target, own, saved))
-    if said:
-        return " ".join(dict.fromkeys(said))
-    return _moved_optimizer(value, target) or _nearest(plan)
+        if pointer in loaders or any(name.startswith(f"{pointer}/") for name in plan.missing):
+            fits.append(_best(saved, own, given))
+    here = [fit for fit in fits if fit is not None and fit.is_here]
+    moved = [fit for fit in fits if fit is not None and not fit.is_here]
+    said = [_moved(fit, target, plan.unexpected) for fit in moved]
+    # One call has one strip_prefix.
+    together = tuple(dict.fromkeys((*given, *(prefix for fit in here for prefix in fit.prefixes))))
+    again = [_fit(fit.saved, fit.own, together) for fit in here]
+    if all(one is not None and one.count >= fit.count for one, fit in zip(again, here)):
+        said += [_prefixed(here, together, target)] if here else []
+    else:
+        said += [_prefixed([fit], fit.prefixes, target) for fit in here]
+    return " ".join(said) or _moved_optimizer(value, target) or _nearest(plan)
 
 
-def _parts(value: Any, path: _Path) -> Iterator[tuple[_Path, dict[str, Any]]]:
-    """The state dicts in a value: their paths, and their tensors by name."""
+def _parts(value: Any, path: _Path) -> Iterator[_Part]:
+    """The state dicts in a value, and the named parameters of optimizers."""
     if isinstance(value, torch.nn.Module):
         value = value.state_dict()
-    pairs = value.items() if isinstance(value, Mapping) else ()
+    if isinstance(value, torch.optim.Optimizer):
+        value = {"param_groups": value.param_groups}
+    pairs: Any = value.items() if isinstance(value, Mapping) else ()
     tensors = {
         key: item
         for key, item in pairs
         if isinstance(key, str) and isinstance(item, (torch.Tensor, Placeholder))
     }
     if tensors:
-        yield path, tensors
+        yield _Part(path, tensors)
+    if isinstance(value, Mapping) and isinstance(value.get("param_groups"), list):
+        names = parameter_names(value["param_groups"])
+        if names:
+            yield _Part((*path, "state"), dict.fromkeys(names, _NAMED))
+        return
     if isinstance(value, (list, tuple)):
         pairs = enumerate(value)
     if len(path) < _DEPTH:
         for key, item in pairs:
-            if isinstance(item, (Mapping, list, tuple, torch.nn.Module)):
+            if isinstance(item, _CONTAINERS):
                 yield from _parts(item, (*path, key))
 
 
-def _best(
-    saved: list[tuple[_Path, dict[str, Any]]],
-    path: _Path,
-    own: Mapping[str, Any],
-    given: tuple[str, ...],
-) -> _Fit | None:
-    """The change after which most tensors fit: at least half, and more than now."""
-    now = next((_fit(path, items, own, given) for place, items in saved if place == path), None)
-    best = now
-    for place, items in sorted(saved, key=lambda part: part[0] != path):
-        for prefixes in _guesses(items.keys(), own.keys()):
-            if place == path and not prefixes:
+def _best(saved: list[_Part], own: _Part, given: tuple[str, ...]) -> _Fit | None:
+    """The simplest change after which most tensors fit, and the others that do as much.
+
+    More must fit than now: at least half, and all if the checkpoint has many more.
+    """
+    now = next((_fit(part, own, given) for part in saved if part.path == own.path), None)
+    most = now.count if now is not None else 0
+    best: list[_Fit] = []
+    for part in sorted(saved, key=lambda part: part.path != own.path):
+        if 2 * len(part.tensors) < len(own.tensors):
+            continue
+        for prefixes in _guesses(part.tensors.keys(), own.tensors.keys()):
+            fit = _fit(part, own, prefixes)
+            if fit is None or fit.count < most or (fit.count == most and not best):
                 continue
-            fit = _fit(place, items, own, prefixes)
-            if fit is not None and fit.fitting > (best.fitting if best else 0):
-                best = fit
-    return best if best is not now and best and 2 * best.fitting >= len(own) else None
+            if fit.count > most:
+                most, best = fit.count, []
+            best.append(fit)
+            if not fit.rest:
+                break
+    if not best:
+        return None
+    first, size = best[0], len(own.tensors)
+    if 2 * most < size or (most < size and 2 * most < len(first.saved.tensors)):
+        return None
+    others: dict[object, _Fit] = {}
+    for fit in best:
+        alike = fit.is_here == first.is_here and len(fit.prefixes) == len(first.prefixes)
+        if alike and (fit.saved.path, fit.found) != (first.saved.path, first.found):
+            others.setdefault((fit.saved.path, fit.found), fit)
+    return replace(first, others=tuple(others.values()))
 
 
-def _fit(
-    path: _Path, items: Mapping[str, Any], own: Mapping[str, Any], prefixes: tuple[str, ...]
-) -> _Fit | None:
+def _fit(saved: _Part, own: _Part, prefixes: tuple[str, ...]) -> _Fit | None:
     """What would fit; ``None`` if the prefixes cannot be stripped."""
     try:
-        found = Prefixes(prefixes).align(items, own, "")
+        aligned = Prefixes(prefixes).align(saved.tensors, own.tensors, "")
     except StateMismatchError:
         return None
-    missing = [name for name, tensor in own.items() if not _alike(found.get(name), tensor)]
-    unexpected = [name for name in found if name not in own]
-    return _Fit(path, prefixes, len(own) - len(missing), missing, unexpected)
+    full = with_tied_names(aligned, own.tensors)
+    fitting = {name for name, tensor in own.tensors.items() if _alike(full.get(name), tensor)}
+    if not fitting:
+        return None
+    names = list(zip(saved.tensors, aligned))
+    rest = [join(_pointer(own.path), name) for name in own.tensors if name not in fitting]
+    rest += [join(_pointer(saved.path), name) for name, new in names if new not in own.tensors]
+    found = frozenset(name for name, new in names if new in fitting)
+    return _Fit(saved, own, prefixes, found, len(fitting), tuple(rest))
 
 
 def _alike(item: Any, tensor: Any) -> bool:
@@ -137,7 +191,9 @@ def _guesses(theirs: Iterable[str], own: Iterable[str]) -> Iterator[tuple[str, .
         if any(name.startswith(f"{part}.") or f".{part}." in name for name in (*theirs, *own))
     ]
     chain = _common_beginning(theirs) or _common_beginning(own)
-    wrapped = [(chain,)] if set(chain.split(".")[:-1]) == {part[:-1] for part in present} else []
+    wrapped: list[tuple[str, ...]] = (
+        [(chain,)] if set(chain.split(".")[:-1]) == {part[:-1] for part in present} else []
+    )
     wrapped += [(part,) for part in present]
     if len(present) > 1:
         wrapped.append(tuple(present))
@@ -173,44 +229,64 @@ def _common_beginning(names: list[str]) -> str:
     return "".join(f"{part}." for part in low[:count])
 
 
-def _sentence(
-    fit: _Fit,
-    path: _Path,
-    target: Any,
-    own: Mapping[str, Any],
-    saved: list[tuple[_Path, dict[str, Any]]],
-) -> str:
-    shown = _expression(path, target)
-    strip = str(Prefixes(fit.prefixes)) if fit.prefixes else ""
-    count = f"{fit.fitting} of {len(own)}"
-    if fit.path == path:
-        where = f" of {shown}" if path else ""
-        names = " and ".join(quote(prefix) for prefix in fit.prefixes)
-        if fit.missing or fit.unexpected:
-            text = f"{count} tensors{where} fit without the prefix {names}: pass {strip}"
+def _prefixed(fits: list[_Fit], prefixes: tuple[str, ...], target: Any) -> str:
+    """The sentence for names that differ by prefixes only."""
+    causes = []
+    for fit in fits:
+        where = f" of {_expression(fit.own.path, target)}" if fit.own.path else ""
+        shown = " and ".join(quote(prefix) for prefix in fit.prefixes)
+        if fit.rest:
+            causes.append(f"{_count(fit)} tensors{where} fit without the prefix {shown}")
+        elif any(_all_begin(part.tensors, fit.prefixes) for part in (fit.saved, fit.own)):
+            causes.append(f"all names{where} differ by the prefix {shown}")
         else:
-            text = f"All names{where} differ by the prefix {names}: pass {strip}"
-    else:
-        if fit.path:
-            below = f"below {quote(_pointer(fit.path))}"
-            given = shown
-            for key in reversed(fit.path):
-                given = f"{{{key!r}: {given}}}"
-        else:
-            below, given = "at its top", shown
-        which = "these names" if not path else f"the names of {shown}"
-        if fit.missing:
-            which = f"{count} of {which}" if not path else f"{count} tensors of {shown}"
-        text = f"The checkpoint has {which} {below}: pass {given} as the target"
-        if strip:
-            text += f", and {strip}"
-        if any(place[: len(fit.path)] != fit.path for place, _ in saved):
-            text += f", and include={_pointer(fit.path)!r}"
-    for label, found in (("missing", fit.missing), ("unexpected", fit.unexpected)):
-        if found:
-            more = ", …" if len(found) > _SHOWN else ""
-            text += f"; still {label}: {', '.join(map(quote, found[:_SHOWN]))}{more}"
-    return f"{text}."
+            causes.append(f"all names{where} are the same without {shown}")
+    text = f"{'; '.join(causes)}: pass {Prefixes(prefixes)}{_rest(fits)}."
+    for other in (other for fit in fits for other in fit.others):
+        text += f" As many fit with {Prefixes(other.prefixes)}: the names do not tell which."
+    return text[0].upper() + text[1:]
+
+
+def _all_begin(names: Iterable[str], prefixes: tuple[str, ...]) -> bool:
+    return all(name.startswith(prefixes) for name in names)
+
+
+def _moved(fit: _Fit, target: Any, unexpected: Iterable[str]) -> str:
+    """The sentence for names that are in another place."""
+    shown = _expression(fit.own.path, target)
+    place = fit.saved.path
+    pointer = _pointer(place)
+    others = bool(fit.own.path) and len(target) > 1
+    given = f"{shown}, ..." if others else shown
+    for key in reversed(place):
+        given = f"{{{key!r}: {given}}}"
+    which = f"the names of {shown}" if fit.own.path else "these names"
+    if fit.count < len(fit.own.tensors):
+        which = f"{_count(fit)} of {which}"
+    text = f"The checkpoint has {which} {f'below {quote(pointer)}' if place else 'at its top'}: "
+    text += f"pass {given if place else shown} as the target"
+    if fit.prefixes:
+        text += f", and {Prefixes(fit.prefixes)}"
+    if place and not others and any(not n.startswith(f"{pointer}/") for n in unexpected):
+        text += f", and include={pointer!r}"
+    text = f"{text}{_rest([fit])}."
+    if fit.others:
+        where = " and ".join(quote(_pointer(other.saved.path) or "/") for other in fit.others)
+        text += f" It has them below {where}, too: the names do not tell which."
+    return text
+
+
+def _count(fit: _Fit) -> str:
+    count, every = fit.count, len(fit.own.tensors)
+    return f"all {count}" if count == every else f"{count} of {every}"
+
+
+def _rest(fits: list[_Fit]) -> str:
+    """What still differs, and what to do with it."""
+    names = [name for fit in fits for name in fit.rest]
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    shown = ", ".join(map(quote, names[:_SHOWN]))
+    return f"; what still differs may be left out with exclude=: {shown}{more}" if names else ""
 
 
 def _expression(path: _Path, target: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -112,7 +113,7 @@ class Prefixes:
         aligned: Any = dict(items)
         metadata = getattr(value, "_metadata", None)
         if isinstance(metadata, Mapping):
-            aligned = type(value)(items)
+            aligned = OrderedDict(items)
             aligned._metadata = self._aligned_paths(metadata, getattr(own, "_metadata", {}))
         return aligned
 
@@ -153,8 +154,8 @@ class Prefixes:
         if unused:
             heads = ", ".join(quote(head) for head in self._heads)
             raise StateMismatchError(
-                f"strip_prefix {quote(unused[0], 200)}: no name of a tensor has this prefix, in "
-                "the checkpoint or in the target",
+                f"strip_prefix {quote(unused[0], 200)}: no name of a state dict has this prefix, "
+                "in the checkpoint or in the target",
                 hint=f"The names begin with {heads}." if heads else "The names have no prefix.",
             )
 

@@ -296,6 +296,12 @@ def _is_numbers(params: Any) -> bool:
     return isinstance(params, (list, tuple)) and all(type(number) is int for number in params)
 
 
+def parameter_names(groups: Iterable[Any], strip: Callable[[str], str] = str) -> list[str]:
+    """The names of the parameters in groups, without wrappers; empty if a group has none."""
+    found = [_names(group, strip) if isinstance(group, Mapping) else [] for group in groups]
+    return [name for names in found for name in names] if all(found) else []
+
+
 def _names(group: Mapping[str, Any], strip: Callable[[str], str]) -> list[str]:
     """The names of a group's parameters; empty if they are not distinct."""
     names = group.get("param_names")

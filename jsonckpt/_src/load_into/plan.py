@@ -129,10 +129,14 @@ class Plan:
         """Note that the target has no place for a part of the checkpoint."""
         self.unexpected |= tensors_in(value, pointer)
 
-    def ways_out(self) -> str:
-        """What to do about the differences, in sentences."""
-        choose = ["Pass strict=False to copy what fits, include= or exclude= to choose."]
-        return " ".join([*choose, *filter(None, (_WAYS[kind] for kind in self._kinds))])
+    def ways_out(self, why: str) -> str:
+        """What to do about the differences, in sentences.
+
+        Args:
+            why: what explains the names that differ.
+        """
+        choose = "Pass strict=False to copy what fits, include= or exclude= to choose."
+        return " ".join(filter(None, (why or choose, *(_WAYS[kind] for kind in self._kinds))))
 
     def check_dtype(self, source: Placeholder, tensor: torch.Tensor) -> bool:
         """Whether a tensor may take the source's dtype."""
