@@ -394,3 +394,30 @@ def test_other_differences_keep_their_way_out(tmp_path: Path) -> None:
     said = hint({"m": net(), "n": torch.ones(1)}, tmp_path)
     assert "pass strip_prefix='module.'" in said
     assert said.endswith("Pass cast=True to convert dtypes.")
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules are a new feature")
+def test_a_lazy_module_has_no_shapes_to_compare(tmp_path: Path) -> None:
+    jsonckpt.save({"module.0.weight": torch.ones(3, 2), "module.0.bias": torch.ones(3)}, tmp_path)
+    lazy = torch.nn.Sequential(torch.nn.LazyLinear(3))
+    with pytest.raises(StateMismatchError, match=r"pass strip_prefix='module\.'"):
+        jsonckpt.load_into(lazy, tmp_path)
+    jsonckpt.load_into(lazy, tmp_path, strip_prefix="module.")
+    assert lazy.get_parameter("0.weight").shape == (3, 2)
+
+
+def test_hints_hold_for_many_and_for_odd_names(tmp_path: Path) -> None:
+    odd = ["", ".", "a..b", "module", "module.", ".module.x", "a/b", "~", "ü.module.x", "x" * 900]
+    jsonckpt.save({name: torch.ones(1) for name in odd}, tmp_path)
+    for prefix in ("module.", "a", "x"):
+        target = {f"{prefix}{name}": torch.zeros(1) for name in odd}
+        with pytest.raises(StateMismatchError) as caught:
+            jsonckpt.load_into(target, tmp_path)
+        assert len(str(caught.value)) < 3_000
+        if "strip_prefix=" in str(caught.value.hint):
+            assert str(caught.value.hint)[-1] == "."
+    deep: Any = {"w": torch.ones(1)}
+    for n in range(60):
+        deep = {"deep": deep, f"w{n}": torch.ones(1)}
+    jsonckpt.save(deep, tmp_path)
+    assert "pass" not in hint({"v": torch.zeros(2)}, tmp_path)

@@ -169,3 +169,17 @@ def test_a_tuple_takes_plain_values_beside_its_tensors(tmp_path: Path) -> None:
     assert target["b"].w is tensors[1]
     assert type(target["b"]) is pair
     assert all(tensor.all() for tensor in tensors)
+
+
+def test_a_tuple_keeps_its_objects_and_a_size_its_type(tmp_path: Path) -> None:
+    optimizer = torch.optim.SGD([torch.ones(1, requires_grad=True)], lr=0.5)
+    state = {"a": (optimizer.state_dict(),), "s": torch.Size([2, 3]), "l": ([torch.ones(1)],)}
+    jsonckpt.save(state, tmp_path)
+    other = torch.optim.SGD([torch.ones(1, requires_grad=True)], lr=9.0)
+    held = ([torch.zeros(1)],)
+    target: dict[str, Any] = {"a": (other,), "s": torch.Size([1, 1]), "l": held}
+    jsonckpt.load_into(target, tmp_path)
+    assert target["a"] == (other,)
+    assert other.param_groups[0]["lr"] == 0.5
+    assert (type(target["s"]), target["s"]) == (torch.Size, torch.Size([2, 3]))
+    assert target["l"] is held

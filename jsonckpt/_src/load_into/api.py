@@ -172,7 +172,7 @@ def _load_into(
         builder.check_selectors(plan.missing)
         plan.missing = {n: tensor for n, tensor in plan.missing.items() if selection.chosen(n)}
         if plan.is_empty and any(item is not LEFT_OUT for item in leaves_in(value)):
-            plan.differ("", "nothing in the target matches anything in the checkpoint")
+            plan.differ("", "nothing in the target matches anything in the checkpoint", "empty")
         copies = resolve_aliases(plan, reader.same_values)
         tied = settle_ties(plan, copies) if plan.differs else []
         if plan.strict and plan.differs:

@@ -13,6 +13,7 @@ from itertools import islice
 from typing import Any, Final
 
 import torch
+from torch.nn.parameter import is_lazy
 
 from ..errors import StateMismatchError, quote
 from ..format.pointer import join
@@ -178,7 +179,12 @@ def _fit(saved: _Part, own: _Part, prefixes: tuple[str, ...]) -> _Fit | None:
 
 
 def _alike(item: Any, tensor: Any) -> bool:
-    return item is not None and tuple(item.shape) == tuple(tensor.shape)
+    return item is not None and (_has_none(tensor) or tuple(item.shape) == tuple(tensor.shape))
+
+
+def _has_none(tensor: Any) -> bool:
+    """Whether it has no shape to compare: it takes one when it is loaded, or has several."""
+    return isinstance(tensor, torch.Tensor) and (is_lazy(tensor) or tensor.is_nested)
 
 
 def _guesses(theirs: Iterable[str], own: Iterable[str]) -> Iterator[tuple[str, ...]]:

@@ -22,7 +22,7 @@ from ..format.pointer import join
 from .aliases import with_tied_names
 from .objects import loads_itself, may_lack, refusal
 from .optimizers import match_optimizer
-from .placeholders import LEFT_OUT, Placeholder, with_tensors
+from .placeholders import LEFT_OUT, Placeholder, placeholders_in, with_tensors
 from .plan import OwnLoader, Plan, below, described
 
 Assign = Callable[[Any], None]
@@ -126,9 +126,20 @@ def _match_sequence(
     for position, (item, old) in enumerate(zip(value, target)):
         put = partial(items.__setitem__, position) if can else None
         match(item, old, join(pointer, str(position)), plan, put)
-    if items is not target and assign is not None:  # a tuple, with the same tensors in it
-        put_tuple, make = assign, getattr(type(target), "_make", type(target))
-        plan.actions.append(lambda _: put_tuple(make(items)))
+    if items is not target and assign is not None:
+        plan.actions.append(partial(_put_tuple, value, target, items, assign))
+
+
+def _put_tuple(value: Any, target: Any, items: list[Any], assign: Assign, _: object) -> None:
+    """Replace a tuple by one with the same objects, and with the saved values beside them."""
+    if all(item is old for item, old in zip(items, target)):
+        return
+    if type(target) is tuple:
+        assign(tuple(items))
+    elif hasattr(target, "_make"):
+        assign(target._make(items))
+    elif not any(placeholders_in(value)) and LEFT_OUT not in value:
+        assign(value)  # a type of its own, such as torch.Size
 
 
 def _match_module(value: Any, module: torch.nn.Module, pointer: str, plan: Plan) -> None:

@@ -24,7 +24,8 @@ _WAYS: Final = {
     "composite": "load_into fills dense tensors only: exclude= these and take them from "
     "jsonckpt.load.",
     "sharing": "Give the tensors of the target memory of their own, or exclude= all but one.",
-    "kind": "",
+    "kind": "Where the kinds differ, None in a dict or list of the target takes what is saved.",
+    "empty": "",
 }
 
 
@@ -136,7 +137,8 @@ class Plan:
             why: what explains the names that differ.
         """
         choose = "Pass strict=False to copy what fits, include= or exclude= to choose."
-        return " ".join(filter(None, (why or choose, *(_WAYS[kind] for kind in self._kinds))))
+        kinds = (_WAYS[kind] for kind in self._kinds if not (why and kind == "kind"))
+        return " ".join(filter(None, (why or choose, *kinds)))
 
     def check_dtype(self, source: Placeholder, tensor: torch.Tensor) -> bool:
         """Whether a tensor may take the source's dtype."""
