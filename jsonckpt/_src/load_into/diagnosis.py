@@ -19,7 +19,7 @@ from ..errors import StateMismatchError, quote
 from ..format.pointer import join
 from .aliases import with_tied_names
 from .names import WRAPPERS, Prefixes
-from .objects import parameter_names
+from .pairing import parameter_names
 from .placeholders import Placeholder
 from .plan import Plan
 

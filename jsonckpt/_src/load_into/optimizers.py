@@ -10,7 +10,8 @@ import torch
 
 from ..format.pointer import join
 from ..tensors.memory import dtype_name
-from .objects import pair_optimizer, refusal
+from .objects import refusal
+from .pairing import pair_optimizer
 from .placeholders import LEFT_OUT, Placeholder, leaves_in, with_tensors
 from .plan import Plan, below, described
 

@@ -14,7 +14,8 @@ from ..format.pointer import join
 from ..tensors.memory import dtype_name
 from ..tensors.supported import require_fillable
 from .names import Prefixes
-from .objects import call_loader, load_optimizer, loads_itself
+from .objects import call_loader, loads_itself
+from .pairing import load_optimizer
 from .placeholders import LEFT_OUT, Placeholder, placeholders_in, same_state, with_tensors
 
 #: The ways out of mismatches, by their kind.
