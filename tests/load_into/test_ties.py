@@ -183,3 +183,52 @@ def test_a_tuple_keeps_its_objects_and_a_size_its_type(tmp_path: Path) -> None:
     assert other.param_groups[0]["lr"] == 0.5
     assert (type(target["s"]), target["s"]) == (torch.Size, torch.Size([2, 3]))
     assert target["l"] is held
+
+
+# --- the way out ------------------------------------------------------------------------------
+
+
+def refused(saved: Any, target: Any, path: Path, **options: Any) -> StateMismatchError:
+    jsonckpt.save(saved, path)
+    with pytest.raises(StateMismatchError, match="nothing has been changed") as caught:
+        jsonckpt.load_into(target, path, **options)
+    return caught.value
+
+
+def test_keys_of_another_type(tmp_path: Path) -> None:
+    error = refused({0: torch.ones(1), "b": 1}, {"0": torch.zeros(1), "b": 0}, tmp_path)
+    assert error.mismatched == [
+        "/0: the key is the int 0 in the checkpoint, the str '0' in the target"
+    ]
+    assert (error.missing, error.unexpected) == ([], [])
+    assert "0 and '0' are two" in str(error.hint)
+
+
+def test_dtypes_that_torch_cannot_convert(tmp_path: Path) -> None:
+    saved = {"c": torch.ones(2, dtype=torch.complex64), "w": torch.ones(2)}
+    target = {"c": torch.zeros(2), "w": torch.zeros(2, dtype=torch.float16)}
+    error = refused(saved, target, tmp_path, cast=True)
+    assert error.mismatched == ["/c: complex64 in the checkpoint, float32 in the target"]
+    assert "torch cannot convert" in str(error.hint)
+    result = jsonckpt.load_into(target, tmp_path, cast=True, strict=False)
+    assert (result.loaded, len(result.mismatched)) == (("/w",), 1)
+    assert not target["c"].any()
+
+
+def test_each_kind_of_difference_has_its_way_out(tmp_path: Path) -> None:
+    def sgd(*sizes: int) -> torch.optim.Optimizer:
+        return torch.optim.SGD([torch.ones(n, requires_grad=True) for n in sizes])
+
+    w = torch.ones(2)
+    cases: list[tuple[Any, Any, str]] = [
+        ({"w": w}, {"w": torch.zeros(3)}, "Build the target with the sizes"),
+        ({"w": w}, {"w": w.double()}, "Pass cast=True"),
+        ({"w": w}, {"w": torch.zeros(1).expand(2)}, r"with .clone()"),
+        ({"w": 3}, {"w": w}, "None in a dict or list"),
+        ({"o": sgd(1).state_dict()}, {"o": sgd(1, 2)}, "Build the optimizer as in the run"),
+    ]
+    for n, (saved, target, way) in enumerate(cases):
+        error = refused(saved, target, tmp_path / str(n))
+        assert way in str(error.hint)
+        others = [other for _, _, other in cases if other != way]
+        assert not any(other in str(error.hint) for other in others)

@@ -246,8 +246,7 @@ def _without_repeats(copy: InPlaceCopy, plan: Plan) -> InPlaceCopy | None:
             return InPlaceCopy(once, plain, ((source.name, tensor),))
     plan.differ(
         source.name,
-        "several elements of the target share memory, but not those of the checkpoint; give the "
-        "target memory of its own with .clone()",
+        "several elements of the target share memory, but not those of the checkpoint",
         "sharing",
     )
     return None

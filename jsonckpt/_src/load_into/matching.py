@@ -100,18 +100,25 @@ def _match_mapping(value: Any, target: Any, pointer: str, plan: Plan) -> None:
         plan.differ(pointer, what)
         return
     value = plan.prefixes.align(value, target, pointer)
+    # Programs that write JSON make strings of integer keys. The names of both are the same.
+    other_type = {str(key): key for key in value if key not in target}
     for key, item in target.items():
         place = join(pointer, str(key))
         if key in value:
             can = isinstance(target, MutableMapping)
             match(value[key], item, place, plan, partial(target.__setitem__, key) if can else None)
+        elif str(key) in other_type:
+            found = other_type.pop(str(key))
+            what = (
+                f"the key is {described(found)} in the checkpoint, {described(key)} in the target"
+            )
+            plan.differ(place, what, "key")
         else:
             plan.lacks(item, place)
             if not isinstance(item, (Mapping, list, tuple, torch.Tensor)) and not below(item, ""):
                 plan.kept.append(place)
-    for key, item in value.items():
-        if key not in target:
-            plan.spares(item, join(pointer, str(key)))
+    for text, key in other_type.items():
+        plan.spares(value[key], join(pointer, text))
 
 
 def _match_sequence(

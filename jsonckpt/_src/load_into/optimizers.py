@@ -29,9 +29,8 @@ def match_optimizer(value: Any, optimizer: torch.optim.Optimizer, pointer: str, 
     pairing = pair_optimizer(groups, states, optimizer, pointer, plan.prefixes.strip)
     plan.missing |= dict.fromkeys(pairing.missing)
     plan.unexpected |= dict.fromkeys(pairing.unexpected)
-    plan.mismatched += pairing.mismatched
-    for misfits in pairing.misfits.values():
-        plan.mismatched += misfits
+    misfits = [text for found in pairing.misfits.values() for text in found]
+    plan.differ_all([*pairing.mismatched, *misfits], "optimizer")
     for saved, own in pairing.groups:
         hyper = {key: item for key, item in saved.items() if key != "params"}
         if "param_names" in own:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -11,8 +12,8 @@ import torch
 
 from ..errors import StateMismatchError, UnsupportedTypeError, quote
 from ..format.pointer import join
-from ..tensors.memory import dtype_name
-from ..tensors.supported import require_fillable
+from ..tensors.memory import dtype_name, torch_dtype
+from ..tensors.supported import require_cast, require_fillable
 from .names import Prefixes
 from .objects import call_loader, loads_itself
 from .pairing import load_optimizer
@@ -21,11 +22,16 @@ from .placeholders import LEFT_OUT, Placeholder, placeholders_in, same_state, wi
 #: The ways out of mismatches, by their kind.
 _WAYS: Final = {
     "dtype": "Pass cast=True to convert dtypes.",
+    "cast": "torch cannot convert these dtypes: give the target the saved ones.",
+    "optimizer": "Build the optimizer as in the run that saved it, from named_parameters() if the "
+    "order of the parameters may differ.",
     "shape": "Build the target with the sizes of the run that saved it: no shape is changed.",
     "composite": "load_into fills dense tensors only: exclude= these and take them from "
     "jsonckpt.load.",
-    "sharing": "Give the tensors of the target memory of their own, or exclude= all but one.",
+    "sharing": "Give the tensors of the target memory of their own with .clone(), or exclude= all "
+    "but one.",
     "kind": "Where the kinds differ, None in a dict or list of the target takes what is saved.",
+    "key": "Give the target the keys of the checkpoint: 0 and '0' are two.",
     "empty": "",
 }
 
@@ -120,8 +126,13 @@ class Plan:
         Args:
             kind: of the mismatch, which has a way out.
         """
-        self.mismatched.append(f"{pointer or '/'}: {what}")
-        self._kinds[kind] = None
+        self.differ_all([f"{pointer or '/'}: {what}"], kind)
+
+    def differ_all(self, found: Iterable[str], kind: str) -> None:
+        """Note what does not fit: ``"name: what differs"``."""
+        for text in found:
+            self.mismatched.append(text)
+            self._kinds[kind] = None
 
     def lacks(self, target: Any, pointer: str) -> None:
         """Note that the checkpoint has nothing for a part of the target."""
@@ -144,11 +155,11 @@ class Plan:
     def check_dtype(self, source: Placeholder, tensor: torch.Tensor) -> bool:
         """Whether a tensor may take the source's dtype."""
         dtype = dtype_name(tensor)
-        fits = self.cast or dtype == source.dtype
-        if not fits:
-            what = f"{source.dtype} in the checkpoint, {dtype} in the target"
-            self.differ(source.name, what, "dtype")
-        return fits
+        if dtype == source.dtype or (self.cast and _can_cast(source.dtype, tensor.dtype)):
+            return True
+        what = f"{source.dtype} in the checkpoint, {dtype} in the target"
+        self.differ(source.name, what, "cast" if self.cast else "dtype")
+        return False
 
     def allocate(self, value: Any, device: torch.device | None = None) -> None:
         """Read the tensors in ``value`` into new memory."""
@@ -205,6 +216,15 @@ class OwnLoader:
             )
         plan.missing |= dict.fromkeys(missing)
         plan.unexpected |= dict.fromkeys(unexpected)
+
+
+@lru_cache
+def _can_cast(source: str, target: torch.dtype) -> bool:
+    try:
+        require_cast(torch_dtype(source), target)
+    except StateMismatchError:
+        return False
+    return True
 
 
 def is_composite(tensor: torch.Tensor) -> bool:
