@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from ..errors import ArgumentError, StateMismatchError, quote
@@ -95,45 +95,45 @@ class Prefixes:
         """
         if not self.given:
             return value
-        names = self._by_stripped(own, pointer, "the target")
-        self._by_stripped(
-            [key for key, item in value.items() if item is not LEFT_OUT], pointer, "the checkpoint"
-        )
+        left_out = {key for key, item in value.items() if item is LEFT_OUT}
+        names = {stripped: key for key, stripped in self._stripped(own, pointer, "target").items()}
         items = {}
-        for key, item in value.items():
-            new = key
-            if isinstance(key, str):
-                stripped = self.strip(key)
-                new = names.get(stripped, stripped)
-            if item is LEFT_OUT and new in items:
+        for key, stripped in self._stripped(value, pointer, "checkpoint", left_out).items():
+            new = names.get(stripped, stripped)
+            if key in left_out and new in items:
                 continue
-            items[new] = item
-            if new != key and new in own:
+            items[new] = value[key]
+            if new != key and new in own and key not in left_out:
                 self.renamed.append((join(pointer, key), join(pointer, new)))
-        aligned: Any = dict(items)
+        aligned: Any = items
         metadata = getattr(value, "_metadata", None)
         if isinstance(metadata, Mapping):
             aligned = OrderedDict(items)
             aligned._metadata = self._aligned_paths(metadata, getattr(own, "_metadata", {}))
         return aligned
 
-    def _by_stripped(self, keys: Iterable[Any], pointer: str, side: str) -> dict[str, str]:
-        found: dict[str, str] = {}
+    def _stripped(
+        self, keys: Iterable[Any], pointer: str, side: str, ignored: Collection[Any] = ()
+    ) -> dict[Any, Any]:
+        """The keys of one side, and what they are without the prefixes."""
+        result: dict[Any, Any] = {}
+        first: dict[str, str] = {}
         for key in keys:
             if not isinstance(key, str):
+                result[key] = key
                 continue
             if len(self._heads) < 5 and "." in key:
                 self._heads.setdefault(key.partition(".")[0] + ".")
-            stripped = self.strip(key)
-            other = found.setdefault(stripped, key)
+            result[key] = stripped = self.strip(key)
+            other = first.setdefault(stripped, key) if key not in ignored else key
             if other != key:
                 raise StateMismatchError(
-                    f"without {self} two tensors of {side} have one name: "
+                    f"without {self} two tensors of the {side} have one name: "
                     f"{quote(join(pointer, other), 200)} and {quote(join(pointer, key), 200)}",
                     hint="Leave one of the checkpoint out with exclude=, or load the state with "
                     "jsonckpt.load and rename its keys.",
                 )
-        return found
+        return result
 
     def _aligned_paths(self, metadata: Mapping[str, Any], own: Mapping[str, Any]) -> Any:
         """The metadata of modules under their paths in the target."""
