@@ -110,7 +110,7 @@ FIELDS = {
         "renamed",
         "kept",
         "hint",
-    ],  # fmt: skip
+    ],
     "GcReport": ["path", "removed", "kept", "nbytes", "dry_run"],
     "LostTensor": ["name", "reason", "file", "chunk"],
     "RecoverReport": [
