@@ -265,8 +265,8 @@ SITUATIONS: dict[str, tuple[Callable[[Situation, pytest.MonkeyPatch], Any], Any,
         ),
         E.StateMismatchError,
         r"DIR/a\.json: the checkpoint and the target differ; nothing has been changed\. Pass "
-        r"strict=False to copy what fits, include= or exclude= to choose, cast=True to convert "
-        r"dtypes\.\n  missing: '/model/c'\n  unexpected: '/model/b'\n"
+        r"strict=False to copy what fits, include= or exclude= to choose\. Build the target with the "
+        r"sizes of the run that saved it: no shape is changed\.\n  missing: '/model/c'\n  unexpected: '/model/b'\n"
         r"  mismatched: '/model/w: shape \[3, 4\] in the checkpoint, \[2, 2\] in the target'",
         NONE,
     ),

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ..errors import StateMismatchError
-from ..load_into.objects import load_optimizer
+from ..load_into.pairing import load_optimizer
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, state_dict: Mapping[str, Any]) -> None:
