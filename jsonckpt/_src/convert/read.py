@@ -34,7 +34,8 @@ from .options import OWN_FORMATS, ConvertOptions, Format
 from .safetensors_files import load_safetensors, load_sharded
 from .torch_files import find_unpacked, load_torch_file, load_unpacked
 
-_OWN = re.compile(rb'(?:\xef\xbb\xbf)?\s*\{\s*"format"\s*:\s*"jsonckpt\.(shard|manifest)"')
+#: A JSON tool may have sorted the members: then others stand before it, which hold no brackets.
+_OWN = re.compile(rb'(?:\xef\xbb\xbf)?\s*\{[^{}\[\]]*"format"\s*:\s*"jsonckpt\.(shard|manifest)"')
 #: The names of the weights in a directory of Hugging Face, in order of preference.
 _HUB_FILES = (
     "model.safetensors.index.json",
