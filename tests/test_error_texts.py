@@ -135,9 +135,18 @@ SITUATIONS: dict[str, tuple[Callable[[Situation, pytest.MonkeyPatch], Any], Any,
     ),
     "reformatted": (
         lambda s, _: s.load("b.json", json.dumps(json.loads(s.text), indent=1).encode()),
+        E.IntegrityError,
+        r"DIR/b\.json: the file was edited by hand, or written again by a JSON tool\. "
+        r"To accept that, set \"seal\":null in it: jq '\.seal=null' FILE > NEW\. "
+        rf"Or {RECOVER}",
+        NONE,
+    ),
+    "line endings": (
+        lambda s, _: s.load("b.json", s.text.replace(b"\n", b"\r\n")),
         E.FormatError,
-        r"DIR/b\.json: the file was reformatted: its layout in lines is not that of a checkpoint\. "
-        r"It is JSON still, but readers need every line as it was written; take another copy\.",
+        r"DIR/b\.json: line endings were changed from LF to CRLF, as Git does with core\.autocrlf\. "
+        r"Undo it with: jsonckpt recover PATH NEW\. Or clone the repository again after the line "
+        r"\*\.json -text is in its \.gitattributes\.",
         NONE,
     ),
     "an edit that broke the JSON": (
@@ -204,7 +213,8 @@ SITUATIONS: dict[str, tuple[Callable[[Situation, pytest.MonkeyPatch], Any], Any,
         E.IntegrityError,
         r"DIR/b\.json: the text around the payloads does not match its seal "
         rf"\(expected xxh3_128:{HEX}, found xxh3_128:{HEX}\)\. "
-        rf"The file was damaged or changed: take another copy, or {RECOVER}",
+        r"If it was edited on purpose or a JSON tool wrote it again, set \"seal\":null in it: "
+        r"jq '\.seal=null' FILE > NEW\. Else take another copy",
         NONE,
     ),
     "an edit that does not say so": (
@@ -212,7 +222,8 @@ SITUATIONS: dict[str, tuple[Callable[[Situation, pytest.MonkeyPatch], Any], Any,
         E.IntegrityError,
         r"DIR/step10/manifest\.json: the text does not match its seal "
         rf"\(expected xxh3_128:{HEX}, found xxh3_128:{HEX}\)\. "
-        r'If you edited it on purpose, set "seal":null in it; else take another copy\.',
+        r"If it was edited on purpose or a JSON tool wrote it again, set \"seal\":null in it: "
+        r"jq '\.seal=null' FILE > NEW\. Else take another copy",
         NONE,
     ),
     "another save than the pinned one": (
@@ -303,7 +314,7 @@ SITUATIONS: dict[str, tuple[Callable[[Situation, pytest.MonkeyPatch], Any], Any,
     ),
     "nothing to recover": (
         lambda s, _: (
-            (s.path / "b.json").write_bytes(b"{}"),
+            (s.path / "b.json").write_bytes(b"{'jsonckpt.shard'"),
             jsonckpt.recover(s.path / "b.json", s.path / "new"),
         ),
         E.IncompleteCheckpointError,

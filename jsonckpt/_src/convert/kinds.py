@@ -22,7 +22,8 @@ HEAD: Final = 4096
 _BOM = b"\xef\xbb\xbf"
 #: How the names of weights end.
 WEIGHTS: Final = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".npz", ".h5", ".onnx", ".gguf")
-_OWN = re.compile(rb'(?:\xef\xbb\xbf)?\s*\{\s*"format"\s*:\s*"jsonckpt\.(?:shard|manifest)"')
+#: A JSON tool may have sorted the members: then others stand before it, which hold no brackets.
+_OWN = re.compile(rb'(?:\xef\xbb\xbf)?\s*\{[^{}\[\]]*"format"\s*:\s*"jsonckpt\.(?:shard|manifest)"')
 _INDEX = re.compile(r".*\.(safetensors|bin)\.index\.json")
 #: A pickle that ``torch.save`` writes into its archive: tensors refer to other files by keys.
 _REFERS = re.compile(

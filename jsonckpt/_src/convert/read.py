@@ -51,7 +51,7 @@ from .safetensors_files import load_safetensors, load_sharded
 from .tensorflowjs import load_tensorflowjs
 from .torch_files import find_unpacked, load_torch_file, load_unpacked
 
-_MANIFEST = re.compile(rb'(?:\xef\xbb\xbf)?\s*\{\s*"format"\s*:\s*"jsonckpt\.manifest"')
+_MANIFEST = re.compile(rb'(?:\xef\xbb\xbf)?\s*\{[^{}\[\]]*"format"\s*:\s*"jsonckpt\.manifest"')
 
 _SEVERAL = (
     "More than one JSON text is in it: if each line is one (JSON Lines), convert one line, such as "

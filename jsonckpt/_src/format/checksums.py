@@ -120,11 +120,17 @@ def check_manifest_digest(text: bytes, expected: str | None) -> None:
 
 
 def check_seal(seal: str, expected: str | None) -> None:
-    """Check that a single file with this seal is the expected one.
+    """Check that a single file with this seal (empty if it is null) is the expected one.
 
     Raises:
         IntegrityError: it is not.
     """
+    if expected is not None and not seal:
+        raise IntegrityError(
+            "expected_digest pins a checkpoint, but this one was edited: its seal is null, so "
+            "nothing shows that it is the one that was saved",
+            hint="Take the checkpoint you pinned, or load this one without expected_digest.",
+        )
     if expected is not None:
         check_pinned(seal.partition(":")[0], expected)
         _compare(seal, expected, "the file")

@@ -342,14 +342,6 @@ def no_checkpoint(start: bytes | bytearray) -> FormatError:
     )
 
 
-def reformatted() -> FormatError:
-    """The error for a file that a JSON tool has reformatted."""
-    return FormatError(
-        "the file was reformatted: its layout in lines is not that of a checkpoint",
-        hint="It is JSON still, but readers need every line as it was written; take another copy.",
-    )
-
-
 def longest_tail(chunks: int, algorithm: str | None) -> int:
     """The most bytes of a record's last line: its checksums, each in quotes with a comma."""
     digits = ALGORITHMS[algorithm].digits if algorithm else 0

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..errors import ArgumentError, JsonckptError
+from ..errors import ArgumentError, JsonckptError, is_change_of_text, is_refusal
 from ..format.json_text import BRIEF, collector_paused
 from ..format.limits import Limits
 from ..progress import progress_bar
@@ -177,9 +177,34 @@ def stream(
         with container.errors():
             yield from reader.tensors_in(container)
         return
+    begun = False
     try:
         with location.stream(name, zstd_window=options.limits.zstd_window) as opened:
-            yield from reader.tensors(opened)
+            for named in reader.tensors(opened):
+                begun = True
+                yield named
+        return
     except JsonckptError as error:
         error.at(file=location.where(name))
-        raise
+        if begun or is_refusal(error):
+            raise
+        container = _in_any_layout(source, options, error)
+    with container.errors():
+        yield from reader.again().tensors_in(container)
+
+
+def _in_any_layout(
+    path: str | os.PathLike[str], options: ReadOptions, error: JsonckptError
+) -> Container:
+    """A file that could not be read forward once, opened so that it is read twice.
+
+    Raises:
+        JsonckptError: ``error``, or what is wrong with a file that a JSON tool wrote again.
+    """
+    try:
+        container = open_container(path, options)
+    except JsonckptError as other:
+        raise other if is_change_of_text(error) else error from None
+    if not container.any_layout:
+        raise error
+    return container

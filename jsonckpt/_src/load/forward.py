@@ -42,6 +42,10 @@ class ForwardReader:
         #: Bytes on disk, if they are known.
         self._size: int | None = None
 
+    def again(self) -> ForwardReader:
+        """A reader with the same arguments that has read nothing."""
+        return ForwardReader(self._selection, self._options)
+
     def load(self, source: ByteSource) -> Any:
         """The state of a single file."""
         self._keeps_all = True

@@ -387,5 +387,7 @@ def _check_briefly(one: _Candidate) -> None:
         raise FormatError("not a jsonckpt checkpoint", file=place.where(name))
     if end is not None:
         offset = index_offset(bytes(end))
-        if offset is None or offset >= size:
+        if offset is None:
+            _check_text(one)  # it may have been edited, else this says what is wrong
+        elif offset >= size:
             raise IncompleteCheckpointError("its text ends too early", file=place.where(name))
