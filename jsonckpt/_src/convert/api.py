@@ -21,6 +21,7 @@ from ..errors import (
 )
 from ..format.filenames import check_single_name
 from ..format.limits import checked_limits
+from ..pickles.unread import refuse_unread
 from ..progress import human, tell
 from ..storage.new_file import shared_bits
 from ..storage.os_errors import writing
@@ -140,6 +141,7 @@ def run(source_path: Path, output: Path | None, options: ConvertOptions) -> Conv
     try:
         source = read(source_path, options, directory)
         selected = select(source.state, options, directory)
+        refuse_unread(selected.state, source_path)
         tensors, nbytes = _listed(selected.state)
         left_out, notes = selected.left_out, [*source.notes, *selected.notes]
         comparison: Comparison | None = None

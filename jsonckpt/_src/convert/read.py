@@ -32,7 +32,14 @@ from ..load.options import ReadOptions, TensorSelection
 from ..progress import progress_on
 from .options import OWN_FORMATS, ConvertOptions, Format
 from .safetensors_files import load_safetensors, load_sharded
-from .torch_files import find_unpacked, load_torch_file, load_unpacked
+from .state_dicts import state_dicts
+from .torch_files import (
+    PickleOptions,
+    find_unpacked,
+    is_pickle,
+    load_torch_file,
+    load_unpacked,
+)
 
 _OWN = re.compile(rb'(?:\xef\xbb\xbf)?\s*\{\s*"format"\s*:\s*"jsonckpt\.(shard|manifest)"')
 #: The names of the weights in a directory of Hugging Face, in order of preference.
@@ -95,7 +102,7 @@ def read_back(path: Path, to: Format, options: ConvertOptions, directory: Path) 
     if to in OWN_FORMATS:
         return _load_own(path, options, directory, DEFAULT_LIMITS)
     if to == "pt":
-        return load_torch_file(path, directory, unsafe_pickle=options.unsafe_pickle)
+        return load_torch_file(path, directory, PickleOptions(unsafe=options.unsafe_pickle))
     if to == "safetensors":
         return load_safetensors(path)
     with path.open("rb") as file, progress_on(options.progress, "reading back") as advance:
@@ -113,8 +120,8 @@ def _read_directory(path: Path, options: ConvertOptions, directory: Path) -> Sou
         return _read_own(path, options, directory)
     unpacked = find_unpacked(path)
     if unpacked is not None:
-        state = load_unpacked(unpacked, directory, unsafe_pickle=options.unsafe_pickle)
-        return Source(state, "unpacked PyTorch file", _size_on_disk(unpacked))
+        state = load_unpacked(unpacked, directory, _pickle_options(options))
+        return _of_pickle(state, "unpacked PyTorch file", _size_on_disk(unpacked), options)
     for name in _HUB_FILES:
         if (path / name).is_file():
             return _read_file(path / name, options, directory)
@@ -134,9 +141,9 @@ def _read_file(path: Path, options: ConvertOptions, directory: Path) -> Source:
         raise FormatError("the file is empty")
     if head[8:9] == b"{" and 2 <= int.from_bytes(head[:8], "little") <= size - 8:
         return Source(load_safetensors(path), "safetensors file", size)
-    if head.startswith((b"PK\x03\x04", b"\x80")):
-        state = load_torch_file(path, directory, unsafe_pickle=options.unsafe_pickle)
-        return Source(state, "PyTorch file", size)
+    if is_pickle(head):
+        state = load_torch_file(path, directory, _pickle_options(options))
+        return _of_pickle(state, "PyTorch file", size, options)
     if head.startswith(FRAME_HEADER):
         return _read_compressed(path, options, directory)
     if _INDEX.fullmatch(path.name):
@@ -155,6 +162,15 @@ def _read_file(path: Path, options: ConvertOptions, directory: Path) -> Source:
         f"a file of unknown kind; it begins with {quote(head[:12])}",
         hint="Known are files of torch.save, safetensors, jsonckpt and JSON.",
     )
+
+
+def _pickle_options(options: ConvertOptions) -> PickleOptions:
+    return PickleOptions(options.unsafe_pickle, options.pickle_encoding, partial=True)
+
+
+def _of_pickle(state: Any, kind: str, size: int, options: ConvertOptions) -> Source:
+    state, notes = state_dicts(state) if options.state_dict else (state, [])
+    return Source(state, kind, size, notes)
 
 
 def _read_own(path: Path, options: ConvertOptions, directory: Path) -> Source:
@@ -219,7 +235,8 @@ def _read_json(
 ) -> Source:
     size = path.stat().st_size
     most = options.limits.total_bytes(size)
-    load_pickle = partial(load_torch_file, directory=directory, unsafe_pickle=True)
+    unsafe = PickleOptions(unsafe=True, encoding=options.pickle_encoding)
+    load_pickle = partial(load_torch_file, directory=directory, options=unsafe)
     foreign = ForeignOptions(
         options.plain_lists,
         options.tie,
