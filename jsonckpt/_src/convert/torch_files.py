@@ -24,6 +24,7 @@ from typing import IO, Any
 import torch
 
 from ..errors import (
+    ArgumentError,
     FormatError,
     IncompleteCheckpointError,
     JsonckptError,
@@ -64,6 +65,15 @@ class PickleOptions:
     unsafe: bool = False
     encoding: str = "utf-8"
     partial: bool = False
+
+    def __post_init__(self) -> None:
+        try:
+            b" ".decode("ascii" if self.encoding == "bytes" else self.encoding)
+        except (LookupError, ValueError) as error:
+            raise ArgumentError(
+                f"pickle_encoding is {quote(self.encoding)}, which Python does not know",
+                hint="utf-8, latin1 and bytes are usual.",
+            ) from error
 
 
 _SAFE = PickleOptions()

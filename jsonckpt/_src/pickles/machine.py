@@ -1,4 +1,4 @@
-"""Reads the instructions of a pickle and makes plain values of them.
+"""The stack of a pickle, and the plain values that are made on it.
 
 Python's own unpickler imports what a pickle names and calls it. This one does not: a name stays a
 :class:`Global`, and only the functions of a :class:`Vocabulary`, which make harmless values and
@@ -9,21 +9,15 @@ nothing that a pickle can reach: no attribute, no method, no class.
 from __future__ import annotations
 
 import _compat_pickle
-import codecs
-import struct
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from mmap import mmap
-from pickletools import opcodes
 from typing import Any, Final
 
-from ..errors import FormatError, IncompleteCheckpointError, JsonckptError, quote
+from ..errors import FormatError, quote
+from .cursor import Cursor
 from .values import Global, Undecoded, Unread, unfit
 
-#: Python prints integers of at most so many digits by default.
-_DIGITS: Final = 4300
-_INTEGER_BYTES: Final = 1785
 #: Python takes the hash of a number modulo this. Larger keys could all have one hash.
 _MODULUS: Final = (1 << 61) - 1
 #: Python hashes nested tuples without a limit of its own.
@@ -35,7 +29,6 @@ _MOVED: Final = (
     ("pathlib._local", "pathlib"),
     ("torch.tensor", "torch._tensor"),
 )
-_MARKED: Final = "a mark"
 
 Constructor = Callable[..., Any]
 
@@ -58,24 +51,20 @@ class Vocabulary:
     raw: frozenset[str] = frozenset()
 
 
-@dataclass(slots=True)
-class Machine:
-    """One run over one pickle.
+@dataclass(slots=True, kw_only=True)
+class Machine(Cursor):
+    """A stack, and the bytes that say what happens to it.
 
     Attributes:
-        data: the bytes.
         vocabulary: the names that may be used.
         persistent_load: what a persistent id stands for.
         encoding: of the strings of Python 2, or ``"bytes"``.
-        position: the next byte.
         names: all imported names, in order.
     """
 
-    data: bytes | mmap
     vocabulary: Vocabulary
     persistent_load: Callable[[Any], Any]
     encoding: str = "utf-8"
-    position: int = 0
     names: dict[str, None] = field(default_factory=dict)
     _protocol: int = 0
     _stack: list[Any] = field(default_factory=list)
@@ -83,67 +72,10 @@ class Machine:
     _memo: dict[int, Any] = field(default_factory=dict)
     _memo_keys: dict[int, list[int]] = field(default_factory=dict)
 
-    def load(self) -> Any:
-        """Read one pickle, from ``position`` to its end.
-
-        Raises:
-            IncompleteCheckpointError: it ends too early.
-            FormatError: it is no pickle, or damaged.
-        """
+    def reset(self) -> None:
+        """Begin another pickle."""
         self._stack, self._below, self._memo, self._memo_keys = [], [], {}, {}
         self._protocol = 0
-        size = len(self.data)
-        try:
-            while self.position < size:
-                code = self.data[self.position]
-                self.position += 1
-                if code == _STOP:
-                    return self._stack.pop()
-                _HANDLERS[code](self)
-        except (JsonckptError, MemoryError):
-            raise
-        except KeyError as error:
-            raise self._damaged(f"0x{code:02x} is no instruction, or its memo is empty") from error
-        except Exception as error:
-            # Hostile bytes can make any handler fail in any way.
-            raise self._damaged(f"{type(error).__name__} in {self._instruction(code)}") from error
-        raise IncompleteCheckpointError("this pickle ends too early", hint="Copy the file again.")
-
-    def _damaged(self, what: str) -> FormatError:
-        return FormatError(f"not a pickle, or a damaged one (byte {self.position}: {what})")
-
-    def _instruction(self, code: int) -> str:
-        return next((known.name for known in opcodes if known.code == chr(code)), f"0x{code:02x}")
-
-    # Reading.
-
-    def take(self, size: int) -> bytes:
-        """The next bytes.
-
-        Raises:
-            IncompleteCheckpointError: there are not so many.
-        """
-        end = self.position + size
-        if size < 0 or end > len(self.data):
-            raise IncompleteCheckpointError(
-                f"this pickle ends too early: {size} bytes were expected", hint="Copy it again."
-            )
-        found = self.data[self.position : end]
-        self.position = end
-        return found
-
-    def number(self, form: str) -> Any:
-        """The next number, in a form of :mod:`struct`."""
-        return struct.unpack(form, self.take(struct.calcsize(form)))[0]
-
-    def line(self) -> bytes:
-        """The text up to the next line feed."""
-        end = self.data.find(b"\n", self.position)
-        if end < 0:
-            raise IncompleteCheckpointError("this pickle ends too early", hint="Copy it again.")
-        return self.take(end + 1 - self.position)[:-1]
-
-    # The stack.
 
     def push(self, value: Any) -> None:
         """Put a value on the stack."""
@@ -161,7 +93,7 @@ class Machine:
     def pop_mark(self) -> list[Any]:
         """The values since the last mark."""
         if not self._below:
-            raise self._damaged(_MARKED)
+            raise self.damaged("there is no mark")
         items, self._stack = self._stack, self._below.pop()
         return items
 
@@ -193,36 +125,10 @@ class Machine:
         if self._protocol > 5:
             raise FormatError(f"a pickle of protocol {self._protocol}; the newest known is 5")
 
-    # Values.
-
-    def text(self, raw: bytes) -> None:
-        """A string of Python 2: text, where the encoding gives its bytes back."""
-        if self.encoding == "bytes":
-            self.push(raw)
-            return
-        try:
-            decoded = raw.decode(self.encoding)
-            same = decoded.encode(self.encoding) == raw
-        except UnicodeError:
-            same = False
-        self.push(decoded if same else Undecoded(raw))
-
-    def integer(self, raw: bytes) -> None:
-        """A little-endian integer."""
-        if len(raw) > _INTEGER_BYTES:
-            raise FormatError(f"an integer of {len(raw)} bytes; at most {_INTEGER_BYTES} are read")
-        self.push(int.from_bytes(raw, "little", signed=True))
-
-    def digits(self, raw: bytes) -> None:
-        """A decimal integer, or a bool of protocol 0."""
-        if len(raw) > _DIGITS:
-            raise FormatError(f"an integer of {len(raw)} digits; at most {_DIGITS} are read")
-        self.push(raw == b"01" if raw in (b"00", b"01") else int(raw))
-
     def named(self, module: Any, name: Any) -> None:
         """A name that is imported elsewhere."""
         if type(module) is not str or type(name) is not str:
-            raise self._damaged("the name of an import is no text")
+            raise self.damaged("the name of an import is no text")
         if self._protocol < 3:
             module, name = _compat_pickle.NAME_MAPPING.get((module, name), (module, name))
             module = _compat_pickle.IMPORT_MAPPING.get(module, module)
@@ -239,7 +145,7 @@ class Machine:
             # Calling the result of an unknown call.
             return self.push(Unread(getattr(what, "name", "an unknown name"), (what, args)))
         if type(what) is not Global:
-            raise self._damaged(f"a call of a value of type {type(what).__name__}")
+            raise self.damaged(f"a call of a value of type {type(what).__name__}")
         renamed = _BY_ARGUMENT.get(what.dotted)
         if renamed is not None:
             return renamed(self, args)
@@ -293,7 +199,7 @@ class Machine:
         elif isinstance(target, Unread):
             target.state = state
         elif state:
-            raise self._damaged(f"attributes for a value of type {quote(name)}")
+            raise self.damaged(f"attributes for a value of type {quote(name)}")
 
     def append(self, items: list[Any]) -> None:
         """Append to the list below."""
@@ -303,7 +209,7 @@ class Machine:
         elif isinstance(target, Unread):
             target.items += items
         else:
-            raise self._damaged("an append to no list")
+            raise self.damaged("an append to no list")
 
     def add(self, items: list[Any]) -> None:
         """Add to the set below."""
@@ -313,20 +219,20 @@ class Machine:
         elif isinstance(target, Unread):
             target.items += items
         else:
-            raise self._damaged("an element for no set")
+            raise self.damaged("an element for no set")
 
     def insert(self, items: list[Any]) -> None:
         """Insert keys and values into the dictionary below."""
         target = self._stack[-1]
         if len(items) % 2:
-            raise self._damaged("a key without a value")
+            raise self.damaged("a key without a value")
         if isinstance(target, Unread):
             target.items += items
         elif type(target) in _DICTS:
             for place in range(0, len(items), 2):
                 target[key(items[place])] = items[place + 1]
         else:
-            raise self._damaged("an item for no dictionary")
+            raise self.damaged("an item for no dictionary")
 
     def refuse(self) -> None:
         """An instruction that only works within one program."""
@@ -397,142 +303,4 @@ _BY_ARGUMENT: Final[dict[str, Callable[[Machine, tuple[Any, ...]], None]]] = {
     "copyreg._reconstructor": _object,
     "copyreg.__newobj__": _new,
     "builtins.getattr": _attribute,
-}
-
-
-def _quoted(raw: bytes) -> bytes:
-    if len(raw) < 2 or raw[0] != raw[-1] or raw[:1] not in (b"'", b'"'):
-        raise unfit("a string without quotes")
-    return codecs.escape_decode(raw[1:-1])[0]  # type: ignore[attr-defined]
-
-
-def _instance(m: Machine) -> None:
-    module, name = m.line().decode(), m.line().decode()
-    args = tuple(m.pop_mark())
-    m.named(module, name)
-    m.call(m.pop(), args)
-
-
-def _marked_object(m: Machine) -> None:
-    cls, *args = m.pop_mark()
-    m.call(cls, tuple(args))
-
-
-def _keyword_object(m: Machine) -> None:
-    words, args, cls = m.pop(), m.pop(), m.pop()
-    if words:
-        m.push(Unread(cls.dotted if type(cls) is Global else "an unknown name", (*args, words)))
-    else:
-        m.call(cls, args)
-
-
-def _called(m: Machine) -> None:
-    args = m.pop()
-    m.call(m.pop(), args)
-
-
-def _stack_global(m: Machine) -> None:
-    name = m.pop()
-    m.named(m.pop(), name)
-
-
-def _tuple(size: int) -> Callable[[Machine], None]:
-    return lambda m: m.push(tuple([m.pop() for _ in range(size)][::-1]))
-
-
-def _item(m: Machine) -> None:
-    value = m.pop()
-    m.insert([m.pop(), value])
-
-
-def _frozen(m: Machine) -> None:
-    m.push(frozenset(map(key, m.pop_mark())))
-
-
-def _paired(items: list[Any]) -> dict[Any, Any]:
-    return dictionary(zip(items[::2], items[1::2], strict=True))
-
-
-def _duplicate(m: Machine) -> None:
-    value = m.pop()
-    m.push(value)
-    m.push(value)
-
-
-def _wide(value: bytes) -> str:
-    return value.decode("utf-8", "surrogatepass")
-
-
-_STOP: Final = ord(".")
-_HANDLERS: Final[dict[int, Callable[[Machine], Any]]] = {
-    ord(code): handler
-    for code, handler in {
-        "\x80": Machine.protocol,
-        "\x95": lambda m: m.take(8),
-        "(": Machine.mark,
-        "0": Machine.discard,
-        "1": Machine.pop_mark,
-        "2": _duplicate,
-        "N": lambda m: m.push(None),
-        "\x88": lambda m: m.push(True),
-        "\x89": lambda m: m.push(False),
-        "I": lambda m: m.digits(m.line()),
-        "L": lambda m: m.digits(m.line().rstrip(b"L")),
-        "J": lambda m: m.push(m.number("<i")),
-        "K": lambda m: m.push(m.take(1)[0]),
-        "M": lambda m: m.push(m.number("<H")),
-        "\x8a": lambda m: m.integer(m.take(m.take(1)[0])),
-        "\x8b": lambda m: m.integer(m.take(m.number("<i"))),
-        "F": lambda m: m.push(float(m.line())),
-        "G": lambda m: m.push(m.number(">d")),
-        "S": lambda m: m.text(_quoted(m.line())),
-        "T": lambda m: m.text(m.take(m.number("<i"))),
-        "U": lambda m: m.text(m.take(m.take(1)[0])),
-        "V": lambda m: m.push(str(m.line(), "raw-unicode-escape")),
-        "X": lambda m: m.push(_wide(m.take(m.number("<I")))),
-        "\x8c": lambda m: m.push(_wide(m.take(m.take(1)[0]))),
-        "\x8d": lambda m: m.push(_wide(m.take(m.number("<Q")))),
-        "B": lambda m: m.push(m.take(m.number("<I"))),
-        "C": lambda m: m.push(m.take(m.take(1)[0])),
-        "\x8e": lambda m: m.push(m.take(m.number("<Q"))),
-        "\x96": lambda m: m.push(bytearray(m.take(m.number("<Q")))),
-        ")": lambda m: m.push(()),
-        "\x85": _tuple(1),
-        "\x86": _tuple(2),
-        "\x87": _tuple(3),
-        "t": lambda m: m.push(tuple(m.pop_mark())),
-        "]": lambda m: m.push([]),
-        "l": lambda m: m.push(m.pop_mark()),
-        "a": lambda m: m.append([m.pop()]),
-        "e": lambda m: m.append(m.pop_mark()),
-        "}": lambda m: m.push({}),
-        "d": lambda m: m.push(_paired(m.pop_mark())),
-        "s": _item,
-        "u": lambda m: m.insert(m.pop_mark()),
-        "\x8f": lambda m: m.push(set()),
-        "\x90": lambda m: m.add(m.pop_mark()),
-        "\x91": _frozen,
-        "p": lambda m: m.memoize(int(m.line())),
-        "q": lambda m: m.memoize(m.take(1)[0]),
-        "r": lambda m: m.memoize(m.number("<I")),
-        "\x94": Machine.memoize_next,
-        "g": lambda m: m.recall(int(m.line())),
-        "h": lambda m: m.recall(m.take(1)[0]),
-        "j": lambda m: m.recall(m.number("<I")),
-        "c": lambda m: m.named(m.line().decode(), m.line().decode()),
-        "\x93": _stack_global,
-        "R": _called,
-        "\x81": _called,
-        "\x92": _keyword_object,
-        "i": _instance,
-        "o": _marked_object,
-        "b": Machine.complete,
-        "P": lambda m: m.push(m.persistent_load(m.line().decode())),
-        "Q": lambda m: m.push(m.persistent_load(m.pop())),
-        "\x82": Machine.refuse,
-        "\x83": Machine.refuse,
-        "\x84": Machine.refuse,
-        "\x97": Machine.refuse,
-        "\x98": Machine.refuse,
-    }.items()
 }

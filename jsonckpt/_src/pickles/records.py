@@ -12,6 +12,7 @@ from typing import IO, Any, Final
 import torch
 
 from ..errors import FormatError, IncompleteCheckpointError, quote
+from .instructions import load
 from .machine import Machine
 from .streams import text_of
 from .torch_types import storage_dtype, untyped_storage
@@ -75,7 +76,10 @@ def read_records(
         FormatError: it is damaged.
         IncompleteCheckpointError: a part is missing.
     """
-    return Machine(pickle, VOCABULARY, _Records(find, big_endian).named, encoding).load()
+    records = _Records(find, big_endian)
+    return load(
+        Machine(pickle, vocabulary=VOCABULARY, persistent_load=records.named, encoding=encoding)
+    )
 
 
 def archive_records(

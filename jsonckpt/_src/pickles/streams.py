@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from ..errors import FormatError, IncompleteCheckpointError, JsonckptError, UnsupportedTypeError
+from .instructions import load
 from .machine import Machine, Vocabulary
 from .torch_types import storage_dtype, strided, untyped_storage
 from .values import Global, Storage, typed, unfit
@@ -132,9 +133,9 @@ def read_stream(path: Path, encoding: str = "utf-8") -> Any:
 
 
 def _read(data: bytes | mmap, encoding: str, vocabulary: Vocabulary) -> Any:
-    machine = Machine(data, vocabulary, _no_storages, encoding)
+    machine = Machine(data, vocabulary=vocabulary, persistent_load=_no_storages, encoding=encoding)
     try:
-        first = machine.load()
+        first = load(machine)
     except FormatError as error:
         if any(name.startswith("joblib.") for name in machine.names):
             hint = "Load it with joblib.load, and save its values with torch.save or jsonckpt."
@@ -152,15 +153,15 @@ def _read(data: bytes | mmap, encoding: str, vocabulary: Vocabulary) -> Any:
 
 
 def _read_legacy(machine: Machine) -> Any:
-    version, system = machine.load(), machine.load()
+    version, system = load(machine), load(machine)
     if version != _VERSION or not isinstance(system, dict):
         raise FormatError("a file of torch.save in a form that is not known")
     if system.get("little_endian", system.get(b"little_endian")) is not True:
         raise FormatError("its numbers are big-endian", hint="Save it again on another machine.")
     storages = _Storages(len(machine.data) - machine.position)
     machine.persistent_load = storages.named
-    state = machine.load()
-    keys = typed(machine.load(), list, "the list of storages")
+    state = load(machine)
+    keys = typed(load(machine), list, "the list of storages")
     for name in keys:
         storages.fill(name, machine)
     if len(set(keys)) != len(storages.whole):
@@ -205,22 +206,28 @@ def read_tar(path: Path, encoding: str = "utf-8") -> Any:
         )
     with mapped(path) as data:
         storages = _Storages(len(data))
-        machine = Machine(data, _TOP, _no_storages, encoding, places["storages"])
+        machine = Machine(
+            data,
+            places["storages"],
+            vocabulary=_TOP,
+            persistent_load=_no_storages,
+            encoding=encoding,
+        )
         found: dict[Any, Any] = {}
-        for _ in range(typed(machine.load(), int, "the number of storages")):
-            key, _, kind = machine.load()
+        for _ in range(typed(load(machine), int, "the number of storages")):
+            key, _, kind = load(machine)
             dtype, start = storage_dtype(kind), machine.position
             storages.add(key, machine.number("<q"), dtype.itemsize)
             machine.position = start
             storages.fill(key, machine)
             found[key] = Storage(storages.whole[key][0], dtype)
-        for key, root, first, size in machine.load():
+        for key, root, first, size in load(machine):
             base = typed(found[root], Storage, "a storage")
             part = _part(base.untyped, first, size, base.dtype.itemsize)
             found[key] = Storage(part, base.dtype)
         machine.position = places["tensors"]
-        for _ in range(typed(machine.load(), int, "the number of tensors")):
-            key, root, _ = machine.load()
+        for _ in range(typed(load(machine), int, "the number of tensors")):
+            key, root, _ = load(machine)
             found[key] = _tar_tensor(found[root], machine)
 
         def named(ident: Any) -> Any:
@@ -229,7 +236,7 @@ def read_tar(path: Path, encoding: str = "utf-8") -> Any:
             return found[int(ident)]
 
         machine.position, machine.persistent_load = places["pickle"], named
-        return machine.load()
+        return load(machine)
 
 
 def _tar_tensor(storage: Any, machine: Machine) -> torch.Tensor:

@@ -119,7 +119,7 @@ def _sizes(value: Any) -> tuple[int, ...]:
 def _finished(tensor: torch.Tensor, gradient: Any, metadata: Any = None) -> torch.Tensor:
     typed(gradient, bool, "requires_grad")
     if metadata:
-        flags = {name: metadata.get(name) is True for name in _FLAGS}
+        flags = {name: True for name in _FLAGS if metadata.get(name) is True}
         torch._utils.set_tensor_metadata(tensor, flags)  # type: ignore[no-untyped-call]
     return tensor.requires_grad_(gradient)
 
