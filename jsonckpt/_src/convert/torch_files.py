@@ -32,7 +32,7 @@ from ..errors import (
     quote,
 )
 from ..pickles.records import archive_records, directory_records, read_records
-from ..pickles.streams import is_tar, read_stream, read_tar
+from ..pickles.streams import is_legacy, is_tar, read_stream, read_tar
 from ..pickles.unread import check, find_unread, refuse_unread
 from ..storage.spool import PREFIX
 
@@ -44,7 +44,8 @@ _Part = tuple[str, int, Callable[[], IO[bytes]]]
 _ZIP = b"PK\x03\x04"
 #: Pickles of protocols 0 and 1 have no magic number. So begin those of containers and objects.
 _TEXT_PICKLE = re.compile(
-    rb"\((?:[dlt]p?\d*\n?|i[\w.]+\n[\w.]+\n)|[}\]](?:q.|r....|\.)|c[\w.]+\n[\w.]+\n|\((?:c[\w.]+\n|[KMJSUVX}\]])",
+    rb"\((?:[dlt]p?\d*\n|[ic][\w.]+\n[\w.]+\n|I-?\d+\n|S['\"])"
+    rb"|[}\]](?:q.|r....|p\d+\n|\.)|c[\w.]+\n[\w.]+\n",
     re.DOTALL,
 )
 _SCRIPT = (
@@ -111,36 +112,38 @@ def _finished(
     read: Callable[[], Any], run: Callable[[], Any], shown: Path, options: PickleOptions
 ) -> Any:
     """The state that ``read`` gives, or that ``run`` gives where it needs code and may run it."""
+    failed: JsonckptError | None = None
     try:
         state = read()
         check(state)
         needed = next(find_unread(state), None) is not None
     except RecursionError as error:
         raise LimitError("this pickle is nested too deeply", file=shown) from error
-    except LimitError as error:
-        raise error.at(file=shown) from error.__cause__
     except JsonckptError as error:
-        if not options.unsafe:
-            raise error.at(file=shown) from error.__cause__
-        needed = True
-    if needed and options.unsafe:
+        failed = error.at(file=shown)
+        if isinstance(error, LimitError) or not options.unsafe:
+            raise failed from error.__cause__
+    if options.unsafe and (failed or needed):
         try:
             return run()
         except Exception as error:
-            # Code of the file can raise anything.
-            raise _unreadable(error, shown) from error
+            # Code of the file can raise anything. Where the bytes are damaged, that says more.
+            raise failed or _unreadable(error, shown) from error
     if not options.partial:
         refuse_unread(state, shown)
     return state
 
 
 def _run_stream(path: Path, options: PickleOptions) -> Any:
-    """Load a file that is no archive, and run its code."""
-    try:
-        return torch.load(path, map_location="cpu", weights_only=False, encoding=options.encoding)
-    except Exception:
-        with path.open("rb") as file:
-            return pickle.load(file, encoding=options.encoding)
+    """Load a file that is no archive, and run its code, once."""
+    with path.open("rb") as file:
+        head = file.read(512)
+        file.seek(0)
+        if is_tar(head) or is_legacy(head):
+            return torch.load(
+                file, map_location="cpu", weights_only=False, encoding=options.encoding
+            )
+        return pickle.load(file, encoding=options.encoding)
 
 
 def _run_archive(path: Path, options: PickleOptions) -> Any:
@@ -323,11 +326,10 @@ def _stored_archive(parts: list[_Part], directory: Path) -> Iterator[Path]:
 
 
 def _unreadable(error: Exception, path: Path) -> FormatError:
-    text = str(error)
-    if "WeightsUnpickler error:" in text:
-        text = text.split("WeightsUnpickler error:", 1)[1]
+    hint = "Pass --pickle-encoding latin1, or bytes." if isinstance(error, UnicodeError) else None
     return FormatError(
         f"torch.load cannot read this file ({type(error).__name__}: "
-        f"{quote(text.strip().split(chr(10))[0], 160)})",
+        f"{quote(str(error).strip().split(chr(10))[0], 160)})",
         file=path,
+        hint=hint,
     )

@@ -9,6 +9,12 @@ from typing import Any, Final
 
 from ..errors import FormatError, IncompleteCheckpointError
 
+INT32: Final = struct.Struct("<i")
+UINT16: Final = struct.Struct("<H")
+UINT32: Final = struct.Struct("<I")
+UINT64: Final = struct.Struct("<Q")
+INT64: Final = struct.Struct("<q")
+FLOAT64: Final = struct.Struct(">d")
 _HINT: Final = "Copy the file again."
 
 
@@ -39,9 +45,14 @@ class Cursor:
         self.position = end
         return found
 
-    def number(self, form: str) -> Any:
-        """The next number, in a form of :mod:`struct`."""
-        return struct.unpack(form, self.take(struct.calcsize(form)))[0]
+    def number(self, form: struct.Struct) -> Any:
+        """The next number."""
+        end = self.position + form.size
+        if end > len(self.data):
+            raise IncompleteCheckpointError("this pickle ends too early", hint=_HINT)
+        (found,) = form.unpack_from(self.data, self.position)
+        self.position = end
+        return found
 
     def line(self) -> bytes:
         """The text up to the next line feed."""

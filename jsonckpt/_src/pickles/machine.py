@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from ..errors import FormatError, quote
 from .cursor import Cursor
-from .values import Global, Undecoded, Unread, unfit
+from .values import Global, Storage, Undecoded, Unread, unfit
 
 #: Python takes the hash of a number modulo this. Larger keys could all have one hash.
 _MODULUS: Final = (1 << 61) - 1
@@ -270,7 +270,7 @@ def _is_unread(values: Any) -> bool:
         below = []
         for place in level:
             for value in place.values() if type(place) in _DICTS else place:
-                if isinstance(value, Unread | Global):
+                if isinstance(value, Unread | Global) and not isinstance(value, Storage):
                     return True
                 if type(value) in (tuple, list, *_DICTS) and id(value) not in seen:
                     seen.add(id(value))
@@ -282,7 +282,7 @@ def _is_unread(values: Any) -> bool:
 def _object(machine: Machine, args: tuple[Any, ...]) -> None:
     cls, base, state = args
     plain = type(base) is Global and base.dotted == "builtins.object"
-    machine.call(cls, () if plain else (base, state))
+    machine.call(cls, () if plain else (state,))
 
 
 def _new(machine: Machine, args: tuple[Any, ...]) -> None:

@@ -60,7 +60,11 @@ def _array(target: Unread, state: Any) -> Any:
     if len(typed(state, tuple, "the state of an array")) == 5:
         state = state[1:]
     shape, dtype, columns, data = state
-    return _over(data, dtype, shape, "F" if columns else "C", target)
+    array = _over(data, dtype, shape, "F" if columns else "C", target)
+    if isinstance(array, np.ndarray) and not array.dtype.isnative:
+        # NumPy, too, turns what it reads into the order of this machine.
+        return array.byteswap().view(array.dtype.newbyteorder("="))
+    return array
 
 
 def _over(data: Any, dtype: Any, shape: Any, order: Any, target: Unread) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 
 from ..errors import FormatError, IncompleteCheckpointError, JsonckptError, UnsupportedTypeError
+from .cursor import INT64
 from .instructions import load
 from .machine import Machine, Vocabulary
 from .torch_types import storage_dtype, strided, untyped_storage
@@ -22,8 +24,10 @@ from .vocabulary import VOCABULARY
 
 #: The first value of the stream form.
 _MAGIC: Final = 0x1950A86A20F9469CFC6C
+_LEGACY: Final = re.compile(
+    rb"\x80.(\x95.{8})?\x8a\n" + re.escape(_MAGIC.to_bytes(10, "little")) + rb"\.", re.DOTALL
+)
 _VERSION: Final = 1001
-_HEAD: Final = 512
 
 
 @dataclass(slots=True)
@@ -77,7 +81,7 @@ class _Storages:
             raise unfit("the bytes of a storage that no tensor has")
         untyped, itemsize = self.whole[key]
         nbytes = untyped.nbytes()
-        if machine.number("<q") * itemsize != nbytes:
+        if machine.number(INT64) * itemsize != nbytes:
             raise unfit("a storage of two sizes")
         start = machine.position
         if start + nbytes > len(machine.data):
@@ -182,6 +186,11 @@ _TOP: Final = replace(
 )
 
 
+def is_legacy(head: bytes) -> bool:
+    """True if a file begins as those of ``torch.save`` did before torch 1.6."""
+    return _LEGACY.match(head) is not None
+
+
 def is_tar(head: bytes) -> bool:
     """True if a file begins as a tar file does."""
     return head[257:262] == b"ustar"
@@ -217,7 +226,7 @@ def read_tar(path: Path, encoding: str = "utf-8") -> Any:
         for _ in range(typed(load(machine), int, "the number of storages")):
             key, _, kind = load(machine)
             dtype, start = storage_dtype(kind), machine.position
-            storages.add(key, machine.number("<q"), dtype.itemsize)
+            storages.add(key, machine.number(INT64), dtype.itemsize)
             machine.position = start
             storages.fill(key, machine)
             found[key] = Storage(storages.whole[key][0], dtype)
@@ -240,14 +249,14 @@ def read_tar(path: Path, encoding: str = "utf-8") -> Any:
 
 
 def _tar_tensor(storage: Any, machine: Machine) -> torch.Tensor:
-    rank = machine.number("<q") & 0xFFFFFFFF
+    rank = machine.number(INT64) & 0xFFFFFFFF
     if rank > 64:
         raise unfit(f"a tensor of {rank} dimensions")
     sizes, steps = (
-        tuple(machine.number("<q") for _ in range(rank)),
-        tuple(machine.number("<q") for _ in range(rank)),
+        tuple(machine.number(INT64) for _ in range(rank)),
+        tuple(machine.number(INT64) for _ in range(rank)),
     )
-    return strided(storage, machine.number("<q"), sizes, steps)
+    return strided(storage, machine.number(INT64), sizes, steps)
 
 
 def _members(path: Path) -> dict[str, int]:

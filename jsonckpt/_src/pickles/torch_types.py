@@ -169,26 +169,38 @@ def _quantized(
     room = storage.untyped.nbytes() * _PACKED.get(storage.dtype, 1)
     if storage.dtype not in _QUANTIZED or prod(sizes) > room:
         raise unfit("a quantized tensor that is larger than its storage")
-    scheme, scale, zero, *axis = typed(how, tuple, "a quantizer")
-    raw = torch.storage.TypedStorage(  # type: ignore[no-untyped-call]
-        wrap_storage=storage.untyped, dtype=storage.dtype, _internal=True
-    )
-    if scheme is torch.per_tensor_affine:
-        quantizer: tuple[Any, ...] = (scheme, float(scale), typed(zero, int, "a zero point"))
-    else:
-        place = typed(axis[0], int, "an axis")
-        wanted = sizes[place] if 0 <= place < len(sizes) else -1
-        for each in (scale, zero):
-            found = each.numel() if isinstance(each, torch.Tensor) else len(each)
-            if found != wanted:
-                raise unfit(f"a quantizer with {found} values where {wanted} are needed")
-        quantizer = (scheme, scale, zero, place)
     if storage.dtype not in _PACKED:
         strided(storage, offset, size, stride)
     elif typed(offset, int, "an offset") != 0:
         raise unfit("a quantized tensor within the bytes of another")
-    return torch._utils._rebuild_qtensor(  # type: ignore[no-any-return,no-untyped-call]
-        raw, offset, sizes, _sizes(stride), quantizer, typed(gradient, bool, "requires_grad"), {}
+    tensor = _empty_quantized(sizes, typed(how, tuple, "a quantizer"), storage.dtype)
+    return _finished(tensor.set_(storage.untyped, offset, sizes, _sizes(stride)), gradient)
+
+
+def _empty_quantized(
+    sizes: tuple[int, ...], how: tuple[Any, ...], dtype: torch.dtype
+) -> torch.Tensor:
+    scheme, scale, zero, *axis = how
+    if scheme is torch.per_tensor_affine:
+        return torch._empty_affine_quantized(
+            sizes,
+            scale=float(typed(scale, (float, int), "a scale")),
+            zero_point=typed(zero, int, "a zero point"),
+            dtype=dtype,
+        )
+    if scheme not in (torch.per_channel_affine, torch.per_channel_affine_float_qparams):
+        raise unfit("a quantizer of unknown kind")
+    place = typed(axis[0], int, "an axis")
+    wanted = sizes[place] if 0 <= place < len(sizes) else -1
+    whole = scheme is torch.per_channel_affine
+    kinds = (torch.float64, torch.int64) if whole else (torch.float32, torch.float32)
+    scales, zeros = (
+        torch.as_tensor(each, dtype=kind) for each, kind in zip((scale, zero), kinds, strict=True)
+    )
+    if scales.shape != (wanted,) or zeros.shape != (wanted,):
+        raise unfit(f"a quantizer with {len(scales)} values where {wanted} are needed")
+    return torch._empty_per_channel_affine_quantized(
+        sizes, scales=scales, zero_points=zeros, axis=place, dtype=dtype
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import types
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,8 @@ _DEPTH: Final = 200
 _STEPS: Final = 4_000_000
 _FACTOR: Final = 16
 _SHOWN: Final = 10
+_ATOMS: Final = frozenset({int, float, bool, type(None)})
+_SIZED: Final = (str, bytes, bytearray, np.ndarray, torch.Tensor)
 _SPACES: Final = (argparse.Namespace, types.SimpleNamespace)
 
 
@@ -51,8 +54,8 @@ def check(state: Any) -> None:
     def visit(value: Any, depth: int) -> int:
         nonlocal distinct
         below = _children(value)
-        if not below and not isinstance(value, str | bytes | bytearray | np.ndarray | torch.Tensor):
-            return 1
+        if not below and not isinstance(value, _SIZED):
+            return 0
         place = id(value)
         if place in costs:
             return costs[place]
@@ -60,9 +63,9 @@ def check(state: Any) -> None:
             raise FormatError("a value of this pickle contains itself")
         if depth == _DEPTH:
             raise LimitError(f"this pickle is nested deeper than {_DEPTH} levels")
-        own = len(below) + 1 + _size(value) // 16
+        own = len(below) + _size(value) // 16
         within.add(place)
-        total = own + sum([visit(child, depth + 1) for child in below])
+        total = own + sum([visit(child, depth + 1) for child in below if type(child) not in _ATOMS])
         within.discard(place)
         costs[place] = total
         distinct += own
@@ -121,7 +124,8 @@ def find_unread(state: Any, name: str = "") -> Iterator[tuple[str, Any]]:
                 yield from find_unread(value, place)
     elif isinstance(state, list | tuple):
         for number, value in enumerate(state):
-            yield from find_unread(value, join(name, str(number)))
+            if type(value) not in _ATOMS:
+                yield from find_unread(value, join(name, str(number)))
 
 
 def _parts(value: object) -> Iterator[Any]:
@@ -154,20 +158,26 @@ def refuse_unread(state: Any, file: object = None) -> None:
         if not isinstance(part, Undecoded)
     )
     places = list(dict.fromkeys(place for place, _ in found))
-    ways = []
-    if any(_has_state_dict(part) for _, part in found):
-        ways.append("Pass --state-dict to take the state dicts of its objects without their code")
-    if "" not in places:
-        excluded = " ".join(f"--exclude {quote(place)[1:-1]}" for place in places[:3])
-        more = " and so on" if len(places) > 3 else ""
-        ways.append(f"{'leave' if ways else 'Leave'} it out by {excluded}{more}")
-    ways.append(f"{'or pass' if ways else 'Pass'} --unsafe-pickle if you trust whoever made it")
     at = "" if places == [""] else f" (at {_listed([place or '/' for place in places])})"
     raise UnsupportedTypeError(
         f"this file needs pickle, which can run any code: it imports {_listed(list(names))}{at}",
         file=file,
-        hint=", ".join(ways) + ".",
+        hint=_ways(places, any(_has_state_dict(part) for _, part in found)),
     )
+
+
+def _ways(places: list[str], objects: bool) -> str:
+    """The ways to convert a file with parts that were not made."""
+    ways = []
+    if objects:
+        ways.append("pass --state-dict, which takes the state dicts of objects without their code")
+    if "" not in places:
+        excluded = " ".join(f"--exclude {shlex.quote(place)}" for place in places[:3])
+        more = " and so on" if len(places) > 3 else ""
+        ways.append(f"leave {'it' if len(places) == 1 else 'them'} out by {excluded}{more}")
+    ways.append("pass --unsafe-pickle if you trust whoever made it")
+    text = ", or ".join(ways)
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def _listed(names: list[str]) -> str:
