@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from ..errors import FormatError, quote
 from .cursor import Cursor
-from .values import Global, Storage, Undecoded, Unread, unfit
+from .values import Global, Storage, Undecoded, Unread, reason_of, unfit
 
 #: Python takes the hash of a number modulo this. Larger keys could all have one hash.
 _MODULUS: Final = (1 << 61) - 1
@@ -159,7 +159,7 @@ class Machine(Cursor):
         except Exception as error:
             if _is_unread(args):
                 return self.push(Unread(what.dotted, args))
-            reason = getattr(error, "message", type(error).__name__)
+            reason = reason_of(error)
             raise unfit(f"{what.dotted} has arguments that it does not take ({reason})") from error
 
     def _bytes_for(self, name: str, values: Any) -> Any:
@@ -188,7 +188,7 @@ class Machine(Cursor):
                 raise
             except Exception as error:
                 if not isinstance(target, Unread) or not _is_unread((state,)):
-                    reason = getattr(error, "message", type(error).__name__)
+                    reason = reason_of(error)
                     raise unfit(f"{name} has a state that it does not take ({reason})") from error
                 target.state, built = state, target
             if built is not target:

@@ -17,7 +17,7 @@ from .values import Global, Unread, typed, unfit
 _PLAIN: Final = re.compile(r"[<>=|]?([?bhilqBHILQefdgFDG]|[biufc]\d{1,2}|[SU]\d{1,9}|[mM]8?)")
 _UNITS: Final = re.compile(r"generic|Y|M|W|D|h|m|s|ms|us|ns|ps|fs|as")
 #: What says that an item of an array is not plain.
-_UNKNOWN: Final = "a NumPy dtype of structures or objects"
+_UNKNOWN: Final = "NumPy arrays of structures or objects"
 
 
 def _dtype(code: Any, _align: Any = False, _copy: Any = True) -> Unread:

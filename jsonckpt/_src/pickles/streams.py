@@ -145,7 +145,7 @@ def _read(data: bytes | mmap, encoding: str, vocabulary: Vocabulary) -> Any:
             hint = "Load it with joblib.load, and save its values with torch.save or jsonckpt."
             raise FormatError("a file of joblib", hint=hint) from error
         raise
-    if first == _MAGIC and type(first) is int:
+    if type(first) is int and first == _MAGIC:
         return _read_legacy(machine)
     if machine.position != len(data):
         more = len(data) - machine.position

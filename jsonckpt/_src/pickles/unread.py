@@ -15,7 +15,8 @@ import torch
 from ..errors import FormatError, LimitError, UnsupportedTypeError, quote
 from ..format.pointer import join
 from .torch_types import checked
-from .values import Global, Undecoded, Unread
+from .values import UNDECODED, Global, Unread
+from .vocabulary import VOCABULARY
 
 _DEPTH: Final = 200
 #: A pickle may use a value many times. Written out, it may take so many steps, or more than it has
@@ -23,6 +24,7 @@ _DEPTH: Final = 200
 _STEPS: Final = 4_000_000
 _FACTOR: Final = 16
 _SHOWN: Final = 10
+_LOOKED_AT: Final = 200
 _ATOMS: Final = frozenset({int, float, bool, type(None)})
 _SIZED: Final = (str, bytes, bytearray, np.ndarray, torch.Tensor)
 _SPACES: Final = (argparse.Namespace, types.SimpleNamespace)
@@ -145,25 +147,56 @@ def refuse_unread(state: Any, file: object = None) -> None:
     found = list(find_unread(state))
     if not found:
         return
-    codes = [place for place, part in found if isinstance(part, Undecoded)]
-    if len(codes) == len(found):
-        raise UnsupportedTypeError(
-            f"strings of Python 2 that are not in the encoding given ({_listed(codes)})",
-            file=file,
-            hint="Pass --pickle-encoding latin1, or the encoding that they have, or bytes.",
-        )
-    names = dict.fromkeys(
-        part.dotted if isinstance(part, Global) else part.name
-        for _, part in found
-        if not isinstance(part, Undecoded)
-    )
+    imported: dict[str, None] = {}
+    described: dict[str, list[str]] = {}
+    for place, part in found:
+        if isinstance(part, Unread) and " " in part.name:
+            described.setdefault(part.name, []).append(place)
+        else:
+            imported.update(dict.fromkeys(_names(part)))
     places = list(dict.fromkeys(place for place, _ in found))
-    at = "" if places == [""] else f" (at {_listed([place or '/' for place in places])})"
-    raise UnsupportedTypeError(
-        f"this file needs pickle, which can run any code: it imports {_listed(list(names))}{at}",
-        file=file,
-        hint=_ways(places, any(_has_state_dict(part) for _, part in found)),
-    )
+    if imported:
+        raise UnsupportedTypeError(
+            f"this file needs pickle, which can run any code: it imports {_listed(list(imported))}"
+            f"{_at(places)}",
+            file=file,
+            hint=_ways(places, any(_has_state_dict(part) for _, part in found)),
+        )
+    what, places = next(iter(described.items()))
+    if what == UNDECODED:
+        hint = "Pass --pickle-encoding latin1, or the encoding that it has, or bytes."
+    else:
+        hint = _sentence([_excluding(places)] * ("" not in places) + ["save its parts separately"])
+    raise UnsupportedTypeError(f"this file has {what}{_at(places)}", file=file, hint=hint)
+
+
+def _at(places: list[str]) -> str:
+    return "" if places == [""] else f" (at {_listed([place or '/' for place in places])})"
+
+
+def _names(part: Unread | Global) -> list[str]:
+    """What an object imports: its class, and what is not harmless in its arguments."""
+    names: dict[str, None] = {}
+    waiting: list[Any] = [part]
+    for _ in range(_LOOKED_AT):
+        if not waiting:
+            break
+        value = waiting.pop(0)
+        if isinstance(value, Unread):
+            names[value.name] = None
+            waiting += value.args
+        elif isinstance(value, Global):
+            names[value.dotted] = None
+        else:
+            waiting += _children(value)[:_SHOWN]
+    unknown = [name for name in names if name not in VOCABULARY.constructors and " " not in name]
+    return unknown or list(names)
+
+
+def _excluding(places: list[str]) -> str:
+    excluded = " ".join(f"--exclude {shlex.quote(place)}" for place in places[:3])
+    more = " and so on" if len(places) > 3 else ""
+    return f"leave {'it' if len(places) == 1 else 'them'} out by {excluded}{more}"
 
 
 def _ways(places: list[str], objects: bool) -> str:
@@ -172,10 +205,12 @@ def _ways(places: list[str], objects: bool) -> str:
     if objects:
         ways.append("pass --state-dict, which takes the state dicts of objects without their code")
     if "" not in places:
-        excluded = " ".join(f"--exclude {shlex.quote(place)}" for place in places[:3])
-        more = " and so on" if len(places) > 3 else ""
-        ways.append(f"leave {'it' if len(places) == 1 else 'them'} out by {excluded}{more}")
+        ways.append(_excluding(places))
     ways.append("pass --unsafe-pickle if you trust whoever made it")
+    return _sentence(ways)
+
+
+def _sentence(ways: list[str]) -> str:
     text = ", or ".join(ways)
     return f"{text[0].upper()}{text[1:]}."
 

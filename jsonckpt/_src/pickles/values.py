@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import torch
 
 from ..errors import FormatError, quote
+
+#: Words for an :class:`Undecoded`.
+UNDECODED: Final = "strings of Python 2 that are not in the encoding given"
+_DAMAGED: Final = "a damaged pickle: "
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +40,7 @@ class Unread:
     It is inert. It only keeps what the pickle says of it.
 
     Attributes:
-        name: the dotted name of its class or function.
+        name: the dotted name of its class or function, or words for what it is.
         args: the arguments.
         state: what its attributes are set from, or None.
         items: what is put into it as into a list, set or dictionary. Keys and values alternate.
@@ -60,7 +64,7 @@ class Undecoded(Unread):
     __slots__ = ("raw",)
 
     def __init__(self, raw: bytes) -> None:
-        super().__init__("a string of Python 2")
+        super().__init__(UNDECODED)
         self.raw = raw
 
 
@@ -70,14 +74,19 @@ class Storage(Unread):
     __slots__ = ("dtype", "untyped")
 
     def __init__(self, untyped: torch.UntypedStorage, dtype: torch.dtype) -> None:
-        super().__init__("torch.storage.TypedStorage")
+        super().__init__("a storage without a tensor")
         self.untyped = untyped
         self.dtype = dtype
 
 
 def unfit(what: str) -> FormatError:
     """The error for arguments that a constructor does not take."""
-    return FormatError(f"a damaged pickle: {what}")
+    return FormatError(f"{_DAMAGED}{what}")
+
+
+def reason_of(error: Exception) -> str:
+    """What is wrong, for a longer message."""
+    return getattr(error, "message", type(error).__name__).removeprefix(_DAMAGED)
 
 
 def typed(value: Any, kind: type | tuple[type, ...], what: str) -> Any:
