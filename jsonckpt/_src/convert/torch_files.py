@@ -69,7 +69,7 @@ class PickleOptions:
 
     def __post_init__(self) -> None:
         try:
-            b" ".decode("ascii" if self.encoding == "bytes" else self.encoding)
+            " ".encode("ascii" if self.encoding == "bytes" else self.encoding)
         except (LookupError, ValueError) as error:
             raise ArgumentError(
                 f"pickle_encoding is {quote(self.encoding)}, which Python does not know",

@@ -106,6 +106,8 @@ class Machine(Cursor):
 
     def memoize(self, key: int) -> None:
         """Remember the last value."""
+        if key < 0:
+            raise self.damaged("a negative number in the memo")
         value = self._stack[-1]
         self._memo[key] = value
         if isinstance(value, Unread):

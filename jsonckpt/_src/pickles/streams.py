@@ -117,6 +117,8 @@ def _no_storages(_: Any) -> Any:
 @contextmanager
 def mapped(path: Path) -> Iterator[mmap]:
     """The bytes of a file. The values that are made of them are copies."""
+    if not path.stat().st_size:
+        raise IncompleteCheckpointError("the file is empty")
     with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as data:
         yield data
 
