@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import io
 import pickle
 import zipfile
@@ -47,11 +48,12 @@ class Net(torch.nn.Module):
         self.loss = torch.nn.MSELoss()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(self.body(x))
+        result: torch.Tensor = self.head(self.body(x))
+        return result
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         RUNS.append("Net")
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
 
 
 @pytest.fixture(autouse=True)
@@ -114,7 +116,7 @@ PLACES: dict[str, tuple[Any, str]] = {
 def test_objects_anywhere_can_be_left_out(name: str, tmp_path: Path) -> None:
     state, place = PLACES[name]
     message = refused(tmp_path, state)
-    assert "--exclude /x" in message
+    assert "--exclude /x" in message or "--exclude '/x" in message
     convert(tmp_path / "in.pt", tmp_path / "out.json", exclude=[place])
     assert jsonckpt.load(tmp_path / "out.json")["a"] == {1}
     assert not RUNS
@@ -152,8 +154,13 @@ def trained() -> dict[str, Any]:
 def test_state_dict_takes_those_of_objects(unsafe: bool, tmp_path: Path) -> None:
     objects = trained()
     torch.save(objects, tmp_path / "in.pt")
-    options = {"state_dict": True, "unsafe_pickle": unsafe}
-    result = convert(tmp_path / "in.pt", tmp_path / "out.json", test_load=True, **options)
+    result = convert(
+        tmp_path / "in.pt",
+        tmp_path / "out.json",
+        test_load=True,
+        state_dict=True,
+        unsafe_pickle=unsafe,
+    )
     expected = {
         "net": objects["net"].state_dict(),
         "optimizer": objects["optimizer"].state_dict(),
@@ -244,12 +251,15 @@ def test_archives_of_other_programs(names: tuple[str, ...], words: str, tmp_path
         convert(archive(tmp_path / "in.pt", *names), tmp_path / "out.json")
 
 
+@pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")
 def test_torch_export_and_package_as_torch_writes_them(tmp_path: Path) -> None:
     program = torch.export.export(torch.nn.Linear(2, 2), (torch.ones(1, 2),))
     torch.export.save(program, tmp_path / "in.pt2")
     with pytest.raises(FormatError, match=r"torch\.export"):
         convert(tmp_path / "in.pt2", tmp_path / "out.json")
-    with torch.package.PackageExporter(str(tmp_path / "in.pt")) as exporter:
+    with importlib.import_module("torch.package").PackageExporter(
+        str(tmp_path / "in.pt")
+    ) as exporter:
         exporter.save_pickle("model", "model.pkl", {"w": torch.ones(1)})
     with pytest.raises(FormatError, match=r"torch\.package"):
         convert(tmp_path / "in.pt", tmp_path / "out.json")
@@ -285,7 +295,7 @@ def test_plain_pickles_under_any_name(name: str, protocol: int, tmp_path: Path) 
     (tmp_path / name).write_bytes(pickle.dumps(state, protocol))
     result = convert(tmp_path / name, tmp_path / "out.json", test_load=True)
     same(state, jsonckpt.load(tmp_path / "out.json"))
-    assert result.kind == "PyTorch file" or result.kind == "pickle"
+    assert result.kind == "pickle"
 
 
 def test_the_encoding_of_python_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -35,6 +35,8 @@ OF_PYTHON = {
 
 
 def _loads(data: bytes, **options: Any) -> Any:
+    if not data:
+        raise EOFError  # a caller finds out before
     encoding = {"encoding": options["encoding"]} if "encoding" in options else {}
     with tempfile.TemporaryDirectory() as directory:
         return loaded(data, Path(directory), **encoding)

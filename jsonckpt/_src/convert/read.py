@@ -37,6 +37,7 @@ from .torch_files import (
     PickleOptions,
     find_unpacked,
     is_pickle,
+    kind_of,
     load_torch_file,
     load_unpacked,
 )
@@ -143,7 +144,7 @@ def _read_file(path: Path, options: ConvertOptions, directory: Path) -> Source:
         return Source(load_safetensors(path), "safetensors file", size)
     if is_pickle(head):
         state = load_torch_file(path, directory, _pickle_options(options))
-        return _of_pickle(state, "PyTorch file", size, options)
+        return _of_pickle(state, kind_of(head), size, options)
     if head.startswith(FRAME_HEADER):
         return _read_compressed(path, options, directory)
     if _INDEX.fullmatch(path.name):

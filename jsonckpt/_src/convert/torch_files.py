@@ -85,6 +85,12 @@ def is_pickle(head: bytes) -> bool:
     return head.startswith((_ZIP, b"\x80")) or is_tar(head) or _TEXT_PICKLE.match(head) is not None
 
 
+def kind_of(head: bytes) -> str:
+    """The kind of a file that begins so, in words."""
+    of_torch = head.startswith(_ZIP) or is_tar(head) or is_legacy(head)
+    return "PyTorch file" if of_torch else "pickle"
+
+
 def load_torch_file(path: Path, directory: Path, options: PickleOptions = _SAFE) -> Any:
     """Load the state in a file of ``torch.save`` or in a plain pickle, on the CPU.
 

@@ -77,7 +77,7 @@ def _digits(m: Machine, raw: bytes) -> None:
 def _quoted(raw: bytes) -> bytes:
     if len(raw) < 2 or raw[0] != raw[-1] or raw[:1] not in (b"'", b'"'):
         raise unfit("a string without quotes")
-    return codecs.escape_decode(raw[1:-1])[0]  # type: ignore[attr-defined]
+    return codecs.escape_decode(raw[1:-1])[0]
 
 
 def _instance(m: Machine) -> None:

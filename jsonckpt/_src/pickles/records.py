@@ -52,7 +52,7 @@ class _Records:
             found = self.find(key) if nbytes else untyped_storage(0)
             if self.big_endian and found.nbytes() % dtype.itemsize == 0:
                 found = untyped_storage(found.nbytes()).copy_(found)
-                found.byteswap(dtype)
+                found.byteswap(dtype)  # type: ignore[no-untyped-call]
             self.known[key] = found
         if not 0 <= nbytes <= self.known[key].nbytes():
             raise IncompleteCheckpointError(
@@ -123,7 +123,8 @@ def directory_records(directory: Path) -> OpenRecord:
             raise IncompleteCheckpointError(f"the storage {quote(f'data/{key}')} is missing")
         size = path.stat().st_size
         if size >= _MAPPED:
-            return _map(path, size)
+            whole: torch.UntypedStorage = _map(path, size)
+            return whole
         raw = path.read_bytes()
         storage = untyped_storage(len(raw))
         if raw:
