@@ -141,6 +141,13 @@ def test_a_pickled_module_says_what_to_pass(tmp_path: Path) -> None:
     assert "--exclude" not in message
 
 
+def test_a_module_that_was_loaded_says_what_to_pass(tmp_path: Path) -> None:
+    torch.save({"net": torch.nn.Linear(1, 1)}, tmp_path / "in.pt")
+    with pytest.raises(UnsupportedTypeError, match=r"'Linear'.*--state-dict takes its state dict"):
+        convert(tmp_path / "in.pt", tmp_path / "out.json", unsafe_pickle=True)
+    assert files(tmp_path) == {"in.pt"}
+
+
 def trained() -> dict[str, Any]:
     net = Net()
     optimizer = torch.optim.AdamW(net.parameters(), lr=0.1)

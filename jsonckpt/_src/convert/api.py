@@ -39,6 +39,7 @@ from .options import (
 )
 from .read import read, read_back
 from .select import named_tensors, select
+from .state_dicts import refuse_objects
 from .write import flat_names, write
 
 #: Without a terminal, a line announces the writing of this many bytes or more.
@@ -142,6 +143,8 @@ def run(source_path: Path, output: Path | None, options: ConvertOptions) -> Conv
         source = read(source_path, options, directory)
         selected = select(source.state, options, directory)
         refuse_unread(selected.state, source_path)
+        if to != "pt":
+            refuse_objects(selected.state, source_path)
         tensors, nbytes = _listed(selected.state)
         left_out, notes = selected.left_out, [*source.notes, *selected.notes]
         comparison: Comparison | None = None

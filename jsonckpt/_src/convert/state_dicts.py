@@ -13,6 +13,7 @@ from typing import Any, Final
 import torch
 
 from ..errors import LimitError, UnsupportedTypeError, quote
+from ..format.pointer import join
 from ..pickles.unread import attributes_of
 from ..pickles.values import Unread
 from .select import rebuilt
@@ -79,7 +80,7 @@ def state_dicts(state: Any) -> tuple[Any, list[str]]:
     def changed(value: Any) -> Any:
         if isinstance(value, Unread):
             return _of_unread(value, taken)
-        if isinstance(value, type) or not callable(getattr(value, "state_dict", None)):
+        if not _is_object(value):
             return rebuilt(value, lambda _, child: changed(child))
         taken.names[f"{type(value).__module__}.{type(value).__qualname__}"] = None
         return value.state_dict()
@@ -94,6 +95,30 @@ def state_dicts(state: Any) -> tuple[Any, list[str]]:
             "parameters and buffers; --unsafe-pickle with --state-dict calls it"
         )
     return state, notes
+
+
+def refuse_objects(state: Any, file: object = None) -> None:
+    """Refuse modules, optimizers and the like, which only a pickle can hold.
+
+    Raises:
+        UnsupportedTypeError: there is one.
+    """
+
+    def refuse(value: Any, name: str) -> Any:
+        if _is_object(value):
+            raise UnsupportedTypeError(
+                f"a whole object of class {quote(type(value).__qualname__)}",
+                file=file,
+                tensor=name or None,
+                hint="--state-dict takes its state dict.",
+            )
+        return rebuilt(value, lambda key, child: refuse(child, join(name, str(key))))
+
+    refuse(state, "")
+
+
+def _is_object(value: Any) -> bool:
+    return not isinstance(value, type) and callable(getattr(value, "state_dict", None))
 
 
 def _of_unread(value: Unread, taken: _Taken) -> Any:
