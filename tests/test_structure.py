@@ -18,7 +18,7 @@ LAYERS: list[set[str]] = [
     {"format"},
     {"state", "shards"},
     {"tensors", "storage"},
-    {"save", "load", "foreign"},
+    {"save", "load", "foreign", "pickles"},
     {"load_into"},
     {"rescue", "convert", "training"},
     {"cli"},

@@ -150,6 +150,10 @@ def _parser() -> argparse.ArgumentParser:
 def _add_reading(reading: argparse._ArgumentGroup) -> None:
     trust = "let a file that needs it run pickle code; only if you trust whoever made it"
     _flag(reading, "--unsafe-pickle", trust)
+    taken = "take the state dicts of pickled modules and optimizers; their code is not needed"
+    _flag(reading, "--state-dict", taken)
+    strings = "of the strings of Python 2 in a pickle (default: utf-8), or bytes"
+    reading.add_argument("--pickle-encoding", metavar="NAME", default="utf-8", help=strings)
     _flag(reading, "--plain-lists", "in JSON: outermost lists of numbers are tensors")
     shapes = "a JSON object of shapes for flattened lists"
     reading.add_argument("--shapes", metavar="FILE", type=Path, help=shapes)

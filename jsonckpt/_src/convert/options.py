@@ -51,6 +51,8 @@ class ConvertOptions:
         dry_run: write nothing.
         test_load: read the output back and compare every bit.
         unsafe_pickle: let files run pickle code if they need that.
+        pickle_encoding: of the strings of Python 2 in pickles, or ``"bytes"``.
+        state_dict: take the state dicts of pickled modules and optimizers.
         plain_lists, tie, shapes: for JSON of other programs, see :class:`ForeignOptions`.
         spool: the directory for temporary files. The default is that of the output.
         progress: where to show progress.
@@ -72,6 +74,8 @@ class ConvertOptions:
     dry_run: bool = False
     test_load: bool = False
     unsafe_pickle: bool = False
+    pickle_encoding: str = "utf-8"
+    state_dict: bool = False
     plain_lists: bool = False
     tie: Sequence[tuple[str, str]] = ()
     shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)

@@ -41,7 +41,7 @@ def plain_load_notes(path: Path, *, unsafe_pickle: bool) -> list[str]:
             "allow the types first by torch.serialization.add_safe_globals([...])"
         )
         try:
-            load_torch_file(path, path.parent, unsafe_pickle=False)
+            load_torch_file(path, path.parent)
         except JsonckptError as error:
             if not unsafe_pickle:
                 raise UnsupportedTypeError(

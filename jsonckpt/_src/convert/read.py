@@ -48,8 +48,15 @@ from .kinds import (
 from .numpy_files import load_npy, load_npy_directory, load_npz
 from .options import OWN_FORMATS, ConvertOptions, Format
 from .safetensors_files import load_safetensors, load_sharded
+from .state_dicts import state_dicts
 from .tensorflowjs import load_tensorflowjs
-from .torch_files import find_unpacked, load_torch_file, load_unpacked
+from .torch_files import (
+    PickleOptions,
+    find_unpacked,
+    load_torch_file,
+    load_unpacked,
+    pickle_kind,
+)
 
 _MANIFEST = re.compile(rb'(?:\xef\xbb\xbf)?\s*\{[^{}\[\]]*"format"\s*:\s*"jsonckpt\.manifest"')
 
@@ -115,7 +122,7 @@ def read_back(
         with open_checkpoint(path, limits=DEFAULT_LIMITS) as checkpoint:
             return state, dict(checkpoint.metadata)
     if to == "pt":
-        return load_torch_file(path, directory, unsafe_pickle=options.unsafe_pickle), {}
+        return load_torch_file(path, directory, PickleOptions(unsafe=options.unsafe_pickle)), {}
     if to == "safetensors":
         found = load_safetensors(path)
         return found.tensors, found.metadata
@@ -136,8 +143,8 @@ def _read_directory(path: Path, options: ConvertOptions, directory: Path) -> Sou
     if unpacked is not None:
         if (unpacked / "constants.pkl").is_file():
             raise SCRIPT.refuse().at(file=unpacked)
-        state = load_unpacked(unpacked, directory, unsafe_pickle=options.unsafe_pickle)
-        return Source(state, "unpacked PyTorch file", _size_on_disk(unpacked))
+        state = load_unpacked(unpacked, directory, _pickle_options(options))
+        return _of_pickle(state, "unpacked PyTorch file", _size_on_disk(unpacked), options)
     weights = find_weights(path)
     if weights is not None:
         source = _inside(weights, options, directory)
@@ -185,8 +192,9 @@ def _read_file(path: Path, options: ConvertOptions, directory: Path) -> Source:
 
 
 def _read_torch(path: Path, options: ConvertOptions, directory: Path) -> Source:
-    state = load_torch_file(path, directory, unsafe_pickle=options.unsafe_pickle)
-    return Source(state, TORCH.name, path.stat().st_size)
+    state = load_torch_file(path, directory, _pickle_options(options))
+    look = _look(path)
+    return _of_pickle(state, pickle_kind(look.head), look.size, options)
 
 
 def _read_safetensors(path: Path, _: ConvertOptions, __: Path) -> Source:
@@ -212,6 +220,15 @@ def _read_own_file(path: Path, options: ConvertOptions, directory: Path) -> Sour
     if path.name != "manifest.json":
         raise FormatError("a manifest under another name", hint="Call it manifest.json.")
     return _read_own(path.parent, options, directory)
+
+
+def _pickle_options(options: ConvertOptions) -> PickleOptions:
+    return PickleOptions(options.unsafe_pickle, options.pickle_encoding, partial=True)
+
+
+def _of_pickle(state: Any, kind: str, size: int, options: ConvertOptions) -> Source:
+    state, notes = state_dicts(state) if options.state_dict else (state, [])
+    return Source(state, kind, size, notes)
 
 
 def _read_own(path: Path, options: ConvertOptions, directory: Path) -> Source:
@@ -306,7 +323,8 @@ def _read_json(
     if model is not None:
         whole, parts = size + model.nbytes, model.parts
         return Source(model.state, "TensorFlow.js model", whole, model.notes, parts=parts)
-    load_pickle = partial(load_torch_file, directory=directory, unsafe_pickle=True)
+    unsafe = PickleOptions(unsafe=True, encoding=options.pickle_encoding)
+    load_pickle = partial(load_torch_file, directory=directory, options=unsafe)
     foreign = ForeignOptions(
         options.plain_lists,
         options.tie,

@@ -16,6 +16,7 @@ from ..foreign.scratch import new_tensor, tensor_spool
 from ..foreign.tensor_values import dtype_named
 from ..format.model import is_dense
 from ..format.pointer import join
+from ..pickles.unread import is_unread_item
 from ..state.selector import refuse_unmatched, selector
 from ..storage.spool import Spool
 from ..tensors.pieces import blocks, memory_of
@@ -122,7 +123,7 @@ def choose(state: Any, include: Sequence[str], exclude: Sequence[str]) -> tuple[
     def pruned(value: Any, name: str) -> Any:
         def change(key: Any, child: Any) -> Any:
             below = join(name, str(key))
-            if isinstance(child, torch.Tensor | np.ndarray) and not chosen(below):
+            if _is_leaf(child, key) and not chosen(below):
                 return OMIT
             return pruned(child, below)
 
@@ -131,13 +132,18 @@ def choose(state: Any, include: Sequence[str], exclude: Sequence[str]) -> tuple[
     return pruned(state, ""), [name for name in names if not chosen(name)]
 
 
-def _named_arrays(value: Any, name: str) -> Iterator[str]:
-    """The names of the tensors and arrays that :func:`choose` may leave out."""
-    if isinstance(value, torch.Tensor | np.ndarray):
+def _is_leaf(value: object, key: object = None) -> bool:
+    """True for what :func:`choose` may leave out: tensors, arrays, and unread parts of a pickle."""
+    return isinstance(value, torch.Tensor | np.ndarray) or is_unread_item(key, value)
+
+
+def _named_arrays(value: Any, name: str, key: object = None) -> Iterator[str]:
+    """The names of what :func:`choose` may leave out."""
+    if _is_leaf(value, key):
         yield name
     elif isinstance(value, dict) or type(value) in (list, tuple):
         for key, child in children(value):
-            yield from _named_arrays(child, join(name, str(key)))
+            yield from _named_arrays(child, join(name, str(key)), key)
 
 
 def drop_optimizers(state: Any) -> tuple[Any, list[str]]:
