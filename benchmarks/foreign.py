@@ -140,7 +140,7 @@ def _tensorflowjs(path: Path, nbytes: int) -> None:
 @form(".npz")
 def _npz(path: Path, nbytes: int) -> None:
     with path.open("wb") as file:
-        np.savez(file, **_matrices(nbytes))
+        np.savez(file, *_matrices(nbytes).values())
 
 
 @form("pickle, protocol 5")

@@ -19,7 +19,7 @@ LAYERS: list[set[str]] = [
     {"state", "shards"},
     {"tensors", "storage"},
     {"save", "load", "foreign", "pickles"},
-    {"load_into"},
+    {"load_into", "sources"},
     {"rescue", "convert", "training"},
     {"cli"},
 ]

@@ -25,6 +25,7 @@ TABLE = re.compile(r"<!-- modules -->\n.*?<!-- end -->\n", re.DOTALL)
 ROWS = [
     [["cli"]],
     [["rescue"], ["convert"], ["training", "load_into"]],
+    [["sources"]],
     [["save"], ["load"], ["foreign", "pickles"]],
     [["tensors", "state"], ["shards"], ["storage"]],
     [["format"]],

@@ -14,8 +14,8 @@ import torch
 
 import jsonckpt
 from jsonckpt._src.cli.convert import main
-from jsonckpt._src.convert.safetensors_files import load_safetensors
 from jsonckpt._src.errors import ArgumentError, FormatError, IntegrityError, UnsupportedTypeError
+from jsonckpt._src.sources.safetensors_files import load_safetensors
 from jsonckpt.convert import convert
 from tests.convert.guide import guide_state
 
@@ -140,7 +140,7 @@ def test_metadata_that_was_lost_is_a_difference(
     jsonckpt.save({"w": torch.ones(2)}, tmp_path / "a", metadata={"run": "a"})
     monkeypatch.setattr(write, "pack_metadata", lambda *_: {"format": "pt", "run": "a"})
     convert(tmp_path / "a", tmp_path / "b.safetensors", test_load=True)
-    from jsonckpt._src.convert.safetensors_files import write_safetensors as honest
+    from jsonckpt._src.sources.safetensors_files import write_safetensors as honest
 
     monkeypatch.setattr(write, "write_safetensors", lambda file, what, _: honest(file, what, {}))
     with pytest.raises(jsonckpt.StateMismatchError, match="metadata"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from jsonckpt._src.convert.torch_files import PickleOptions, load_torch_file
+from jsonckpt._src.sources.torch_files import PickleOptions, load_torch_file
 from jsonckpt._src.tensors.compare import compare
 
 

@@ -99,7 +99,7 @@ def jsonpickle(path: Path) -> Arrays:
     import jsonpickle as program
     import jsonpickle.ext.numpy as extension
 
-    arrays = {"w": W, "n": N, "again": W, "z": W[:, 0] + 1j}
+    arrays: Arrays = {"w": W, "n": N, "again": W, "z": W[:, 0] + 1j}
     extension.register_handlers()
     try:
         path.write_text(program.encode(arrays, keys=True))

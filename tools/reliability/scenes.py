@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 
 import jsonckpt
-from jsonckpt._src.convert.safetensors_files import load_safetensors
+from jsonckpt._src.sources.safetensors_files import load_safetensors
 from jsonckpt.convert import convert
 from tests.support import difference
 

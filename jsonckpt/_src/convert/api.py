@@ -26,6 +26,7 @@ from ..format.filenames import check_single_name
 from ..format.limits import checked_limits
 from ..pickles.unread import refuse_unread
 from ..progress import human, tell
+from ..sources.safetensors_files import unpack_metadata
 from ..storage.new_file import shared_bits
 from ..storage.os_errors import writing
 from ..storage.path_arguments import is_url, path_text, without_query
@@ -41,7 +42,6 @@ from .options import (
     spool_directory,
 )
 from .read import read, read_back
-from .safetensors_files import unpack_metadata
 from .select import named_tensors, select
 from .state_dicts import refuse_objects
 from .tally import Tally

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from ..errors import JsonckptError, UnsupportedTypeError, quote
-from .torch_files import load_torch_file
+from ..sources.torch_files import load_torch_file
 
 _NAMED = re.compile(r"GLOBAL ([\w.<>]+) was not an allowed global")
 _SHOWN = 10

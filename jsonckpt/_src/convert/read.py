@@ -30,8 +30,8 @@ from ..load.api import load_selected
 from ..load.checkpoint import open_checkpoint
 from ..load.options import ReadOptions, TensorSelection
 from ..progress import progress_on
-from .directories import find_weights, is_unpacked_npz, kind_of_directory, notes_on_rest
-from .kinds import (
+from ..sources.directories import find_weights, is_unpacked_npz, kind_of_directory, notes_on_rest
+from ..sources.kinds import (
     COMPRESSED,
     HEAD,
     JSON,
@@ -45,18 +45,19 @@ from .kinds import (
     Look,
     kind_of,
 )
-from .numpy_files import load_npy, load_npy_directory, load_npz
-from .options import OWN_FORMATS, ConvertOptions, Format
-from .safetensors_files import load_safetensors, load_sharded
-from .state_dicts import state_dicts
-from .tensorflowjs import load_tensorflowjs
-from .torch_files import (
+from ..sources.numpy_files import NumpyOptions, load_npy, load_npy_directory, load_npz
+from ..sources.safetensors_files import load_safetensors, load_sharded
+from ..sources.tensorflowjs import load_tensorflowjs
+from ..sources.torch_files import (
     PickleOptions,
     find_unpacked,
     load_torch_file,
     load_unpacked,
     pickle_kind,
 )
+from ..state.selector import selector
+from .options import OWN_FORMATS, ConvertOptions, Format
+from .state_dicts import state_dicts
 
 _MANIFEST = re.compile(rb'(?:\xef\xbb\xbf)?\s*\{[^{}\[\]]*"format"\s*:\s*"jsonckpt\.manifest"')
 
@@ -154,7 +155,7 @@ def _read_directory(path: Path, options: ConvertOptions, directory: Path) -> Sou
     if kind is not None:
         raise kind.refuse()
     if is_unpacked_npz(path):
-        state, notes = load_npy_directory(path, options, directory)
+        state, notes = load_npy_directory(path, _numpy_options(options), directory)
         return Source(state, "unpacked NumPy archive", _size_on_disk(path), notes)
     raise CheckpointNotFoundError(
         "this directory holds no checkpoint",
@@ -203,13 +204,18 @@ def _read_safetensors(path: Path, _: ConvertOptions, __: Path) -> Source:
     return Source(found.tensors, SAFETENSORS.name, path.stat().st_size, notes, found.metadata)
 
 
+def _numpy_options(options: ConvertOptions) -> NumpyOptions:
+    chosen, _ = selector(list(options.include) or None, list(options.exclude) or None)
+    return NumpyOptions(options.limits, options.unsafe_pickle, chosen)
+
+
 def _read_npy(path: Path, options: ConvertOptions, directory: Path) -> Source:
-    state, notes = load_npy(path, options, directory)
+    state, notes = load_npy(path, _numpy_options(options), directory)
     return Source(state, NPY.name, path.stat().st_size, notes)
 
 
 def _read_npz(path: Path, options: ConvertOptions, directory: Path) -> Source:
-    state, notes = load_npz(path, options, directory)
+    state, notes = load_npz(path, _numpy_options(options), directory)
     return Source(state, NPZ.name, path.stat().st_size, notes)
 
 

@@ -27,6 +27,7 @@ from ..progress import progress_on
 from ..save.api import save_privately
 from ..save.reader_limits import require_json
 from ..save.snapshot import take_snapshot
+from ..sources.safetensors_files import describe, pack_metadata, write_safetensors
 from ..storage import commit
 from ..storage.new_file import NewFile, mode_for
 from ..storage.os_errors import write_error, writing
@@ -35,7 +36,6 @@ from ..tensors.supported import require_address, require_memory, require_plain
 from .number_list_json import NumberLists, note_lost_forms
 from .options import FORMAT_WORDS, OWN_FORMATS, ConvertOptions, Format
 from .plain_load import plain_load_notes
-from .safetensors_files import describe, pack_metadata, write_safetensors
 from .select import children, named_tensors
 from .tally import Tally
 

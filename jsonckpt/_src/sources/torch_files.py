@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import os
 import pickle
-import re
 import shutil
 import struct
 import tempfile

@@ -131,7 +131,7 @@ def test_weights_inside_the_text(
 def test_a_large_text_is_known_by_its_first_bytes(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jsonckpt._src.convert.tensorflowjs._SEARCHED", 10)
+    monkeypatch.setattr("jsonckpt._src.sources.tensorflowjs._SEARCHED", 10)
     read(MODELS / name, tmp_path / "out.json")
 
 

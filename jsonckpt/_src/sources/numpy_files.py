@@ -29,12 +29,10 @@ from ..errors import (
     quote,
 )
 from ..foreign.scratch import tensor_spool
-from ..format.limits import exceeds
+from ..format.limits import DEFAULT_LIMITS, Limits, exceeds
 from ..format.pointer import join
-from ..state.selector import selector
 from ..storage.spool import Spool
 from ..tensors.pieces import PIECE, is_boolean, over
-from .options import ConvertOptions
 
 _MAGIC = b"\x93NUMPY"
 #: The longest header. That of a structured array with thousands of fields is longer.
@@ -73,6 +71,21 @@ class _Header:
         return prod(self.shape) * self.dtype.itemsize
 
 
+@dataclass(frozen=True, slots=True)
+class NumpyOptions:
+    """How to read files of NumPy.
+
+    Attributes:
+        limits: on the number of arrays and their bytes.
+        unsafe_pickle: read arrays of objects.
+        chosen: whether a name will be converted. Others are read only where that is needed.
+    """
+
+    limits: Limits = DEFAULT_LIMITS
+    unsafe_pickle: bool = False
+    chosen: Callable[[str], bool] = lambda _: True
+
+
 @dataclass(slots=True)
 class _Reading:
     """What the arrays of a file share.
@@ -91,13 +104,12 @@ class _Reading:
 
 
 @contextmanager
-def _reading(options: ConvertOptions, directory: Path) -> Iterator[_Reading]:
-    chosen, _ = selector(list(options.include) or None, list(options.exclude) or None)
+def _reading(options: NumpyOptions, directory: Path) -> Iterator[_Reading]:
     with tensor_spool(directory) as spool:
-        yield _Reading(spool, options.unsafe_pickle, chosen)
+        yield _Reading(spool, options.unsafe_pickle, options.chosen)
 
 
-def load_npy(path: Path, options: ConvertOptions, directory: Path) -> tuple[Any, list[str]]:
+def load_npy(path: Path, options: NumpyOptions, directory: Path) -> tuple[Any, list[str]]:
     """The array in a ``.npy``, mapped, and notes.
 
     Raises:
@@ -119,7 +131,7 @@ def load_npy(path: Path, options: ConvertOptions, directory: Path) -> tuple[Any,
         return _shaped(whole[offset:], dtype, header), []
 
 
-def load_npz(path: Path, options: ConvertOptions, directory: Path) -> tuple[Any, list[str]]:
+def load_npz(path: Path, options: NumpyOptions, directory: Path) -> tuple[Any, list[str]]:
     """The arrays in a ``.npz`` by name, and notes.
 
     Raises:
@@ -152,7 +164,7 @@ def load_npz(path: Path, options: ConvertOptions, directory: Path) -> tuple[Any,
 
 
 def load_npy_directory(
-    directory: Path, options: ConvertOptions, spool: Path
+    directory: Path, options: NumpyOptions, spool: Path
 ) -> tuple[Any, list[str]]:
     """The arrays of a ``.npz`` that was unpacked into a directory, and notes.
 

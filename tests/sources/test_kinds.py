@@ -24,12 +24,12 @@ import torch
 import zstandard
 
 import jsonckpt
-from jsonckpt._src.convert.kinds import HEAD, Look, kind_of
 from jsonckpt._src.errors import (
     FormatError,
     IncompleteCheckpointError,
     JsonckptError,
 )
+from jsonckpt._src.sources.kinds import HEAD, Look, kind_of
 from jsonckpt.convert import convert
 from tests.convert.guide import DATA
 
