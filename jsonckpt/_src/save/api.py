@@ -12,6 +12,7 @@ from typing import Any
 from ..errors import ArgumentError, quote
 from ..format.json_text import BRIEF, collector_paused
 from ..parallel import CancelToken
+from ..storage.file_objects import is_file_object
 from ..storage.os_errors import writing
 from ..storage.path_arguments import is_url, path_text
 from .background import Background, PendingSave
@@ -155,11 +156,11 @@ def _save(
 
 
 def _check_order(state: object, path: object) -> None:
-    if isinstance(state, str | os.PathLike) and not (
-        isinstance(path, str | os.PathLike) or hasattr(path, "write")
-    ):
+    first = "a file object" if is_file_object(state, "write") else "a path"
+    is_place = first != "a path" or isinstance(state, str | os.PathLike)
+    if is_place and not (isinstance(path, str | os.PathLike) or is_file_object(path, "write")):
         raise ArgumentError(
-            f"state is a path and path is {quote(type(path).__name__)}: they are swapped",
+            f"state is {first} and path is {quote(type(path).__name__)}: they are swapped",
             hint="The order is save(state, path).",
         )
 
@@ -237,8 +238,11 @@ def save_async(
     >>> directory.cleanup()
     """
     began = time.perf_counter()
-    if hasattr(path, "write"):
-        raise ArgumentError("save_async() takes a path; jsonckpt.save writes to a file object")
+    if is_file_object(path, "write", "read"):
+        raise ArgumentError(
+            "path is a file object, and save_async takes a path only",
+            hint="jsonckpt.save writes to a file object.",
+        )
     options = SaveOptions.of(
         encoding=encoding,
         compression=compression,
@@ -287,7 +291,7 @@ def _target_of(path: Any, options: SaveOptions, *, absolute: bool = False) -> Ta
     Raises:
         ArgumentError: it is not a path or a file object, or does not fit the options.
     """
-    if hasattr(path, "write"):
+    if is_file_object(path, "write"):
         return StreamTarget(path, options)
     if options.delete_first and not options.overwrite:
         raise ArgumentError(
@@ -304,4 +308,5 @@ def _target_of(path: Any, options: SaveOptions, *, absolute: bool = False) -> Ta
 
         return RemoteTarget(text, options)
     with writing(text):
-        return local_target(Path(text).absolute() if absolute else Path(text), options)
+        place = Path(text).absolute() if absolute else Path(text)
+        return local_target(place, options, text)

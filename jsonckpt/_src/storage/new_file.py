@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..errors import CheckpointExistsError
 from ..linux import Writeback
 from .local import Descriptor
 from .os_errors import writing
@@ -29,6 +30,48 @@ def mode_of(path: str | os.PathLike[str]) -> int | None:
         return os.stat(path).st_mode
     except (FileNotFoundError, NotADirectoryError):
         return None
+
+
+#: What is no file and no directory.
+_SPECIAL = {
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a character device",
+    stat.S_IFBLK: "a block device",
+}
+
+
+def special_kind(mode: int) -> str | None:
+    """What a mode says that is neither a regular file nor a directory.
+
+    >>> special_kind(stat.S_IFIFO | 0o644), special_kind(stat.S_IFREG | 0o644)
+    ('a FIFO', None)
+    """
+    return _SPECIAL.get(stat.S_IFMT(mode))
+
+
+def check_replaceable(path: Path) -> int | None:
+    """The mode of the file at ``path``, which a new file may replace; ``None`` if there is none.
+
+    Raises:
+        CheckpointExistsError: something is there that is not a regular file.
+        WriteError: the system does not tell what is there.
+    """
+    with writing(path):
+        mode = mode_of(path)
+    if mode is None:
+        return None
+    if stat.S_ISDIR(mode):
+        raise CheckpointExistsError(
+            "there is a directory at this path", file=path, hint="Choose another name."
+        )
+    if kind := special_kind(mode):
+        raise CheckpointExistsError(
+            f"there is {kind} at this path, which is never replaced by a file",
+            file=path,
+            hint='jsonckpt.save can write into it: pass open(PATH, "wb").',
+        )
+    return mode
 
 
 @dataclass(frozen=True)
