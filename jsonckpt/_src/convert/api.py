@@ -22,9 +22,9 @@ from ..errors import (
 from ..format.filenames import check_single_name
 from ..format.limits import checked_limits
 from ..progress import human, tell
-from ..storage.new_file import shared_bits
+from ..storage.new_file import check_replaceable, shared_bits
 from ..storage.os_errors import writing
-from ..storage.path_arguments import is_url, path_text, without_query
+from ..storage.path_arguments import check_target_name, is_url, path_text, without_query
 from ..tensors.compare import Comparison, compare
 from ..tensors.pieces import memory_of
 from .options import (
@@ -217,6 +217,11 @@ def _checked(source: Path, output: Path | None, options: ConvertOptions) -> tupl
             raise CheckpointExistsError(
                 "is the input itself", file=output, hint="Name another --output."
             )
+    if to in OWN_FORMATS:
+        if not output.is_dir():
+            check_target_name(str(output), "output")
+    elif not options.dry_run:
+        check_replaceable(output)
     if to != "dir":
         check_single_name(os.path.realpath(output))
         check_single_name(str(output))
@@ -233,7 +238,7 @@ def _checked(source: Path, output: Path | None, options: ConvertOptions) -> tupl
         )
     if to in OWN_FORMATS and format_of(output) != to:
         wanted = f"ends in {FORMATS[to]}" if FORMATS[to] else "has none of the known suffixes"
-        raise JsonckptError(f"--to {to} needs an output whose name {wanted}", file=output)
+        raise ArgumentError(f"--to {to} needs an output whose name {wanted}", file=output)
     return output, to
 
 

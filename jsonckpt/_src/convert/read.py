@@ -30,6 +30,8 @@ from ..load.api import load_selected
 from ..load.checkpoint import open_checkpoint
 from ..load.options import ReadOptions, TensorSelection
 from ..progress import progress_on
+from ..storage.missing import hint_for_missing
+from ..storage.new_file import special_kind
 from .options import OWN_FORMATS, ConvertOptions, Format
 from .safetensors_files import load_safetensors, load_sharded
 from .torch_files import find_unpacked, load_torch_file, load_unpacked
@@ -81,11 +83,17 @@ def read(path: Path, options: ConvertOptions, directory: Path) -> Source:
             return _read_directory(path, options, directory)
         if stat.S_ISREG(mode):
             return _read_file(path, options, directory)
-        raise FormatError("neither a file nor a directory", file=path)
+        raise FormatError(
+            f"neither a file nor a directory: {special_kind(mode) or 'a special file'}",
+            file=path,
+            hint="Copy what comes out of it to a file, and convert that.",
+        )
     except JsonckptError as error:
         raise error.at(file=path) from error.__cause__
     except FileNotFoundError as error:
-        raise CheckpointNotFoundError("there is no such file or directory", file=path) from error
+        raise CheckpointNotFoundError(
+            "there is no such file or directory", file=path, hint=hint_for_missing(path)
+        ) from error
     except OSError as error:
         raise FormatError(f"cannot be read ({error.strerror})", file=path) from error
 

@@ -19,8 +19,9 @@ from ..format.filenames import temporary_name
 from ..format.pointer import unescape
 from ..progress import progress_on
 from ..save.api import save_privately
+from ..save.write import SaveResult
 from ..storage import commit
-from ..storage.new_file import NewFile, mode_for
+from ..storage.new_file import NewFile, check_replaceable, mode_for
 from ..storage.os_errors import write_error, writing
 from ..tensors.pieces import memory_of
 from .number_list_json import write_number_lists
@@ -75,10 +76,8 @@ def write(
             "exists already", file=path, hint="Pass --overwrite to replace it."
         )
     if to in OWN_FORMATS:
-        return Written(_save(state, path, options, metadata, shared))
-    with writing(path):
-        if path.is_dir():
-            raise CheckpointExistsError("is a directory", file=path, hint="Name a file.")
+        saved = _save(state, path, options, metadata, shared)
+        return Written(saved.stored_bytes, notes=list(saved.notes))
     left_out: list[str] = []
     notes: list[str] = []
     with _replacing(path, shared, exclusive=not options.overwrite) as (file, stream):
@@ -97,8 +96,8 @@ def write(
 
 def _save(
     state: Any, path: Path, options: ConvertOptions, metadata: dict[str, Any] | None, shared: int
-) -> int:
-    """Write a jsonckpt checkpoint and return its size on disk."""
+) -> SaveResult:
+    """Write a jsonckpt checkpoint."""
     chosen = {
         "encoding": options.encoding,
         "compression": options.compression,
@@ -113,7 +112,7 @@ def _save(
         delete_first=options.delete_first,
         progress=options.progress is not None and options.progress.isatty(),
         **{name: value for name, value in chosen.items() if value is not None},  # type: ignore[arg-type]
-    ).stored_bytes
+    )
 
 
 def flat_names(state: Any) -> tuple[dict[str, torch.Tensor], list[str]]:
@@ -208,14 +207,20 @@ class _FileStream(io.RawIOBase):
 def _replacing(
     path: Path, shared: int, *, exclusive: bool
 ) -> Iterator[tuple[IO[bytes], _FileStream]]:
-    """A new file. It replaces ``path`` when all is written, and is removed after an error."""
+    """A new file. It replaces ``path`` when all is written, and is removed after an error.
+
+    Directories on the way are made.
+    """
+    check_replaceable(path)
     with writing(path):
         target = Path(os.path.realpath(path))
+    made: list[Path] = []
     # gc knows the name and removes the file if the process was killed.
     temporary = target.with_name(temporary_name(target.name, secrets.token_hex(6)))
     file = NewFile(temporary, early=True, mode=mode_for(target, shared))
     stream = _FileStream(file)
     try:
+        commit.make_directory(target.parent, made, sync=True)
         file.create()
         with io.BufferedWriter(stream, buffer_size=1 << 20) as buffer:
             yield buffer, stream
@@ -226,6 +231,7 @@ def _replacing(
         commit.commit(temporary, target, None, sync=True, exclusive=exclusive)
     except BaseException as error:
         file.abandon()
+        commit.remove_directories(made)
         # torch raises its own error for a failed write.
         if stream.error is not None and isinstance(error, Exception):
             raise stream.error from stream.error.__cause__

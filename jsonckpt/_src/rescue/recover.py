@@ -168,9 +168,7 @@ def recover(
         lost = tuple(findings.lost_tensors())
         if not lost and findings.state_status == "verified":
             findings.restore_storages(state)
-        saved = _save(
-            findings, state, new, shared=shared, threads=thread_count(threads), sync=sync
-        )
+        saved = _save(findings, state, new, shared=shared, threads=thread_count(threads), sync=sync)
     return RecoverReport(
         given,
         saved,

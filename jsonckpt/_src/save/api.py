@@ -50,7 +50,9 @@ def save(
         state: nested dicts, lists, tuples, … with tensors in them. ``docs/format.md`` section 6
             lists the types. Values and types come back exactly.
         path: a path that ends in ``.json`` or ``.json.zst`` becomes one file, any other path a
-            directory. A binary file object, such as a pipe, gets the text of a single file.
+            directory. Names of other kinds of files (``.pt``, ``.JSON``, ``.json.gz``, …) are
+            refused, unless there is a directory. Directories on the way are made. A binary file
+            object, such as a pipe, gets the text of a single file.
         encoding: ``"base64"``, or ``"list"`` for number lists that a person can read.
         compression: ``"zstd"`` or ``None``. With ``list`` it compresses whole files and needs a
             directory or a ``.json.zst``.
@@ -75,7 +77,7 @@ def save(
             lose the checkpoint; a killed process cannot.
 
     Returns:
-        a :class:`SaveResult`.
+        a :class:`SaveResult`. Its ``notes`` say what was not done as asked.
 
     Raises:
         UnsupportedTypeError: a value that no rule covers; nothing has been written.
