@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,7 +16,7 @@ from ..format.model import Header
 from ..linux import widen_pipe
 from ..progress import progress_bar
 from ..shards.record_parser import Record
-from ..storage.file_objects import check_file_object
+from ..storage.file_objects import check_file_object, wrong_direction
 from ..storage.os_errors import describe
 from ..storage.protocols import ByteSource, Sink
 from ..tensors.buffers import Target
@@ -189,6 +190,8 @@ class FileSource:
             count = self._read(buffer) if self._readinto is None else self._readinto(buffer) or 0
         except (JsonckptError, MemoryError):
             raise
+        except io.UnsupportedOperation as error:
+            raise wrong_direction("rb") from error
         except Exception as error:  # of whatever stands behind it
             name = getattr(self._file, "name", None)
             raise JsonckptError(

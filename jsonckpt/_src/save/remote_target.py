@@ -122,6 +122,20 @@ class RemoteTarget(Target):
         #: Whether the commit of this save may have happened.
         self._may_be_there = False
 
+    def check(self) -> None:
+        """Refuse a name that looks like another kind of file, unless a checkpoint is there.
+
+        Raises:
+            ArgumentError: it does. Only such a name asks the server.
+        """
+        try:
+            path_arguments.check_target_name(path_arguments.without_query(self.path))
+        except ArgumentError:
+            fs, path = filesystem(self.path, self._options.storage_options)
+            with writing(path_arguments.without_query(self.path), remote=True):
+                if kind_of(fs, f"{split_query(path)[0]}/{MANIFEST_NAME}") is None:
+                    raise
+
     def begin(self, plan: SavePlan, cancel: CancelToken) -> None:
         """Connect, and refuse to overwrite what must not be overwritten.
 

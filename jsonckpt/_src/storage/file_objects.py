@@ -48,11 +48,7 @@ def check_file_object(file: Any, mode: str, argument: str = "path") -> None:
     if getattr(file, "closed", False) is True:
         raise ArgumentError(f"{argument} is a file object that is closed", hint="Open it again.")
     if not _may(file, "readable" if mode == "rb" else "writable"):
-        other = "writing" if mode == "rb" else "reading"
-        raise ArgumentError(
-            f"{argument} is a file object that is open for {other} only",
-            hint=f'Open it with "{mode}".',
-        )
+        raise wrong_direction(mode, argument)
     if mode == "wb" and (held := _appended_to(file)):
         raise ArgumentError(
             f"{argument} is a file object that appends, and its file has {held} bytes already: "
@@ -61,10 +57,23 @@ def check_file_object(file: Any, mode: str, argument: str = "path") -> None:
         )
 
 
+def wrong_direction(mode: str, argument: str = "path") -> ArgumentError:
+    """The error for a file object that is not open in the direction of ``mode``."""
+    other = "writing" if mode == "rb" else "reading"
+    return ArgumentError(
+        f"{argument} is a file object that is open for {other} only",
+        hint=f'Open it with "{mode}".',
+    )
+
+
 def _may(file: Any, question: str) -> bool:
-    """What ``file.readable()`` or ``file.writable()`` says, where the class answers itself."""
+    """What ``file.readable()`` or ``file.writable()`` says.
+
+    A class outside of the standard library may inherit the answer no without meaning it.
+    """
     ask = getattr(file, question, None)
-    if not callable(ask) or getattr(type(file), question, None) is getattr(io.IOBase, question):
+    inherited = getattr(type(file), question, None) is getattr(io.IOBase, question)
+    if not callable(ask) or (inherited and type(file).__module__ != "_io"):
         return True
     return bool(ask())
 

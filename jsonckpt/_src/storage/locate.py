@@ -53,11 +53,13 @@ def _local(path: Path, follow: bool) -> tuple[LocalLocation, str | None]:
     if stat.S_ISDIR(mode):
         return LocalLocation(path, follow=follow), None
     if kind := special_kind(mode):
-        raise UnsafePathError(
+        special = UnsafePathError(
             f"{kind}, not a regular file",
             file=path,
             hint='A pipe can be read as a file object: jsonckpt.load(open(PATH, "rb")).',
         )
+        special.is_foreign = True
+        raise special
     if path.name == MANIFEST_NAME:
         return LocalLocation(path.parent, follow=follow), None
     return LocalLocation(path.parent, follow=follow), path.name

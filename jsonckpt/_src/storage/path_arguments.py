@@ -107,7 +107,7 @@ def _mistake_in(text: str) -> tuple[str, str] | None:
     if text != text.strip():
         return (
             "which begins or ends with white space",
-            "Pass path.strip(), or the absolute path if the name has it.",
+            "Remove it: path.strip() does. Only a name that is there already may have it.",
         )
     if text.startswith("~"):
         return (
