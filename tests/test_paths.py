@@ -84,6 +84,9 @@ MISTAKES = {
     "~nobody/run": "only a shell expands",
     "-": "no name for a pipe",
     "s3://bucket/run\n": "white space",
+    "s3://": "lacks a part",
+    "://run": "lacks a part",
+    "file://~/run": "only a shell expands",
 }
 
 
@@ -109,7 +112,7 @@ def test_the_same_for_commands(
     before = names_in(room)
     assert main(COMMANDS[command](path)) == 2
     printed = capsys.readouterr()
-    local = path.startswith("s3") and command in ("recover", "recover to", "gc")
+    local = "://" in path and command in ("recover", "recover to", "gc")
     assert ("local path" if local else MISTAKES[path]) in printed.err
     assert names_in(room) == before
 
@@ -174,7 +177,8 @@ def test_a_conversion_by_the_name(room: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", DIRECTORIES)
-def test_names_of_directories(room: Path, name: str) -> None:
+@pytest.mark.usefixtures("room")
+def test_names_of_directories(name: str) -> None:
     for writer in ("save", "save_async", "convert to dir"):
         WRITERS[writer](f"{writer}/{name}")
         assert jsonckpt.load(f"{writer}/{name}")["epoch"] == 1
@@ -539,3 +543,40 @@ def test_a_limit_on_each_file(room: Path, name: str, limit: int) -> None:
     else:
         assert "a limit on the size of each file" in done.stdout
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
+
+
+OPTIONS: dict[str, Callable[[], object]] = {
+    "options": lambda: convert("x.pt", "y.json", "pt"),  # type: ignore[arg-type]
+    "to must": lambda: convert("x.pt", "y.json", to=[]),
+    "include must": lambda: convert("x.pt", "y.json", include=5),
+    "exclude must": lambda: convert("x.pt", "y.json", exclude=[5]),
+    "tie must": lambda: convert("x.pt", "y.json", tie="a=b"),
+    "shapes must": lambda: convert("x.pt", "y.json", shapes="x.json"),
+    "progress must": lambda: convert("x.pt", "y.json", progress=True),
+    "dtype must": lambda: convert("x.pt", "y.json", dtype=torch.float16),
+    "which is a file": lambda: training.latest("ok.json"),
+    "pattern is": lambda: training.checkpoints(".", "**x"),
+    "found 'dict' and 'SGD'": lambda: training.restore_optimizer({}, _sgd()),  # type: ignore
+    "found 'SGD' and 'NoneType'": lambda: training.restore_optimizer(_sgd(), None),  # type: ignore
+    "a web server takes no files": lambda: jsonckpt.save(STATE, "https://localhost/run"),
+}
+
+
+def _sgd() -> torch.optim.Optimizer:
+    return torch.optim.SGD([torch.nn.Parameter(torch.ones(1))])
+
+
+@pytest.mark.parametrize("said", OPTIONS)
+def test_other_arguments(room: Path, said: str) -> None:
+    before = names_in(room)
+    with pytest.raises(jsonckpt.ArgumentError, match=said):
+        OPTIONS[said]()
+    assert names_in(room) == before
+
+
+@pytest.mark.usefixtures("room")
+def test_a_name_alone_selects() -> None:
+    assert [name for name, _, _ in convert("x.pt", "y.json", include="/w").tensors] == ["/w"]
+    with pytest.raises(jsonckpt.StateMismatchError, match="SeededOrder"):
+        training.SeededOrder(5).load_state_dict(None)  # type: ignore[arg-type]
+    assert "max_shard_size has no effect on pt" in convert("ok", "z.pt", max_shard_size=9).notes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from math import prod
 from pathlib import Path
@@ -47,6 +48,16 @@ _CHARACTERS = {1: 6, 2: 10, 4: 12.6, 8: 20}
 _GUIDE_CHARACTERS = {1: 6, 2: 14, 4: 20.6, 8: 21}
 #: The share of raw bytes that zstd leaves, by item size.
 _COMPRESSED = {1: 0.9, 2: 0.68, 4: 0.83, 8: 0.9}
+#: Options -> whether a value has the right type, and that type in words.
+_TYPES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+    ("to", lambda value: value is None or isinstance(value, str), "the name of a format"),
+    ("include", lambda value: _all(value, str), "a sequence of names"),
+    ("exclude", lambda value: _all(value, str), "a sequence of names"),
+    ("dtype", lambda value: value is None or isinstance(value, str), "a name such as 'bfloat16'"),
+    ("tie", lambda value: _all(value, tuple | list), "a sequence of pairs of names"),
+    ("shapes", lambda value: isinstance(value, Mapping), "a dictionary of lists of sizes"),
+    ("progress", lambda value: value is None or hasattr(value, "write"), "a text stream or None"),
+)
 Listed = list[tuple[str, str, tuple[int, ...]]]
 
 
@@ -115,13 +126,10 @@ def convert(
     >>> convert(folder / "best.pt", to="safetensors", test_load=True).output.name
     'best.safetensors'
     """
-    known = [option.name for option in fields(ConvertOptions)]
-    unknown = [name for name in changes if name not in known]
-    if unknown:
-        raise ArgumentError(f"there is no option {quote(unknown[0])}; there are {', '.join(known)}")
+    chosen = _chosen(options, changes)
     place = _local(source, "source")
     target = None if output is None else _local(output, "output")
-    result = run(place, target, replace(options or ConvertOptions(), **changes))
+    result = run(place, target, chosen)
     if result.comparison is not None and result.comparison.differences:
         raise StateMismatchError(
             "what was read back differs from what was written",
@@ -129,6 +137,32 @@ def convert(
             file=result.output,
         )
     return result
+
+
+def _chosen(options: ConvertOptions | None, changes: dict[str, Any]) -> ConvertOptions:
+    """The options of a call in Python, checked.
+
+    Raises:
+        ArgumentError: there is no such option, or its value is of another type.
+    """
+    if not isinstance(options, ConvertOptions | None):
+        raise ArgumentError(
+            f"options must be ConvertOptions(...) or None, not {quote(type(options).__name__)}",
+            hint="Single options are passed by name: convert(source, output, to='pt').",
+        )
+    known = [option.name for option in fields(ConvertOptions)]
+    unknown = [name for name in changes if name not in known]
+    if unknown:
+        raise ArgumentError(f"there is no option {quote(unknown[0])}; there are {', '.join(known)}")
+    for name in ("include", "exclude"):
+        if isinstance(changes.get(name), str):  # as in load
+            changes[name] = (changes[name],)
+    chosen = replace(options or ConvertOptions(), **changes)
+    for name, is_right, expected in _TYPES:
+        if not is_right(getattr(chosen, name)):
+            found = quote(getattr(chosen, name))
+            raise ArgumentError(f"{name} must be {expected}, not {found}")
+    return chosen
 
 
 def run(source_path: Path, output: Path | None, options: ConvertOptions) -> ConvertResult:
@@ -174,6 +208,11 @@ def run(source_path: Path, output: Path | None, options: ConvertOptions) -> Conv
         seconds=time.monotonic() - began,
         dry_run=options.dry_run,
     )
+
+
+def _all(values: object, kind: Any) -> bool:
+    is_list = isinstance(values, Sequence) and not isinstance(values, str | bytes)
+    return is_list and all(isinstance(value, kind) for value in values)  # type: ignore[attr-defined]
 
 
 def _local(path: str | os.PathLike[str], argument: str = "path") -> Path:
@@ -234,7 +273,7 @@ def _checked(source: Path, output: Path | None, options: ConvertOptions) -> tupl
         )
     if os.path.lexists(output) and not options.overwrite and not options.dry_run:
         raise CheckpointExistsError(
-            "exists already", file=output, hint="Pass --overwrite to replace it."
+            "exists already", file=output, hint="Pass overwrite=True (--overwrite) to replace it."
         )
     if to in OWN_FORMATS and format_of(output) != to:
         wanted = f"ends in {FORMATS[to]}" if FORMATS[to] else "has none of the known suffixes"

@@ -29,6 +29,8 @@ from .options import OWN_FORMATS, ConvertOptions, Format
 from .safetensors_files import write_safetensors
 from .select import children, named_tensors
 
+#: Options that only the formats of this package have.
+_OWN_OPTIONS = ("encoding", "compression", "max_shard_size")
 _STATE_DICT_KEYS = frozenset({"model_state_dict", "state_dict", "model", "module", "weights"})
 
 
@@ -73,13 +75,14 @@ def write(
     """
     if not options.overwrite and os.path.lexists(path):
         raise CheckpointExistsError(
-            "exists already", file=path, hint="Pass --overwrite to replace it."
+            "exists already", file=path, hint="Pass overwrite=True (--overwrite) to replace it."
         )
     if to in OWN_FORMATS:
         saved = _save(state, path, options, metadata, shared)
         return Written(saved.stored_bytes, notes=list(saved.notes))
     left_out: list[str] = []
     notes: list[str] = []
+    unused = [name for name in _OWN_OPTIONS if getattr(options, name) is not None]
     with _replacing(path, shared, exclusive=not options.overwrite) as (file, stream):
         if to == "pt":
             torch.save(state, file)
@@ -91,6 +94,7 @@ def write(
             with progress_on(options.progress, "writing") as advance:
                 left_out = write_number_lists(state, lambda text: advance(file.write(text)))
             file.write(b"\n")
+    notes += [f"{name} has no effect on {to}" for name in unused]
     return Written(stream.end, left_out, notes)
 
 

@@ -110,6 +110,11 @@ class RemoteTarget(Target):
             raise ArgumentError(
                 "delete_first is for local paths; remove the remote checkpoint first"
             )
+        if url.startswith(("http://", "https://")):
+            raise ArgumentError(
+                "path is a web address, and a web server takes no files",
+                hint="Save to a local path, or to a store such as s3://bucket/run.",
+            )
         self.path = self.place = url
         self._options = options
         self._fs: Any = None

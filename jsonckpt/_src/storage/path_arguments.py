@@ -109,7 +109,9 @@ def _mistake_in(text: str) -> tuple[str, str] | None:
             "which begins or ends with white space",
             "Remove it: path.strip() does. Only a name that is there already may have it.",
         )
-    if text.startswith("~"):
+    if text.startswith("://") or text.endswith("://"):
+        return "a URL that lacks a part", "A URL is such as s3://bucket/run."
+    if text.startswith("~") or "://~" in text:
         return (
             "which begins with ~, and only a shell expands that",
             "Pass os.path.expanduser(path), or the absolute path if the name has it.",

@@ -126,6 +126,7 @@ def checkpoints(
         paths; of a URL, URLs.
 
     Raises:
+        ArgumentError: ``directory`` is a file, or ``pattern`` is no relative glob.
         JsonckptError: a remote directory cannot be listed or read.
     """
     found = _candidates(directory, pattern, storage_options)
@@ -215,7 +216,16 @@ def _is_ignored(name: str) -> bool:
 def _local(directory: Path, pattern: str) -> Iterator[tuple[Any, str, float]]:
     if not _can_open(directory):
         return
-    for path in directory.glob(pattern):
+    if not directory.is_dir():
+        raise ArgumentError(
+            f"directory is {quote(str(directory), 200)}, which is a file",
+            hint="Give the directory that holds it; jsonckpt.load takes the file itself.",
+        )
+    try:
+        found = list(directory.glob(pattern))
+    except ValueError as error:  # "**x", for example
+        raise ArgumentError(f"pattern is {quote(pattern)}: {error}") from error
+    for path in found:
         if _is_ignored(path.name) or not _can_open(path):
             continue
         try:
