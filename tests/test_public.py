@@ -100,6 +100,7 @@ FIELDS = {
         "files",
         "seconds",
         "durability",
+        "notes",
     ],
     "LoadResult": ["loaded", "missing", "unexpected", "mismatched"],
     "GcReport": ["path", "removed", "kept", "nbytes", "dry_run"],

@@ -48,7 +48,7 @@ def local_path(text: str) -> str:
 
 def file_path(text: str) -> Path:
     """A path of a conversion. ``Path("")`` is the working directory, so the text is checked."""
-    return Path(any_path(text))
+    return Path(local_path(text))
 
 
 @argument

@@ -306,6 +306,11 @@ def _target_of(path: Any, options: SaveOptions, *, absolute: bool = False) -> Ta
             "write to a directory or to a path ending in .json.zst"
         )
     if is_url(text):
+        if text.startswith(("http://", "https://")):
+            raise ArgumentError(
+                "path is a web address, and a web server takes no files",
+                hint="Save to a local path, or to a store such as s3://bucket/run.",
+            )
         from .remote_target import RemoteTarget
 
         return RemoteTarget(text, options)

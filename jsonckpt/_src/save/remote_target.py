@@ -110,11 +110,6 @@ class RemoteTarget(Target):
             raise ArgumentError(
                 "delete_first is for local paths; remove the remote checkpoint first"
             )
-        if url.startswith(("http://", "https://")):
-            raise ArgumentError(
-                "path is a web address, and a web server takes no files",
-                hint="Save to a local path, or to a store such as s3://bucket/run.",
-            )
         self.path = self.place = url
         self._options = options
         self._fs: Any = None
@@ -128,18 +123,8 @@ class RemoteTarget(Target):
         self._may_be_there = False
 
     def check(self) -> None:
-        """Refuse a name that looks like another kind of file, unless a checkpoint is there.
-
-        Raises:
-            ArgumentError: it does. Only such a name asks the server.
-        """
-        try:
-            path_arguments.check_target_name(path_arguments.without_query(self.path))
-        except ArgumentError:
-            fs, path = filesystem(self.path, self._options.storage_options)
-            with writing(path_arguments.without_query(self.path), remote=True):
-                if kind_of(fs, f"{split_query(path)[0]}/{MANIFEST_NAME}") is None:
-                    raise
+        """Refuse a name that looks like another kind of file, unless a checkpoint is there."""
+        _check_name(self.path, self._options)
 
     def begin(self, plan: SavePlan, cancel: CancelToken) -> None:
         """Connect, and refuse to overwrite what must not be overwritten.
@@ -314,6 +299,21 @@ class RemoteTarget(Target):
         for path in paths:
             with suppress(Exception):  # an orphan does no harm
                 self._fs.rm_file(path)
+
+
+def _check_name(url: str, options: SaveOptions) -> None:
+    """Refuse a name that looks like another kind of file. Only such a name asks the server.
+
+    Raises:
+        ArgumentError: it does, and no checkpoint is there.
+    """
+    try:
+        path_arguments.check_target_name(url)
+    except ArgumentError:
+        fs, path = filesystem(url, options.storage_options)
+        with writing(url, remote=True):
+            if kind_of(fs, f"{path.rstrip('/')}/{MANIFEST_NAME}") is None:
+                raise
 
 
 def _protocols_below(fs: Any) -> set[str]:

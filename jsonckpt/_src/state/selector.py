@@ -88,8 +88,8 @@ def refuse_unmatched(unmatched: Unmatched, names: Iterable[str], *, option: str 
 def near_names(wanted: str, names: Iterable[str]) -> str:
     """A hint for a name that does not exist: the names near it, of tensors and of what holds them.
 
-    >>> near_names("model/0.weigth", ["/model/0.weight", "/model/0.bias"])
-    "Did you mean '/model/0.weight'?"
+    >>> near_names("wiehgt", ["/weight", "/bias"])
+    "Did you mean '/weight'?"
     """
     known = list(islice(names, _MOST_COMPARED))
     above = {name[:end]: None for name in known for end in _container_ends(name)}
