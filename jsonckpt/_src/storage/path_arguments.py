@@ -80,7 +80,7 @@ def _text_of(value: object, argument: str, also: str) -> str:
         hint = "save, load and stream take file objects; give the path of the checkpoint here."
         raise ArgumentError(f"{argument} is a file object, expected a path", hint=hint)
     try:
-        text = os.fspath(value)  # type: ignore[call-overload]
+        text: object = os.fspath(value)  # type: ignore[call-overload]
     except TypeError:
         text = None
     if isinstance(text, str):
