@@ -226,9 +226,12 @@ def test_missing_directories_are_made(
 ) -> None:
     synced = []
     real = os.fsync
-    monkeypatch.setattr(
-        "os.fsync", lambda fd: (synced.append(os.readlink(f"/proc/self/fd/{fd}")), real(fd))
-    )
+
+    def fsync(fd: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{fd}"))
+        real(fd)
+
+    monkeypatch.setattr("os.fsync", fsync)
     _made(room / "p" / "q" / name)
     assert (room / "p" / "q" / name).exists()
     assert {str(room), str(room / "p"), str(room / "p" / "q")} <= set(synced)
@@ -249,6 +252,14 @@ def test_what_fails_leaves_no_directory(
     with pytest.raises(jsonckpt.WriteError):
         _made(room / "p" / "q" / name)
     assert not (room / "p").exists()
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_a_file_is_no_directory(room: Path, name: str) -> None:
+    with pytest.raises(jsonckpt.WriteError, match="A part of the path is a file") as caught:
+        _made(room / "ok.json" / name)
+    assert ".tmp" not in str(caught.value)
+    assert jsonckpt.verify("ok.json")
 
 
 @pytest.mark.parametrize("name", TARGETS)

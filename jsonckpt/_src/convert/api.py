@@ -256,11 +256,10 @@ def _checked(source: Path, output: Path | None, options: ConvertOptions) -> tupl
             raise CheckpointExistsError(
                 "is the input itself", file=output, hint="Name another --output."
             )
-    if to in OWN_FORMATS:
-        if not output.is_dir():
-            check_target_name(str(output), "output")
-    elif not options.dry_run:
+    if to not in OWN_FORMATS or not output.is_dir():
         check_replaceable(output)
+        if to in OWN_FORMATS:
+            check_target_name(str(output), "output")
     if to != "dir":
         check_single_name(os.path.realpath(output))
         check_single_name(str(output))

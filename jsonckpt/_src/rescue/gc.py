@@ -114,7 +114,7 @@ def gc(
     limits = checked_limits(limits)
     text = path_text(path)
     if is_url(text):
-        raise ArgumentError("path is a URL; gc works on local files")
+        raise ArgumentError("path is a URL; gc works on local files: copy it first")
     place = Path(text)
     if place.name == MANIFEST_NAME and not place.is_dir():
         place = place.parent

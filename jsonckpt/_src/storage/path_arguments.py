@@ -77,10 +77,12 @@ def path_text(value: object, argument: str = "path", also: str = "") -> str:
 
 def _text_of(value: object, argument: str, also: str) -> str:
     if is_file_object(value, "read", "readinto", "write"):
-        hint = "save, load and stream take file objects; give the path of the checkpoint here."
-        raise ArgumentError(f"{argument} is a file object, expected a path", hint=hint)
+        raise ArgumentError(
+            f"{argument} is a file object, expected a path",
+            hint="save, load and stream take file objects; give the path of the checkpoint here.",
+        )
     try:
-        text: object = os.fspath(value)  # type: ignore[call-overload]
+        text = os.fspath(value)  # type: ignore[call-overload]
     except TypeError:
         text = None
     if isinstance(text, str):
