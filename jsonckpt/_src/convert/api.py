@@ -256,7 +256,7 @@ def _checked(source: Path, output: Path | None, options: ConvertOptions) -> tupl
             raise CheckpointExistsError(
                 "is the input itself", file=output, hint="Name another --output."
             )
-    if to not in OWN_FORMATS or not output.is_dir():
+    if to not in OWN_FORMATS or not os.path.isdir(output):
         check_replaceable(output)
         if to in OWN_FORMATS:
             check_target_name(str(output), "output")

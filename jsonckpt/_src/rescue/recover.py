@@ -191,7 +191,7 @@ def _local(path: str | os.PathLike[str], argument: str) -> str:
 def _check_target(target: Path, given: str) -> None:
     if is_single(target.name):
         check_single_name(str(target))
-    if not target.is_dir():
+    if not os.path.isdir(target):
         check_target_name(given, "out")
     if os.path.lexists(target) and not (target.is_dir() and not os.listdir(target)):
         raise CheckpointExistsError(

@@ -6,6 +6,7 @@ check of each. So a damaged checkpoint is never returned, and never left out wit
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import warnings
@@ -216,7 +217,7 @@ def _is_ignored(name: str) -> bool:
 def _local(directory: Path, pattern: str) -> Iterator[tuple[Any, str, float]]:
     if not _can_open(directory):
         return
-    if not directory.is_dir():
+    if not os.path.isdir(directory):
         raise ArgumentError(
             f"directory is {quote(str(directory), 200)}, which is a file",
             hint="Give the directory that holds it; jsonckpt.load takes the file itself.",
