@@ -147,7 +147,7 @@ OTHER_KINDS = [
     *("a.csv", "a.yaml", "a.yml", "a.JSON", "a.Json.zst", "a.json.ZST", "a.json.gz", "a.jsonl"),
     *("a.json5", "a.json.tmp", "a.json~", "a.json.1", "a.geojson", "a.json/", "a.pt/"),
 ]
-DIRECTORIES = ["run-1.5", "model.v2", "step.1000", "a.b.c", "run", ".hidden", "jsonl", "a.distcp"]
+DIRECTORIES = ["run-1.5", "model.v2", "step.1000", "a.b.c", "run", ".hidden", "jsonl", "a.json-old"]
 
 
 @pytest.mark.parametrize("writer", WRITERS)
