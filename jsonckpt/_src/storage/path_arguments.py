@@ -27,7 +27,7 @@ _KINDS = {
 }
 _KIND_OF = {end: kind for kind, ends in _KINDS.items() for end in ends.split()}
 #: Names that are nearly those of single files: ``a.JSON``, ``a.json.gz``, ``a.jsonl``.
-_NEARLY_JSON = re.compile(r"\.(geo)?json[a-z0-9]{0,2}([.~]|$)", re.IGNORECASE)
+_NEARLY_JSON = re.compile(r"\.(geo)?json[a-z0-9]{0,2}(\.[a-z0-9]+)*~?$", re.IGNORECASE)
 
 
 def is_url(path: str) -> bool:
