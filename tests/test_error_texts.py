@@ -116,14 +116,15 @@ SITUATIONS: dict[str, tuple[Callable[[Situation, pytest.MonkeyPatch], Any], Any,
     "nothing there": (
         lambda s, _: s.load("step11"),
         E.CheckpointNotFoundError,
-        r"DIR/step11: there is no such file or directory\. The same directory has a\.json, step10\.",
+        r"DIR/step11: there is no such file or directory\. The same directory has step10, a\.json\.",
         FileNotFoundError,
     ),
     "a directory without a checkpoint": (
         lambda s, _: jsonckpt.load(s.path),
         E.CheckpointNotFoundError,
-        r"DIR: there is no manifest\.json in this directory\. "
-        r"Give the directory that holds it, or the path of a \.json file\.",
+        r"DIR: there is no manifest\.json in this directory\. It holds checkpoints, the newest "
+        r"first: a\.json, step10\. Give one of them; jsonckpt\.training\.latest\(directory\) finds "
+        r"the newest\.",
         NONE,
     ),
     "some other file": (

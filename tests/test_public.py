@@ -102,6 +102,7 @@ FIELDS = {
         "seconds",
         "durability",
         "pin",
+        "notes",
     ],
     "LoadResult": [
         "loaded",

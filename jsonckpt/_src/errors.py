@@ -145,7 +145,13 @@ def _printable(path: str) -> str:
 
 
 class FormatError(JsonckptError, ValueError):
-    """The file does not follow ``docs/format.md``."""
+    """The file does not follow ``docs/format.md``.
+
+    Attributes:
+        is_foreign: nothing in the file says that it is a checkpoint of this package.
+    """
+
+    is_foreign = False
 
 
 class UnsupportedVersionError(FormatError):

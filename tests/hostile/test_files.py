@@ -360,7 +360,7 @@ def test_manifest_opened_as_a_file(child: Child, tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", ["a\0b", "a\0b.json", "x" * 5_000, "x" * 300 + ".json", ""])
 def test_paths_that_no_file_has(path: str, tmp_path: Path) -> None:
     target = f"{tmp_path}/{path}" if path else path
-    error = jsonckpt.ArgumentError if "\0" in path else CheckpointNotFoundError
+    error = jsonckpt.ArgumentError if "\0" in path or not path else CheckpointNotFoundError
     for read in (READERS["indexed"], READERS["streaming"], jsonckpt.open, jsonckpt.verify):
         with pytest.raises(error):
             read(target)

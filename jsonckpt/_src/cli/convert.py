@@ -58,7 +58,7 @@ from .console import (
     run_command,
     say,
 )
-from .options import add_limit_option, limits_of
+from .options import add_limit_option, file_path, limits_of
 
 EXIT_TERMINATED = 143
 _SHOWN = 10
@@ -110,8 +110,8 @@ def _parser() -> argparse.ArgumentParser:
         "4 done, but the report could not be printed.",
     )
     option = parser.add_argument
-    option("input", type=Path, help="the checkpoint to convert")
-    option("-o", "--output", type=Path, help="where to write (default: the input's name.json)")
+    option("input", type=file_path, help="the checkpoint to convert")
+    option("-o", "--output", type=file_path, help="where to write (default: the input's name.json)")
     option("--to", choices=list(FORMATS), help="the output's format (default: by its suffix)")
     _flag(parser, "--test-load", "read the output back and compare every bit")
     _flag(parser, "--overwrite", "replace an existing output")
@@ -156,12 +156,12 @@ def _add_reading(reading: argparse._ArgumentGroup) -> None:
     reading.add_argument("--pickle-encoding", metavar="NAME", default="utf-8", help=strings)
     _flag(reading, "--plain-lists", "in JSON: outermost lists of numbers are tensors")
     shapes = "a JSON object of shapes for flattened lists"
-    reading.add_argument("--shapes", metavar="FILE", type=Path, help=shapes)
+    reading.add_argument("--shapes", metavar="FILE", type=file_path, help=shapes)
     ties = "in JSON: make one tensor of two equal ones; may be repeated"
     _repeated(reading, "--tie", "KEY=KEY", ties)
     add_limit_option(reading)
     room = "where to put temporary files"
-    reading.add_argument("--spool", metavar="DIR", type=Path, help=room)
+    reading.add_argument("--spool", metavar="DIR", type=file_path, help=room)
 
 
 _Group = argparse.ArgumentParser | argparse._ArgumentGroup
@@ -187,6 +187,8 @@ def _options(arguments: argparse.Namespace) -> ConvertOptions:
             raise UsageError(f"--{name.replace('_', '-')} does not apply to {to}")
     if arguments.dtype_of and arguments.dtype is None:
         raise UsageError("--dtype-of needs --dtype")
+    if arguments.max_shard_size is not None and to != "dir":
+        raise UsageError(f"--max-shard-size does not apply to {to}: name a directory")
     if arguments.delete_first and not arguments.overwrite:
         raise UsageError("--delete-first needs --overwrite")
     if arguments.encoding == "list" and arguments.compression == "zstd":

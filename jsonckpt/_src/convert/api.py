@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from math import prod
 from pathlib import Path
@@ -27,9 +27,9 @@ from ..format.limits import checked_limits
 from ..pickles.unread import refuse_unread
 from ..progress import human, tell
 from ..sources.safetensors_files import unpack_metadata
-from ..storage.new_file import shared_bits
+from ..storage.new_file import check_replaceable, shared_bits
 from ..storage.os_errors import writing
-from ..storage.path_arguments import is_url, path_text, without_query
+from ..storage.path_arguments import check_target_name, is_url, path_text, without_query
 from ..tensors.compare import Comparison, compare
 from ..tensors.pieces import memory_of
 from .options import (
@@ -63,6 +63,16 @@ _COMPARED: dict[Format, tuple[str, ...]] = {
     "safetensors": ("bit", "dtype", "shape", "name"),
     "legacy-json": ("number", "dtype", "shape", "key"),
 }
+#: Options -> whether a value has the right type, and that type in words.
+_TYPES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+    ("to", lambda value: value is None or isinstance(value, str), "the name of a format"),
+    ("include", lambda value: _all(value, str), "a sequence of names"),
+    ("exclude", lambda value: _all(value, str), "a sequence of names"),
+    ("dtype", lambda value: value is None or isinstance(value, str), "a name such as 'bfloat16'"),
+    ("tie", lambda value: _all(value, tuple | list), "a sequence of pairs of names"),
+    ("shapes", lambda value: isinstance(value, Mapping), "a dictionary of lists of sizes"),
+    ("progress", lambda value: value is None or hasattr(value, "write"), "a text stream or None"),
+)
 Listed = list[tuple[str, str, tuple[int, ...]]]
 
 
@@ -143,13 +153,10 @@ def convert(
     >>> convert(folder / "best.pt", to="safetensors", test_load=True).output.name
     'best.safetensors'
     """
-    known = [option.name for option in fields(ConvertOptions)]
-    unknown = [name for name in changes if name not in known]
-    if unknown:
-        raise ArgumentError(f"there is no option {quote(unknown[0])}; there are {', '.join(known)}")
+    chosen = _chosen(options, changes)
     place = _local(source, "source")
     target = None if output is None else _local(output, "output")
-    result = run(place, target, replace(options or ConvertOptions(), **changes))
+    result = run(place, target, chosen)
     if result.comparison is not None and result.comparison.differences:
         raise StateMismatchError(
             "what was read back differs from what was written",
@@ -157,6 +164,32 @@ def convert(
             file=result.output,
         )
     return result
+
+
+def _chosen(options: ConvertOptions | None, changes: dict[str, Any]) -> ConvertOptions:
+    """The options of a call in Python, checked.
+
+    Raises:
+        ArgumentError: there is no such option, or its value is of another type.
+    """
+    if not isinstance(options, ConvertOptions | None):
+        raise ArgumentError(
+            f"options must be ConvertOptions(...) or None, not {quote(type(options).__name__)}",
+            hint="Single options are passed by name: convert(source, output, to='pt').",
+        )
+    known = [option.name for option in fields(ConvertOptions)]
+    unknown = [name for name in changes if name not in known]
+    if unknown:
+        raise ArgumentError(f"there is no option {quote(unknown[0])}; there are {', '.join(known)}")
+    for name in ("include", "exclude"):
+        if isinstance(changes.get(name), str):  # as in load
+            changes[name] = (changes[name],)
+    chosen = replace(options or ConvertOptions(), **changes)
+    for name, is_right, expected in _TYPES:
+        if not is_right(getattr(chosen, name)):
+            found = quote(getattr(chosen, name))
+            raise ArgumentError(f"{name} must be {expected}, not {found}")
+    return chosen
 
 
 def run(source_path: Path, output: Path | None, options: ConvertOptions) -> ConvertResult:
@@ -226,6 +259,11 @@ def _skipped(comparison: Comparison) -> list[str]:
     return tally.notes()
 
 
+def _all(values: object, kind: Any) -> bool:
+    is_list = isinstance(values, Sequence) and not isinstance(values, str | bytes)
+    return is_list and all(isinstance(value, kind) for value in values)  # type: ignore[attr-defined]
+
+
 def _local(path: str | os.PathLike[str], argument: str = "path") -> Path:
     """Check that a path is local.
 
@@ -267,6 +305,10 @@ def _checked(source: Path, output: Path | None, options: ConvertOptions) -> tupl
             raise CheckpointExistsError(
                 "is the input itself", file=output, hint="Name another --output."
             )
+    if to not in OWN_FORMATS or not os.path.isdir(output):
+        check_replaceable(output)
+        if to in OWN_FORMATS:
+            check_target_name(str(output), "output")
     if to != "dir":
         check_single_name(os.path.realpath(output))
         check_single_name(str(output))
@@ -279,11 +321,11 @@ def _checked(source: Path, output: Path | None, options: ConvertOptions) -> tupl
         )
     if os.path.lexists(output) and not options.overwrite and not options.dry_run:
         raise CheckpointExistsError(
-            "exists already", file=output, hint="Pass --overwrite to replace it."
+            "exists already", file=output, hint="Pass overwrite=True (--overwrite) to replace it."
         )
     if to in OWN_FORMATS and format_of(output) != to:
         wanted = f"ends in {FORMATS[to]}" if FORMATS[to] else "has none of the known suffixes"
-        raise JsonckptError(f"--to {to} needs an output whose name {wanted}", file=output)
+        raise ArgumentError(f"--to {to} needs an output whose name {wanted}", file=output)
     return output, to
 
 

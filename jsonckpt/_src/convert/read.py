@@ -56,6 +56,8 @@ from ..sources.torch_files import (
     pickle_kind,
 )
 from ..state.selector import selector
+from ..storage.missing import hint_for_missing
+from ..storage.new_file import special_kind
 from .options import OWN_FORMATS, ConvertOptions, Format
 from .state_dicts import state_dicts
 
@@ -105,11 +107,17 @@ def read(path: Path, options: ConvertOptions, directory: Path) -> Source:
             return _read_directory(path, options, directory)
         if stat.S_ISREG(mode):
             return _read_file(path, options, directory)
-        raise FormatError("neither a file nor a directory", file=path)
+        raise FormatError(
+            f"neither a file nor a directory: {special_kind(mode) or 'a special file'}",
+            file=path,
+            hint="Copy what comes out of it to a file, and convert that.",
+        )
     except JsonckptError as error:
         raise error.at(file=path) from error.__cause__
     except FileNotFoundError as error:
-        raise CheckpointNotFoundError("there is no such file or directory", file=path) from error
+        raise CheckpointNotFoundError(
+            "there is no such file or directory", file=path, hint=hint_for_missing(path)
+        ) from error
     except OSError as error:
         raise FormatError(f"cannot be read ({error.strerror})", file=path) from error
 

@@ -29,7 +29,7 @@ from ..save.reader_limits import require_json
 from ..save.snapshot import take_snapshot
 from ..sources.safetensors_files import describe, pack_metadata, write_safetensors
 from ..storage import commit
-from ..storage.new_file import NewFile, mode_for
+from ..storage.new_file import NewFile, check_replaceable, mode_for
 from ..storage.os_errors import write_error, writing
 from ..tensors.pieces import memory_of
 from ..tensors.supported import require_address, require_memory, require_plain
@@ -39,6 +39,8 @@ from .plain_load import plain_load_notes
 from .select import children, named_tensors
 from .tally import Tally
 
+#: Options that only the formats of this package have.
+_OWN_OPTIONS = ("encoding", "compression", "max_shard_size", "checksum")
 _STATE_DICT_KEYS = frozenset({"model_state_dict", "state_dict", "model", "module", "weights"})
 
 
@@ -166,14 +168,15 @@ def write(
     """
     if not options.overwrite and os.path.lexists(path):
         raise CheckpointExistsError(
-            "exists already", file=path, hint="Pass --overwrite to replace it."
+            "exists already", file=path, hint="Pass overwrite=True (--overwrite) to replace it."
         )
     if prepared.to in OWN_FORMATS:
         return _save(prepared.state, path, options, prepared.metadata, shared)
-    with writing(path):
-        if path.is_dir():
-            raise CheckpointExistsError("is a directory", file=path, hint="Name a file.")
-    notes: list[str] = []
+    notes = [
+        f"{name} has no effect on {prepared.to}"
+        for name in _OWN_OPTIONS
+        if getattr(options, name) is not None
+    ]
     with _replacing(path, shared, exclusive=not options.overwrite) as (file, stream, temporary):
         if prepared.to == "pt":
             _torch_save(prepared.state, file, stream)
@@ -210,7 +213,7 @@ def _save(
         progress=options.progress is not None and options.progress.isatty(),
         **{name: value for name, value in chosen.items() if value is not None},  # type: ignore[arg-type]
     )
-    return Written(saved.stored_bytes, saved.pin)
+    return Written(saved.stored_bytes, saved.pin, notes=list(saved.notes))
 
 
 def _torch_save(state: Any, file: IO[bytes], stream: _FileStream) -> None:
@@ -335,14 +338,20 @@ class _FileStream(io.RawIOBase):
 def _replacing(
     path: Path, shared: int, *, exclusive: bool
 ) -> Iterator[tuple[IO[bytes], _FileStream, Path]]:
-    """A new file, and its name until it replaces ``path``. It is removed after an error."""
+    """A new file, and its name until it replaces ``path``. It is removed after an error.
+
+    Directories on the way are made.
+    """
+    check_replaceable(path)
     with writing(path):
         target = Path(os.path.realpath(path))
+    made: list[Path] = []
     # gc knows the name and removes the file if the process was killed.
     temporary = target.with_name(temporary_name(target.name, secrets.token_hex(6)))
     file = NewFile(temporary, early=True, mode=mode_for(target, shared))
     stream = _FileStream(file)
     try:
+        commit.make_directory(target.parent, made, sync=True)
         file.create()
         with io.BufferedWriter(stream, buffer_size=1 << 20) as buffer:
             yield buffer, stream, temporary
@@ -353,6 +362,7 @@ def _replacing(
         commit.commit(temporary, target, None, sync=True, exclusive=exclusive)
     except BaseException as error:
         file.abandon()
+        commit.remove_directories(made)
         # torch raises its own error for a failed write.
         if stream.error is not None and isinstance(error, Exception):
             raise stream.error from stream.error.__cause__

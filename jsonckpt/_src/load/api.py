@@ -14,12 +14,13 @@ from ..format.json_text import BRIEF, collector_paused
 from ..format.limits import Limits
 from ..progress import progress_bar
 from ..state.selector import Selector
+from ..storage.file_objects import is_file_object
 from ..storage.locate import locate
 from ..tensors.buffers import Target
 from ..tensors.map_location import MapLocation
 from .allocation import allocate_targets
 from .container import Container, open_container, read_consistent
-from .forward import FileSource, ForwardReader, is_file_object
+from .forward import FileSource, ForwardReader
 from .options import ReadOptions, TensorSelection
 from .restore import StateBuilder
 
@@ -90,7 +91,7 @@ def load_selected(
     path: str | os.PathLike[str] | Any, selection: TensorSelection, options: ReadOptions
 ) -> Any:
     """:func:`load`, with the arguments as two objects."""
-    if is_file_object(path):
+    if is_file_object(path, "readinto", "read"):
         return ForwardReader(selection, options).load(FileSource(path))
     return read_consistent(path, options, lambda container: load_container(container, selection))
 
@@ -168,7 +169,7 @@ def stream(
         expected_digest=expected_digest,
     )
     reader = ForwardReader(TensorSelection.of(include, exclude, map_location), options)
-    if is_file_object(source):
+    if is_file_object(source, "readinto", "read"):
         yield from reader.tensors(FileSource(source))
         return
     location, name = locate(source, storage_options, follow=options.limits.follow)

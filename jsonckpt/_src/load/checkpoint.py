@@ -9,14 +9,14 @@ from typing import Any
 
 import torch
 
-from ..errors import FormatError
+from ..errors import ArgumentError, FormatError, quote
 from ..format.dtypes import DTYPES
 from ..format.json_text import collector_paused
 from ..format.limits import Copies, Limits
 from ..format.model import PLAIN, Codec, Entry, Manifest, element_count
 from ..state.references import references_in
 from ..state.registry import default_rules
-from ..state.selector import Selector
+from ..state.selector import Selector, near_names
 from ..state.torch_types import BUILTIN
 from ..state.tree import decode_state
 from ..tensors.aliasing import StateReader
@@ -102,8 +102,14 @@ class TensorEntry:
         return f"TensorEntry({self.name!r}, {self.dtype}, {list(self.shape)})"
 
 
+class _NoTensorError(ArgumentError, KeyError):
+    """A name that no tensor has: a mapping raises a KeyError for it."""
+
+
 class Checkpoint(Mapping[str, TensorEntry]):
     """An open checkpoint: names to :class:`TensorEntry`. A context manager.
+
+    A name that no tensor has raises an :class:`ArgumentError` that is a ``KeyError``, too.
 
     Attributes:
         manifest: its manifest.
@@ -123,8 +129,36 @@ class Checkpoint(Mapping[str, TensorEntry]):
             self._entries.setdefault(reference.name, (entry, view))
 
     def __getitem__(self, name: str) -> TensorEntry:
-        entry, view = self._entries[name]
+        try:
+            entry, view = self._entries[name]
+        except (KeyError, TypeError) as error:  # TypeError: what no mapping can hold
+            raise self._no_tensor(name) from error
         return TensorEntry(self, name, entry, view)
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and name in self._entries
+
+    def get(self, name: Any, default: Any = None) -> Any:
+        """The entry of a tensor, or ``default``. A missing name costs no search for near ones."""
+        if name not in self:
+            return default
+        return self[name]
+
+    def _no_tensor(self, name: object) -> _NoTensorError:
+        """The error for a name that no tensor has."""
+        path = self._container.path
+        if not isinstance(name, str):
+            kind = quote(type(name).__name__)
+            return _NoTensorError(f"a tensor's name is a str such as '/w', not {kind}", file=path)
+        inside = f"{'' if name.startswith('/') else '/'}{name.removesuffix('/')}"
+        if inside in self._entries:
+            slash = "" if name.startswith("/") else " A name begins with a slash."
+            hint = f"Did you mean {quote(inside)}?{slash}"
+        elif any(other.startswith(f"{inside}/") for other in self._entries):
+            hint = f"It holds tensors: load(path, include={quote(inside)}) or .state() reads them."
+        else:
+            hint = near_names(name, self._entries)
+        return _NoTensorError(f"there is no tensor {quote(name, 200)}", file=path, hint=hint)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)

@@ -33,7 +33,7 @@ from ..save.write import write_checkpoint
 from ..storage.leftovers import File, files_to_search
 from ..storage.local import LocalFile
 from ..storage.new_file import shared_bits
-from ..storage.path_arguments import is_url, path_text
+from ..storage.path_arguments import check_target_name, is_url, path_text
 from ..storage.protocols import ByteSource
 from .damaged_files import DamagedZstd, PatchedFile
 from .findings import Findings
@@ -144,10 +144,11 @@ def recover(
     (('/a',), {'a': tensor([1., 1.])})
     """
     limits = checked_limits(limits)
-    source, target = Path(_local(path, "path")), Path(_local(out, "out"))
+    given, new = _local(path, "path"), _local(out, "out")
+    source, target = Path(given), Path(new)
     if save_id is not None and not isinstance(save_id, str):
         raise ArgumentError(f"save_id must be str or None, not {quote(type(save_id).__name__)}")
-    _check_target(target)
+    _check_target(target, new)
     files = files_to_search(source)
     # Only those who can read the old checkpoint may read the new one.
     shared = shared_bits(files.path)
@@ -176,11 +177,9 @@ def recover(
         lost = tuple(findings.lost_tensors())
         if not lost and findings.state_status == "verified":
             findings.restore_storages(state)
-        saved = _save(
-            findings, state, target, shared=shared, threads=thread_count(threads), sync=sync
-        )
+        saved = _save(findings, state, new, shared=shared, threads=thread_count(threads), sync=sync)
     return RecoverReport(
-        str(source),
+        given,
         saved,
         findings.save_id,
         findings.state_status,
@@ -198,9 +197,11 @@ def _local(path: str | os.PathLike[str], argument: str) -> str:
     return text
 
 
-def _check_target(target: Path) -> None:
+def _check_target(target: Path, given: str) -> None:
     if is_single(target.name):
         check_single_name(str(target))
+    if not os.path.isdir(target):
+        check_target_name(given, "out")
     if os.path.lexists(target) and not (target.is_dir() and not os.listdir(target)):
         raise CheckpointExistsError(
             "there is something at this path",
@@ -230,7 +231,7 @@ def _refuse_foreign(file: File, limits: Limits) -> None:
 
 
 def _save(
-    findings: Findings, state: Any, target: Path, *, shared: int, threads: int, sync: bool
+    findings: Findings, state: Any, target: str, *, shared: int, threads: int, sync: bool
 ) -> str:
     """Save the new checkpoint; its path."""
     options = SaveOptions(
@@ -250,4 +251,5 @@ def _save(
     )
     plans = [RecordPlan(record, record.found.header.codec, record.nbytes) for record in records]
     plan = SavePlan(snapshot, options, plans)
-    return write_checkpoint(plan, local_target(target, options), CancelToken(), 0.0).path
+    place = local_target(Path(target), options, target)
+    return write_checkpoint(plan, place, CancelToken(), 0.0).path
