@@ -10,7 +10,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks import background, first, growth, guide_case, inputs, memory, sizes, small, speed
+from benchmarks import (
+    background,
+    first,
+    foreign,
+    growth,
+    guide_case,
+    inputs,
+    memory,
+    sizes,
+    small,
+    speed,
+)
 from benchmarks.arena import ROOT
 from benchmarks.machine import machine
 from benchmarks.report import write_report
@@ -27,6 +38,7 @@ GROUPS: dict[str, Callable[[Settings], Section]] = {
     "size": sizes.run,
     "memory": memory.run,
     "growth": growth.run,
+    "foreign": foreign.run,
     "guide": guide_case.run,
     "async": background.run,
 }

@@ -1,12 +1,13 @@
-"""Converts checkpoints: ``.pt``, safetensors, jsonckpt, and JSON of other programs.
+"""Converts checkpoints: ``.pt``, safetensors, NumPy, jsonckpt, and JSON of other programs.
 
 Call :func:`convert` in Python, or ``python -m jsonckpt.convert`` on the command line. ``api`` runs
 the steps in this order. Each step is a module with a function of the same name::
 
     read  ->  select  ->  write  ->  compare
 
-``read`` looks at the content of the input and calls ``torch_files``, ``safetensors_files``, the
-loader of this package, or ``foreign.read_json``. The last one reads in three steps::
+``read`` looks the content of the input up in the table of ``kinds`` and calls ``torch_files``,
+``safetensors_files``, ``numpy_files``, ``tensorflowjs``, the loader of this package, or
+``foreign.read_json``. The last one reads in three steps::
 
     lift            moves long arrays and strings from the text to a file
     dialects        recognises the objects that are tensors

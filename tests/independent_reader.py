@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import json
 import math
 import pathlib
 import re
@@ -32,7 +33,7 @@ def check_head(document: dict[str, Any], kind: str, sealed: bytes) -> None:
     need(type(document["version"]) is int and document["version"] == 1, "version")
     need(re.fullmatch("[0-9a-f]{32}", document["save_id"]), "save_id")
     need(not document.get("requires"), "a feature that this reader does not know is required")
-    if kind == "jsonckpt.shard" or document["seal"] is not None:
+    if document["seal"] is not None:
         algorithm, _, digest = document["seal"].partition(":")
         need(kind != "jsonckpt.shard" or algorithm == document["checksum"], "the seal's algorithm")
         check_sum(algorithm, sealed, digest)
@@ -52,6 +53,8 @@ def file_text(path: pathlib.Path) -> bytes:
 
 def read_shard(text: bytes) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """What a shard says besides its payloads, and its tensors by name."""
+    if not re.search(rb'"seal":"[^"]*","index_offset":[ 0-9]{20}\}\n\Z', text):
+        return read_any_layout(text)
     mark = b'\n"tensors":[\n'
     at = text.index(mark) + len(mark)
     skeleton, index, payloads = bytearray(text[:at]), [], []
@@ -87,6 +90,29 @@ def read_shard(text: bytes) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         tensors[record["name"]] = read_record(record, chunks, document["checksum"])
         record["row"] = row
     return document, tensors
+
+
+class Number(str):
+    """A number as it is spelled."""
+
+
+def read_any_layout(text: bytes) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """The same of a file that was edited (section 3.3)."""
+    document, tensors = parse(text), {}
+    need(document["seal"] is None, "another layout goes with a seal of null only")
+    check_head(document, "jsonckpt.shard", b"")
+    spelled = json.loads(text, parse_int=Number, parse_float=Number)
+    for record, found in zip(document["tensors"], spelled["tensors"], strict=True):
+        need(record["name"] not in tensors, "a name stands twice")
+        chunks = [payload_text(chunk) for chunk in found["chunks"]]
+        tensors[record["name"]] = read_record(record, chunks, document["checksum"])
+    return document, tensors
+
+
+def payload_text(chunk: Any) -> bytes:
+    if isinstance(chunk, str):
+        return chunk.encode()
+    return ",".join(n if isinstance(n, Number) else json.dumps(n) for n in chunk).encode()
 
 
 def read_record(record: dict[str, Any], chunks: list[bytes], algorithm: str) -> torch.Tensor:
@@ -242,8 +268,9 @@ def read(path: str | pathlib.Path) -> tuple[Any, dict[str, torch.Tensor]]:
         need(document["totals"] == {"tensors": len(tensors), "bytes": nbytes}, "totals")
         return document["state"], share_storages(document["tensors"], tensors)
     text = (path / "manifest.json").read_bytes()
-    manifest, end = parse(text), text.rindex(b',\n"seal":')
-    need(list(manifest)[-1] == "seal" and b"\n" not in text[end + 2 :].rstrip(), "the last line")
+    manifest, end = parse(text), text.rfind(b',\n"seal":')
+    last = list(manifest)[-1] == "seal" and b"\n" not in text[end + 2 :].rstrip()
+    need(manifest["seal"] is None or last, "the last line")
     check_head(manifest, "jsonckpt.manifest", text[:end])
     tensors, rows, stored = {}, [], 0
     for number, shard in enumerate(manifest["shards"]):

@@ -116,14 +116,15 @@ SITUATIONS: dict[str, tuple[Callable[[Situation, pytest.MonkeyPatch], Any], Any,
     "nothing there": (
         lambda s, _: s.load("step11"),
         E.CheckpointNotFoundError,
-        r"DIR/step11: there is no such file or directory\. The same directory has a\.json, step10\.",
+        r"DIR/step11: there is no such file or directory\. The same directory has step10, a\.json\.",
         FileNotFoundError,
     ),
     "a directory without a checkpoint": (
         lambda s, _: jsonckpt.load(s.path),
         E.CheckpointNotFoundError,
-        r"DIR: there is no manifest\.json in this directory\. "
-        r"Give the directory that holds it, or the path of a \.json file\.",
+        r"DIR: there is no manifest\.json in this directory\. It holds checkpoints, the newest "
+        r"first: a\.json, step10\. Give one of them; jsonckpt\.training\.latest\(directory\) finds "
+        r"the newest\.",
         NONE,
     ),
     "some other file": (
@@ -135,9 +136,18 @@ SITUATIONS: dict[str, tuple[Callable[[Situation, pytest.MonkeyPatch], Any], Any,
     ),
     "reformatted": (
         lambda s, _: s.load("b.json", json.dumps(json.loads(s.text), indent=1).encode()),
+        E.IntegrityError,
+        r"DIR/b\.json: the file was edited by hand, or written again by a JSON tool\. "
+        r"To accept that, set \"seal\":null in it: jq '\.seal=null' FILE > NEW\. "
+        rf"Or {RECOVER}",
+        NONE,
+    ),
+    "line endings": (
+        lambda s, _: s.load("b.json", s.text.replace(b"\n", b"\r\n")),
         E.FormatError,
-        r"DIR/b\.json: the file was reformatted: its layout in lines is not that of a checkpoint\. "
-        r"It is JSON still, but readers need every line as it was written; take another copy\.",
+        r"DIR/b\.json: line endings were changed from LF to CRLF, as Git does with core\.autocrlf\. "
+        r"Undo it with: jsonckpt recover PATH NEW\. Or clone the repository again after the line "
+        r"\*\.json -text is in its \.gitattributes\.",
         NONE,
     ),
     "an edit that broke the JSON": (
@@ -204,7 +214,8 @@ SITUATIONS: dict[str, tuple[Callable[[Situation, pytest.MonkeyPatch], Any], Any,
         E.IntegrityError,
         r"DIR/b\.json: the text around the payloads does not match its seal "
         rf"\(expected xxh3_128:{HEX}, found xxh3_128:{HEX}\)\. "
-        rf"The file was damaged or changed: take another copy, or {RECOVER}",
+        r"If it was edited on purpose or a JSON tool wrote it again, set \"seal\":null in it: "
+        r"jq '\.seal=null' FILE > NEW\. Else take another copy",
         NONE,
     ),
     "an edit that does not say so": (
@@ -212,7 +223,8 @@ SITUATIONS: dict[str, tuple[Callable[[Situation, pytest.MonkeyPatch], Any], Any,
         E.IntegrityError,
         r"DIR/step10/manifest\.json: the text does not match its seal "
         rf"\(expected xxh3_128:{HEX}, found xxh3_128:{HEX}\)\. "
-        r'If you edited it on purpose, set "seal":null in it; else take another copy\.',
+        r"If it was edited on purpose or a JSON tool wrote it again, set \"seal\":null in it: "
+        r"jq '\.seal=null' FILE > NEW\. Else take another copy",
         NONE,
     ),
     "another save than the pinned one": (
@@ -265,8 +277,8 @@ SITUATIONS: dict[str, tuple[Callable[[Situation, pytest.MonkeyPatch], Any], Any,
         ),
         E.StateMismatchError,
         r"DIR/a\.json: the checkpoint and the target differ; nothing has been changed\. Pass "
-        r"strict=False to copy what fits, include= or exclude= to choose, cast=True to convert "
-        r"dtypes\.\n  missing: '/model/c'\n  unexpected: '/model/b'\n"
+        r"strict=False to copy what fits, include= or exclude= to choose\. Build the target with the "
+        r"sizes of the run that saved it: no shape is changed\.\n  missing: '/model/c'\n  unexpected: '/model/b'\n"
         r"  mismatched: '/model/w: shape \[3, 4\] in the checkpoint, \[2, 2\] in the target'",
         NONE,
     ),
@@ -303,7 +315,7 @@ SITUATIONS: dict[str, tuple[Callable[[Situation, pytest.MonkeyPatch], Any], Any,
     ),
     "nothing to recover": (
         lambda s, _: (
-            (s.path / "b.json").write_bytes(b"{}"),
+            (s.path / "b.json").write_bytes(b"{'jsonckpt.shard'"),
             jsonckpt.recover(s.path / "b.json", s.path / "new"),
         ),
         E.IncompleteCheckpointError,

@@ -67,8 +67,9 @@ SIGNATURES = {
         "threads=None, progress=False, limits=None, storage_options=None, expected_digest=None"
     ),
     "load_into": (
-        "target, path, *, strict=True, include=None, exclude=None, cast=False, verify=True, "
-        "threads=None, progress=False, limits=None, storage_options=None, expected_digest=None"
+        "target, path, *, strict=True, include=None, exclude=None, cast=False, "
+        "strip_prefix=None, verify=True, threads=None, progress=False, limits=None, "
+        "storage_options=None, expected_digest=None"
     ),
     "open": (
         "path, *, verify=True, threads=None, limits=None, storage_options=None, "
@@ -100,8 +101,18 @@ FIELDS = {
         "files",
         "seconds",
         "durability",
+        "pin",
+        "notes",
     ],
-    "LoadResult": ["loaded", "missing", "unexpected", "mismatched"],
+    "LoadResult": [
+        "loaded",
+        "missing",
+        "unexpected",
+        "mismatched",
+        "renamed",
+        "kept",
+        "hint",
+    ],
     "GcReport": ["path", "removed", "kept", "nbytes", "dry_run"],
     "LostTensor": ["name", "reason", "file", "chunk"],
     "RecoverReport": [

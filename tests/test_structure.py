@@ -18,8 +18,8 @@ LAYERS: list[set[str]] = [
     {"format"},
     {"state", "shards"},
     {"tensors", "storage"},
-    {"save", "load", "foreign"},
-    {"load_into"},
+    {"save", "load", "foreign", "pickles"},
+    {"load_into", "sources"},
     {"rescue", "convert", "training"},
     {"cli"},
 ]

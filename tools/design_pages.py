@@ -25,7 +25,8 @@ TABLE = re.compile(r"<!-- modules -->\n.*?<!-- end -->\n", re.DOTALL)
 ROWS = [
     [["cli"]],
     [["rescue"], ["convert"], ["training", "load_into"]],
-    [["save"], ["load"], ["foreign"]],
+    [["sources"]],
+    [["save"], ["load"], ["foreign", "pickles"]],
     [["tensors", "state"], ["shards"], ["storage"]],
     [["format"]],
     [["ground"]],

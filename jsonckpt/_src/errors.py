@@ -23,6 +23,7 @@ shortens text from files. :func:`printable` escapes whatever could control a ter
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 #: The hint for damaged data.
 DAMAGED = (
@@ -144,7 +145,13 @@ def _printable(path: str) -> str:
 
 
 class FormatError(JsonckptError, ValueError):
-    """The file does not follow ``docs/format.md``."""
+    """The file does not follow ``docs/format.md``.
+
+    Attributes:
+        is_foreign: nothing in the file says that it is a checkpoint of this package.
+    """
+
+    is_foreign = False
 
 
 class UnsupportedVersionError(FormatError):
@@ -254,3 +261,65 @@ def full_name(kind: type) -> str:
     if kind.__module__ == "builtins":
         return kind.__qualname__
     return f"{kind.__module__}.{kind.__qualname__}"
+
+
+# --- texts that were changed as a whole -----------------------------------------------------------
+
+_LINE_ENDINGS = (
+    "Undo it with: jsonckpt recover PATH NEW. Or clone the repository again after the line "
+    "*.json -text is in its .gitattributes."
+)
+_ACCEPT = "set \"seal\":null in it: jq '.seal=null' FILE > NEW"
+_EDITED = (
+    f"If it was edited on purpose or a JSON tool wrote it again, {_ACCEPT}. Else take another copy"
+)
+_REWRITTEN = f"To accept that, {_ACCEPT}. Or restore what is intact with: jsonckpt recover PATH NEW"
+_REWRITTEN_SHARD = "Read it with: jsonckpt recover PATH NEW"
+_REWRITTEN_PIPE = "A pipe cannot be read in this layout: write it to a file, and give its path."
+
+
+def line_endings() -> FormatError:
+    """The error for a file whose line feeds became CRLF."""
+    return FormatError(
+        "line endings were changed from LF to CRLF, as Git does with core.autocrlf",
+        hint=_LINE_ENDINGS,
+    )
+
+
+def rewritten(way: Literal["file", "shard", "pipe"] = "file") -> IntegrityError:
+    """The error for a file that a JSON tool wrote again, or that was edited."""
+    hints = {"file": _REWRITTEN, "shard": _REWRITTEN_SHARD, "pipe": _REWRITTEN_PIPE}
+    return IntegrityError(
+        "the file was edited by hand, or written again by a JSON tool", hint=hints[way]
+    )
+
+
+def as_shard(error: JsonckptError) -> JsonckptError:
+    """An error that says that a text was changed, with the way out for a shard of a directory."""
+    if error.message == rewritten().message:
+        return rewritten("shard")
+    if error.hint == _REWRITTEN_PIPE:
+        error.hint = _REWRITTEN_SHARD
+    if error.hint == _EDITED:  # its seal is in the manifest, too
+        error.hint = DAMAGED
+    return error
+
+
+def is_change_of_text(error: JsonckptError) -> bool:
+    """Whether an error says that the text as a whole was changed, so that nothing in it is lost."""
+    ways = (_LINE_ENDINGS, _REWRITTEN_SHARD, _REWRITTEN_PIPE)
+    return error.hint in ways or error.message == rewritten().message
+
+
+def seal_missing() -> FormatError:
+    """The error for a text without the member ``seal``."""
+    return FormatError(
+        "the member seal is missing", hint='After an edit by hand it must be there: "seal":null'
+    )
+
+
+def seal_differs(expected: str, found: str, what: str = "the text") -> IntegrityError:
+    """The error for a text that does not match its seal."""
+    return IntegrityError(
+        f"{what} does not match its seal (expected {expected}, found {found})", hint=_EDITED
+    )

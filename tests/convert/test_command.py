@@ -32,7 +32,8 @@ def test_the_guides_command(checkpoint: Path, capsys: pytest.CaptureFixture[str]
     assert "58.3 kB" in printed
     assert f"{output.stat().st_size / 1000:.1f} kB" in printed
     assert "x the input" in printed
-    assert "every bit, dtype, key and type is the same: 112 tensors" in printed
+    assert "test   112 tensors, " in printed
+    assert printed.endswith("every bit, dtype, shape, stride, key and type is the same\n")
     found = jsonckpt.load(output)
     same(guide_state(), found)
     unique = {id(tensor): tensor for tensor in found["model_state_dict"].values()}.values()
@@ -45,10 +46,10 @@ def test_a_difference_exits_3_and_says_where(
 ) -> None:
     honest = write
 
-    def damaged(state: Any, *args: Any, **options: Any) -> Any:
-        state["model_state_dict"]["transformer.ln_f.bias"][3] += 1
-        written = honest(state, *args, **options)
-        state["model_state_dict"]["transformer.ln_f.bias"][3] -= 1
+    def damaged(prepared: Any, *args: Any, **options: Any) -> Any:
+        prepared.state["model_state_dict"]["transformer.ln_f.bias"][3] += 1
+        written = honest(prepared, *args, **options)
+        prepared.state["model_state_dict"]["transformer.ln_f.bias"][3] -= 1
         return written
 
     monkeypatch.setattr(api, "write", damaged)
@@ -107,6 +108,8 @@ def test_machine_readable(checkpoint: Path, capsys: pytest.CaptureFixture[str]) 
         "tensors": 112,
         "bytes": result["tensor_bytes"],
         "differences": [],
+        "compared": ["bit", "dtype", "shape", "stride", "key", "type"],
+        "not_compared": [],
     }
     assert main([str(checkpoint), "-o", str(output), "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["ok"] is False

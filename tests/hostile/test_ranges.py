@@ -304,11 +304,6 @@ def seal_of_another_algorithm(forgery: Forgery) -> None:
     forgery.seal = "sha256:" + "ab" * 32
 
 
-@CASES.add(WRONG_INDEX, "seal|end", forms=("single",))
-def seal_is_null(forgery: Forgery) -> None:
-    forgery.seal = None
-
-
 # --- the layout in lines ------------------------------------------------------------------------
 
 
@@ -339,7 +334,9 @@ def _tail_line(change: Callable[[bytes], bytes]) -> Callable[[Forgery], None]:
     return edit
 
 
-_lines("with_carriage_returns", _rewrite(b"\n", b"\r\n"), "")
+CASES.add((FormatError, IntegrityError), "", name="line_with_carriage_return")(
+    _rewrite(b"\n", b"\r\n")
+)
 _lines("with_a_break_in_a_head", _head_line(lambda line: line.replace(b",", b",\n", 1)))
 _lines("with_a_break_in_a_tail", _tail_line(lambda line: line.replace(b",", b",\n", 1)))
 _lines("with_a_break_after_a_head", _head_line(lambda line: line + b"\n"))
@@ -396,7 +393,7 @@ def tensors_in_the_head_too(forgery: Forgery) -> None:
     forgery.head["tensors"] = []
 
 
-@CASES.add(FormatError, "reformatted|base64|JSON")
+@CASES.add((FormatError, IntegrityError), "base64|JSON")
 def no_tensors_line(forgery: Forgery) -> None:
     forgery.edit_shard = lambda text: text.replace(b'\n"tensors":[\n', b'\n"tensors": [\n')
 

@@ -192,7 +192,7 @@ def test_everything_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
     assert error.mismatched == [
         "/deep/shape: shape [2, 3] in the checkpoint, [3, 2] in the target",
         "/deep/dtype: float64 in the checkpoint, float32 in the target",
-        "/plain: no tensor in the checkpoint, a tensor in the target",
+        "/plain: the int 1 in the checkpoint, a tensor in the target",
     ]
     for name in [*error.missing, *error.unexpected, "/deep/shape", "/deep/dtype", "/plain"]:
         assert name in str(error)

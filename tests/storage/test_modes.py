@@ -94,6 +94,44 @@ def test_a_new_one_is_as_the_umask_says(tmp_path: Path) -> None:
         assert modes(tmp_path / name) == {0o640}
 
 
+@pytest.mark.parametrize("name", [*NAMES, "c.pt"])
+@pytest.mark.parametrize("allowed", ["all", "the group", "nothing"])
+def test_owner_and_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, born: list[int], name: str, allowed: str
+) -> None:
+    path = tmp_path / name
+    jsonckpt.save(STATE, tmp_path / "in")
+    write: Callable[[], object] = lambda: jsonckpt.save(STATE, path, sync=False)  # noqa: E731
+    if name == "c.pt":
+        write = lambda: convert(tmp_path / "in", path, overwrite=True)  # noqa: E731
+    write()
+    restrict(path, 0o640)
+    asked: list[tuple[int, int]] = []
+    real = os.fstat
+
+    def strange(fd: int) -> os.stat_result:
+        """The files of this process belong to others."""
+        values = list(real(fd))
+        values[4:6] = [values[4] + 1, values[5] + 1]
+        return os.stat_result(values)
+
+    def chown(fd: int, user: int, group: int) -> None:
+        del fd
+        asked.append((user, group))
+        if allowed == "nothing" or (allowed == "the group" and user != -1):
+            raise PermissionError
+
+    monkeypatch.setattr(os, "fchown", chown)
+    del born[:]
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fstat", strange)
+        write()
+    owner = (os.getuid(), os.stat(path).st_gid)
+    assert set(asked) == ({owner} if allowed == "all" else {owner, (-1, owner[1])})
+    assert modes(path) == {0o600 if allowed == "nothing" else 0o640}
+    assert all(not seen & ~0o640 for seen in born)
+
+
 def test_through_a_link(tmp_path: Path) -> None:
     jsonckpt.save(STATE, tmp_path / "real.json")
     (tmp_path / "real.json").chmod(0o600)

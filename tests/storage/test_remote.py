@@ -116,7 +116,8 @@ def test_a_url_that_pathlib_took_a_slash_from(
         with pytest.raises(jsonckpt.JsonckptError, match=r"a URL.*(string that|load and save)"):
             call()
         assert [path.name for path in tmp_path.iterdir()] == ["c.json"], number
-    assert main(["memory:/x/c.json", "-o", "new.json"]) == 1
+    for wrong in ("memory:/x/c.json", "memory://x/c.json"):
+        assert main([wrong, "-o", "new.json"]) == 2
     jsonckpt.save(OLD, "./s3:/run")  # one that is meant
     assert same(jsonckpt.load(tmp_path / "s3:" / "run"), OLD)
 

@@ -18,7 +18,7 @@ from jsonckpt.convert import ConvertOptions, convert
 
 
 def compared(state: Any, path: Path) -> Comparison:
-    return compare(state, read_back(path, "dir", ConvertOptions(), path.parent))
+    return compare(state, read_back(path, "dir", ConvertOptions(), path.parent)[0])
 
 
 def test_what_is_read_back_is_compared(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from jsonckpt._src.errors import FormatError, JsonckptError
+from jsonckpt._src.errors import ArgumentError, FormatError, JsonckptError
 from jsonckpt._src.tensors.map_location import placement
 
 CPU = torch.device("cpu")
@@ -64,8 +64,23 @@ def test_one_device_for_all(where: Any) -> None:
     assert placement(where).relocate(tensor, "cpu") is tensor
 
 
-def test_cuda_without_a_gpu_is_left_to_torch_to_refuse() -> None:
-    assert placement("cuda").device_for("cpu") == torch.device("cuda")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+@pytest.mark.parametrize("name", ["cuda", "cuda:7", "mps", "xpu", "xla"])
+def test_a_device_that_is_not_here(name: str) -> None:
+    if name == "mps" and torch.backends.mps.is_available():
+        pytest.skip("has it")
+    said = rf"map_location is '{name}', but .*(is False|no device xla)\. Pass map_location='cpu'"
+    for where in (name, torch.device(name)):
+        with pytest.raises(ArgumentError, match=said) as caught:
+            placement(where)
+        assert isinstance(caught.value, RuntimeError)
+    mapping = placement({"cuda:0": name})
+    assert mapping.device_for("cpu") == CPU
+    with pytest.raises(ArgumentError, match=said):
+        mapping.device_for("cuda:0")
+
+
+def test_what_is_no_device() -> None:
     with pytest.raises(RuntimeError, match="gpu"):
         placement("gpu")
 
@@ -107,7 +122,7 @@ def test_callable_may_decline_keep_or_leave_the_cpu() -> None:
 
 def test_callable_that_returns_nonsense() -> None:
     wrong: Any = lambda _storage, _saved: torch.zeros(2)  # noqa: E731
-    with pytest.raises(JsonckptError, match="returned a Tensor"):
+    with pytest.raises(JsonckptError, match="returned 'Tensor'"):
         placement(wrong).relocate(torch.zeros(2), "cpu")
     small = torch.zeros(1).untyped_storage()
     with pytest.raises(JsonckptError, match="4 bytes for a tensor of 8"):

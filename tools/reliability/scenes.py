@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 
 import jsonckpt
-from jsonckpt._src.convert.safetensors_files import load_safetensors
+from jsonckpt._src.sources.safetensors_files import load_safetensors
 from jsonckpt.convert import convert
 from tests.support import difference
 
@@ -170,7 +170,7 @@ def outcome(scene: Scene, room: Path) -> Outcome:
     if path.suffix == ".pt":
         return _which(path, lambda: torch.load(path, weights_only=True))
     if path.suffix == ".safetensors":
-        return _which(path, lambda: _flat(load_safetensors(path)), _flat)
+        return _which(path, lambda: _flat(load_safetensors(path).tensors), _flat)
     try:
         found = jsonckpt.load(path)
     except jsonckpt.CheckpointNotFoundError:

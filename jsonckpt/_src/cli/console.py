@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import IO, Any
 
-from ..errors import JsonckptError, printable
+from ..errors import ArgumentError, JsonckptError, printable
 
 EXIT_OK, EXIT_FAILURE, EXIT_USAGE, EXIT_MISMATCH, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
 #: The exit code of a command whose report standard output did not take.
@@ -121,6 +121,9 @@ def _run(
     except KeyboardInterrupt:
         complain(interrupted)
         return EXIT_INTERRUPTED
+    except ArgumentError as error:
+        failed(options, error)
+        return EXIT_USAGE
     except (JsonckptError, OSError, MemoryError, RecursionError) as error:
         failed(options, error)
         return EXIT_FAILURE

@@ -2,6 +2,30 @@
 
 Exit codes: 0 done; 1 failed; 2 wrong usage; 3 what was read back differs; 4 done, but the report
 could not be printed; 130 interrupted; 143 terminated.
+
+``--json`` prints one object. After an error it is ``{"ok": false, "error": text, "kind": class}``,
+where ``kind`` is the name of the error's class. Otherwise:
+
+``ok``                 false if what was read back differs
+``input``, ``output``  the paths
+``kind``               the kind of the input, in words
+``to``                 the format of the output
+``dry_run``            true if nothing was written; then ``output_bytes`` is an estimate
+``input_bytes``, ``output_bytes``, ``ratio``  sizes on disk, and the second divided by the first
+``tensors``, ``tensor_bytes``  tensors that are in the output, tied ones once, and their raw bytes
+``left_out``           names of values, tensors and whole optimizers that are not in the output
+``tensors_left_out``   the number of tensors among them that were not asked for
+``tensors_changed``    the number of tensors that ``--dtype`` changed
+``notes``              what was repaired, assumed, changed or not kept: lines of text
+``pin``                for ``expected_digest=``, with ``--checksum sha256`` or ``blake3``; else null
+``seconds``            the time it took
+``test_load``          null without ``--test-load``; else an object of
+    ``same``           true if nothing differs
+    ``everything``     true if also nothing was left out, changed, or not compared
+    ``compared``       what was compared: "bit", "dtype", …
+    ``not_compared``   what was not, lines of text
+    ``tensors``, ``bytes``  how much was compared
+    ``differences``    the first 20 differences, lines of text
 """
 
 from __future__ import annotations
@@ -21,6 +45,7 @@ from ..._version import __version__
 from ..convert.api import ConvertResult, run
 from ..convert.options import FORMATS, OWN_FORMATS, ConvertOptions, format_of
 from ..errors import JsonckptError, printable, quote
+from ..format.checksums import ALGORITHMS
 from ..progress import human
 from .console import (
     EXIT_MISMATCH,
@@ -33,7 +58,7 @@ from .console import (
     run_command,
     say,
 )
-from .options import add_limit_option, limits_of
+from .options import add_limit_option, file_path, limits_of
 
 EXIT_TERMINATED = 143
 _SHOWN = 10
@@ -80,13 +105,13 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m jsonckpt.convert",
         description="Convert PyTorch checkpoints to JSON and back. The input's kind is told by its "
         "content: a file of torch.save (also one that a site unpacked into a directory), "
-        "safetensors, jsonckpt, or the JSON of another program.",
+        "safetensors, NumPy, TensorFlow.js, jsonckpt, or the JSON of another program.",
         epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 3 what was read back differs, "
         "4 done, but the report could not be printed.",
     )
     option = parser.add_argument
-    option("input", type=Path, help="the checkpoint to convert")
-    option("-o", "--output", type=Path, help="where to write (default: the input's name.json)")
+    option("input", type=file_path, help="the checkpoint to convert")
+    option("-o", "--output", type=file_path, help="where to write (default: the input's name.json)")
     option("--to", choices=list(FORMATS), help="the output's format (default: by its suffix)")
     _flag(parser, "--test-load", "read the output back and compare every bit")
     _flag(parser, "--overwrite", "replace an existing output")
@@ -103,14 +128,17 @@ def _parser() -> argparse.ArgumentParser:
     option("--encoding", choices=["base64", "list"], help="how tensors are written")
     option("--compression", choices=["none", "zstd"], help="of the tensors")
     option("--max-shard-size", metavar="SIZE", help='such as "5GB"; for directories')
+    strong = "of every byte; the digest of sha256 or blake3 can be pinned (default: xxh3_128)"
+    option("--checksum", choices=[*ALGORITHMS], help=strong)
 
     choice = parser.add_argument_group("what to convert")
     names = "only these tensors: a name such as /model_state_dict, or a glob; may be repeated"
     _repeated(choice, "--include", "NAME", names)
     _repeated(choice, "--exclude", "NAME", "not these; may be repeated")
     _flag(choice, "--no-optimizer", "leave optimizers out")
-    floats = "of the model's floating-point tensors, such as bfloat16"
+    floats = "of the floating-point tensors of models, such as bfloat16"
     choice.add_argument("--dtype", metavar="DTYPE", help=floats)
+    _repeated(choice, "--dtype-of", "NAME", "with --dtype: of these tensors instead; names, globs")
     _add_reading(parser.add_argument_group("reading"))
 
     shown = parser.add_argument_group("what is shown")
@@ -122,16 +150,20 @@ def _parser() -> argparse.ArgumentParser:
 def _add_reading(reading: argparse._ArgumentGroup) -> None:
     trust = "let a file that needs it run pickle code; only if you trust whoever made it"
     _flag(reading, "--unsafe-pickle", trust)
+    taken = "take the state dicts of pickled modules and optimizers; their code is not needed"
+    _flag(reading, "--state-dict", taken)
+    strings = "of the strings of Python 2 in a pickle (default: utf-8), or bytes"
+    reading.add_argument("--pickle-encoding", metavar="NAME", default="utf-8", help=strings)
     _flag(reading, "--plain-lists", "in JSON: outermost lists of numbers are tensors")
     lists = "in JSON: these lists are tensors: a name such as /head/w, or a glob; may be repeated"
     _repeated(reading, "--tensors", "NAME", lists)
     shapes = "a JSON object of shapes for flattened lists"
-    reading.add_argument("--shapes", metavar="FILE", type=Path, help=shapes)
+    reading.add_argument("--shapes", metavar="FILE", type=file_path, help=shapes)
     ties = "in JSON: make one tensor of two equal ones; may be repeated"
     _repeated(reading, "--tie", "KEY=KEY", ties)
     add_limit_option(reading)
     room = "where to put temporary files"
-    reading.add_argument("--spool", metavar="DIR", type=Path, help=room)
+    reading.add_argument("--spool", metavar="DIR", type=file_path, help=room)
 
 
 _Group = argparse.ArgumentParser | argparse._ArgumentGroup
@@ -152,9 +184,13 @@ def _options(arguments: argparse.Namespace) -> ConvertOptions:
         UsageError: the arguments do not fit together.
     """
     to = arguments.to or (format_of(arguments.output) if arguments.output else "json")
-    for name in ("encoding", "compression", "max_shard_size", "delete_first"):
+    for name in ("encoding", "compression", "max_shard_size", "checksum", "delete_first"):
         if getattr(arguments, name) not in (None, False) and to not in OWN_FORMATS:
             raise UsageError(f"--{name.replace('_', '-')} does not apply to {to}")
+    if arguments.dtype_of and arguments.dtype is None:
+        raise UsageError("--dtype-of needs --dtype")
+    if arguments.max_shard_size is not None and to != "dir":
+        raise UsageError(f"--max-shard-size does not apply to {to}: name a directory")
     if arguments.delete_first and not arguments.overwrite:
         raise UsageError("--delete-first needs --overwrite")
     if arguments.encoding == "list" and arguments.compression == "zstd":
@@ -213,11 +249,14 @@ def _report(result: ConvertResult) -> None:
         more = len(result.left_out) - _SHOWN
         tensors = f", {result.tensors_left_out} tensors in all" if result.tensors_left_out else ""
         say(f"left out: {shown}{f' and {more} more' if more > 0 else ''}{tensors}")
+    if result.pin is not None:
+        say(f"digest {result.pin}")
     if result.comparison is not None and not result.comparison.differences:
-        what = " of what was written" if result.left_out else ""
+        *first, last = result.compared
+        rest = "; ".join(map(printable, result.not_compared))
         say(
-            f"test   every bit, dtype, key and type{what} is the same: "
-            f"{result.comparison.tensors} tensors, {human(result.comparison.nbytes)}"
+            f"test   {result.comparison.tensors} tensors, {human(result.comparison.nbytes)}: every "
+            f"{', '.join(first)} and {last} is the same{f'; not compared: {rest}' if rest else ''}"
         )
 
 
@@ -247,13 +286,17 @@ def _machine(result: ConvertResult, *, ok: bool) -> dict[str, Any]:
         "tensor_bytes": result.tensor_bytes,
         "left_out": result.left_out,
         "tensors_left_out": result.tensors_left_out,
+        "tensors_changed": result.changed,
         "notes": result.notes,
+        "pin": result.pin,
         "seconds": round(result.seconds, 3),
         "test_load": None
         if comparison is None
         else {
             "same": not comparison.differences,
-            "everything": not result.left_out,
+            "everything": not result.not_compared,
+            "compared": list(result.compared),
+            "not_compared": result.not_compared,
             "tensors": comparison.tensors,
             "bytes": comparison.nbytes,
             "differences": comparison.differences,

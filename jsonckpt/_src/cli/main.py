@@ -1,7 +1,10 @@
 """The command ``jsonckpt``: reads the arguments and runs one command.
 
-Exit codes: 0 success; 1 failure; 2 wrong usage; 3 the data is not what was saved (``verify``), or
-some of it is lost (``recover``); 4 done, but the report could not be printed; 130 interrupted.
+Exit codes, of every command: 0 done, and all is in order. 1 it could not be done: nothing is there,
+it is no checkpoint, or damaged (unless finding that out is the task), or something is refused. 2
+wrong usage: an option or a name that cannot be. 3 done, but the data is not what was saved
+(``verify``, ``convert --test-load``), or some of it is lost (``recover``). 4 done, but the report
+could not be printed. 130 interrupted.
 """
 
 from __future__ import annotations

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
-from ..errors import ArgumentError, printable
+from ..errors import ArgumentError, JsonckptError, printable
 from ..format.checksums import check_expected
 from ..format.limits import Limits, parse_limits
-from ..storage.path_arguments import is_url
+from ..storage.path_arguments import is_url, path_text
 from .console import dump_json, message_of, say
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -23,10 +24,16 @@ def argument(parse: Callable[[str], _Value]) -> Callable[[str], _Value]:
     def parsed(text: str) -> _Value:
         try:
             return parse(text)
-        except ValueError as error:
+        except (ValueError, JsonckptError) as error:
             raise argparse.ArgumentTypeError(str(error)) from error
 
     return parsed
+
+
+@argument
+def any_path(text: str) -> str:
+    """A path or a URL, checked as in Python."""
+    return path_text(text, "PATH")
 
 
 @argument
@@ -36,7 +43,12 @@ def local_path(text: str) -> str:
         raise ArgumentError(
             f"{printable(text)} is not a local path: copy the checkpoint here first"
         )
-    return text
+    return path_text(text, "PATH")
+
+
+def file_path(text: str) -> Path:
+    """A path of a conversion. ``Path("")`` is the working directory, so the text is checked."""
+    return Path(local_path(text))
 
 
 @argument
@@ -51,7 +63,7 @@ def _digest(text: str) -> str:
     return text
 
 
-def add_common(parser: argparse.ArgumentParser, path: Callable[[str], str] = str) -> None:
+def add_common(parser: argparse.ArgumentParser, path: Callable[[str], str] = any_path) -> None:
     """Add PATH, ``--json`` and ``--limit``, which every command has."""
     parser.add_argument("path", metavar="PATH", type=path, help="directory, .json or .json.zst")
     parser.add_argument("--json", action="store_true", help="print one JSON object")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from ..errors import UnsupportedVersionError
+from ..errors import FormatError, JsonckptError, is_refusal
 from ..rescue.verify import verify
 from .console import EXIT_FAILURE, EXIT_MISMATCH, EXIT_OK, dump_json, on_terminal, say
 from .options import (
@@ -21,8 +21,9 @@ def add_parser(commands: Commands) -> None:
     parser = commands.add_parser(
         "verify",
         help="read everything and report every problem",
-        epilog="Exit codes: 0 in order, 3 a problem, 1 nothing there or a newer release's file, "
-        "2 wrong usage, 4 the report could not be printed.",
+        epilog="Exit codes: 0 in order, 3 the checkpoint is not as it was saved, 1 it could not be "
+        "checked (nothing there, no checkpoint, over a limit, of a newer release), 2 wrong usage, "
+        "4 the report could not be printed.",
     )
     add_common(parser)
     add_expected_digest(parser)
@@ -57,6 +58,9 @@ def run(args: argparse.Namespace) -> int:
         say(report)
     if report.ok:
         return EXIT_OK
-    # A file of a newer release cannot be read, but it may be intact.
-    newer = all(isinstance(problem, UnsupportedVersionError) for problem in report.problems)
-    return EXIT_FAILURE if newer else EXIT_MISMATCH
+    return EXIT_FAILURE if all(map(_says_nothing, report.problems)) else EXIT_MISMATCH
+
+
+def _says_nothing(problem: JsonckptError) -> bool:
+    """Whether a problem is no finding about a checkpoint: it was not read, or is none."""
+    return is_refusal(problem) or (isinstance(problem, FormatError) and problem.is_foreign)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from math import prod
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]
 
 from ..errors import (
     ArgumentError,
@@ -21,10 +24,12 @@ from ..errors import (
 )
 from ..format.filenames import check_single_name
 from ..format.limits import checked_limits
+from ..pickles.unread import refuse_unread
 from ..progress import human, tell
-from ..storage.new_file import shared_bits
+from ..sources.safetensors_files import unpack_metadata
+from ..storage.new_file import check_replaceable, shared_bits
 from ..storage.os_errors import writing
-from ..storage.path_arguments import is_url, path_text, without_query
+from ..storage.path_arguments import check_target_name, is_url, path_text, without_query
 from ..tensors.compare import Comparison, compare
 from ..tensors.pieces import memory_of
 from .options import (
@@ -38,7 +43,9 @@ from .options import (
 )
 from .read import read, read_back
 from .select import named_tensors, select
-from .write import flat_names, write
+from .state_dicts import refuse_objects
+from .tally import Tally
+from .write import Prepared, Written, flat_names, prepare, write
 
 #: Without a terminal, a line announces the writing of this many bytes or more.
 _LONG = 1_000_000_000
@@ -47,6 +54,25 @@ _CHARACTERS = {1: 6, 2: 10, 4: 12.6, 8: 20}
 _GUIDE_CHARACTERS = {1: 6, 2: 14, 4: 20.6, 8: 21}
 #: The share of raw bytes that zstd leaves, by item size.
 _COMPRESSED = {1: 0.9, 2: 0.68, 4: 0.83, 8: 0.9}
+#: The share that it leaves of other text.
+_COMPRESSED_TEXT = 0.35
+#: What is compared in each format.
+_EXACT = ("bit", "dtype", "shape", "stride", "key", "type")
+_COMPARED: dict[Format, tuple[str, ...]] = {
+    **dict.fromkeys(FORMATS, _EXACT),
+    "safetensors": ("bit", "dtype", "shape", "name"),
+    "legacy-json": ("number", "dtype", "shape", "key"),
+}
+#: Options -> whether a value has the right type, and that type in words.
+_TYPES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+    ("to", lambda value: value is None or isinstance(value, str), "the name of a format"),
+    ("include", lambda value: _all(value, str), "a sequence of names"),
+    ("exclude", lambda value: _all(value, str), "a sequence of names"),
+    ("dtype", lambda value: value is None or isinstance(value, str), "a name such as 'bfloat16'"),
+    ("tie", lambda value: _all(value, tuple | list), "a sequence of pairs of names"),
+    ("shapes", lambda value: isinstance(value, Mapping), "a dictionary of lists of sizes"),
+    ("progress", lambda value: value is None or hasattr(value, "write"), "a text stream or None"),
+)
 Listed = list[tuple[str, str, tuple[int, ...]]]
 
 
@@ -65,7 +91,13 @@ class ConvertResult:
             that were not asked for.
         tensors_left_out: the number of tensors that were not asked for.
         notes: what was repaired, assumed or changed.
-        comparison: of the output with the input, with ``test_load``.
+        changed: the number of tensors that ``dtype`` changed.
+        pin: for ``expected_digest=`` of a load, of a jsonckpt output with ``checksum="sha256"`` or
+            ``"blake3"``.
+        comparison: of the output with what was written, with ``test_load``.
+        compared: what the comparison looked at, such as ``"bit"`` and ``"dtype"``.
+        not_compared: what differs from the input, or was not looked at, one line each. It is empty
+            where the output is the same as the input in everything that was compared.
         seconds: the time it took.
         dry_run: True if nothing was written.
     """
@@ -81,7 +113,11 @@ class ConvertResult:
     left_out: list[str]
     tensors_left_out: int
     notes: list[str]
+    changed: int
+    pin: str | None
     comparison: Comparison | None
+    compared: tuple[str, ...]
+    not_compared: list[str]
     seconds: float
     dry_run: bool
 
@@ -99,6 +135,8 @@ def convert(
 ) -> ConvertResult:
     """Convert a checkpoint between ``.pt``, safetensors, jsonckpt and the JSON of other programs.
 
+    It also reads files of NumPy and models of TensorFlow.js.
+
     Args:
         source: a checkpoint of any kind, which its content tells.
         output: where to write. The default is the name of the input with ``.json``.
@@ -115,13 +153,10 @@ def convert(
     >>> convert(folder / "best.pt", to="safetensors", test_load=True).output.name
     'best.safetensors'
     """
-    known = [option.name for option in fields(ConvertOptions)]
-    unknown = [name for name in changes if name not in known]
-    if unknown:
-        raise ArgumentError(f"there is no option {quote(unknown[0])}; there are {', '.join(known)}")
+    chosen = _chosen(options, changes)
     place = _local(source, "source")
     target = None if output is None else _local(output, "output")
-    result = run(place, target, replace(options or ConvertOptions(), **changes))
+    result = run(place, target, chosen)
     if result.comparison is not None and result.comparison.differences:
         raise StateMismatchError(
             "what was read back differs from what was written",
@@ -129,6 +164,32 @@ def convert(
             file=result.output,
         )
     return result
+
+
+def _chosen(options: ConvertOptions | None, changes: dict[str, Any]) -> ConvertOptions:
+    """The options of a call in Python, checked.
+
+    Raises:
+        ArgumentError: there is no such option, or its value is of another type.
+    """
+    if not isinstance(options, ConvertOptions | None):
+        raise ArgumentError(
+            f"options must be ConvertOptions(...) or None, not {quote(type(options).__name__)}",
+            hint="Single options are passed by name: convert(source, output, to='pt').",
+        )
+    known = [option.name for option in fields(ConvertOptions)]
+    unknown = [name for name in changes if name not in known]
+    if unknown:
+        raise ArgumentError(f"there is no option {quote(unknown[0])}; there are {', '.join(known)}")
+    for name in ("include", "exclude"):
+        if isinstance(changes.get(name), str):  # as in load
+            changes[name] = (changes[name],)
+    chosen = replace(options or ConvertOptions(), **changes)
+    for name, is_right, expected in _TYPES:
+        if not is_right(getattr(chosen, name)):
+            found = quote(getattr(chosen, name))
+            raise ArgumentError(f"{name} must be {expected}, not {found}")
+    return chosen
 
 
 def run(source_path: Path, output: Path | None, options: ConvertOptions) -> ConvertResult:
@@ -140,40 +201,67 @@ def run(source_path: Path, output: Path | None, options: ConvertOptions) -> Conv
     try:
         source = read(source_path, options, directory)
         selected = select(source.state, options, directory)
+        refuse_unread(selected.state, source_path)
+        if to != "pt":
+            refuse_objects(selected.state, source_path)
+        prepared = prepare(selected.state, to, source.metadata, dry=options.dry_run)
         tensors, nbytes = _listed(selected.state)
-        left_out, notes = selected.left_out, [*source.notes, *selected.notes]
         comparison: Comparison | None = None
         if options.dry_run:
-            size = _estimate(tensors, to, options)
+            written = Written(_estimate(prepared, tensors, options))
         else:
             if nbytes >= _LONG and options.progress is not None and not options.progress.isatty():
                 tell(options.progress, f"writing {output}: {human(nbytes)} of tensors")
-            written = write(
-                selected.state, output, to, options, metadata=source.metadata, shared=shared
-            )
-            size = written.nbytes
-            left_out, notes = left_out + written.left_out, notes + written.notes
+            written = write(prepared, output, options, shared=shared)
             if options.test_load:
-                found = read_back(output, to, options, directory)
-                comparison = _compared(selected.state, found, to, written.left_out)
+                comparison = _compared(prepared, *read_back(output, to, options, directory))
     except RecursionError as error:
         raise LimitError("the state is nested too deeply", file=source_path) from error
+    left_out = selected.left_out + prepared.left_out
+    dropped = source.metadata and (to not in OWN_FORMATS or source.metadata != prepared.metadata)
     return ConvertResult(
         input=source_path,
         output=output,
         kind=source.kind,
         to=to,
         input_bytes=source.nbytes,
-        output_bytes=size,
+        output_bytes=written.nbytes,
         tensors=tensors,
         tensor_bytes=nbytes,
         left_out=left_out,
         tensors_left_out=selected.tensors_left_out,
-        notes=notes,
+        notes=[*source.notes, *selected.notes, *prepared.notes, *written.notes],
+        changed=selected.changed,
+        pin=written.pin,
         comparison=comparison,
+        compared=_COMPARED[to],
+        not_compared=[
+            *([f"{len(left_out)} names that were left out"] if left_out else []),
+            *(
+                [f"{selected.changed} tensors with the input, since --dtype changed them"]
+                if selected.changed
+                else []
+            ),
+            *(["the metadata"] if dropped and to != "safetensors" else []),
+            *(["what the format does not keep (see the notes)"] if prepared.lost else []),
+            *(_skipped(comparison) if comparison is not None else []),
+        ],
         seconds=time.monotonic() - began,
         dry_run=options.dry_run,
     )
+
+
+def _skipped(comparison: Comparison) -> list[str]:
+    names = comparison.skipped
+    tally = Tally()
+    for name in names:
+        tally.add("values that have no equality", name)
+    return tally.notes()
+
+
+def _all(values: object, kind: Any) -> bool:
+    is_list = isinstance(values, Sequence) and not isinstance(values, str | bytes)
+    return is_list and all(isinstance(value, kind) for value in values)  # type: ignore[attr-defined]
 
 
 def _local(path: str | os.PathLike[str], argument: str = "path") -> Path:
@@ -217,6 +305,10 @@ def _checked(source: Path, output: Path | None, options: ConvertOptions) -> tupl
             raise CheckpointExistsError(
                 "is the input itself", file=output, hint="Name another --output."
             )
+    if to not in OWN_FORMATS or not os.path.isdir(output):
+        check_replaceable(output)
+        if to in OWN_FORMATS:
+            check_target_name(str(output), "output")
     if to != "dir":
         check_single_name(os.path.realpath(output))
         check_single_name(str(output))
@@ -229,11 +321,11 @@ def _checked(source: Path, output: Path | None, options: ConvertOptions) -> tupl
         )
     if os.path.lexists(output) and not options.overwrite and not options.dry_run:
         raise CheckpointExistsError(
-            "exists already", file=output, hint="Pass --overwrite to replace it."
+            "exists already", file=output, hint="Pass overwrite=True (--overwrite) to replace it."
         )
     if to in OWN_FORMATS and format_of(output) != to:
         wanted = f"ends in {FORMATS[to]}" if FORMATS[to] else "has none of the known suffixes"
-        raise JsonckptError(f"--to {to} needs an output whose name {wanted}", file=output)
+        raise ArgumentError(f"--to {to} needs an output whose name {wanted}", file=output)
     return output, to
 
 
@@ -242,18 +334,31 @@ def _listed(state: Any) -> tuple[Listed, int]:
     seen: set[object] = set()
     listed: Listed = []
     nbytes = 0
-    for name, tensor in named_tensors(state):
-        place = memory_of(tensor) or object()
-        if place not in seen:
-            seen.add(place)
-            listed.append((name, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)))
-            nbytes += tensor.numel() * tensor.itemsize
+    with torch._C.DisableTorchFunctionSubclass():  # the functions of users' subclasses
+        for name, tensor in named_tensors(state):
+            place = memory_of(tensor) or object()
+            if place not in seen:
+                seen.add(place)
+                # Lazy and nested tensors, which only a .pt holds, have no shape.
+                shaped = not (isinstance(tensor, UninitializedTensorMixin) or tensor.is_nested)
+                shape = tuple(tensor.shape) if shaped else ()
+                listed.append((name, str(tensor.dtype).removeprefix("torch."), shape))
+                nbytes += tensor.numel() * tensor.itemsize if shaped else 0
     return listed, nbytes
 
 
-def _estimate(tensors: Listed, to: Format, options: ConvertOptions) -> int:
+def _estimate(prepared: Prepared, tensors: Listed, options: ConvertOptions) -> int:
     """The approximate number of bytes of the output."""
-    total = 500.0
+    to = prepared.to
+    total = 500.0 + len(str(prepared.metadata))
+    if to != "safetensors":
+        values = _size_of_values(prepared.state, 1.0 if to == "pt" else 4 / 3)
+        total += values * (_COMPRESSED_TEXT if to == "json.zst" else 1)
+    if to == "legacy-json":  # ties are written once each
+        tensors = [
+            (name, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape))
+            for name, tensor in named_tensors(prepared.state)
+        ]
     for _, name, shape in tensors:
         dtype: torch.dtype = getattr(torch, name)
         itemsize, count = dtype.itemsize, prod(shape)
@@ -272,13 +377,35 @@ def _estimate(tensors: Listed, to: Format, options: ConvertOptions) -> int:
     return int(total)
 
 
-def _compared(state: Any, found: Any, to: Format, left_out: list[str]) -> Comparison:
+def _size_of_values(value: Any, growth: float) -> float:
+    """About how many bytes values other than tensors take. ``growth`` is that of an array."""
+    if isinstance(value, torch.Tensor):
+        return 0.0
+    if isinstance(value, np.ndarray):
+        return 300 + value.nbytes * growth
+    if isinstance(value, str | bytes):
+        return 4.0 + len(value)
+    if isinstance(value, Mapping):
+        return sum(8 + len(str(key)) + _size_of_values(v, growth) for key, v in value.items())
+    if isinstance(value, list | tuple):
+        return sum(_size_of_values(item, growth) for item in value)
+    return 8.0
+
+
+def _compared(prepared: Prepared, found: Any, metadata: dict[str, Any]) -> Comparison:
     """Compare what was written with what was read back, as far as the format keeps it."""
+    state, to = prepared.state, prepared.to
+    if to == "legacy-json":
+        return compare(state, found, exact_types=False, ignored=prepared.left_out)
     if to == "safetensors":
         tensors = {name: tensor.detach() for name, tensor in flat_names(state)[0].items()}
         order = {name: found[name] for name in tensors if name in found}
         # The format has no strides.
-        return compare(tensors, {**order, **found}, strides=False)
-    if to == "legacy-json":
-        return compare(state, found, exact_types=False, ignored=left_out)
-    return compare(state, found)
+        result = compare(tensors, {**order, **found}, strides=False)
+        expected = unpack_metadata(prepared.metadata, ties=tensors)
+    else:
+        result = compare(state, found)
+        expected = prepared.metadata if to in OWN_FORMATS else {}
+    if metadata != expected:
+        result.differ("metadata", f"{quote(expected)} became {quote(metadata)}")
+    return result

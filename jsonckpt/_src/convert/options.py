@@ -25,6 +25,12 @@ FORMATS: Final[dict[Format, str]] = {
 }
 #: The formats of this package.
 OWN_FORMATS: Final = ("dir", "json", "json.zst")
+#: The others, in words.
+FORMAT_WORDS: Final[dict[Format, str]] = {
+    "pt": "a .pt file",
+    "safetensors": "a safetensors file",
+    "legacy-json": "this dialect",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,16 +39,20 @@ class ConvertOptions:
 
     Attributes:
         to: the format. ``None`` chooses it by the suffix of the output.
-        encoding, compression, max_shard_size: as in :func:`jsonckpt.save`. ``None`` means its
-            default.
+        encoding, compression, max_shard_size, checksum: as in :func:`jsonckpt.save`. ``None``
+            means its default.
         include, exclude: names or globs of tensors.
         optimizer: keep the states of optimizers.
-        dtype: a new dtype for the floating-point tensors of the model.
+        dtype: a new dtype for the floating-point tensors of models.
+        dtype_of: with ``dtype``: names or globs of the tensors that get it, in place of those of
+            models.
         overwrite: replace an output that exists.
         delete_first: remove it before the new one is written, as in :func:`jsonckpt.save`.
         dry_run: write nothing.
         test_load: read the output back and compare every bit.
         unsafe_pickle: let files run pickle code if they need that.
+        pickle_encoding: of the strings of Python 2 in pickles, or ``"bytes"``.
+        state_dict: take the state dicts of pickled modules and optimizers.
         plain_lists, tensors, tie, shapes: for JSON of other programs, see :class:`ForeignOptions`.
         spool: the directory for temporary files. The default is that of the output.
         progress: where to show progress.
@@ -53,15 +63,19 @@ class ConvertOptions:
     encoding: str | None = None
     compression: str | None = None
     max_shard_size: str | int | None = None
+    checksum: str | None = None
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
     optimizer: bool = True
     dtype: str | None = None
+    dtype_of: Sequence[str] = ()
     overwrite: bool = False
     delete_first: bool = False
     dry_run: bool = False
     test_load: bool = False
     unsafe_pickle: bool = False
+    pickle_encoding: str = "utf-8"
+    state_dict: bool = False
     plain_lists: bool = False
     tensors: Sequence[str] = ()
     tie: Sequence[tuple[str, str]] = ()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,24 +11,33 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from ..errors import FormatError, JsonckptError
+from ..errors import ArgumentError, FormatError, JsonckptError, StateMismatchError, printable
 from ..foreign.payloads import dtype_named
 from ..foreign.scratch import new_tensor, tensor_spool
 from ..format.model import is_dense
 from ..format.pointer import join
+from ..pickles.unread import is_unread_item
 from ..state.selector import refuse_unmatched, selector
 from ..storage.spool import Spool
 from ..tensors.pieces import blocks, memory_of
+from ..tensors.supported import require_cast, require_memory
+from .model_tensors import (
+    OPTIMIZER,
+    Place,
+    Role,
+    holds_tensors,
+    is_optimizer,
+    place_of,
+    place_of_root,
+    role_of,
+)
 from .options import ConvertOptions
+from .tally import Tally
 
 #: The value of a child that :func:`rebuilt` leaves out.
 OMIT: Final = object()
-_TRAINING = re.compile(
-    r"(?:.*_)?(?:optim|optimizer|optimizers|opt|sched|scheduler|schedulers|scaler|amp|rng)"
-    r"(?:_.*|\d*)?|random_state|rng.*"
-)
-_OPTIMIZER = re.compile(r"(?:.*_)?(?:optim|optimizer|optimizers|opt)(?:_.*|\d*)?")
-_MODEL = re.compile(r"(?:.*_)?(?:model|module|state_dict|weights|params|ema|generator|net)(?:_.*)?")
+#: Containers of changed tensors that a note names.
+_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,17 +48,19 @@ class Selection:
         state: the selected part.
         left_out: names of the tensors and whole optimizers in the rest.
         tensors_left_out: the number of tensors in the rest.
+        changed: the number of tensors with a new dtype.
         notes: what was changed, one line each.
     """
 
     state: Any
     left_out: list[str]
     tensors_left_out: int
+    changed: int
     notes: list[str]
 
 
 def select(state: Any, options: ConvertOptions, directory: Path) -> Selection:
-    """Apply ``optimizer``, ``include``, ``exclude`` and ``dtype`` to a state.
+    """Apply ``optimizer``, ``include``, ``exclude``, ``dtype`` and ``dtype_of`` to a state.
 
     Args:
         directory: for temporary files.
@@ -70,14 +80,18 @@ def select(state: Any, options: ConvertOptions, directory: Path) -> Selection:
     state, unasked = choose(state, options.include, options.exclude)
     left_out += unasked
     count = _count(whole) - _count(state) if left_out else 0
+    changed = 0
     if options.dtype is not None:
         dtype, _ = dtype_named(options.dtype)
         if not dtype.is_floating_point:
             raise FormatError(f"--dtype {options.dtype} is not a floating-point dtype")
         with tensor_spool(directory) as spool:
-            state, changed = cast(state, dtype, spool)
-        notes.append(f"{changed} tensors of the model are now {dtype}")
-    return Selection(state, left_out, count, notes)
+            done = cast(state, dtype, spool, options.dtype_of)
+        state, changed = done.state, done.changed
+        notes += done.notes
+    elif options.dtype_of:
+        raise ArgumentError("dtype_of needs dtype")
+    return Selection(state, left_out, count, changed, notes)
 
 
 def _count(state: Any) -> int:
@@ -109,7 +123,7 @@ def choose(state: Any, include: Sequence[str], exclude: Sequence[str]) -> tuple[
     def pruned(value: Any, name: str) -> Any:
         def change(key: Any, child: Any) -> Any:
             below = join(name, str(key))
-            if isinstance(child, torch.Tensor | np.ndarray) and not chosen(below):
+            if _is_leaf(child, key) and not chosen(below):
                 return OMIT
             return pruned(child, below)
 
@@ -118,80 +132,157 @@ def choose(state: Any, include: Sequence[str], exclude: Sequence[str]) -> tuple[
     return pruned(state, ""), [name for name in names if not chosen(name)]
 
 
-def _named_arrays(value: Any, name: str) -> Iterator[str]:
-    """The names of the tensors and arrays that :func:`choose` may leave out."""
-    if isinstance(value, torch.Tensor | np.ndarray):
+def _is_leaf(value: object, key: object = None) -> bool:
+    """True for what :func:`choose` may leave out: tensors, arrays, and unread parts of a pickle."""
+    return isinstance(value, torch.Tensor | np.ndarray) or is_unread_item(key, value)
+
+
+def _named_arrays(value: Any, name: str, key: object = None) -> Iterator[str]:
+    """The names of what :func:`choose` may leave out."""
+    if _is_leaf(value, key):
         yield name
     elif isinstance(value, dict) or type(value) in (list, tuple):
         for key, child in children(value):
-            yield from _named_arrays(child, join(name, str(key)))
-
-
-def is_optimizer(value: object) -> bool:
-    """True if this has the form of an optimizer's ``state_dict()``."""
-    return isinstance(value, Mapping) and {"state", "param_groups"} <= value.keys()
+            yield from _named_arrays(child, join(name, str(key)), key)
 
 
 def drop_optimizers(state: Any) -> tuple[Any, list[str]]:
-    """The state without the states of optimizers, and the names of those."""
+    """The state without the states of optimizers, and the names of those.
+
+    Settings of an optimizer, which hold no tensor, stay.
+    """
     dropped: list[str] = []
 
-    def pruned(value: Any, name: str) -> Any:
+    def pruned(value: Any, name: str, place: Place) -> Any:
         def change(key: Any, child: Any) -> Any:
-            below, text = join(name, str(key)), str(key).lower()
-            named = _OPTIMIZER.fullmatch(text) and isinstance(child, dict | list | tuple)
-            if named or is_optimizer(child):
+            below = join(name, str(key))
+            named = OPTIMIZER.fullmatch(str(key).lower()) and not isinstance(child, torch.Tensor)
+            if is_optimizer(child) or (named and holds_tensors(child)):
                 dropped.append(below)
                 return OMIT
-            return child if _MODEL.fullmatch(text) else pruned(child, below)
+            inside = place_of(child, key, value, place)
+            return child if inside is Place.MODEL else pruned(child, below, inside)
 
         return rebuilt(value, change) if isinstance(value, dict) else value
 
-    return pruned(state, ""), dropped
+    return pruned(state, "", place_of_root(state)), dropped
 
 
-def cast(state: Any, dtype: torch.dtype, spool: Spool) -> tuple[Any, int]:
-    """Convert the floating-point tensors of the model to another dtype.
+@dataclass(frozen=True, slots=True)
+class Cast:
+    """The result of :func:`cast`.
 
-    Optimizers, schedulers, scalers and the states of random generators keep their dtypes. Tied
-    tensors stay tied.
+    Attributes:
+        state: the new state.
+        changed: the number of tensors that were converted. Tied ones count once.
+        notes: what changed, what stayed, and why.
+    """
+
+    state: Any
+    changed: int
+    notes: list[str]
+
+
+def cast(state: Any, dtype: torch.dtype, spool: Spool, only: Sequence[str] = ()) -> Cast:
+    """Convert the floating-point tensors of models to another dtype.
+
+    All others keep their dtypes (see :mod:`.model_tensors`). Tied tensors stay tied.
 
     Args:
         state: nested dictionaries and sequences.
         dtype: a floating-point dtype.
         spool: the memory for converted tensors.
+        only: names or globs of the tensors to convert, in place of those of models.
 
-    Returns:
-        The new state, and the number of tensors that were converted.
+    Raises:
+        StateMismatchError: a name or glob matches nothing.
+        JsonckptError: a tensor has values that ``dtype`` cannot hold.
     """
-    done: dict[object, torch.Tensor] = {}
+    chosen = None
+    if only:
+        chosen, unmatched = selector(only, None)
+        names = [name for name, _ in named_tensors(state)]
+        refuse_unmatched(unmatched(names, []), names, option="--dtype-of ")
+    caster = _Caster(dtype, spool, chosen)
+    place = place_of_root(state)
+    if isinstance(state, torch.Tensor):
+        place = Place.MODEL
+        changed = caster.tensor(state, Role.MODEL, "")
+    else:
+        changed = caster.container(state, "", place)
+    return Cast(changed, len(caster.done), caster.notes())
 
-    def converted(tensor: torch.Tensor) -> torch.Tensor:
-        key = (memory_of(tensor) or object(), tensor.requires_grad)
-        if key not in done:
-            done[key] = _converted(tensor, dtype, spool)
-        if isinstance(tensor, torch.nn.Parameter):
-            return torch.nn.Parameter(done[key].detach(), requires_grad=tensor.requires_grad)
-        return done[key]
 
-    def changed(value: Any, in_model: bool) -> Any:
-        if isinstance(value, torch.Tensor):
-            plain = value.layout == torch.strided and value.is_floating_point()
-            return converted(value) if plain and value.dtype != dtype else value
-        if is_optimizer(value):
-            return value
+class _Caster:
+    """Casts the tensors of one state."""
+
+    def __init__(
+        self, dtype: torch.dtype, spool: Spool, chosen: Callable[[str], bool] | None
+    ) -> None:
+        self.done: dict[object, torch.Tensor] = {}
+        self._dtype = dtype
+        self._spool = spool
+        self._chosen = chosen
+        self._models: dict[str, None] = {}
+        self._kept = Tally()
+
+    def container(self, value: Any, name: str, place: Place) -> Any:
+        """The container with its tensors cast."""
 
         def change(key: Any, child: Any) -> Any:
-            if in_model or not isinstance(value, dict):
-                return changed(child, in_model)
-            text = str(key).lower()
-            if _TRAINING.fullmatch(text):
-                return child
-            return changed(child, _MODEL.fullmatch(text) is not None)
+            below = join(name, str(key))
+            if isinstance(child, torch.Tensor):
+                return self.tensor(child, role_of(child, key, value, place), below)
+            if isinstance(child, np.ndarray) and child.dtype.kind == "f":
+                self._kept.add("NumPy arrays keep their dtypes", below)
+            return self.container(child, below, place_of(child, key, value, place))
 
         return rebuilt(value, change)
 
-    return changed(state, False), len(done)
+    def tensor(self, tensor: torch.Tensor, role: Role, name: str) -> torch.Tensor:
+        """The tensor, cast if it is to be."""
+        plain = type(tensor) in (torch.Tensor, torch.nn.Parameter) and not tensor.is_meta
+        if not plain or tensor.is_nested or tensor.layout != torch.strided:
+            return tensor
+        if not tensor.is_floating_point() or tensor.dtype == self._dtype:
+            return tensor
+        if self._chosen is not None:
+            role = Role.MODEL if self._chosen(name) else Role.UNKNOWN
+        if role is not Role.MODEL:
+            if self._chosen is None:
+                self._kept.add(f"unchanged are tensors {role.value}", name)
+            return tensor
+        if not _castable(tensor.dtype, self._dtype):
+            self._kept.add(f"unchanged, since torch cannot convert them, are {tensor.dtype}", name)
+            return tensor
+        self._models.setdefault(name.rpartition("/")[0] or "/")
+        key = (memory_of(tensor) or object(), tensor.requires_grad)
+        if key not in self.done:
+            try:
+                require_memory(tensor)
+                self.done[key] = _converted(tensor, self._dtype, self._spool)
+            except JsonckptError as error:
+                raise error.at(tensor=name) from error.__cause__
+        if isinstance(tensor, torch.nn.Parameter):
+            data = self.done[key].detach()
+            return torch.nn.Parameter(data, requires_grad=tensor.requires_grad)
+        return self.done[key]
+
+    def notes(self) -> list[str]:
+        """What changed, what stayed, and why."""
+        places = [*self._models][:_SHOWN] + (["…"] if len(self._models) > _SHOWN else [])
+        where = f", in {', '.join(map(printable, places))}" if places else ""
+        what = "that --dtype-of names" if self._chosen is not None else Role.MODEL.value
+        changed = f"{len(self.done):,} tensors {what} are now {self._dtype}{where}"
+        return [changed, *self._kept.notes()]
+
+
+def _castable(source: torch.dtype, target: torch.dtype) -> bool:
+    try:
+        require_cast(source, target)
+    except StateMismatchError:
+        return False
+    return True
 
 
 def _converted(tensor: torch.Tensor, dtype: torch.dtype, spool: Spool) -> torch.Tensor:

@@ -98,12 +98,12 @@ def check_expected(digest: object, *, verify: bool = True) -> None:
     if isinstance(digest, str) and digest.startswith("xxh3_128:"):
         raise ArgumentError(
             "expected_digest is an xxh3_128 checksum, which finds accidents but not forgeries; "
-            'save with checksum="sha256" and pass SaveResult.digest of that save'
+            'save with checksum="sha256" and pass SaveResult.pin of that save'
         )
     if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
         raise ArgumentError(
             f"expected_digest is {quote(digest)}; it must be 'sha256:' or 'blake3:' and 64 "
-            "lower-case hexadecimal digits, as SaveResult.digest has it"
+            "lower-case hexadecimal digits, as SaveResult.pin has it"
         )
     if not verify:
         raise ArgumentError("expected_digest needs verify=True, which checks the payloads")
@@ -120,11 +120,17 @@ def check_manifest_digest(text: bytes, expected: str | None) -> None:
 
 
 def check_seal(seal: str, expected: str | None) -> None:
-    """Check that a single file with this seal is the expected one.
+    """Check that a single file with this seal (empty if it is null) is the expected one.
 
     Raises:
         IntegrityError: it is not.
     """
+    if expected is not None and not seal:
+        raise IntegrityError(
+            "expected_digest pins a checkpoint, but this one was edited: its seal is null, so "
+            "nothing shows that it is the one that was saved",
+            hint="Take the checkpoint you pinned, or load this one without expected_digest.",
+        )
     if expected is not None:
         check_pinned(seal.partition(":")[0], expected)
         _compare(seal, expected, "the file")
@@ -140,7 +146,8 @@ def check_pinned(checksum: str, expected: str | None) -> None:
         raise IntegrityError(
             f"expected_digest cannot pin this checkpoint: its checksum is {checksum}, which finds "
             "accidents but not forgeries",
-            hint='Save it again with checksum="sha256" and pin the digest of that save.',
+            hint='Save it again with checksum="sha256", or convert it with --checksum sha256, and '
+            "pass SaveResult.pin of that. It is None where there is nothing to pin.",
         )
 
 

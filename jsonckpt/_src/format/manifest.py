@@ -12,11 +12,14 @@ import orjson
 
 from ..errors import (
     FormatError,
-    IntegrityError,
     JsonckptError,
     LimitError,
     UnsupportedVersionError,
+    line_endings,
     quote,
+    rewritten,
+    seal_differs,
+    seal_missing,
 )
 from . import filenames, json_text
 from .checksums import ALGORITHMS, seal_of
@@ -57,7 +60,7 @@ _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 _LONGEST_TEXT = 1_000
 #: ``created_at``, ``created_by``, ``metadata`` and ``state``.
 Description = tuple[str, str, dict[str, Any], Any]
-_SEAL_TAIL = re.compile(rb',\n"seal":("([a-z0-9_]{1,16}):([0-9a-f]{1,128})"|null)\}\s*\Z')
+_SEAL_TAIL = re.compile(rb',\n"seal":"([a-z0-9_]{1,16}):([0-9a-f]{1,128})"\}\s*\Z')
 
 
 def dump_manifest(manifest: Manifest) -> bytes:
@@ -109,8 +112,13 @@ def _entry_text(entry: Entry, codec: int) -> bytes:
 
 
 @json_text.collector_paused()
-def parse_manifest(text: bytes, limits: Limits) -> Manifest:
+def parse_manifest(text: bytes, limits: Limits, *, trust: bool = False) -> Manifest:
     """Read and validate a whole ``manifest.json``. The error lists several problems, if there are.
+
+    If its seal is null, it may have any layout.
+
+    Args:
+        trust: read it although the text does not match its seal.
 
     Raises:
         FormatError, LimitError, UnsafePathError, UnsupportedVersionError: the text breaks a rule.
@@ -133,7 +141,7 @@ def parse_manifest(text: bytes, limits: Limits) -> Manifest:
         error.at(hint="After an edit by hand, mend it there; else take another copy.")
         raise
     header = check_header(value, MANIFEST_FORMAT)
-    _check_seal(text, header)
+    sealed = not trust and _check_seal(text, header)
     problems = Problems()
     about = _parse_description(header, problems)
     checksum = checksum_name(header.get("checksum"))
@@ -151,7 +159,7 @@ def parse_manifest(text: bytes, limits: Limits) -> Manifest:
         problems,
     )
     problems.raise_if_any()
-    return _checked(
+    manifest = _checked(
         header,
         about,
         shards,
@@ -160,6 +168,7 @@ def parse_manifest(text: bytes, limits: Limits) -> Manifest:
         sum(shard.bytes for shard in shards),
         limits,
     )
+    return manifest if sealed else replace(manifest, sealed=False)
 
 
 def _parse_description(header: dict[str, Any], problems: Problems) -> Description:
@@ -204,12 +213,15 @@ def manifest_of_head(
     *,
     on_disk: int | None = None,
     head_digest: str = "",
+    sealed: bool = True,
+    any_layout: bool = False,
 ) -> Manifest:
     """The manifest that a single file would have.
 
     Args:
         size: bytes of the text.
         on_disk: bytes of the file, if it is compressed.
+        any_layout: the ranges need not be those of the layout in lines.
 
     Raises:
         FormatError, LimitError: the entries break a rule.
@@ -223,8 +235,9 @@ def manifest_of_head(
         size if on_disk is None else on_disk,
         limits,
         totals=("tensors", "bytes"),
+        any_layout=any_layout,
     )
-    return replace(manifest, head_digest=head_digest)
+    return replace(manifest, head_digest=head_digest, sealed=sealed)
 
 
 def _checked(
@@ -237,6 +250,7 @@ def _checked(
     limits: Limits,
     *,
     totals: Iterable[str] = ("tensors", "bytes", "stored_bytes", "shards"),
+    any_layout: bool = False,
 ) -> Manifest:
     """The manifest, after checking that its records fit together and into their files.
 
@@ -245,7 +259,8 @@ def _checked(
         totals: the members of ``totals`` that must be there and agree.
     """
     problems = Problems()
-    check_layout(entries, sizes, limits, problems)
+    if not any_layout:
+        check_layout(entries, sizes, limits, problems)
     _check_totals(entries, on_disk, limits, problems)
     check_storages(entries, problems)
     created_at, created_by, metadata, state = about
@@ -331,33 +346,37 @@ def parse_misread(text: bytes, limits: Limits) -> tuple[Manifest, bytes]:
     try:
         return parse_manifest(text, limits), text
     except UnsupportedVersionError:
-        tail = _SEAL_TAIL.search(text)
-        if tail is not None and tail[2] is not None:
+        if _SEAL_TAIL.search(text) is not None:
             for guess in known_versions(text):
                 with suppress(JsonckptError):
                     return parse_manifest(guess, limits), guess
         raise
 
 
-def _check_seal(text: bytes, header: dict[str, Any]) -> None:
-    match = _SEAL_TAIL.search(text, max(0, len(text) - 400))
-    if "seal" not in header or match is None:
-        raise FormatError(
-            "the member seal is missing or is not the last one on a line of its own",
-            hint='After an edit by hand the file must still end in ,\\n"seal":null}',
-        )
-    if match[1] == b"null":
-        return
-    algorithm = match[2].decode()
+def _check_seal(text: bytes, header: dict[str, Any]) -> bool:
+    """Check a text against its seal. False if its seal is null: then it may have any layout."""
+    if "seal" not in header:
+        raise seal_missing()
+    seal = header["seal"]
+    if seal is None:
+        return False
+    if not isinstance(seal, str):
+        raise FormatError(f"seal is {quote(seal)}, expected a string or null")
+    algorithm = seal.partition(":")[0]
     if algorithm not in ALGORITHMS:
         raise FormatError(f"seal names the algorithm {quote(algorithm)}, which is not known")
-    expected = f"{algorithm}:{match[3].decode()}"
-    found = seal_of(algorithm, text[: match.start()])
-    if found != expected:
-        raise IntegrityError(
-            f"the text does not match its seal (expected {expected}, found {found})",
-            hint='If you edited it on purpose, set "seal":null in it; else take another copy.',
-        )
+    found = _seal_found(text, algorithm)
+    if found == seal:
+        return True
+    if b"\r\n" in text and _seal_found(text.replace(b"\r\n", b"\n"), algorithm) == seal:
+        raise line_endings()
+    raise rewritten() if found is None else seal_differs(quote(seal).strip("'"), found)
+
+
+def _seal_found(text: bytes, algorithm: str) -> str | None:
+    """The seal that a text should have; ``None`` if its last line is not that of a writer."""
+    match = _SEAL_TAIL.search(text, max(0, len(text) - 400))
+    return None if match is None else seal_of(algorithm, text[: match.start()])
 
 
 def _parse_rows(

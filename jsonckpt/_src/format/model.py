@@ -182,6 +182,8 @@ class Manifest:
     entries: tuple[Entry, ...]
     #: Checksum of the head of a single file, which need not be parsed again when it agrees.
     head_digest: str = field(default="", repr=False, compare=False)
+    #: Whether a seal covers its text. After an edit by hand, none does.
+    sealed: bool = field(default=True, repr=False, compare=False)
     by_name: Mapping[str, Entry] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -336,18 +336,12 @@ def check_chunking(dtype: str, shape: Sequence[int], codec: Codec, chunks: int) 
 def no_checkpoint(start: bytes | bytearray) -> FormatError:
     """The error for a file that is not a checkpoint and begins with ``start``."""
     begins = f"it begins with {quote(bytes(start[:24]))}" if start else "it is empty"
-    return FormatError(
+    error = FormatError(
         f"not a jsonckpt checkpoint ({begins})",
         hint="python -m jsonckpt.convert turns .pt, .safetensors and other JSON into one.",
     )
-
-
-def reformatted() -> FormatError:
-    """The error for a file that a JSON tool has reformatted."""
-    return FormatError(
-        "the file was reformatted: its layout in lines is not that of a checkpoint",
-        hint="It is JSON still, but readers need every line as it was written; take another copy.",
-    )
+    error.is_foreign = True
+    return error
 
 
 def longest_tail(chunks: int, algorithm: str | None) -> int:

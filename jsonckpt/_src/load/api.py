@@ -9,17 +9,18 @@ from typing import Any
 
 import torch
 
-from ..errors import ArgumentError, JsonckptError
+from ..errors import ArgumentError, JsonckptError, is_change_of_text, is_refusal
 from ..format.json_text import BRIEF, collector_paused
 from ..format.limits import Limits
 from ..progress import progress_bar
 from ..state.selector import Selector
+from ..storage.file_objects import is_file_object
 from ..storage.locate import locate
 from ..tensors.buffers import Target
 from ..tensors.map_location import MapLocation
 from .allocation import allocate_targets
 from .container import Container, open_container, read_consistent
-from .forward import FileSource, ForwardReader, is_file_object
+from .forward import FileSource, ForwardReader
 from .options import ReadOptions, TensorSelection
 from .restore import StateBuilder
 
@@ -90,7 +91,7 @@ def load_selected(
     path: str | os.PathLike[str] | Any, selection: TensorSelection, options: ReadOptions
 ) -> Any:
     """:func:`load`, with the arguments as two objects."""
-    if is_file_object(path):
+    if is_file_object(path, "readinto", "read"):
         return ForwardReader(selection, options).load(FileSource(path))
     return read_consistent(path, options, lambda container: load_container(container, selection))
 
@@ -168,7 +169,7 @@ def stream(
         expected_digest=expected_digest,
     )
     reader = ForwardReader(TensorSelection.of(include, exclude, map_location), options)
-    if is_file_object(source):
+    if is_file_object(source, "readinto", "read"):
         yield from reader.tensors(FileSource(source))
         return
     location, name = locate(source, storage_options, follow=options.limits.follow)
@@ -177,9 +178,34 @@ def stream(
         with container.errors():
             yield from reader.tensors_in(container)
         return
+    begun = False
     try:
         with location.stream(name, zstd_window=options.limits.zstd_window) as opened:
-            yield from reader.tensors(opened)
+            for named in reader.tensors(opened):
+                begun = True
+                yield named
+        return
     except JsonckptError as error:
         error.at(file=location.where(name))
-        raise
+        if begun or is_refusal(error):
+            raise
+        container = _in_any_layout(source, options, error)
+    with container.errors():
+        yield from reader.again().tensors_in(container)
+
+
+def _in_any_layout(
+    path: str | os.PathLike[str], options: ReadOptions, error: JsonckptError
+) -> Container:
+    """A file that could not be read forward once, opened so that it is read twice.
+
+    Raises:
+        JsonckptError: ``error``, or what is wrong with a file that a JSON tool wrote again.
+    """
+    try:
+        container = open_container(path, options)
+    except JsonckptError as other:
+        raise other if is_change_of_text(error) else error from None
+    if not container.any_layout:
+        raise error
+    return container

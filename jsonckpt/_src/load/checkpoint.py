@@ -9,14 +9,15 @@ from typing import Any
 
 import torch
 
-from ..errors import FormatError
+from ..errors import ArgumentError, FormatError, quote
 from ..format.dtypes import DTYPES
 from ..format.json_text import collector_paused
 from ..format.limits import Copies, Limits
 from ..format.model import PLAIN, Codec, Entry, Manifest, element_count
 from ..state.references import references_in
 from ..state.registry import default_rules
-from ..state.selector import Selector
+from ..state.selector import Selector, near_names
+from ..state.torch_types import BUILTIN
 from ..state.tree import decode_state
 from ..tensors.aliasing import StateReader
 from ..tensors.map_location import MapLocation
@@ -101,8 +102,14 @@ class TensorEntry:
         return f"TensorEntry({self.name!r}, {self.dtype}, {list(self.shape)})"
 
 
+class _NoTensorError(ArgumentError, KeyError):
+    """A name that no tensor has: a mapping raises a KeyError for it."""
+
+
 class Checkpoint(Mapping[str, TensorEntry]):
     """An open checkpoint: names to :class:`TensorEntry`. A context manager.
+
+    A name that no tensor has raises an :class:`ArgumentError` that is a ``KeyError``, too.
 
     Attributes:
         manifest: its manifest.
@@ -122,8 +129,36 @@ class Checkpoint(Mapping[str, TensorEntry]):
             self._entries.setdefault(reference.name, (entry, view))
 
     def __getitem__(self, name: str) -> TensorEntry:
-        entry, view = self._entries[name]
+        try:
+            entry, view = self._entries[name]
+        except (KeyError, TypeError) as error:  # TypeError: what no mapping can hold
+            raise self._no_tensor(name) from error
         return TensorEntry(self, name, entry, view)
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and name in self._entries
+
+    def get(self, name: Any, default: Any = None) -> Any:
+        """The entry of a tensor, or ``default``. A missing name costs no search for near ones."""
+        if name not in self:
+            return default
+        return self[name]
+
+    def _no_tensor(self, name: object) -> _NoTensorError:
+        """The error for a name that no tensor has."""
+        path = self._container.path
+        if not isinstance(name, str):
+            kind = quote(type(name).__name__)
+            return _NoTensorError(f"a tensor's name is a str such as '/w', not {kind}", file=path)
+        inside = f"{'' if name.startswith('/') else '/'}{name.removesuffix('/')}"
+        if inside in self._entries:
+            slash = "" if name.startswith("/") else " A name begins with a slash."
+            hint = f"Did you mean {quote(inside)}?{slash}"
+        elif any(other.startswith(f"{inside}/") for other in self._entries):
+            hint = f"It holds tensors: load(path, include={quote(inside)}) or .state() reads them."
+        else:
+            hint = near_names(name, self._entries)
+        return _NoTensorError(f"there is no tensor {quote(name, 200)}", file=path, hint=hint)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
@@ -143,11 +178,15 @@ class Checkpoint(Mapping[str, TensorEntry]):
     def state(self) -> Any:
         """The state, with a :class:`TensorEntry` in place of each tensor.
 
-        Reads no tensors except those of NumPy arrays.
+        Reads no tensors except those of NumPy arrays and of objects of registered classes
+        (:func:`jsonckpt.register`): these hold real tensors, on the CPU.
         """
         with self._container.errors():
-            reader = _LazyReader(self, self._container.copies())
-            return decode_state(self.manifest.state, reader, rules=default_rules())
+            rules = default_rules()
+            # Only tags begin with "$" in a path: such keys are written in another way.
+            registered = frozenset(rules.by_tag.keys() - BUILTIN.by_tag.keys())
+            reader = _LazyReader(self, self._container.copies(), registered)
+            return decode_state(self.manifest.state, reader, rules=rules)
 
     def load(
         self,
@@ -197,29 +236,40 @@ class Checkpoint(Mapping[str, TensorEntry]):
 
 
 class _LazyReader:
-    """Gives the state entries for tensors, and real arrays."""
+    """Gives the state entries for tensors, and real arrays.
 
-    def __init__(self, checkpoint: Checkpoint, copies: Copies) -> None:
+    Objects of registered classes get real tensors: the functions of users work with them.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, copies: Copies, registered: frozenset[str]) -> None:
         self.charge = copies.charge
         self._checkpoint = checkpoint
-        self._copies = copies
-        #: Arrays of one record share its memory, as in a load.
-        self._tensors: dict[str, torch.Tensor] = {}
+        self._real = StateReader(_Records(checkpoint, copies), checkpoint.keys(), copies)
+        self._registered = registered
 
     def get(self, tag: str, body: Any, place: str) -> Any:
+        if not self._registered.isdisjoint(place.split("/")):
+            return self._real.get(tag, body, place)
         for name, _, _ in references_in({tag: body}):
             return self._checkpoint[name]
         raise FormatError(f"{tag} at {place} holds no tensor")
 
     def get_array(self, body: Any, place: str) -> Any:
-        for reference in references_in(body):
-            record = reference.record
-            entry = self._checkpoint.manifest.by_name[record]
-            if record not in self._tensors:
-                tensor = self._checkpoint._load(entry, record, None, "cpu", self._copies)
-                self._tensors[record] = tensor
-            return StateReader(self._tensors, {reference.name}, self._copies).get_array(body, place)
-        raise FormatError(f"the array at {place} holds no tensor")
+        return self._real.get_array(body, place)
+
+
+class _Records(dict[str, torch.Tensor]):
+    """Tensors of records, read when they are asked for. Each is read once, as in a load."""
+
+    def __init__(self, checkpoint: Checkpoint, copies: Copies) -> None:
+        super().__init__()
+        self._checkpoint = checkpoint
+        self._copies = copies
+
+    def __missing__(self, record: str) -> torch.Tensor:
+        entry = self._checkpoint.manifest.by_name[record]
+        self[record] = self._checkpoint._load(entry, record, None, "cpu", self._copies)
+        return self[record]
 
 
 def open_checkpoint(

@@ -19,6 +19,7 @@ from ..errors import (
     IncompleteCheckpointError,
     IntegrityError,
     JsonckptError,
+    as_shard,
     quote,
 )
 from ..format.checksums import check_manifest_digest, check_pinned
@@ -29,10 +30,11 @@ from ..shards.record_parser import Record
 from ..storage.locate import locate
 from ..storage.path_arguments import without_query
 from ..storage.protocols import Location, RangeReader, Sink
+from .any_layout import AnyLayoutReader, ForwardRanges, open_again
 from .indexed import ExpectedRecords, IndexedReader
 from .options import ReadOptions
 from .record_stream import RecordStream
-from .single_file import from_index, gather
+from .single_file import check_text_is_unchanged, from_index, gather
 from .sinks import PartSink
 
 _Result = TypeVar("_Result")
@@ -50,6 +52,7 @@ class Container:
         path: for messages.
         version_tag: of the first file, taken before it was read.
         first_bytes: size on disk of that file: the manifest, or the single file.
+        any_layout: a single file that was edited or that a JSON tool wrote again.
     """
 
     location: Location
@@ -59,6 +62,7 @@ class Container:
     options: ReadOptions
     version_tag: object = None
     first_bytes: int = 0
+    any_layout: bool = False
 
     def copies(self) -> Copies:
         """A counter of the memory that a load allocates beside the records."""
@@ -156,7 +160,7 @@ class Shard:
         if self._stated is None:
             return
         with self._errors(), self._container.location.file(self.name) as file:
-            _check_size("file", file.size, self._stated.bytes)
+            self._check_size(file, self._stated.bytes)
         if copies is not None:
             copies.found(self.name, self._stated.bytes)
 
@@ -184,6 +188,10 @@ class Shard:
                 if advance is not None and record.header.name in sinks:
                     advance(record.header.nbytes)
             return
+        if self._container.any_layout:
+            with self._any_layout() as reader:
+                reader.read(wanted, sinks, advance)
+            return
         with self._errors(), self._container.location.file(self.name) as file:
             seal = self._indexed(file).read(
                 wanted,
@@ -201,6 +209,10 @@ class Shard:
         if not self.is_ranged:
             self.read({entry.name: PartSink(sink, start, stop)})
             return
+        if self._container.any_layout:
+            with self._any_layout() as reader:
+                reader.read_part(entry, start, stop, sink)
+            return
         with self._errors(), self._container.location.file(self.name) as file:
             self._indexed(file).read_part(entry, start, stop, sink)
 
@@ -210,6 +222,10 @@ class Shard:
         The error names no tensor if the file ends before the payload.
         """
         container = self._container
+        if container.any_layout:
+            with self._any_layout() as loose:
+                loose.check_chunk(entry, chunk)
+            return
         with self._errors(), container.location.file(self.name) as file:
             reader = IndexedReader(file, container.manifest.checksum, container.options)
             reader.check_chunk(entry, chunk)
@@ -217,6 +233,10 @@ class Shard:
     def records(self, open_sink: Callable[[Header], Sink | None]) -> Iterator[Record]:
         """The records, read forward. Each is compared with the manifest."""
         container = self._container
+        if container.any_layout:
+            with self._any_layout(forward=True) as reader:
+                yield from reader.records(self.entries, open_sink)
+            return
         window = container.options.limits.zstd_window
         expected = ExpectedRecords(self.entries)
         with self._errors():
@@ -233,9 +253,26 @@ class Shard:
             self._check_seal(stream.parser.seal)
             self._check_text(stream.parser.position)
 
+    @contextmanager
+    def _any_layout(self, *, forward: bool = False) -> Iterator[AnyLayoutReader]:
+        """A reader of a file that was edited or written again."""
+        container = self._container
+        options, algorithm = container.options, container.manifest.checksum
+        window = options.limits.zstd_window
+        with self._errors():
+            if forward:
+                with container.location.stream(self.name, zstd_window=window) as source:
+                    container.check_same()
+                    yield AnyLayoutReader(ForwardRanges(source), algorithm, options, forward=True)
+            else:
+                with container.location.file(self.name) as file:
+                    container.check_same()
+                    yield AnyLayoutReader(file, algorithm, options, forward=False)
+
     def _indexed(self, file: RangeReader) -> IndexedReader:
         self._container.check_same()
-        self._check_text(file.size)
+        if self._stated is not None:
+            self._check_size(file, self._stated.text_bytes)
         return IndexedReader(file, self._container.manifest.checksum, self._container.options)
 
     @contextmanager
@@ -243,8 +280,16 @@ class Shard:
         try:
             yield
         except JsonckptError as error:
-            error.at(file=self.path)
-            raise
+            if self._stated is not None:
+                error = as_shard(error)
+            raise error.at(file=self.path) from error.__cause__
+
+    def _check_size(self, file: RangeReader, expected: int) -> None:
+        """Check the size of a shard. If it differs, say why where that is certain."""
+        if file.size != expected:
+            if not self.name.endswith(".zst"):
+                check_text_is_unchanged(file)
+            _check_size("file", file.size, expected)
 
     def _check_seal(self, found: str) -> None:
         if self._stated is not None and found != self._stated.seal:
@@ -291,6 +336,7 @@ def open_container(path: str | os.PathLike[str], options: ReadOptions) -> Contai
     limits, digest = options.limits, options.expected_digest
     location, name = locate(path, options.storage_options, follow=limits.follow)
     version_tag = location.version_tag(name or MANIFEST_NAME)
+    any_layout = False
     try:
         if name is None:
             text = location.manifest(limits.manifest_bytes)
@@ -298,19 +344,26 @@ def open_container(path: str | os.PathLike[str], options: ReadOptions) -> Contai
             check_manifest_digest(text, digest)
             manifest = parse_manifest(text, limits)
             check_pinned(manifest.checksum, digest)
-        elif name.endswith(".zst") or not location.ranged(name):
-            with location.stream(name, zstd_window=limits.zstd_window) as stream:
-                size = stream.size or 0
-                manifest = gather(stream, options)
         else:
-            with location.file(name) as file:
-                size = file.size
-                manifest = from_index(file, options)
+            try:
+                manifest, size = _open_single(location, name, options)
+            except JsonckptError as error:
+                manifest, size = open_again(location, name, options, error)
+                any_layout = True
     except JsonckptError as error:
         error.at(file=location.where(name or MANIFEST_NAME))
         raise
     shown = without_query(os.fspath(path))
-    return Container(location, manifest, name, shown, options, version_tag, size)
+    return Container(location, manifest, name, shown, options, version_tag, size, any_layout)
+
+
+def _open_single(location: Location, name: str, options: ReadOptions) -> tuple[Manifest, int]:
+    """The manifest of a single file, and its size on disk."""
+    if name.endswith(".zst") or not location.ranged(name):
+        with location.stream(name, zstd_window=options.limits.zstd_window) as stream:
+            return gather(stream, options), stream.size or 0
+    with location.file(name) as file:
+        return from_index(file, options), file.size
 
 
 def read_consistent(

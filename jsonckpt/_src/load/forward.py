@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 
-from ..errors import ArgumentError, LimitError
+from ..errors import ArgumentError, JsonckptError, LimitError, quote
 from ..format.checksums import check_seal
 from ..format.limits import Copies, exceeds, way_over
 from ..format.manifest import manifest_of_head, parse_head
@@ -15,6 +16,8 @@ from ..format.model import Header
 from ..linux import widen_pipe
 from ..progress import progress_bar
 from ..shards.record_parser import Record
+from ..storage.file_objects import check_file_object, wrong_direction
+from ..storage.os_errors import describe
 from ..storage.protocols import ByteSource, Sink
 from ..tensors.buffers import Target
 from .allocation import SharedStorage, StorageOffset, allocate_target
@@ -41,6 +44,10 @@ class ForwardReader:
         self._claimed = 0
         #: Bytes on disk, if they are known.
         self._size: int | None = None
+
+    def again(self) -> ForwardReader:
+        """A reader with the same arguments that has read nothing."""
+        return ForwardReader(self._selection, self._options)
 
     def load(self, source: ByteSource) -> Any:
         """The state of a single file."""
@@ -162,23 +169,17 @@ class ForwardReader:
             yield from self._builder.tensors_of(record.header.name, tensor)
 
 
-def is_file_object(source: object) -> bool:
-    """Whether a source is a file object, not a path."""
-    return hasattr(source, "readinto") or hasattr(source, "read")
-
-
 class FileSource:
-    """A binary file object as a source of bytes.
+    """A binary file object as a source of bytes. Its errors become :class:`JsonckptError`.
 
     Raises:
-        ArgumentError: it is closed.
+        ArgumentError: it cannot be read, or gives text.
     """
 
     size = None
 
     def __init__(self, file: Any) -> None:
-        if getattr(file, "closed", False) is True:
-            raise ArgumentError("path is a file object that is closed", hint="Open it again.")
+        check_file_object(file, "rb")
         self._file = file
         self._began = False
         # A buffered reader's readinto waits until the buffer is full. Its readinto1 returns what is
@@ -189,7 +190,19 @@ class FileSource:
 
     def readinto(self, buffer: memoryview, /) -> int:
         """See :class:`ByteSource`."""
-        count = self._read(buffer) if self._readinto is None else self._readinto(buffer) or 0
+        try:
+            count = self._read(buffer) if self._readinto is None else self._readinto(buffer) or 0
+        except (JsonckptError, MemoryError):
+            raise
+        except io.UnsupportedOperation as error:
+            raise wrong_direction("rb") from error
+        except Exception as error:  # of whatever stands behind it
+            name = getattr(self._file, "name", None)
+            raise JsonckptError(
+                f"cannot read the file object: {describe(error)}",
+                file=name if isinstance(name, str) else None,
+                hint="Check what it reads from, and that it is open for reading bytes.",
+            ) from error
         if not (count or self._began):
             self._refuse_end()
         self._began = True
@@ -199,9 +212,9 @@ class FileSource:
         data = self._file.read(len(buffer))
         if not isinstance(data, bytes):
             raise ArgumentError(
-                "path is a file object for text, but a checkpoint is read as bytes: the file "
-                "object must be binary",
-                hint='Open it with "rb", or pass its .buffer.',
+                f"path is a file object whose read() gives {quote(type(data).__name__)}, "
+                "expected bytes",
+                hint='Open it with "rb".',
             )
         buffer[: len(data)] = data
         return len(data)

@@ -24,7 +24,7 @@ from ..format.checksums import hexdigest
 from ..format.chunk_codec import ChunkCodec, longest_payload, payload_too_long
 from ..format.limits import Limits, exceeds, way_over
 from ..format.model import Header
-from ..shards.head_parser import HEAD_END, HEAD_END_PATTERN
+from ..shards.head_parser import HEAD_END_PATTERN, LONGEST_HEAD_END
 from ..shards.record_parser import Record
 from ..shards.shard_parser import ShardParser
 from ..storage.protocols import ByteSource, Sink
@@ -170,7 +170,7 @@ class RecordStream:
             JsonckptError: the head breaks a rule.
         """
         while self.parser.in_head:
-            text = self._lines.through(HEAD_END_PATTERN, len(HEAD_END))
+            text = self._lines.through(HEAD_END_PATTERN, LONGEST_HEAD_END)
             if not text:
                 self.parser.close()
                 raise IncompleteCheckpointError("the text ends before its first tensor")

@@ -10,23 +10,19 @@ from ..errors import (
     IncompleteCheckpointError,
     JsonckptError,
     LimitError,
+    line_endings,
     quote,
+    rewritten,
 )
 from ..format import json_text, model
 from ..format.checksums import check_seal
 from ..format.limits import Limits, exceeds, way_over
 from ..format.manifest import manifest_of_head
-from ..format.model import Entry, Manifest
-from ..format.validation import (
-    LONGEST_BEGINNING,
-    LONGEST_LINE,
-    check_not_newer,
-    no_checkpoint,
-    reformatted,
-)
+from ..format.model import SHARD_FORMAT, Entry, Manifest
+from ..format.validation import LONGEST_BEGINNING, LONGEST_LINE, check_not_newer, no_checkpoint
 from ..shards.record_parser import Record
 from ..shards.shard_parser import ShardParser
-from ..shards.shard_text import TRAILER_MAX, index_offset
+from ..shards.shard_text import TRAILER_MAX, has_crlf, index_offset, is_laid_out
 from ..storage.protocols import ByteSource, RangeReader
 from .indexed import between_chunks
 from .options import ReadOptions
@@ -48,8 +44,8 @@ def gather(source: ByteSource, options: ReadOptions) -> Manifest:
     head = stream.read_head()
     entries = [entry_of(record) for record in stream.records(lambda _: None)]
     check_seal(stream.parser.seal, options.expected_digest)
-    size = stream.parser.position
-    return manifest_of_head(head, entries, size, options.limits, on_disk=source.size)
+    size, sealed = stream.parser.position, bool(stream.parser.seal)
+    return manifest_of_head(head, entries, size, options.limits, on_disk=source.size, sealed=sealed)
 
 
 def from_index(file: RangeReader, options: ReadOptions) -> Manifest:
@@ -151,6 +147,24 @@ def _index_rows(file: RangeReader, limits: Limits) -> list[tuple[int, int, list[
     return checked
 
 
+def check_text_is_unchanged(file: RangeReader) -> None:
+    """Check that a shard of another size than it had is not one whose whole text was changed.
+
+    Raises:
+        FormatError: its line feeds became CRLF.
+        IntegrityError: a JSON tool wrote it again.
+    """
+    beginning = bytearray(min(file.size, LONGEST_BEGINNING))
+    file.read_range(0, memoryview(beginning))
+    end = bytearray(min(file.size, TRAILER_MAX))
+    file.read_range(file.size - len(end), memoryview(end))
+    if has_crlf(bytes(end)):
+        raise line_endings()
+    in_lines = b'\n"tensors":[\n' in beginning or is_laid_out(bytes(beginning))
+    if SHARD_FORMAT.encode() in beginning and not in_lines:
+        raise rewritten("shard")
+
+
 def _is_row(row: object) -> bool:
     if not (isinstance(row, list) and len(row) == 3 and isinstance(row[2], list)):
         return False
@@ -164,14 +178,13 @@ def _is_row(row: object) -> bool:
 
 def _no_trailer(file: RangeReader) -> JsonckptError:
     """The error for a file without an index: a checkpoint that was cut off, or another file."""
-    start = bytearray(min(file.size, 200))
+    start = bytearray(min(file.size, LONGEST_BEGINNING))
     file.read_range(0, memoryview(start))
     if b"jsonckpt.shard" in start:
         end = bytearray(min(file.size, TRAILER_MAX))
         file.read_range(file.size - len(end), memoryview(end))
-        cut_off = index_offset(bytes(end) + b"\n") is not None
-        if b'"index_offset"' in end and end.rstrip().endswith(b"}") and not cut_off:
-            return reformatted()
+        if has_crlf(bytes(end)):
+            return line_endings()
         return IncompleteCheckpointError(
             f"the file of {file.size} bytes does not end in its seal and index_offset",
             hint=CUT_OFF,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +17,12 @@ from ..state.registry import default_rules
 from ..state.selector import Selector
 from ..state.tree import decode_state
 from ..tensors.buffers import Target
-from .aliases import resolve_aliases
-from .matching import Match, check_target, match
+from .aliases import resolve_aliases, settle_ties
+from .diagnosis import why_names_differ
+from .matching import check_target, match
+from .names import Prefixes
 from .placeholders import LEFT_OUT, PlaceholderReader, leaves_in, names_in
+from .plan import Plan
 from .reader import IntoReader
 
 
@@ -32,12 +35,18 @@ class LoadResult:
         missing: names that the target has and the checkpoint lacks.
         unexpected: names that the checkpoint has and the target lacks.
         mismatched: ``"name: what differs"``; these were left as they were.
+        renamed: names in the checkpoint that ``strip_prefix`` changed, with those in the target.
+        kept: names of values that are no tensors, which the checkpoint lacks. They are as before.
+        hint: what explains names that differ, such as a prefix; empty if nothing does.
     """
 
     loaded: tuple[str, ...]
     missing: tuple[str, ...] = ()
     unexpected: tuple[str, ...] = ()
     mismatched: tuple[str, ...] = ()
+    renamed: tuple[tuple[str, str], ...] = ()
+    kept: tuple[str, ...] = ()
+    hint: str = ""
 
 
 def load_into(
@@ -48,6 +57,7 @@ def load_into(
     include: Selector | None = None,
     exclude: Selector | None = None,
     cast: bool = False,
+    strip_prefix: str | Sequence[str] | None = None,
     verify: bool = True,
     threads: int | None = None,
     progress: bool = False,
@@ -64,7 +74,8 @@ def load_into(
     position. It must be of the same kind of optimizer and have the parameters' shapes.
 
     Tensors of the target may share memory where those of the checkpoint share it in the same way,
-    or have equal values.
+    or have equal values. A tied tensor that the checkpoint lacks is not missing if its memory is
+    filled under another name. A tied one that the target lacks is not unexpected.
 
     Args:
         target: nested dicts and lists in the shape of the saved state, with tensors, modules,
@@ -76,6 +87,11 @@ def load_into(
             Each pattern must select a tensor of the checkpoint or of the target, with or without
             ``strict``.
         cast: allow another dtype in the target; values are converted.
+        strip_prefix: a prefix of the names in state dicts, or several, such as ``"module."``. Names
+            of the checkpoint and of the target are compared without it, so it may be on either
+            side. It is whole parts of a name, and is removed at the beginning as often as it is
+            there; what torch's wrappers add (``module.``, ``_orig_mod.``) also in the middle. Names
+            of parameters in optimizers are compared in the same way.
         verify, threads, progress, limits, storage_options, expected_digest: as for
             :func:`jsonckpt.load`.
 
@@ -83,8 +99,10 @@ def load_into(
         a :class:`LoadResult`.
 
     Raises:
-        StateMismatchError: with all names; nothing has been changed. Or a ``load_state_dict``
-            refused its state: the objects before it have been loaded, no tensor has been filled.
+        StateMismatchError: with all names; nothing has been changed. The hint says if they differ
+            by a prefix, or lie in another place. Also if a ``strip_prefix`` is in no name, or gives
+            two tensors one name. Or a ``load_state_dict`` refused its state: the objects before it
+            have been loaded, no tensor has been filled.
         ArgumentError: the target cannot be filled.
         JsonckptError: damage was found during the copy. The target is then partly overwritten.
 
@@ -95,7 +113,16 @@ def load_into(
     ...     state = {"model": torch.nn.Linear(2, 1), "epoch": 0}
     ...     jsonckpt.load_into(state, directory).loaded, state["epoch"]
     (('/model/weight', '/model/bias'), 3)
+
+    The weights of a wrapped model in a plain one:
+
+    >>> wrapped = torch.nn.DataParallel(model)
+    >>> with tempfile.TemporaryDirectory() as directory:
+    ...     _ = jsonckpt.save(wrapped.state_dict(), directory)
+    ...     jsonckpt.load_into(model, directory, strip_prefix="module.").renamed
+    (('/module.weight', '/weight'), ('/module.bias', '/bias'))
     """
+    prefixes = Prefixes.of(strip_prefix)
     check_target(target)
     options = ReadOptions.of(
         verify=verify,
@@ -114,8 +141,9 @@ def load_into(
     selection = TensorSelection.of(include, exclude)
 
     def read(container: Container) -> LoadResult:
+        plan = Plan(cast, strict, Prefixes(prefixes.given))
         with container.errors():
-            return _load_into(target, container, selection, Match(cast, strict), note_change)
+            return _load_into(target, container, selection, plan, note_change)
 
     # Tensors of two checkpoints must not end up in one target.
     return read_consistent(path, options, read, may_retry=lambda: not began)
@@ -125,7 +153,7 @@ def _load_into(
     target: Any,
     container: Container,
     selection: TensorSelection,
-    plan: Match,
+    plan: Plan,
     on_write: Callable[[], None],
 ) -> LoadResult:
     """Match the whole state first, then load it."""
@@ -139,21 +167,22 @@ def _load_into(
     value = decode_state(container.manifest.state, placeholders, rules=default_rules())
     with collector_paused():
         match(value, target, "", plan, None)
+        plan.prefixes.require_used()
         # A pattern may also select what only the target has.
         builder.check_selectors(plan.missing)
-        plan.missing = [name for name in plan.missing if selection.chosen(name)]
+        plan.missing = {n: tensor for n, tensor in plan.missing.items() if selection.chosen(n)}
         if plan.is_empty and any(item is not LEFT_OUT for item in leaves_in(value)):
-            plan.mismatched.append("/: nothing in the target matches anything in the checkpoint")
+            plan.differ("", "nothing in the target matches anything in the checkpoint", "empty")
         copies = resolve_aliases(plan, reader.same_values)
-        if plan.strict and (plan.missing or plan.unexpected or plan.mismatched):
+        tied = settle_ties(plan, copies) if plan.differs else []
+        if plan.strict and plan.differs:
             raise StateMismatchError(
                 "the checkpoint and the target differ; nothing has been changed",
-                missing=plan.missing,
-                unexpected=plan.unexpected,
+                missing=list(plan.missing),
+                unexpected=list(plan.unexpected),
                 mismatched=plan.mismatched,
                 file=container.path,
-                hint="Pass strict=False to copy what fits, include= or exclude= to choose, "
-                "cast=True to convert dtypes.",
+                hint=plan.ways_out(why_names_differ(value, target, plan)),
             )
         targets = [
             (copy, Target.into(copy.tensor, copy.source.dtype, copy.source.shape, cast=plan.cast))
@@ -163,11 +192,18 @@ def _load_into(
     filled |= {name for copy in copies for name, _ in copy.aliases}
     names = [source.name for source, _ in plan.in_place if source.name in filled]
     names += [*plan.allocated, *(name for one in plan.own_loaders for name in names_in(one.value))]
-    reader.load_objects(plan)
+    try:
+        reader.load_objects(plan)
+    except StateMismatchError as error:
+        error.hint = " ".join(filter(None, (why_names_differ(value, target, plan), error.hint)))
+        raise
     reader.load_tensors(plan, targets)
     return LoadResult(
-        tuple(dict.fromkeys(names)),
-        tuple(plan.missing),
-        tuple(plan.unexpected),
-        tuple(plan.mismatched),
+        loaded=tuple(dict.fromkeys([*names, *tied])),
+        missing=tuple(plan.missing),
+        unexpected=tuple(plan.unexpected),
+        mismatched=tuple(plan.mismatched),
+        renamed=tuple(plan.prefixes.renamed),
+        kept=tuple(filter(selection.chosen, plan.kept)),
+        hint=why_names_differ(value, target, plan) if plan.differs else "",
     )

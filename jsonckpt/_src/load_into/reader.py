@@ -17,8 +17,8 @@ from ..progress import progress_bar
 from ..tensors.aliasing import StateReader
 from ..tensors.buffers import Source, Target, byte_count
 from .aliases import InPlaceCopy, contiguous_start
-from .matching import Match
 from .placeholders import Placeholder, placeholders_in
+from .plan import Plan
 
 _CPU: Final = torch.device("cpu")
 #: The bytes of one step of comparing or copying.
@@ -58,7 +58,7 @@ class IntoReader:
         self.read({record: [_whole(target)] for record, target in made.items()})
         return {record: target.finish() for record, target in made.items()}
 
-    def load_objects(self, plan: Match) -> None:
+    def load_objects(self, plan: Plan) -> None:
         """Call each ``load_state_dict``, before any tensor is filled, because it may fail."""
         if not plan.own_loaders:
             return
@@ -74,7 +74,7 @@ class IntoReader:
         for one in plan.own_loaders:
             one.load(tensors, plan)
 
-    def load_tensors(self, plan: Match, targets: list[tuple[InPlaceCopy, Target]]) -> None:
+    def load_tensors(self, plan: Plan, targets: list[tuple[InPlaceCopy, Target]]) -> None:
         """Fill the existing tensors, make the others, and put them in place."""
         with collector_paused():
             new = _NewTensors(plan.allocated, self)

@@ -27,6 +27,7 @@ from ..load.container import open_container
 from ..load.options import ReadOptions
 from ..storage.leftovers import File, orphans, single_temporaries
 from ..storage.local import LocalLocation
+from ..storage.missing import hint_for_missing
 from ..storage.os_errors import write_error
 from ..storage.path_arguments import is_url, path_text
 
@@ -113,7 +114,7 @@ def gc(
     limits = checked_limits(limits)
     text = path_text(path)
     if is_url(text):
-        raise ArgumentError("path is a URL; gc works on local files")
+        raise ArgumentError("path is a URL; gc works on local files: copy it first")
     place = Path(text)
     if place.name == MANIFEST_NAME and not place.is_dir():
         place = place.parent
@@ -148,7 +149,9 @@ def _leftovers(place: Path, limits: Limits, abandoned: bool) -> Sequence[File]:
         return [*_in_directory(place, limits, abandoned, beside), *beside]
     if not os.path.lexists(place):
         if not beside:
-            raise CheckpointNotFoundError("there is no such file or directory", file=place)
+            raise CheckpointNotFoundError(
+                "there is no such file or directory", file=place, hint=hint_for_missing(place)
+            )
         # What recover and conversions leave can be made again. What a save leaves cannot.
         if is_single(place.name) and not abandoned:
             raise CheckpointNotFoundError(

@@ -16,21 +16,26 @@ from typing import Any
 from ..errors import (
     ArgumentError,
     CheckpointExistsError,
+    FormatError,
     IncompleteCheckpointError,
     printable,
     quote,
 )
 from ..format.filenames import check_single_name, is_single
 from ..format.limits import Limits, checked_limits
+from ..format.validation import LONGEST_BEGINNING
 from ..parallel import CancelToken, thread_count
 from ..save.local_targets import local_target
 from ..save.options import SaveOptions
 from ..save.plan import RecordPlan, SavePlan
 from ..save.snapshot import Snapshot, new_save_id
 from ..save.write import write_checkpoint
-from ..storage.leftovers import files_to_search
+from ..storage.leftovers import File, files_to_search
+from ..storage.local import LocalFile
 from ..storage.new_file import shared_bits
-from ..storage.path_arguments import is_url, path_text
+from ..storage.path_arguments import check_target_name, is_url, path_text
+from ..storage.protocols import ByteSource
+from .damaged_files import DamagedZstd, PatchedFile
 from .findings import Findings
 from .scan import LostTensor
 from .scan_files import scan_file
@@ -102,7 +107,8 @@ def recover(
     left. ``path`` is never changed. A tensor is restored if the checksums of all its chunks and the
     digest of its record match; no byte is made up. A range that the system cannot read counts as
     damage. The search continues after it, and after a shard that cannot be opened. If the seal
-    shows that the text around the tensors is damaged, the state is not used.
+    shows that the text around the tensors is damaged, the state is not used. A file that a JSON
+    tool wrote again is read in its layout; line feeds that became CRLF are restored.
 
     Args:
         path: a directory, or a file (also a lone shard, or a temporary file of a save). If a single
@@ -111,17 +117,18 @@ def recover(
             not exist.
         save_id: the beginning of the id of the save to restore, if a directory without a manifest
             holds shards of several. ``None`` takes the newest whose shards are all complete.
-        trust_state: use the state although the seal contradicts it.
+        trust_state: use the state (of a directory, its manifest) although the seal contradicts it.
         threads, limits: as for :func:`jsonckpt.load`.
         sync: as for :func:`jsonckpt.save`.
 
     It needs the memory of a save: a few chunks and the size of a manifest. The intact payloads of
-    compressed files are spooled to a temporary file beside ``out``.
+    compressed or rewritten files are spooled to a temporary file beside ``out``.
 
     Raises:
         CheckpointNotFoundError: there is nothing at ``path``.
         CheckpointExistsError: ``out`` exists.
         IncompleteCheckpointError: nothing can be restored; nothing was written.
+        FormatError: it is the JSON of another program; nothing was written.
         UnsupportedVersionError: it has a version, or requires a feature, that this release does
             not know, and the seal does not show that the version is damaged; nothing was written.
         LimitError: it holds more than the limits allow; nothing was written.
@@ -137,10 +144,11 @@ def recover(
     (('/a',), {'a': tensor([1., 1.])})
     """
     limits = checked_limits(limits)
-    source, target = Path(_local(path, "path")), Path(_local(out, "out"))
+    given, new = _local(path, "path"), _local(out, "out")
+    source, target = Path(given), Path(new)
     if save_id is not None and not isinstance(save_id, str):
         raise ArgumentError(f"save_id must be str or None, not {quote(type(save_id).__name__)}")
-    _check_target(target)
+    _check_target(target, new)
     files = files_to_search(source)
     # Only those who can read the old checkpoint may read the new one.
     shared = shared_bits(files.path)
@@ -148,7 +156,7 @@ def recover(
     with ExitStack() as stack:
         scan = partial(scan_file, limits=limits, target=target, stack=stack, notes=findings.notes)
         if files.is_directory:
-            search_directory(files, findings, scan, save_id=save_id)
+            search_directory(files, findings, scan, save_id=save_id, trust_state=trust_state)
         else:
             search_file(files.shards[0], source, findings, scan, trust_state=trust_state)
         findings.notes += [
@@ -158,6 +166,8 @@ def recover(
         ]
         state = findings.usable_state()
         if not findings.records and findings.state_status == "lost":
+            if not (files.is_directory or findings.lost):
+                _refuse_foreign(files.shards[0], limits)
             reasons = "; ".join([*map(str, findings.lost[:2]), *findings.notes[:2]])
             raise IncompleteCheckpointError(
                 f"nothing in it is intact ({reasons})" if reasons else "it is empty",
@@ -167,11 +177,9 @@ def recover(
         lost = tuple(findings.lost_tensors())
         if not lost and findings.state_status == "verified":
             findings.restore_storages(state)
-        saved = _save(
-            findings, state, target, shared=shared, threads=thread_count(threads), sync=sync
-        )
+        saved = _save(findings, state, new, shared=shared, threads=thread_count(threads), sync=sync)
     return RecoverReport(
-        str(source),
+        given,
         saved,
         findings.save_id,
         findings.state_status,
@@ -189,9 +197,11 @@ def _local(path: str | os.PathLike[str], argument: str) -> str:
     return text
 
 
-def _check_target(target: Path) -> None:
+def _check_target(target: Path, given: str) -> None:
     if is_single(target.name):
         check_single_name(str(target))
+    if not os.path.isdir(target):
+        check_target_name(given, "out")
     if os.path.lexists(target) and not (target.is_dir() and not os.listdir(target)):
         raise CheckpointExistsError(
             "there is something at this path",
@@ -200,8 +210,28 @@ def _check_target(target: Path) -> None:
         )
 
 
+def _refuse_foreign(file: File, limits: Limits) -> None:
+    """Refuse a file in which nothing of a checkpoint was found, if it is JSON.
+
+    Raises:
+        FormatError: another program wrote it.
+    """
+    with LocalFile(file.path, follow=limits.follow) as opened:
+        source: ByteSource = PatchedFile(opened)
+        if file.compressed:
+            source = DamagedZstd(opened, window=limits.zstd_window)
+        start = memoryview(bytearray(LONGEST_BEGINNING))
+        beginning = bytes(start[: source.readinto(start)]).removeprefix(b"\xef\xbb\xbf").lstrip()
+    if beginning[:1] in (b"{", b"[") and b"jsonckpt." not in beginning:
+        raise FormatError(
+            "this is the JSON of another program, not a checkpoint that was damaged",
+            file=file.path,
+            hint="Nothing was written. python -m jsonckpt.convert reads the JSON of others.",
+        )
+
+
 def _save(
-    findings: Findings, state: Any, target: Path, *, shared: int, threads: int, sync: bool
+    findings: Findings, state: Any, target: str, *, shared: int, threads: int, sync: bool
 ) -> str:
     """Save the new checkpoint; its path."""
     options = SaveOptions(
@@ -221,4 +251,5 @@ def _save(
     )
     plans = [RecordPlan(record, record.found.header.codec, record.nbytes) for record in records]
     plan = SavePlan(snapshot, options, plans)
-    return write_checkpoint(plan, local_target(target, options), CancelToken(), 0.0).path
+    place = local_target(Path(target), options, target)
+    return write_checkpoint(plan, place, CancelToken(), 0.0).path

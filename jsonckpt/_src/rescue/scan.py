@@ -25,7 +25,7 @@ from ..format.checksums import ALGORITHMS, hasher
 from ..format.limits import Limits, way_over
 from ..format.model import SHARD_FORMAT, Header
 from ..format.validation import LONGEST_LINE, check_header, known_versions
-from ..shards.shard_text import TRAILER_MAX
+from ..shards.shard_text import TRAILER_MAX, index_offset
 from ..storage.protocols import ByteSource
 from .scan_lines import LineReader, record_start
 from .scan_record import FoundRecord, RecordScanner, Spool
@@ -71,6 +71,7 @@ class ScanResult:
         ended: whether the last line of the file was found.
         sealed: whether the seal matches the head and the records.
         wrong_version: whether the head states a different version than the seal matches.
+        rewritten: whether a JSON tool wrote the text again, so that no seal can match.
         position: bytes of text that were read.
         found, lost: the intact records, and the others.
     """
@@ -80,6 +81,7 @@ class ScanResult:
     ended: bool = False
     sealed: bool = False
     wrong_version: bool = False
+    rewritten: bool = False
     position: int = 0
     found: list[FoundRecord] = field(default_factory=list)
     lost: list[LostTensor] = field(default_factory=list)
@@ -170,7 +172,7 @@ class _Scanner:
                 else:
                     result.head_fault, too_long = "it is larger than the limits allow", True
             elif line[:1] == b"]":
-                self._read_end(line)
+                self._read_end(at, line)
         result.position = self._lines.position
         if self._lines.gave_up:
             reason = f"at byte {result.position}: too many short lines; the rest was not searched"
@@ -228,7 +230,7 @@ class _Scanner:
             name = header.name if header is not None else error.tensor
             self.result.lost.append(LostTensor(name, reason, chunk=error.chunk))
 
-    def _read_end(self, line: bytes) -> None:
+    def _read_end(self, at: int, line: bytes) -> None:
         seal = _SEAL.search(line, max(0, len(line) - TRAILER_MAX))
         if seal is None:
             return
@@ -238,3 +240,8 @@ class _Scanner:
             skeleton.update(line[: seal.start()])
             found = f"{self._records.algorithm}:{skeleton.hexdigest()}"
             self.result.sealed = seal[1].decode() == found
+        # Damage moves nothing. If the tensors are all there, but not where they were, someone
+        # edited the text before them.
+        stated = index_offset(line[-TRAILER_MAX:])
+        moved = stated not in (None, at + len(b'],"index":'))
+        self.result.rewritten = moved and not (self.result.sealed or self.result.lost)

@@ -8,21 +8,24 @@ from typing import TypeAlias
 
 from ..errors import (
     IncompleteCheckpointError,
+    IntegrityError,
     JsonckptError,
     LimitError,
     WriteError,
+    is_change_of_text,
     is_refusal,
+    line_endings,
     quote,
 )
 from ..format.limits import Limits, exceeds, way_over
-from ..format.manifest import parse_head, parse_misread
+from ..format.manifest import parse_head, parse_manifest, parse_misread
 from ..format.model import Entry, Manifest
 from ..storage.leftovers import CheckpointFiles, File, single_temporaries
 from ..storage.local import LocalFile
 from .findings import Findings
 from .scan import LostTensor
 from .scan_files import WRONG_VERSION, ScannedFile
-from .verify_deep import seal_notes
+from .verify_deep import unsealed
 
 ScanFile: TypeAlias = Callable[[File], ScannedFile]
 _OTHERS_SHOWN = 5
@@ -61,7 +64,7 @@ def _take_head(scanned: ScannedFile, findings: Findings, trust_state: bool) -> N
     findings.save_id = str(head["save_id"])
     if "state" not in head:
         notes.append("the file is one shard of a directory, which has no state")
-    elif result.ended and not result.sealed and not trust_state:
+    elif result.ended and not (result.sealed or result.rewritten or trust_state):
         findings.rejected_state = head["state"]
         notes.append(
             "the state is not used: the seal shows damage in the text around the tensors, which "
@@ -77,17 +80,23 @@ def _take_head(scanned: ScannedFile, findings: Findings, trust_state: bool) -> N
 
 
 def search_directory(
-    files: CheckpointFiles, findings: Findings, scan: ScanFile, *, save_id: str | None
+    files: CheckpointFiles,
+    findings: Findings,
+    scan: ScanFile,
+    *,
+    save_id: str | None,
+    trust_state: bool,
 ) -> None:
     """Search a directory.
 
     Args:
         save_id: the beginning of the id of the save to restore; ``None`` to choose one.
+        trust_state: take a manifest although its seal contradicts it.
 
     Raises:
         IncompleteCheckpointError: it holds no shard of the save.
     """
-    manifest = _read_manifest(files.manifests, findings, save_id)
+    manifest = _read_manifest(files.manifests, findings, save_id, trust_state=trust_state)
     if manifest is not None:
         _search_listed(manifest, files.shards, findings, scan)
         return
@@ -132,7 +141,7 @@ def _search_listed(
 
 
 def _read_manifest(
-    files: Sequence[File], findings: Findings, save_id: str | None
+    files: Sequence[File], findings: Findings, save_id: str | None, *, trust_state: bool
 ) -> Manifest | None:
     """The first whole manifest of the save. The findings take its members."""
     notes = findings.notes
@@ -140,24 +149,44 @@ def _read_manifest(
         name = file.path.name
         try:
             text = _manifest_text(file.path, findings.limits)
-            manifest, sealed_text = parse_misread(text, findings.limits)
+            manifest, why = _parse(text, findings.limits, trust_state=trust_state)
         except JsonckptError as error:
             if is_refusal(error.at(file=file.path)):
                 raise
             notes.append(f"{name} is not used: {error.message}")
+            if isinstance(error, IntegrityError):
+                notes[-1] += "; trust_state uses it anyway"
             continue
-        if sealed_text is not text:
-            notes.append(f"{name}: {WRONG_VERSION}")
+        if why:
+            notes.append(f"{name}: {why}")
         if save_id is not None and not manifest.save_id.startswith(save_id):
             notes.append(f"{name} belongs to the save {manifest.save_id}")
             continue
         if name.endswith(".tmp"):
             notes.append(f"the manifest is {name}, of a save that did not finish")
-        edited = seal_notes(name, sealed_text)
-        notes += edited
-        findings.take_manifest(manifest, sealed=not edited)
+        if not manifest.sealed and not why:
+            notes.append(unsealed(name))
+        findings.take_manifest(manifest, sealed=manifest.sealed)
         return manifest
     return None
+
+
+def _parse(text: bytes, limits: Limits, *, trust_state: bool) -> tuple[Manifest, str]:
+    """A manifest, and what was wrong with its text.
+
+    Raises:
+        JsonckptError: it cannot be used.
+    """
+    try:
+        manifest, sealed_text = parse_misread(text, limits)
+        return manifest, "" if sealed_text is text else WRONG_VERSION
+    except JsonckptError as error:
+        if error.hint == line_endings().hint:
+            restored = text.replace(b"\r\n", b"\n")
+            return parse_manifest(restored, limits), f"{error.message}; that was undone"
+        if is_change_of_text(error) or (trust_state and isinstance(error, IntegrityError)):
+            return parse_manifest(text, limits, trust=True), error.message
+        raise
 
 
 def _manifest_text(path: Path, limits: Limits) -> bytes:

@@ -12,6 +12,7 @@ from ..errors import (
     CheckpointNotFoundError,
     IntegrityError,
     JsonckptError,
+    is_change_of_text,
     is_refusal,
     printable,
 )
@@ -24,7 +25,7 @@ from ..progress import progress_bar
 from ..storage.path_arguments import path_text, without_query
 from .damaged_files import DamagedZstd
 from .scan import LostTensor, scan
-from .verify_deep import check_state, leftover_notes, spelling_notes, state_notes
+from .verify_deep import check_state, leftover_notes, spelling_notes, state_notes, unsealed_notes
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class VerifyReport:
         path: the checkpoint.
         problems: the errors, each with its file, tensor and chunk.
         tensors, nbytes, files: how much was checked.
-        notes: with ``deep=True``, findings that are not damage.
+        notes: findings that are not damage: that no seal covers the text, and those of
+            ``deep=True``.
     """
 
     path: str
@@ -93,8 +95,8 @@ def verify(
         path, threads, progress, limits, storage_options, expected_digest: as for
             :func:`jsonckpt.load`.
         deep: also read each file forward, with the other reader; decode the state, with tensors
-            without data; note leftovers of killed saves, edits by hand, tensors that the state does
-            not use, and numbers that are not written in the shortest way.
+            without data; note leftovers of killed saves, tensors that the state does not use, and
+            numbers that are not written in the shortest way.
 
     Raises:
         CheckpointNotFoundError: there is nothing at ``path``.
@@ -132,7 +134,7 @@ def verify(
 def _report(name: str, container: Container, deep: bool) -> VerifyReport:
     manifest, options = container.manifest, container.options
     problems: list[JsonckptError] = []
-    notes: list[str] = []
+    notes = unsealed_notes(container)
     files = 0 if container.single is not None else 1
     with progress_bar("verify", manifest.nbytes * (1 + deep), show=options.progress) as advance:
         for shard in container.shards():
@@ -167,7 +169,9 @@ def _in_shard(
         shard.read(sinks, advance, forward_only=forward_only)
         shard.check_file()  # reading a compressed file does not check its size
     except JsonckptError as error:
-        if forward_only or not container.location.ranged(shard.name):
+        if forward_only or is_change_of_text(error) or not container.location.ranged(shard.name):
+            return [error]
+        if container.any_layout and not shard.is_ranged:
             return [error]
         if not shard.name.endswith(".zst"):
             found = [problem for entry in shard.entries for problem in _in_tensor(shard, entry)]

@@ -107,21 +107,22 @@ class _MetaReader:
 
 
 def state_notes(container: Container) -> Iterator[str]:
-    """Notes on tensors that the state does not use, and on an edit by hand."""
+    """A note on tensors that the state does not use."""
     manifest = container.manifest
     needed = {reference.record for reference in references_in(manifest.state)}
     unneeded = [name for name in manifest.by_name if name not in needed]
     if unneeded:
         yield f"{len(unneeded)} tensor(s) that the state does not use, e.g. {quote(unneeded[0])}"
-    if container.single is None:
-        yield from seal_notes(MANIFEST_NAME, container.location.manifest(None))
 
 
-def seal_notes(name: str, text: bytes) -> list[str]:
-    """A note if a manifest's seal is null: then no checksum covers its text."""
-    if text[-400:].rstrip().endswith(b'"seal":null}'):
-        return [f"{name} was edited by hand: its seal is null"]
-    return []
+def unsealed_notes(container: Container) -> list[str]:
+    """A note if the seal is null: then no checksum covers the state."""
+    return [] if container.manifest.sealed else [unsealed(container.single or MANIFEST_NAME)]
+
+
+def unsealed(name: str) -> str:
+    """What to say of a file that has no seal."""
+    return f"{name} was edited by hand: its seal is null"
 
 
 def leftover_notes(container: Container) -> Iterator[str]:
@@ -142,7 +143,7 @@ def leftover_notes(container: Container) -> Iterator[str]:
 def spelling_notes(container: Container, entry: Entry, limits: Limits) -> Iterator[str]:
     """A note on number lists that are not written as this package writes them."""
     name = container.shard_of(entry).name
-    if entry.codec.encoding != "list" or name.endswith(".zst"):
+    if entry.codec.encoding != "list" or name.endswith(".zst") or container.any_layout:
         return
     coder = ChunkCodec(zstd_window=limits.zstd_window)
     other = 0

@@ -12,6 +12,7 @@ from typing import Any
 from ..errors import ArgumentError, quote
 from ..format.json_text import BRIEF, collector_paused
 from ..parallel import CancelToken
+from ..storage.file_objects import is_file_object
 from ..storage.os_errors import writing
 from ..storage.path_arguments import is_url, path_text
 from .background import Background, PendingSave
@@ -49,7 +50,9 @@ def save(
         state: nested dicts, lists, tuples, … with tensors in them. ``docs/format.md`` section 6
             lists the types. Values and types come back exactly.
         path: a path that ends in ``.json`` or ``.json.zst`` becomes one file, any other path a
-            directory. A binary file object, such as a pipe, gets the text of a single file.
+            directory. Names of other kinds of files (``.pt``, ``.JSON``, ``.json.gz``, …) are
+            refused, unless there is a directory. Directories on the way are made. A binary file
+            object, such as a pipe, gets the text of a single file.
         encoding: ``"base64"``, or ``"list"`` for number lists that a person can read.
         compression: ``"zstd"`` or ``None``. With ``list`` it compresses whole files and needs a
             directory or a ``.json.zst``.
@@ -74,7 +77,7 @@ def save(
             lose the checkpoint; a killed process cannot.
 
     Returns:
-        a :class:`SaveResult`.
+        a :class:`SaveResult`. Its ``notes`` say what was not done as asked.
 
     Raises:
         UnsupportedTypeError: a value that no rule covers; nothing has been written.
@@ -155,11 +158,11 @@ def _save(
 
 
 def _check_order(state: object, path: object) -> None:
-    if isinstance(state, str | os.PathLike) and not (
-        isinstance(path, str | os.PathLike) or hasattr(path, "write")
-    ):
+    first = "a file object" if is_file_object(state, "write") else "a path"
+    is_place = first != "a path" or isinstance(state, str | os.PathLike)
+    if is_place and not (isinstance(path, str | os.PathLike) or is_file_object(path, "write")):
         raise ArgumentError(
-            f"state is a path and path is {quote(type(path).__name__)}: they are swapped",
+            f"state is {first} and path is {quote(type(path).__name__)}: they are swapped",
             hint="The order is save(state, path).",
         )
 
@@ -237,8 +240,11 @@ def save_async(
     >>> directory.cleanup()
     """
     began = time.perf_counter()
-    if hasattr(path, "write"):
-        raise ArgumentError("save_async() takes a path; jsonckpt.save writes to a file object")
+    if is_file_object(path, "write", "read"):
+        raise ArgumentError(
+            "path is a file object, and save_async takes a path only",
+            hint="jsonckpt.save writes to a file object.",
+        )
     options = SaveOptions.of(
         encoding=encoding,
         compression=compression,
@@ -287,7 +293,7 @@ def _target_of(path: Any, options: SaveOptions, *, absolute: bool = False) -> Ta
     Raises:
         ArgumentError: it is not a path or a file object, or does not fit the options.
     """
-    if hasattr(path, "write"):
+    if is_file_object(path, "write"):
         return StreamTarget(path, options)
     if options.delete_first and not options.overwrite:
         raise ArgumentError(
@@ -300,8 +306,14 @@ def _target_of(path: Any, options: SaveOptions, *, absolute: bool = False) -> Ta
             "write to a directory or to a path ending in .json.zst"
         )
     if is_url(text):
+        if text.startswith(("http://", "https://")):
+            raise ArgumentError(
+                "path is a web address, and a web server takes no files",
+                hint="Save to a local path, or to a store such as s3://bucket/run.",
+            )
         from .remote_target import RemoteTarget
 
         return RemoteTarget(text, options)
     with writing(text):
-        return local_target(Path(text).absolute() if absolute else Path(text), options)
+        place = Path(text).absolute() if absolute else Path(text)
+        return local_target(place, options, text)

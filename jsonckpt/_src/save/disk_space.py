@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import shutil
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from ..errors import JsonckptError, WriteError, printable
+from ..errors import JsonckptError, WriteError, printable, quote
 from ..storage import commit
-from ..storage.os_errors import writing
+from ..storage.os_errors import TOO_LARGE, writing
 from .plan import SavePlan
 
 #: The hint of a save that has deleted the old checkpoint and failed to write a new one.
@@ -20,6 +21,7 @@ _REMOVED = (
     "The previous checkpoint was removed first (delete_first=True): there is none at this path "
     "now. Save again, here or elsewhere, while this process still has the state."
 )
+_UNTOUCHED = "The previous checkpoint is untouched."
 
 
 class DiskSpace:
@@ -83,12 +85,30 @@ class DiskSpace:
             most = sum(record.most_text for record in self._plan.records)
             error.hint = f"It takes up to {most:,} bytes{free}. {self._advice()}"
             if self._was_there and not self._gone:
-                error.hint += " The previous checkpoint is untouched."
+                error.hint += f" {_UNTOUCHED}"
             if self._gone:
                 error.hint += f" {_REMOVED}"
+        elif isinstance(error, WriteError) and error.errno == errno.EFBIG:
+            error.hint = self._about_size()
+            if self._was_there:
+                error.hint += f" {_REMOVED if self._gone else _UNTOUCHED}"
         elif self._gone:
             # Other hints say that the previous checkpoint is untouched.
             error.hint = _REMOVED
+
+    def _about_size(self) -> str:
+        """The way out where each file is limited. A tensor lies in one file."""
+        largest = max(self._plan.records, key=lambda record: record.most_text, default=None)
+        if largest is None:
+            return TOO_LARGE
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+        needs = f"tensor {quote(largest.source.name)} takes up to {largest.most_text:,} bytes"
+        if 0 <= limit < largest.least_text:
+            return (
+                f"A file may have {limit:,} bytes here (ulimit -f) and {needs}: a smaller "
+                "max_shard_size cannot help, since a tensor lies in one file. Raise the limit."
+            )
+        return f"{TOO_LARGE} A tensor lies in one file: {needs}."
 
     def _advice(self) -> str:
         if self._was_there and not self._gone:

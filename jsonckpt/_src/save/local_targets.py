@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import stat
 from pathlib import Path
@@ -13,9 +12,18 @@ from ..format import filenames
 from ..format.model import MANIFEST_NAME
 from ..parallel import CancelToken
 from ..storage import commit
+from ..storage.file_objects import check_file_object
 from ..storage.local import LocalLocation
-from ..storage.new_file import Mode, NewFile, mode_for, mode_of
+from ..storage.new_file import (
+    Mode,
+    NewFile,
+    check_replaceable,
+    mode_for,
+    mode_of,
+    special_kind,
+)
 from ..storage.os_errors import writing
+from ..storage.path_arguments import check_target_name
 from ..storage.protocols import Output
 from .disk_space import DiskSpace
 from .options import SaveOptions
@@ -24,23 +32,22 @@ from .plan import SavePlan
 from .target import Target, check_is_ours, named_shards
 
 
-def local_target(path: Path, options: SaveOptions) -> Target:
+def local_target(path: Path, options: SaveOptions, given: str) -> Target:
+    """The target for a local path.
+
+    Args:
+        given: the path as the caller gave it, for the result.
+    """
     if filenames.is_single(path.name):
-        return FileTarget(path, options)
-    return DirectoryTarget(path, options)
+        return FileTarget(path, options, given)
+    return DirectoryTarget(path, options, given)
 
 
 class StreamTarget(Target):
     """A binary file object, which gets the text of a single file. It has no commit."""
 
     def __init__(self, stream: Any, options: SaveOptions) -> None:
-        if isinstance(stream, io.TextIOBase) or isinstance(getattr(stream, "encoding", None), str):
-            raise ArgumentError(
-                "path is a file object for text, but a checkpoint is written as bytes",
-                hint='Open it with "wb", or pass its .buffer; in memory, use io.BytesIO.',
-            )
-        if getattr(stream, "closed", False) is True:
-            raise ArgumentError("path is a file object that is closed", hint="Open it again.")
+        check_file_object(stream, "wb")
         self._stream = stream
         self._options = options
 
@@ -68,10 +75,10 @@ class _LocalTarget(Target):
 
     concurrent = True
 
-    def __init__(self, path: Path, options: SaveOptions) -> None:
+    def __init__(self, path: Path, options: SaveOptions, given: str) -> None:
         self._path = path
         self._options = options
-        self.path, self.name = str(path), path.name
+        self.path, self.name = given, path.name
         with writing(path):  # fails if the working directory does not exist any more
             self.place = os.path.abspath(path)
         self._space: DiskSpace | None = None
@@ -101,15 +108,12 @@ class FileTarget(_LocalTarget):
     """A single file. It is written under another name in the same directory, then renamed."""
 
     def check(self) -> None:
-        """Refuse a directory, the name of a part of a checkpoint, and a file that must be kept."""
+        """Refuse a name that a file must not have, and what must not be replaced."""
         path = self._path
+        check_target_name(self.path)
         with writing(path):
             filenames.check_single_name(str(path))
-            mode = mode_of(path)
-            if mode is not None and stat.S_ISDIR(mode):
-                raise CheckpointExistsError(
-                    "there is a directory at this path", file=path, hint="Choose another name."
-                )
+            mode = check_replaceable(path)
             if path.is_symlink():
                 filenames.check_single_name(os.path.realpath(path))
             if not self._options.overwrite and mode is not None:
@@ -122,8 +126,8 @@ class FileTarget(_LocalTarget):
         options = self._options
         with writing(self._path):
             self._path = Path(os.path.realpath(self._path))
-        self.path, self.name = str(self._path), self._path.name
-        filenames.check_single_name(self.path)
+        self.name = self._path.name
+        filenames.check_single_name(str(self._path))
         name = filenames.temporary_name(self.name, plan.snapshot.save_id[:12])
         self._temporary = self._path.with_name(name)
         self._mode = mode_for(self._path, options.shared)
@@ -158,8 +162,8 @@ class DirectoryTarget(_LocalTarget):
 
     single = False
 
-    def __init__(self, path: Path, options: SaveOptions) -> None:
-        super().__init__(path, options)
+    def __init__(self, path: Path, options: SaveOptions, given: str) -> None:
+        super().__init__(path, options, given)
         self._manifest = path / MANIFEST_NAME
         self._text = b""
         self._replaced: list[Path] = []
@@ -169,13 +173,18 @@ class DirectoryTarget(_LocalTarget):
         path = self._path
         with writing(path):
             mode = mode_of(path)
+            if mode is None or not stat.S_ISDIR(mode):
+                check_target_name(self.path)
             if mode is None:
                 return
             if not stat.S_ISDIR(mode):
+                kind = special_kind(mode) or "a file"
                 raise CheckpointExistsError(
-                    "there is a file at this path, but a path without .json means a directory",
+                    f"there is {kind} at this path, but a path without .json means a directory",
                     file=path,
-                    hint="Choose another name, or one ending in .json for a single file.",
+                    hint="Choose another name, or one ending in .json for a single file."
+                    if kind == "a file"
+                    else 'save can write into it as a single file: pass open(PATH, "wb").',
                 )
             inside = os.listdir(path)
             if MANIFEST_NAME in inside:

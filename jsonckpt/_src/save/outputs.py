@@ -13,6 +13,8 @@ from typing import Any
 import zstandard
 
 from ..errors import JsonckptError, WriteError
+from ..storage.file_objects import wrong_direction
+from ..storage.os_errors import describe
 from ..storage.protocols import Output, WritableFile
 
 _FRAME_TEXT = 4 << 20
@@ -91,13 +93,16 @@ class ObjectOutput(StreamOutput):
     def _mapped(self) -> Iterator[None]:
         try:
             yield
-        except JsonckptError:
+        except (JsonckptError, MemoryError):
             raise
-        except OSError as error:
+        except io.UnsupportedOperation as error:
+            raise wrong_direction("wb") from error
+        except Exception as error:  # of whatever stands behind it
             name = getattr(self._stream, "name", None)
+            reason = getattr(error, "strerror", None) or describe(error)
             raise WriteError(
-                f"cannot write to the file object: {error.strerror or error}",
-                errno=error.errno,
+                f"cannot write to the file object: {reason}",
+                errno=getattr(error, "errno", None),
                 file=name if isinstance(name, str) else None,
                 hint="What was written so far is not a whole checkpoint.",
             ) from error

@@ -122,6 +122,10 @@ class RemoteTarget(Target):
         #: Whether the commit of this save may have happened.
         self._may_be_there = False
 
+    def check(self) -> None:
+        """Refuse a name that looks like another kind of file, unless a checkpoint is there."""
+        _check_name(self.path, self._options)
+
     def begin(self, plan: SavePlan, cancel: CancelToken) -> None:
         """Connect, and refuse to overwrite what must not be overwritten.
 
@@ -295,6 +299,21 @@ class RemoteTarget(Target):
         for path in paths:
             with suppress(Exception):  # an orphan does no harm
                 self._fs.rm_file(path)
+
+
+def _check_name(url: str, options: SaveOptions) -> None:
+    """Refuse a name that looks like another kind of file. Only such a name asks the server.
+
+    Raises:
+        ArgumentError: it does, and no checkpoint is there.
+    """
+    try:
+        path_arguments.check_target_name(url)
+    except ArgumentError:
+        fs, path = filesystem(url, options.storage_options)
+        with writing(url, remote=True):
+            if kind_of(fs, f"{path.rstrip('/')}/{MANIFEST_NAME}") is None:
+                raise
 
 
 def _protocols_below(fs: Any) -> set[str]:

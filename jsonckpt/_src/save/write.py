@@ -8,12 +8,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import WriteError
+from ..errors import WriteError, quote
+from ..format.checksums import CRYPTOGRAPHIC
 from ..format.chunk_codec import ChunkCodec
 from ..format.model import MANIFEST_NAME, Entry, ShardFile
 from ..parallel import CancelToken, JobSequence, run_sequences
 from ..progress import progress_bar
 from . import reader_limits
+from .options import SaveOptions
 from .outputs import ZstdOutput
 from .plan import SavePlan, ShardPlan
 from .shard_writer import ShardWriter, useful_threads
@@ -25,10 +27,9 @@ class SaveResult:
     """What :func:`save` did.
 
     Attributes:
-        path: of the checkpoint (``""`` when it was written to a file object).
+        path: of the checkpoint, as it was given (``""`` when it was written to a file object).
         save_id: 32 hexadecimal digits, in every file of this save.
-        digest: ``"sha256:…"`` of the manifest; of a single file its seal. It pins every byte when
-            the checkpoint was saved with ``checksum="sha256"``.
+        digest: ``"sha256:…"`` of the manifest; of a single file its seal.
         tensors: number of records.
         nbytes: raw bytes of all tensors.
         stored_bytes: bytes written.
@@ -36,6 +37,11 @@ class SaveResult:
         seconds: how long it took.
         durability: ``"synced"``; ``"best-effort"`` where the file system cannot fsync a directory;
             ``"none"`` with ``sync=False`` or a file object.
+        pin: the digest where it pins every byte, as ``expected_digest=`` of a load needs it.
+            ``None`` unless the checkpoint was saved with ``checksum="sha256"`` or ``"blake3"``:
+            the default checksum finds accidents, not forgeries.
+        notes: what was not done as asked, one line each: a ``max_shard_size`` that a file exceeds,
+            because a tensor is never split, or that one file does not use.
     """
 
     path: str
@@ -47,6 +53,8 @@ class SaveResult:
     files: tuple[str, ...]
     seconds: float
     durability: str
+    pin: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 def write_checkpoint(
@@ -87,6 +95,28 @@ def write_checkpoint(
         files=tuple(files) if target.single else (*files, MANIFEST_NAME),
         seconds=time.perf_counter() - began,
         durability=durability,
+        pin=digest if plan.options.checksum in CRYPTOGRAPHIC else None,
+        notes=_notes(plan, target, shards, entries),
+    )
+
+
+def _notes(
+    plan: SavePlan, target: Target, shards: Sequence[ShardFile], entries: Sequence[Entry]
+) -> tuple[str, ...]:
+    most = plan.options.max_shard_size
+    if target.single:
+        if most == SaveOptions.max_shard_size:
+            return ()
+        return (f"max_shard_size={most} has no effect: this is one file, only directories split",)
+    over = [number for number, shard in enumerate(shards) if shard.bytes > most]
+    if not over:
+        return ()
+    largest = max(over, key=lambda number: shards[number].bytes)
+    name = next(entry.name for entry in entries if entry.shard == largest)
+    files = "one file is" if len(over) == 1 else f"{len(over)} files are"
+    return (
+        f"{files} larger than max_shard_size={most}, because a tensor is never split: "
+        f"{shards[largest].file} has {shards[largest].bytes} bytes, with tensor {quote(name)}",
     )
 
 

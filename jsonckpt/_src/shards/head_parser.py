@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
-from ..errors import FormatError, IntegrityError, LimitError
+from ..errors import FormatError, IntegrityError, LimitError, line_endings, rewritten
 from ..format.checksums import Hasher, hasher
 from ..format.json_text import collector_paused
 from ..format.limits import Limits, check_beside
@@ -16,16 +16,15 @@ from ..format.validation import (
     check_not_newer,
     checksum_name,
     no_checkpoint,
-    reformatted,
 )
 from .incremental import IncrementalReader
-from .shard_text import TRAILER_MAX
 
-TENSORS_LINE: Final = b'"tensors":[\n'
-#: Ends the head: the line feed before that line, and the line.
-HEAD_END: Final = b"\n" + TENSORS_LINE
+#: Ends the head: the line feed before its last line, and that line; or what Git made of the line.
 # `bytes.find` takes ten times as long in text made of the mark's own characters ("[[[[...").
-HEAD_END_PATTERN: Final = re.compile(re.escape(HEAD_END))
+HEAD_END_PATTERN: Final = re.compile(rb'\n"tensors":\[\r?\n')
+#: How a text begins that a JSON tool has indented.
+_SPACED: Final = re.compile(rb'\{\s|\{"[a-z_]{1,20}":\s')
+LONGEST_HEAD_END: Final = len(b'\n"tensors":[\r\n')
 
 
 #: Members that are needed before the text can be hashed.
@@ -52,7 +51,7 @@ class HeadParser:
         self.skeleton: Hasher | None = hasher(self.algorithm) if known else None
         self._limits = limits
         self._json = json
-        self._beginning = self._last = b""
+        self._beginning = b""
         self._read = 0
         self._unread, self._unhashed = bytearray(), bytearray()
 
@@ -66,18 +65,24 @@ class HeadParser:
             FormatError, LimitError: what the text breaks.
         """
         self._beginning += text[: LONGEST_BEGINNING - len(self._beginning)]
-        self._last = (self._last + text[-TRAILER_MAX:])[-TRAILER_MAX:]
         full = len(self._beginning) == LONGEST_BEGINNING
         if not b"{".startswith(self._beginning[:64].lstrip()[:1]) or (full and self._is_foreign()):
             raise no_checkpoint(self._beginning)
-        searched = max(0, len(self._unread) - len(HEAD_END))
+        searched = max(0, len(self._unread) - LONGEST_HEAD_END)
         self._unread += text
         found = HEAD_END_PATTERN.search(self._unread, searched)
         ends = found is not None
+        if found is not None and found[0].endswith(b"\r\n"):
+            raise line_endings()
         # A line feed at the end may be the first byte of the mark: it is read with what follows.
         stop = self._unread.rfind(b"\n", searched) if found is None else found.end()
         del found  # the match would keep the text
-        check_beside(self._read + (stop if ends else len(self._unread)), self._limits)
+        try:
+            check_beside(self._read + (stop if ends else len(self._unread)), self._limits)
+        except LimitError as error:
+            if _SPACED.match(self._beginning):
+                error.hint = rewritten("pipe").hint
+            raise
         if stop > 0:
             self._take(bytes(self._unread[:stop]))
             del self._unread[:stop]
@@ -90,13 +95,22 @@ class HeadParser:
         """Say what is wrong with a text that ends inside its head, unless it was cut off.
 
         Raises:
-            FormatError: it is not a checkpoint, of a later version, or was reformatted.
+            FormatError: it is not a checkpoint, or of a later version.
+            IntegrityError: it is whole, but a JSON tool wrote it again.
         """
         if self._is_foreign():
             raise no_checkpoint(self._beginning)
         check_not_newer(self._beginning)
-        if b'"index_offset"' in self._last:
-            raise reformatted()
+        if self._is_whole():
+            raise rewritten("pipe")
+
+    def _is_whole(self) -> bool:
+        """Whether the text is a whole JSON object."""
+        try:
+            self._json.push(bytes(self._unread))
+        except (FormatError, LimitError):
+            return False
+        return len(self._json.open) == 1 and self._beginning.lstrip()[:1] == b"{"
 
     def _is_foreign(self) -> bool:
         return SHARD_FORMAT.encode() not in self._beginning

@@ -145,29 +145,39 @@ class RecordParser:
         found = records.pop()
         if found["chunks"]:
             raise FormatError(f"over {header.chunk_count} chunks", tensor=header.name)
-        check_requires(found.get("requires", []))
-        present = [name for name in ALGORITHMS if name in found]
-        if present != [self._algorithm]:
-            raise FormatError(
-                f"expected the checksums {quote(self._algorithm)}, found {quote(present)}",
-                tensor=header.name,
-            )
-        sums, digits = found[self._algorithm], ALGORITHMS[self._algorithm].digits
-        if (
-            not isinstance(sums, list)
-            or len(sums) != header.chunk_count
-            or not all(is_hex(item, digits) for item in sums)
-        ):
-            raise FormatError(
-                f"{self._algorithm} must be an array of {header.chunk_count} checksums",
-                tensor=header.name,
-            )
-        digest = hexdigest(self._algorithm, identity_lines(header, sums))
-        if found.get("digest") != digest:
-            raise IntegrityError(
-                f"the record does not match its digest (expected {quote(found.get('digest'))}, "
-                f"found {digest!r})",
-                tensor=header.name,
-                hint=DAMAGED,
-            )
-        return sums
+        return tail_sums(header, found, self._algorithm)
+
+
+def tail_sums(header: Header, found: dict[str, Any], algorithm: str) -> list[str]:
+    """The checksums of a record's chunks, from its members.
+
+    Raises:
+        FormatError: they are not what the header asks for.
+        IntegrityError: the record does not match its digest.
+    """
+    check_requires(found.get("requires", []))
+    present = [name for name in ALGORITHMS if name in found]
+    if present != [algorithm]:
+        raise FormatError(
+            f"expected the checksums {quote(algorithm)}, found {quote(present)}",
+            tensor=header.name,
+        )
+    sums, digits = found[algorithm], ALGORITHMS[algorithm].digits
+    if (
+        not isinstance(sums, list)
+        or len(sums) != header.chunk_count
+        or not all(is_hex(item, digits) for item in sums)
+    ):
+        raise FormatError(
+            f"{algorithm} must be an array of {header.chunk_count} checksums",
+            tensor=header.name,
+        )
+    digest = hexdigest(algorithm, identity_lines(header, sums))
+    if found.get("digest") != digest:
+        raise IntegrityError(
+            f"the record does not match its digest (expected {quote(found.get('digest'))}, "
+            f"found {digest!r})",
+            tensor=header.name,
+            hint=DAMAGED,
+        )
+    return sums

@@ -27,6 +27,12 @@ _OFFSET = re.compile(
     rb',"seal":"[a-z0-9_]{1,16}:[0-9a-f]{1,128}","index_offset":( *[0-9]{1,20})\}\n\Z'
 )
 
+#: How a file of records begins, as every writer writes it.
+_BEGINNING = re.compile(
+    rb'\{"format":"jsonckpt\.shard","version":[0-9]+,"save_id":"[0-9a-f]{32}",'
+    rb'"checksum":"[a-z0-9_]{1,16}",\r?\n'
+)
+
 
 def index_row(offset: int, length: int, chunks: Sequence[tuple[int, int, str]]) -> bytes:
     """One row of ``index``."""
@@ -51,6 +57,16 @@ def index_offset(tail: bytes) -> int | None:
     """Where the index begins, read from the last bytes of a file; ``None`` when they do not say."""
     match = _OFFSET.search(tail)
     return int(match[1]) if match and len(match[1]) == _OFFSET_WIDTH else None
+
+
+def is_laid_out(beginning: bytes) -> bool:
+    """Whether a file of records begins in the layout of a writer."""
+    return _BEGINNING.match(beginning) is not None
+
+
+def has_crlf(tail: bytes) -> bool:
+    """Whether the last bytes of a file are whole, but for CRLF instead of the line feed."""
+    return tail.endswith(b"\r\n") and index_offset(tail[:-2] + b"\n") is not None
 
 
 def shard_head(save_id: str, checksum: str, members: Mapping[str, bytes] | None = None) -> bytes:

@@ -78,23 +78,32 @@ def refuse_unmatched(unmatched: Unmatched, names: Iterable[str], *, option: str 
     if not unmatched:
         return
     argument, pattern = unmatched[0]
-    known = list(islice(names, _MOST_COMPARED))
-    above = {name[:end]: None for name in known for end in _container_ends(name)}
-    candidates = [*above, *known][:_MOST_COMPARED]
-    wanted = pattern if pattern.startswith("/") else f"/{pattern}"
-    near = difflib.get_close_matches(wanted.rstrip("*").rstrip("/") or "/", candidates, 3, 0.6)
-    if near:
-        hint = f"Did you mean {' or '.join(quote(name) for name in near)}?"
-    elif known:
-        hint = f"There {'is' if len(known) == 1 else 'are'} {', '.join(map(quote, known[:3]))}"
-        hint += ", …; " if len(known) > 3 else "; "
-        hint += "a name is the path of keys to a tensor, /model/layer.weight for example."
-    else:
-        hint = "There are no tensors."
     raise StateMismatchError(
         f"{option}{argument} {quote(pattern, 200)} selects no tensor",
         missing=[pattern for _, pattern in unmatched],
-        hint=hint,
+        hint=near_names(pattern, names),
+    )
+
+
+def near_names(wanted: str, names: Iterable[str]) -> str:
+    """A hint for a name that does not exist: the names near it, of tensors and of what holds them.
+
+    >>> near_names("wiehgt", ["/weight", "/bias"])
+    "Did you mean '/weight'?"
+    """
+    known = list(islice(names, _MOST_COMPARED))
+    above = {name[:end]: None for name in known for end in _container_ends(name)}
+    candidates = [*above, *known][:_MOST_COMPARED]
+    start = wanted if wanted.startswith("/") else f"/{wanted}"
+    near = difflib.get_close_matches(start.rstrip("*").rstrip("/") or "/", candidates, 3, 0.6)
+    if near:
+        return f"Did you mean {' or '.join(quote(name) for name in near)}?"
+    if not known:
+        return "There are no tensors."
+    shown = ", ".join(map(quote, known[:3])) + (", …" if len(known) > 3 else "")
+    return (
+        f"There {'is' if len(known) == 1 else 'are'} {shown}; a name is the path of keys to a "
+        "tensor, /model/layer.weight for example."
     )
 
 

@@ -47,6 +47,8 @@ def make_directory(path: Path, made: list[Path], *, sync: bool) -> bool:
         while not at.exists():
             missing.append(at)
             at = at.parent
+        if not at.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
     durable = sync
     if sync:
         with writing(path):

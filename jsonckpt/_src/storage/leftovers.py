@@ -12,6 +12,7 @@ from pathlib import Path
 from ..errors import CheckpointNotFoundError
 from ..format.filenames import is_shard_name, is_single, temporary_stem
 from ..format.model import MANIFEST_NAME
+from .missing import hint_for_missing
 
 #: Files that saves of this package make.
 _SHARD = re.compile(r"shard-([0-9a-f]{12})-([0-9]{5,})\.json(\.zst)?")
@@ -86,7 +87,9 @@ def files_to_search(path: Path) -> CheckpointFiles:
         left = single_temporaries(path) if is_single(path.name) else []
         if not left:
             raise CheckpointNotFoundError(
-                "no such file or directory, and no leftovers of a save to it", file=path
+                "no such file or directory, and no leftovers of a save to it",
+                file=path,
+                hint=hint_for_missing(path),
             )
         single = max(left, key=lambda file: file.changed)
     return CheckpointFiles(single.path, [single], [], is_directory=False)

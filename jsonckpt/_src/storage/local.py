@@ -22,6 +22,7 @@ from ..errors import (
 from ..format import filenames
 from ..format.model import MANIFEST_NAME
 from ..format.zstd import check_window, frame_window, new_decompressor, zstd
+from .missing import newest_hint
 from .os_errors import read_error
 
 #: Bytes that one step reads, and that one step decompresses: a block of zstd. With half of it,
@@ -267,7 +268,8 @@ class LocalLocation:
             raise CheckpointNotFoundError(
                 f"there is no {MANIFEST_NAME} in this directory",
                 file=directory,
-                hint="Give the directory that holds it, or the path of a .json file.",
+                hint=newest_hint(directory)
+                or "Give the directory that holds it, or the path of a .json file.",
             )
         with self.file(MANIFEST_NAME) as file:
             text = bytearray(file.size if limit is None else min(file.size, limit + 1))

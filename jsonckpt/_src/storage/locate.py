@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointNotFoundError, printable
+from ..errors import CheckpointNotFoundError, UnsafePathError
 from ..format.model import MANIFEST_NAME
 from .local import LocalLocation
+from .missing import hint_for_missing
+from .new_file import special_kind
 from .path_arguments import check_storage_options, is_url, path_text
 from .protocols import Location
 
@@ -28,6 +30,7 @@ def locate(
 
     Raises:
         CheckpointNotFoundError: nothing is there.
+        UnsafePathError: a FIFO, a socket or a device is there.
     """
     text = path_text(path)
     check_storage_options(storage_options)
@@ -43,25 +46,20 @@ def _local(path: Path, follow: bool) -> tuple[LocalLocation, str | None]:
         mode = path.stat().st_mode
     except FileNotFoundError as error:
         raise CheckpointNotFoundError(
-            "there is no such file or directory", file=path, hint=_neighbours(path)
+            "there is no such file or directory", file=path, hint=hint_for_missing(path)
         ) from error
     except OSError as error:
         raise CheckpointNotFoundError(f"cannot open: {error.strerror}", file=path) from error
     if stat.S_ISDIR(mode):
         return LocalLocation(path, follow=follow), None
+    if kind := special_kind(mode):
+        special = UnsafePathError(
+            f"{kind}, not a regular file",
+            file=path,
+            hint='A pipe can be read as a file object: jsonckpt.load(open(PATH, "rb")).',
+        )
+        special.is_foreign = True
+        raise special
     if path.name == MANIFEST_NAME:
         return LocalLocation(path.parent, follow=follow), None
     return LocalLocation(path.parent, follow=follow), path.name
-
-
-def _neighbours(path: Path) -> str | None:
-    """A hint for a mistyped name: other checkpoints in the same directory."""
-    try:
-        found = sorted(
-            printable(p.name)
-            for p in path.parent.iterdir()
-            if p.name.endswith((".json", ".zst")) or (p / MANIFEST_NAME).is_file()
-        )
-    except OSError:
-        return None
-    return f"The same directory has {', '.join(found[:3])}." if found else None

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..errors import CheckpointExistsError
 from ..linux import Writeback
 from .local import Descriptor
 from .os_errors import writing
@@ -31,16 +32,65 @@ def mode_of(path: str | os.PathLike[str]) -> int | None:
         return None
 
 
+#: What is no file and no directory.
+_SPECIAL = {
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a character device",
+    stat.S_IFBLK: "a block device",
+}
+
+
+def special_kind(mode: int) -> str | None:
+    """What a mode says that is neither a regular file nor a directory.
+
+    >>> special_kind(stat.S_IFIFO | 0o644), special_kind(stat.S_IFREG | 0o644)
+    ('a FIFO', None)
+    """
+    return _SPECIAL.get(stat.S_IFMT(mode))
+
+
+def check_replaceable(path: Path) -> int | None:
+    """The mode of the file at ``path``, which a new file may replace; ``None`` if there is none.
+
+    Raises:
+        CheckpointExistsError: something is there that is not a regular file.
+        WriteError: the system does not tell what is there.
+    """
+    with writing(path):
+        mode = mode_of(path)
+    if mode is None:
+        return None
+    if stat.S_ISDIR(mode):
+        raise CheckpointExistsError(
+            "there is a directory at this path", file=path, hint="Choose another name."
+        )
+    if kind := special_kind(mode):
+        raise CheckpointExistsError(
+            f"there is {kind} at this path, which is never replaced by a file",
+            file=path,
+            hint='jsonckpt.save can write into it: pass open(PATH, "wb").',
+        )
+    return mode
+
+
 @dataclass(frozen=True)
 class Mode:
-    """Who may read a new file: permission bits, and whether the umask applies to them."""
+    """Who may read a new file.
+
+    Attributes:
+        bits: the permissions.
+        exact: whether they hold whatever the umask says.
+        owner: the user and the group that the file should belong to, if the system allows it.
+    """
 
     bits: int = 0o666
     exact: bool = False
+    owner: tuple[int, int] | None = None
 
 
 def mode_for(target: Path, shared: int = 0o077) -> Mode:
-    """The mode of a file that replaces ``target``: its old mode, or what the umask gives.
+    """The mode and owner of a file that replaces ``target``, or the mode that the umask gives.
 
     Args:
         shared: what group and others may do at most, see :func:`shared_bits`.
@@ -48,12 +98,14 @@ def mode_for(target: Path, shared: int = 0o077) -> Mode:
     Raises:
         WriteError: the system does not tell what is there.
     """
-    with writing(target):
-        replaced = mode_of(target)
     allowed = 0o700 | shared
-    if replaced is None:
-        return Mode(0o666 & allowed)
-    return Mode(stat.S_IMODE(replaced) & 0o777 & allowed, exact=True)
+    with writing(target):
+        try:
+            replaced = os.stat(target)
+        except (FileNotFoundError, NotADirectoryError):
+            return Mode(0o666 & allowed)
+    bits = stat.S_IMODE(replaced.st_mode) & 0o777 & allowed
+    return Mode(bits, exact=True, owner=(replaced.st_uid, replaced.st_gid))
 
 
 def shared_bits(path: Path) -> int:
@@ -101,8 +153,10 @@ class NewFile:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         with writing(self.path):
             self._ours = True
+            # Until its group is known, the group may do nothing.
+            first = self._mode.bits & (0o707 if self._mode.exact else 0o777)
             try:
-                self._opened = Descriptor(self.path, flags, self._mode.bits)
+                self._opened = Descriptor(self.path, flags, first)
                 self._fd = self._opened.number
             except FileExistsError:
                 self._ours = False
@@ -110,7 +164,24 @@ class NewFile:
             if self._mode.exact:
                 # The umask removed some bits. A file system without modes may refuse this.
                 with suppress(OSError):
-                    os.fchmod(self._fd, self._mode.bits)
+                    os.fchmod(self._fd, self._bits_for_owner())
+
+    def _bits_for_owner(self) -> int:
+        """Give the file to its owner. Returns the permissions that are safe then.
+
+        Where the group cannot be kept, another group gets no more than everybody.
+        """
+        bits, owner = self._mode.bits, self._mode.owner
+        found = os.fstat(self._fd)
+        if owner is None or owner == (found.st_uid, found.st_gid):
+            return bits
+        for user in (owner[0], -1):  # only root may give the file to another user
+            with suppress(OSError):
+                os.fchown(self._fd, user, owner[1])
+                return bits
+        if found.st_gid == owner[1]:
+            return bits
+        return bits & 0o707 | bits & (bits & 0o007) << 3
 
     def write_at(self, offset: int, buffers: Sequence[Any]) -> None:
         """Write the buffers one after the other, from ``offset`` on."""

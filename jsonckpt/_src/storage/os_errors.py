@@ -16,14 +16,19 @@ from contextlib import contextmanager
 from ..errors import IncompleteCheckpointError, JsonckptError, WriteError
 
 _UNTOUCHED = "The previous checkpoint, if any, is untouched."
+#: The hint where a file system, or ``ulimit -f``, limits the size of each file.
+TOO_LARGE = (
+    "This is a limit on the size of each file (of the file system, or ulimit -f), not a lack of "
+    "room. A directory of JSON with a smaller max_shard_size has smaller files."
+)
 _WRITE_HINTS = {
     errno.ENOSPC: "Free some space or save elsewhere; the previous checkpoint is untouched.",
     errno.EDQUOT: "Your quota is used up; the previous checkpoint is untouched.",
-    errno.EFBIG: "Files may not be so large here; save a directory with a smaller max_shard_size.",
+    errno.EFBIG: TOO_LARGE,
     errno.EROFS: "Save to a directory that can be written.",
     errno.EACCES: "Save to a directory that can be written.",
     errno.EPERM: "Save to a directory that can be written.",
-    errno.ENOENT: "A directory of this path was removed during the save; create it and save again.",
+    errno.ENOENT: "A directory of this path was removed meanwhile: save again.",
     errno.ENOTDIR: "A part of the path is a file; choose another path.",
     errno.ENAMETOOLONG: "Choose a shorter name.",
     errno.ELOOP: "Symbolic links in this path form a circle; choose another path.",

@@ -1,4 +1,4 @@
-"""Checks the paths and options that a caller passes."""
+"""Checks the paths and options that a caller passes: one rule for each mistake, everywhere."""
 
 from __future__ import annotations
 
@@ -6,10 +6,28 @@ import os
 import re
 from collections.abc import Mapping
 
-from ..errors import ArgumentError, JsonckptError, quote
+from ..errors import ArgumentError, JsonckptError, full_name, quote
+from ..format.filenames import is_single
+from .file_objects import is_file_object
 
 #: A scheme (but not a Windows drive) with one slash instead of the two of a URL.
 _LOST_SLASH = re.compile(r"(?:.*::)?([A-Za-z][A-Za-z0-9+.-]+):/(?!/)")
+_ORDER = "The order is save(state, path), load(path), load_into(target, path)."
+#: Endings of names -> the kind of file that they stand for.
+_KINDS = {
+    "a PyTorch file": ".pt .pth .pt2 .ptl .ckpt .bin",
+    "a safetensors file": ".safetensors",
+    "a pickle": ".pkl .pickle .joblib .dill",
+    "a NumPy file": ".npy .npz",
+    "a model of another program": ".onnx .h5 .hdf5 .keras .gguf .ggml .pb .tflite .msgpack .mat",
+    "an archive": ".zip .tar .tgz .7z .rar",
+    "a compressed file": ".gz .bz2 .xz .lz4 .zst .zstd",
+    "a text": ".txt .log .md .yaml .yml .toml .xml .html .ini .py .ipynb .ndjson",
+    "a table": ".csv .tsv .parquet .arrow .feather .db .sqlite",
+}
+_KIND_OF = {end: kind for kind, ends in _KINDS.items() for end in ends.split()}
+#: Names that are nearly those of single files: ``a.JSON``, ``a.json.gz``, ``a.jsonl``.
+_NEARLY_JSON = re.compile(r"\.(geo)?json[a-z0-9]{0,2}(\.[a-z0-9]+)*~?$", re.IGNORECASE)
 
 
 def is_url(path: str) -> bool:
@@ -24,32 +42,20 @@ def is_url(path: str) -> bool:
 def path_text(value: object, argument: str = "path", also: str = "") -> str:
     """An argument that must be a path, as text.
 
+    A name that is most likely a mistake is refused, unless something has exactly this name.
+
     Args:
         argument: its name, for messages.
         also: other types that it may have, for messages.
 
     Raises:
-        ArgumentError: it cannot be a path.
+        ArgumentError: it cannot be a path, or is most likely not the one that is meant.
         JsonckptError: it is a URL that lost a slash in ``pathlib``.
 
     >>> path_text("run/c.json")
     'run/c.json'
     """
-    if hasattr(value, "read") or hasattr(value, "write"):
-        hint = "save, load and stream take file objects; give the path of the checkpoint here."
-        raise ArgumentError(f"{argument} is a file object, expected a path", hint=hint)
-    try:
-        text = os.fspath(value)  # type: ignore[call-overload]
-    except TypeError:
-        text = None
-    if not isinstance(text, str):
-        kind = "bytes" if isinstance(text, bytes) else type(value).__name__
-        raise ArgumentError(
-            f"{argument} must be str or os.PathLike[str]{also}, not {quote(kind)}",
-            hint="The order is save(state, path), load(path), load_into(target, path)."
-            if argument == "path"
-            else None,
-        )
+    text = _text_of(value, argument, also)
     try:
         os.fsencode(text)
     except UnicodeEncodeError as error:
@@ -63,7 +69,91 @@ def path_text(value: object, argument: str = "path", also: str = "") -> str:
         )
     if "\0" in text:
         raise ArgumentError(f"{argument} {quote(text)} contains a NUL, which no path can")
+    mistake = _mistake_in(text)
+    if mistake is not None and (is_url(text) or not os.path.lexists(text)):
+        raise ArgumentError(f"{argument} is {quote(text)}, {mistake[0]}", hint=mistake[1])
     return text
+
+
+def _text_of(value: object, argument: str, also: str) -> str:
+    if is_file_object(value, "read", "readinto", "write"):
+        raise ArgumentError(
+            f"{argument} is a file object, expected a path",
+            hint="save, load and stream take file objects; give the path of the checkpoint here.",
+        )
+    try:
+        text = os.fspath(value)  # type: ignore[call-overload]
+    except TypeError:
+        text = None
+    if isinstance(text, str):
+        return text
+    hint = _ORDER if argument == "path" else None
+    if isinstance(text, bytes):
+        hint = "os.fsdecode(path) makes a str; bytes in memory are loaded through io.BytesIO(data)."
+    elif isinstance(getattr(value, "protocol", None), str):  # a path of universal_pathlib
+        hint = "Pass str(path), which is its URL, and its storage_options."
+    elif isinstance(name := getattr(value, "name", None), str) and hasattr(value, "cleanup"):
+        hint = f"Pass its .name, {quote(name)}."
+    elif callable(getattr(value, "open", None)) and not isinstance(value, type):
+        hint = "Open it for bytes and pass the file object to save, load or stream."
+    raise ArgumentError(
+        f"{argument} must be str or os.PathLike[str]{also}, not {quote(full_name(type(value)))}",
+        hint=hint,
+    )
+
+
+def _mistake_in(text: str) -> tuple[str, str] | None:
+    """Why a name is most likely a mistake, and the way out; ``None`` if it is not."""
+    if not text:
+        return "an empty string", "Give a name; the working directory is '.'."
+    if text != text.strip():
+        return (
+            "which begins or ends with white space",
+            "Remove it: path.strip() does. Only a name that is there already may have it.",
+        )
+    if text.startswith("://") or text.endswith("://"):
+        return "a URL that lacks a part", "A URL is such as s3://bucket/run."
+    if text.startswith("~") or "://~" in text:
+        return (
+            "which begins with ~, and only a shell expands that",
+            "Pass os.path.expanduser(path), or the absolute path if the name has it.",
+        )
+    if text == "-":
+        return (
+            "which is no name for a pipe here",
+            "In Python, save takes sys.stdout.buffer, and load and stream take sys.stdin.buffer.",
+        )
+    return None
+
+
+def check_target_name(path: str, argument: str = "path") -> None:
+    """Check that the name of a new checkpoint is not that of another kind of file.
+
+    Call it unless there is a directory at ``path``. A name without a known ending is fine:
+    it becomes a directory.
+
+    Raises:
+        ArgumentError: it looks like another kind of file.
+
+    >>> check_target_name("run-1.5"), check_target_name("model.v2"), check_target_name("a.json")
+    (None, None, None)
+    """
+    name = path.rstrip("/").rpartition("/")[2]
+    if is_single(name):
+        if not path.endswith("/"):
+            return
+        kind = "both a directory (its last slash) and a single file (its suffix)"
+    elif _NEARLY_JSON.search(name):
+        kind = "a single file, but not quite"
+    elif (end := os.path.splitext(f"_{name}".lower())[1]) in _KIND_OF:
+        kind = _KIND_OF[end]
+    else:
+        return
+    raise ArgumentError(
+        f"{argument} {quote(path)} names {kind}; checkpoints are JSON",
+        hint="End the name in .json or .json.zst for one file, or give a name without such an "
+        "ending for a directory. jsonckpt convert writes .pt and .safetensors.",
+    )
 
 
 def check_storage_options(storage_options: object) -> None:

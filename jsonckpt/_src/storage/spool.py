@@ -6,6 +6,7 @@ whatever happens to the process.
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import tempfile
@@ -25,6 +26,10 @@ _SEGMENT = 256 << 20
 #: Alignment of tensors: a cache line, as in torch's own allocator.
 _ALIGNMENT = 64
 _PIECE = 1 << 20
+_TOO_LARGE = (
+    "This is a limit on the size of each file (of the file system, or ulimit -f), not a lack of "
+    "room. Raise the limit, or name a directory of another file system by --spool."
+)
 _AnyFile = TypeVar("_AnyFile", bound="_Unnamed")
 
 
@@ -63,7 +68,7 @@ class _Unnamed:
                 f"cannot write temporary data ({os.strerror(error.errno or 0)})",
                 errno=error.errno,
                 file=self._directory,
-                hint=self._hint,
+                hint=_TOO_LARGE if error.errno == errno.EFBIG else self._hint,
             ) from error
 
 

@@ -16,6 +16,7 @@ Relocate = Callable[[torch.UntypedStorage, str], Any]
 MapLocation = str | torch.device | Mapping[Any, Any] | Relocate | None
 # torch keeps the index of a device in one signed byte, and larger ones wrap around.
 _DEVICE = re.compile(r"[a-z]{1,32}(:(\d{1,2}|1[01]\d|12[0-7]))?")
+_WAY_OUT = "Pass map_location='cpu' to load on the CPU, or another device that exists here."
 
 
 def placement(map_location: MapLocation) -> Placement:
@@ -28,8 +29,8 @@ def placement(map_location: MapLocation) -> Placement:
             tensor's storage on the CPU and moves it (``None``: to the saved device).
 
     Raises:
-        ArgumentError: something else. For a string that is not a device it is also a RuntimeError,
-            as in torch.
+        ArgumentError: something else, or a device that this machine does not have. For a device it
+            is also a RuntimeError, as in torch. (A mapping may name devices that no tensor needs.)
 
     >>> placement({"cuda:0": "cpu"}).device_for("cuda:0")
     device(type='cpu')
@@ -37,7 +38,9 @@ def placement(map_location: MapLocation) -> Placement:
     if map_location is None:
         return Placement()
     if isinstance(map_location, str | torch.device):
-        return Placement(everywhere=_device(map_location))
+        device = _device(map_location)
+        _require(device)
+        return Placement(everywhere=device)
     if isinstance(map_location, Mapping):
         return Placement({str(saved): _device(new) for saved, new in map_location.items()})
     if callable(map_location):
@@ -49,7 +52,7 @@ def placement(map_location: MapLocation) -> Placement:
 
 
 class _NoDeviceError(ArgumentError, RuntimeError):
-    """A string that is not a device: torch raises a RuntimeError for it."""
+    """What is not a device, or not here: torch raises a RuntimeError for it."""
 
 
 def _device(named: object) -> torch.device:
@@ -75,6 +78,16 @@ def _device(named: object) -> torch.device:
     return device
 
 
+def _require(device: torch.device) -> None:
+    """Check that a device of the argument ``map_location`` is here."""
+    lack = _lack(device)
+    if lack is not None:
+        raise _NoDeviceError(
+            f"map_location is {quote(str(device))}, but {lack}",
+            hint=_WAY_OUT,
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Placement:
     """The meaning of a ``map_location``, made by :func:`placement`. At most one member is set."""
@@ -88,14 +101,17 @@ class Placement:
 
         Raises:
             FormatError: ``saved`` is not a device.
-            JsonckptError: the tensor goes to ``saved``, and this machine has no such device.
+            JsonckptError: the tensor goes to a device that this machine does not have.
         """
         if self.everywhere is not None:
             return self.everywhere
         if self.move is not None:
             return torch.device("cpu")
         mapped = self.table.get(saved)
-        return _existing_device(saved) if mapped is None else mapped
+        if mapped is None:
+            return _existing_device(saved)
+        _require(mapped)
+        return mapped
 
     @property
     def relocates(self) -> bool:
@@ -110,7 +126,7 @@ class Placement:
             saved: the device that it was saved on.
 
         Raises:
-            JsonckptError: the callable returned something that cannot hold the tensor.
+            ArgumentError: the callable returned something that cannot hold the tensor.
         """
         if self.move is None:
             return tensor
@@ -119,15 +135,18 @@ class Placement:
         if moved is None:
             return tensor.to(_existing_device(saved))
         if not isinstance(moved, torch.UntypedStorage):
-            raise JsonckptError(
-                f"map_location returned a {type(moved).__name__}, expected a storage or None"
+            raise ArgumentError(
+                f"map_location returned {quote(type(moved).__name__)}, expected a storage or None",
+                hint="Return storage, storage.cuda() or None; a device is passed without a "
+                "callable.",
             )
         if moved is storage:
             return tensor
         if moved.nbytes() < tensor.nbytes:
-            raise JsonckptError(
+            raise ArgumentError(
                 f"map_location returned a storage of {moved.nbytes()} bytes "
-                f"for a tensor of {tensor.nbytes}"
+                f"for a tensor of {tensor.nbytes}",
+                hint="Return the storage itself, or all of it on another device.",
             )
         return strided(moved, tensor.dtype, 0, tensor.shape, tensor.stride())
 
@@ -140,23 +159,32 @@ def _existing_device(saved: str) -> torch.device:
         device = torch.device(saved)
     except RuntimeError as error:
         raise FormatError(f"{quote(saved)} is not a device") from error
-    if device.type == "cpu":
-        return device
     if device.type == "meta":
         raise FormatError("a tensor cannot have been saved on the meta device: it has no data")
+    lack = _lack(device)
+    if lack is not None:
+        raise JsonckptError(f"the tensor was saved on {saved}, but {lack}", hint=_WAY_OUT)
+    return device
+
+
+def _lack(device: torch.device) -> str | None:
+    """Why a device is not here; ``None`` if it is. Sets up no device that is there."""
+    if device.type in ("cpu", "meta"):
+        return None
     try:
         module: Any = torch.get_device_module(device.type)
-    except RuntimeError:  # torch was built without it
-        module = None
-    way_out = "Pass map_location='cpu', or another device that exists here."
-    if module is None or not module.is_available():
-        raise JsonckptError(
-            f"the tensor was saved on {saved}, but torch.{device.type}.is_available() is False",
-            hint=way_out,
-        )
-    if device.index is not None and device.index >= module.device_count():
-        raise JsonckptError(
-            f"the tensor was saved on {saved}, but there are {module.device_count()} such devices",
-            hint=way_out,
-        )
-    return device
+    except RuntimeError:
+        # torch was built without it, or a package brings it in another way.
+        try:
+            torch.empty(0, device=device)
+        except Exception:
+            return f"this torch has no device {device.type}"
+        return None
+    count = module.device_count()
+    is_available = getattr(module, "is_available", lambda: count > 0)
+    if not is_available():
+        return f"torch.{device.type}.is_available() is False"
+    if device.index is not None and device.index >= count:
+        plural = "one such device" if count == 1 else f"{count} such devices"
+        return f"there {'is' if count == 1 else 'are'} {plural}"
+    return None

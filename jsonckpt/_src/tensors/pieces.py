@@ -35,6 +35,9 @@ def over(
 
 def memory_of(tensor: torch.Tensor) -> tuple[object, ...] | None:
     """A key that is equal for tied tensors. ``None`` if tensors like this one cannot be tied."""
+    plain = type(tensor) is torch.Tensor or type(tensor) is torch.nn.Parameter
+    if not plain or tensor.is_nested or tensor.is_meta or tensor._is_zerotensor():
+        return None
     if tensor.layout != torch.strided or tensor.is_quantized or not tensor.numel():
         return None
     start = tensor.untyped_storage().data_ptr()
@@ -74,6 +77,11 @@ def bits(block: torch.Tensor) -> torch.Tensor:
     start = int(block.storage_offset()) * block.itemsize
     length = block.numel() * block.itemsize
     return over(block.untyped_storage(), torch.uint8, (length,), start)
+
+
+def is_boolean(tensor: torch.Tensor) -> bool:
+    """True if every byte of a tensor of bool is 0 or 1. Other bytes have no meaning in torch."""
+    return all(int(bits(block).max()) <= 1 for block in blocks(tensor) if len(block))
 
 
 def equal_blocks(a: torch.Tensor, b: torch.Tensor) -> bool:

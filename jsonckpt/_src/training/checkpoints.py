@@ -6,6 +6,7 @@ check of each. So a damaged checkpoint is never returned, and never left out wit
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import warnings
@@ -126,6 +127,7 @@ def checkpoints(
         paths; of a URL, URLs.
 
     Raises:
+        ArgumentError: ``directory`` is a file, or ``pattern`` is no relative glob.
         JsonckptError: a remote directory cannot be listed or read.
     """
     found = _candidates(directory, pattern, storage_options)
@@ -215,7 +217,16 @@ def _is_ignored(name: str) -> bool:
 def _local(directory: Path, pattern: str) -> Iterator[tuple[Any, str, float]]:
     if not _can_open(directory):
         return
-    for path in directory.glob(pattern):
+    if not os.path.isdir(directory):
+        raise ArgumentError(
+            f"directory is {quote(str(directory), 200)}, which is a file",
+            hint="Give the directory that holds it; jsonckpt.load takes the file itself.",
+        )
+    try:
+        found = list(directory.glob(pattern))
+    except ValueError as error:  # "**x", for example
+        raise ArgumentError(f"pattern is {quote(pattern)}: {error}") from error
+    for path in found:
         if _is_ignored(path.name) or not _can_open(path):
             continue
         try:
@@ -387,5 +398,7 @@ def _check_briefly(one: _Candidate) -> None:
         raise FormatError("not a jsonckpt checkpoint", file=place.where(name))
     if end is not None:
         offset = index_offset(bytes(end))
-        if offset is None or offset >= size:
+        if offset is None:
+            _check_text(one)  # it may have been edited, else this says what is wrong
+        elif offset >= size:
             raise IncompleteCheckpointError("its text ends too early", file=place.where(name))

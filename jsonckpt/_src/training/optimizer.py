@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from ..errors import StateMismatchError
-from ..load_into.objects import load_optimizer
+from ..errors import ArgumentError, StateMismatchError, quote
+from ..load_into.pairing import load_optimizer
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, state_dict: Mapping[str, Any]) -> None:
@@ -23,6 +23,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, state_dict: Mapping[str,
     hooks on it, checks and orders the state itself.
 
     Raises:
+        ArgumentError: an argument is of another type.
         StateMismatchError: the parameter groups, their names or the shapes differ; the state is
             that of another kind of optimizer; it has no tensors; or its keys are not integers. The
             optimizer is unchanged. Also if the optimizer's own ``load_state_dict`` fails.
@@ -35,6 +36,12 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, state_dict: Mapping[str,
     >>> optimizer.state[weight]["momentum_buffer"]
     tensor([0.1000, 0.2000])
     """
+    kinds = f"{quote(type(optimizer).__name__)} and {quote(type(state_dict).__name__)}"
+    if not (hasattr(optimizer, "load_state_dict") and isinstance(state_dict, Mapping)):
+        raise ArgumentError(
+            f"expected an optimizer and the dictionary of its state_dict(), found {kinds}",
+            hint="The order is restore_optimizer(optimizer, state_dict).",
+        )
     state, groups = state_dict.get("state"), state_dict.get("param_groups")
     if not isinstance(state, Mapping) or not isinstance(groups, Sequence):
         raise StateMismatchError(

@@ -111,7 +111,8 @@ class SeededOrder:
         Raises:
             StateMismatchError: not such a state, or one for another number of samples.
         """
-        numbers = [state.get(key) for key in self.state_dict()]
+        found = state if isinstance(state, Mapping) else {}
+        numbers = [found.get(key) for key in self.state_dict()]
         if not all(type(number) is int and 0 <= number <= _WORD for number in numbers):
             raise StateMismatchError(
                 "not a state of SeededOrder: expected the integers n, seed, epoch and position"

@@ -6,7 +6,7 @@ Reading maps the file, writing streams it. The ``safetensors`` package is not ne
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -15,10 +15,19 @@ from typing import IO, Any
 import torch
 
 from ..errors import FormatError, IncompleteCheckpointError, LimitError, UnsupportedTypeError, quote
-from ..tensors.pieces import bits, blocks, over, plain
+from ..format.json_text import is_text
+from ..tensors.pieces import bits, blocks, is_boolean, over, plain
 
 #: The limit of the format.
 MAX_HEADER = 100_000_000
+#: What is written under ``format``: the tensors are those of PyTorch.
+_FORMAT = {"format": "pt"}
+#: The key of ``__metadata__`` that holds, as one JSON object, what is not a string or has a key
+#: that the file needs for itself.
+JSON_KEY = "jsonckpt.metadata"
+_EXCLUDE = "Leave it out with --exclude."
+#: What an index says of its own shards. It is true of no other file.
+_INDEX_KEYS = ("total_size", "total_parameters")
 _CODES: dict[str, str] = {
     "BOOL": "bool",
     "U8": "uint8",
@@ -128,8 +137,71 @@ def _parse_entry(entry: Any) -> _Entry:
     return _Entry(dtype, tuple(shape), *span)
 
 
-def load_safetensors(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a file, mapped. Tied tensors that the metadata names are tied again.
+def pack_metadata(
+    metadata: Mapping[str, Any], ties: Mapping[str, str], names: Container[str] = ()
+) -> dict[str, str]:
+    """The ``__metadata__`` of a file, which may hold only strings.
+
+    Args:
+        metadata: the user's own JSON object.
+        ties: further names of tied tensors, and the name that is kept.
+        names: those of the tensors: a pair such as ``{"b": "w"}`` would read as a tie with ``w``.
+
+    >>> pack_metadata({"run": "a", "step": 3}, {"b": "w"})
+    {'format': 'pt', 'run': 'a', 'jsonckpt.metadata': '{"step":3}', 'b': 'w'}
+    """
+    taken = {*_FORMAT, JSON_KEY, *ties}
+    plain = {
+        key: value
+        for key, value in metadata.items()
+        if isinstance(value, str) and key not in taken and value not in names
+    }
+    others = {key: value for key, value in metadata.items() if key not in plain}
+    packed = {JSON_KEY: json.dumps(others, separators=(",", ":"))} if others else {}
+    return {**_FORMAT, **plain, **packed, **ties}
+
+
+def unpack_metadata(written: Mapping[str, str], ties: Container[str] = ()) -> dict[str, Any]:
+    """The user's part of a ``__metadata__``: the reverse of :func:`pack_metadata`.
+
+    Args:
+        ties: names that are ties, and not of the user.
+
+    >>> unpack_metadata({"format": "pt", "run": "a", "jsonckpt.metadata": '{"step":3}'})
+    {'run': 'a', 'step': 3}
+    """
+    found: dict[str, Any] = {
+        key: value
+        for key, value in written.items()
+        if _FORMAT.get(key) != value and key not in ties
+    }
+    try:
+        others = json.loads(found.get(JSON_KEY, "null"), object_pairs_hook=_unique)
+    except (ValueError, RecursionError):
+        others = None
+    if isinstance(others, dict):  # else it is another program's
+        del found[JSON_KEY]
+        found.update(others)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class SafetensorsFile:
+    """What a file holds.
+
+    Attributes:
+        tensors: by name, mapped.
+        metadata: of the user.
+        ties: further names of tied tensors, and the name that is kept.
+    """
+
+    tensors: dict[str, torch.Tensor]
+    metadata: dict[str, Any]
+    ties: dict[str, str]
+
+
+def load_safetensors(path: Path) -> SafetensorsFile:
+    """The content of a file, mapped. Tied tensors that the metadata names are tied again.
 
     Raises:
         FormatError, LimitError, IncompleteCheckpointError: the file is refused.
@@ -146,34 +218,43 @@ def load_safetensors(path: Path) -> dict[str, torch.Tensor]:
         if (start + entry.start) % entry.dtype.itemsize:
             storage = storage.clone()
         tensors[name] = over(storage, entry.dtype, entry.shape)
-        if entry.dtype is torch.bool and any(
-            int(bits(b).max()) > 1 for b in blocks(tensors[name]) if len(b)
-        ):
+        if entry.dtype is torch.bool and not is_boolean(tensors[name]):
             raise FormatError("a byte other than 0 and 1 in a bool", file=path, tensor=name)
-    for name, kept in metadata.items():
-        if name not in tensors and kept in entries:
-            tensors[name] = tensors[kept]
-    return tensors
+    ties = {name: kept for name, kept in metadata.items() if name not in entries}
+    ties = {name: kept for name, kept in ties.items() if kept in entries}
+    tensors |= {name: tensors[kept] for name, kept in ties.items()}
+    return SafetensorsFile(tensors, unpack_metadata(metadata, ties), ties)
 
 
-def load_sharded(index: Path) -> dict[str, str]:
-    """The file of each tensor, from an index ``*.index.json``.
+def load_sharded(index: Path) -> tuple[dict[str, str], dict[str, Any]]:
+    """The file of each tensor, from an index ``*.index.json``, and the user's metadata in it.
 
     Raises:
         FormatError: it is not an index, or it names a file in another directory.
         IncompleteCheckpointError: a file is missing.
     """
     try:
-        weights = json.loads(index.read_text("utf-8"), object_pairs_hook=_unique)["weight_map"]
-        files = {str(key): str(value) for key, value in weights.items()}
+        content = json.loads(index.read_text("utf-8"), object_pairs_hook=_unique)
+        files = {str(key): str(value) for key, value in content["weight_map"].items()}
+        metadata = dict(content.get("metadata") or {})
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise FormatError(f"not an index of shards ({quote(str(error))})", file=index) from error
-    for name in set(files.values()):
+    if not files:
+        raise FormatError("the index names no tensor", file=index)
+    missing = []
+    for name in dict.fromkeys(files.values()):
         if Path(name).name != name or name in ("", ".", ".."):
             raise FormatError(f"the shard {quote(name)} does not lie beside its index", file=index)
         if not (index.parent / name).is_file():
-            raise IncompleteCheckpointError(f"the shard {quote(name)} is missing", file=index)
-    return files
+            missing.append(name)
+    if missing:
+        more = f", and so are {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise IncompleteCheckpointError(
+            f"the shard {quote(missing[0])} is missing{more}",
+            file=index,
+            hint="Copy it beside its index.",
+        )
+    return files, {key: value for key, value in metadata.items() if key not in _INDEX_KEYS}
 
 
 def write_safetensors(
@@ -193,7 +274,7 @@ def write_safetensors(
         spans[name] = [start, end]
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     for name, tensor in tensors.items():
-        code, shape = _describe(tensor, name)
+        code, shape = describe(tensor, name)
         header[name] = {"dtype": code, "shape": shape, "data_offsets": spans[name]}
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
@@ -210,14 +291,20 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _describe(tensor: torch.Tensor, name: str) -> tuple[str, list[int]]:
-    """The format's dtype and shape. In packed dtypes the format counts single values."""
+def describe(tensor: torch.Tensor, name: str) -> tuple[str, list[int]]:
+    """The format's dtype and shape. In packed dtypes the format counts single values.
+
+    Raises:
+        UnsupportedTypeError: the format has no such dtype, layout or name.
+    """
+    if not is_text(name):
+        raise UnsupportedTypeError(
+            "safetensors cannot hold a name with a lone surrogate", tensor=name, hint=_EXCLUDE
+        )
     code, shape = _NAMES.get(tensor.dtype), list(tensor.shape)
     packed = code == "F4"
     plain_layout = tensor.layout == torch.strided and not tensor.is_quantized
     if code is None or not plain_layout or (packed and not shape):
         kind = f"layout {tensor.layout}" if code and not plain_layout else f"{tensor.dtype}"
-        raise UnsupportedTypeError(
-            f"safetensors cannot hold {kind}", tensor=name, hint="Leave it out with --exclude."
-        )
+        raise UnsupportedTypeError(f"safetensors cannot hold {kind}", tensor=name, hint=_EXCLUDE)
     return code, [*shape[:-1], shape[-1] * 2] if packed else shape
