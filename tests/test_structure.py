@@ -18,8 +18,9 @@ LAYERS: list[set[str]] = [
     {"format"},
     {"state", "shards"},
     {"tensors", "storage"},
-    {"save", "load", "foreign", "pickles"},
-    {"load_into", "sources"},
+    {"save", "load", "json_stream", "pickles"},
+    {"load_into", "foreign"},
+    {"sources"},
     {"rescue", "convert", "training"},
     {"cli"},
 ]

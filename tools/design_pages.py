@@ -26,7 +26,7 @@ ROWS = [
     [["cli"]],
     [["rescue"], ["convert"], ["training", "load_into"]],
     [["sources"]],
-    [["save"], ["load"], ["foreign", "pickles"]],
+    [["save"], ["load"], ["foreign", "json_stream"], ["pickles"]],
     [["tensors", "state"], ["shards"], ["storage"]],
     [["format"]],
     [["ground"]],

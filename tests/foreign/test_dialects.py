@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 
 from jsonckpt._src.convert.number_list_json import write_number_lists
 from jsonckpt._src.errors import FormatError
-from jsonckpt._src.foreign import lift_arrays, text_reader
 from jsonckpt._src.foreign.facts import typed_array
 from jsonckpt._src.foreign.payloads import dtype_named
 from jsonckpt._src.foreign.read_json import read_foreign
 from jsonckpt._src.foreign.values import ForeignOptions
+from jsonckpt._src.json_stream import lift_arrays, text_reader
 from jsonckpt._src.tensors.compare import compare
 from jsonckpt._src.tensors.pieces import over
 from tests.convert.guide import DATA

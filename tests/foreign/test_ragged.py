@@ -18,9 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jsonckpt._src.errors import FormatError, JsonckptError, LimitError
-from jsonckpt._src.foreign import lift_arrays
 from jsonckpt._src.foreign.read_json import read_foreign
 from jsonckpt._src.foreign.values import ForeignOptions
+from jsonckpt._src.json_stream import lift_arrays
 from tests.foreign.dialects import read
 from tests.support import examples
 

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from jsonckpt._src.convert.api import convert
 from jsonckpt._src.convert.select import named_tensors
 from jsonckpt._src.errors import FormatError, JsonckptError, StateMismatchError
-from jsonckpt._src.foreign.digits import has_more_digits
 from jsonckpt._src.foreign.read_json import read_foreign
 from jsonckpt._src.foreign.values import ForeignOptions
+from jsonckpt._src.json_stream.digits import has_more_digits
 from tests.foreign.dialects import read
 from tests.support import examples
 

@@ -26,7 +26,7 @@ from ..errors import (
 )
 from ..foreign.payloads import dtype_named
 from ..foreign.read_json import read_foreign
-from ..foreign.scratch import tensor_spool
+from ..foreign.tensor_values import tensor_spool
 from ..foreign.values import ForeignOptions
 from ..format.limits import DEFAULT_LIMITS, Limits
 from ..format.zstd import zstd

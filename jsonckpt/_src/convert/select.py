@@ -13,7 +13,7 @@ import torch
 
 from ..errors import ArgumentError, FormatError, JsonckptError, StateMismatchError, printable
 from ..foreign.payloads import dtype_named
-from ..foreign.scratch import new_tensor, tensor_spool
+from ..foreign.tensor_values import new_tensor, tensor_spool
 from ..format.model import is_dense
 from ..format.pointer import join
 from ..pickles.unread import is_unread_item

@@ -7,11 +7,11 @@ from typing import Any
 
 from ..errors import JsonckptError
 from ..format.pointer import join
+from ..json_stream.scratch import Numbers, Ragged
 from ..state.selector import refuse_unmatched, selector
 from .default_dtype import dtype_of_array
 from .facts import typed_array
 from .payloads import Payload
-from .scratch import Numbers, Ragged
 from .survey import Array, Key, Made, shape_of
 from .values import Values
 
@@ -58,10 +58,10 @@ class Asked:
             for below, item in value.items():
                 yield from self._find(value, below, join(name, below), item)
         elif kind is Ragged:
-            items = self._values.peek(value)
+            items = self._values.plain.peek(value)
             below = list(self._find(thing, key, name, items))
             if below:
-                self._values.taken(value)
+                self._values.plain.release(value)
                 thing[key] = items
             yield from below
         elif kind is list or kind is Numbers or kind in _NUMBERS:

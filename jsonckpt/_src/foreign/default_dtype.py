@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..errors import FormatError
-from .number_array import Kind
+from ..json_stream.number_array import Kind
 from .parameter_names import holds_integers, part_of
 from .survey import Array
 

@@ -14,8 +14,9 @@ from typing import Any, Literal
 import torch
 
 from ..errors import FormatError, LimitError, quote
+from ..json_stream.encoded import NPY_HEAD, encoded, head_of
+from ..json_stream.scratch import Numbers, Ragged, Text
 from ..tensors.pieces import same_bits
-from .encoded import NPY_HEAD, encoded, head_of
 from .facts import (
     BYTE_ORDER_KEYS,
     DTYPE_KEYS,
@@ -33,7 +34,6 @@ from .facts import (
     typed_array,
 )
 from .payloads import Payload, dtype_named, parse_shape
-from .scratch import Numbers, Ragged, Text
 from .tensor_values import shape_of
 
 NO_VALUES = (

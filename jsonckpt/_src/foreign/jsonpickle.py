@@ -17,10 +17,10 @@ import torch
 
 from ..errors import FormatError, JsonckptError, quote
 from ..format.pointer import join
+from ..json_stream.encoded import encoded, head_of
+from ..json_stream.scratch import Numbers, Ragged, Text
 from ..tensors.pieces import over
-from .encoded import encoded, head_of
 from .payloads import Payload, dtype_named, parse_shape
-from .scratch import Numbers, Ragged, Text
 
 #: How jsonpickle's own keys begin.
 TAG: Final = "py/"

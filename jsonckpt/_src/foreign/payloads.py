@@ -10,7 +10,7 @@ import torch
 
 from ..errors import FormatError, LimitError, quote
 from ..format.dtypes import DTYPES
-from .number_array import MAX_RANK
+from ..json_stream.number_array import MAX_RANK
 
 _ALIASES = {
     "double": "float64",

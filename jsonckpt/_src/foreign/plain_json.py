@@ -13,16 +13,16 @@ import torch
 
 from ..errors import FormatError, JsonckptError, LimitError, quote
 from ..format.limits import Limits, exceeds
+from ..json_stream.encoded import byte_pieces
+from ..json_stream.lift import Lifter
+from ..json_stream.plain_values import MAX_PLAIN, PlainValues
+from ..json_stream.scratch import Numbers, Ragged, References, Scratch, Text
+from ..json_stream.text_reader import ByteSource
 from ..storage.spool import Spool
 from ..tensors.pieces import over
-from .encoded import byte_pieces
-from .lift import Lifter
 from .payloads import Payload
 from .read_json import MAX_DEPTH
-from .scratch import Numbers, Ragged, References, Scratch, Text
 from .tensor_values import TensorBuilder
-from .text_reader import ByteSource
-from .values import MAX_PLAIN
 
 _DATA_URL = re.compile(rb"data:[\w/.+-]{0,60}(?:;[\w=.+-]{0,40}){0,4},")
 
@@ -96,7 +96,7 @@ class _Settler:
         self._scratch = scratch
         self._spool = spool
         self._binary = binary
-        self._plain_bytes = 0
+        self._plain = PlainValues(scratch)
 
     def settle(self, value: Any, key: str, depth: int) -> Any:
         """The value in place of ``value``, the member ``key``."""
@@ -106,16 +106,8 @@ class _Settler:
             value = self._references.take(value)
         if key in self._binary and (found := self._bytes(value)) is not None:
             return found
-        if isinstance(value, Text):
-            return self._text(value)
-        if isinstance(value, Ragged):
-            self._count(value.text.length)
-            found = value.loads(self._scratch)
-            self._scratch.release()
-            return found
-        if isinstance(value, Numbers):
-            self._count(4 * sum(run.count for run in value.runs))
-            return self._builder().python_list(value)
+        if isinstance(value, Text | Numbers | Ragged):
+            return self._plain.take(value, "")
         if isinstance(value, list):
             below = key if key in self._binary else ""
             return [self.settle(item, below, depth + 1) for item in value]
@@ -161,17 +153,3 @@ class _Settler:
 
     def _first(self, text: Text) -> Iterator[bytes]:
         return self._scratch.read(text.stretch.offset, min(text.stretch.length, 256))
-
-    def _text(self, text: Text) -> str:
-        self._count(text.stretch.length)
-        content = b"".join(self._scratch.read(*text.stretch))
-        self._scratch.release()
-        try:
-            return str(json.loads(b'"' + content + b'"'))
-        except ValueError as error:
-            raise FormatError(f"not a JSON string ({quote(str(error))})") from error
-
-    def _count(self, nbytes: int) -> None:
-        self._plain_bytes += nbytes
-        if self._plain_bytes > MAX_PLAIN:
-            raise LimitError(f"more than {MAX_PLAIN:,} bytes of long lists and strings")

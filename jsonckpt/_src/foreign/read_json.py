@@ -17,12 +17,12 @@ import ijson
 from ..errors import FormatError, IncompleteCheckpointError, JsonckptError, LimitError, quote
 from ..format.limits import exceeds
 from ..format.pointer import join
-from .encoded import NPY_HEAD
-from .lift import Lifter
-from .scratch import References, Scratch, tensor_spool
+from ..json_stream.encoded import NPY_HEAD
+from ..json_stream.lift import Lifter
+from ..json_stream.scratch import References, Scratch
+from ..json_stream.text_reader import ByteSource
 from .settle import settled
-from .tensor_values import PICKLE_HEADS, TensorBuilder
-from .text_reader import ByteSource
+from .tensor_values import PICKLE_HEADS, TensorBuilder, tensor_spool
 from .values import ForeignOptions, Values
 
 MAX_DEPTH = 200

@@ -35,12 +35,12 @@ import torch
 
 from ..errors import FormatError, quote
 from ..format.pointer import join
+from ..json_stream.scratch import Numbers, Ragged, Text
 from . import dialects, jsonpickle
 from .asked import Asked
 from .default_dtype import dtype_of_array
 from .parameter_names import Holder, Part, holder, part_of
 from .payloads import Payload
-from .scratch import Numbers, Ragged, Text
 from .survey import Array, Key, Made, Survey, fits, shape_of, survey
 from .values import Values
 
@@ -62,7 +62,7 @@ def settled(root: Any, values: Values) -> Any:
         LimitError: too many lists and strings stay outside tensors.
     """
     if values.jsonpickle:
-        root = jsonpickle.Restorer(values.tensor, values.of_list).restore(root)
+        root = jsonpickle.Restorer(values.tensor, values.plain.take).restore(root)
     box = {"": root}
     Asked(values).make(box)
     settler = _Settler(values)
@@ -239,7 +239,7 @@ class _Settler:
             keys = [roles[role] for role in ("weight", "bias") if role in roles]
             if len(keys) < 2 or not set(keys) & set(found.irregular):
                 continue
-            lists = [self._values.peek(found.thing[key]) for key in keys]
+            lists = [self._values.plain.peek(found.thing[key]) for key in keys]
             weights, biases = map(_items, lists)
             alike = weights and biases and len(weights) == len(biases)
             if weights and biases and alike and all(map(fits, weights, biases)):
@@ -248,7 +248,7 @@ class _Settler:
 
     def _in_order(self, thing: Any, key: Key, least: int, place: _Place) -> bool:
         """Make tensors of the items of a member, if they are the weights of layers in order."""
-        items = self._values.peek(thing[key])
+        items = self._values.plain.peek(thing[key])
         arrays = _in_order(items, least)
         if arrays is not None:
             self._each(thing, key, items, arrays, place)
@@ -258,7 +258,7 @@ class _Settler:
         self, thing: Any, key: Key, items: list[Any], arrays: list[Array], place: _Place
     ) -> None:
         """Make tensors of ``items``, the list that the member ``key`` is or becomes."""
-        self._values.taken(thing[key])
+        self._values.plain.release(thing[key])
         thing[key] = items
         floats = place.floats or any(array.floats for array in arrays)
         at = _Place(place.name, place.key, place.holds, floats)
@@ -362,9 +362,9 @@ def _in_order(value: Any, least: int) -> list[Array] | None:
 def _plain(value: Any, name: str, values: Values) -> Any:
     """Make Python values of what is still lifted."""
     if isinstance(value, Numbers | Ragged):
-        return values.of_list(value, name)
+        return values.plain.take(value, name)
     if isinstance(value, Text):
-        return values.of_text(value, name)
+        return values.plain.take(value, name)
     if isinstance(value, Made):
         return value.tensor
     if isinstance(value, list):

@@ -13,10 +13,10 @@ from typing import Any, Literal
 
 import torch
 
+from ..json_stream.number_array import MAX_RANK
+from ..json_stream.scratch import Numbers, Ragged
 from .facts import typed_array
-from .number_array import MAX_RANK
 from .parameter_names import Part, holder, part_of
-from .scratch import Numbers, Ragged
 
 Key = str | int
 _KINDS: tuple[type, ...] = (int, float, bool, complex)

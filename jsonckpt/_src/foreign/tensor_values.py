@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 from math import prod
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -17,11 +18,8 @@ import numpy.typing as npt
 import torch
 
 from ..errors import FormatError, LimitError, quote
-from ..storage.spool import Spool
-from ..tensors.pieces import bits, over
-from .default_dtype import dtype_of_kinds
-from .digits import DigitWatch
-from .encoded import (
+from ..json_stream.digits import DigitWatch
+from ..json_stream.encoded import (
     NPY_MAGIC,
     Form,
     byte_pieces,
@@ -31,9 +29,13 @@ from .encoded import (
     most_bytes,
     npy_header,
 )
-from .number_array import BINARY, MAX_RANK, Kind, null_error
+from ..json_stream.number_array import MAX_RANK, Kind, null_error
+from ..json_stream.plain_values import Pieces, number_pieces
+from ..json_stream.scratch import ROOM_HINT, Numbers, Ragged, Scratch, Text
+from ..storage.spool import Spool
+from ..tensors.pieces import bits, over
+from .default_dtype import dtype_of_kinds
 from .payloads import DTYPES_BY_NAME, Payload, dtype_named, parse_shape
-from .scratch import Numbers, Ragged, Scratch, Text, new_tensor
 
 #: The dtypes that NumPy can convert to.
 _NATIVE: dict[torch.dtype, type[np.generic]] = {
@@ -58,7 +60,16 @@ _WORDS = {
 PICKLE_HEADS = ("UEsDB", "gAKKCmz8nEb5")
 #: The hint for a tensor whose values do not fill a rectangle.
 RAGGED_HINT = "A tensor needs rows of equal length. Mend the values or take the tensor out."
-Values = Iterator[tuple[Kind, npt.NDArray[Any]]]
+
+
+def tensor_spool(directory: Path) -> Spool:
+    """Memory for tensors in a mapped file under ``directory``."""
+    return Spool(directory, ROOM_HINT)
+
+
+def new_tensor(spool: Spool, dtype: torch.dtype, shape: Sequence[int]) -> torch.Tensor:
+    """A contiguous tensor of zeros in a spool."""
+    return over(spool.allocate(prod(shape) * dtype.itemsize), dtype, shape)
 
 
 class TensorBuilder:
@@ -106,36 +117,13 @@ class TensorBuilder:
             tensor.requires_grad_(True)
         return tensor
 
-    def python_list(self, numbers: Numbers) -> list[Any]:
-        """The nested list that lifted numbers were in the text."""
-        flat: list[Any] = []
-        for kind, array in self._pieces(numbers):
-            flat += (array.astype(np.bool_) if kind == "bool" else array).tolist()
-        self._scratch.release(len(numbers.values))
-        if not flat:
-            return _empty_list(numbers.shape)
-        for size in reversed(numbers.shape[1:]):
-            flat = [flat[i : i + size] for i in range(0, len(flat), size)]
-        return flat
-
-    def _pieces(self, numbers: Numbers) -> Values:
-        data = chain.from_iterable(self._scratch.read(*stretch) for stretch in numbers.values)
-        left = b""
-        for run in numbers.runs:
-            wanted = run.count * 8
-            while wanted:
-                left = left or next(data)
-                piece, left = left[:wanted], left[wanted:]
-                wanted -= len(piece)
-                yield run.kind, np.frombuffer(piece, BINARY[run.kind])
-
     def _from_values(self, payload: Payload) -> torch.Tensor:
         values = payload.values
-        pieces: Values
+        pieces: Pieces
         is_complex = False
         if isinstance(values, Numbers):
             found, kinds = values.shape, {run.kind for run in values.runs}
-            pieces = self._pieces(values)
+            pieces = number_pieces(values, self._scratch)
         else:
             flat, found = _flatten(values)
             small, is_complex = _small(flat)
@@ -168,7 +156,7 @@ class TensorBuilder:
         return tensor
 
     def _split_complex(
-        self, dtype: torch.dtype, found: tuple[int, ...], given: object, pieces: Values
+        self, dtype: torch.dtype, found: tuple[int, ...], given: object, pieces: Pieces
     ) -> torch.Tensor:
         if found[:1] != (2,):
             raise FormatError("a complex tensor needs two arrays: real and imaginary parts")
@@ -235,7 +223,7 @@ class TensorBuilder:
             return byte_pieces(values, self._scratch, form)
         size = dtype_named(payload.dtype)[0].itemsize if payload.form == "bits" else 1
         if isinstance(values, Numbers):
-            return byte_values(self._pieces(values), size)
+            return byte_values(number_pieces(values, self._scratch), size)
         flat, _ = _flatten(values)
         return byte_values(iter(_small(flat)[0]), size)
 
@@ -262,10 +250,6 @@ class TensorBuilder:
         if dtype is torch.bool and nbytes and int(target.max()) > 1:
             raise FormatError("a byte other than 0 and 1 in a bool tensor")
         return _reordered(tensor, order)
-
-
-def _empty_list(shape: tuple[int, ...]) -> list[Any]:
-    return [_empty_list(shape[1:]) for _ in range(shape[0])] if shape else []
 
 
 def shape_of(values: object) -> tuple[int, ...] | None:
@@ -387,7 +371,7 @@ def _small(flat: Sequence[Any]) -> tuple[list[tuple[Kind, npt.NDArray[Any]]], bo
     raise FormatError(f"not a number: {quote(odd)}")
 
 
-def _fill(target: torch.Tensor, pieces: Values) -> None:
+def _fill(target: torch.Tensor, pieces: Pieces) -> None:
     """Convert values into a flat tensor. Refuse values that its dtype cannot hold."""
     dtype, position = target.dtype, 0
     native = _raw(target).view(_NATIVE[dtype]) if dtype in _NATIVE else None

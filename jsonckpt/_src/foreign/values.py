@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,15 +12,13 @@ import torch
 
 from ..errors import FormatError, JsonckptError, LimitError, quote
 from ..format.limits import DEFAULT_LIMITS
+from ..json_stream.encoded import byte_pieces, is_npy
+from ..json_stream.plain_values import PlainValues
+from ..json_stream.scratch import Numbers, Ragged, Scratch, Text, joined
 from ..storage.spool import PREFIX
 from . import dialects, jsonpickle
-from .encoded import byte_pieces, is_npy
 from .payloads import Payload
-from .scratch import Numbers, Ragged, Scratch, Text, joined
 from .tensor_values import PICKLE_HEADS, TensorBuilder, check_facts
-
-#: Longest string, and text of a list, that becomes a Python object.
-MAX_PLAIN = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +56,7 @@ class Values:
         summary: the name of the first object that may be a tensor without values.
         stayed: the names of lists that may be tensors, and stay lists.
         names: the names that stand beside the values of tensors, by the ``id`` of the tensor.
+        plain: makes Python values of what was lifted and is no tensor.
         jsonpickle: True if jsonpickle wrote an object of the text.
     """
 
@@ -73,10 +71,10 @@ class Values:
         self.stayed: list[str] = []
         self.names: dict[int, str] = {}
         self.jsonpickle = False
+        self.plain = PlainValues(scratch, "If it is a tensor, pass --tensors with its name.")
         self._builder = builder
         self._scratch = scratch
         self._directory = directory
-        self._plain_bytes = 0
 
     def of_string(self, value: Any, pointer: Callable[[], str]) -> Any:
         """The array in an embedded ``.npy`` file, or the state in one of ``torch.save``.
@@ -165,72 +163,17 @@ class Values:
             tensor = self._builder.build(payload)
         except (FormatError, LimitError) as error:
             self.stayed.append(f"{pointer} ({error.message})")
-            return payload.values if numbers is None else self.of_list(numbers, pointer)
+            return payload.values if numbers is None else self.plain.take(numbers, pointer)
         if numbers is not None:
             self._scratch.release(len(numbers.values))
         self.without_dtype += 1
         self.tensors += 1
         return tensor
 
-    def peek(self, values: Any) -> Any:
-        """The list that lifted numbers stand for. They stay lifted. A list is returned as it is.
-
-        ``None`` for numbers that are too many for a list.
-        """
-        if isinstance(values, Ragged):
-            return values.loads(self._scratch)
-        if not isinstance(values, Numbers):
-            return values
-        if values.nbytes > MAX_PLAIN:
-            return None
-        self._scratch.hold_again(len(values.values))
-        return self._builder.python_list(values)
-
-    def taken(self, values: Any) -> None:
-        """Release what was lifted, once its list from :meth:`peek` is in the tree."""
-        if isinstance(values, Numbers | Ragged):
-            self._scratch.release(len(values.values) if isinstance(values, Numbers) else 1)
-
     @property
     def digits_lost(self) -> int:
         """The number of tensors whose numbers have more digits than their dtype holds."""
         return self._builder.digits_lost
-
-    def of_list(self, numbers: Numbers | Ragged, pointer: str) -> Any:
-        """Lifted numbers outside tensors, as a list."""
-        if isinstance(numbers, Ragged):
-            self._count_plain(numbers.text.length, pointer)
-            found = numbers.loads(self._scratch)
-            self._scratch.release()
-            return found
-        kept = numbers.text
-        self._count_plain(numbers.nbytes if kept is None else kept.length, pointer)
-        if kept is None:
-            return self._builder.python_list(numbers)
-        text = b"".join(self._scratch.read(*kept))
-        self._scratch.release(len(numbers.values))
-        return json.loads(text)
-
-    def of_text(self, text: Text, pointer: str) -> str:
-        """A lifted string outside tensors."""
-        self._count_plain(text.stretch.length, pointer)
-        content = b"".join(self._scratch.read(*text.stretch))
-        self._scratch.release()
-        try:
-            value = json.loads(b'"' + content + b'"')
-            value.encode()
-        except (ValueError, UnicodeError) as error:
-            raise FormatError(f"not a JSON string ({quote(str(error))})") from error
-        return str(value)
-
-    def _count_plain(self, size: int, pointer: str) -> None:
-        self._plain_bytes += size
-        if self._plain_bytes > MAX_PLAIN:
-            raise LimitError(
-                f"more than {MAX_PLAIN:,} bytes of lists and strings outside tensors",
-                tensor=pointer,
-                hint="If it is a tensor, pass --tensors with its name.",
-            )
 
 
 def _is_pair(value: object) -> bool:

@@ -28,7 +28,7 @@ from ..errors import (
     UnsupportedTypeError,
     quote,
 )
-from ..foreign.scratch import tensor_spool
+from ..foreign.tensor_values import tensor_spool
 from ..format.limits import DEFAULT_LIMITS, Limits, exceeds
 from ..format.pointer import join
 from ..storage.spool import Spool

@@ -22,7 +22,7 @@ import torch
 
 from ..errors import FormatError, JsonckptError, LimitError, quote
 from ..foreign.plain_json import read_plain
-from ..foreign.scratch import new_tensor
+from ..foreign.tensor_values import new_tensor
 from ..format.limits import Limits, exceeds
 from ..storage.spool import Spool
 from ..tensors.pieces import blocks, is_boolean, over

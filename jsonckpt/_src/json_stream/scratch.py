@@ -5,17 +5,12 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-import torch
-
 from ..errors import FormatError, quote
-from ..storage.spool import Spool, SpoolFile
-from ..tensors.pieces import over
+from ..storage.spool import SpoolFile
 from .number_array import Run
 
 #: The hint when temporary files have no room.
@@ -190,13 +185,3 @@ class References:
             return text
         reference = text[len(self.key) + 1 :]
         return self._lifted.pop(int(reference)) if reference.isdigit() else float(reference)
-
-
-def tensor_spool(directory: Path) -> Spool:
-    """Memory for tensors in a mapped file under ``directory``."""
-    return Spool(directory, ROOM_HINT)
-
-
-def new_tensor(spool: Spool, dtype: torch.dtype, shape: Sequence[int]) -> torch.Tensor:
-    """A contiguous tensor of zeros in a spool."""
-    return over(spool.allocate(prod(shape) * dtype.itemsize), dtype, shape)
