@@ -27,15 +27,6 @@ W2, B2 = [[0.125, 0.5, -0.75]], [2.5]
 KERNEL, RECURRENT, BIAS = [[0.5] * 8], [[0.25] * 8, [0.75] * 8], [0.0] * 8
 
 
-def _volume(numbers: list[float]) -> dict[str, Any]:
-    return {
-        "sx": 1,
-        "sy": 1,
-        "depth": len(numbers),
-        "w": {str(i): x for i, x in enumerate(numbers)},
-    }
-
-
 def _matrix(rows: list[list[float]]) -> dict[str, Any]:
     return {"rows": len(rows), "cols": len(rows[0]), "data": rows}
 
@@ -92,11 +83,11 @@ FILES: dict[str, tuple[Any, list[str]]] = {
          "trainOpts": {"iterations": 20000, "errorThresh": 0.005}},
         [f"/layers/{i}/{kind}" for i in (0, 1, 2) for kind in ("weights", "biases")],
     ),
-    "ConvNetJS": (
-        {"layers": [{"layer_type": "input", "out_sx": 1},
-                    {"layer_type": "fc", "num_inputs": 2, "filters": [_volume([0.5, 0.25])],
-                     "biases": _volume([0.0])}]},
-        ["/layers/1/filters/0/w", "/layers/1/biases/w"],
+    "brain.js with objects for neurons": (
+        {"sizes": [2, 3], "layers": [{"0": {}, "1": {}}, {
+            str(i): {"bias": bias, "weights": {str(j): x for j, x in enumerate(row)}}
+            for i, (row, bias) in enumerate(zip(W1, B1, strict=True))}]},
+        [f"/layers/1/{i}/{kind}" for i in range(3) for kind in ("weights", "bias")],
     ),
     "matrices of JavaScript": (
         {"input_nodes": 2, "weights_ih": _matrix(W1), "bias_h": _matrix([[x] for x in B1]),
@@ -159,6 +150,49 @@ def _as_lists(value: Any) -> Any:
             return [_as_lists(item) for item in value.values()]
         return {key: _as_lists(item) for key, item in value.items()}
     return [_as_lists(item) for item in value] if isinstance(value, list) else value
+
+
+def _typed(numbers: list[float]) -> dict[str, float]:
+    return {str(i): x for i, x in enumerate(numbers)}
+
+
+@pytest.mark.parametrize("kind", [list, _typed])
+@pytest.mark.parametrize("count", [1, 3000])
+def test_objects_of_javascript_that_are_tensors(kind: Any, count: int, tmp_path: Path) -> None:
+    numbers = [i / 4 for i in range(12 * count)]
+    volume = {"sx": 2, "sy": 3, "depth": 2 * count, "w": kind(numbers)}
+    document = {"layers": [{"layer_type": "fc", "filters": [volume], "biases": {
+        "sx": 1, "sy": 1, "depth": count, "w": kind([0] * count)}}],
+        "input": {"rows": 3, "columns": 4 * count, "weights": kind(numbers)},
+        "mat": {"n": 4, "d": 3 * count, "w": kind(numbers)},
+        "table": {"rows": 2, "columns": 2, "weights": kind([0.5])},
+        "point": {"n": 1, "d": 1, "w": 0.5}}  # fmt: skip
+    found = read(json.dumps(document), tmp_path)
+    expected = torch.tensor(numbers)
+    (layer,) = found["layers"]
+    assert torch.equal(layer["filters"][0], expected.view(3, 2, 2 * count))
+    assert torch.equal(layer["biases"], torch.zeros(1, 1, count))
+    assert torch.equal(found["input"], expected.view(3, 4 * count))
+    assert torch.equal(found["mat"], expected.view(4, 3 * count))
+    assert found["table"] == document["table"]
+    assert found["point"] == document["point"]
+
+
+def test_typed_arrays_of_javascript(tmp_path: Path) -> None:
+    """A typed array is written like a dictionary of classes. A bias beside it tells."""
+    weight, bias = [0.5, -1.25, 3, 0.001], [0.25, -0.125]
+    found = read(json.dumps({
+        "weights": {"fc.weight": _typed(weight), "fc.bias": _typed(bias)}, "epochs": 3,
+        "neuron": {"weights": _typed(weight), "bias": 0.5},
+    }), tmp_path)  # fmt: skip
+    assert found["weights"]["fc.weight"].tolist() == torch.tensor(weight).tolist()
+    assert found["weights"]["fc.bias"].tolist() == bias
+    assert found["neuron"]["weights"].shape == (4,)
+    assert found["neuron"]["bias"] == 0.5
+    assert found["epochs"] == 3
+    for thing in ({"weights": _typed(weight)}, {"weights": _typed([1, 2]), "bias": 1}):
+        with pytest.raises(FormatError, match="no tensor"):
+            read(json.dumps({"classes": thing}), tmp_path)
 
 
 @pytest.mark.parametrize("rows", [1, 3000], ids=["short", "long"])

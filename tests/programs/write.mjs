@@ -34,6 +34,7 @@ function brainNetwork() {
   for (const layer of [1, 2]) {
     net.weights[layer].forEach((row, node) => {
       expected[`/layers/${layer}/${node}/weights`] = numbers(row);
+      expected[`/layers/${layer}/${node}/bias`] = numbers([net.biases[layer][node]], []);
     });
   }
   write("brain_network.json", document, expected);

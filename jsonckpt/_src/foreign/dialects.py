@@ -71,7 +71,9 @@ _FACTS = frozenset(
     | {"is_leaf", "ndim", "Corder", "fortran_order", "is_parameter", "writeable"}
     | {*DTYPE_KEYS, *SHAPE_KEYS, *BYTE_ORDER_KEYS, *ENCODING_KEYS, *_TYPE_KEYS, *_FLAGS}
 )
-_INTERESTING = frozenset({*_FLAGS, *_TYPE_KEYS, *PAYLOAD_KEYS, *DTYPE_KEYS, "@class"})
+_INTERESTING = frozenset(
+    {*_FLAGS, *_TYPE_KEYS, *PAYLOAD_KEYS, *DTYPE_KEYS, "@class", "w", "weights"}
+)
 _ONNX_TYPES = {
     1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64",
     9: "bool", 10: "float16", 11: "float64", 12: "uint32", 13: "uint64", 14: "complex64",
@@ -82,6 +84,12 @@ _ONNX_NAMES = {"FLOAT": 1, "UINT8": 2, "INT8": 3, "UINT16": 4, "INT16": 5, "INT3
 _ONNX_NAMES |= {"BOOL": 9, "FLOAT16": 10, "DOUBLE": 11, "UINT32": 12, "UINT64": 13}
 _ONNX_NAMES |= {"COMPLEX64": 14, "COMPLEX128": 15, "BFLOAT16": 16}
 _ONNX_VALUES = ("floatData", "doubleData", "int32Data", "int64Data", "uint64Data")
+#: The members with the sizes, in the order of the values, and the member with the values.
+_JAVASCRIPT = (
+    (("rows", "columns"), "weights"),
+    (("sy", "sx", "depth"), "w"),
+    (("n", "d"), "w"),
+)
 #: Embedding and output weights that are the same tensor in common models.
 TIED_PAIRS = (
     ("transformer.wte.weight", "lm_head.weight"),
@@ -111,7 +119,7 @@ def recognise(thing: dict[str, Any]) -> Payload | None:
     """
     if _INTERESTING.isdisjoint(thing):
         return None
-    for rule in (_monty, _keras, _onnx, _marked, _plain):
+    for rule in (_monty, _keras, _onnx, _javascript, _marked, _plain):
         payload = rule(thing)
         if payload is not None:
             return payload
@@ -352,6 +360,18 @@ def _onnx(thing: dict[str, Any]) -> Payload | None:
     # int32Data holds the bits of the floating point numbers that have at most 16 bits.
     bits = key == "int32Data" and "float" in dtype
     return Payload(values, dtype, shape, form="bits" if bits else None, name=name)
+
+
+def _javascript(thing: dict[str, Any]) -> Payload | None:
+    """A matrix of brain.js or recurrent.js, or a volume of ConvNetJS."""
+    for sizes, values in _JAVASCRIPT:
+        if thing.keys() == {*sizes, values}:
+            shape = [thing[size] for size in sizes]
+            numbers, _ = bytes_of(thing[values])
+            positive = all(type(size) is int and size > 0 for size in shape)
+            if positive and shape_of(numbers) == (prod(shape),):
+                return Payload(numbers, shape=shape, floats=True)
+    return None
 
 
 def looks_like_summary(thing: object) -> bool:

@@ -69,6 +69,7 @@ class Payload:
         compressed: True for zlib or gzip data, ``None`` if the bytes tell.
         split: True if a complex tensor is a pair of arrays, not an array of pairs.
         requires_grad: the value in the text.
+        floats: whole numbers are floats, too: JavaScript has no others.
         name: the name that stands beside the values, or ``None``.
     """
 
@@ -81,6 +82,7 @@ class Payload:
     compressed: bool | None = None
     split: bool = False
     requires_grad: bool = False
+    floats: bool = False
     name: str | None = None
 
 

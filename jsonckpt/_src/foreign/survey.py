@@ -59,6 +59,7 @@ class Survey:
         arrays: its members that are arrays, and single numbers under a name of parameters.
         irregular: its members that are lists of numbers, but no arrays.
         inner: its members that are objects and other lists.
+        typed: the keys of ``arrays`` that are typed arrays of JavaScript.
         sure: the keys of ``arrays`` that are parameters for certain.
         tensors: the number of its members that are tensors already.
         every: how many members in all, also below: see :class:`Counts`.
@@ -68,6 +69,7 @@ class Survey:
     arrays: dict[Key, Array] = field(default_factory=dict)
     irregular: list[Key] = field(default_factory=list)
     inner: dict[Key, Survey] = field(default_factory=dict)
+    typed: list[str] = field(default_factory=list)
     sure: set[Key] = field(default_factory=set)
     tensors: int = 0
     every: Counts = field(default_factory=lambda: Counts())
@@ -135,6 +137,8 @@ def _member(found: Survey, key: Key, value: Any) -> None:
         if numbers is None:
             found.inner[key] = survey(value)
             return
+        if isinstance(key, str):
+            found.typed.append(key)
         value = numbers
     shape = shape_of(value)
     if isinstance(shape, Array):
@@ -224,9 +228,10 @@ def _weigh(found: Survey) -> None:
         if len(layer) > 1:
             found.sure |= _sure_together(layer)
     every.loose += sum(key not in found.sure for key in loose)
-    if _sized(found):
+    found.sure |= _sure_typed(found)
+    if _is_matrix(found):
         every.odd += 1  # its sizes stay numbers
-        found.sure |= {key for key in ("w", "data", "values") if key in found.arrays}
+        found.sure.add("data")
     for key in found.irregular:
         grade, holds = part_of(str(key)).grade, holder(str(key))
         every.odd += grade == "setting" or holds == "closed"
@@ -273,18 +278,31 @@ def fits(weight: Array, bias: Array) -> bool:
     return size in weight.shape and (len(weight.shape) > 1 or len(bias.shape) == 1)
 
 
-#: The members that give the sizes of an array, for the member that holds its numbers.
-_SIZES = (("rows", "cols"), ("rows", "columns"), ("sx", "sy", "depth"), ("n", "d"))
-
-
-def _sized(found: Survey) -> bool:
-    """True for a matrix or volume of JavaScript: ``{"rows": 2, "cols": 1, "data": […]}``."""
-    thing = found.thing
-    if type(thing) is not dict:
+def _is_matrix(found: Survey) -> bool:
+    """True for a matrix of JavaScript: ``{"rows": 2, "cols": 1, "data": [[0.5], [1.5]]}``."""
+    if type(found.thing) is not dict or "data" not in found.arrays:
         return False
-    for names in _SIZES:
-        sizes: list[Any] = [thing.get(name) for name in names]
-        values = found.arrays.get("w" if names[0] in ("sx", "n") else "data")
-        if values is not None and all(type(size) is int for size in sizes):
-            return values.shape in ((prod(sizes),), tuple(sizes)) and prod(sizes) > 0
-    return False
+    sizes = (found.thing.get("rows"), found.thing.get("cols"))
+    if not all(type(size) is int and size > 0 for size in sizes):
+        return False
+    return found.arrays["data"].shape in (sizes, (prod(sizes),))
+
+
+def _sure_typed(found: Survey) -> set[Key]:
+    """Typed arrays of JavaScript that are a weight with a bias beside them, and these biases.
+
+    The bias may be one number. A flat weight has no sizes that could fit it.
+    """
+    if not found.typed:
+        return set()
+    biases: dict[str, list[Key]] = {}
+    for key, value in found.thing.items():
+        part = part_of(key)
+        if part.role == "bias" and (key in found.arrays or type(value) in (int, float)):
+            biases.setdefault(part.stem, []).append(key)
+    sure: set[Key] = set()
+    for key in found.typed:
+        part = part_of(key)
+        if part.grade == "named" and part.role == "weight" and part.stem in biases:
+            sure |= {key, *biases[part.stem]} if found.arrays[key].floats else set()
+    return sure & found.arrays.keys()

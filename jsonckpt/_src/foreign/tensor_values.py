@@ -130,7 +130,7 @@ class TensorBuilder:
             if is_complex:
                 found = (*found, 2)
             kinds, pieces = {kind for kind, _ in small}, iter(small)
-        said = payload.dtype
+        said = self._floats if payload.floats and payload.dtype is None else payload.dtype
         if said is None or isinstance(said, torch.dtype):
             dtype = dtype_of_kinds(kinds, said, self._floats, is_complex=is_complex)
         else:
