@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from jsonckpt._src.convert.api import convert
@@ -242,8 +242,8 @@ def test_digits(tmp_path: Path) -> None:
     text = json.dumps({"state_dict": state}).encode()
     _, notes = read_foreign(io.BytesIO(text), tmp_path, ForeignOptions())
     assert notes == [
-        "3 tensors came without a dtype: float32, int64 or bool by their values",
-        "1 of these lose digits in float32; --dtype float64 keeps them",
+        "3 tensors came without a dtype: float32, int64 or bool by the values",
+        "1 of these loses digits in float32; --dtype float64 keeps them",
     ]
     path = tmp_path / "a.json"
     path.write_bytes(text)
@@ -282,6 +282,9 @@ def _kept(number: float) -> bool:
         ),
     )
 )
+@example(1e-45)
+@example(1.2e-42)
+@example(1e-46)
 def test_digits_are_lost_where_printing_does_not_give_them_back(number: float) -> None:
     with np.errstate(over="ignore"):
         kept = _kept(number)

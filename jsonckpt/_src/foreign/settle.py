@@ -17,7 +17,8 @@ The rules, in this order. A value that none of them takes stays what it was.
 6. **Beside.** In any other object, sure arrays are tensors. Beside them, so are arrays with a
    dotted name that ends like a parameter, or that begins with the module of a sure one.
 7. **In order.** A list of arrays of unequal shape is a list of tensors, if it is called like the
-   weights of a model (or is the whole file), and each vector fits the matrix before it.
+   weights of a model (or is the whole file), and each vector fits the matrix before it. So is a
+   list of such lists, one for each layer.
 
 The dtype: bool for true and false. float32 (float64 where the user wants that) for arrays with a
 float in them, and for arrays of whole numbers in a model that has a float anywhere, except under
@@ -168,6 +169,7 @@ class _Settler:
         while pending:
             inner, at = pending.pop()
             thing = inner.thing
+            self._irregular(inner, at, everywhere=True)
             for key, value in thing.items() if type(thing) is dict else enumerate(thing):
                 array = inner.arrays.get(key)
                 if type(value) in _NUMBERS:
@@ -175,13 +177,13 @@ class _Settler:
                     array = Array((), kind is float, kind is bool, kind is complex)
                 if array is not None:
                     self._make(thing, key, array, at, join(at.name, str(key)))
-            self._irregular(inner, at, everywhere=True)
             pending += [
                 (deep, at.below(key, at.holds, at.floats)) for key, deep in inner.inner.items()
             ]
 
     def _beside(self, found: Survey, place: _Place, modules: bool) -> None:
         thing = found.thing
+        self._irregular(found, place, everywhere=False)
         taken = bool(found.sure) or found.tensors > 0 or modules
         roots = {_first(key) for key in found.sure if isinstance(key, str) and "." in key}
         for key, array in list(found.arrays.items()) if type(thing) is dict else ():
@@ -197,7 +199,6 @@ class _Settler:
             if listed and (may_be or matrix) and not comes_later:
                 self._stays(join(place.name, key))
         self._numbers_beside(found, place, roots)
-        self._irregular(found, place, everywhere=False)
 
     def _numbers_beside(self, found: Survey, place: _Place, roots: set[str]) -> None:
         """Make tensors of dotted numbers with names that say nothing, beside sure arrays."""
@@ -215,6 +216,8 @@ class _Settler:
         parallel = self._parallel(found) if type(thing) is dict else {}
         for key, (items, arrays) in parallel.items():
             self._each(thing, key, items, arrays, place.below(key, place.holds, place.floats))
+            found.arrays.pop(key, None)
+            found.sure.discard(key)
         for key in found.irregular:
             if key in parallel:
                 continue
@@ -247,12 +250,26 @@ class _Settler:
         return pairs
 
     def _in_order(self, thing: Any, key: Key, least: int, place: _Place) -> bool:
-        """Make tensors of the items of a member, if they are the weights of layers in order."""
+        """Make tensors of the items of a member, if they are the weights of layers in order.
+
+        They may be in one list, or in one for each layer.
+        """
         items = self._values.plain.peek(thing[key])
         arrays = _in_order(items, least)
         if arrays is not None:
             self._each(thing, key, items, arrays, place)
-        return arrays is not None
+            return True
+        if type(items) is not list or not {*map(type, items)} <= {list, Ragged}:
+            return False
+        layers = [self._values.plain.peek(item) for item in items]
+        found = [_in_order(layer, 1) for layer in layers]
+        if len(layers) < least or not all(found):
+            return False
+        self._values.plain.release(thing[key])
+        thing[key] = items
+        for index, (layer, arrays) in enumerate(zip(layers, found, strict=True)):
+            self._each(items, index, layer, arrays or [], place.below(index, place.holds, True))
+        return True
 
     def _each(
         self, thing: Any, key: Key, items: list[Any], arrays: list[Array], place: _Place
@@ -424,15 +441,16 @@ def _no_tensor(values: Values, seen: list[str]) -> FormatError:
 def _add_notes(values: Values) -> None:
     floats = str(values.options.floats).removeprefix("torch.")
     if values.without_dtype:
-        values.notes.append(
-            f"{values.without_dtype} tensors came without a dtype: {floats}, int64 or bool by "
-            "their values"
-        )
+        some = _counted(values.without_dtype, "tensor came", "tensors came")
+        values.notes.append(f"{some} without a dtype: {floats}, int64 or bool by the values")
     if values.digits_lost:
-        values.notes.append(
-            f"{values.digits_lost} of these lose digits in float32; --dtype float64 keeps them"
-        )
+        some = _counted(values.digits_lost, "of these loses", "of these lose")
+        values.notes.append(f"{some} digits in float32; --dtype float64 keeps them")
     if values.stayed:
         count = len(values.stayed)
-        stay = "1 list of numbers stays a list" if count == 1 else f"{count} lists stay lists"
+        stay = _counted(count, "list of numbers stays a list", "lists stay lists")
         values.notes.append(f"{stay}: {_named(values.stayed, count)}. {_ASK}")
+
+
+def _counted(count: int, one: str, more: str) -> str:
+    return f"{count:,} {one if count == 1 else more}"

@@ -282,7 +282,7 @@ def _is_matrix(found: Survey) -> bool:
     """True for a matrix of JavaScript: ``{"rows": 2, "cols": 1, "data": [[0.5], [1.5]]}``."""
     if type(found.thing) is not dict or "data" not in found.arrays:
         return False
-    sizes = (found.thing.get("rows"), found.thing.get("cols"))
+    sizes: tuple[Any, Any] = (found.thing.get("rows"), found.thing.get("cols"))
     if not all(type(size) is int and size > 0 for size in sizes):
         return False
     return found.arrays["data"].shape in (sizes, (prod(sizes),))

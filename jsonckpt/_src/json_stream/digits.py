@@ -14,6 +14,8 @@ import numpy.typing as npt
 
 from .number_array import Kind
 
+#: The smallest number above zero that float32 holds.
+_SMALLEST = float(np.finfo(np.float32).smallest_subnormal)
 #: Values that are looked at together: few enough for the cache.
 _BLOCK = 1 << 13
 
@@ -86,6 +88,9 @@ def _given_back(
         near = np.abs(digits / scale - size) <= 2 * np.spacing(size)
         decimal |= ~exact & near & np.isfinite(size)
     kept &= decimal
+    if not kept.all():
+        # Subnormal numbers have few digits, or one. How many is not looked at.
+        kept |= (size > _SMALLEST / 2) & (size < np.finfo(np.float32).tiny)
     return kept
 
 
