@@ -18,7 +18,7 @@ from jsonckpt._src.convert.select import named_tensors
 from jsonckpt._src.errors import FormatError, JsonckptError, StateMismatchError
 from jsonckpt._src.foreign.read_json import read_foreign
 from jsonckpt._src.foreign.values import ForeignOptions
-from jsonckpt._src.json_stream.digits import has_more_digits
+from jsonckpt._src.json_stream.digits import DigitWatch, has_more_digits
 from tests.foreign.dialects import read
 from tests.support import examples
 
@@ -370,3 +370,14 @@ def test_deep_nesting(depth: int, tmp_path: Path) -> None:
     assert torch.equal(found["a.weight"], torch.tensor(W1))
     lists = "[" * depth + "1.5" + "]" * depth
     assert read(f'{{"state_dict":{{"a.weight":[[0.5]],"x":{lists}}}}}', tmp_path)
+
+
+@pytest.mark.parametrize("count", [1, 100_000, 3_000_000])
+def test_digits_of_long_tensors(count: int) -> None:
+    """Of long pieces some are looked at. Those are found that are more than one in fifty."""
+    short, long = np.full(count, 0.1), np.full(count, 0.1)
+    long[:: min(count, 50)] = 1 / 3
+    for values, lost in ((short, False), (long, True)):
+        watch = DigitWatch(iter([("float", values)]))
+        assert [piece is values for _, piece in watch] == [True]
+        assert watch.lost == lost
