@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from jsonckpt._src.convert.read import Source
 from jsonckpt._src.errors import StateMismatchError, UnsupportedTypeError
 from jsonckpt.convert import ConvertResult, convert
 from tests.states import LITERAL, shown_id
+from tests.support import difference
 
 SUFFIX = {"json": ".json", "json.zst": ".json.zst", "pt": ".pt"}
 #: Values without bytes.
@@ -71,6 +73,11 @@ def test_every_type_comes_back_or_is_refused(number: int, tmp_path: Path) -> Non
             result = convert(tmp_path / "in.json", target, to=to, test_load=True)
         except UnsupportedTypeError as error:
             refused = str(error)
+        except StateMismatchError:
+            # torch.save pickles with protocol 2, which loses folds and the order of bytes.
+            assert to == "pt"
+            assert difference(pickle.loads(pickle.dumps(state["x"], 2)), state["x"])
+            continue
         else:
             assert result.comparison is not None
             assert not result.comparison.differences

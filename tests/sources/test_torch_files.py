@@ -72,7 +72,7 @@ def refused(tmp_path: Path, value: Any, **options: Any) -> str:
 
 def test_an_object_beside_tensors_is_named_with_its_place(tmp_path: Path) -> None:
     message = refused(tmp_path, {"w": torch.ones(2), "run": {"config": Config()}})
-    assert "it imports 'tests.convert.test_torch_files.Config' (at '/run/config')" in message
+    assert "it imports 'tests.sources.test_torch_files.Config' (at '/run/config')" in message
     assert "Leave it out by --exclude /run/config, or pass --unsafe-pickle" in message
 
 
@@ -177,7 +177,7 @@ def test_state_dict_takes_those_of_objects(unsafe: bool, tmp_path: Path) -> None
     found = jsonckpt.load(tmp_path / "out.json")
     same(expected, found)
     assert found["net"]._metadata == expected["net"]._metadata
-    assert "took the state dict of 'tests.convert.test_torch_files.Net', 'torch.optim" in str(
+    assert "took the state dict of 'tests.sources.test_torch_files.Net', 'torch.optim" in str(
         result.notes
     )
     assert bool(RUNS) == unsafe
@@ -275,7 +275,7 @@ def test_torch_export_and_package_as_torch_writes_them(tmp_path: Path) -> None:
 def test_the_data_pkl_of_an_unpacked_file(tmp_path: Path) -> None:
     torch.save({"w": torch.ones(2)}, tmp_path / "in.pt")
     directory = unpacked(tmp_path / "in.pt", tmp_path / "in")
-    with pytest.raises(UnsupportedTypeError, match=r"data\.pkl.*Give the directory"):
+    with pytest.raises(FormatError, match=r"data\.pkl.*Give the directory"):
         convert(directory / "data.pkl", tmp_path / "out.json")
     convert(directory, tmp_path / "out.json", test_load=True)
     same({"w": torch.ones(2)}, jsonckpt.load(tmp_path / "out.json"))
@@ -312,7 +312,7 @@ def test_the_encoding_of_python_2(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "--pickle-encoding latin1" in capsys.readouterr().err
     assert main([*arguments, "--pickle-encoding", "latin1"]) == 0
     assert jsonckpt.load(tmp_path / "out.json") == {"café": 0.5}
-    assert main([*arguments, "--overwrite", "--pickle-encoding", "nonsense"]) == 1
+    assert main([*arguments, "--overwrite", "--pickle-encoding", "nonsense"]) == 2
     assert "pickle_encoding is 'nonsense'" in capsys.readouterr().err
 
 

@@ -205,7 +205,9 @@ def _in_any_layout(
     try:
         container = open_container(path, options)
     except JsonckptError as other:
-        raise other if is_change_of_text(error) else error from None
+        if is_change_of_text(error):
+            raise other from other.__cause__
+        raise error from error.__cause__
     if not container.any_layout:
-        raise error
+        raise error from error.__cause__
     return container

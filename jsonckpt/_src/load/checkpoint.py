@@ -102,7 +102,7 @@ class TensorEntry:
         return f"TensorEntry({self.name!r}, {self.dtype}, {list(self.shape)})"
 
 
-class _NoTensorError(ArgumentError, KeyError):
+class NoTensorError(ArgumentError, KeyError):
     """A name that no tensor has: a mapping raises a KeyError for it."""
 
 
@@ -144,12 +144,12 @@ class Checkpoint(Mapping[str, TensorEntry]):
             return default
         return self[name]
 
-    def _no_tensor(self, name: object) -> _NoTensorError:
+    def _no_tensor(self, name: object) -> NoTensorError:
         """The error for a name that no tensor has."""
         path = self._container.path
         if not isinstance(name, str):
             kind = quote(type(name).__name__)
-            return _NoTensorError(f"a tensor's name is a str such as '/w', not {kind}", file=path)
+            return NoTensorError(f"a tensor's name is a str such as '/w', not {kind}", file=path)
         inside = f"{'' if name.startswith('/') else '/'}{name.removesuffix('/')}"
         if inside in self._entries:
             slash = "" if name.startswith("/") else " A name begins with a slash."
@@ -158,7 +158,7 @@ class Checkpoint(Mapping[str, TensorEntry]):
             hint = f"It holds tensors: load(path, include={quote(inside)}) or .state() reads them."
         else:
             hint = near_names(name, self._entries)
-        return _NoTensorError(f"there is no tensor {quote(name, 200)}", file=path, hint=hint)
+        return NoTensorError(f"there is no tensor {quote(name, 200)}", file=path, hint=hint)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)

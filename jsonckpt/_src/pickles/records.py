@@ -93,19 +93,39 @@ def archive_records(
         entry = entries.get(f"{prefix}data/{key}")
         if entry is None:
             raise IncompleteCheckpointError(f"the storage data/{key} is missing")
-        file.seek(entry.header_offset)
-        header = file.read(_HEADER.size)
-        if len(header) < _HEADER.size or header[:4] != b"PK\x03\x04":
-            raise FormatError(f"the record of storage {quote(key)} is damaged")
-        _, name, extra = _HEADER.unpack(header)
-        start = entry.header_offset + _HEADER.size + name + extra
-        if start + entry.file_size > size or entry.file_size != entry.compress_size:
+        start = _start(file, entry)
+        if start + entry.file_size > size:
             raise IncompleteCheckpointError(f"storage {quote(key)} ends too early")
         part: torch.UntypedStorage = whole[start : start + entry.file_size]
         # torch aligns its records. Other programs pack them anywhere.
         return part if start % _ALIGNMENT == 0 else untyped_storage(part.nbytes()).copy_(part)
 
     return find
+
+
+def stored_bytes(file: IO[bytes], entry: zipfile.ZipInfo) -> bytes:
+    """The content of a member that is not compressed. Its checksum is not compared.
+
+    Raises:
+        FormatError, IncompleteCheckpointError: the archive is damaged.
+    """
+    file.seek(_start(file, entry))
+    content = file.read(entry.file_size)
+    if len(content) < entry.file_size:
+        raise IncompleteCheckpointError(f"{quote(entry.filename)} in it ends too early")
+    return content
+
+
+def _start(file: IO[bytes], entry: zipfile.ZipInfo) -> int:
+    """Where the content of a member begins in an archive."""
+    file.seek(entry.header_offset)
+    header = file.read(_HEADER.size)
+    if len(header) < _HEADER.size or header[:4] != b"PK\x03\x04":
+        raise FormatError(f"the record of {quote(entry.filename)} is damaged")
+    if entry.file_size != entry.compress_size:
+        raise FormatError(f"two sizes are stated for {quote(entry.filename)}")
+    _, name, extra = _HEADER.unpack(header)
+    return int(entry.header_offset + _HEADER.size + name + extra)
 
 
 def _map(path: Path, size: int) -> Any:

@@ -158,9 +158,11 @@ def _save(
 
 
 def _check_order(state: object, path: object) -> None:
-    first = "a file object" if is_file_object(state, "write") else "a path"
-    is_place = first != "a path" or isinstance(state, str | os.PathLike)
-    if is_place and not (isinstance(path, str | os.PathLike) or is_file_object(path, "write")):
+    if isinstance(path, str | os.PathLike) or is_file_object(path, "write"):
+        return
+    is_path = isinstance(state, str | os.PathLike)
+    first = "a path" if is_path else "a file object"
+    if is_path or is_file_object(state, "write"):
         raise ArgumentError(
             f"state is {first} and path is {quote(type(path).__name__)}: they are swapped",
             hint="The order is save(state, path).",

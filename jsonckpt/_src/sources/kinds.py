@@ -25,10 +25,6 @@ WEIGHTS: Final = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".npz", ".h5",
 #: A JSON tool may have sorted the members: then others stand before it, which hold no brackets.
 _OWN = re.compile(rb'(?:\xef\xbb\xbf)?\s*\{[^{}\[\]]*"format"\s*:\s*"jsonckpt\.(?:shard|manifest)"')
 _INDEX = re.compile(r".*\.(safetensors|bin)\.index\.json")
-#: A pickle that ``torch.save`` writes into its archive: tensors refer to other files by keys.
-_REFERS = re.compile(
-    rb"(?:X\x07\x00\x00\x00|\x8c\x07)storage(?:q.|r.{4}|\x94)(?:ctorch|\x8c.torch)", re.DOTALL
-)
 _LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _OLD_PICKLE = re.compile(
     rb"\((?:dp\d|lp\d|i\w|c\w)|c(?:__builtin__|_codecs|co|numpy|torch)[\w.]*\n|[}\]]q\x00"
@@ -48,6 +44,7 @@ _JOBLIB = (
     "In Python: joblib.load(PATH) reads it, if you trust whoever made it. Save what it holds with "
     "torch.save, and convert that."
 )
+_OF_EXPORT = re.compile(r"(.*/)?(archive_format|serialized_exported_program\.json|models/.+\.json)")
 _TREES = "It holds decision trees and no tensors: keep it in its own format."
 
 
@@ -113,10 +110,7 @@ def _is_pickle(look: Look) -> bool:
 
 
 def _is_data_pkl(look: Look) -> bool:
-    if not look.head.startswith(b"\x80") or look.head.startswith(_LEGACY):
-        return False
-    unpacked = look.path.name == "data.pkl" and (look.path.parent / "data").is_dir()
-    return unpacked or _REFERS.search(look.head) is not None
+    return look.path.name == "data.pkl" and (look.path.parent / "data").is_dir()
 
 
 def _is_tar(look: Look) -> bool:
@@ -203,6 +197,22 @@ _ARCHIVES: list[_Row] = [
         lambda look: "constants.pkl" in {name.split("/", 1)[-1] for name in look.members},
         SCRIPT,
     ),
+    (
+        lambda look: any(map(_OF_EXPORT.fullmatch, look.members)),
+        Kind(
+            "a program of torch.export (.pt2), not a checkpoint",
+            "Convert its state dict: torch.save(torch.export.load(PATH).state_dict, OUT), and "
+            "convert OUT.",
+        ),
+    ),
+    (
+        lambda look: any(name.endswith(".data/extern_modules") for name in look.members),
+        Kind(
+            "a package of torch.package, which is code, not a checkpoint",
+            "Load the object with torch.package.PackageImporter(PATH), save its state_dict(), and "
+            "convert that file.",
+        ),
+    ),
     (_is_zip_of_torch, TORCH),
     (
         _has("model.weights.h5"),
@@ -245,10 +255,7 @@ _BINARIES: list[_Row] = [
             and b"joblib.numpy_pickle" in look.head
             and _SKLEARN.search(look.head) is None
         ),
-        Kind(
-            "a joblib file",
-            _JOBLIB,
-        ),
+        Kind("a joblib file", _JOBLIB),
     ),
     (
         lambda look: _SKLEARN.match(look.head) is not None,
@@ -279,10 +286,7 @@ _BINARIES: list[_Row] = [
     (_starts(b"Rar!\x1a\x07"), Kind("a RAR archive", "Unpack it first: unrar x PATH")),
     (
         _starts(b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda"),
-        Kind(
-            "zlib-compressed data, as joblib writes it",
-            _JOBLIB,
-        ),
+        Kind("zlib-compressed data, as joblib writes it", _JOBLIB),
     ),
     (
         _starts(b"GGUF"),

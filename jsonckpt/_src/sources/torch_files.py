@@ -30,7 +30,7 @@ from ..errors import (
     LimitError,
     quote,
 )
-from ..pickles.records import archive_records, directory_records, read_records
+from ..pickles.records import archive_records, directory_records, read_records, stored_bytes
 from ..pickles.streams import is_legacy, is_tar, read_stream, read_tar
 from ..pickles.unread import check, find_unread, refuse_unread
 from ..storage.spool import PREFIX
@@ -179,20 +179,6 @@ def _prefix(names: list[str], path: Path) -> str:
     below = {name.split("/", 1)[-1] for name in names}
     if "constants.pkl" in below and "data.pkl" in below:
         raise FormatError("a TorchScript program, not a checkpoint", file=path, hint=_SCRIPT)
-    if below & {"archive_format", "serialized_exported_program.json"} or any(
-        name.startswith("models/") and name.endswith(".json") for name in below
-    ):
-        raise FormatError(
-            "a program of torch.export (.pt2), not a checkpoint",
-            file=path,
-            hint="Convert its state dict instead: torch.export.load(path).state_dict.",
-        )
-    if ".data/extern_modules" in below:
-        raise FormatError(
-            "a package of torch.package, which is code, not a checkpoint",
-            file=path,
-            hint="Load the object with torch.package.PackageImporter, and save its state_dict().",
-        )
     found = [name for name in names if name == "data.pkl" or name.split("/", 1)[-1] == "data.pkl"]
     if not found:
         raise FormatError("a ZIP archive, but not one of torch.save: it has no data.pkl", file=path)
@@ -212,9 +198,10 @@ def _load_stored(
 
     def read() -> Any:
         with _damaged(shown or path):
-            content = archive.read(f"{prefix}data.pkl")
-            order = f"{prefix}byteorder"
-            big = order in entries and archive.read(order).strip() == b"big"
+            # torch can write archives without checksums, so they are not compared.
+            content = stored_bytes(file, entries[f"{prefix}data.pkl"])
+            order = entries.get(f"{prefix}byteorder")
+            big = order is not None and stored_bytes(file, order).strip() == b"big"
         find = archive_records(path, file, entries, prefix)
         return read_records(content, find, options.encoding, big_endian=big)
 

@@ -142,15 +142,15 @@ def check_target_name(path: str, argument: str = "path") -> None:
     if is_single(name):
         if not path.endswith("/"):
             return
-        kind = "both a directory (its last slash) and a single file (its suffix)"
+        wrong = "ends in a slash, as a directory, but its suffix is that of a single file"
     elif _NEARLY_JSON.search(name):
-        kind = "a single file, but not quite"
+        wrong = "is almost the name of a single file, which ends in .json or .json.zst"
     elif (end := os.path.splitext(f"_{name}".lower())[1]) in _KIND_OF:
-        kind = _KIND_OF[end]
+        wrong = f"names {_KIND_OF[end]}, but checkpoints are JSON"
     else:
         return
     raise ArgumentError(
-        f"{argument} {quote(path)} names {kind}; checkpoints are JSON",
+        f"{argument} {quote(path)} {wrong}",
         hint="End the name in .json or .json.zst for one file, or give a name without such an "
         "ending for a directory. jsonckpt convert writes .pt and .safetensors.",
     )

@@ -51,7 +51,7 @@ def placement(map_location: MapLocation) -> Placement:
     )
 
 
-class _NoDeviceError(ArgumentError, RuntimeError):
+class NoDeviceError(ArgumentError, RuntimeError):
     """What is not a device, or not here: torch raises a RuntimeError for it."""
 
 
@@ -71,7 +71,7 @@ def _device(named: object) -> torch.device:
     except RuntimeError as error:
         device, reason = None, f" ({str(error).partition(chr(10))[0][:200]})"
     if device is None:
-        raise _NoDeviceError(
+        raise NoDeviceError(
             f"map_location is {quote(named)}, which is not a device{reason}",
             hint="Name devices as 'cpu' or 'cuda:0'.",
         )
@@ -82,7 +82,7 @@ def _require(device: torch.device) -> None:
     """Check that a device of the argument ``map_location`` is here."""
     lack = _lack(device)
     if lack is not None:
-        raise _NoDeviceError(
+        raise NoDeviceError(
             f"map_location is {quote(str(device))}, but {lack}",
             hint=_WAY_OUT,
         )
