@@ -409,7 +409,8 @@ def _lists(value: Any, name: str) -> Iterator[str]:
             value.items() if isinstance(value, dict) else enumerate(value)
         )
         for key, item in items:
-            yield from _lists(item, join(name, str(key)))
+            if type(item) not in _SETTLED:
+                yield from _lists(item, join(name, str(key)))
 
 
 def _named(names: list[str], count: int) -> str:
