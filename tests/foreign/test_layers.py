@@ -75,7 +75,7 @@ def test_weights_and_biases(width: int, holder: str | None, alike: bool, tmp_pat
     weights, biases = layers(width)
     if alike:
         weights[1], biases[1] = rows(width, 7), rows(width)
-    thing = {"weights": weights, "biases": biases, "cost": 0.5}
+    thing: Any = {"weights": weights, "biases": biases, "cost": 0.5}
     if holder is not None:
         del thing["cost"]
         thing["other.weight"] = rows(2, 2)
@@ -98,7 +98,7 @@ def test_lists_that_are_asked_for(width: int, tmp_path: Path) -> None:
 @pytest.mark.parametrize("key", ["history", "config", "sizes"])
 def test_lists_that_stay_lists(width: int, key: str, tmp_path: Path) -> None:
     (w, w2), (b, b2) = layers(width)
-    thing = {key: [w, b, w2, b2], "state_dict": {"a.weight": rows(2, 2), "odd": [[1.5], w]}}
+    thing: Any = {key: [w, b, w2, b2], "state_dict": {"a.weight": rows(2, 2), "odd": [[1.5], w]}}
     found = read(json.dumps(thing), tmp_path)
     assert found[key] == thing[key]
     assert found["state_dict"]["odd"] == thing["state_dict"]["odd"]

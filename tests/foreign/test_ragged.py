@@ -191,3 +191,10 @@ def test_retries_are_few_and_memory_stays_small(tmp_path: Path) -> None:
     assert found["o"]["data"] == inner
     assert read_bytes == len(text)
     assert peak < 60 << 20
+
+
+def test_brackets_after_numbers(tmp_path: Path) -> None:
+    """Only those before the first number begin arrays that are long throughout."""
+    for brackets in ("[1[1[", "[" * 300, "[ 1 [" * 20):
+        with pytest.raises(JsonckptError):
+            read('{%s,"a":%s%s}' % (TENSOR, brackets, "1.5," * 300_000), tmp_path)

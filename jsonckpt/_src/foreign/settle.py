@@ -29,7 +29,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice, pairwise
+from itertools import islice, pairwise, takewhile
 from typing import Any
 
 import torch
@@ -262,8 +262,8 @@ class _Settler:
         if type(items) is not list or not {*map(type, items)} <= {list, Ragged}:
             return False
         layers = [self._values.plain.peek(item) for item in items]
-        found = [_in_order(layer, 1) for layer in layers]
-        if len(layers) < least or not all(found):
+        found = list(takewhile(bool, (_in_order(layer, 1) for layer in layers)))
+        if not len(layers) == len(found) >= max(1, least):
             return False
         self._values.plain.release(thing[key])
         thing[key] = items

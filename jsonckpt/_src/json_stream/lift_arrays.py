@@ -89,7 +89,9 @@ class ArrayLifter:
             return
         if scan.end is None and (deep := scan.open_throughout()):
             # The first item is long. So are the others, and each is lifted for itself.
-            self._out.push(text.take(_end_of_bracket(brackets[0], deep)))
+            self._out.push(
+                text.take(_end_of_bracket(brackets[0], min(deep, brackets[0].count(_OPEN))))
+            )
             return
         short = scan.end is not None and (scan.end <= SHORT_ARRAY or b"null" in window[: scan.end])
         if not payload and scan.end is not None and short:
