@@ -170,7 +170,7 @@ def torch_legacy(path: Path) -> Arrays:
 @writes("pickled.pkl")
 def pickled(path: Path) -> Arrays:
     path.write_bytes(pickle.dumps({"w": W, "t": torch.from_numpy(B)}, protocol=4))
-    return {"/t": B}
+    return {"/w": W, "/t": B}
 
 
 @writes("model.safetensors")
