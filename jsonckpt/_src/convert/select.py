@@ -34,6 +34,8 @@ from .model_tensors import (
 from .options import ConvertOptions
 from .tally import Tally
 
+#: Types of values that hold nothing else.
+ATOMS: Final = frozenset({str, int, float, bool, type(None)})
 #: The value of a child that :func:`rebuilt` leaves out.
 OMIT: Final = object()
 #: Containers of changed tensors that a note names.
@@ -322,7 +324,9 @@ def named_tensors(state: object, name: str = "") -> Iterator[tuple[str, torch.Te
     if isinstance(state, torch.Tensor):
         yield name, state
     for key, value in children(state):
-        yield from named_tensors(value, join(name, str(key)))
+        # Some states are lists of millions of numbers.
+        if type(value) not in ATOMS:
+            yield from named_tensors(value, join(name, str(key)))
 
 
 def rebuilt(value: Any, change: Callable[[Any, Any], Any]) -> Any:

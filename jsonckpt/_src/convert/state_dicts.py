@@ -16,7 +16,7 @@ from ..errors import LimitError, UnsupportedTypeError, quote
 from ..format.pointer import join
 from ..pickles.unread import attributes_of
 from ..pickles.values import Unread
-from .select import rebuilt
+from .select import ATOMS, children, rebuilt
 
 #: Modules with tensors in a form that only their own code can take out.
 _PACKED: Final = ("torch.ao.nn.quantized.", "torch.nn.quantized.", "torch.jit.")
@@ -104,7 +104,7 @@ def refuse_objects(state: Any, file: object = None) -> None:
         UnsupportedTypeError: there is one.
     """
 
-    def refuse(value: Any, name: str) -> Any:
+    def refuse(value: Any, name: str) -> None:
         if _is_object(value):
             raise UnsupportedTypeError(
                 f"a whole object of class {quote(type(value).__qualname__)}",
@@ -112,7 +112,9 @@ def refuse_objects(state: Any, file: object = None) -> None:
                 tensor=name or None,
                 hint="--state-dict takes its state dict.",
             )
-        return rebuilt(value, lambda key, child: refuse(child, join(name, str(key))))
+        for key, child in children(value):
+            if type(child) not in ATOMS:
+                refuse(child, join(name, str(key)))
 
     refuse(state, "")
 
