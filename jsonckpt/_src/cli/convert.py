@@ -44,7 +44,7 @@ from typing import Any
 from ..._version import __version__
 from ..convert.api import ConvertResult, run
 from ..convert.options import FORMATS, OWN_FORMATS, ConvertOptions, format_of
-from ..errors import JsonckptError, printable, quote
+from ..errors import JsonckptError, counted, printable, quote
 from ..format.checksums import ALGORITHMS
 from ..progress import human
 from .console import (
@@ -223,20 +223,20 @@ def _shapes(path: Path | None) -> dict[str, list[int]]:
 
 
 def _report(result: ConvertResult) -> None:
-    count, size = len(result.tensors), human(result.tensor_bytes)
+    count, size = counted(len(result.tensors), "tensor"), human(result.tensor_bytes)
     output = printable(result.output)
     say(f"read   {printable(result.input)} ({printable(result.kind)}, {human(result.input_bytes)})")
     if result.dry_run:
         for name, dtype, shape in result.tensors:
             say(f"       {printable(name)}  {dtype} {list(shape)}")
         say(
-            f"would write {output} ({result.to}): {count} tensors, {size}, "
+            f"would write {output} ({result.to}): {count}, {size}, "
             f"about {human(result.output_bytes)} on disk, {result.ratio:.2f}x the input"
         )
     else:
         say(
             f"wrote  {output} ({result.to}, {human(result.output_bytes)}), "
-            f"{result.ratio:.2f}x the input: {count} tensors, {size}, in {result.seconds:.1f} s"
+            f"{result.ratio:.2f}x the input: {count}, {size}, in {result.seconds:.1f} s"
         )
     for note in result.notes[:_SHOWN]:
         say(f"note   {printable(note)}")
@@ -245,7 +245,8 @@ def _report(result: ConvertResult) -> None:
     if result.left_out:
         shown = ", ".join(printable(name) for name in result.left_out[:_SHOWN])
         more = len(result.left_out) - _SHOWN
-        tensors = f", {result.tensors_left_out} tensors in all" if result.tensors_left_out else ""
+        left_out = result.tensors_left_out
+        tensors = f", {counted(left_out, 'tensor')} in all" if left_out else ""
         say(f"left out: {shown}{f' and {more} more' if more > 0 else ''}{tensors}")
     if result.pin is not None:
         say(f"digest {result.pin}")
@@ -253,15 +254,16 @@ def _report(result: ConvertResult) -> None:
         *first, last = result.compared
         rest = "; ".join(map(printable, result.not_compared))
         say(
-            f"test   {result.comparison.tensors} tensors, {human(result.comparison.nbytes)}: every "
+            f"test   {counted(result.comparison.tensors, 'tensor')}, "
+            f"{human(result.comparison.nbytes)}: every "
             f"{', '.join(first)} and {last} is the same{f'; not compared: {rest}' if rest else ''}"
         )
 
 
 def _report_differences(result: ConvertResult) -> None:
     assert result.comparison is not None
-    count = len(result.comparison.differences) + result.comparison.more
-    complain(f"error: {printable(result.output)}: {count} differences to what was written:")
+    count = counted(len(result.comparison.differences) + result.comparison.more, "difference")
+    complain(f"error: {printable(result.output)}: {count} to what was written:")
     for line in result.comparison.differences:
         complain(f"  {printable(line)}")
     if result.comparison.more:

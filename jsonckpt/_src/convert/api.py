@@ -20,6 +20,7 @@ from ..errors import (
     JsonckptError,
     LimitError,
     StateMismatchError,
+    counted,
     quote,
 )
 from ..format.filenames import check_single_name
@@ -236,9 +237,9 @@ def run(source_path: Path, output: Path | None, options: ConvertOptions) -> Conv
         comparison=comparison,
         compared=_COMPARED[to],
         not_compared=[
-            *([f"{len(left_out)} names that were left out"] if left_out else []),
+            *([f"{counted(len(left_out), 'name')} left out"] if left_out else []),
             *(
-                [f"{selected.changed} tensors with the input, since --dtype changed them"]
+                [f"{counted(selected.changed, 'tensor')} changed by --dtype"]
                 if selected.changed
                 else []
             ),

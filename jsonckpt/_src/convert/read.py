@@ -20,6 +20,7 @@ from ..errors import (
     IncompleteCheckpointError,
     JsonckptError,
     LimitError,
+    counted,
     quote,
 )
 from ..foreign.read_json import ForeignOptions, read_foreign
@@ -385,7 +386,9 @@ def _read_sharded(index: Path, options: ConvertOptions, directory: Path) -> Sour
         )
     if further:
         names = ", ".join(further[:3]) + (", …" if len(further) > 3 else "")
-        notes.append(f"in the shards, but not in the index: {len(further)} tensors ({names})")
+        notes.append(
+            f"in the shards, but not in the index: {counted(len(further), 'tensor')} ({names})"
+        )
     ordered = {name: state[name] for name in files}
     whole, parts = {**ordered, **state}, frozenset(files.values())
     return Source(whole, SHARDED.name, size, notes, metadata, parts)

@@ -11,7 +11,14 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from ..errors import ArgumentError, FormatError, JsonckptError, StateMismatchError, printable
+from ..errors import (
+    ArgumentError,
+    FormatError,
+    JsonckptError,
+    StateMismatchError,
+    counted,
+    printable,
+)
 from ..foreign.scratch import new_tensor, tensor_spool
 from ..foreign.tensor_values import dtype_named
 from ..format.model import is_dense
@@ -273,7 +280,7 @@ class _Caster:
         places = [*self._models][:_SHOWN] + (["…"] if len(self._models) > _SHOWN else [])
         where = f", in {', '.join(map(printable, places))}" if places else ""
         what = "that --dtype-of names" if self._chosen is not None else Role.MODEL.value
-        changed = f"{len(self.done):,} tensors {what} are now {self._dtype}{where}"
+        changed = f"converted to {self._dtype}: {counted(len(self.done), 'tensor')} {what}{where}"
         return [changed, *self._kept.notes()]
 
 

@@ -12,6 +12,7 @@ from ..errors import (
     JsonckptError,
     LimitError,
     WriteError,
+    counted,
     is_change_of_text,
     is_refusal,
     line_endings,
@@ -118,8 +119,8 @@ def search_directory(
     for scanned in saves[chosen]:
         findings.take_records(scanned)
     findings.notes += [
-        f"there are also {len(saves[other])} shard(s) of another save: "
-        f"save_id={other!r} restores them"
+        f"another save has {counted(len(saves[other]), 'shard')} here: "
+        f"save_id={other!r} (--save-id) restores it"
         for other in sorted(set(saves) - {chosen})
     ]
 
