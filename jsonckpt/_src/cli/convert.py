@@ -26,6 +26,8 @@ where ``kind`` is the name of the error's class. Otherwise:
     ``not_compared``   what was not, lines of text
     ``tensors``, ``bytes``  how much was compared
     ``differences``    the first 20 differences, lines of text
+
+``docs/guide.md`` describes the same object for users.
 """
 
 from __future__ import annotations
@@ -103,65 +105,73 @@ def _failed(arguments: argparse.Namespace, error: BaseException) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="python -m jsonckpt.convert",
-        description="Convert PyTorch checkpoints to JSON and back. The input's kind is told by its "
-        "content: a file of torch.save (also one that a site unpacked into a directory), "
+        usage="%(prog)s INPUT [-o OUTPUT] [options]",
+        description="Convert PyTorch checkpoints to JSON and back. The content of the input says "
+        "what it is: a file of torch.save (also one that a site unpacked into a directory), "
         "safetensors, NumPy, TensorFlow.js, jsonckpt, or the JSON of another program.",
         epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 3 what was read back differs, "
-        "4 done, but the report could not be printed.",
+        "4 done, but the report could not be printed. docs/guide.md has examples, and describes "
+        "the object that --json prints.",
     )
     option = parser.add_argument
-    option("input", type=file_path, help="the checkpoint to convert")
-    option("-o", "--output", type=file_path, help="where to write (default: the input's name.json)")
-    option("--to", choices=list(FORMATS), help="the output's format (default: by its suffix)")
-    _flag(parser, "--test-load", "read the output back and compare every bit")
-    _flag(parser, "--overwrite", "replace an existing output")
-    _flag(
-        parser,
-        "--delete-first",
-        "with --overwrite: remove the old output before the new one is written, where there "
-        "is no room for both; a failure then leaves neither",
-    )
-    _flag(parser, "--dry-run", "say what would be written, and write nothing")
+    option("input", metavar="INPUT", type=file_path, help="the checkpoint to convert")
     option("--version", action="version", version=f"jsonckpt {__version__}")
+    _add_output(parser.add_argument_group("output"))
 
-    option = parser.add_argument_group("the form of a jsonckpt output").add_argument
-    option("--encoding", choices=["base64", "list"], help="how tensors are written")
-    option("--compression", choices=["none", "zstd"], help="of the tensors")
+    option = parser.add_argument_group("how a jsonckpt output is written").add_argument
+    option("--encoding", choices=["base64", "list"], help="base64 (the default) or number lists")
+    option("--compression", choices=["none", "zstd"], help="of the tensors (default: none)")
     option("--max-shard-size", metavar="SIZE", help='such as "5GB"; for directories')
-    strong = "of every byte; the digest of sha256 or blake3 can be pinned (default: xxh3_128)"
+    strong = "of every byte; sha256 and blake3 give a digest to pin (default: xxh3_128)"
     option("--checksum", choices=[*ALGORITHMS], help=strong)
 
     choice = parser.add_argument_group("what to convert")
     names = "only these tensors: a name such as /model_state_dict, or a glob; may be repeated"
     _repeated(choice, "--include", "NAME", names)
-    _repeated(choice, "--exclude", "NAME", "not these; may be repeated")
+    _repeated(choice, "--exclude", "NAME", "all but these tensors; may be repeated")
     _flag(choice, "--no-optimizer", "leave optimizers out")
-    floats = "of the floating-point tensors of models, such as bfloat16"
+    floats = "convert the floating-point tensors of models to it; such as bfloat16"
     choice.add_argument("--dtype", metavar="DTYPE", help=floats)
-    _repeated(choice, "--dtype-of", "NAME", "with --dtype: of these tensors instead; names, globs")
-    _add_reading(parser.add_argument_group("reading"))
+    instead = "with --dtype: convert these tensors instead; may be repeated"
+    _repeated(choice, "--dtype-of", "NAME", instead)
+    _add_pickles(parser.add_argument_group("pickles (.pt, .pth, .bin, .ckpt, .pkl)"))
+    _add_reading(parser.add_argument_group("JSON of other programs"))
 
-    shown = parser.add_argument_group("what is shown")
+    shown = parser.add_argument_group("limits and reports")
+    add_limit_option(shown)
+    room = "where to put temporary files (default: beside the output)"
+    shown.add_argument("--spool", metavar="DIR", type=file_path, help=room)
     _flag(shown, "--json", "print one JSON object, and only that")
     shown.add_argument("-q", "--quiet", action="store_true", help="print errors only")
     return parser
 
 
+def _add_output(output: argparse._ArgumentGroup) -> None:
+    option = output.add_argument
+    option("-o", "--output", type=file_path, help="where to write (default: the input's name.json)")
+    option("--to", choices=list(FORMATS), help="the format (default: by the output's suffix)")
+    _flag(output, "--test-load", "read the output back and compare every value")
+    _flag(output, "--overwrite", "replace an output that exists")
+    room = "with --overwrite: remove the old output first; a failure then leaves neither"
+    _flag(output, "--delete-first", room)
+    _flag(output, "--dry-run", "say what would be written, and write nothing")
+
+
+def _add_pickles(pickles: argparse._ArgumentGroup) -> None:
+    taken = "take the state dicts of pickled modules and optimizers; their code is not run"
+    _flag(pickles, "--state-dict", taken)
+    trust = "run the code of a file that needs it; only if you trust whoever made it"
+    _flag(pickles, "--unsafe-pickle", trust)
+    strings = "encoding of the strings of Python 2, or bytes (default: utf-8)"
+    pickles.add_argument("--pickle-encoding", metavar="NAME", default="utf-8", help=strings)
+
+
 def _add_reading(reading: argparse._ArgumentGroup) -> None:
-    trust = "let a file that needs it run pickle code; only if you trust whoever made it"
-    _flag(reading, "--unsafe-pickle", trust)
-    taken = "take the state dicts of pickled modules and optimizers; their code is not needed"
-    _flag(reading, "--state-dict", taken)
-    strings = "of the strings of Python 2 in a pickle (default: utf-8), or bytes"
-    reading.add_argument("--pickle-encoding", metavar="NAME", default="utf-8", help=strings)
     _flag(reading, "--plain-lists", "in JSON: outermost lists of numbers are tensors")
     shapes = "a JSON object of shapes for flattened lists"
     reading.add_argument("--shapes", metavar="FILE", type=file_path, help=shapes)
     ties = "in JSON: make one tensor of two equal ones; may be repeated"
     _repeated(reading, "--tie", "KEY=KEY", ties)
-    add_limit_option(reading)
-    room = "where to put temporary files"
-    reading.add_argument("--spool", metavar="DIR", type=file_path, help=room)
 
 
 _Group = argparse.ArgumentParser | argparse._ArgumentGroup
@@ -308,7 +318,7 @@ def _one_line(error: BaseException) -> str:
     text = message_of(error)
     if not isinstance(error, JsonckptError | MemoryError | RecursionError):
         text = quote(text, 200)
-    return " ".join(text.split("\n"))
+    return " ".join(line.strip() for line in text.split("\n"))
 
 
 class _TerminatedError(BaseException):

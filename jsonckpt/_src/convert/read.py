@@ -117,7 +117,9 @@ def read(path: Path, options: ConvertOptions, directory: Path) -> Source:
         raise error.at(file=path) from error.__cause__
     except FileNotFoundError as error:
         raise CheckpointNotFoundError(
-            "there is no such file or directory", file=path, hint=hint_for_missing(path)
+            "there is no such file or directory",
+            file=path,
+            hint=hint_for_missing(path, others=True),
         ) from error
     except OSError as error:
         raise FormatError(f"cannot be read ({error.strerror})", file=path) from error

@@ -18,6 +18,7 @@ from ..errors import (
     StateMismatchError,
     counted,
     printable,
+    quote,
 )
 from ..foreign.scratch import new_tensor, tensor_spool
 from ..foreign.tensor_values import dtype_named
@@ -86,6 +87,8 @@ def select(state: Any, options: ConvertOptions, directory: Path) -> Selection:
             notes.append("no optimizer was found to leave out")
     state, unasked = choose(state, options.include, options.exclude)
     left_out += unasked
+    idle = selector(None, options.exclude or None)[1](_named_arrays(whole, ""))
+    notes += [f"--exclude {quote(name)} has no effect: it selects no tensor" for _, name in idle]
     count = _count(whole) - _count(state) if left_out else 0
     changed = 0
     if options.dtype is not None:

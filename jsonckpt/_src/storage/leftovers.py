@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import CheckpointNotFoundError
+from ..errors import CheckpointNotFoundError, UnsafePathError
 from ..format.filenames import is_shard_name, is_single, temporary_stem
 from ..format.model import MANIFEST_NAME
 from .missing import hint_for_missing
@@ -86,6 +86,8 @@ def files_to_search(path: Path) -> CheckpointFiles:
     if single is None:
         left = single_temporaries(path) if is_single(path.name) else []
         if not left:
+            if path.exists():
+                raise UnsafePathError("not a regular file", file=path)
             raise CheckpointNotFoundError(
                 "no such file or directory, and no leftovers of a save to it",
                 file=path,
