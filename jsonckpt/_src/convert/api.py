@@ -239,7 +239,10 @@ def run(source_path: Path, output: Path | None, options: ConvertOptions) -> Conv
         not_compared=[
             *([f"{counted(len(left_out), 'name')} left out"] if left_out else []),
             *(
-                [f"{counted(selected.changed, 'tensor')} changed by --dtype"]
+                [
+                    f"{counted(selected.changed, 'tensor')} with the input, since --dtype changed "
+                    f"{'it' if selected.changed == 1 else 'them'}"
+                ]
                 if selected.changed
                 else []
             ),
