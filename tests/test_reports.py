@@ -10,6 +10,7 @@ import torch
 
 import jsonckpt
 from jsonckpt._src.cli.main import main
+from jsonckpt._src.convert.options import FORMATS, Format
 from jsonckpt.convert import convert
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
@@ -92,3 +93,14 @@ def test_stream_names_its_argument() -> None:
         file.seek(0, 2)
         with pytest.raises(jsonckpt.ArgumentError, match=r"^source is a file object at its end"):
             list(jsonckpt.stream(file))
+
+
+@pytest.mark.parametrize(
+    ("to", "output"),
+    [("pt", "new.json"), ("safetensors", "new.pt"), ("legacy-json", "new.pt"), ("json", "new")],
+)
+def test_a_format_is_not_written_under_the_name_of_another(to: Format, output: str) -> None:
+    with pytest.raises(jsonckpt.ArgumentError, match=f"--to {to} needs an output whose name ends"):
+        convert("one.pt", output, to=to)
+    assert not Path(output).exists()
+    convert("one.pt", "new.pkl" if to == "pt" else f"new{FORMATS[to]}", to=to)

@@ -327,7 +327,9 @@ def _checked(source: Path, output: Path | None, options: ConvertOptions) -> tupl
         raise CheckpointExistsError(
             "exists already", file=output, hint="Pass overwrite=True (--overwrite) to replace it."
         )
-    if to in OWN_FORMATS and format_of(output) != to:
+    named = format_of(output)
+    others_fit = to not in OWN_FORMATS and (named == "dir" or FORMATS[named] == FORMATS[to])
+    if named != to and not others_fit:
         wanted = f"ends in {FORMATS[to]}" if FORMATS[to] else "has none of the known suffixes"
         raise ArgumentError(f"--to {to} needs an output whose name {wanted}", file=output)
     return output, to

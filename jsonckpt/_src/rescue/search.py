@@ -69,7 +69,7 @@ def _take_head(scanned: ScannedFile, findings: Findings, trust_state: bool) -> N
         findings.rejected_state = head["state"]
         notes.append(
             "the state is not used: the seal shows damage in the text around the tensors, which "
-            "may be in the state; trust_state uses it anyway"
+            "may be in the state; trust_state=True (--trust-state) uses it anyway"
         )
     else:
         try:
@@ -156,7 +156,7 @@ def _read_manifest(
                 raise
             notes.append(f"{name} is not used: {error.message}")
             if isinstance(error, IntegrityError):
-                notes[-1] += "; trust_state uses it anyway"
+                notes[-1] += "; trust_state=True (--trust-state) uses it anyway"
             continue
         if why:
             notes.append(f"{name}: {why}")
