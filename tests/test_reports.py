@@ -104,3 +104,19 @@ def test_a_format_is_not_written_under_the_name_of_another(to: Format, output: s
         convert("one.pt", output, to=to)
     assert not Path(output).exists()
     convert("one.pt", "new.pkl" if to == "pt" else f"new{FORMATS[to]}", to=to)
+
+
+class Config:
+    """An object of a user's class, which no rule writes."""
+
+
+def test_an_object_can_be_left_out_with_and_without_its_class() -> None:
+    torch.save({"model": {"w": torch.ones(2)}, "config": Config()}, "own.pt")
+    for unsafe in (False, True):
+        with pytest.raises(jsonckpt.JsonckptError, match="Config"):
+            convert("own.pt", "own.json", unsafe_pickle=unsafe, overwrite=True)
+        result = convert(
+            "own.pt", "own.json", exclude="/config", unsafe_pickle=unsafe, overwrite=True
+        )
+        assert result.left_out == ["/config"]
+        assert list(jsonckpt.load("own.json")) == ["model"]

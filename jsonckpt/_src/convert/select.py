@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +25,7 @@ from ..foreign.tensor_values import dtype_named
 from ..format.model import is_dense
 from ..format.pointer import join
 from ..pickles.unread import is_unread_item
+from ..state.registry import default_rules
 from ..state.selector import refuse_unmatched, selector
 from ..storage.spool import Spool
 from ..tensors.pieces import blocks, memory_of
@@ -65,6 +66,10 @@ class Selection:
     tensors_left_out: int
     changed: int
     notes: list[str]
+
+
+#: Plain values and containers, which every checkpoint holds.
+_PLAIN = (Mapping, Sequence, Set, bytearray, int, float, complex, type, type(None), np.generic)
 
 
 def select(state: Any, options: ConvertOptions, directory: Path) -> Selection:
@@ -143,8 +148,11 @@ def choose(state: Any, include: Sequence[str], exclude: Sequence[str]) -> tuple[
 
 
 def _is_leaf(value: object, key: object = None) -> bool:
-    """True for what :func:`choose` may leave out: tensors, arrays, and unread parts of a pickle."""
-    return isinstance(value, torch.Tensor | np.ndarray) or is_unread_item(key, value)
+    """True for what :func:`choose` may leave out: tensors, arrays, and what cannot be written."""
+    if isinstance(value, torch.Tensor | np.ndarray) or is_unread_item(key, value):
+        return True
+    # With unsafe_pickle an object of a user's class is not unread: its class was imported.
+    return not isinstance(value, _PLAIN) and type(value) not in default_rules().by_type
 
 
 def _named_arrays(value: Any, name: str, key: object = None) -> Iterator[str]:
