@@ -129,6 +129,15 @@ class JsonckptError(Exception):
         return printable(text, keep="\n")
 
 
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """A number and what it counts.
+
+    >>> counted(1, "tensor"), counted(2000, "tensor"), counted(2, "list of numbers", "lists of it")
+    ('1 tensor', '2,000 tensors', '2 lists of it')
+    """
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
+
+
 def is_refusal(error: BaseException) -> bool:
     """True for errors that do not mean damage: a limit, an unsupported version, a missing package.
 
@@ -219,7 +228,7 @@ class StateMismatchError(JsonckptError):
         for label in ("missing", "unexpected", "mismatched"):
             names: list[str] = getattr(self, label)
             if names:
-                shown = ", ".join(quote(name, 120) for name in names[:_NAMES_SHOWN])
+                shown = ", ".join(quote(name, 300) for name in names[:_NAMES_SHOWN])
                 rest = len(names) - _NAMES_SHOWN
                 more = f" and {rest} more" if rest > 0 else ""
                 lines.append(f"  {label}: {shown}{more}")

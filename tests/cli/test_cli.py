@@ -131,7 +131,7 @@ def test_verify_deep(path: str, capsys: pytest.CaptureFixture[str]) -> None:
     left = Path(path).with_name(".c.json.0123456789ab.tmp")
     left.write_text("")
     assert main(["verify", "--deep", path]) == 0
-    assert "note: 1 leftover(s)" in capsys.readouterr().out
+    assert "note: 1 leftover" in capsys.readouterr().out
     assert main(["verify", "--deep", "--json", path]) == 0
     report = json.loads(capsys.readouterr().out)
     assert (report["ok"], len(report["notes"])) == (True, 1)

@@ -185,11 +185,11 @@ def test_the_dialect_says_what_it_changes(
     test = said["test_load"]
     assert (test["same"], test["everything"]) == (True, False)
     assert test["compared"] == ["number", "dtype", "shape", "key"]
-    assert test["not_compared"] == ["1 names that were left out", NOT_KEPT]
+    assert test["not_compared"] == ["1 name left out", NOT_KEPT]
     assert main([*command, "--test-load", "--overwrite"]) == 0
     text = capsys.readouterr().out
     assert "every bit" not in text
-    assert "every number, dtype, shape and key is the same; not compared: 1 names" in text
+    assert "every number, dtype, shape and key is the same; not compared: 1 name" in text
     assert text.endswith(f"; {NOT_KEPT}\n")
 
 
@@ -211,14 +211,14 @@ def test_safetensors_says_what_it_does_not_keep(tmp_path: Path) -> None:
     ]
     assert result.notes == lost
     assert result.compared == ("bit", "dtype", "shape", "name")
-    assert result.not_compared == ["1 names that were left out", NOT_KEPT]
+    assert result.not_compared == ["1 name left out", NOT_KEPT]
 
 
 @pytest.mark.parametrize(
     ("options", "rest"),
     [
-        (["--include", "*ln_f.bias"], "195 names that were left out"),
-        (["--no-optimizer"], "1 names that were left out"),
+        (["--include", "*ln_f.bias"], "195 names left out"),
+        (["--no-optimizer"], "1 name left out"),
         (["--dtype", "bfloat16"], "28 tensors with the input, since --dtype changed them"),
     ],
 )
@@ -227,7 +227,7 @@ def test_nothing_is_claimed_of_what_was_not_compared(
 ) -> None:
     command = [str(checkpoint), "--test-load", "--overwrite", *options]
     if "--include" in options:
-        rest = f"{sum(1 for _ in _tensors(guide_state())) - 1} names that were left out"
+        rest = f"{sum(1 for _ in _tensors(guide_state())) - 1} names left out"
     assert main(command) == 0
     assert capsys.readouterr().out.endswith(f"is the same; not compared: {rest}\n")
     assert main([*command, "--json"]) == 0

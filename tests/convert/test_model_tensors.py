@@ -164,7 +164,7 @@ def test_only_tensors_of_models_change(layout: str, tmp_path: Path) -> None:
 def test_the_note_says_what_changed_where_and_what_stayed(tmp_path: Path) -> None:
     state = {"model": WEIGHTS, "ema_decay": HALF, "prior": ones(2), "a": np.ones(2)}
     assert half(state, tmp_path).notes == [
-        "6 tensors of models are now torch.bfloat16, in /model",
+        "converted to torch.bfloat16: 6 tensors of models, in /model",
         "unchanged are tensors that are numbers beside the weights (decays, scores, histories): "
         "1 (/ema_decay)",
         "unchanged are tensors that may not be of a model (pass --dtype-of NAME to change them): "
@@ -183,7 +183,7 @@ def test_named_tensors_change(tmp_path: Path) -> None:
     assert found["model"]["0.weight"].dtype == torch.float32
     assert (result.changed, result.notes) == (
         1,
-        ["1 tensors that --dtype-of names are now torch.float16, in /"],
+        ["converted to torch.float16: 1 tensor that --dtype-of names, in /"],
     )
     with pytest.raises(StateMismatchError, match="--dtype-of"):
         convert(tmp_path / "in.pt", tmp_path / "p.pt", dtype="float16", dtype_of=["nothing"])

@@ -170,7 +170,7 @@ def test_what_was_left_out_is_said(checkpoint: Path, capsys: pytest.CaptureFixtu
     assert main(command) == 0
     text = capsys.readouterr().out
     assert f"and {len(said['left_out']) - 10} more, {said['tensors_left_out']} tensors" in text
-    assert f"type is the same; not compared: {len(said['left_out'])} names that were" in text
+    assert f"type is the same; not compared: {len(said['left_out'])} names left out" in text
     assert main([*command[:3], "--test-load", "--overwrite", "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert (said["left_out"], said["tensors_left_out"]) == ([], 0)

@@ -105,7 +105,7 @@ def test_an_edit_under_the_old_seal(tmp_path: Path, new: bytes, name: str) -> No
     report = jsonckpt.recover(target, tmp_path / "new")
     moved = name == "c.json" and len(new) > 9
     assert report.state == ("unverified" if moved else "lost")
-    assert moved or "trust_state uses it anyway" in str(report)
+    assert moved or "(--trust-state) uses it anyway" in str(report)
     report = recovered(target, tmp_path / "trusted", trust_state=True)
     assert report.state == "unverified"
     assert jsonckpt.load(tmp_path / "trusted")["lr"] == float(new[6:])

@@ -188,7 +188,7 @@ def test_deep_notes_leftovers_and_spelling(tmp_path: Path) -> None:
     report = jsonckpt.verify(path, deep=True)
     assert report
     (note,) = report.notes
-    assert "1 leftover(s) of killed saves (shard-0123456789ab-00001.json)" in note
+    assert "1 leftover of killed saves (shard-0123456789ab-00001.json)" in note
     assert f"  note: {note}" in str(report)
 
 

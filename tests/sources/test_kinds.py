@@ -209,7 +209,9 @@ def test_an_unpacked_program(tmp_path: Path) -> None:
         for name in ("data.pkl", "constants.pkl", "code/a.py"):
             archive.writestr(f"m/{name}", "")
         archive.extractall(tmp_path / "up")
-    assert "unpacked program" in refused_below(tmp_path / "up", "TorchScript.*torch.jit.load")
+    assert "unpacked into a directory" in refused_below(
+        tmp_path / "up", "TorchScript.*torch.jit.load"
+    )
 
 
 def refused_below(path: Path, words: str) -> str:
@@ -342,7 +344,7 @@ def test_indices_and_shards_that_do_not_fit(trainer: Path) -> None:
     index = shards(trainer, files, s1=["a", "extra"], s2=["b", "a"])
     result = convert(trainer, trainer.parent / "out.json")
     assert [name for name, _, _ in result.tensors] == ["/a", "/b", "/extra"]
-    assert "in the shards, but not in the index: 1 tensors (extra)" in result.notes
+    assert "in the shards, but not in the index: 1 tensor (extra)" in result.notes
     assert not [note for note in result.notes if "s1.safetensors" in note]
     index.write_text(
         json.dumps({"weight_map": {**files, "c": "s2.safetensors", "d": "s1.safetensors"}})

@@ -26,6 +26,8 @@ where ``kind`` is the name of the error's class. Otherwise:
     ``not_compared``   what was not, lines of text
     ``tensors``, ``bytes``  how much was compared
     ``differences``    the first 20 differences, lines of text
+
+``docs/guide.md`` describes the same object for users.
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ from typing import Any
 from ..._version import __version__
 from ..convert.api import ConvertResult, run
 from ..convert.options import FORMATS, OWN_FORMATS, ConvertOptions, format_of
-from ..errors import JsonckptError, printable, quote
+from ..errors import JsonckptError, counted, printable, quote
 from ..format.checksums import ALGORITHMS
 from ..progress import human
 from .console import (
@@ -103,57 +105,68 @@ def _failed(arguments: argparse.Namespace, error: BaseException) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="python -m jsonckpt.convert",
-        description="Convert PyTorch checkpoints to JSON and back. The input's kind is told by its "
-        "content: a file of torch.save (also one that a site unpacked into a directory), "
+        usage="%(prog)s INPUT [-o OUTPUT] [options]",
+        description="Convert PyTorch checkpoints to JSON and back. The content of the input says "
+        "what it is: a file of torch.save (also one that a site unpacked into a directory), "
         "safetensors, NumPy, TensorFlow.js, jsonckpt, or the JSON of another program.",
         epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 3 what was read back differs, "
-        "4 done, but the report could not be printed.",
+        "4 done, but the report could not be printed. docs/guide.md has examples, and describes "
+        "the object that --json prints.",
     )
     option = parser.add_argument
-    option("input", type=file_path, help="the checkpoint to convert")
-    option("-o", "--output", type=file_path, help="where to write (default: the input's name.json)")
-    option("--to", choices=list(FORMATS), help="the output's format (default: by its suffix)")
-    _flag(parser, "--test-load", "read the output back and compare every bit")
-    _flag(parser, "--overwrite", "replace an existing output")
-    _flag(
-        parser,
-        "--delete-first",
-        "with --overwrite: remove the old output before the new one is written, where there "
-        "is no room for both; a failure then leaves neither",
-    )
-    _flag(parser, "--dry-run", "say what would be written, and write nothing")
+    option("input", metavar="INPUT", type=file_path, help="the checkpoint to convert")
     option("--version", action="version", version=f"jsonckpt {__version__}")
+    _add_output(parser.add_argument_group("output"))
 
-    option = parser.add_argument_group("the form of a jsonckpt output").add_argument
-    option("--encoding", choices=["base64", "list"], help="how tensors are written")
-    option("--compression", choices=["none", "zstd"], help="of the tensors")
+    option = parser.add_argument_group("how a jsonckpt output is written").add_argument
+    option("--encoding", choices=["base64", "list"], help="base64 (the default) or number lists")
+    option("--compression", choices=["none", "zstd"], help="of the tensors (default: none)")
     option("--max-shard-size", metavar="SIZE", help='such as "5GB"; for directories')
-    strong = "of every byte; the digest of sha256 or blake3 can be pinned (default: xxh3_128)"
+    strong = "of every byte; sha256 and blake3 give a digest to pin (default: xxh3_128)"
     option("--checksum", choices=[*ALGORITHMS], help=strong)
 
     choice = parser.add_argument_group("what to convert")
     names = "only these tensors: a name such as /model_state_dict, or a glob; may be repeated"
     _repeated(choice, "--include", "NAME", names)
-    _repeated(choice, "--exclude", "NAME", "not these; may be repeated")
+    _repeated(choice, "--exclude", "NAME", "all but these tensors; may be repeated")
     _flag(choice, "--no-optimizer", "leave optimizers out")
-    floats = "of the floating-point tensors of models, such as bfloat16"
+    floats = "convert the floating-point tensors of models to it; such as bfloat16"
     choice.add_argument("--dtype", metavar="DTYPE", help=floats)
-    _repeated(choice, "--dtype-of", "NAME", "with --dtype: of these tensors instead; names, globs")
-    _add_reading(parser.add_argument_group("reading"))
+    instead = "with --dtype: convert these tensors instead; may be repeated"
+    _repeated(choice, "--dtype-of", "NAME", instead)
+    _add_pickles(parser.add_argument_group("pickles (.pt, .pth, .bin, .ckpt, .pkl)"))
+    _add_reading(parser.add_argument_group("JSON of other programs"))
 
-    shown = parser.add_argument_group("what is shown")
+    shown = parser.add_argument_group("limits and reports")
+    add_limit_option(shown)
+    room = "where to put temporary files (default: beside the output)"
+    shown.add_argument("--spool", metavar="DIR", type=file_path, help=room)
     _flag(shown, "--json", "print one JSON object, and only that")
     shown.add_argument("-q", "--quiet", action="store_true", help="print errors only")
     return parser
 
 
+def _add_output(output: argparse._ArgumentGroup) -> None:
+    option = output.add_argument
+    option("-o", "--output", type=file_path, help="where to write (default: the input's name.json)")
+    option("--to", choices=list(FORMATS), help="the format (default: by the output's suffix)")
+    _flag(output, "--test-load", "read the output back and compare every value")
+    _flag(output, "--overwrite", "replace an output that exists")
+    room = "with --overwrite: remove the old output first; a failure then leaves neither"
+    _flag(output, "--delete-first", room)
+    _flag(output, "--dry-run", "say what would be written, and write nothing")
+
+
+def _add_pickles(pickles: argparse._ArgumentGroup) -> None:
+    taken = "take the state dicts of pickled modules and optimizers; their code is not run"
+    _flag(pickles, "--state-dict", taken)
+    trust = "run the code of a file that needs it; only if you trust whoever made it"
+    _flag(pickles, "--unsafe-pickle", trust)
+    strings = "encoding of the strings of Python 2, or bytes (default: utf-8)"
+    pickles.add_argument("--pickle-encoding", metavar="NAME", default="utf-8", help=strings)
+
+
 def _add_reading(reading: argparse._ArgumentGroup) -> None:
-    trust = "let a file that needs it run pickle code; only if you trust whoever made it"
-    _flag(reading, "--unsafe-pickle", trust)
-    taken = "take the state dicts of pickled modules and optimizers; their code is not needed"
-    _flag(reading, "--state-dict", taken)
-    strings = "of the strings of Python 2 in a pickle (default: utf-8), or bytes"
-    reading.add_argument("--pickle-encoding", metavar="NAME", default="utf-8", help=strings)
     _flag(reading, "--plain-lists", "in JSON: outermost lists of numbers are tensors")
     lists = "in JSON: these lists are tensors: a name such as /head/w, or a glob; may be repeated"
     _repeated(reading, "--tensors", "NAME", lists)
@@ -161,9 +174,6 @@ def _add_reading(reading: argparse._ArgumentGroup) -> None:
     reading.add_argument("--shapes", metavar="FILE", type=file_path, help=shapes)
     ties = "in JSON: make one tensor of two equal ones; may be repeated"
     _repeated(reading, "--tie", "KEY=KEY", ties)
-    add_limit_option(reading)
-    room = "where to put temporary files"
-    reading.add_argument("--spool", metavar="DIR", type=file_path, help=room)
 
 
 _Group = argparse.ArgumentParser | argparse._ArgumentGroup
@@ -225,20 +235,20 @@ def _shapes(path: Path | None) -> dict[str, list[int]]:
 
 
 def _report(result: ConvertResult) -> None:
-    count, size = len(result.tensors), human(result.tensor_bytes)
+    count, size = counted(len(result.tensors), "tensor"), human(result.tensor_bytes)
     output = printable(result.output)
     say(f"read   {printable(result.input)} ({printable(result.kind)}, {human(result.input_bytes)})")
     if result.dry_run:
         for name, dtype, shape in result.tensors:
             say(f"       {printable(name)}  {dtype} {list(shape)}")
         say(
-            f"would write {output} ({result.to}): {count} tensors, {size}, "
+            f"would write {output} ({result.to}): {count}, {size}, "
             f"about {human(result.output_bytes)} on disk, {result.ratio:.2f}x the input"
         )
     else:
         say(
             f"wrote  {output} ({result.to}, {human(result.output_bytes)}), "
-            f"{result.ratio:.2f}x the input: {count} tensors, {size}, in {result.seconds:.1f} s"
+            f"{result.ratio:.2f}x the input: {count}, {size}, in {result.seconds:.1f} s"
         )
     for note in result.notes[:_SHOWN]:
         say(f"note   {printable(note)}")
@@ -247,7 +257,8 @@ def _report(result: ConvertResult) -> None:
     if result.left_out:
         shown = ", ".join(printable(name) for name in result.left_out[:_SHOWN])
         more = len(result.left_out) - _SHOWN
-        tensors = f", {result.tensors_left_out} tensors in all" if result.tensors_left_out else ""
+        left_out = result.tensors_left_out
+        tensors = f", {counted(left_out, 'tensor')} in all" if left_out else ""
         say(f"left out: {shown}{f' and {more} more' if more > 0 else ''}{tensors}")
     if result.pin is not None:
         say(f"digest {result.pin}")
@@ -255,15 +266,16 @@ def _report(result: ConvertResult) -> None:
         *first, last = result.compared
         rest = "; ".join(map(printable, result.not_compared))
         say(
-            f"test   {result.comparison.tensors} tensors, {human(result.comparison.nbytes)}: every "
+            f"test   {counted(result.comparison.tensors, 'tensor')}, "
+            f"{human(result.comparison.nbytes)}: every "
             f"{', '.join(first)} and {last} is the same{f'; not compared: {rest}' if rest else ''}"
         )
 
 
 def _report_differences(result: ConvertResult) -> None:
     assert result.comparison is not None
-    count = len(result.comparison.differences) + result.comparison.more
-    complain(f"error: {printable(result.output)}: {count} differences to what was written:")
+    count = counted(len(result.comparison.differences) + result.comparison.more, "difference")
+    complain(f"error: {printable(result.output)}: {count} to what was written:")
     for line in result.comparison.differences:
         complain(f"  {printable(line)}")
     if result.comparison.more:
@@ -308,7 +320,7 @@ def _one_line(error: BaseException) -> str:
     text = message_of(error)
     if not isinstance(error, JsonckptError | MemoryError | RecursionError):
         text = quote(text, 200)
-    return " ".join(text.split("\n"))
+    return " ".join(line.strip() for line in text.split("\n"))
 
 
 class _TerminatedError(BaseException):

@@ -25,12 +25,12 @@ def add_parser(commands: Commands) -> None:
         metavar="AGE",
         required=True,
         type=argument(parse_age),
-        help="30m, 24h, 7d: longer than any save that may be in progress",
+        help="for example 30m, 24h or 7d; longer than any save takes",
     )
     parser.add_argument(
         "--abandoned",
         action="store_true",
-        help="also what is left of a first save that never finished, and may be restored from",
+        help="also the files of a first save that never finished; recover may restore them",
     )
     parser.add_argument("--dry-run", action="store_true", help="say what would be removed")
     parser.set_defaults(run=run)

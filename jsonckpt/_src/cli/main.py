@@ -47,5 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.add_parser(commands)
-    commands.add_parser("convert", help="see python -m jsonckpt.convert --help", add_help=False)
+    commands.add_parser(
+        "convert", help="convert .pt, .safetensors and other files to JSON and back", add_help=False
+    )
     return parser

@@ -33,7 +33,7 @@ def argument(parse: Callable[[str], _Value]) -> Callable[[str], _Value]:
 @argument
 def any_path(text: str) -> str:
     """A path or a URL, checked as in Python."""
-    return path_text(text, "PATH")
+    return path_text(text, "the path")
 
 
 @argument
@@ -43,7 +43,7 @@ def local_path(text: str) -> str:
         raise ArgumentError(
             f"{printable(text)} is not a local path: copy the checkpoint here first"
         )
-    return path_text(text, "PATH")
+    return path_text(text, "the path")
 
 
 def file_path(text: str) -> Path:

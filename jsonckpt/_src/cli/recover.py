@@ -20,23 +20,24 @@ def add_parser(commands: Commands) -> None:
     parser = commands.add_parser(
         "recover",
         help="restore every intact tensor of a damaged checkpoint",
-        epilog="Exit codes: 0 all restored, 3 something is lost (OUT holds the rest), "
-        "1 nothing restored, 2 wrong usage, 4 the report could not be printed.",
+        epilog="Exit codes: 0 all restored, 3 something is lost, or what is not a tensor could not "
+        "be checked (OUT holds the rest), 1 nothing restored, 2 wrong usage, 4 the report could "
+        "not be printed.",
     )
     add_common(parser, local_path)
     parser.add_argument(
         "out",
         metavar="OUT",
         type=local_path,
-        help="the new checkpoint; nothing may lie there yet",
+        help="the new checkpoint; nothing may be there yet",
     )
     parser.add_argument(
-        "--save-id", metavar="ID", help="which save, where shards of several lie in one directory"
+        "--save-id", metavar="ID", help="which save, if a directory has shards of several"
     )
     parser.add_argument(
         "--trust-state",
         action="store_true",
-        help="take what is not a tensor although the seal contradicts it",
+        help="take what is not a tensor even if the seal does not fit it",
     )
     parser.set_defaults(run=run)
 

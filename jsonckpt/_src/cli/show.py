@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import Any
 
-from ..errors import printable
+from ..errors import counted, printable
 from ..load.checkpoint import Checkpoint, open_checkpoint
 from .console import EXIT_OK, dump_json, say
 from .options import Commands, add_common, add_expected_digest, limits_of
@@ -42,8 +42,8 @@ def _print(path: str, checkpoint: Checkpoint) -> None:
     totals = manifest.totals()
     say(f"{printable(path)}: saved {manifest.created_at} by {printable(manifest.created_by)}")
     say(
-        f"{totals['tensors']} tensors, {totals['bytes']:,} bytes; "
-        f"{totals['stored_bytes']:,} bytes of text; checksum {manifest.checksum}"
+        f"{counted(totals['tensors'], 'tensor')}, {counted(totals['bytes'], 'byte')}; "
+        f"{counted(totals['stored_bytes'], 'byte')} of text; checksum {manifest.checksum}"
     )
     for key, value in manifest.metadata.items():
         text = json.dumps(value, ensure_ascii=False)

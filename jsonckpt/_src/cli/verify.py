@@ -29,7 +29,9 @@ def add_parser(commands: Commands) -> None:
     add_expected_digest(parser)
     parser.add_argument("-q", "--quiet", action="store_true", help="print problems only")
     parser.add_argument(
-        "--deep", action="store_true", help="with both readers, and the state without tensors"
+        "--deep",
+        action="store_true",
+        help="read it in two ways, and rebuild the state",
     )
     parser.set_defaults(run=run)
 

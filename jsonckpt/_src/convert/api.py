@@ -20,6 +20,7 @@ from ..errors import (
     JsonckptError,
     LimitError,
     StateMismatchError,
+    counted,
     quote,
 )
 from ..format.filenames import check_single_name
@@ -236,9 +237,12 @@ def run(source_path: Path, output: Path | None, options: ConvertOptions) -> Conv
         comparison=comparison,
         compared=_COMPARED[to],
         not_compared=[
-            *([f"{len(left_out)} names that were left out"] if left_out else []),
+            *([f"{counted(len(left_out), 'name')} left out"] if left_out else []),
             *(
-                [f"{selected.changed} tensors with the input, since --dtype changed them"]
+                [
+                    f"{counted(selected.changed, 'tensor')} with the input, since --dtype changed "
+                    f"{'it' if selected.changed == 1 else 'them'}"
+                ]
                 if selected.changed
                 else []
             ),
@@ -323,7 +327,9 @@ def _checked(source: Path, output: Path | None, options: ConvertOptions) -> tupl
         raise CheckpointExistsError(
             "exists already", file=output, hint="Pass overwrite=True (--overwrite) to replace it."
         )
-    if to in OWN_FORMATS and format_of(output) != to:
+    named = format_of(output)
+    others_fit = to not in OWN_FORMATS and (named == "dir" or FORMATS[named] == FORMATS[to])
+    if named != to and not others_fit:
         wanted = f"ends in {FORMATS[to]}" if FORMATS[to] else "has none of the known suffixes"
         raise ArgumentError(f"--to {to} needs an output whose name {wanted}", file=output)
     return output, to

@@ -22,6 +22,7 @@ from ..errors import (
     IncompleteCheckpointError,
     JsonckptError,
     LimitError,
+    counted,
     quote,
 )
 from ..foreign.payloads import dtype_named
@@ -120,7 +121,9 @@ def read(path: Path, options: ConvertOptions, directory: Path) -> Source:
         raise error.at(file=path) from error.__cause__
     except FileNotFoundError as error:
         raise CheckpointNotFoundError(
-            "there is no such file or directory", file=path, hint=hint_for_missing(path)
+            "there is no such file or directory",
+            file=path,
+            hint=hint_for_missing(path, others=True),
         ) from error
     except OSError as error:
         raise FormatError(f"cannot be read ({error.strerror})", file=path) from error
@@ -397,7 +400,9 @@ def _read_sharded(index: Path, options: ConvertOptions, directory: Path) -> Sour
         )
     if further:
         names = ", ".join(further[:3]) + (", …" if len(further) > 3 else "")
-        notes.append(f"in the shards, but not in the index: {len(further)} tensors ({names})")
+        notes.append(
+            f"in the shards, but not in the index: {counted(len(further), 'tensor')} ({names})"
+        )
     ordered = {name: state[name] for name in files}
     whole, parts = {**ordered, **state}, frozenset(files.values())
     return Source(whole, SHARDED.name, size, notes, metadata, parts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -11,12 +11,21 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from ..errors import ArgumentError, FormatError, JsonckptError, StateMismatchError, printable
+from ..errors import (
+    ArgumentError,
+    FormatError,
+    JsonckptError,
+    StateMismatchError,
+    counted,
+    printable,
+    quote,
+)
 from ..foreign.payloads import dtype_named
 from ..foreign.tensor_values import new_tensor, tensor_spool
 from ..format.model import is_dense
 from ..format.pointer import join
 from ..pickles.unread import is_unread_item
+from ..state.registry import default_rules
 from ..state.selector import refuse_unmatched, selector
 from ..storage.spool import Spool
 from ..tensors.pieces import blocks, memory_of
@@ -61,6 +70,10 @@ class Selection:
     notes: list[str]
 
 
+#: Plain values and containers, which every checkpoint holds.
+_PLAIN = (Mapping, Sequence, Set, bytearray, int, float, complex, type, type(None), np.generic)
+
+
 def select(state: Any, options: ConvertOptions, directory: Path) -> Selection:
     """Apply ``optimizer``, ``include``, ``exclude``, ``dtype`` and ``dtype_of`` to a state.
 
@@ -81,6 +94,8 @@ def select(state: Any, options: ConvertOptions, directory: Path) -> Selection:
             notes.append("no optimizer was found to leave out")
     state, unasked = choose(state, options.include, options.exclude)
     left_out += unasked
+    idle = selector(None, options.exclude or None)[1](_named_arrays(whole, ""))
+    notes += [f"--exclude {quote(name)} has no effect: it selects no tensor" for _, name in idle]
     count = _count(whole) - _count(state) if left_out else 0
     changed = 0
     if options.dtype is not None:
@@ -135,8 +150,11 @@ def choose(state: Any, include: Sequence[str], exclude: Sequence[str]) -> tuple[
 
 
 def _is_leaf(value: object, key: object = None) -> bool:
-    """True for what :func:`choose` may leave out: tensors, arrays, and unread parts of a pickle."""
-    return isinstance(value, torch.Tensor | np.ndarray) or is_unread_item(key, value)
+    """True for what :func:`choose` may leave out: tensors, arrays, and what cannot be written."""
+    if isinstance(value, torch.Tensor | np.ndarray) or is_unread_item(key, value):
+        return True
+    # With unsafe_pickle an object of a user's class is not unread: its class was imported.
+    return not isinstance(value, _PLAIN) and type(value) not in default_rules().by_type
 
 
 def _named_arrays(value: Any, name: str, key: object = None) -> Iterator[str]:
@@ -275,7 +293,7 @@ class _Caster:
         places = [*self._models][:_SHOWN] + (["…"] if len(self._models) > _SHOWN else [])
         where = f", in {', '.join(map(printable, places))}" if places else ""
         what = "that --dtype-of names" if self._chosen is not None else Role.MODEL.value
-        changed = f"{len(self.done):,} tensors {what} are now {self._dtype}{where}"
+        changed = f"converted to {self._dtype}: {counted(len(self.done), 'tensor')} {what}{where}"
         return [changed, *self._kept.notes()]
 
 

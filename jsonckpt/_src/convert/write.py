@@ -263,7 +263,7 @@ def flat_names(state: Any) -> tuple[dict[str, torch.Tensor], list[str]]:
         only = holders[0] if len(holders) == 1 else None
         if only in _STATE_DICT_KEYS and isinstance(state[only], dict):
             root = state[only]
-            notes.append(f"names begin below {quote(only)}")
+            notes.append(f"the names in the file leave out their first part, {quote(only)}")
     tensors: dict[str, torch.Tensor] = {}
     for pointer, name, tensor in _flat(root, "", ""):
         if name in tensors or name == "__metadata__":

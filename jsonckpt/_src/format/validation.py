@@ -335,6 +335,11 @@ def check_chunking(dtype: str, shape: Sequence[int], codec: Codec, chunks: int) 
 
 def no_checkpoint(start: bytes | bytearray) -> FormatError:
     """The error for a file that is not a checkpoint and begins with ``start``."""
+    if start.startswith(b"version https://git-lfs"):
+        return FormatError(
+            "this is a Git LFS pointer, not the file itself",
+            hint="Get the file with: git lfs pull",
+        )
     begins = f"it begins with {quote(bytes(start[:24]))}" if start else "it is empty"
     error = FormatError(
         f"not a jsonckpt checkpoint ({begins})",

@@ -16,6 +16,7 @@ from ..progress import progress_bar
 from ..state.selector import Selector
 from ..storage.file_objects import is_file_object
 from ..storage.locate import locate
+from ..storage.path_arguments import path_text
 from ..tensors.buffers import Target
 from ..tensors.map_location import MapLocation
 from .allocation import allocate_targets
@@ -170,8 +171,9 @@ def stream(
     )
     reader = ForwardReader(TensorSelection.of(include, exclude, map_location), options)
     if is_file_object(source, "readinto", "read"):
-        yield from reader.tensors(FileSource(source))
+        yield from reader.tensors(FileSource(source, "source"))
         return
+    path_text(source, "source")
     location, name = locate(source, storage_options, follow=options.limits.follow)
     if name is None or expected_digest is not None:
         container = open_container(source, options)

@@ -154,6 +154,8 @@ class Checkpoint(Mapping[str, TensorEntry]):
         if inside in self._entries:
             slash = "" if name.startswith("/") else " A name begins with a slash."
             hint = f"Did you mean {quote(inside)}?{slash}"
+        elif not name.strip("/"):
+            hint = "The whole state is read by load(path) or .state()."
         elif any(other.startswith(f"{inside}/") for other in self._entries):
             hint = f"It holds tensors: load(path, include={quote(inside)}) or .state() reads them."
         else:

@@ -172,15 +172,19 @@ class ForwardReader:
 class FileSource:
     """A binary file object as a source of bytes. Its errors become :class:`JsonckptError`.
 
+    Args:
+        argument: the name of the argument that gave it, for messages.
+
     Raises:
         ArgumentError: it cannot be read, or gives text.
     """
 
     size = None
 
-    def __init__(self, file: Any) -> None:
-        check_file_object(file, "rb")
+    def __init__(self, file: Any, argument: str = "path") -> None:
+        check_file_object(file, "rb", argument)
         self._file = file
+        self._argument = argument
         self._began = False
         # A buffered reader's readinto waits until the buffer is full. Its readinto1 returns what is
         # there, so decoding begins while the writer still writes.
@@ -227,6 +231,7 @@ class FileSource:
             return
         if at:
             raise ArgumentError(
-                f"path is a file object at its end: there is nothing after its position {at}",
+                f"{self._argument} is a file object at its end: there is nothing after its "
+                f"position {at}",
                 hint="Call seek(0) on it first.",
             )

@@ -114,11 +114,11 @@ def _match_mapping(value: Any, target: Any, pointer: str, plan: Plan) -> None:
             )
             plan.differ(place, what, "key")
         else:
-            plan.lacks(item, place)
+            plan.add_missing(item, place)
             if not isinstance(item, (Mapping, list, tuple, torch.Tensor)) and not below(item, ""):
                 plan.kept.append(place)
     for text, key in other_type.items():
-        plan.spares(value[key], join(pointer, text))
+        plan.add_unexpected(value[key], join(pointer, text))
 
 
 def _match_sequence(
@@ -171,7 +171,7 @@ def _match_module(value: Any, module: torch.nn.Module, pointer: str, plan: Plan)
             plan.missing[place] = item if isinstance(item, torch.Tensor) else None
     for key, item in value.items():
         if key not in own:
-            plan.spares(item, join(pointer, key))
+            plan.add_unexpected(item, join(pointer, key))
 
 
 def _want_extra_state(value: Any, owner: torch.nn.Module, pointer: str, plan: Plan) -> None:

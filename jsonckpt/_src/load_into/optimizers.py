@@ -50,7 +50,7 @@ def match_optimizer(value: Any, optimizer: torch.optim.Optimizer, pointer: str, 
         if key in known:
             continue
         if type(key) is int or (isinstance(key, str) and key.isdecimal()):
-            plan.spares(item, join(join(pointer, "state"), str(key)))
+            plan.add_unexpected(item, join(join(pointer, "state"), str(key)))
         else:  # as torch does with state that belongs to no parameter
             plan.allocate(item)
             plan.actions.append(partial(_update, optimizer.state, {key: item}))
@@ -70,7 +70,7 @@ def _match_entry(
     own = optimizer.state.get(parameter, {})
     if not isinstance(entry, Mapping):
         if entry is not LEFT_OUT:
-            plan.lacks(own, pointer)
+            plan.add_missing(own, pointer)
         return
     new = {}
     for key, item in entry.items():
@@ -92,7 +92,7 @@ def _match_entry(
             plan.allocate(item, device)
     gone = [key for key in own if key not in entry]
     for key in gone:
-        plan.lacks(own[key], join(pointer, str(key)))
+        plan.add_missing(own[key], join(pointer, str(key)))
     stale = [key for key in gone if not below(own[key], "")]
     plan.actions.append(partial(_update_state, optimizer, parameter, new, stale))
 

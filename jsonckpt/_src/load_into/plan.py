@@ -134,11 +134,11 @@ class Plan:
             self.mismatched.append(text)
             self._kinds[kind] = None
 
-    def lacks(self, target: Any, pointer: str) -> None:
+    def add_missing(self, target: Any, pointer: str) -> None:
         """Note that the checkpoint has nothing for a part of the target."""
         self.missing |= below(target, pointer)
 
-    def spares(self, value: Any, pointer: str) -> None:
+    def add_unexpected(self, value: Any, pointer: str) -> None:
         """Note that the target has no place for a part of the checkpoint."""
         self.unexpected |= tensors_in(value, pointer)
 

@@ -15,6 +15,7 @@ from ..errors import (
     CheckpointNotFoundError,
     IncompleteCheckpointError,
     JsonckptError,
+    counted,
     is_refusal,
     printable,
     quote,
@@ -61,7 +62,8 @@ class GcReport:
 
     def __str__(self) -> str:
         verb = "would remove" if self.dry_run else "removed"
-        lines = [f"{printable(self.path)}: {verb} {len(self.removed)} file(s), {self.nbytes} bytes"]
+        files, size = counted(len(self.removed), "file"), counted(self.nbytes, "byte")
+        lines = [f"{printable(self.path)}: {verb} {files}, {size}"]
         lines += [f"  {verb}: {printable(name)}" for name in self.removed]
         lines += [f"  kept, not old enough: {printable(name)}" for name in self.kept]
         return "\n".join(lines)

@@ -18,6 +18,7 @@ from ..errors import (
     CheckpointExistsError,
     FormatError,
     IncompleteCheckpointError,
+    counted,
     printable,
     quote,
 )
@@ -83,7 +84,8 @@ class RecoverReport:
 
     def __str__(self) -> str:
         lines = [
-            f"{printable(self.out)}: {len(self.recovered)} tensors, {self.nbytes} bytes restored; "
+            f"{printable(self.out)}: {counted(len(self.recovered), 'tensor')}, "
+            f"{counted(self.nbytes, 'byte')} restored; "
             f"{len(self.lost)} lost; {_STATE_STATUS[self.state]}"
         ]
         lines += [f"  lost: {item}" for item in self.lost]

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import JsonckptError, line_endings, rewritten
+from ..errors import JsonckptError, counted, line_endings, rewritten
 from ..format.limits import Limits
 from ..shards.shard_text import is_laid_out
 from ..storage.leftovers import File
@@ -70,7 +70,7 @@ def _scan_opened(
         zstd = DamagedZstd(patched, window=limits.zstd_window)
         result = scan(zstd, limits, spool=spool, fault_in=zstd.fault_in)
         if zstd.broken:
-            notes.append(f"{name}: {zstd.broken} zstd frame(s) are damaged")
+            notes.append(f"{name}: {counted(zstd.broken, 'damaged zstd frame')}")
     elif _has_crlf(patched):
         spool = spool_beside(target, stack)
         result = scan(UnixLines(patched), limits, spool=spool)

@@ -12,6 +12,7 @@ from ..errors import (
     JsonckptError,
     LimitError,
     WriteError,
+    counted,
     is_change_of_text,
     is_refusal,
     line_endings,
@@ -68,7 +69,7 @@ def _take_head(scanned: ScannedFile, findings: Findings, trust_state: bool) -> N
         findings.rejected_state = head["state"]
         notes.append(
             "the state is not used: the seal shows damage in the text around the tensors, which "
-            "may be in the state; trust_state uses it anyway"
+            "may be in the state; trust_state=True (--trust-state) uses it anyway"
         )
     else:
         try:
@@ -118,8 +119,8 @@ def search_directory(
     for scanned in saves[chosen]:
         findings.take_records(scanned)
     findings.notes += [
-        f"there are also {len(saves[other])} shard(s) of another save: "
-        f"save_id={other!r} restores them"
+        f"another save has {counted(len(saves[other]), 'shard')} here: "
+        f"save_id={other!r} (--save-id) restores it"
         for other in sorted(set(saves) - {chosen})
     ]
 
@@ -155,7 +156,7 @@ def _read_manifest(
                 raise
             notes.append(f"{name} is not used: {error.message}")
             if isinstance(error, IntegrityError):
-                notes[-1] += "; trust_state uses it anyway"
+                notes[-1] += "; trust_state=True (--trust-state) uses it anyway"
             continue
         if why:
             notes.append(f"{name}: {why}")

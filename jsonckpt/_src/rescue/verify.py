@@ -12,6 +12,7 @@ from ..errors import (
     CheckpointNotFoundError,
     IntegrityError,
     JsonckptError,
+    counted,
     is_change_of_text,
     is_refusal,
     printable,
@@ -57,9 +58,10 @@ class VerifyReport:
 
     def __str__(self) -> str:
         if self.ok:
-            said = f"ok, {self.tensors} tensors, {self.nbytes} bytes in {self.files} file(s)"
+            said = f"ok, {counted(self.tensors, 'tensor')}, {counted(self.nbytes, 'byte')} "
+            said += f"in {counted(self.files, 'file')}"
         else:
-            said = f"{len(self.problems)} problem(s)"
+            said = counted(len(self.problems), "problem")
         lines = [f"{printable(self.path)}: {said}"]
         lines += [f"  {problem}" for problem in self.problems]
         lines += [f"  note: {printable(note)}" for note in self.notes]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..errors import JsonckptError, quote
+from ..errors import JsonckptError, counted, quote
 from ..format import number_list
 from ..format.chunk_codec import ChunkCodec
 from ..format.json_text import Json
@@ -112,7 +112,7 @@ def state_notes(container: Container) -> Iterator[str]:
     needed = {reference.record for reference in references_in(manifest.state)}
     unneeded = [name for name in manifest.by_name if name not in needed]
     if unneeded:
-        yield f"{len(unneeded)} tensor(s) that the state does not use, e.g. {quote(unneeded[0])}"
+        yield f"{counted(len(unneeded), 'tensor')} not used by the state, e.g. {quote(unneeded[0])}"
 
 
 def unsealed_notes(container: Container) -> list[str]:
@@ -137,7 +137,7 @@ def leftover_notes(container: Container) -> Iterator[str]:
         found = single_temporaries(directory / container.single)
     if found:
         names = ", ".join(file.path.name for file in found[:3])
-        yield f"{len(found)} leftover(s) of killed saves ({names}): see jsonckpt gc"
+        yield f"{counted(len(found), 'leftover')} of killed saves ({names}): see jsonckpt gc"
 
 
 def spelling_notes(container: Container, entry: Entry, limits: Limits) -> Iterator[str]:
@@ -160,6 +160,6 @@ def spelling_notes(container: Container, entry: Entry, limits: Limits) -> Iterat
         return  # this is damage, and has been reported
     if other:
         yield (
-            f"tensor {quote(entry.name)}: {other} chunk(s) with numbers in another spelling than "
-            "the shortest"
+            f"tensor {quote(entry.name)}: {counted(other, 'chunk')} with numbers that are not in "
+            "their shortest spelling"
         )

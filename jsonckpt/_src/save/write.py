@@ -37,11 +37,11 @@ class SaveResult:
         seconds: how long it took.
         durability: ``"synced"``; ``"best-effort"`` where the file system cannot fsync a directory;
             ``"none"`` with ``sync=False`` or a file object.
-        pin: the digest where it pins every byte, as ``expected_digest=`` of a load needs it.
-            ``None`` unless the checkpoint was saved with ``checksum="sha256"`` or ``"blake3"``:
-            the default checksum finds accidents, not forgeries.
-        notes: what was not done as asked, one line each: a ``max_shard_size`` that a file exceeds,
-            because a tensor is never split, or that one file does not use.
+        pin: the digest to pass as ``expected_digest=``. It pins every byte. ``None``
+            unless the checkpoint was saved with ``checksum="sha256"`` or ``"blake3"``: the default
+            checksum finds accidents, not forgeries.
+        notes: what was not done as asked, one line each: a file is larger than ``max_shard_size``,
+            because a tensor is never split, or a single file ignores ``max_shard_size``.
     """
 
     path: str

@@ -211,7 +211,7 @@ def kind_of_directory(directory: Path) -> Kind | None:
         more = f" and {len(files) - 5} more" if len(files) > 5 else ""
         return Kind(
             f"a directory that holds {', '.join(map(quote, files[:5]))}{more}",
-            "Give one of them.",
+            "Give one of them." if len(files) > 1 else "Give its path.",
         )
     return None
 

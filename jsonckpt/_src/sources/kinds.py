@@ -177,8 +177,8 @@ JSON: Final = Kind("JSON of another program")
 
 SCRIPT: Final = Kind(
     "a TorchScript program, not a checkpoint",
-    "In Python: torch.save(torch.jit.load(PATH).state_dict(), OUT), and convert OUT. Of an "
-    "unpacked program, load the archive that it was.",
+    "In Python: torch.save(torch.jit.load(PATH).state_dict(), OUT), and convert OUT. A "
+    "program that was unpacked into a directory cannot be loaded: take the .pt file that it was.",
 )
 _Row = tuple[Callable[[Look], bool], Kind]
 

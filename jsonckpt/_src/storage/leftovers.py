@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import CheckpointNotFoundError
+from ..errors import CheckpointNotFoundError, UnsafePathError
 from ..format.filenames import is_shard_name, is_single, temporary_stem
 from ..format.model import MANIFEST_NAME
 from .missing import hint_for_missing
+from .new_file import special_kind
 
 #: Files that saves of this package make.
 _SHARD = re.compile(r"shard-([0-9a-f]{12})-([0-9]{5,})\.json(\.zst)?")
@@ -86,6 +87,13 @@ def files_to_search(path: Path) -> CheckpointFiles:
     if single is None:
         left = single_temporaries(path) if is_single(path.name) else []
         if not left:
+            if path.exists():
+                kind = special_kind(os.stat(path).st_mode)
+                raise UnsafePathError(
+                    f"{kind or 'something else'}, not a regular file",
+                    file=path,
+                    hint="Copy what comes out of it to a file, and recover that.",
+                )
             raise CheckpointNotFoundError(
                 "no such file or directory, and no leftovers of a save to it",
                 file=path,

@@ -15,18 +15,26 @@ from ..format.model import MANIFEST_NAME
 #: Names that are compared, and names that a hint shows.
 _MOST_COMPARED = 10_000
 _SHOWN = 3
+#: Bytes at the beginning of a file in which a checkpoint names its format or its program.
+_BEGINNING = 1000
+#: Endings of checkpoints that ``convert`` reads.
+_OTHERS = {".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".npz"}
 _VARIABLE = re.compile(r"\$(\w+|\{\w+\})")
 
 
-def hint_for_missing(path: Path) -> str | None:
-    """What may be meant by a path that leads to nothing."""
+def hint_for_missing(path: Path, *, others: bool = False) -> str | None:
+    """What may be meant by a path that leads to nothing.
+
+    Args:
+        others: files of other programs, which ``convert`` reads, may be meant, too.
+    """
     variable = _VARIABLE.search(str(path))
     if variable:
         return f"{printable(variable[0])} is not expanded here: pass os.path.expandvars(path)."
     above = path.parent
     if not os.path.isdir(above):
         return _missing_directory(above)
-    found = _nearest(path.name, checkpoints_in(above))
+    found = _nearest(path.name, checkpoints_in(above) + (_files_of_others(above) if others else []))
     if not found:
         return None
     return f"The same directory has {', '.join(map(printable, found[:_SHOWN]))}."
@@ -34,8 +42,10 @@ def hint_for_missing(path: Path) -> str | None:
 
 def newest_hint(directory: Path) -> str | None:
     """The newest checkpoints in a directory that is none itself."""
-    names = checkpoints_in(directory)
+    names = [name for name in checkpoints_in(directory) if _is_ours(directory / name)]
     if not names:
+        if _files_of_others(directory):
+            return "python -m jsonckpt.convert reads the checkpoints of other programs."
         return None
     shown = ", ".join(map(printable, names[:_SHOWN]))
     rest = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
@@ -61,6 +71,27 @@ def checkpoints_in(directory: Path) -> list[str]:
     return [name for _, name in sorted(found)]
 
 
+def _files_of_others(directory: Path) -> list[str]:
+    """The names of files that ``convert`` reads, by their endings only."""
+    try:
+        with os.scandir(directory) as entries:
+            names = [entry.name for entry in islice(entries, _MOST_COMPARED)]
+    except OSError:
+        return []
+    return [name for name in names if os.path.splitext(name)[1] in _OTHERS]
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file or directory names this package where it begins, or cannot be looked at."""
+    file = path / MANIFEST_NAME if path.is_dir() else path
+    try:
+        with open(file, "rb") as opened:
+            start = opened.read(_BEGINNING)
+    except OSError:
+        return True
+    return b"jsonckpt" in start or file.suffix == ".zst"
+
+
 def _nearest(wanted: str, names: list[str]) -> list[str]:
     """Names in the order of their likeness to one that is wanted."""
     matcher = difflib.SequenceMatcher(autojunk=False)
@@ -74,7 +105,8 @@ def _nearest(wanted: str, names: list[str]) -> list[str]:
 
 
 def _stem(name: str) -> str:
-    return name.removesuffix(".zst").removesuffix(".json")
+    stem, ending = os.path.splitext(name.removesuffix(".zst"))
+    return stem if ending in {".json", *_OTHERS} else name
 
 
 def _missing_directory(above: Path) -> str | None:

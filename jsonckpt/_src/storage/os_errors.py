@@ -19,7 +19,8 @@ _UNTOUCHED = "The previous checkpoint, if any, is untouched."
 #: The hint where a file system, or ``ulimit -f``, limits the size of each file.
 TOO_LARGE = (
     "This is a limit on the size of each file (of the file system, or ulimit -f), not a lack of "
-    "room. A directory of JSON with a smaller max_shard_size has smaller files."
+    "room. A directory of JSON with a smaller max_shard_size has smaller files, but each tensor "
+    "lies in one of them."
 )
 _WRITE_HINTS = {
     errno.ENOSPC: "Free some space or save elsewhere; the previous checkpoint is untouched.",
