@@ -27,6 +27,7 @@ _SIZED: Final = frozenset(
     {str, bytes, bytearray, tuple, list, set, frozenset, dict, deque}
     | {OrderedDict, defaultdict, Counter}
 )
+_TEXTS: Final = frozenset({str, bytes, bytearray})
 
 
 def key(value: Any) -> Any:
@@ -92,7 +93,7 @@ def dictionary(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
 
 
 def weight(values: Sequence[Any]) -> int:
-    """About how many bytes or elements are looked at when these arguments are used."""
+    """About how many bytes a copy of these arguments takes."""
     inner = [value for value in values if type(value) is tuple]
     return len(values) + sum(map(_weight, chain(values, *inner)))
 
@@ -100,9 +101,9 @@ def weight(values: Sequence[Any]) -> int:
 def _weight(value: Any) -> int:
     if type(value) in _SIZED:
         sized: Sized = value
-        return len(sized)
+        return len(sized) if type(value) in _TEXTS else 8 * len(sized)
     if type(value) is int:
-        return value.bit_length() >> 3
+        return value.bit_length() ** 2 >> 14  # such is the time of a greatest common divisor
     if isinstance(value, np.ndarray):
         return value.nbytes
     if isinstance(value, torch.Tensor) and value.layout == torch.strided and not value.is_meta:

@@ -153,6 +153,8 @@ def _rebuilt_as(
     dtype: Any,
     metadata: Any = None,
 ) -> torch.Tensor:
+    if dtype in _QUANTIZED:
+        raise unfit("a quantized tensor without its scale")
     return _finished(strided(storage, offset, size, stride, dtype), gradient, metadata)
 
 
