@@ -285,7 +285,9 @@ def test_a_million_payloads_in_one_record_are_too_many(tmp_path: Path) -> None:
 _OF_THE_LAYOUT = {"list_with_a_line_break", "list_of_spaces"}
 
 
-@pytest.mark.parametrize("module", [test_payloads, test_shapes, test_state], ids=["payloads", "shapes", "state"])
+@pytest.mark.parametrize(
+    "module", [test_payloads, test_shapes, test_state], ids=["payloads", "shapes", "state"]
+)
 def test_no_seal_is_no_way_past_a_check(module: Any, tmp_path: Path) -> None:
     """Each forged file that is refused with its seal is refused without one, too."""
     tried = 0

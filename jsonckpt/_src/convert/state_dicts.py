@@ -185,7 +185,9 @@ def _optimizer_state(attributes: dict[str, Any]) -> dict[str, Any]:
     for group in attributes["param_groups"]:
         parameters = group.get("params") if isinstance(group, dict) else None
         if not isinstance(parameters, list | tuple):
-            raise FormatError("an optimizer whose groups of parameters are no dictionaries of lists")
+            raise FormatError(
+                "an optimizer whose groups of parameters are no dictionaries of lists"
+            )
         for parameter in parameters:
             numbers.setdefault(id(parameter), len(numbers))
         rest = {key: value for key, value in group.items() if key != "params"}

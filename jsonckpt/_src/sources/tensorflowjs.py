@@ -301,7 +301,7 @@ def _checked_spec(name: str, entry: dict[str, Any], limits: Limits) -> _Spec:
     return _Spec(name, dtype, tuple(shape), stored, scale, least, optimizer)
 
 
-def _number(value: float) -> float:
+def _number(value: Any) -> float:
     """A number as JavaScript reads it: one that is too large is infinite."""
     try:
         return float(value)
