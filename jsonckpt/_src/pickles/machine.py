@@ -175,26 +175,10 @@ class Machine(Cursor):
         except (LimitError, MemoryError):
             raise
         except Exception as error:
-            if self._is_unread(args):
+            if _is_unread(self, args):
                 return self.push(Unread(what.dotted, args))
             reason = reason_of(error)
             raise unfit(f"{what.dotted} has arguments that it does not take ({reason})") from error
-
-    def _is_unread(self, values: Any) -> bool:
-        """True if something unread is among the values, a few levels deep."""
-        level, seen = [values], set()
-        for _ in range(5):
-            below = []
-            for place in level:
-                self.charge((place,))
-                for value in place.values() if type(place) in _DICTS else place:
-                    if isinstance(value, Unread | Global) and not isinstance(value, Storage):
-                        return True
-                    if type(value) in (tuple, list, *_DICTS) and id(value) not in seen:
-                        seen.add(id(value))
-                        below.append(value)
-            level = below
-        return False
 
     def _bytes_for(self, name: str, values: Any) -> Any:
         """The values, with the bytes of strings that were decoded although they hold bytes."""
@@ -222,7 +206,7 @@ class Machine(Cursor):
             except (LimitError, MemoryError):
                 raise
             except Exception as error:
-                if not isinstance(target, Unread) or not self._is_unread((state,)):
+                if not isinstance(target, Unread) or not _is_unread(self, (state,)):
                     reason = reason_of(error)
                     raise unfit(f"{name} has a state that it does not take ({reason})") from error
                 target.state, built = state, target
@@ -279,6 +263,23 @@ class Machine(Cursor):
             "this pickle needs values that are not in it (an extension code, or a buffer that was "
             "sent beside it)"
         )
+
+
+def _is_unread(machine: Machine, values: Any) -> bool:
+    """True if something unread is among the values, a few levels deep."""
+    level, seen = [values], set()
+    for _ in range(5):
+        below = []
+        for place in level:
+            machine.charge((place,))
+            for value in place.values() if type(place) in _DICTS else place:
+                if isinstance(value, Unread | Global) and not isinstance(value, Storage):
+                    return True
+                if type(value) in (tuple, list, *_DICTS) and id(value) not in seen:
+                    seen.add(id(value))
+                    below.append(value)
+        level = below
+    return False
 
 
 def _object(machine: Machine, args: tuple[Any, ...]) -> None:
