@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from jsonckpt import JsonckptError, LimitError
+from jsonckpt import JsonckptError, LimitError, Limits, UnsafePathError
 from jsonckpt._src.convert.api import convert
 from jsonckpt._src.convert.options import ConvertOptions
 from jsonckpt._src.convert.read import read
@@ -185,3 +185,19 @@ def test_headers_of_numpy(name: str, tmp_path: Path) -> None:
     path.write_bytes(b"\x93NUMPY\1\0" + struct.pack("<H", len(raw)) + raw)
     with pytest.raises(JsonckptError):
         convert(path, to="json")
+
+
+def test_shards_that_are_links(tmp_path: Path) -> None:
+    """Download caches make such links: only who asks for it gets them refused."""
+    convert(packed_tensor(tmp_path), tmp_path / "blob.safetensors")
+    (tmp_path / "model.safetensors").symlink_to(tmp_path / "blob.safetensors")
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"w": "model.safetensors"}}))
+    assert convert(index, tmp_path / "out.json").tensors == [("/w", "float32", (2,))]
+    with pytest.raises(UnsafePathError, match="symbolic link"):
+        convert(index, tmp_path / "two.json", limits=Limits(links=0))
+
+
+def packed_tensor(directory: Path) -> Path:
+    torch.save({"w": torch.ones(2)}, directory / "w.pt")
+    return directory / "w.pt"

@@ -20,6 +20,7 @@ from ..errors import (
     IncompleteCheckpointError,
     JsonckptError,
     LimitError,
+    UnsafePathError,
     quote,
 )
 from ..foreign.read_json import ForeignOptions, read_foreign
@@ -371,6 +372,8 @@ def _read_sharded(index: Path, options: ConvertOptions, directory: Path) -> Sour
     size = index.stat().st_size
     further: list[str] = []
     for name in dict.fromkeys(files.values()):
+        if not options.limits.follow and (index.parent / name).is_symlink():
+            raise UnsafePathError(f"the shard {quote(name)} is a symbolic link", file=index)
         if kind_of(_look(index.parent / name)) is SHARDED:
             raise FormatError(f"the shard {quote(name)} is an index itself", file=index)
         shard = _inside(index.parent / name, options, directory)
