@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,9 @@ import jsonckpt
 from jsonckpt._src.errors import JsonckptError
 from jsonckpt._src.format.limits import Limits
 from jsonckpt._src.shards.any_layout import AnyLayoutScanner
+from tests.hostile import test_payloads, test_shapes, test_state
+from tests.hostile.cases import write
+from tests.hostile.forge import good
 
 LIMITS = Limits()
 
@@ -275,3 +279,32 @@ def test_a_million_payloads_in_one_record_are_too_many(tmp_path: Path) -> None:
     path.write_text(json.dumps(document))
     with pytest.raises(JsonckptError):
         jsonckpt.load(path)
+
+
+#: What a reader of any layout does not need or see: the layout, the index, white space in lists.
+_OF_THE_LAYOUT = {"list_with_a_line_break", "list_of_spaces"}
+
+
+@pytest.mark.parametrize(
+    "module", [test_payloads, test_shapes, test_state], ids=["payloads", "shapes", "state"]
+)
+def test_no_seal_is_no_way_past_a_check(module: Any, tmp_path: Path) -> None:
+    """Each forged file that is refused with its seal is refused without one, too."""
+    tried = 0
+    for case in module.CASES:
+        if "single" not in case.forms or case.name in _OF_THE_LAYOUT or "indexed" in case.blind:
+            continue
+        forgery = good()
+        changed = case.edit(forgery)
+        path = write(forgery if changed is None else changed, "single", tmp_path)
+        text, seals = re.subn(rb'"seal":"[^"]*"', b'"seal":null', path.read_bytes())
+        path.write_bytes(text)
+        if seals != 1:
+            continue
+        limits = Limits(**case.limits) if case.limits else None
+        with pytest.raises(JsonckptError):
+            jsonckpt.load(path, limits=limits)
+        if "verify" not in case.blind:
+            assert not jsonckpt.verify(path, limits=limits), case.name
+        tried += 1
+    assert tried > 20

@@ -10,7 +10,9 @@ import resource
 import struct
 import subprocess
 import sys
+import tarfile
 import zipfile
+from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -20,7 +22,7 @@ import numpy as np
 import pytest
 import torch
 
-from jsonckpt import JsonckptError
+from jsonckpt import JsonckptError, LimitError, Limits
 from jsonckpt._src.pickles.python_types import BUILDERS, CONSTRUCTORS
 from jsonckpt._src.pickles.vocabulary import VOCABULARY
 from tests.pickles.support import loaded
@@ -287,6 +289,152 @@ GREEDY: dict[str, bytes] = {
     "not a text": b"X\x01\0\0\0\xff",
 }
 
+
+def memo(number: int) -> bytes:
+    return b"h" + bytes([number])
+
+
+def _one_hash(count: int) -> list[tuple[int, int]]:
+    """Pairs of integers whose tuples all have the same hash in CPython."""
+    first, second, start = 11400714785074694791, 14029467366897019727, 2870177450012600261
+    whole, back, left = 1 << 64, pow(second, -1, 1 << 64), 0
+    found: list[tuple[int, int]] = []
+    while len(found) < count:
+        left += 1
+        lane = (start + left * second) % whole
+        right = ((12345 - ((lane << 31) | (lane >> 33)) * first) * back) % whole
+        right -= whole if right >= whole >> 1 else 0
+        if abs(right) < (1 << 61) - 1 and right != -1:
+            found.append((left, right))
+    assert len(set(map(hash, found))) == 1
+    return found
+
+
+def integer(value: int) -> bytes:
+    return b"\x8a\x09" + value.to_bytes(9, "little", signed=True)
+
+
+def nested_sets(first: int) -> bytes:
+    """Each set holds a pair of the one before: two equal ones take 2**34 steps to compare."""
+    return (
+        b"(K\x01\x91q"
+        + bytes([first])
+        + b"".join(
+            b"(" + memo(n) * 2 + b"\x86\x91q" + bytes([n + 1]) for n in range(first, first + 34)
+        )
+    )
+
+
+def wrapped(inner: bytes, before: bytes, after: bytes, times: int = 60) -> bytes:
+    return before * times + inner + after * times
+
+
+def expanded(function: str = "_rebuild_tensor_v2", rows: bytes = b"") -> bytes:
+    """A tensor of 2**40 elements over four."""
+    last = b"\x8a\x06\0\0\0\0\0\x01"
+    size = rows + last + (b"\x86" if rows else b"\x85")
+    return tensor(b"K\0", size, b"K\0K\0\x86" if rows else b"K\0\x85", function)
+
+
+MILLION = b"X" + struct.pack("<I", 10**6) + b"a" * 10**6 + b"q\0"
+PAIRS = _one_hash(20_000)
+#: Few bytes that are used again and again, or that are slow as keys.
+GREEDY |= {
+    "a key of doubling tuples": b")q\0"
+    + b"".join(memo(n) * 2 + b"\x86q" + bytes([n + 1]) for n in range(31))
+    + b"}h\x1fNs",
+    "a wide key many times": b"(" + b"K\x01" * 10**5 + b"tq\0}(" + b"h\0N" * 10**4 + b"u",
+    "pairs of one hash": b"}("
+    + b"".join(integer(a) + integer(b) + b"\x86N" for a, b in PAIRS)
+    + b"u",
+    "pairs of one hash, one by one": b"}"
+    + b"".join(integer(a) + integer(b) + b"\x86Ns" for a, b in PAIRS),
+    "a set of one hash": b"("
+    + b"".join(integer(a) + integer(b) + b"\x86" for a, b in PAIRS)
+    + b"\x91",
+    "decimals of one hash": b"("
+    + b"".join(
+        called("decimal.Decimal", text(str(((1 << 61) - 1) * n))) for n in range(1, 2 * 10**4)
+    )
+    + b"\x91",
+    "equal nested sets": nested_sets(0) + nested_sets(100) + b"(" + memo(34) + memo(134) + b"\x91",
+    "bytes again and again": MILLION + b"(" + called("_codecs.encode", b"h\0") * 2_000 + b"l",
+    "a list again and again": b"("
+    + b"N" * 10**6
+    + b"lq\0("
+    + called("builtins.list", b"h\0") * 2_000
+    + b"l",
+    "a path of many parts": MILLION + b"cpathlib\nPosixPath\n(" + b"h\0" * 10**4 + b"tR",
+    "fractions again and again": b"".join(
+        b"\x8b" + struct.pack("<i", 1700) + digit * 1700 + b"q" + place
+        for digit, place in ((b"\x71", b"\0"), (b"\x13", b"\1"))
+    )
+    + b"cfractions\nFraction\nq\2("
+    + b"h\2h\0h\1\x86R" * 10**5
+    + b"l",
+    "names of a long key": MILLION + b"(" + b")" * 10**4 + b"lq\1" + b"}h\0h\1sq\1" * 50,
+    "a list in itself in a slice": b"]q\0" + called("builtins.slice", b"h\0") + b"a",
+    "a list in itself at a tensor": called(
+        "torch._tensor._rebuild_from_type_v2",
+        b"ctorch._utils\n_rebuild_tensor_v2\n",
+        b"ctorch\nTensor\n",
+        b"(" + STORAGE + b"K\0K\x04\x85K\x01\x85\x89Nt",
+        b"}" + text("a") + b"]q\0h\0as",
+    ),
+    "code at a tensor": called(
+        "torch._tensor._rebuild_from_type_v2",
+        b"ctorch._utils\n_rebuild_tensor_v2\n",
+        b"ctorch\nTensor\n",
+        b"(" + STORAGE + b"K\0K\x04\x85K\x01\x85\x89Nt",
+        b"}" + text("a") + b"cos\nsystem\ns",
+    ),
+    "an expanded tensor": expanded(),
+    "a copy of an expanded tensor": called(
+        "torch._utils._rebuild_device_tensor_from_cpu_tensor",
+        expanded(),
+        b"ctorch\nfloat64\n",
+        text("cpu"),
+        b"\x89",
+    ),
+    "sparse with expanded indices": called(
+        "torch._utils._rebuild_sparse_tensor",
+        called("torch.serialization._get_layout", text("torch.sparse_coo")),
+        b"("
+        + called(
+            "torch._utils._rebuild_tensor_v3",
+            STORAGE,
+            b"K\0",
+            b"K\x01\x8a\x05\0\0\0\0\x04\x86",
+            b"K\0K\0\x86",
+            b"\x89",
+            b"N",
+            b"ctorch\nint64\n",
+        )
+        + tensor(b"K\0", b"\x8a\x05\0\0\0\0\x04\x85", b"K\0\x85")
+        + b"K\x02\x85\x89t",
+    ),
+    "quantized with gaps": called(
+        "torch._utils._rebuild_qtensor",
+        b"(X\x07\0\0\0storagectorch\nQUInt4x2Storage\n" + text("0") + text("cpu") + b"K\x10tQ",
+        b"K\0",
+        b"K\x02\x85",
+        b"\x8a\x05\0\0\0\0\x08\x85",
+        b"ctorch\nper_tensor_affine\nG?\xf0\0\0\0\0\0\0K\0\x87",
+        b"\x89",
+        b"N",
+    ),
+    "quantized without a scale": called(
+        "torch._utils._rebuild_tensor_v3",
+        STORAGE,
+        b"K\0",
+        b"K\x01\x85",
+        b"K\x01\x85",
+        b"\x89",
+        b"N",
+        b"ctorch\nqint8\n",
+    ),
+}
+
 HOSTILE = {**CODE, **GREEDY}
 
 
@@ -417,3 +565,99 @@ def test_any_changed_byte_gives_a_state_or_an_error(tmp_path: Path) -> None:
                     loaded(bytes(damaged), tmp_path)
                     read += 1
     assert read > 10
+
+
+def test_nested_sets_are_looked_through_once(tmp_path: Path) -> None:
+    found = loaded(wrapped(b"K\x01", b"(", b"\x91", 30) + b".", tmp_path)
+    assert isinstance(found, frozenset)
+    deques = wrapped(b"]", b"ccollections\ndeque\n((", b"ltR")
+    assert isinstance(loaded(deques + b".", tmp_path), deque)
+
+
+def test_a_compressed_archive_has_a_limit(tmp_path: Path) -> None:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as target:
+        target.writestr("a/data.pkl", pickle.dumps({}, 2))
+        target.writestr("a/data/0", b"\0" * (1 << 20))
+    assert loaded(file.getvalue(), tmp_path) == {}
+    with pytest.raises(LimitError, match="decompresses to"):
+        loaded(file.getvalue(), tmp_path, limits=Limits(total_floor=1 << 19, expansion=1))
+
+
+def test_records_do_not_overlap(tmp_path: Path) -> None:
+    """Each of many records could be copied, and each could be most of the file."""
+    file = io.BytesIO()
+    state = {"a": torch.zeros(99), "b": torch.ones(99)}
+    torch.save(state, file)
+    data = bytearray(file.getvalue())
+    with zipfile.ZipFile(file) as source:
+        ends = {entry.filename.split("/")[-1]: entry.header_offset for entry in source.infolist()}
+    central = data.index(b"PK\x01\x02")
+    # The record of b begins where that of a does.
+    where = data.index(b"data/1", central) - data[central:].index(b"PK\x01\x02")
+    start = data.rindex(b"PK\x01\x02", 0, where)
+    data[start + 42 : start + 46] = struct.pack("<I", ends["0"])
+    assert len(loaded(bytes(data), tmp_path)) == 2  # 800 bytes fit into the file
+    overlapping = {str(n): torch.full((10_000,), float(n)) for n in range(4)}
+    file = io.BytesIO()
+    torch.save(overlapping, file)
+    data = bytearray(file.getvalue())
+    with zipfile.ZipFile(file) as source:
+        entries = [entry for entry in source.infolist() if "/data/" in entry.filename]
+    for entry in entries:
+        start = data.rindex(b"PK\x01\x02", 0, data.rindex(entry.filename.encode()))
+        size = len(data) // 2
+        data[start + 20 : start + 28] = struct.pack("<II", size, size)
+        data[start + 42 : start + 46] = struct.pack("<I", entries[0].header_offset)
+    with pytest.raises(JsonckptError, match="that another storage has"):
+        loaded(bytes(data), tmp_path)
+
+
+def _tar(**parts: bytes) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as target:
+        for name, data in parts.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            target.addfile(info, io.BytesIO(data))
+    return file.getvalue()
+
+
+def _dumps(*values: Any) -> bytes:
+    return b"".join(pickle.dumps(value, 2) for value in values)
+
+
+@pytest.mark.parametrize(
+    "storages",
+    [
+        _dumps(None), _dumps("x"), _dumps(1, None), _dumps(1, (1, 2)), _dumps(10**15, 1),
+        _dumps(1) + b"(]Nctorch\nFloatStorage\nt." + b"\0" * 8,
+        _dumps(0, None), _dumps(0, [1]), _dumps(0, [([], 1, 2, 3)]), _dumps(0, [(1, 2, 3, 4)]),
+    ],
+)  # fmt: skip
+def test_tar_files_whose_parts_do_not_fit(storages: bytes, tmp_path: Path) -> None:
+    with pytest.raises(JsonckptError):
+        loaded(_tar(storages=storages, tensors=_dumps(0), pickle=_dumps({})), tmp_path)
+    if storages != _dumps(0, None):
+        whole = _tar(storages=_dumps(0, []), tensors=storages, pickle=_dumps({}))
+        with suppress(JsonckptError):
+            loaded(whole, tmp_path)
+
+
+@pytest.mark.parametrize("size", [b"\xff" * 12, b"\xff" * 10 + b"\xfa\0"])
+def test_tar_members_that_go_back(size: bytes, tmp_path: Path) -> None:
+    data = bytearray(_tar(storages=_dumps(0, []), tensors=_dumps(0), pickle=_dumps({})))
+    data[1024 + 124 : 1024 + 136] = size
+    data[1024 + 148 : 1024 + 156] = b" " * 8
+    data[1024 + 148 : 1024 + 156] = b"%06o\0 " % sum(data[1024:1536])
+    with pytest.raises(JsonckptError):
+        loaded(bytes(data), tmp_path)
+
+
+@pytest.mark.parametrize("keys", [b"(]l.", b"(}l.", b"(K\x05l.", b"N.", b"X\1\0\0\0a."])
+def test_lists_of_storages_that_are_none(keys: bytes, tmp_path: Path) -> None:
+    file = io.BytesIO()
+    torch.save(None, file, _use_new_zipfile_serialization=False)
+    head = file.getvalue()[: file.getvalue().rindex(b"\x80\x02]")]
+    with pytest.raises(JsonckptError):
+        loaded(head + keys, tmp_path)

@@ -22,6 +22,7 @@ from ..errors import (
     IncompleteCheckpointError,
     JsonckptError,
     LimitError,
+    UnsafePathError,
     counted,
     quote,
 )
@@ -34,6 +35,7 @@ from ..format.zstd import zstd
 from ..load.api import load_selected
 from ..load.checkpoint import open_checkpoint
 from ..load.options import ReadOptions, TensorSelection
+from ..pickles.unread import check
 from ..progress import progress_on
 from ..sources.directories import find_weights, is_unpacked_npz, kind_of_directory, notes_on_rest
 from ..sources.kinds import (
@@ -244,11 +246,17 @@ def _read_own_file(path: Path, options: ConvertOptions, directory: Path) -> Sour
 
 
 def _pickle_options(options: ConvertOptions) -> PickleOptions:
-    return PickleOptions(options.unsafe_pickle, options.pickle_encoding, partial=True)
+    return PickleOptions(
+        options.unsafe_pickle, options.pickle_encoding, partial=True, limits=options.limits
+    )
 
 
 def _of_pickle(state: Any, kind: str, size: int, options: ConvertOptions) -> Source:
-    state, notes = state_dicts(state) if options.state_dict else (state, [])
+    notes: list[str] = []
+    if options.state_dict:
+        state, notes = state_dicts(state)
+        if not options.unsafe_pickle:  # what was taken from objects was not looked at before
+            check(state, options.limits.total_bytes(size))
     return Source(state, kind, size, notes)
 
 
@@ -379,6 +387,10 @@ def _read_sharded(index: Path, options: ConvertOptions, directory: Path) -> Sour
     size = index.stat().st_size
     further: list[str] = []
     for name in dict.fromkeys(files.values()):
+        if not options.limits.follow and (index.parent / name).is_symlink():
+            raise UnsafePathError(f"the shard {quote(name)} is a symbolic link", file=index)
+        if kind_of(_look(index.parent / name)) is SHARDED:
+            raise FormatError(f"the shard {quote(name)} is an index itself", file=index)
         shard = _inside(index.parent / name, options, directory)
         size += shard.nbytes
         if not isinstance(shard.state, dict):

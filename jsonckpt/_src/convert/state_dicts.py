@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import torch
 
-from ..errors import LimitError, UnsupportedTypeError, quote
+from ..errors import FormatError, LimitError, UnsupportedTypeError, quote
 from ..format.pointer import join
 from ..pickles.unread import attributes_of
 from ..pickles.values import Unread
@@ -47,7 +47,7 @@ class _Taken:
     Attributes:
         names: of the classes of objects.
         own: those of another program than torch, which may add to their state dicts.
-        modules: how many modules were walked through.
+        modules: how many modules, parameters and buffers were walked through.
     """
 
     names: dict[str, None] = field(default_factory=dict)
@@ -155,12 +155,13 @@ def _add_module(value: Any, prefix: str, state: Any, taken: _Taken, depth: int) 
             "state dict only its own code can take",
             hint="Pass --unsafe-pickle with --state-dict if you trust whoever made it.",
         )
-    taken.modules += 1
+    taken.modules += 1 + sum(len(attributes[kind]) for kind in ("_parameters", "_buffers"))
     if depth == 0 or taken.modules > _MOST:
         raise LimitError("the modules of this pickle are nested too deeply")
     taken.add(name, inner=True)
     state._metadata[prefix[:-1]] = {"version": _version(name)}
-    hidden = attributes.get("_non_persistent_buffers_set", ())
+    hidden = attributes.get("_non_persistent_buffers_set")
+    hidden = hidden if isinstance(hidden, set | frozenset) else ()
     for kind, left_out in (("_parameters", ()), ("_buffers", hidden)):
         for key, tensor in attributes[kind].items():
             if tensor is not None and key not in left_out:
@@ -184,7 +185,11 @@ def _optimizer_state(attributes: dict[str, Any]) -> dict[str, Any]:
     numbers: dict[int, int] = {}
     groups = []
     for group in attributes["param_groups"]:
-        parameters = group["params"]
+        parameters = group.get("params") if isinstance(group, dict) else None
+        if not isinstance(parameters, list | tuple):
+            raise FormatError(
+                "an optimizer whose groups of parameters are no dictionaries of lists"
+            )
         for parameter in parameters:
             numbers.setdefault(id(parameter), len(numbers))
         rest = {key: value for key, value in group.items() if key != "params"}

@@ -9,7 +9,8 @@ from typing import Any, Final
 
 from ..errors import FormatError, IncompleteCheckpointError, JsonckptError
 from .cursor import FLOAT64, INT32, UINT16, UINT32, UINT64
-from .machine import Machine, dictionary, key
+from .keys import dictionary, keys
+from .machine import Machine
 from .values import Global, Undecoded, Unread, unfit
 
 #: Python prints integers of at most so many digits by default.
@@ -120,7 +121,7 @@ def _item(m: Machine) -> None:
 
 
 def _frozen(m: Machine) -> None:
-    m.push(frozenset(map(key, m.pop_mark())))
+    m.push(frozenset(keys(m.pop_mark())))
 
 
 def _paired(items: list[Any]) -> dict[Any, Any]:

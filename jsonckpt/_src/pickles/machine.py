@@ -10,18 +10,18 @@ from __future__ import annotations
 
 import _compat_pickle
 from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from ..errors import FormatError, quote
+from ..errors import FormatError, LimitError, quote
 from .cursor import Cursor
+from .keys import check_growth, keys, weight
 from .values import Global, Storage, Undecoded, Unread, reason_of, unfit
 
-#: Python takes the hash of a number modulo this. Larger keys could all have one hash.
-_MODULUS: Final = (1 << 61) - 1
-#: Python hashes nested tuples without a limit of its own.
-_KEY_DEPTH: Final = 32
+#: Arguments may weigh so much, or so many times the bytes of the pickle.
+ROOM: Final = 1 << 28
+_FACTOR: Final = 16
 _DICTS: Final = (dict, OrderedDict, defaultdict, Counter)
 #: Modules whose names changed, with the names of today.
 _MOVED: Final = (
@@ -60,17 +60,32 @@ class Machine(Cursor):
         persistent_load: what a persistent id stands for.
         encoding: of the strings of Python 2, or ``"bytes"``.
         names: all imported names, in order.
+        room: what all arguments together may weigh, see :func:`~.keys.weight`.
     """
 
     vocabulary: Vocabulary
     persistent_load: Callable[[Any], Any]
     encoding: str = "utf-8"
     names: dict[str, None] = field(default_factory=dict)
+    room: int = ROOM
     _protocol: int = 0
     _stack: list[Any] = field(default_factory=list)
     _below: list[list[Any]] = field(default_factory=list)
     _memo: dict[int, Any] = field(default_factory=dict)
     _memo_keys: dict[int, list[int]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.room = max(self.room, _FACTOR * len(self.data))
+
+    def charge(self, values: Sequence[Any]) -> None:
+        """Count arguments that are about to be used.
+
+        Raises:
+            LimitError: together with the others they are far larger than the pickle.
+        """
+        self.room -= weight(values)
+        if self.room < 0:
+            raise LimitError("this pickle copies the same values again and again")
 
     def reset(self) -> None:
         """Begin another pickle."""
@@ -154,12 +169,13 @@ class Machine(Cursor):
         constructor = self.vocabulary.constructors.get(what.dotted)
         if constructor is None:
             return self.push(Unread(what.dotted, args))
+        self.charge(args)
         try:
             self.push(constructor(*self._bytes_for(what.dotted, args)))
-        except MemoryError:
+        except (LimitError, MemoryError):
             raise
         except Exception as error:
-            if _is_unread(args):
+            if _is_unread(self, args):
                 return self.push(Unread(what.dotted, args))
             reason = reason_of(error)
             raise unfit(f"{what.dotted} has arguments that it does not take ({reason})") from error
@@ -184,12 +200,13 @@ class Machine(Cursor):
         name = target.name if isinstance(target, Unread) else f"{kind.__module__}.{kind.__name__}"
         builder = self.vocabulary.builders.get(name)
         if builder is not None:
+            self.charge(state if type(state) is tuple else (state,))
             try:
                 built = builder(target, self._bytes_for(name, state))
-            except MemoryError:
+            except (LimitError, MemoryError):
                 raise
             except Exception as error:
-                if not isinstance(target, Unread) or not _is_unread((state,)):
+                if not isinstance(target, Unread) or not _is_unread(self, (state,)):
                     reason = reason_of(error)
                     raise unfit(f"{name} has a state that it does not take ({reason})") from error
                 target.state, built = state, target
@@ -217,7 +234,9 @@ class Machine(Cursor):
         """Add to the set below."""
         target = self._stack[-1]
         if type(target) is set:
-            target.update(map(key, items))
+            before = len(target)
+            target.update(keys(items))
+            check_growth(target, before, len(target))
         elif isinstance(target, Unread):
             target.items += items
         else:
@@ -231,8 +250,10 @@ class Machine(Cursor):
         if isinstance(target, Unread):
             target.items += items
         elif type(target) in _DICTS:
-            for place in range(0, len(items), 2):
-                target[key(items[place])] = items[place + 1]
+            before = len(target)
+            for name, value in zip(keys(items[::2]), items[1::2], strict=True):
+                target[name] = value
+            check_growth(target, before, len(target))
         else:
             raise self.damaged("an item for no dictionary")
 
@@ -244,33 +265,13 @@ class Machine(Cursor):
         )
 
 
-def key(value: Any, depth: int = 0) -> Any:
-    """The value, if it may be a key: its hash takes little time.
-
-    Raises:
-        FormatError: it may not.
-    """
-    if type(value) is tuple:
-        if depth == _KEY_DEPTH:
-            raise unfit("a key that is nested too deeply")
-        for element in value:
-            key(element, depth + 1)
-    elif type(value) in (int, float) and abs(value) >= _MODULUS and abs(value) != float("inf"):
-        raise unfit("a number as a key that is too large for one")
-    return value
-
-
-def dictionary(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
-    """A dictionary of checked keys."""
-    return {key(name): value for name, value in pairs}
-
-
-def _is_unread(values: Any) -> bool:
+def _is_unread(machine: Machine, values: Any) -> bool:
     """True if something unread is among the values, a few levels deep."""
     level, seen = [values], set()
     for _ in range(5):
         below = []
         for place in level:
+            machine.charge((place,))
             for value in place.values() if type(place) in _DICTS else place:
                 if isinstance(value, Unread | Global) and not isinstance(value, Storage):
                     return True

@@ -18,7 +18,8 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import Any, Final
 
-from .machine import Constructor, dictionary, key
+from .keys import dictionary, keys
+from .machine import Constructor
 from .values import Global, Unread, typed, unfit
 
 #: What may make the missing values of a defaultdict.
@@ -31,6 +32,8 @@ _FACTORIES: Final[dict[str, Callable[[], Any]]] = {
     "collections.deque": deque,
     "collections.Counter": Counter,
 }
+#: What the ends of a slice may be. Nothing looks into a slice later.
+_ENDS: Final = (int, float, bool, str, type(None))
 _FRACTION: Final = re.compile(r"-?\d{1,4300}(/\d{1,4300})?", re.ASCII)
 
 
@@ -98,7 +101,7 @@ def _range(*args: Any) -> range:
 
 
 def _slice(*args: Any) -> slice:
-    return slice(*args)
+    return slice(*(typed(end, _ENDS, "an end") for end in args))
 
 
 def _namespace(kind: type) -> Constructor:
@@ -218,8 +221,8 @@ CONSTRUCTORS: Final[dict[str, Constructor]] = {
     "builtins.dict": lambda *args: _pairs(*args) if args else {},
     "builtins.list": lambda *args: list(_items(*args)) if args else [],
     "builtins.tuple": lambda *args: tuple(_items(*args)) if args else (),
-    "builtins.set": lambda *args: set(map(key, _items(*args))) if args else set(),
-    "builtins.frozenset": lambda *args: frozenset(map(key, _items(*args)) if args else ()),
+    "builtins.set": lambda *args: set(keys(_items(*args))) if args else set(),
+    "builtins.frozenset": lambda *args: frozenset(keys(_items(*args)) if args else ()),
     "builtins.range": _range,
     "builtins.slice": _slice,
     "collections.OrderedDict": lambda *args: OrderedDict(_pairs(*args) if args else ()),

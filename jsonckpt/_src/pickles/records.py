@@ -6,6 +6,7 @@ import struct
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from os import SEEK_END
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -62,7 +63,12 @@ class _Records:
 
 
 def read_records(
-    pickle: bytes, find: OpenRecord, encoding: str = "utf-8", *, big_endian: bool = False
+    pickle: bytes,
+    find: OpenRecord,
+    encoding: str = "utf-8",
+    *,
+    big_endian: bool = False,
+    size: int = 0,
 ) -> Any:
     """Read the pickle of an archive.
 
@@ -71,31 +77,38 @@ def read_records(
         find: gives the bytes of a storage for its key.
         encoding: of the strings of Python 2.
         big_endian: the storages are from a machine of that order.
+        size: bytes of all storages.
 
     Raises:
         FormatError: it is damaged.
         IncompleteCheckpointError: a part is missing.
     """
     records = _Records(find, big_endian)
-    return load(
-        Machine(pickle, vocabulary=VOCABULARY, persistent_load=records.named, encoding=encoding)
+    machine = Machine(
+        pickle, vocabulary=VOCABULARY, persistent_load=records.named, encoding=encoding
     )
+    machine.room += size
+    return load(machine)
 
 
 def archive_records(
     path: Path, file: IO[bytes], entries: dict[str, zipfile.ZipInfo], prefix: str
 ) -> OpenRecord:
     """The records of a ZIP archive that is not compressed. They are mapped."""
-    size = path.stat().st_size
+    size = left = path.stat().st_size
     whole = _map(path, size)
 
     def find(key: str) -> torch.UntypedStorage:
+        nonlocal left
         entry = entries.get(f"{prefix}data/{key}")
         if entry is None:
             raise IncompleteCheckpointError(f"the storage data/{key} is missing")
         start = _start(file, entry)
         if start + entry.file_size > size:
             raise IncompleteCheckpointError(f"storage {quote(key)} ends too early")
+        left -= entry.file_size
+        if left < 0:
+            raise FormatError(f"storage {quote(key)} has bytes that another storage has, too")
         part: torch.UntypedStorage = whole[start : start + entry.file_size]
         # torch aligns its records. Other programs pack them anywhere.
         return part if start % _ALIGNMENT == 0 else untyped_storage(part.nbytes()).copy_(part)
@@ -109,8 +122,9 @@ def stored_bytes(file: IO[bytes], entry: zipfile.ZipInfo) -> bytes:
     Raises:
         FormatError, IncompleteCheckpointError: the archive is damaged.
     """
-    file.seek(_start(file, entry))
-    content = file.read(entry.file_size)
+    start, end = _start(file, entry), file.seek(0, SEEK_END)
+    file.seek(start)
+    content = file.read(min(entry.file_size, max(end - start, 0)))
     if len(content) < entry.file_size:
         raise IncompleteCheckpointError(f"{quote(entry.filename)} in it ends too early")
     return content

@@ -17,7 +17,7 @@ import torch
 from ..errors import FormatError, IncompleteCheckpointError, JsonckptError, UnsupportedTypeError
 from .cursor import INT64
 from .instructions import load
-from .machine import Machine, Vocabulary
+from .machine import ROOM, Machine, Vocabulary
 from .torch_types import storage_dtype, strided, untyped_storage
 from .values import Global, Storage, typed, unfit
 from .vocabulary import VOCABULARY
@@ -138,8 +138,14 @@ def read_stream(path: Path, encoding: str = "utf-8") -> Any:
         return _read(data, encoding, _TOP)
 
 
-def _read(data: bytes | mmap, encoding: str, vocabulary: Vocabulary) -> Any:
-    machine = Machine(data, vocabulary=vocabulary, persistent_load=_no_storages, encoding=encoding)
+def _read(data: bytes | mmap, encoding: str, vocabulary: Vocabulary, room: int = ROOM) -> Any:
+    machine = Machine(
+        data,
+        vocabulary=vocabulary,
+        persistent_load=_no_storages,
+        encoding=encoding,
+        room=room,
+    )
     try:
         first = load(machine)
     except FormatError as error:
@@ -158,6 +164,19 @@ def _read(data: bytes | mmap, encoding: str, vocabulary: Vocabulary) -> Any:
     return first
 
 
+@contextmanager
+def _parts() -> Iterator[None]:
+    """What several pickles say together fits, or the file is damaged."""
+    try:
+        yield
+    except (JsonckptError, MemoryError):
+        raise
+    except Exception as error:
+        # Values of any type can stand in the place of a key, a number or a tuple.
+        raise unfit(f"a part of another kind than torch writes ({type(error).__name__})") from error
+
+
+@_parts()
 def _read_legacy(machine: Machine) -> Any:
     version, system = load(machine), load(machine)
     if version != _VERSION or not isinstance(system, dict):
@@ -177,7 +196,7 @@ def _read_legacy(machine: Machine) -> Any:
 
 def _from_bytes(raw: Any) -> Any:
     """``torch.storage._load_from_bytes``: a storage within a plain pickle."""
-    found = _read(typed(raw, bytes, "the bytes of a storage"), "utf-8", VOCABULARY)
+    found = _read(typed(raw, bytes, "the bytes of a storage"), "utf-8", VOCABULARY, room=0)
     return typed(found, Storage, "a storage")
 
 
@@ -198,6 +217,7 @@ def is_tar(head: bytes) -> bool:
     return head[257:262] == b"ustar"
 
 
+@_parts()
 def read_tar(path: Path, encoding: str = "utf-8") -> Any:
     """Read a file of ``torch.save`` of torch 0.1: a tar file.
 
@@ -265,11 +285,14 @@ def _members(path: Path) -> dict[str, int]:
     """Where the plain files of a tar file begin."""
     try:
         with tarfile.open(path, "r:") as tar:
-            return {
-                member.name: member.offset_data
-                for member in tar
-                if member.isreg() and not member.issparse()
-            }
+            found, position = {}, -1
+            for member in tar:
+                if member.offset <= position:
+                    raise FormatError("a damaged tar file: its members go back")
+                position = member.offset
+                if member.isreg() and not member.issparse():
+                    found[member.name] = member.offset_data
+            return found
     except JsonckptError:
         raise
     except Exception as error:

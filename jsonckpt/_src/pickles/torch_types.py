@@ -101,7 +101,7 @@ def strided(
     typed(offset, int, "an offset")
     last = offset + sum((n - 1) * step for n, step in zip(sizes, strides, strict=True))
     end = (last + 1 if all(sizes) else offset) * dtype.itemsize
-    if offset < 0 or end > storage.untyped.nbytes() or prod(sizes) >= _LARGEST:
+    if offset < 0 or end > storage.untyped.nbytes() or prod(max(n, 1) for n in sizes) >= _LARGEST:
         raise unfit(
             f"a tensor of {list(sizes)} {dtype} needs {end} bytes of a storage of "
             f"{storage.untyped.nbytes()}"
@@ -153,6 +153,8 @@ def _rebuilt_as(
     dtype: Any,
     metadata: Any = None,
 ) -> torch.Tensor:
+    if dtype in _QUANTIZED:
+        raise unfit("a quantized tensor without its scale")
     return _finished(strided(storage, offset, size, stride, dtype), gradient, metadata)
 
 
@@ -171,10 +173,15 @@ def _quantized(
         raise unfit("a quantized tensor that is larger than its storage")
     if storage.dtype not in _PACKED:
         strided(storage, offset, size, stride)
-    elif typed(offset, int, "an offset") != 0:
-        raise unfit("a quantized tensor within the bytes of another")
+    elif typed(offset, int, "an offset") != 0 or _sizes(stride) != _contiguous(sizes):
+        # torch would enlarge the storage for what lies beyond it.
+        raise unfit("a quantized tensor within the bytes of another, or with gaps")
     tensor = _empty_quantized(sizes, typed(how, tuple, "a quantizer"), storage.dtype)
     return _finished(tensor.set_(storage.untyped, offset, sizes, _sizes(stride)), gradient)
+
+
+def _contiguous(sizes: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(prod(max(n, 1) for n in sizes[place + 1 :]) for place in range(len(sizes)))
 
 
 def _empty_quantized(
@@ -210,22 +217,32 @@ def _tensor(value: Any) -> torch.Tensor:
     return value
 
 
+def _filled(value: Any) -> torch.Tensor:
+    """A plain tensor that has as much memory as elements, so that a copy has no more."""
+    tensor = _tensor(value)
+    if tensor.layout != torch.strided or tensor.is_meta:
+        raise unfit("a sparse tensor, or one without memory, where values are needed")
+    if tensor.numel() * tensor.itemsize > tensor.untyped_storage().nbytes():
+        raise unfit("a tensor that repeats its elements where values are needed")
+    return tensor
+
+
 def _sparse(layout: Any, data: Any) -> torch.Tensor:
     parts = typed(data, tuple, "the parts of a sparse tensor")
     if layout is torch.sparse_coo:
         indices, values, size, *coalesced = parts
         return torch.sparse_coo_tensor(
-            _tensor(indices),
-            _tensor(values),
+            _filled(indices),
+            _filled(values),
             _sizes(size),
             check_invariants=False,
             is_coalesced=coalesced[0] if coalesced else None,
         )
     compressed, plain, values, size = parts
     return torch.sparse_compressed_tensor(
-        _tensor(compressed),
-        _tensor(plain),
-        _tensor(values),
+        _filled(compressed),
+        _filled(plain),
+        _filled(values),
         _sizes(size),
         layout=layout,
         check_invariants=False,
@@ -253,7 +270,7 @@ def checked(tensor: torch.Tensor) -> None:
                 layout=tensor.layout,
                 check_invariants=True,
             )
-    except RuntimeError as error:
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise unfit("a sparse tensor whose indices do not fit its shape") from error
 
 
@@ -291,14 +308,16 @@ def _of_type(function: Any, kind: Any, args: Any, state: Any) -> Any:
 
 def _from_cpu(data: Any, dtype: Any, _device: Any, gradient: Any) -> torch.Tensor:
     source = data if isinstance(data, torch.Tensor) else torch.from_numpy(data.copy())
-    if source.layout != torch.strided:
-        raise unfit("a sparse tensor of another device")
+    _filled(source)
     return source.to(typed(dtype, torch.dtype, "a dtype")).requires_grad_(gradient)
 
 
 def _meta(dtype: Any, size: Any, stride: Any, gradient: Any) -> torch.Tensor:
     dtype = typed(dtype, torch.dtype, "a dtype")
-    tensor = torch.empty_strided(_sizes(size), _sizes(stride), dtype=dtype, device="meta")
+    sizes = _sizes(size)
+    if prod(max(n, 1) for n in sizes) >= _LARGEST:
+        raise unfit("a shape that no tensor has")
+    tensor = torch.empty_strided(sizes, _sizes(stride), dtype=dtype, device="meta")
     return tensor.requires_grad_(typed(gradient, bool, "requires_grad"))
 
 

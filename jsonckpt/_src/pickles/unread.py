@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from ..errors import FormatError, LimitError, UnsupportedTypeError, quote
+from ..format.limits import exceeds
 from ..format.pointer import join
 from .torch_types import checked
 from .values import UNDECODED, Global, Unread
@@ -27,7 +28,8 @@ _SHOWN: Final = 10
 _LOOKED_AT: Final = 200
 _ATOMS: Final = frozenset({int, float, bool, type(None)})
 _SIZED: Final = (str, bytes, bytearray, np.ndarray, torch.Tensor)
-_SPACES: Final = (argparse.Namespace, types.SimpleNamespace)
+#: They have attributes. Those of tensors are a program's own.
+_SPACES: Final = (argparse.Namespace, types.SimpleNamespace, torch.Tensor)
 
 
 def _children(value: object) -> Sequence[Any]:
@@ -42,22 +44,26 @@ def _children(value: object) -> Sequence[Any]:
     return list(vars(value).values()) if isinstance(value, _SPACES) else ()
 
 
-def check(state: Any) -> None:
+def check(state: Any, most: int | None = None) -> None:
     """Check that a state is finite: how deep it is, and how large where all is written out.
+
+    Args:
+        most: bytes that all tensors and arrays may have.
 
     Raises:
         FormatError: a value contains itself, or a sparse tensor is damaged.
         LimitError: it is too deep, or far larger than the pickle.
     """
-    costs: dict[int, int] = {}
+    #: For each value, the number of values below it, and the steps that writing it out takes.
+    costs: dict[int, tuple[int, int]] = {}
     within: set[int] = set()
-    distinct = 0
+    distinct = nbytes = 0
 
-    def visit(value: Any, depth: int) -> int:
-        nonlocal distinct
+    def visit(value: Any, depth: int) -> tuple[int, int]:
+        nonlocal distinct, nbytes
         below = _children(value)
         if not below and not isinstance(value, _SIZED):
-            return 0
+            return 0, 0
         place = id(value)
         if place in costs:
             return costs[place]
@@ -66,15 +72,42 @@ def check(state: Any) -> None:
         if depth == _DEPTH:
             raise LimitError(f"this pickle is nested deeper than {_DEPTH} levels")
         own = len(below) + _size(value) // 16
+        nbytes += _nbytes(value)
+        if exceeds(nbytes, most):
+            raise LimitError(
+                f"its tensors and arrays have over {most:,} bytes where all elements are written",
+                hint="Pass --limit expansion=none if it is meant.",
+            )
         within.add(place)
-        total = own + sum([visit(child, depth + 1) for child in below if type(child) not in _ATOMS])
+        parts = [visit(child, depth + 1) for child in below if type(child) not in _ATOMS]
         within.discard(place)
-        costs[place] = total
+        count = len(below) + sum([part[0] for part in parts])
+        steps = own + sum([part[1] for part in parts])
+        if isinstance(value, dict):
+            # The name of each value below a key holds the key.
+            for key, child in value.items():
+                steps += _length(key) // 64 * (1 + costs.get(id(child), (0, 0))[0])
+        costs[place] = count, steps
         distinct += own
-        return total
+        return costs[place]
 
-    if visit(state, 0) > max(_STEPS, _FACTOR * distinct):
+    if visit(state, 0)[1] > max(_STEPS, _FACTOR * distinct):
         raise LimitError("this pickle uses the same values again and again: it is far too large")
+
+
+def _length(key: Any) -> int:
+    if isinstance(key, tuple | frozenset):
+        return sum(map(_length, key))
+    return len(key) if isinstance(key, str | bytes) else 0
+
+
+def _nbytes(value: Any) -> int:
+    """The bytes of a tensor or array with all of its elements, also those that it repeats."""
+    if isinstance(value, np.ndarray):
+        return value.nbytes
+    if not isinstance(value, torch.Tensor) or value.is_meta or value.layout != torch.strided:
+        return 0
+    return value.numel() * value.itemsize
 
 
 def _size(value: Any) -> int:
@@ -96,12 +129,22 @@ def is_unread(value: object) -> bool:
     if isinstance(value, Unread | Global):
         return True
     if isinstance(value, (deque, set, frozenset, *_SPACES)):
-        return any(map(_holds, _children(value)))
-    return isinstance(value, OrderedDict) and any(map(_holds, vars(value).values()))
+        return _holds(_children(value))
+    return isinstance(value, OrderedDict) and _holds(list(vars(value).values()))
 
 
-def _holds(value: object) -> bool:
-    return is_unread(value) or any(map(_holds, _children(value)))
+def _holds(value: Any) -> bool:
+    """Whether something inside was not made. Each part is looked at once."""
+    waiting, seen = [value], set()
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, Unread | Global):
+            return True
+        if type(part) not in _ATOMS and id(part) not in seen:
+            below = _children(part)
+            seen.add(id(part))
+            waiting += below
+    return False
 
 
 def is_unread_item(key: object, value: object) -> bool:

@@ -5,9 +5,11 @@ It also names the directories that ``convert`` does not read.
 
 from __future__ import annotations
 
+import fnmatch
+import os
 import re
 from collections.abc import Callable, Iterator
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from ..errors import FormatError, quote
 from .kinds import WEIGHTS, Kind
@@ -105,15 +107,19 @@ def notes_on_rest(directory: Path, weights: Path, parts: frozenset[str]) -> list
 
 def is_unpacked_npz(directory: Path) -> bool:
     """True for a directory with arrays of NumPy and nothing else."""
-    files = [file for file in directory.rglob("*") if file.is_file()]
-    return bool(files) and all(file.suffix == ".npy" for file in files)
+    arrays = False
+    for file in directory.rglob("*"):  # it can be the root of a disk: the first other file decides
+        if file.is_file():
+            if file.suffix != ".npy":
+                return False
+            arrays = True
+    return arrays
 
 
 def _with(directory: Path, *patterns: str) -> Iterator[str]:
     """The names in a directory that match a pattern."""
-    for entry in sorted(directory.iterdir()):
-        if any(PurePath(entry.name).match(pattern) for pattern in patterns):
-            yield entry.name
+    found = re.compile("|".join(map(fnmatch.translate, patterns)))
+    yield from sorted(filter(found.fullmatch, os.listdir(directory)))
 
 
 def _shows(*patterns: str, inside: tuple[str, ...] = ("",)) -> Callable[[Path], bool]:

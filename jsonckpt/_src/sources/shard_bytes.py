@@ -16,6 +16,9 @@ from ..storage.spool import Spool
 from ..tensors.pieces import over
 from .kinds import HEAD, Look, kind_of
 
+#: Bytes that are read at once.
+_WINDOW = 1 << 16
+
 
 @dataclass(slots=True)
 class _Part:
@@ -38,6 +41,8 @@ class ShardBytes:
     def __init__(self, parts: list[_Part]) -> None:
         self._parts = parts
         self._at = 0
+        #: What was read last, and where it begins: a weight can have millions of strings.
+        self._window = (0, b"")
         self.total = sum(part.nbytes for part in parts)
 
     @classmethod
@@ -112,8 +117,13 @@ class ShardBytes:
                 if self._parts
                 else "there is no shard"
             )
-        pieces = self._pieces(start, nbytes)
-        return b"".join(over(p, torch.uint8, (p.nbytes(),)).numpy().tobytes() for p in pieces)
+        first, window = self._window
+        if not first <= start <= start + nbytes <= first + len(window):
+            pieces = self._pieces(start, max(nbytes, min(_WINDOW, self.total - start)))
+            memory = [over(piece, torch.uint8, (piece.nbytes(),)).numpy() for piece in pieces]
+            first, window = start, b"".join([part.tobytes() for part in memory])
+            self._window = first, window
+        return window[start - first : start - first + nbytes]
 
     def _pieces(self, start: int, nbytes: int) -> Iterator[torch.UntypedStorage]:
         """The memory of the bytes, shard by shard. Callers go forward through the shards."""

@@ -8,6 +8,7 @@ makes of them.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
@@ -295,7 +296,17 @@ def _checked_spec(name: str, entry: dict[str, Any], limits: Limits) -> _Spec:
         scale = least = None
     elif type(scale) not in (int, float) or type(least) not in (int, float):
         raise FormatError("quantization without scale and min")
+    else:
+        scale, least = _number(scale), _number(least)
     return _Spec(name, dtype, tuple(shape), stored, scale, least, optimizer)
+
+
+def _number(value: Any) -> float:
+    """A number as JavaScript reads it: one that is too large is infinite."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 def _weight(
@@ -323,7 +334,7 @@ def _dequantized(stored: npt.NDArray[Any], spec: _Spec) -> npt.NDArray[Any]:
     if spec.scale is None or spec.least is None:
         return stored.astype(np.float32)
     with np.errstate(all="ignore"):
-        values = stored.astype(np.float64) * float(spec.scale) + float(spec.least)
+        values = stored.astype(np.float64) * spec.scale + spec.least
         if spec.dtype == "float32":
             return values.astype(np.float32)
         whole = np.floor(values)

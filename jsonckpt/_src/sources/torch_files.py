@@ -30,6 +30,7 @@ from ..errors import (
     LimitError,
     quote,
 )
+from ..format.limits import DEFAULT_LIMITS, Limits, exceeds
 from ..pickles.records import archive_records, directory_records, read_records, stored_bytes
 from ..pickles.streams import is_legacy, is_tar, read_stream, read_tar
 from ..pickles.unread import check, find_unread, refuse_unread
@@ -54,11 +55,13 @@ class PickleOptions:
         unsafe: run their code where they need that.
         encoding: of the strings of Python 2, or ``"bytes"``.
         partial: return a state with parts that were not made (see :mod:`..pickles.unread`).
+        limits: on the bytes of tensors, and of a compressed archive.
     """
 
     unsafe: bool = False
     encoding: str = "utf-8"
     partial: bool = False
+    limits: Limits = DEFAULT_LIMITS
 
     def __post_init__(self) -> None:
         try:
@@ -109,7 +112,7 @@ def _finished(
     failed: JsonckptError | None = None
     try:
         state = read()
-        check(state)
+        check(state, options.limits.total_bytes(_bytes_of(shown)))
         needed = next(find_unread(state), None) is not None
     except RecursionError as error:
         raise LimitError("this pickle is nested too deeply", file=shown) from error
@@ -126,6 +129,12 @@ def _finished(
     if not options.partial:
         refuse_unread(state, shown)
     return state
+
+
+def _bytes_of(path: Path) -> int:
+    if path.is_dir():
+        return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    return path.stat().st_size
 
 
 def _run_stream(path: Path, options: PickleOptions) -> Any:
@@ -157,6 +166,14 @@ def _load_archive(path: Path, directory: Path, options: PickleOptions) -> Any:
         if all(entry.compress_type == zipfile.ZIP_STORED for entry in entries.values()):
             return _load_stored(path, file, archive, prefix, options)
         # A compressed archive cannot be mapped.
+        total = sum(entry.file_size for entry in entries.values())
+        most = options.limits.total_bytes(path.stat().st_size)
+        if exceeds(total, most):
+            raise LimitError(
+                f"this archive decompresses to {total:,} bytes; the limit is {most:,}",
+                file=path,
+                hint="Pass --limit expansion=none if it is meant.",
+            )
         parts: list[_Part] = [
             (entry.filename, entry.file_size, partial(archive.open, entry))
             for entry in entries.values()
@@ -203,7 +220,8 @@ def _load_stored(
             order = entries.get(f"{prefix}byteorder")
             big = order is not None and stored_bytes(file, order).strip() == b"big"
         find = archive_records(path, file, entries, prefix)
-        return read_records(content, find, options.encoding, big_endian=big)
+        size = path.stat().st_size
+        return read_records(content, find, options.encoding, big_endian=big, size=size)
 
     return _finished(read, lambda: _run_archive(path, options), shown or path, options)
 
@@ -259,6 +277,7 @@ def load_unpacked(directory: Path, spool: Path, options: PickleOptions = _SAFE) 
             directory_records(directory),
             options.encoding,
             big_endian=order.is_file() and order.read_bytes().strip() == b"big",
+            size=_bytes_of(directory),
         )
 
     def run() -> Any:
