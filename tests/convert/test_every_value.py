@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import jsonckpt
 from jsonckpt._src.convert import api
 from jsonckpt._src.convert.options import FORMATS
-from jsonckpt._src.convert.read import Source
+from jsonckpt._src.convert.source import Source
 from jsonckpt._src.errors import StateMismatchError, UnsupportedTypeError
 from jsonckpt.convert import ConvertResult, convert
 from tests.states import LITERAL, shown_id

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import fractions
 import gzip
+import io
 import json
 import os
 import shutil
@@ -12,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import zstandard
@@ -275,3 +278,15 @@ def test_a_path_to_nothing(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     with pytest.raises(FormatError, match="neither a file nor"):
         convert(tmp_path / "fifo", tmp_path / "out.pt")
+
+
+def test_a_torch_file_that_json_embeds(tmp_path: Path) -> None:
+    """As base64, it is read as data, like any other file of torch.save."""
+    buffer = io.BytesIO()
+    torch.save({"a": torch.arange(500), "seed": np.int64(3)}, buffer)
+    text = {"epoch": 3, "model": base64.b64encode(buffer.getvalue()).decode()}
+    (tmp_path / "in.json").write_text(json.dumps(text))
+    convert(tmp_path / "in.json", tmp_path / "out.json", test_load=True)
+    found = jsonckpt.load(tmp_path / "out.json")
+    assert torch.equal(found["model"]["a"], torch.arange(500))
+    assert found["model"]["seed"] == 3

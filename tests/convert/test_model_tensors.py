@@ -14,7 +14,7 @@ from torch import ones, tensor
 
 from jsonckpt._src.convert.select import Cast, cast, drop_optimizers, named_tensors
 from jsonckpt._src.errors import ArgumentError, StateMismatchError
-from jsonckpt._src.foreign.tensor_values import tensor_spool
+from jsonckpt._src.json_stream.spooled import tensor_spool
 from jsonckpt.convert import convert
 
 NET = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))

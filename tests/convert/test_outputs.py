@@ -15,7 +15,7 @@ import jsonckpt
 from jsonckpt._src.cli.convert import main
 from jsonckpt._src.convert.select import cast, choose, drop_optimizers, named_tensors
 from jsonckpt._src.errors import JsonckptError, UnsupportedTypeError
-from jsonckpt._src.foreign.tensor_values import tensor_spool
+from jsonckpt._src.json_stream.spooled import tensor_spool
 from jsonckpt.convert import convert
 from tests.convert.guide import guide_state, same
 

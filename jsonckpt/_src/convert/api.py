@@ -25,7 +25,6 @@ from ..errors import (
 )
 from ..format.filenames import check_single_name
 from ..format.limits import checked_limits
-from ..pickles.unread import refuse_unread
 from ..progress import human, tell
 from ..sources.safetensors_files import unpack_metadata
 from ..storage.new_file import check_replaceable, shared_bits
@@ -44,7 +43,6 @@ from .options import (
 )
 from .read import read, read_back
 from .select import named_tensors, select
-from .state_dicts import refuse_objects
 from .tally import Tally
 from .write import Prepared, Written, flat_names, prepare, write
 
@@ -202,9 +200,10 @@ def run(source_path: Path, output: Path | None, options: ConvertOptions) -> Conv
     try:
         source = read(source_path, options, directory)
         selected = select(source.state, options, directory)
-        refuse_unread(selected.state, source_path)
-        if to != "pt":
-            refuse_objects(selected.state, source_path)
+        if source.pickled:
+            from .pickle_files import refuse
+
+            refuse(selected.state, source_path, objects=to != "pt")
         prepared = prepare(selected.state, to, source.metadata, dry=options.dry_run)
         tensors, nbytes = _listed(selected.state)
         comparison: Comparison | None = None

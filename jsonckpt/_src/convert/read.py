@@ -2,42 +2,34 @@
 
 from __future__ import annotations
 
-import gzip
 import re
 import stat
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
-
-import torch
+from typing import Any
 
 from ..errors import (
     CheckpointNotFoundError,
     FormatError,
     IncompleteCheckpointError,
     JsonckptError,
-    LimitError,
     UnsafePathError,
     counted,
     quote,
 )
-from ..foreign.payloads import dtype_named
-from ..foreign.read_json import read_foreign
-from ..foreign.tensor_values import tensor_spool
-from ..foreign.values import ForeignOptions
 from ..format.limits import DEFAULT_LIMITS, Limits
-from ..format.zstd import zstd
+from ..json_stream.spooled import tensor_spool
 from ..load.api import load_selected
 from ..load.checkpoint import open_checkpoint
 from ..load.options import ReadOptions, TensorSelection
-from ..pickles.unread import check
 from ..progress import progress_on
-from ..sources.directories import find_weights, is_unpacked_npz, kind_of_directory, notes_on_rest
+from ..sources.directories import (
+    find_unpacked,
+    find_weights,
+    is_unpacked_npz,
+    kind_of_directory,
+    notes_on_rest,
+)
 from ..sources.kinds import (
     COMPRESSED,
     HEAD,
@@ -54,47 +46,17 @@ from ..sources.kinds import (
 )
 from ..sources.numpy_files import NumpyOptions, load_npy, load_npy_directory, load_npz
 from ..sources.safetensors_files import load_safetensors, load_sharded
-from ..sources.tensorflowjs import load_tensorflowjs
-from ..sources.torch_files import (
-    PickleOptions,
-    find_unpacked,
-    load_torch_file,
-    load_unpacked,
-    pickle_kind,
-)
 from ..state.selector import selector
 from ..storage.missing import hint_for_missing
 from ..storage.new_file import special_kind
+from .compressed import Bounded, is_gzip, unpacker
 from .options import OWN_FORMATS, ConvertOptions, Format
-from .state_dicts import state_dicts
+from .source import Source, look_at, size_on_disk
+
+# The readers of pickles and of JSON are imported when they are needed: a command does not wait for
+# the import of the other one.
 
 _MANIFEST = re.compile(rb'(?:\xef\xbb\xbf)?\s*\{[^{}\[\]]*"format"\s*:\s*"jsonckpt\.manifest"')
-
-_SEVERAL = (
-    "More than one JSON text is in it: if each line is one (JSON Lines), convert one line, such as "
-    "the last: tail -n 1 PATH > last.json"
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """What was read.
-
-    Attributes:
-        state: the nested state. Tensors are mapped files where possible.
-        kind: the kind of the input, in words.
-        nbytes: its size on disk.
-        notes: what was repaired or assumed.
-        metadata: of the user, in a jsonckpt checkpoint or a safetensors file.
-        parts: names of further files that were read, beside the one that names them.
-    """
-
-    state: Any
-    kind: str
-    nbytes: int
-    notes: list[str] = field(default_factory=list)
-    metadata: dict[str, Any] = field(default_factory=dict)
-    parts: frozenset[str] = frozenset()
 
 
 def read(path: Path, options: ConvertOptions, directory: Path) -> Source:
@@ -140,18 +102,17 @@ def read_back(
         with open_checkpoint(path, limits=DEFAULT_LIMITS) as checkpoint:
             return state, dict(checkpoint.metadata)
     if to == "pt":
+        from ..sources.torch_files import PickleOptions, load_torch_file
+
         return load_torch_file(path, directory, PickleOptions(unsafe=options.unsafe_pickle)), {}
     if to == "safetensors":
         found = load_safetensors(path)
         return found.tensors, found.metadata
+    from ..foreign.read_json import read_foreign
+    from ..foreign.values import ForeignOptions
+
     with path.open("rb") as file, progress_on(options.progress, "reading back") as advance:
         return read_foreign(file, directory, ForeignOptions(), advance)[0], {}
-
-
-def _size_on_disk(path: Path) -> int:
-    if path.is_dir():
-        return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    return path.stat().st_size
 
 
 def _read_directory(path: Path, options: ConvertOptions, directory: Path) -> Source:
@@ -161,8 +122,9 @@ def _read_directory(path: Path, options: ConvertOptions, directory: Path) -> Sou
     if unpacked is not None:
         if (unpacked / "constants.pkl").is_file():
             raise SCRIPT.refuse().at(file=unpacked)
-        state = load_unpacked(unpacked, directory, _pickle_options(options))
-        return _of_pickle(state, "unpacked PyTorch file", _size_on_disk(unpacked), options)
+        from .pickle_files import read_unpacked
+
+        return read_unpacked(unpacked, options, directory)
     weights = find_weights(path)
     if weights is not None:
         source = _inside(weights, options, directory)
@@ -173,7 +135,7 @@ def _read_directory(path: Path, options: ConvertOptions, directory: Path) -> Sou
         raise kind.refuse()
     if is_unpacked_npz(path):
         state, notes = load_npy_directory(path, _numpy_options(options), directory)
-        return Source(state, "unpacked NumPy archive", _size_on_disk(path), notes)
+        return Source(state, "unpacked NumPy archive", size_on_disk(path), notes)
     raise CheckpointNotFoundError(
         "this directory holds no checkpoint",
         file=path,
@@ -190,19 +152,8 @@ def _inside(path: Path, options: ConvertOptions, directory: Path) -> Source:
         raise error.at(file=path) from error.__cause__
 
 
-def _look(path: Path) -> Look:
-    with path.open("rb") as file:
-        head = file.read(HEAD)
-    members: tuple[str, ...] = ()
-    if head.startswith(b"PK\x03\x04"):
-        # Its reader reports an archive that cannot be opened.
-        with suppress(Exception), path.open("rb") as file, zipfile.ZipFile(file) as archive:
-            members = tuple(archive.namelist())
-    return Look(path, head, path.stat().st_size, members)
-
-
 def _read_file(path: Path, options: ConvertOptions, directory: Path) -> Source:
-    kind = kind_of(_look(path))
+    kind = kind_of(look_at(path))
     reader = _READERS.get(kind.name)
     if reader is None:
         raise kind.refuse()
@@ -210,9 +161,15 @@ def _read_file(path: Path, options: ConvertOptions, directory: Path) -> Source:
 
 
 def _read_torch(path: Path, options: ConvertOptions, directory: Path) -> Source:
-    state = load_torch_file(path, directory, _pickle_options(options))
-    look = _look(path)
-    return _of_pickle(state, pickle_kind(look.head), look.size, options)
+    from .pickle_files import read_torch
+
+    return read_torch(path, options, directory)
+
+
+def _read_json(path: Path, options: ConvertOptions, directory: Path) -> Source:
+    from .json_files import read_json
+
+    return read_json(path, options, directory)
 
 
 def _read_safetensors(path: Path, _: ConvertOptions, __: Path) -> Source:
@@ -237,7 +194,7 @@ def _read_npz(path: Path, options: ConvertOptions, directory: Path) -> Source:
 
 
 def _read_own_file(path: Path, options: ConvertOptions, directory: Path) -> Source:
-    own = _MANIFEST.match(_look(path).head)
+    own = _MANIFEST.match(look_at(path).head)
     if own is None:
         return _read_own(path, options, directory)
     if path.name != "manifest.json":
@@ -245,26 +202,11 @@ def _read_own_file(path: Path, options: ConvertOptions, directory: Path) -> Sour
     return _read_own(path.parent, options, directory)
 
 
-def _pickle_options(options: ConvertOptions) -> PickleOptions:
-    return PickleOptions(
-        options.unsafe_pickle, options.pickle_encoding, partial=True, limits=options.limits
-    )
-
-
-def _of_pickle(state: Any, kind: str, size: int, options: ConvertOptions) -> Source:
-    notes: list[str] = []
-    if options.state_dict:
-        state, notes = state_dicts(state)
-        if not options.unsafe_pickle:  # what was taken from objects was not looked at before
-            check(state, options.limits.total_bytes(size))
-    return Source(state, kind, size, notes)
-
-
 def _read_own(path: Path, options: ConvertOptions, directory: Path) -> Source:
     state = _load_own(path, options, directory, options.limits)
     with open_checkpoint(path, limits=options.limits) as checkpoint:
         metadata = dict(checkpoint.metadata)
-    return Source(state, "jsonckpt checkpoint", _size_on_disk(path), metadata=metadata)
+    return Source(state, "jsonckpt checkpoint", size_on_disk(path), metadata=metadata)
 
 
 def _load_own(path: Path, options: ConvertOptions, directory: Path, limits: Limits) -> Any:
@@ -275,16 +217,18 @@ def _load_own(path: Path, options: ConvertOptions, directory: Path, limits: Limi
 
 
 def _read_compressed(path: Path, options: ConvertOptions, directory: Path) -> Source:
-    gzipped = _look(path).head.startswith(b"\x1f\x8b")
-    unpack = gzip.open if gzipped else partial(_zstd, window=options.limits.zstd_window)
+    start = look_at(path).head
+    unpack = unpacker(start, options.limits.zstd_window)
     with path.open("rb") as file, unpack(file) as text:
-        head = _Bounded(text, HEAD).read(HEAD)
+        head = Bounded(text, HEAD).read(HEAD)
     inner = kind_of(Look(path.with_suffix(""), head, 1 << 62))
-    if inner is OWN and not gzipped:
+    if inner is OWN and not is_gzip(start):
         return _read_own(path, options, directory)
     if inner is JSON:
-        return _read_json(path, options, directory, unpack)
-    tool, word = ("gunzip", "gzip") if gzipped else ("unzstd", "zstd")
+        from .json_files import read_json
+
+        return read_json(path, options, directory, unpack)
+    tool, word = ("gunzip", "gzip") if is_gzip(start) else ("unzstd", "zstd")
     raise FormatError(
         f"compressed with {word}; inside is {_with_article(inner.name)}"
         + ("" if inner is OWN else ", not JSON"),
@@ -296,100 +240,17 @@ def _with_article(name: str) -> str:
     return name if name.startswith(("a ", "an ", "text", "JSON")) else f"a {name}"
 
 
-def _zstd(file: IO[bytes], window: int | None) -> Any:
-    # Other programs write skippable frames, which a checkpoint of this package may not have.
-    log = 31 if window is None else min(max(window.bit_length() - 1, 10), 31)
-    return zstd.ZstdFile(file, options={int(zstd.DecompressionParameter.window_log_max): log})
-
-
-class _Bounded:
-    """Decompressed text, up to a limit."""
-
-    def __init__(self, stream: Any, limit: int) -> None:
-        self._stream = stream
-        self._left = limit
-
-    def read(self, size: int) -> bytes:
-        try:
-            data: bytes = self._stream.read(size)
-        except EOFError as error:
-            raise IncompleteCheckpointError(
-                "the compressed data ends too early", hint="It was cut off: copy it again."
-            ) from error
-        except (zstd.ZstdError, zlib.error, OSError, ValueError) as error:
-            raise FormatError(f"damaged compressed data ({quote(str(error))})") from error
-        self._left -= len(data)
-        if self._left < 0:
-            raise LimitError(
-                "the compressed file decompresses to more than the limits allow",
-                hint="Pass --limit expansion=none if it is meant.",
-            )
-        return data
-
-
-def _read_json(
-    path: Path,
-    options: ConvertOptions,
-    directory: Path,
-    unpack: Callable[[IO[bytes]], Any] | None = None,
-) -> Source:
-    size = path.stat().st_size
-    most = options.limits.total_bytes(size)
-    limit = 1 << 62 if most is None else most
-
-    @contextmanager
-    def opened() -> Iterator[Any]:
-        with path.open("rb") as file:
-            if unpack is None:
-                yield file
-            else:
-                with unpack(file) as stream:
-                    yield _Bounded(stream, limit)
-
-    limits = options.limits.for_text(size)
-    with tensor_spool(directory) as spool:
-        model = load_tensorflowjs(path, opened, spool, directory, limits)
-    if model is not None:
-        whole, parts = size + model.nbytes, model.parts
-        return Source(model.state, "TensorFlow.js model", whole, model.notes, parts=parts)
-    unsafe = PickleOptions(unsafe=True, encoding=options.pickle_encoding)
-    load_pickle = partial(load_torch_file, directory=directory, options=unsafe)
-    foreign = ForeignOptions(
-        options.plain_lists,
-        options.tie,
-        options.shapes,
-        tensors=options.tensors,
-        floats=_float_dtype(options.dtype),
-        load_pickle=load_pickle if options.unsafe_pickle else None,
-        limit=limit,
-        marks=limits.marks,
-    )
-    total = size if unpack is None else None
-    with opened() as text, progress_on(options.progress, "reading", total) as advance:
-        try:
-            state, notes = read_foreign(text, directory, foreign, advance)
-        except FormatError as error:
-            hint = _SEVERAL if "trailing garbage" in error.message else None
-            raise error.at(hint=hint) from error.__cause__
-    return Source(state, JSON.name, size, notes)
-
-
-def _float_dtype(wanted: str | None) -> torch.dtype:
-    """The dtype of floats whose dtype the text does not say. ``wanted`` may keep more digits."""
-    dtype = torch.float32 if wanted is None else dtype_named(wanted)[0]
-    return torch.float64 if dtype is torch.float64 else torch.float32
-
-
 def _read_sharded(index: Path, options: ConvertOptions, directory: Path) -> Source:
     files, metadata = load_sharded(index)
     state: dict[str, Any] = {}
     notes: list[str] = []
     size = index.stat().st_size
     further: list[str] = []
+    pickled = False
     for name in dict.fromkeys(files.values()):
         if not options.limits.follow and (index.parent / name).is_symlink():
             raise UnsafePathError(f"the shard {quote(name)} is a symbolic link", file=index)
-        if kind_of(_look(index.parent / name)) is SHARDED:
+        if kind_of(look_at(index.parent / name)) is SHARDED:
             raise FormatError(f"the shard {quote(name)} is an index itself", file=index)
         shard = _inside(index.parent / name, options, directory)
         size += shard.nbytes
@@ -400,6 +261,7 @@ def _read_sharded(index: Path, options: ConvertOptions, directory: Path) -> Sour
                 further += [] if key in files else [key]
                 state[key] = tensor
         notes += shard.notes
+        pickled = pickled or shard.pickled
         for key, value in shard.metadata.items():
             if metadata.setdefault(key, value) != value:
                 notes.append(f"the metadata {quote(key)} of {name} differs from what came first")
@@ -417,7 +279,7 @@ def _read_sharded(index: Path, options: ConvertOptions, directory: Path) -> Sour
         )
     ordered = {name: state[name] for name in files}
     whole, parts = {**ordered, **state}, frozenset(files.values())
-    return Source(whole, SHARDED.name, size, notes, metadata, parts)
+    return Source(whole, SHARDED.name, size, notes, metadata, parts, pickled)
 
 
 #: The readers of what :func:`kind_of` finds, by the name of the kind.

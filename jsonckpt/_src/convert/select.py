@@ -21,9 +21,9 @@ from ..errors import (
     quote,
 )
 from ..foreign.payloads import dtype_named
-from ..foreign.tensor_values import new_tensor, tensor_spool
 from ..format.model import is_dense
 from ..format.pointer import join
+from ..json_stream.spooled import new_tensor, tensor_spool
 from ..pickles.unread import is_unread_item
 from ..state.registry import default_rules
 from ..state.selector import refuse_unmatched, selector

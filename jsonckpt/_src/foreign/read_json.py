@@ -20,9 +20,10 @@ from ..format.pointer import join
 from ..json_stream.encoded import NPY_HEAD
 from ..json_stream.lift import Lifter
 from ..json_stream.scratch import References, Scratch
+from ..json_stream.spooled import tensor_spool
 from ..json_stream.text_reader import ByteSource
 from .settle import settled
-from .tensor_values import PICKLE_HEADS, TensorBuilder, tensor_spool
+from .tensor_values import PICKLE_HEADS, TensorBuilder
 from .values import ForeignOptions, Values
 
 MAX_DEPTH = 200

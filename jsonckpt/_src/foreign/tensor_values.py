@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 from math import prod
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -31,7 +30,8 @@ from ..json_stream.encoded import (
 )
 from ..json_stream.number_array import MAX_RANK, Kind, null_error
 from ..json_stream.plain_values import Pieces, number_pieces
-from ..json_stream.scratch import ROOM_HINT, Numbers, Ragged, Scratch, Text
+from ..json_stream.scratch import Numbers, Ragged, Scratch, Text
+from ..json_stream.spooled import new_tensor
 from ..storage.spool import Spool
 from ..tensors.pieces import bits, over
 from .default_dtype import dtype_of_kinds
@@ -60,16 +60,6 @@ _WORDS = {
 PICKLE_HEADS = ("UEsDB", "gAKKCmz8nEb5")
 #: The hint for a tensor whose values do not fill a rectangle.
 RAGGED_HINT = "A tensor needs rows of equal length. Mend the values or take the tensor out."
-
-
-def tensor_spool(directory: Path) -> Spool:
-    """Memory for tensors in a mapped file under ``directory``."""
-    return Spool(directory, ROOM_HINT)
-
-
-def new_tensor(spool: Spool, dtype: torch.dtype, shape: Sequence[int]) -> torch.Tensor:
-    """A contiguous tensor of zeros in a spool."""
-    return over(spool.allocate(prod(shape) * dtype.itemsize), dtype, shape)
 
 
 class TensorBuilder:

@@ -7,14 +7,12 @@ import re
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from ..errors import FormatError, quote
 from ..storage.spool import SpoolFile
 from .number_array import Run
-
-#: The hint when temporary files have no room.
-ROOM_HINT: Final = "Name a directory with more room by --spool."
+from .spooled import ROOM_HINT
 
 
 class Stretch(NamedTuple):

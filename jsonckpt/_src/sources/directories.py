@@ -189,6 +189,20 @@ _DIRECTORIES: list[tuple[Callable[[Path], bool], Kind]] = [
 ]
 
 
+def find_unpacked(directory: Path) -> Path | None:
+    """The directory of an unpacked ``.pt``: ``directory`` itself, or one inside it."""
+    candidates = [directory]
+    if directory.is_dir():
+        candidates += sorted(entry for entry in directory.iterdir() if entry.is_dir())
+    found = [place for place in candidates if (place / "data.pkl").is_file()]
+    if len(found) > 1 and found[0] != directory:
+        names = ", ".join(quote(place.name) for place in found[:5])
+        raise FormatError(
+            f"{len(found)} unpacked checkpoints ({names})", file=directory, hint="Name one of them."
+        )
+    return found[0] if found else None
+
+
 def kind_of_directory(directory: Path) -> Kind | None:
     """The kind of a directory that ``convert`` does not read, or ``None``."""
     for test, kind in _DIRECTORIES:

@@ -28,9 +28,9 @@ from ..errors import (
     UnsupportedTypeError,
     quote,
 )
-from ..foreign.tensor_values import tensor_spool
 from ..format.limits import DEFAULT_LIMITS, Limits, exceeds
 from ..format.pointer import join
+from ..json_stream.spooled import tensor_spool
 from ..storage.spool import Spool
 from ..tensors.pieces import PIECE, is_boolean, over
 

@@ -23,8 +23,8 @@ import torch
 
 from ..errors import FormatError, JsonckptError, LimitError, quote
 from ..foreign.plain_json import read_plain
-from ..foreign.tensor_values import new_tensor
 from ..format.limits import Limits, exceeds
+from ..json_stream.spooled import new_tensor
 from ..storage.spool import Spool
 from ..tensors.pieces import blocks, is_boolean, over
 from .shard_bytes import ShardBytes, open_shards

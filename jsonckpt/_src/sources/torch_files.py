@@ -244,20 +244,6 @@ def _damaged(path: Path) -> Iterator[None]:
         raise FormatError(f"a damaged ZIP archive ({quote(str(error))})", file=path) from error
 
 
-def find_unpacked(directory: Path) -> Path | None:
-    """The directory of an unpacked ``.pt``: ``directory`` itself, or one inside it."""
-    candidates = [directory]
-    if directory.is_dir():
-        candidates += sorted(entry for entry in directory.iterdir() if entry.is_dir())
-    found = [place for place in candidates if (place / "data.pkl").is_file()]
-    if len(found) > 1 and found[0] != directory:
-        names = ", ".join(quote(place.name) for place in found[:5])
-        raise FormatError(
-            f"{len(found)} unpacked checkpoints ({names})", file=directory, hint="Name one of them."
-        )
-    return found[0] if found else None
-
-
 def load_unpacked(directory: Path, spool: Path, options: PickleOptions = _SAFE) -> Any:
     """Load the state in a directory that is an unpacked file of ``torch.save``.
 
