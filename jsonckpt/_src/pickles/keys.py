@@ -36,8 +36,8 @@ def key(value: Any) -> Any:
     Raises:
         FormatError: it may not.
     """
-    if type(value) is str:
-        return value
+    if type(value) is str or (type(value) is int and -_MODULUS < value < _MODULUS):
+        return value  # by far the most frequent keys
     level, left = [value], _KEY_PARTS
     for _ in range(_KEY_DEPTH + 1):
         below: list[Any] = []
