@@ -278,7 +278,7 @@ FOREIGN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "random": (_bytes(bytes(range(256)) * 64), "not a jsonckpt checkpoint.*convert"),
     "git_lfs_pointer": (
         _bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 5\n"),
-        "not a jsonckpt checkpoint",
+        "Git LFS pointer.*git lfs pull",
     ),
 }
 
