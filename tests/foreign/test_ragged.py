@@ -198,3 +198,12 @@ def test_brackets_after_numbers(tmp_path: Path) -> None:
     for brackets in ("[1[1[", "[" * 300, "[ 1 [" * 20):
         with pytest.raises(JsonckptError):
             read('{%s,"a":%s%s}' % (TENSOR, brackets, "1.5," * 300_000), tmp_path)
+
+
+def test_a_note_names_the_lists_that_cannot_be_tensors(tmp_path: Path) -> None:
+    text = {"state_dict": {"l.weight": [[0.5]], "l.bias": [1.5]}, "pairs": [[1, 2], [3]]}
+    source = io.BytesIO(json.dumps(text).encode())
+    found, notes = read_foreign(source, tmp_path, ForeignOptions())
+    assert found["pairs"] == [[1, 2], [3]]
+    assert notes[-1].startswith("1 list stays a list, with rows of unequal length")
+    assert notes[-1].endswith("'/pairs'")

@@ -237,6 +237,19 @@ def test_whole_numbers(rows: int, tmp_path: Path) -> None:
         read('{"type":"tensor","data":[36893488147419103232]}', tmp_path)
 
 
+@pytest.mark.parametrize(
+    "wrap", ["%s", '{"state_dict":%s}', '{"model":{"state_dict":%s},"epoch":3}']
+)
+def test_whole_numbers_in_a_model_of_floats(wrap: str, tmp_path: Path) -> None:
+    """Also where the whole file is one state dict and nothing else."""
+    text = '{"l.weight":[[0.5,1.5],[1.0,2.0]],"l.bias":[0,0],"bn.num_batches_tracked":5}'
+    state = read(wrap % text, tmp_path)
+    while "l.bias" not in state:
+        state = next(iter(state.values()))
+    dtypes = [tensor.dtype for tensor in state.values()]
+    assert dtypes == [torch.float32, torch.float32, torch.int64]
+
+
 def test_digits(tmp_path: Path) -> None:
     state = {"a.weight": [[1 / 3, 0.1]], "a.bias": [0.1], "b.weight": [[0.5, 1.5]]}
     text = json.dumps({"state_dict": state}).encode()

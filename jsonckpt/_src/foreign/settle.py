@@ -165,7 +165,8 @@ class _Settler:
             pending += [(deep, at.below(k, "closed", True)) for k, deep in inner.inner.items()]
 
     def _whole(self, found: Survey, place: _Place) -> None:
-        pending = [(found, place)]
+        floats = place.floats or found.every.floats > 0
+        pending = [(found, _Place(place.name, place.key, place.holds, floats))]
         while pending:
             inner, at = pending.pop()
             thing = inner.thing
@@ -177,9 +178,10 @@ class _Settler:
                     array = Array((), kind is float, kind is bool, kind is complex)
                 if array is not None:
                     self._make(thing, key, array, at, join(at.name, str(key)))
-            pending += [
-                (deep, at.below(key, at.holds, at.floats)) for key, deep in inner.inner.items()
-            ]
+            for key, deep in inner.inner.items():
+                own = at.holds == "unknown" and holder(str(key)) != "unknown"
+                floats = deep.every.floats > 0 if own else at.floats
+                pending.append((deep, at.below(key, at.holds, floats)))
 
     def _beside(self, found: Survey, place: _Place, modules: bool) -> None:
         thing = found.thing
@@ -227,8 +229,8 @@ class _Settler:
             holds = holder(text) in ("state_dict", "model")
             if (named or holds or everywhere) and self._in_order(thing, key, 1, below):
                 continue
-            if named or part.role == "bias" or holds or everywhere or found.sure:
-                self._stays(below.name)
+            doubtful = named or part.role == "bias" or holds or everywhere or found.sure
+            (self._values.stayed if doubtful else self._values.irregular).append(below.name)
 
     def _parallel(self, found: Survey) -> dict[Key, _Layers]:
         """Lists of the weights and of the biases of the same layers, beside each other."""
@@ -451,6 +453,13 @@ def _add_notes(values: Values) -> None:
         count = len(values.stayed)
         stay = _counted(count, "list of numbers stays a list", "lists stay lists")
         values.notes.append(f"{stay}: {_named(values.stayed, count)}. {_ASK}")
+    if values.irregular:
+        count = len(values.irregular)
+        stay = _counted(count, "list stays a list", "lists stay lists")
+        names = _named(values.irregular, count)
+        values.notes.append(
+            f"{stay}, with rows of unequal length, null or true among numbers: {names}"
+        )
 
 
 def _counted(count: int, one: str, more: str) -> str:

@@ -55,6 +55,7 @@ class Values:
         without_dtype: the number of tensors without a dtype.
         summary: the name of the first object that may be a tensor without values.
         stayed: the names of lists that may be tensors, and stay lists.
+        irregular: the names of lists of numbers that cannot be tensors, as their rows differ.
         names: the names that stand beside the values of tensors, by the ``id`` of the tensor.
         plain: makes Python values of what was lifted and is no tensor.
         jsonpickle: True if jsonpickle wrote an object of the text.
@@ -69,6 +70,7 @@ class Values:
         self.without_dtype = 0
         self.summary: str | None = None
         self.stayed: list[str] = []
+        self.irregular: list[str] = []
         self.names: dict[int, str] = {}
         self.jsonpickle = False
         self.plain = PlainValues(scratch, "If it is a tensor, pass --tensors with its name.")
