@@ -205,5 +205,5 @@ def test_a_note_names_the_lists_that_cannot_be_tensors(tmp_path: Path) -> None:
     source = io.BytesIO(json.dumps(text).encode())
     found, notes = read_foreign(source, tmp_path, ForeignOptions())
     assert found["pairs"] == [[1, 2], [3]]
-    assert notes[-1].startswith("1 list stays a list, with rows of unequal length")
+    assert notes[-1].startswith("1 list stays a list, with unequal rows")
     assert notes[-1].endswith("'/pairs'")

@@ -457,9 +457,7 @@ def _add_notes(values: Values) -> None:
         count = len(values.irregular)
         stay = _counted(count, "list stays a list", "lists stay lists")
         names = _named(values.irregular, count)
-        values.notes.append(
-            f"{stay}, with rows of unequal length, null or true among numbers: {names}"
-        )
+        values.notes.append(f"{stay}, with unequal rows, or null or true among numbers: {names}")
 
 
 def _counted(count: int, one: str, more: str) -> str:
