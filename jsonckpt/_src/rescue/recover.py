@@ -35,8 +35,7 @@ from ..storage.leftovers import File, files_to_search
 from ..storage.local import LocalFile
 from ..storage.new_file import shared_bits
 from ..storage.path_arguments import check_target_name, is_url, path_text
-from ..storage.protocols import ByteSource
-from .damaged_files import DamagedZstd, PatchedFile
+from .damaged_files import PatchedFile
 from .findings import Findings
 from .scan import LostTensor
 from .scan_files import scan_file
@@ -91,6 +90,10 @@ class RecoverReport:
         lines += [f"  lost: {item}" for item in self.lost]
         lines += [f"  note: {printable(note)}" for note in self.notes]
         return "\n".join(lines)
+
+
+#: Texts that no JSON of another program has.
+_OWN_MARKS = (b"jsonckpt.", b'"save_id"', b'"index_offset"')
 
 
 def recover(
@@ -218,13 +221,17 @@ def _refuse_foreign(file: File, limits: Limits) -> None:
     Raises:
         FormatError: another program wrote it.
     """
+    if file.compressed:
+        return  # what comes out of damaged frames says too little
     with LocalFile(file.path, follow=limits.follow) as opened:
-        source: ByteSource = PatchedFile(opened)
-        if file.compressed:
-            source = DamagedZstd(opened, window=limits.zstd_window)
-        start = memoryview(bytearray(LONGEST_BEGINNING))
-        beginning = bytes(start[: source.readinto(start)]).removeprefix(b"\xef\xbb\xbf").lstrip()
-    if beginning[:1] in (b"{", b"[") and b"jsonckpt." not in beginning:
+        whole = PatchedFile(opened)
+        size = min(whole.size, LONGEST_BEGINNING)
+        begins, ends = bytearray(size), bytearray(size)
+        whole.read_range(0, memoryview(begins))
+        whole.read_range(whole.size - size, memoryview(ends))
+    text = begins.removeprefix(b"\xef\xbb\xbf").strip(), ends.strip()
+    closed = bytes(text[0][:1] + text[1][-1:]) in (b"{}", b"[]")
+    if closed and not any(mark in part for mark in _OWN_MARKS for part in text):
         raise FormatError(
             "this is the JSON of another program, not a checkpoint that was damaged",
             file=file.path,
