@@ -28,14 +28,21 @@ __all__ = ["FORMS", "run"]
 _Floats = npt.NDArray[np.float32]
 #: Rows of a matrix; its columns are what the size asks for.
 _COLUMNS = 512
-FORMS: dict[str, Callable[[Path, int], None]] = {}
+_Writer = Callable[[Path, int], None]
+FORMS: dict[str, _Writer] = {}
 
 
-def form(label: str) -> Callable[[Callable[[Path, int], None]], Callable[[Path, int], None]]:
-    """Register a writer: it makes a file of about so many bytes at a path."""
+def form(label: str, part: int = 1) -> Callable[[_Writer], _Writer]:
+    """Register a writer: it makes a file of about so many bytes at a path.
 
-    def add(writer: Callable[[Path, int], None]) -> Callable[[Path, int], None]:
-        FORMS[label] = writer
+    Args:
+        part: the file has only a part of the size. What becomes lists and dictionaries takes many
+            times its text in any Python program, and is bounded by limits.
+    """
+
+    def add(writer: _Writer) -> _Writer:
+        name = f"{label}, 1/{part} of it" if part > 1 else label
+        FORMS[name] = lambda path, nbytes: writer(path, nbytes // part)
         return writer
 
     return add
@@ -82,7 +89,7 @@ def _layers(path: Path, nbytes: int) -> None:
     _dump(path, {"layers": layers})
 
 
-@form('typed arrays {"0": …}')
+@form('typed arrays {"0": …}', part=4)
 def _typed_arrays(path: Path, nbytes: int) -> None:
     arrays = _matrices(nbytes * 4 // 22)
     text = {
@@ -92,7 +99,7 @@ def _typed_arrays(path: Path, nbytes: int) -> None:
     path.write_text(json.dumps({"state_dict": text}))
 
 
-@form("ragged lists, which stay lists")
+@form("ragged lists, which stay lists", part=16)
 def _ragged(path: Path, nbytes: int) -> None:
     rows = [[float(n % 7)] * (n % 50) for n in range(nbytes // 180)]
     _dump(path, {"w": {"data": [1.5], "dtype": "float32"}, "sentences": rows})
@@ -180,6 +187,8 @@ def run(settings: Settings) -> Section:
             found = {size: _convert(crew, folder, write, size) for size in sizes}
             slope = exponent({size: watched.seconds for size, watched in found.items()})
             section.figures[f"foreign/{label}/exponent"] = slope
+            most = max(section.figures.get("foreign/most", 0.0), slope)
+            section.figures["foreign/most"] = most
             for size, watched in found.items():
                 section.figures[f"foreign/{label}/{size}"] = watched.extra / (1 << 20)
             seconds.append(

@@ -95,6 +95,7 @@ TARGETS = (
     _most("the loop held by save_async, in copies of the state", "async/own-async/copies", 1.2),
     _most("a training step beside save_async", "async/own-async/step", 1.25),
     _most("extra memory of any operation", "memory/most", 64, " MiB"),
+    _most("convert: growth of time with the size of other programs' files", "foreign/most", 1.1),
 )
 
 

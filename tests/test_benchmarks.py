@@ -21,6 +21,7 @@ from benchmarks import (
     arena,
     background,
     first,
+    foreign,
     growth,
     inputs,
     memory,
@@ -235,6 +236,7 @@ def unmeasured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     monkeypatch.setattr(memory, "_directory", lambda *_: tmp_path)
     monkeypatch.setattr(small, "_saved", lambda *_: tmp_path / "saved")
     monkeypatch.setattr(small, "_told", lambda _: 0)
+    monkeypatch.setattr(foreign, "FORMS", {"one": lambda path, _: path.touch()})
     monkeypatch.setattr(sizes, "_written", lambda *_: 1)
     once = {peer: [1.0] for peer in [*PEERS, "clone"]}
     monkeypatch.setattr(first, "_seconds", lambda *_: (once, once))
@@ -255,7 +257,7 @@ def test_every_target_of_the_other_groups_names_a_figure(unmeasured: Settings) -
     disk = replace(unmeasured.fast, key="disk")
     both = replace(unmeasured, places=(unmeasured.fast, disk))
     figures = dict(first.run(both).figures)
-    for group in (background, growth, inputs, memory, sizes, small):
+    for group in (background, foreign, growth, inputs, memory, sizes, small):
         section = group.run(unmeasured)
         figures |= section.figures
         for table in section.tables:
