@@ -138,6 +138,16 @@ def counted(count: int, noun: str, plural: str = "") -> str:
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
 
 
+def listed(names: Sequence[str], most: int) -> str:
+    """The first names, quoted, and the number of the others.
+
+    >>> listed(["a", "b", "c"], 2)
+    "'a', 'b' and 1 more"
+    """
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(map(quote, names[:most])) + more
+
+
 def is_refusal(error: BaseException) -> bool:
     """True for errors that do not mean damage: a limit, an unsupported version, a missing package.
 

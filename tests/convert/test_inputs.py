@@ -28,7 +28,7 @@ from jsonckpt._src.errors import (
     UnsupportedTypeError,
 )
 from jsonckpt.convert import convert
-from tests.convert.guide import DATA, files, guide_state, same
+from tests.convert.guide import DATA, files, guide_state, same, unpacked
 
 
 def as_legacy(path: Path) -> Path:
@@ -38,14 +38,7 @@ def as_legacy(path: Path) -> Path:
 
 
 def as_unpacked(path: Path) -> Path:
-    directory = path.with_name("best")
-    directory.mkdir()
-    with zipfile.ZipFile(path) as archive:
-        for name in archive.namelist():
-            target = directory / name.split("/", 1)[1]
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(archive.read(name))
-    return directory
+    return unpacked(path, path.with_name("best"))
 
 
 def as_nested(path: Path) -> Path:

@@ -19,7 +19,7 @@ import jsonckpt
 from jsonckpt import FormatError, UnsupportedTypeError
 from jsonckpt._src.cli.convert import main
 from jsonckpt.convert import convert
-from tests.convert.guide import files, same
+from tests.convert.guide import files, same, unpacked
 
 RUNS: list[str] = []
 
@@ -218,15 +218,6 @@ def test_hostile_modules(tmp_path: Path) -> None:
         torch.save(model, tmp_path / "in.pt")
         with pytest.raises(jsonckpt.LimitError, match="nested too deeply"):
             convert(tmp_path / "in.pt", tmp_path / "out.json", state_dict=True)
-
-
-def unpacked(source: Path, target: Path) -> Path:
-    with zipfile.ZipFile(source) as archive:
-        for name in archive.namelist():
-            place = target / name.split("/", 1)[1]
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_bytes(archive.read(name))
-    return target
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from ..errors import JsonckptError, UnsupportedTypeError, quote
+from ..errors import JsonckptError, UnsupportedTypeError, listed, quote
 from ..sources.torch_files import load_torch_file
 
 _NAMED = re.compile(r"GLOBAL ([\w.<>]+) was not an allowed global")
@@ -61,7 +61,6 @@ def _refused_types(path: Path, error: Exception) -> str:
         with suppress(Exception):  # it reads fewer kinds of values than the unpickler
             names = sorted(set(lister(path)))
     if names:
-        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-        return f"it has {', '.join(map(quote, names[:_SHOWN]))}{more}"
+        return f"it has {listed(names, _SHOWN)}"
     reason = str(error).rpartition("WeightsUnpickler error:")[2].strip().partition("\n")[0]
     return f"it says {quote(reason, 120)}"

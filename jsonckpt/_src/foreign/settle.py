@@ -34,7 +34,7 @@ from typing import Any
 
 import torch
 
-from ..errors import FormatError, quote
+from ..errors import FormatError, counted, quote
 from ..format.pointer import join
 from ..json_stream.scratch import Numbers, Ragged, Text
 from . import dialects, jsonpickle
@@ -380,9 +380,7 @@ def _in_order(value: Any, least: int) -> list[Array] | None:
 
 def _plain(value: Any, name: str, values: Values) -> Any:
     """Make Python values of what is still lifted."""
-    if isinstance(value, Numbers | Ragged):
-        return values.plain.take(value, name)
-    if isinstance(value, Text):
+    if isinstance(value, Numbers | Ragged | Text):
         return values.plain.take(value, name)
     if isinstance(value, Made):
         return value.tensor
@@ -444,21 +442,17 @@ def _no_tensor(values: Values, seen: list[str]) -> FormatError:
 def _add_notes(values: Values) -> None:
     floats = str(values.options.floats).removeprefix("torch.")
     if values.without_dtype:
-        some = _counted(values.without_dtype, "tensor came", "tensors came")
+        some = counted(values.without_dtype, "tensor came", "tensors came")
         values.notes.append(f"{some} without a dtype: {floats}, int64 or bool by the values")
     if values.digits_lost:
-        some = _counted(values.digits_lost, "of these loses", "of these lose")
+        some = counted(values.digits_lost, "of these loses", "of these lose")
         values.notes.append(f"{some} digits in float32; --dtype float64 keeps them")
     if values.stayed:
         count = len(values.stayed)
-        stay = _counted(count, "list of numbers stays a list", "lists stay lists")
+        stay = counted(count, "list of numbers stays a list", "lists stay lists")
         values.notes.append(f"{stay}: {_named(values.stayed, count)}. {_ASK}")
     if values.irregular:
         count = len(values.irregular)
-        stay = _counted(count, "list stays a list", "lists stay lists")
+        stay = counted(count, "list stays a list", "lists stay lists")
         names = _named(values.irregular, count)
         values.notes.append(f"{stay}, with unequal rows, or null or true among numbers: {names}")
-
-
-def _counted(count: int, one: str, more: str) -> str:
-    return f"{count:,} {one if count == 1 else more}"

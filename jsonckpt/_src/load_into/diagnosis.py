@@ -15,7 +15,7 @@ from typing import Any, Final
 import torch
 from torch.nn.parameter import is_lazy
 
-from ..errors import StateMismatchError, quote
+from ..errors import StateMismatchError, listed, quote
 from ..format.pointer import join
 from .aliases import with_tied_names
 from .names import WRAPPERS, Prefixes
@@ -290,9 +290,8 @@ def _count(fit: _Fit) -> str:
 def _rest(fits: list[_Fit]) -> str:
     """What still differs, and what to do with it."""
     names = [name for fit in fits for name in fit.rest]
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    shown = ", ".join(map(quote, names[:_SHOWN]))
-    return f"; what still differs may be left out with exclude=: {shown}{more}" if names else ""
+    shown = listed(names, _SHOWN)
+    return f"; what still differs may be left out with exclude=: {shown}" if names else ""
 
 
 def _expression(path: _Path, target: Any) -> str:

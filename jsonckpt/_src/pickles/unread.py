@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from ..errors import FormatError, LimitError, UnsupportedTypeError, quote
+from ..errors import FormatError, LimitError, UnsupportedTypeError, listed
 from ..format.limits import exceeds
 from ..format.pointer import join
 from .torch_types import checked
@@ -200,8 +200,8 @@ def refuse_unread(state: Any, file: object = None) -> None:
     places = list(dict.fromkeys(place for place, _ in found))
     if imported:
         raise UnsupportedTypeError(
-            f"this file needs pickle, which can run any code: it imports {_listed(list(imported))}"
-            f"{_at(places)}",
+            "this file needs pickle, which can run any code: it imports "
+            f"{listed(list(imported), _SHOWN)}{_at(places)}",
             file=file,
             hint=_ways(places, any(_has_state_dict(part) for _, part in found)),
         )
@@ -214,7 +214,7 @@ def refuse_unread(state: Any, file: object = None) -> None:
 
 
 def _at(places: list[str]) -> str:
-    return "" if places == [""] else f" (at {_listed([place or '/' for place in places])})"
+    return "" if places == [""] else f" (at {listed([place or '/' for place in places], _SHOWN)})"
 
 
 def _names(part: Unread | Global) -> list[str]:
@@ -256,11 +256,6 @@ def _ways(places: list[str], objects: bool) -> str:
 def _sentence(ways: list[str]) -> str:
     text = ", or ".join(ways)
     return f"{text[0].upper()}{text[1:]}."
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(quote(name) for name in names[:_SHOWN]) + more
 
 
 def attributes_of(value: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ..errors import FormatError, quote
+from ..errors import FormatError, listed, quote
 from .kinds import WEIGHTS, Kind
 
 #: The names of the weights, in order of preference.
@@ -69,9 +69,8 @@ def find_weights(directory: Path) -> Path | None:
             if file.is_file() and not _SHARD.fullmatch(file.name)
         ]
         if len(found) > 1:
-            names = ", ".join(quote(file.name) for file in found[:5])
-            more = f" and {len(found) - 5} more" if len(found) > 5 else ""
-            raise FormatError(f"a directory that holds {names}{more}", hint="Give one of them.")
+            names = listed([file.name for file in found], 5)
+            raise FormatError(f"a directory that holds {names}", hint="Give one of them.")
         if found:
             return found[0]
     return None
@@ -228,9 +227,8 @@ def kind_of_directory(directory: Path) -> Kind | None:
     if not files:
         files = [entry.name for entry in sorted(directory.iterdir()) if _holds(entry)]
     if files:
-        more = f" and {len(files) - 5} more" if len(files) > 5 else ""
         return Kind(
-            f"a directory that holds {', '.join(map(quote, files[:5]))}{more}",
+            f"a directory that holds {listed(files, 5)}",
             "Give one of them." if len(files) > 1 else "Give its path.",
         )
     return None

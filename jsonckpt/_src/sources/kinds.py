@@ -15,7 +15,7 @@ from typing import Final
 
 from zstandard import FRAME_HEADER
 
-from ..errors import FormatError, quote
+from ..errors import FormatError, listed, quote
 
 #: Bytes at the beginning of a file that tell its kind.
 HEAD: Final = 4096
@@ -162,8 +162,7 @@ def _is_zip_of_torch(look: Look) -> bool:
 def _others(look: Look) -> str:
     names = [name for name in look.members if not name.endswith("/")]
     shown = [name for name in names if name.lower().endswith(WEIGHTS)] or names
-    more = f" and {len(shown) - 3} more" if len(shown) > 3 else ""
-    return ", ".join(map(quote, shown[:3])) + more
+    return listed(shown, 3)
 
 
 TORCH: Final = Kind("PyTorch file")
