@@ -234,7 +234,10 @@ def anchors(page: Path) -> set[str]:
 def bad_links(page: Path) -> list[str]:
     """The relative links of a page that lead nowhere."""
     problems = []
-    for link in LINK.findall(page.read_text(encoding="utf-8")):
+    lines = page.read_text(encoding="utf-8").split("\n")
+    for block in reversed(blocks_of("\n".join(lines))):
+        del lines[block.line : block.line + block.code.count("\n") - 1]
+    for link in LINK.findall("\n".join(lines)):
         if "://" in link or link.startswith("mailto:"):
             continue
         path, _, anchor = link.partition("#")
