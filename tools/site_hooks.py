@@ -43,6 +43,14 @@ def site_links(text: str, directory: str) -> str:
     return LINK.sub(change, text)
 
 
+def on_config(config: Any) -> Any:
+    """Add the pages of the packages to the last entry of the navigation."""
+    pages = sorted(path.name for path in (ROOT / "docs" / "design").glob("*.md"))
+    [last] = config["nav"][-1].values()
+    last.append({"Packages": [{name.removesuffix(".md"): f"design/{name}"} for name in pages]})
+    return config
+
+
 def on_files(files: Files, config: Any) -> Files:
     """Add the pages from the top."""
     for source, page in TOP.items():
