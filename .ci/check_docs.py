@@ -8,8 +8,8 @@ What is run is said by the language of a block:
 - ``javascript``: node
 - ``sql``: DuckDB, one connection for the page
 
-``text``, ``json``, ``yaml``, ``html`` and the like are shown only. A block without a language is an error. A
-comment on the line before a block says what is special about it:
+``text``, ``json``, ``yaml``, ``html`` and the like are shown only. A block without a language is an
+error. A comment on the line before a block says what is special about it:
 
 - ``<!-- not run: REASON -->``: it cannot run here. All these are listed at the end
 - ``<!-- ci: NAME -->``: another step of CI runs it (see ``readme_command.py``)

@@ -1,4 +1,4 @@
-"""The built site asks for nothing elsewhere: no script, style, font, picture or frame of another host.
+"""The built site asks for nothing elsewhere: no script, style, font or picture of another host.
 
 Links that a reader clicks may lead anywhere::
 

@@ -1,4 +1,4 @@
-"""The documentation: every public name has an entry, and the check of its code blocks finds faults."""
+"""The documentation: every public name has an entry, and the checks of its pages find faults."""
 
 from __future__ import annotations
 
@@ -104,7 +104,10 @@ assert a == 1
         ("<!-- exit: 3 -->\n```bash\ntrue\n```\n", "exit code 0"),
         ("```\nshown\n```\n", "a block without a language"),
         ("```ruby\nputs 1\n```\n", "nothing runs ruby"),
-        ("```bash\necho 1\n```\n\n<!-- output -->\n```text\n2\n```\n", "the block before it printed"),
+        (
+            "```bash\necho 1\n```\n\n<!-- output -->\n```text\n2\n```\n",
+            "the block before it printed",
+        ),
     ],
 )
 def test_a_fault_in_a_page_is_a_problem(text: str, said: str, tmp_path: Path) -> None:
@@ -158,7 +161,7 @@ def test_links_between_the_top_and_the_site() -> None:
     assert change("[s](../../SECURITY.md)", "docs/guides") == "[s](../security.md)"
     assert change("[t](../tests/support.py)", "docs") == "t"
     assert change("[w](https://example.org/x)", "docs") == "[w](https://example.org/x)"
-    assert change("![p](docs/p.svg)", "") == "![p](docs/p.svg)"
+    assert change("![p](docs/p.svg)", "") == "![p](p.svg)"
 
 
 def test_docstrings_become_markdown() -> None:

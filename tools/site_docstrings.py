@@ -13,7 +13,9 @@ from typing import Any
 from griffe import Extension, Object
 
 ROLE = re.compile(r":(?:func|class|meth|mod|attr|data|exc):`~?([^`]+)`")
-SECTION = re.compile(r"^(Args|Attributes|Raises|Returns|Yields):\n((?: {4}.*\n?|\n)+)", re.MULTILINE)
+SECTION = re.compile(
+    r"^(Args|Attributes|Raises|Returns|Yields):\n((?: {4}.*\n?|\n)+)", re.MULTILINE
+)
 TITLES = {"Args": "Arguments"}
 #: One or several names with commas between them, and what is said of them.
 ENTRY = re.compile(r"^((?:\*{0,2}[A-Za-z_][\w.]*)(?:,\s*[A-Za-z_][\w.]*)*):\s", re.MULTILINE)

@@ -20,14 +20,14 @@ TOP = {
     "CHANGELOG.md": "changelog.md",
     "README.md": "index.md",
 }
-LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(([^)\s#]+)(#[^)\s]*)?\)")
+LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s#]+)(#[^)\s]*)?\)")
 
 
 def site_links(text: str, directory: str) -> str:
     """Change links between the top and ``docs/``; ``directory`` is that of the page."""
 
     def change(match: re.Match[str]) -> str:
-        words, path, anchor = match[1], match[2], match[3] or ""
+        image, words, path, anchor = match[1], match[2], match[3], match[4] or ""
         if "://" in path or path.startswith("mailto:"):
             return match[0]
         target = posixpath.normpath(posixpath.join(directory, path))
@@ -36,7 +36,7 @@ def site_links(text: str, directory: str) -> str:
         if not target.startswith("docs/"):
             return words
         home = directory if directory.startswith("docs") else "docs"
-        return f"[{words}]({posixpath.relpath(target, home)}{anchor})"
+        return f"{image}[{words}]({posixpath.relpath(target, home)}{anchor})"
 
     return LINK.sub(change, text)
 
