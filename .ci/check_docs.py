@@ -40,7 +40,6 @@ import time
 import traceback
 import types
 import warnings
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -203,27 +202,59 @@ def run_page(page: Path) -> Outcome:
     return outcome
 
 
-def in_a_process(page: Path) -> Outcome:
-    """Run a page in a process and an empty directory of its own."""
-    if not re.search(r"^\s*```", page.read_text(encoding="utf-8"), re.MULTILINE):
-        return Outcome()
-    with tempfile.TemporaryDirectory() as directory:
-        room = Path(directory, "page")
+def in_a_room(page: Path, directory: Path) -> None:
+    """Run a page in an empty directory, in a child process, which ends here."""
+    code = 1
+    try:
+        with open(directory / "printed", "w", encoding="utf-8") as printed:
+            os.dup2(printed.fileno(), 1)
+            os.dup2(printed.fileno(), 2)
+        room = directory / "page"
         room.mkdir()
-        report = Path(directory, "report")
-        environment = {
-            **os.environ,
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
-            "PYTHONDONTWRITEBYTECODE": "1",
-        }
-        command = [sys.executable, __file__, "--run", str(page), str(report)]
-        done = subprocess.run(
-            command, cwd=room, env=environment, capture_output=True, text=True, check=False
-        )
-        if done.returncode or not report.exists():
-            return Outcome(problems=[f"{page.relative_to(ROOT)}: {done.stdout}{done.stderr}"])
-        return Outcome(**json.loads(report.read_text(encoding="utf-8")))
+        os.chdir(room)
+        outcome = asdict(run_page(page))
+        (directory / "outcome").write_text(json.dumps(outcome), encoding="utf-8")
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def run_pages(pages: list[Path]) -> dict[Path, Outcome]:
+    """Run each page in a child process, as many at once as there are processors.
+
+    The children are forked after torch is imported, which takes seconds.
+    """
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    os.environ.update(PATH=path, PYTHONPATH=paths, PYTHONDONTWRITEBYTECODE="1")
+    sys.path.insert(0, str(ROOT))
+    if any("import torch" in page.read_text(encoding="utf-8") for page in pages):
+        importlib.import_module("torch")
+    outcomes: dict[Path, Outcome] = {}
+    running: dict[int, tuple[Path, Path]] = {}
+    waiting = list(pages)
+    with tempfile.TemporaryDirectory() as rooms:
+        while waiting or running:
+            while waiting and len(running) < (os.cpu_count() or 1):
+                page = waiting.pop(0)
+                directory = Path(tempfile.mkdtemp(dir=rooms))
+                if (child := os.fork()) == 0:
+                    in_a_room(page, directory)
+                running[child] = page, directory
+            child, status = os.wait()
+            page, directory = running.pop(child)
+            if status:
+                said = (directory / "printed").read_text(encoding="utf-8")
+                name = page.relative_to(ROOT)
+                outcomes[page] = Outcome(problems=[f"{name}: wait status {status}: {said}"])
+            else:
+                text = (directory / "outcome").read_text(encoding="utf-8")
+                outcomes[page] = Outcome(**json.loads(text))
+    return outcomes
 
 
 def anchors(page: Path) -> set[str]:
@@ -253,31 +284,26 @@ def bad_links(page: Path) -> list[str]:
 
 def main(arguments: list[str]) -> int:
     """Check the pages; the number of problems is the exit code."""
-    if arguments[:1] == ["--run"]:
-        outcome = run_page(Path(arguments[1]))
-        Path(arguments[2]).write_text(json.dumps(asdict(outcome)), encoding="utf-8")
-        return 0
     pages = [Path(argument).resolve() for argument in arguments] or list(PAGES)
     problems = [problem for page in pages for problem in bad_links(page)]
     # Each command of a page imports torch: those with the most of them begin.
     pages.sort(key=lambda page: page.read_text(encoding="utf-8").count("\njsonckpt "), reverse=True)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        outcomes = list(pool.map(in_a_process, pages))
-    problems += [problem for outcome in outcomes for problem in outcome.problems]
-    left_out = [line for outcome in outcomes for line in outcome.left_out]
+    outcomes = run_pages(pages)
+    problems += [problem for outcome in outcomes.values() for problem in outcome.problems]
+    left_out = [line for outcome in outcomes.values() for line in outcome.left_out]
     if "docs" in os.environ.get("JSONCKPT_REQUIRE", "").split():
         problems += [line for line in left_out if line.endswith(" here")]
     print("\n".join(f"not run: {line}" for line in left_out))
     ran, shown, elsewhere = (
-        sum(getattr(outcome, name) for outcome in outcomes)
+        sum(getattr(outcome, name) for outcome in outcomes.values())
         for name in ("ran", "shown", "elsewhere")
     )
     print(
         f"{len(pages)} pages: {ran} blocks run, {elsewhere} run by other steps of CI, "
         f"{shown} of text, {len(left_out)} not run"
     )
-    slowest = max(zip(outcomes, pages), key=lambda pair: pair[0].seconds)
-    print(f"the slowest page: {slowest[1].relative_to(ROOT)}, {slowest[0].seconds:.1f} s")
+    slowest = max(outcomes, key=lambda page: outcomes[page].seconds)
+    print(f"the slowest page: {slowest.relative_to(ROOT)}, {outcomes[slowest].seconds:.1f} s")
     print("\n".join(problems))
     return min(len(problems), 100)
 

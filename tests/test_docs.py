@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -144,6 +146,19 @@ false
         "page.md:12: no no-such-program here",
     ]
     assert (outcome.ran, outcome.elsewhere) == (0, 1)
+
+
+def test_a_page_that_ends_its_process_is_a_problem(tmp_path: Path) -> None:
+    (tmp_path / ".ci").mkdir()
+    shutil.copy(ROOT / ".ci" / "check_docs.py", tmp_path / ".ci")
+    (tmp_path / "bad.md").write_text("```python\nimport os\n\nos.kill(os.getpid(), 9)\n```\n")
+    (tmp_path / "good.md").write_text("```bash\ntouch made\n```\n\n```bash\ntest -e made\n```\n")
+    command = [sys.executable, str(tmp_path / ".ci" / "check_docs.py")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "2 pages: 2 blocks run" in done.stdout
+    assert "bad.md: wait status 9" in done.stdout
+    assert not (tmp_path / "made").exists()
 
 
 def test_bad_links_are_found_outside_blocks_only(tmp_path: Path) -> None:
