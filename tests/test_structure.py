@@ -19,7 +19,7 @@ LAYERS: list[set[str]] = [
     {"state", "shards"},
     {"tensors", "storage"},
     {"save", "load", "json_stream", "pickles"},
-    {"load_into", "foreign"},
+    {"load_into", "foreign", "inspect"},
     {"sources"},
     {"rescue", "convert", "training"},
     {"cli"},
