@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from jsonckpt import convert as convert
     from jsonckpt import training as training
     from jsonckpt._src.format.limits import Limits
+    from jsonckpt._src.inspect.api import inspect
+    from jsonckpt._src.inspect.facts import Inspection
     from jsonckpt._src.load.api import load, stream
     from jsonckpt._src.load.checkpoint import Checkpoint, TensorEntry
     from jsonckpt._src.load.checkpoint import open_checkpoint as open
@@ -56,6 +58,7 @@ __all__ = [
     "FormatError",
     "GcReport",
     "IncompleteCheckpointError",
+    "Inspection",
     "IntegrityError",
     "JsonckptError",
     "LimitError",
@@ -75,6 +78,7 @@ __all__ = [
     "WriteError",
     "__version__",
     "gc",
+    "inspect",
     "load",
     "load_into",
     "open",
@@ -91,6 +95,7 @@ __all__ = [
 _LAZY = {
     "Checkpoint": ("load.checkpoint", "Checkpoint"),
     "GcReport": ("rescue.gc", "GcReport"),
+    "Inspection": ("inspect.facts", "Inspection"),
     "Limits": ("format.limits", "Limits"),
     "LoadResult": ("load_into.api", "LoadResult"),
     "LostTensor": ("rescue.scan", "LostTensor"),
@@ -100,6 +105,7 @@ _LAZY = {
     "TensorEntry": ("load.checkpoint", "TensorEntry"),
     "VerifyReport": ("rescue.verify", "VerifyReport"),
     "gc": ("rescue.gc", "gc"),
+    "inspect": ("inspect.api", "inspect"),
     "load": ("load.api", "load"),
     "load_into": ("load_into.api", "load_into"),
     "open": ("load.checkpoint", "open_checkpoint"),

@@ -18,6 +18,7 @@ NAMES = [
     "FormatError",
     "GcReport",
     "IncompleteCheckpointError",
+    "Inspection",
     "IntegrityError",
     "JsonckptError",
     "LimitError",
@@ -37,6 +38,7 @@ NAMES = [
     "WriteError",
     "__version__",
     "gc",
+    "inspect",
     "load",
     "load_into",
     "open",
@@ -75,6 +77,7 @@ SIGNATURES = {
         "path, *, verify=True, threads=None, limits=None, storage_options=None, "
         "expected_digest=None"
     ),
+    "inspect": "path, *, limits=None, storage_options=None, expected_digest=None",
     "stream": (
         "source, map_location=None, *, include=None, exclude=None, verify=True, limits=None, "
         "storage_options=None, expected_digest=None"

@@ -21,7 +21,8 @@ from ..tensors.buffers import Target
 from ..tensors.map_location import MapLocation
 from .allocation import allocate_targets
 from .container import Container, open_container, read_consistent
-from .forward import FileSource, ForwardReader
+from .file_source import FileSource
+from .forward import ForwardReader
 from .options import ReadOptions
 from .restore import StateBuilder
 from .selection import TensorSelection

@@ -44,8 +44,8 @@ def gather(source: ByteSource, options: ReadOptions) -> Manifest:
     head = stream.read_head()
     entries = [entry_of(record) for record in stream.records(lambda _: None)]
     check_seal(stream.parser.seal, options.expected_digest)
-    size, sealed = stream.parser.position, bool(stream.parser.seal)
-    return manifest_of_head(head, entries, size, options.limits, on_disk=source.size, sealed=sealed)
+    size, seal = stream.parser.position, stream.parser.seal
+    return manifest_of_head(head, entries, size, options.limits, on_disk=source.size, seal=seal)
 
 
 def from_index(file: RangeReader, options: ReadOptions) -> Manifest:
@@ -99,7 +99,9 @@ def _from_index(file: RangeReader, limits: Limits, expected_digest: str | None) 
     _push(reader, file, position, file.size, limits)
     reader.close()
     check_seal(reader.seal, expected_digest)
-    return manifest_of_head(reader.head, entries, file.size, limits, head_digest=reader.head_digest)
+    return manifest_of_head(
+        reader.head, entries, file.size, limits, head_digest=reader.head_digest, seal=reader.seal
+    )
 
 
 def _push(reader: ShardParser, file: RangeReader, start: int, stop: int, limits: Limits) -> None:
