@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-
 from ..support import lacking
 
 FLAGS = [
@@ -74,5 +73,3 @@ def rows(page: Any, section: str = "tensors") -> list[str]:
         "nodes => nodes.map(n => [n.parentNode.offsetTop, n.title])"
     )
     return [title for _, title in sorted(found)]
-
-

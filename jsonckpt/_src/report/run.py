@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Sequence
@@ -89,7 +90,7 @@ def _values(run: Sequence[Collected]) -> dict[str, list[float | None]]:
 
 def _differences(values: Sequence[float | None]) -> list[float]:
     numbers = [value for value in values if value is not None]
-    return [later - earlier for earlier, later in zip(numbers, numbers[1:])]
+    return [later - earlier for earlier, later in itertools.pairwise(numbers)]
 
 
 def _rank(path: str) -> int:
