@@ -126,7 +126,12 @@ def test_two_side_by_side(tmp_path: Path) -> None:
     weight, moved = torch.randn(700, 900), torch.randn(700, 900)
     one = {"same": weight, "w": weight, "shape": torch.ones(2), "old": torch.ones(1), "lr": 0.1}
     one["w"] = weight.clone()
-    two = {"same": weight.clone(), "w": weight + 0.1 * moved, "shape": torch.ones(3), "lr": 0.2}
+    two: dict[str, Any] = {
+        "same": weight.clone(),
+        "w": weight + 0.1 * moved,
+        "shape": torch.ones(3),
+        "lr": 0.2,
+    }
     two["new"] = torch.ones(5)
     paths = [saved(tmp_path / "a", one), saved(tmp_path / "b.json", two)]
     compared = data_of(report(paths))["compare"]

@@ -6,7 +6,7 @@ import itertools
 import math
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from ..format.json_text import Json
 from ..inspect.facts import group_name
@@ -17,6 +17,8 @@ from .collect import Collected
 _MOST_POINTS = 200_000
 _MOST_CURVES = 24
 _MOST_GROUPS = 8
+#: Name, places on the horizontal axis, values, what the axis counts.
+Curve: TypeAlias = tuple[str, list[float], list[float], str]
 _MOST_PLACES = 400
 _HISTORY = re.compile(r"history|histories|losses|logs?$|curve", re.IGNORECASE)
 _AXIS = re.compile(r"(global_)?step|iteration|epoch", re.IGNORECASE)
@@ -116,13 +118,9 @@ def _numbers(each: Collected) -> dict[str, float]:
     return found
 
 
-def histories(state: Json) -> list[tuple[str, list[float], list[float | None], str]]:
-    """Curves that one checkpoint carries: rows of a history, and lists of numbers in one.
-
-    Returns:
-        For each its name, the places on the horizontal axis, the values, and the axis.
-    """
-    found: list[tuple[str, list[float], list[float | None], str]] = []
+def histories(state: Json) -> list[Curve]:
+    """Curves that one checkpoint carries: rows of a history, and lists of numbers in one."""
+    found: list[Curve] = []
     pending = [(Member("", "", state), 0, False)]
     while pending and len(found) < _MOST_CURVES:
         member, depth, inside = pending.pop()
@@ -138,9 +136,7 @@ def histories(state: Json) -> list[tuple[str, list[float], list[float | None], s
     return found[:_MOST_CURVES]
 
 
-def _curves_of_list(
-    member: Member, members: list[Member]
-) -> list[tuple[str, list[float], list[float | None], str]]:
+def _curves_of_list(member: Member, members: list[Member]) -> list[Curve]:
     """A list of numbers is one curve, a list of rows one for each key that has numbers."""
     thinned = members[:: -(-len(members) // _MOST_PLACES)]
     places = [float(one.key) for one in thinned]
