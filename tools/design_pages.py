@@ -26,7 +26,7 @@ ROWS = [
     [["cli"]],
     [["commands"]],
     [["terminal"]],
-    [["rescue"], ["convert"], ["training", "load_into"]],
+    [["rescue"], ["convert"], ["training", "load_into"], ["report", "inspect"]],
     [["sources"]],
     [["save"], ["load"], ["foreign", "json_stream"], ["pickles"]],
     [["tensors", "state"], ["shards"], ["storage"]],
