@@ -128,7 +128,16 @@ FIELDS = {
         "nbytes",
         "notes",
     ],
-    "VerifyReport": ["path", "problems", "tensors", "nbytes", "files", "notes"],
+    "VerifyReport": [
+        "path",
+        "problems",
+        "tensors",
+        "nbytes",
+        "files",
+        "notes",
+        "digest",
+        "pin",
+    ],
     "Limits": [
         "manifest_bytes",
         "tensors",

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from ..format.checksums import CRYPTOGRAPHIC
+from ..format.checksums import pin_of
 from ..format.json_text import collector_paused
 from ..format.limits import Limits
 from ..load.container import Container, open_container
@@ -88,8 +88,3 @@ def inspect_pipe(source: FileSource, options: ReadOptions) -> Inspection:
         digest=manifest.digest or None,
         pin=pin_of(manifest.digest, manifest.checksum),
     )
-
-
-def pin_of(digest: str, checksum: str) -> str | None:
-    """A digest, if ``expected_digest=`` takes it: the checksums must resist forgery."""
-    return digest if digest and checksum in CRYPTOGRAPHIC else None
