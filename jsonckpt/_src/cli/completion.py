@@ -47,6 +47,8 @@ def complete(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
         position, words = int(arguments[0]), list(arguments[1:])
     except (IndexError, ValueError):
         return EXIT_FAILURE
+    if position < 1:
+        return EXIT_FAILURE
     before, word = words[1:position], (words[position] if position < len(words) else "")
     found = False
     try:

@@ -18,7 +18,9 @@ _jsonckpt() {
     while IFS= read -r line; do
         COMPREPLY+=("$(printf '%q' "${line%%$'\\t'*}")")
     done < <("${COMP_WORDS[0]}" _complete "$COMP_CWORD" "${COMP_WORDS[@]}" 2>/dev/null)
-    if [[ ${#COMPREPLY[@]} -eq 1 && ${COMPREPLY[0]} == *[=/] ]]; then compopt -o nospace; fi
+    if [[ ${#COMPREPLY[@]} -eq 1 && ${COMPREPLY[0]} == *= ]]; then
+        compopt -o nospace 2>/dev/null
+    fi
 }
 complete -o default -F _jsonckpt jsonckpt
 """,

@@ -98,9 +98,13 @@ def run(args: argparse.Namespace) -> int:
 def _write_html(args: argparse.Namespace) -> int:
     from ..report.api import report
 
-    made = report(args.paths, limits=limits_of(args))
-    made.save(args.html)
-    say(dump_json({"ok": True, "html": args.html}) if args.json else f"wrote {args.html}")
+    if "-" in args.paths:
+        raise ArgumentError("--html does not read standard input: write it to a file first")
+    page = report(
+        args.paths, limits=limits_of(args), progress=on_terminal() and not args.json
+    ).save(args.html)
+    facts = {"ok": True, "paths": args.paths, "html": str(page)}
+    say(dump_json(facts) if args.json else f"wrote {printable(page)}")
     return EXIT_OK
 
 
@@ -231,7 +235,8 @@ def _stats_json(stats: TensorStatistics) -> dict[str, Any]:
     names = ("count", "nans", "positive_infs", "negative_infs", "zeros", "denormals",
              "min", "max", "mean", "std", "norm")  # fmt: skip
     histogram = stats.histogram
-    row = {name: getattr(stats, name) for name in names}
+    found = {name: getattr(stats, name) for name in names}
+    row = {name: int(it) if isinstance(it, bool) else it for name, it in found.items()}
     bars = {"start": histogram.start, "width": histogram.width, "counts": list(histogram.counts)}
     return row | {"histogram": bars}
 
@@ -325,4 +330,6 @@ _ASCII_BARS = str.maketrans("▁▂▃▄▅▆▇█", "._-:=+*#")
 
 
 def _short(value: float | int | None) -> str:
-    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "-" if value is None else str(int(value))
