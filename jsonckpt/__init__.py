@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from jsonckpt._src.load.checkpoint import Checkpoint, TensorEntry
     from jsonckpt._src.load.checkpoint import open_checkpoint as open
     from jsonckpt._src.load_into.api import LoadResult, load_into
+    from jsonckpt._src.report.api import Report, report
     from jsonckpt._src.rescue.gc import GcReport, gc
     from jsonckpt._src.rescue.recover import RecoverReport, recover
     from jsonckpt._src.rescue.scan import LostTensor
@@ -67,6 +68,7 @@ __all__ = [
     "LostTensor",
     "PendingSave",
     "RecoverReport",
+    "Report",
     "SaveCancelledError",
     "SaveResult",
     "StateMismatchError",
@@ -84,6 +86,7 @@ __all__ = [
     "open",
     "recover",
     "register",
+    "report",
     "save",
     "save_async",
     "stream",
@@ -100,6 +103,7 @@ _LAZY = {
     "LoadResult": ("load_into.api", "LoadResult"),
     "LostTensor": ("rescue.scan", "LostTensor"),
     "PendingSave": ("save.background", "PendingSave"),
+    "Report": ("report.api", "Report"),
     "RecoverReport": ("rescue.recover", "RecoverReport"),
     "SaveResult": ("save.write", "SaveResult"),
     "TensorEntry": ("load.checkpoint", "TensorEntry"),
@@ -110,6 +114,7 @@ _LAZY = {
     "load_into": ("load_into.api", "load_into"),
     "open": ("load.checkpoint", "open_checkpoint"),
     "recover": ("rescue.recover", "recover"),
+    "report": ("report.api", "report"),
     "register": ("state.registry", "register"),
     "save": ("save.api", "save"),
     "save_async": ("save.api", "save_async"),

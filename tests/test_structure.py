@@ -21,7 +21,7 @@ LAYERS: list[set[str]] = [
     {"save", "load", "json_stream", "pickles"},
     {"load_into", "foreign", "inspect"},
     {"sources"},
-    {"rescue", "convert", "training"},
+    {"rescue", "convert", "training", "report"},
     {"terminal"},
     {"commands"},
     {"cli"},

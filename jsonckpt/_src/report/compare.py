@@ -15,7 +15,7 @@ from .collect import Collected
 from .tree import values_of
 
 #: Raw bytes of each tensor that are in memory at a time.
-_PART = 4 << 20
+_PART = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,15 @@ class Change:
         """The distance relative to the first norm."""
         if self.status == "same":
             return 0.0
+<<<<<<< HEAD
         return (
             self.distance / self.norms[0] if self.distance is not None and self.norms[0] else None
         )
+=======
+        if self.distance is None or not self.norms[0]:
+            return None
+        return self.distance / self.norms[0]
+>>>>>>> report
 
 
 @dataclass(frozen=True)

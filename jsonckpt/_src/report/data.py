@@ -8,6 +8,7 @@ from pathlib import PurePath
 from typing import Any
 
 from ..errors import counted
+from ..inspect.facts import Group
 from ..inspect.histogram import Histogram
 from ..inspect.statistics import TensorStatistics
 from ..progress import human
@@ -16,7 +17,7 @@ from .compare import Compared
 from .grids import Picture
 from .health import Finding, findings, growth
 from .optimizers import Moments, moments_of
-from .run import curves_of_run
+from .run import curves_of_run, histories
 from .tree import cut, lines_of
 
 #: Characters for the heights of bars, in this order.
@@ -42,6 +43,7 @@ def data_of(
         "checkpoints": [_checkpoint(one) for one in read],
         "overview": _overview(last),
         "facts": _facts(last),
+        "history": histories(last.facts.manifest.state),
         "tensors": _tensors(last, moments),
         "health": [_finding(one) for one in found],
         "checked": _checked(last),
@@ -69,7 +71,8 @@ def _checkpoint(one: Collected) -> dict[str, Any]:
 def _overview(last: Collected) -> list[tuple[str, str, str]]:
     """Label, value, and a second line."""
     facts = last.facts
-    weights = sum(one.numel for one in facts.tensors if one.owns and "optim" not in one.name)
+    groups = [one for one in facts.groups() if "optim" not in one.name]
+    largest = max(groups, key=lambda one: one.numel, default=None)
     shown: list[tuple[str, str, str]] = []
     for what in ("step", "epoch", "learning rate"):
         value = last.number(what)
@@ -78,15 +81,13 @@ def _overview(last: Collected) -> list[tuple[str, str, str]]:
     places = [counted(facts.count("tied"), "tie")] if facts.count("tied") else []
     places += [counted(facts.count("view"), "view")] if facts.count("view") else []
     shown += [
-        ("elements", _short(facts.numel), f"{_short(weights)} outside the optimizer"),
+        ("elements", _short(facts.numel), _in_group(largest)),
         ("tensors", f"{len(facts.tensors):,}", ", ".join(places)),
         ("tensor bytes", human(facts.nbytes), ", ".join(one.name for one in facts.dtypes()[:4])),
     ]
     if facts.file_bytes:
-        ratio = f"{facts.ratio:.1%} of the raw bytes" if facts.ratio is not None else ""
-        shown.append(
-            ("on disk", human(facts.file_bytes), f"{counted(facts.files, 'file')}, {ratio}")
-        )
+        ratio = f", {facts.ratio:.1%} of the raw bytes" if facts.ratio is not None else ""
+        shown.append(("on disk", human(facts.file_bytes), counted(facts.files, "file") + ratio))
     encodings = [one.name for one in facts.codecs()]
     shown.append(("encoding", cut("; ".join(encodings[:2]) or "none", _LONGEST), ""))
     return [(label, cut(value, _LONGEST), cut(more, _LONGEST)) for label, value, more in shown]
@@ -109,6 +110,10 @@ def _facts(last: Collected) -> list[tuple[str, str, str]]:
         if one.what not in ("step", "epoch", "value")
     ]
     return [tuple(cut(part, _LONGEST) for part in row) for row in shown[:_MOST_FACTS]]  # type: ignore[misc]
+
+
+def _in_group(group: Group | None) -> str:
+    return f"{_short(group.numel)} in {group.name}" if group is not None else ""
 
 
 def _short(count: int) -> str:

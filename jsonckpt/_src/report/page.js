@@ -26,7 +26,7 @@ function fill(node, options, children) {
     if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
     else if (value !== undefined && value !== null) node.setAttribute(name, shown(value));
   }
-  for (const child of children.flat()) {
+  for (const child of children.flat(Infinity)) {
     if (child !== null && child !== undefined) node.append(child.nodeType ? child : shown(child));
   }
   return node;
@@ -42,8 +42,8 @@ function num(value) {
   if (value === 0) return "0";
   const size = Math.abs(value);
   if (Number.isInteger(value) && size < 1e6) return value.toLocaleString("en");
-  if (size >= 1e5 || size < 1e-3) return value.toExponential(2).replace("e+", "e");
-  return String(Number(value.toPrecision(4)));
+  const short = String(Number(value.toPrecision(size < 1e-3 ? 3 : 4)));
+  return size >= 1e6 || short.length > 8 ? value.toExponential(size < 1 ? 1 : 2).replace("e+", "e") : short;
 }
 const count = (value) => (value || 0).toLocaleString("en");
 function bytes(value) {
@@ -57,6 +57,8 @@ const percent = (value) => value === null || value === undefined ? "–"
 const finite = (value) => typeof value === "number" && Number.isFinite(value);
 
 const byName = new Map(data.tensors.map((tensor, at) => [tensor.name, at]));
+const owner = new Map(); // the weight that a moment belongs to
+for (const tensor of data.tensors) for (const name of Object.values(tensor.moments || {})) owner.set(name, tensor.name);
 
 /* Overview ------------------------------------------------------------------------------- */
 function overview() {
@@ -72,7 +74,11 @@ function overview() {
       el("dd", { class: value.length > 12 ? "value long" : "value" }, value), more ? el("dd", { class: "more" }, more) : null)));
   const facts = el("dl", { class: "facts" }, data.facts.map(([what, path, text]) =>
     [el("dt", null, what), el("dd", null, text, path ? el("small", null, path) : null)]));
-  $("overview").append(figures, facts);
+  $("overview").append(figures);
+  if (data.history.length) {
+    $("overview").append(el("div", { class: "charts" }, data.history.map(([label, xs, values, axis]) => chart(label, values, xs, axis))));
+  }
+  $("overview").append(facts);
   $("footer").append(`Made by ${shown(data.made_by)}. This page needs no network.`);
 }
 
@@ -118,6 +124,12 @@ function hierarchy() {
       node = next;
     });
     node.tensor = at;
+    const weight = owner.get(tensor.name);
+    if (weight && parts.length > 1) {  // say which weight a number of an optimizer stands for
+      let above = root;
+      for (const key of parts.slice(0, -1)) above = above.below.get(key);
+      above.label = `${above.key} · ${weight.split(/[/]/).at(-1)}`;
+    }
   });
   const settle = (node) => {
     for (const [key, child] of node.below) {
@@ -125,6 +137,7 @@ function hierarchy() {
       while (only.below.size === 1 && only.tensor < 0) {
         const inner = only.below.values().next().value;
         inner.key = only.key + "." + inner.key;
+        inner.label = only.label || inner.label;
         only = inner;
       }
       node.below.set(key, only);
@@ -177,8 +190,8 @@ function treemap() {
     const width = Math.max(280, picture.clientWidth || 800), height = Math.round(Math.min(460, Math.max(300, width * 0.42)));
     picture.setAttribute("viewBox", `0 0 ${width} ${height}`);
     picture.setAttribute("height", height);
-    crumbs.replaceChildren(...path.map((node, at) => at === path.length - 1 ? el("span", null, `${node.key}  ${bytes(node.value)}`)
-      : button({ onclick: () => { path = path.slice(0, at + 1); draw(); } }, node.key + " ›")));
+    crumbs.replaceChildren(...path.map((node, at) => at === path.length - 1 ? el("span", null, `${node.label || node.key}: ${bytes(node.value)}`)
+      : button({ onclick: () => { path = path.slice(0, at + 1); draw(); } }, (node.label || node.key) + " ›")));
     const nodes = [];
     const place = (node, depth, colour, x, y, w, h) => {
       if (w < 2 || h < 2 || nodes.length > 900) return;
@@ -187,13 +200,13 @@ function treemap() {
         else choose(node.tensor, true);
       };
       const label = w > 46 && h > 17;
-      const group = svg("g", { tabindex: 0, role: "button", "aria-label": `${node.key}, ${bytes(node.value)}`,
+      const group = svg("g", { tabindex: 0, role: "button", "aria-label": `${node.label || node.key}, ${bytes(node.value)}`,
         onclick: (event) => { event.stopPropagation(); go(); },
         onkeydown: (event) => { if (event.key === "Enter" || event.key === " ") { event.preventDefault(); event.stopPropagation(); go(); } },
         onpointerover: (event) => { event.stopPropagation(); tell(node); } },
         svg("rect", { x: x.toFixed(1), y: y.toFixed(1), width: w.toFixed(1), height: h.toFixed(1) }));
       group.firstChild.style.fill = `var(--c${colour})`;
-      if (label) group.append(svg("text", { x: (x + 6).toFixed(1), y: (y + 14).toFixed(1) }, fitted(node.key, w - 12)));
+      if (label) group.append(svg("text", { x: (x + 6).toFixed(1), y: (y + 14).toFixed(1) }, fitted(node.label || node.key, w - 12)));
       const size = bytes(node.value);
       if (label && !node.parts.length && h > 34 && w > 70) group.append(svg("text", { class: "size", x: (x + 6).toFixed(1), y: (y + 28).toFixed(1) }, size));
       nodes.push(group);
@@ -208,7 +221,7 @@ function treemap() {
   }
   const tell = (node) => {
     const share = root.value ? node.value / root.value : 0;
-    tip.textContent = `${shown(node.tensor >= 0 ? data.tensors[node.tensor].name : node.key)}: ${bytes(node.value)}, ${percent(share)} of all`;
+    tip.textContent = `${shown(node.tensor >= 0 ? data.tensors[node.tensor].name : node.label || node.key)}: ${bytes(node.value)}, ${percent(share)} of all`;
   };
   const chain = (from, to) => {
     for (const part of from.parts) {
@@ -226,9 +239,11 @@ function treemap() {
 
 /* A table that keeps only the rows in view. ---------------------------------------------- */
 function wholeName(name) {
-  const text = shown(name), tail = 22;
-  return text.length <= tail ? el("span", { class: "whole", title: text }, el("b", null, text))
-    : el("span", { class: "whole", title: text }, el("i", null, text.slice(0, -tail)), el("b", null, text.slice(-tail)));
+  const text = shown(name);
+  let tail = Math.max(0, text.length - 22);  // the end says most: keep it, from a separator on
+  const mark = text.slice(tail).search(/[/.]/);
+  if (tail && mark > 0 && mark < 14) tail += mark;
+  return el("span", { class: "whole", title: text }, tail ? el("i", null, text.slice(0, tail)) : null, el("b", null, text.slice(tail)));
 }
 class Table {
   constructor(host, { kind, columns, rows, onchoose, sort, descending, second }) {
@@ -377,7 +392,7 @@ function heatOf(row) {
   const ends = signed ? [num(-scale), "0", num(scale)] : ["0", num(scale)];
   const [high, wide] = row.shape.length < 2 ? [1, row.count] : [row.shape[0], row.count / row.shape[0]];
   const cells = signed ? "One cell for each element." : `${rows} × ${columns} cells; each is the root mean square of about ${count(Math.round(high * wide / rows / columns))} elements.`;
-  return [el("h4", null, row.shape.length > 1 ? "Heat map: rows down, all other dimensions across" : "Heat map: the vector, line by line"),
+  return [el("h4", null, row.shape.length > 1 ? "Heat map (rows down)" : "Heat map (line by line)"),
     canvas, legend, el("div", { class: "scale" }, ends.map((end) => el("span", null, end))),
     el("p", { class: "tip" }, cells + (raw.includes("\0") ? " Pink: not finite." : ""))];
 }
@@ -395,7 +410,7 @@ function tensors() {
   const broken = (row) => (row.nans || 0) + (row.infs || 0);
   tensorTable = new Table(left, {
     kind: "tensors", rows: data.tensors, sort: "bytes", descending: true, onchoose: (row) => choose(data.tensors.indexOf(row), false),
-    second: (row) => `${row.dtype}  ${row.shape.join(" × ") || "scalar"}  ${bytes(row.bytes)}`,
+    second: (row) => `${row.dtype} · ${row.shape.join(" × ") || "scalar"} · ${bytes(row.bytes)}`,
     columns: [
       { key: "name", label: "Name", value: (row) => row.name, cell: (row) => wholeName(row.name) },
       { key: "dtype", label: "Dtype", value: (row) => row.dtype, cell: (row) => cell(row.dtype, "quiet") },
@@ -450,7 +465,7 @@ function describe(at) {
       const x = (-row.from / span * 320).toFixed(1);
       picture.append(svg("line", { class: "zero", x1: x, x2: x, y1: 0, y2: 84 }));
     }
-    parts.push(el("h4", null, "Values (heights: square root of the count)"), picture,
+    parts.push(el("h4", null, "Values (square-root scale)"), picture,
       el("div", { class: "scale" }, el("span", null, num(row.from)), el("span", null, num(row.to))));
   }
   if (row.heat) parts.push(...heatOf(row));
@@ -460,6 +475,7 @@ function describe(at) {
       row.update !== null && row.update !== undefined ? el("p", null, `The last step moved it by about ${percent(row.update)} of its size.`) : null,
       Object.entries(row.moments).map(([kind, name]) => el("p", null, kind + ": ", link(name)))));
   }
+  if (owner.has(row.name)) parts.push(el("h4", null, "Optimizer"), el("p", { class: "moments" }, "Kept for ", link(owner.get(row.name))));
   const curve = data.run?.norms[row.name];
   if (curve) parts.push(el("h4", null, "Norm over the steps"), lines(curve, 320, 70, true));
   detail.replaceChildren(...parts);
@@ -469,13 +485,13 @@ function describe(at) {
 /* Curves --------------------------------------------------------------------------------- */
 const steps = data.checkpoints.map((one, at) => (finite(one.step) ? one.step : at));
 const stepName = data.checkpoints.every((one) => finite(one.step)) ? "step" : "checkpoint";
-function lines(values, width, height, dots) {
+function lines(values, width, height, dots, xs = steps, axis = stepName) {
   const numbers = values.filter(finite);
   let low = Math.min(...numbers), high = Math.max(...numbers);
   if (!numbers.length) low = high = 0;
   const flat = high - low < 1e-12 * Math.max(Math.abs(high), 1e-300);
-  const x0 = Math.min(...steps), x1 = Math.max(...steps);
-  const x = (at) => (x1 > x0 ? (steps[at] - x0) / (x1 - x0) : 0.5) * (width - 8) + 4;
+  const x0 = Math.min(...xs), x1 = Math.max(...xs);
+  const x = (at) => (x1 > x0 ? (xs[at] - x0) / (x1 - x0) : 0.5) * (width - 8) + 4;
   const y = (value) => (flat ? 0.5 : 1 - (value - low) / (high - low)) * (height - 10) + 5;
   const picture = svg("svg", { class: "spark", viewBox: `0 0 ${width} ${height}`, height, role: "img", "aria-label": `from ${num(values[0])} to ${num(values.at(-1))}` });
   let path = "", pen = "M";
@@ -485,19 +501,19 @@ function lines(values, width, height, dots) {
     pen = "L";
   });
   picture.append(svg("path", { class: "curve", d: path }));
-  if (dots) values.forEach((value, at) => {
+  if (dots && values.length <= 120) values.forEach((value, at) => {
     if (finite(value)) picture.append(svg("circle", { class: "point", cx: x(at).toFixed(1), cy: y(value).toFixed(1), r: values.length > 40 ? 1.2 : 2.6 },
-      svg("title", null, `${stepName} ${steps[at]}: ${num(value)}`)));
+      svg("title", null, `${axis} ${xs[at]}: ${num(value)}`)));
   });
   return picture;
 }
-function chart(label, values) {
+function chart(label, values, xs = steps, axis = stepName) {
   const numbers = values.filter(finite);
   return el("figure", { class: "chart" },
     el("figcaption", null, el("span", { title: label }, label), el("b", null, num(values.at(-1)))),
-    lines(values, 280, 96, true),
-    el("div", { class: "scale" }, el("span", null, `${stepName} ${steps[0]}`),
-      el("span", null, numbers.length ? `${num(Math.min(...numbers))} to ${num(Math.max(...numbers))}` : "–"), el("span", null, String(steps.at(-1)))));
+    lines(values, 280, 96, true, xs, axis),
+    el("div", { class: "scale" }, el("span", null, `${axis} ${xs[0]}`),
+      el("span", null, numbers.length ? `${num(Math.min(...numbers))} to ${num(Math.max(...numbers))}` : "–"), el("span", null, String(xs.at(-1)))));
 }
 function run() {
   if (!data.run) return;
@@ -506,7 +522,7 @@ function run() {
   host.append(el("p", { class: "muted" }, `${data.checkpoints.length} checkpoints, ${stepName} ${steps[0]} to ${steps.at(-1)}.`));
   const values = Object.entries(data.run.values);
   if (values.length) host.append(el("h3", null, "Numbers of the state"), el("div", { class: "charts" }, values.map(([label, curve]) => chart(label, curve))));
-  host.append(el("h3", null, "Norms by group, and broken numbers"), el("div", { class: "charts" },
+  host.append(el("h3", null, "Norms by group"), el("div", { class: "charts" },
     Object.entries(data.run.groups).map(([label, curve]) => chart(label, curve)), chart("NaN and infinite elements", data.run.broken)));
   const rows = Object.entries(data.run.norms).map(([name, curve]) => {
     const known = curve.filter(finite), first = known[0], last = known.at(-1);
@@ -537,8 +553,8 @@ function compare() {
   const tally = new Map();
   for (const row of data.compare.tensors) tally.set(row.status, (tally.get(row.status) || 0) + 1);
   const words = { changed: "tensors changed", same: "the same, bit for bit", added: "added", removed: "removed", reshaped: "of another shape or dtype", unread: "differ in compressed files" };
-  host.append(el("p", { class: "sums" }, Object.entries(words).filter(([status]) => tally.has(status)).map(([status, text]) => el("span", null, el("b", null, count(tally.get(status))), text)),
-    el("span", null, el("b", null, count(data.compare.values.length)), "plain values changed")));
+  host.append(el("p", { class: "sums" }, Object.entries(words).filter(([status]) => tally.has(status)).map(([status, text]) => el("span", null, el("b", null, count(tally.get(status))), " " + text)),
+    el("span", null, el("b", null, count(data.compare.values.length)), " plain values changed")));
   const most = Math.max(...data.compare.tensors.map((row) => (finite(row.relative) ? row.relative : 0)), 1e-300);
   const track = (value) => {
     const picture = svg("svg", { viewBox: "0 0 120 24", preserveAspectRatio: "none" }, svg("rect", { class: "track", x: 0, y: 9, width: 120, height: 6, rx: 3 }));
@@ -548,7 +564,7 @@ function compare() {
   host.append(el("h3", null, "How far each tensor moved"));
   new Table(host, {
     kind: "changes", rows: data.compare.tensors, sort: "relative", descending: true, onchoose: (row) => choose(byName.get(row.name), true),
-    second: (row) => `${row.status}  ${percent(row.relative)}`,
+    second: (row) => `${row.status} · ${percent(row.relative)}`,
     columns: [
       { key: "name", label: "Name", value: (row) => row.name, cell: (row) => wholeName(row.name) },
       { key: "status", label: "Status", value: (row) => row.status, cell: (row) => cell(row.status, "quiet") },

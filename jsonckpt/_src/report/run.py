@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
+from ..format.json_text import Json
 from ..inspect.facts import group_name
-from ..inspect.plain_values import Member, is_tensor, members_of, number
+from ..inspect.plain_values import Member, is_mapping, is_tensor, members_of, number
 from .collect import Collected
 
 #: Numbers of all curves of single tensors together.
 _MOST_POINTS = 200_000
 _MOST_CURVES = 24
 _MOST_GROUPS = 8
+#: Name, places on the horizontal axis, values, what the axis counts.
+Curve: TypeAlias = tuple[str, list[float], list[float], str]
+_MOST_PLACES = 400
+_HISTORY = re.compile(r"history|histories|losses|logs?$|curve", re.IGNORECASE)
+_AXIS = re.compile(r"(global_)?step|iteration|epoch", re.IGNORECASE)
 #: Curves of plain numbers that people look for first.
 _FIRST = ("loss", "lr", "acc", "perplexity", "step", "epoch")
 
@@ -22,7 +30,7 @@ def curves_of_run(run: Sequence[Collected]) -> dict[str, Any]:
     """The curves, each with a value for each checkpoint, ``None`` where it has none."""
     last = run[-1]
     names = sorted(
-        (tensor for tensor in last.facts.tensors if tensor.owns),
+        (tensor for tensor in last.facts.tensors if tensor.owns and tensor.numel > 1),
         key=lambda tensor: -tensor.nbytes,
     )[: max(_MOST_POINTS // len(run), 1)]
     records = [{t.name: t.entry.name for t in each.facts.tensors} for each in run]
@@ -42,7 +50,7 @@ def _groups(run: Sequence[Collected]) -> dict[str, list[float | None]]:
     for at, each in enumerate(run):
         for tensor in each.facts.tensors:
             found = each.statistics.get(tensor.entry.name)
-            if tensor.owns and found is not None and type(found.min) is float:
+            if tensor.owns and tensor.numel > 1 and found and type(found.min) is float:
                 group = sums.setdefault(_group(tensor.name), [0.0] * len(run))
                 group[at] += min(found.norm or 0.0, 1e150) ** 2
     largest = sorted(sums, key=lambda name: -sums[name][-1])[:_MOST_GROUPS]
@@ -73,8 +81,18 @@ def _values(run: Sequence[Collected]) -> dict[str, list[float | None]]:
     known = [each.number("learning rate") for each in run]
     if len(set(known)) > 1 and None not in known:
         curves = {"learning rate": known, **curves}
-    ordered = sorted(curves, key=_rank)
-    return {path: curves[path] for path in ordered[:_MOST_CURVES]}
+    steps = [each.number("step") for each in run]
+    shown: dict[str, list[float | None]] = {}
+    for path in sorted(curves, key=_rank):
+        counts_steps = _differences(curves[path]) == _differences(steps)
+        if not counts_steps and curves[path] not in shown.values() and len(shown) < _MOST_CURVES:
+            shown[path] = curves[path]
+    return shown
+
+
+def _differences(values: Sequence[float | None]) -> list[float]:
+    numbers = [value for value in values if value is not None]
+    return [later - earlier for earlier, later in itertools.pairwise(numbers)]
 
 
 def _rank(path: str) -> int:
@@ -98,3 +116,46 @@ def _numbers(each: Collected) -> dict[str, float]:
             if len(members) <= 200:
                 pending += [(below, depth + 1) for below in reversed(members)]
     return found
+
+
+def histories(state: Json) -> list[Curve]:
+    """Curves that one checkpoint carries: rows of a history, and lists of numbers in one."""
+    found: list[Curve] = []
+    pending = [(Member("", "", state), 0, False)]
+    while pending and len(found) < _MOST_CURVES:
+        member, depth, inside = pending.pop()
+        inside = inside or bool(_HISTORY.search(member.key))
+        if is_tensor(member.value):
+            continue
+        members = list(members_of(member.value, member.path) or ())
+        if is_mapping(member.value):
+            if depth < 3:
+                pending += [(below, depth + 1, inside) for below in reversed(members)]
+        elif inside and len(members) > 1:
+            found += _curves_of_list(member, members)
+    return found[:_MOST_CURVES]
+
+
+def _curves_of_list(member: Member, members: list[Member]) -> list[Curve]:
+    """A list of numbers is one curve, a list of rows one for each key that has numbers."""
+    thinned = members[:: -(-len(members) // _MOST_PLACES)]
+    places = [float(one.key) for one in thinned]
+    plain = [number(one.value) for one in thinned]
+    if None not in plain:
+        return [(member.path, places, [_float(one) for one in plain], "entry")]
+    rows = [{one.key: number(one.value) for one in members_of(row.value) or ()} for row in thinned]
+    axis = "entry"
+    for key in filter(_AXIS.fullmatch, rows[-1]):
+        at = [row.get(key) for row in rows]
+        if None not in at and len(set(at)) == len(at):  # each row has a place of its own
+            axis, places = key, [_float(one) for one in at]
+    curves = []
+    for key in rows[-1]:
+        values = [row.get(key) for row in rows]
+        if key != axis and None not in values and len(set(values)) > 1 and not _AXIS.fullmatch(key):
+            curves.append((key, places, [_float(one) for one in values], axis))
+    return curves
+
+
+def _float(value: float | None) -> float:
+    return max(-1e300, min(1e300, value or 0.0)) * 1.0
