@@ -42,15 +42,9 @@ class Change:
         """The distance relative to the first norm."""
         if self.status == "same":
             return 0.0
-<<<<<<< HEAD
-        return (
-            self.distance / self.norms[0] if self.distance is not None and self.norms[0] else None
-        )
-=======
         if self.distance is None or not self.norms[0]:
             return None
         return self.distance / self.norms[0]
->>>>>>> report
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,10 @@ const byName = new Map(data.tensors.map((tensor, at) => [tensor.name, at]));
 const owner = new Map(); // the weight that a moment belongs to
 for (const tensor of data.tensors) for (const name of Object.values(tensor.moments || {})) owner.set(name, tensor.name);
 
+const above = (name) => name.slice(0, name.lastIndexOf("/"));
+const kept = new Set([...owner.keys()].map(above)); // what an optimizer keeps for one weight
+const isKept = (row) => kept.has(above(row.name));
+
 /* Overview ------------------------------------------------------------------------------- */
 function overview() {
   $("title").append(shown(data.title));
@@ -85,7 +89,7 @@ function overview() {
 /* Health --------------------------------------------------------------------------------- */
 function health() {
   const host = $("health");
-  host.append(el("p", { class: "muted" }, `All of ${data.checked} were read.`));
+  host.append(el("p", { class: "muted" }, `${data.checked}: all were read.`));
   const serious = data.health.filter((one) => one.level !== "note").length;
   if (!serious) {
     host.append(el("p", { class: "allgood" }, el("span", { class: "dot good" }),
@@ -128,7 +132,7 @@ function hierarchy() {
     if (weight && parts.length > 1) {  // say which weight a number of an optimizer stands for
       let above = root;
       for (const key of parts.slice(0, -1)) above = above.below.get(key);
-      above.label = `${above.key} · ${weight.split(/[/]/).at(-1)}`;
+      above.label = `${above.key} · ${weight.split(/[/.]/).slice(-3).join(".")}`;
     }
   });
   const settle = (node) => {
@@ -210,7 +214,7 @@ function treemap() {
       const size = bytes(node.value);
       if (label && !node.parts.length && h > 34 && w > 70) group.append(svg("text", { class: "size", x: (x + 6).toFixed(1), y: (y + 28).toFixed(1) }, size));
       nodes.push(group);
-      if (node.parts.length && depth < 3 && w > 60 && h > 44) {
+      if (node.parts.length && depth < 4 && w > 60 && h > 44) {
         for (const [part, px, py, pw, ph] of squarify(node.parts, x + 3, y + 20, w - 6, h - 23)) place(part, depth + 1, colour, px, py, pw, ph);
       }
     };
@@ -343,6 +347,23 @@ class Table {
     if (top + high > this.body.scrollTop + this.body.clientHeight) this.body.scrollTop = top + high - this.body.clientHeight;
     this.paint();
     this.pick(at);
+  }
+}
+/* A table with a search of its own, and without the state of an optimizer unless asked. */
+function searched(host, what, options) {
+  const input = el("input", { type: "search", placeholder: "Search names", "aria-label": `Search ${what}`, autocomplete: "off", spellcheck: "false" });
+  const found = el("span", { class: "muted" }), tools = el("div", { class: "tools" }, input, found);
+  const all = options.rows, weights = all.filter((row) => !isKept(row));
+  const some = weights.length > 0 && weights.length < all.length;
+  host.append(tools);
+  const table = new Table(host, { ...options, rows: some ? weights : all });
+  table.oncount = (n) => { found.textContent = `${count(n)} of ${count(all.length)}`; };
+  table.oncount(table.view.length);
+  input.addEventListener("input", () => table.search(input.value));
+  if (some) {
+    const box = el("input", { type: "checkbox" });
+    box.addEventListener("change", () => { table.rows = box.checked ? all : weights; table.refresh(); });
+    tools.append(el("label", null, box, "state of the optimizer"));
   }
 }
 const cell = (text, kind) => el("span", { class: kind }, text);
@@ -529,7 +550,7 @@ function run() {
     return { name, curve, first, last, factor: first ? last / first : null };
   });
   host.append(el("h3", null, "Norms of all tensors"));
-  new Table(host, {
+  searched(host, "norms", {
     kind: "norms", rows, sort: "factor", descending: true, onchoose: (row) => choose(byName.get(row.name), true),
     second: (row) => `${num(row.first)} → ${num(row.last)}`,
     columns: [
@@ -562,7 +583,7 @@ function compare() {
     return picture;
   };
   host.append(el("h3", null, "How far each tensor moved"));
-  new Table(host, {
+  searched(host, "changes", {
     kind: "changes", rows: data.compare.tensors, sort: "relative", descending: true, onchoose: (row) => choose(byName.get(row.name), true),
     second: (row) => `${row.status} · ${percent(row.relative)}`,
     columns: [
