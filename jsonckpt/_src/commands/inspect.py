@@ -112,8 +112,8 @@ def _inspect(args: argparse.Namespace, path: str) -> None:
     from ..format.json_text import collector_paused
     from ..inspect.api import inspect_container, inspect_pipe
     from ..load.container import open_container
-    from ..load.file_source import FileSource
     from ..load.options import ReadOptions
+    from ..storage.file_source import FileSource
 
     options = ReadOptions.of(limits=limits_of(args), expected_digest=args.expected_digest)
     with collector_paused():

@@ -10,10 +10,10 @@ from ..format.checksums import pin_of
 from ..format.json_text import collector_paused
 from ..format.limits import Limits
 from ..load.container import Container, open_container
-from ..load.file_source import FileSource
 from ..load.options import ReadOptions
 from ..load.single_file import gather
 from ..storage.file_objects import is_file_object
+from ..storage.file_source import FileSource
 from .facts import Inspection, facts_of
 
 

@@ -21,7 +21,6 @@ from ..format.checksums import digest_text, pin_of
 from ..format.limits import Limits
 from ..format.model import Entry, Header
 from ..load.container import RETRIES, Container, Shard, open_container
-from ..load.file_source import FileSource
 from ..load.options import ReadOptions
 from ..load.restore import StateBuilder
 from ..load.selection import TensorSelection
@@ -29,6 +28,7 @@ from ..load.single_file import gather
 from ..progress import human, progress_bar
 from ..shown import ShortRepr
 from ..storage.file_objects import is_file_object
+from ..storage.file_source import FileSource
 from ..storage.path_arguments import path_text, without_query
 from .damaged_files import DamagedZstd
 from .scan import LostTensor, scan
