@@ -6,14 +6,14 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from ..format.checksums import CRYPTOGRAPHIC
+from ..format.checksums import pin_of
 from ..format.json_text import collector_paused
 from ..format.limits import Limits
 from ..load.container import Container, open_container
-from ..load.file_source import FileSource
 from ..load.options import ReadOptions
 from ..load.single_file import gather
 from ..storage.file_objects import is_file_object
+from ..storage.file_source import FileSource
 from .facts import Inspection, facts_of
 
 
@@ -88,8 +88,3 @@ def inspect_pipe(source: FileSource, options: ReadOptions) -> Inspection:
         digest=manifest.digest or None,
         pin=pin_of(manifest.digest, manifest.checksum),
     )
-
-
-def pin_of(digest: str, checksum: str) -> str | None:
-    """A digest, if ``expected_digest=`` takes it: the checksums must resist forgery."""
-    return digest if digest and checksum in CRYPTOGRAPHIC else None

@@ -27,7 +27,7 @@ from ..errors import FormatError, counted, quote
 from ..format.dtypes import DTYPES
 from ..format.model import Entry, Manifest, element_count
 from ..progress import human
-from ..state.checks import members, one_of, sizes
+from ..state.checks import integer_between, members, one_of, sizes
 from ..state.references import Reference, references_in
 from .state_facts import StateFact, facts_of_state
 
@@ -47,6 +47,7 @@ class TensorFacts:
         kind: ``"tensor"``, ``"tied"`` (the same memory as another one) or ``"view"``.
         entry: the record that holds its bytes.
         owns: whether it is the first place with this record: sums count it once.
+        stride, offset: of a view in the record, in elements of ``dtype``.
     """
 
     name: str
@@ -58,6 +59,8 @@ class TensorFacts:
     kind: str
     entry: Entry = field(repr=False)
     owns: bool = True
+    stride: tuple[int, ...] | None = None
+    offset: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,11 +139,11 @@ class Inspection:
 
     def codecs(self) -> list[Group]:
         """Elements and bytes by encoding, such as ``"base64, zstd, shuffle"``."""
-        return _sums((_codec_text(tensor.entry), tensor) for tensor in self.tensors)
+        return _sums((_codec_text(t.entry), t) for t in self.tensors if t.owns)
 
     def dtypes(self) -> list[Group]:
         """Elements and bytes by dtype."""
-        return _sums((tensor.dtype, tensor) for tensor in self.tensors)
+        return _sums((t.entry.dtype, t) for t in self.tensors if t.owns)
 
     def count(self, kind: str) -> int:
         """Number of tensors of a kind: ``"tensor"``, ``"tied"`` or ``"view"``."""
@@ -214,14 +217,18 @@ def tensors_of(manifest: Manifest) -> tuple[TensorFacts, ...]:
 def _facts(reference: Reference, entry: Entry, owns: bool) -> TensorFacts:
     name, tag, body = reference
     dtype, shape, kind = entry.dtype, entry.shape, "tensor" if tag == "$tensor" else tag[1:]
+    stride, offset = None, 0
     if tag == "$view":
-        parts = members(body, f"{name}/$view", "dtype", "shape")
+        parts = members(body, f"{name}/$view", "dtype", "shape", "stride", "offset")
         dtype = one_of(*parts.at("dtype"), DTYPES)
-        shape = tuple(sizes(*parts.at("shape")))
+        shape, stride = tuple(sizes(*parts.at("shape"))), tuple(sizes(*parts.at("stride")))
+        offset = integer_between(*parts.at("offset"))
+        if len(stride) != len(shape):
+            raise FormatError("a view has as many strides as sizes", tensor=name)
     numel = element_count(shape)
     nbytes = numel * DTYPES[dtype].itemsize
     stored = sum(chunk[1] for chunk in entry.chunks) if owns else 0
-    return TensorFacts(name, dtype, shape, numel, nbytes, stored, kind, entry, owns)
+    return TensorFacts(name, dtype, shape, numel, nbytes, stored, kind, entry, owns, stride, offset)
 
 
 def groups_of(tensors: Iterable[TensorFacts], depth: int = 1) -> list[Group]:

@@ -83,7 +83,7 @@ def facts_of_state(state: Json) -> Iterator[StateFact]:
     while pending:
         member, depth = pending.pop()
         value = member.value
-        if type(value) not in (dict, list) or is_tensor(value):
+        if members_of(value) is None:
             yield from _plain(member, depth)
             continue
         if is_registered(value):
@@ -124,11 +124,9 @@ def _rule_for_key(member: Member) -> Callable[[Member], list[StateFact] | None] 
 def _by_keys(member: Member) -> tuple[list[StateFact], list[Member]]:
     """What the keys of a container say, and the members that are still to be looked at."""
     value, path = member.value, member.path
-    members = members_of(value, path)
-    if members is None:
-        return [StateFact("value", path, brief(value))], []
+    members = list(members_of(value, path) or ())
     if not is_mapping(value):
-        return _sequence(member, list(members))
+        return _sequence(member, members)
     keys = {below.key: below for below in members}
     if "param_groups" in keys and type(keys["param_groups"].value) is list:
         return _optimizer(path, keys), []

@@ -26,11 +26,13 @@ from ..format.filenames import check_single_name, is_single
 from ..format.limits import Limits, checked_limits
 from ..format.validation import LONGEST_BEGINNING
 from ..parallel import CancelToken, thread_count
+from ..progress import human
 from ..save.local_targets import local_target
 from ..save.options import SaveOptions
 from ..save.plan import RecordPlan, SavePlan
 from ..save.snapshot import Snapshot, new_save_id
 from ..save.write import write_checkpoint
+from ..shown import ShortRepr
 from ..storage.leftovers import File, files_to_search
 from ..storage.local import LocalFile
 from ..storage.new_file import shared_bits
@@ -48,8 +50,8 @@ _STATE_STATUS = {
 }
 
 
-@dataclass(frozen=True)
-class RecoverReport:
+@dataclass(frozen=True, repr=False)
+class RecoverReport(ShortRepr):
     """What :func:`recover` restored. True in a boolean context when nothing was lost.
 
     Attributes:
@@ -84,7 +86,7 @@ class RecoverReport:
     def __str__(self) -> str:
         lines = [
             f"{printable(self.out)}: {counted(len(self.recovered), 'tensor')}, "
-            f"{counted(self.nbytes, 'byte')} restored; "
+            f"{human(self.nbytes)} restored; "
             f"{len(self.lost)} lost; {_STATE_STATUS[self.state]}"
         ]
         lines += [f"  lost: {item}" for item in self.lost]

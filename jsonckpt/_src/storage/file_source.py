@@ -7,8 +7,8 @@ from typing import Any
 
 from ..errors import ArgumentError, JsonckptError, quote
 from ..linux import widen_pipe
-from ..storage.file_objects import check_file_object, wrong_direction
-from ..storage.os_errors import describe
+from .file_objects import check_file_object, wrong_direction
+from .os_errors import describe
 
 
 class FileSource:
