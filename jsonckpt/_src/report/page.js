@@ -412,7 +412,8 @@ function heatOf(row) {
   strip.putImageData(line, 0, 0);
   const ends = signed ? [num(-scale), "0", num(scale)] : ["0", num(scale)];
   const [high, wide] = row.shape.length < 2 ? [1, row.count] : [row.shape[0], row.count / row.shape[0]];
-  const cells = signed ? "One cell for each element." : `${rows} × ${columns} cells; each is the root mean square of about ${count(Math.round(high * wide / rows / columns))} elements.`;
+  const per = high * wide / rows / columns;
+  const cells = signed ? "One cell for each element." : `${rows} × ${columns} cells; each is the root mean square of ${per < 1.5 ? "one or two" : "about " + count(Math.round(per))} elements.`;
   return [el("h4", null, row.shape.length > 1 ? "Heat map (rows down)" : "Heat map (line by line)"),
     canvas, legend, el("div", { class: "scale" }, ends.map((end) => el("span", null, end))),
     el("p", { class: "tip" }, cells + (raw.includes("\0") ? " Pink: not finite." : ""))];
