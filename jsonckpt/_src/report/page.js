@@ -577,7 +577,8 @@ function compare() {
   const words = { changed: "tensors changed", same: "the same, bit for bit", added: "added", removed: "removed", reshaped: "of another shape or dtype", unread: "differ in compressed files" };
   host.append(el("p", { class: "sums" }, Object.entries(words).filter(([status]) => tally.has(status)).map(([status, text]) => el("span", null, el("b", null, count(tally.get(status))), " " + text)),
     el("span", null, el("b", null, count(data.compare.values.length)), " plain values changed")));
-  const most = Math.max(...data.compare.tensors.map((row) => (finite(row.relative) ? row.relative : 0)), 1e-300);
+  const isWeight = (row) => byName.has(row.name) && !isKept(row) && data.tensors[byName.get(row.name)].dtype.includes("float");
+  const most = data.compare.tensors.filter(isWeight).reduce((high, row) => (finite(row.relative) ? Math.max(high, row.relative) : high), 0) || 1;
   const track = (value) => {
     const picture = svg("svg", { viewBox: "0 0 120 24", preserveAspectRatio: "none" }, svg("rect", { class: "track", x: 0, y: 9, width: 120, height: 6, rx: 3 }));
     if (finite(value)) picture.append(svg("rect", { class: "fill", x: 0, y: 9, width: (120 * Math.min(1, value / most)).toFixed(1), height: 6, rx: 3 }));
