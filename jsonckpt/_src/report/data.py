@@ -178,7 +178,7 @@ def bars(histogram: Histogram) -> str:
     """A character for the height of each bar, in 64 steps; a count of one is at least one step.
 
     >>> bars(Histogram(0.0, 1.0, (0, 1, 4, 1000)))
-    '111_'
+    '011_'
     """
     top = max(histogram.counts)
     heights = (math.ceil(63 * count / top) if count else 0 for count in histogram.counts)
