@@ -33,10 +33,13 @@ from jsonckpt._version import __version__
 if TYPE_CHECKING:
     from jsonckpt import training as training
     from jsonckpt._src.format.limits import Limits
+    from jsonckpt._src.inspect.api import inspect
+    from jsonckpt._src.inspect.facts import Inspection
     from jsonckpt._src.load.api import load, stream
     from jsonckpt._src.load.checkpoint import Checkpoint, TensorEntry
     from jsonckpt._src.load.checkpoint import open_checkpoint as open
     from jsonckpt._src.load_into.api import LoadResult, load_into
+    from jsonckpt._src.report.api import Report, report
     from jsonckpt._src.rescue.gc import GcReport, gc
     from jsonckpt._src.rescue.recover import RecoverReport, recover
     from jsonckpt._src.rescue.scan import LostTensor
@@ -56,6 +59,7 @@ __all__ = [
     "FormatError",
     "GcReport",
     "IncompleteCheckpointError",
+    "Inspection",
     "IntegrityError",
     "JsonckptError",
     "LimitError",
@@ -64,6 +68,7 @@ __all__ = [
     "LostTensor",
     "PendingSave",
     "RecoverReport",
+    "Report",
     "SaveCancelledError",
     "SaveResult",
     "StateMismatchError",
@@ -75,11 +80,13 @@ __all__ = [
     "WriteError",
     "__version__",
     "gc",
+    "inspect",
     "load",
     "load_into",
     "open",
     "recover",
     "register",
+    "report",
     "save",
     "save_async",
     "stream",
@@ -91,19 +98,23 @@ __all__ = [
 _LAZY = {
     "Checkpoint": ("load.checkpoint", "Checkpoint"),
     "GcReport": ("rescue.gc", "GcReport"),
+    "Inspection": ("inspect.facts", "Inspection"),
     "Limits": ("format.limits", "Limits"),
     "LoadResult": ("load_into.api", "LoadResult"),
     "LostTensor": ("rescue.scan", "LostTensor"),
     "PendingSave": ("save.background", "PendingSave"),
+    "Report": ("report.api", "Report"),
     "RecoverReport": ("rescue.recover", "RecoverReport"),
     "SaveResult": ("save.write", "SaveResult"),
     "TensorEntry": ("load.checkpoint", "TensorEntry"),
     "VerifyReport": ("rescue.verify", "VerifyReport"),
     "gc": ("rescue.gc", "gc"),
+    "inspect": ("inspect.api", "inspect"),
     "load": ("load.api", "load"),
     "load_into": ("load_into.api", "load_into"),
     "open": ("load.checkpoint", "open_checkpoint"),
     "recover": ("rescue.recover", "recover"),
+    "report": ("report.api", "report"),
     "register": ("state.registry", "register"),
     "save": ("save.api", "save"),
     "save_async": ("save.api", "save_async"),

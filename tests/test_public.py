@@ -25,6 +25,7 @@ NAMES = [
     "FormatError",
     "GcReport",
     "IncompleteCheckpointError",
+    "Inspection",
     "IntegrityError",
     "JsonckptError",
     "LimitError",
@@ -33,6 +34,7 @@ NAMES = [
     "LostTensor",
     "PendingSave",
     "RecoverReport",
+    "Report",
     "SaveCancelledError",
     "SaveResult",
     "StateMismatchError",
@@ -44,11 +46,13 @@ NAMES = [
     "WriteError",
     "__version__",
     "gc",
+    "inspect",
     "load",
     "load_into",
     "open",
     "recover",
     "register",
+    "report",
     "save",
     "save_async",
     "stream",
@@ -82,6 +86,7 @@ SIGNATURES = {
         "path, *, verify=True, threads=None, limits=None, storage_options=None, "
         "expected_digest=None"
     ),
+    "inspect": "path, *, limits=None, storage_options=None, expected_digest=None",
     "stream": (
         "source, map_location=None, *, include=None, exclude=None, verify=True, limits=None, "
         "storage_options=None, expected_digest=None"
@@ -132,7 +137,16 @@ FIELDS = {
         "nbytes",
         "notes",
     ],
-    "VerifyReport": ["path", "problems", "tensors", "nbytes", "files", "notes"],
+    "VerifyReport": [
+        "path",
+        "problems",
+        "tensors",
+        "nbytes",
+        "files",
+        "notes",
+        "digest",
+        "pin",
+    ],
     "Limits": [
         "manifest_bytes",
         "tensors",

@@ -27,10 +27,10 @@ def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        ("show one.json", "1 tensor, 12 bytes; "),
-        ("verify one.json --deep", "one.json: ok, 1 tensor, 12 bytes in 1 file\n"),
-        ("recover one.json new.json", "1 tensor, 12 bytes restored; 0 lost"),
-        ("gc one.json --older-than 1h", "removed 0 files, 0 bytes"),
+        ("show one.json", "1 tensor, 3 elements, 12 B; "),
+        ("verify one.json --deep", "one.json: ok, 1 tensor, 12 B in 1 file\n"),
+        ("recover one.json new.json", "1 tensor, 12 B restored; 0 lost"),
+        ("gc one.json --older-than 1h", "removed 0 files, 0 B"),
         ("convert one.pt -o new.json --test-load", ": 1 tensor, 12 B, in"),
         ("convert one.pt -o new.json --dry-run", ": 1 tensor, 12 B, about"),
         ("convert one.pt -o new.json --dtype float16", "to torch.float16: 1 tensor of models"),

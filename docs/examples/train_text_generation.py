@@ -286,7 +286,10 @@ class Run:
 
     def train(self, deadline: training.Deadline) -> bool:
         """Train to the end, or to the deadline. Returns whether it is the end."""
-        bar = tqdm(total=self.total_steps, initial=self.step, desc="training", unit="step")
+        # disable=None: a bar on a terminal only. A log file gets the lines of the saves.
+        bar = tqdm(
+            total=self.total_steps, initial=self.step, desc="training", unit="step", disable=None
+        )
         with bar, open_log(self.output / STEP_LOG) as log:
             while True:
                 remaining, size = self.order.remaining(), self.config.samples_per_step

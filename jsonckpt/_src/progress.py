@@ -1,4 +1,4 @@
-"""Progress of a long operation: a tqdm bar on a terminal, or a line now and then."""
+"""Progress of a long operation: a bar on a terminal and in a notebook, else a line now and then."""
 
 from __future__ import annotations
 
@@ -21,17 +21,58 @@ def progress_bar(
 ) -> Iterator[Callable[[int], None] | None]:
     """A function to call with the bytes just done, or ``None`` when nothing is to be shown.
 
-    A terminal that goes away ends the bar, not the work.
+    A terminal or a notebook gets a bar, which is removed at the end. Any other stream, such as the
+    log of a job, gets a line every ten seconds. A terminal that goes away ends the bar, not the
+    work.
 
     Args:
         label: what is being done.
         total: bytes in all, if that is known.
-        stream: where the bar appears; it is removed at the end. By default it appears on standard
-            error and stays there.
+        stream: where it appears; by default on standard error.
     """
-    if not show or (stream is None and sys.stderr is None):
+    out = sys.stderr if stream is None else stream
+    if not show or out is None:
         yield None
-        return
+    elif _is_terminal(out) or (stream is None and "ipykernel" in sys.modules):
+        with _bar(label, total, stream) as advance:
+            yield advance
+    else:
+        began = time.monotonic()
+        advance, done = _lines(label, total, out)
+        try:
+            yield advance
+        finally:
+            if stream is None:  # progress=True asks for a word even of what is quick
+                tell(out, f"{label}: {human(done())} in {time.monotonic() - began:.1f} s")
+
+
+def _is_terminal(stream: IO[str]) -> bool:
+    try:
+        return stream.isatty()
+    except ValueError:  # it was closed
+        return False
+
+
+def _lines(
+    label: str, total: int | None, stream: IO[str]
+) -> tuple[Callable[[int], None], Callable[[], int]]:
+    """A function that writes a line every ten seconds, and one that gives the bytes so far."""
+    done, last, lock = 0, time.monotonic(), threading.Lock()
+
+    def advance(count: int) -> None:
+        nonlocal done, last
+        with lock:
+            done += count
+            if time.monotonic() - last < _INTERVAL:
+                return
+            last = time.monotonic()
+        tell(stream, f"{label}: {human(done)}{f' of {human(total)}' if total else ''}")
+
+    return advance, lambda: done
+
+
+@contextmanager
+def _bar(label: str, total: int | None, stream: IO[str] | None) -> Iterator[Callable[[int], None]]:
     from tqdm.auto import tqdm
 
     class Bar(tqdm):  # type: ignore[type-arg]
@@ -43,7 +84,7 @@ def progress_bar(
     with suppress(OSError, ValueError):
         bar = Bar(
             total=total, desc=label, unit="B", unit_scale=True, unit_divisor=1000, miniters=1,
-            file=stream, leave=stream is None,
+            file=stream, leave=False,
         )  # fmt: skip
     lock = threading.Lock()
 
@@ -65,24 +106,9 @@ def progress_bar(
 def progress_on(
     stream: IO[str] | None, label: str, total: int | None = None
 ) -> Iterator[Callable[[int], None]]:
-    """A function to call with the bytes just done. It shows them on ``stream``, if there is one.
-
-    A terminal gets a bar, any other stream a line every ten seconds.
-    """
-    show = stream is not None and stream.isatty()
-    with progress_bar(label, total, show=show, stream=stream) as bar:
-        done, last = 0, time.monotonic()
-
-        def advance(count: int) -> None:
-            nonlocal done, last
-            done += count
-            if bar is not None:
-                bar(count)
-            elif stream is not None and time.monotonic() - last >= _INTERVAL:
-                last = time.monotonic()
-                tell(stream, f"{label}: {human(done)}{f' of {human(total)}' if total else ''}")
-
-        yield advance
+    """:func:`progress_bar` on ``stream``; without one, nothing is shown."""
+    with progress_bar(label, total, show=stream is not None, stream=stream) as advance:
+        yield advance or (lambda _: None)
 
 
 def human(count: float) -> str:

@@ -67,7 +67,7 @@ def test_only_orphans_are_removed(tmp_path: Path) -> None:
     report = jsonckpt.gc(path, dry_run=True)
     assert _listing(path) == before
     assert sorted(report.removed) == ORPHANS
-    assert "would remove 4 files, 36 bytes" in str(report)
+    assert "would remove 4 files, 36 B" in str(report)
     report = jsonckpt.gc(path)
     assert sorted(report.removed) == ORPHANS
     assert (report.kept, report.nbytes, report.dry_run) == ((), 36, False)

@@ -43,7 +43,7 @@ def test_an_intact_checkpoint_comes_back_whole(tmp_path: Path, container: str, o
     assert difference(_state(), jsonckpt.load(tmp_path / out)) is None
     with jsonckpt.open(tmp_path / out) as checkpoint:
         assert checkpoint.metadata == {"run": 7}
-    assert "6 tensors, 9,600 bytes restored; 0 lost; the state is as it was saved" in str(report)
+    assert "6 tensors, 9.6 kB restored; 0 lost; the state is as it was saved" in str(report)
 
 
 @pytest.mark.parametrize("cut", [1, 700])

@@ -25,7 +25,7 @@ def test_in_order(tmp_path: Path, name: str) -> None:
     assert (report.tensors, report.nbytes) == (3, 36)
     assert report.files == (4 if name == "c" else 1)
     assert report.problems == ()
-    assert "ok, 3 tensors, 36 bytes" in str(report)
+    assert "ok, 3 tensors, 36 B" in str(report)
 
 
 def test_every_damaged_tensor_is_named(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ Exit codes, of every command: 0 done, and all is in order. 1 it could not be don
 it is no checkpoint, or damaged (unless finding that out is the task), or something is refused. 2
 wrong usage: an option or a name that cannot be. 3 done, but the data is not what was saved
 (``verify``, ``convert --test-load``), or some of it is lost (``recover``). 4 done, but the report
-could not be printed. 130 interrupted.
+could not be printed. 130 interrupted. With several paths, the largest of their codes.
 """
 
 from __future__ import annotations
@@ -14,40 +14,52 @@ import sys
 from collections.abc import Sequence
 
 from ..._version import __version__
-from ..commands import convert, gc, recover, show, verify
-from ..terminal.console import Parser, complain, dump_json, message_of, run_command, say
-from ..terminal.options import error_json
+from ..commands import (
+    completion,
+    convert,
+    gc,
+    inspect,
+    recover,
+    verify,
+)
+from ..terminal.console import run_command
+from ..terminal.options import report_error
+from ..terminal.parser import Parser
 
 #: In the order of the help text.
-COMMANDS = (show, verify, recover, gc)
+COMMANDS = (
+    inspect,
+    verify,
+    convert,
+    recover,
+    gc,
+    completion,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return the exit code.
 
-    >>> main(["show", "/no/such/checkpoint"])
+    >>> main(["inspect", "/no/such/checkpoint"])
     1
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if arguments[:1] == ["convert"]:  # it has its own parser
-        return convert.main(arguments[1:])
-    return run_command(_parser(), arguments, lambda args: int(args.run(args)), _failed)
+    if arguments[:1] == [completion.HIDDEN]:
+        from .completion import complete
+
+        return complete(make_parser(), arguments[1:])
+    return run_command(make_parser(), arguments, report_error)
 
 
-def _failed(args: argparse.Namespace, error: BaseException) -> None:
-    if args.json:
-        say(dump_json({"ok": False, **error_json(error)}))
-    else:
-        complain(f"error: {message_of(error)}")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="jsonckpt", description="Checkpoints for PyTorch that are plain JSON.")
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    parser = Parser(
+        prog="jsonckpt",
+        description="Checkpoints for PyTorch that are plain JSON. "
+        "jsonckpt COMMAND --help describes a command.",
+    )
     parser.add_argument("--version", action="version", version=f"jsonckpt {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.add_parser(commands)
-    commands.add_parser(
-        "convert", help="convert .pt, .safetensors and other files to JSON and back", add_help=False
-    )
     return parser

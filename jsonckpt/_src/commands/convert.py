@@ -3,8 +3,9 @@
 Exit codes: 0 done; 1 failed; 2 wrong usage; 3 what was read back differs; 4 done, but the report
 could not be printed; 130 interrupted; 143 terminated.
 
-``--json`` prints one object. After an error it is ``{"ok": false, "error": text, "kind": class}``,
-where ``kind`` is the name of the error's class. Otherwise:
+``--json`` prints one object. After an error it is that of all commands, but ``error`` is the text
+on one line: ``{"ok": false, "error": text, "kind": class, "path": …, "message": …}``, where
+``kind`` is the name of the error's class. Otherwise:
 
 ``ok``                 false if what was read back differs
 ``input``, ``output``  the paths
@@ -51,7 +52,6 @@ from ..progress import human
 from ..terminal.console import (
     EXIT_MISMATCH,
     EXIT_OK,
-    Parser,
     UsageError,
     complain,
     dump_json,
@@ -59,7 +59,8 @@ from ..terminal.console import (
     run_command,
     say,
 )
-from ..terminal.options import add_limit_option, file_path, limits_of
+from ..terminal.options import Commands, add_limit_option, error_json, file_path, limits_of
+from ..terminal.parser import Parser
 
 if TYPE_CHECKING:
     from ..convert.api import ConvertResult
@@ -74,17 +75,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: the arguments without the name of the program. ``None`` means those of the process.
     """
-    stopped = "interrupted; nothing was left behind"
-    return run_command(_parser(), argv, _main, _failed, interrupted=stopped)
+    return run_command(
+        _filled(Parser(prog="python -m jsonckpt.convert", **_texts())), argv, _failed
+    )
 
 
-def _main(arguments: argparse.Namespace) -> int:
+def add_parser(commands: Commands) -> None:
+    """Add the command and its arguments."""
+    _filled(
+        commands.add_parser(
+            "convert", help="convert .pt, .safetensors and other files to JSON and back", **_texts()
+        )
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Convert and print the report."""
     options = _options(arguments)
-    from ..convert.api import run
+    from ..convert.api import run as convert
 
     try:
         with _terminable():
-            result = run(arguments.input, arguments.output, options)
+            result = convert(arguments.input, arguments.output, options)
     except _TerminatedError:
         complain("terminated; nothing was left behind")
         return EXIT_TERMINATED
@@ -102,21 +114,28 @@ def _main(arguments: argparse.Namespace) -> int:
 def _failed(arguments: argparse.Namespace, error: BaseException) -> None:
     message = _one_line(error)
     if arguments.json:
-        say(dump_json({"ok": False, "error": message, "kind": type(error).__name__}))
-    complain(f"error: {message}")
+        common = {"path": str(arguments.input), **error_json(error)}
+        say(dump_json({"ok": False, **common, "error": message}))
+    complain("error:", end=" ", style="red")
+    complain(message)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog="python -m jsonckpt.convert",
-        usage="%(prog)s INPUT [-o OUTPUT] [options]",
-        description="Convert PyTorch checkpoints to JSON and back. The content of the input says "
-        "what it is: a file of torch.save (also one that a site unpacked into a directory), "
+def _texts() -> dict[str, str]:
+    return {
+        "usage": "%(prog)s INPUT [-o OUTPUT] [options]",
+        "description": "Convert PyTorch checkpoints to JSON and back. The content of the input "
+        "says what it is: a file of torch.save (also one that a site unpacked into a directory), "
         "safetensors, NumPy, TensorFlow.js, jsonckpt, or the JSON of another program.",
-        epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 3 what was read back differs, "
-        "4 done, but the report could not be printed. docs/guides/converting.md has examples, and "
-        "describes the object that --json prints.",
-    )
+        "epilog": "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 what was read back differs, "
+        "4 done, but the report could not be printed. docs/guides/converting.md has examples, and describes "
+        "the object that --json prints.",
+    }
+
+
+def _filled(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """The parser with the arguments of a conversion."""
+    stopped = "interrupted; nothing was left behind"
+    parser.set_defaults(run=run, failed=_failed, interrupted=stopped)
     option = parser.add_argument
     option("input", metavar="INPUT", type=file_path, help="the checkpoint to convert")
     option("--version", action="version", version=f"jsonckpt {__version__}")

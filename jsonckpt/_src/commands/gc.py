@@ -7,8 +7,9 @@ import argparse
 from ..terminal.console import EXIT_OK
 from ..terminal.options import (
     Commands,
-    add_common,
+    add_paths,
     argument,
+    for_each_path,
     limits_of,
     local_path,
     say_report,
@@ -18,13 +19,13 @@ from ..terminal.options import (
 def add_parser(commands: Commands) -> None:
     """Add the command and its arguments."""
     parser = commands.add_parser("gc", help="remove what killed saves left behind")
-    add_common(parser, local_path)
+    add_paths(parser, local_path)
     parser.add_argument(
         "--older-than",
         metavar="AGE",
-        required=True,
+        default="24h",
         type=argument(_age),
-        help="for example 30m, 24h or 7d; longer than any save takes",
+        help="for example 30m, 24h or 7d; longer than any save takes (default: 24h)",
     )
     parser.add_argument(
         "--abandoned",
@@ -39,15 +40,18 @@ def run(args: argparse.Namespace) -> int:
     """Remove the leftovers and print the report."""
     from ..rescue.gc import gc
 
-    report = gc(
-        args.path,
-        older_than=args.older_than,
-        dry_run=args.dry_run,
-        abandoned=args.abandoned,
-        limits=limits_of(args),
-    )
-    say_report(args, report, ok=True)
-    return EXIT_OK
+    def one(path: str) -> int:
+        report = gc(
+            path,
+            older_than=args.older_than,
+            dry_run=args.dry_run,
+            abandoned=args.abandoned,
+            limits=limits_of(args),
+        )
+        say_report(args, report, ok=True)
+        return EXIT_OK
+
+    return for_each_path(args, one)
 
 
 def _age(text: str) -> float:

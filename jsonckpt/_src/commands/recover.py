@@ -19,9 +19,9 @@ def add_parser(commands: Commands) -> None:
     parser = commands.add_parser(
         "recover",
         help="restore every intact tensor of a damaged checkpoint",
-        epilog="Exit codes: 0 all restored, 3 something is lost, or what is not a tensor could not "
-        "be checked (OUT holds the rest), 1 nothing restored, 2 wrong usage, 4 the report could "
-        "not be printed.",
+        epilog="Exit codes: 0 all restored, 1 nothing restored, 2 wrong usage, 3 something is "
+        "lost, or what is not a tensor could not be checked (OUT holds the rest), 4 the report "
+        "could not be printed.",
     )
     add_common(parser, local_path)
     parser.add_argument(

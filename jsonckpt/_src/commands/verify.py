@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from typing import TYPE_CHECKING
 
 from ..errors import FormatError, JsonckptError, is_refusal
 from ..terminal.console import EXIT_FAILURE, EXIT_MISMATCH, EXIT_OK, dump_json, on_terminal, say
 from ..terminal.options import (
     Commands,
-    add_common,
     add_expected_digest,
+    add_paths,
     error_json,
+    for_each_path,
     limits_of,
+    path_or_stdin,
 )
+
+if TYPE_CHECKING:
+    from ..rescue.verify import VerifyReport
 
 
 def add_parser(commands: Commands) -> None:
@@ -20,11 +27,11 @@ def add_parser(commands: Commands) -> None:
     parser = commands.add_parser(
         "verify",
         help="read everything and report every problem",
-        epilog="Exit codes: 0 in order, 3 the checkpoint is not as it was saved, 1 it could not be "
-        "checked (nothing there, no checkpoint, over a limit, of a newer release), 2 wrong usage, "
-        "4 the report could not be printed.",
+        epilog="Exit codes: 0 in order, 1 it could not be checked (nothing there, no checkpoint, "
+        "over a limit, of a newer release), 2 wrong usage, 3 the checkpoint is not as it was "
+        "saved, 4 the report could not be printed. With several paths, the largest.",
     )
-    add_common(parser)
+    add_paths(parser, path_or_stdin, "directory, .json or .json.zst; - reads standard input")
     add_expected_digest(parser)
     parser.add_argument("-q", "--quiet", action="store_true", help="print problems only")
     parser.add_argument(
@@ -36,32 +43,43 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Verify and print the report."""
+    """Verify each path and print the report."""
     from ..rescue.verify import verify
 
-    report = verify(
-        args.path,
-        deep=args.deep,
-        limits=limits_of(args),
-        progress=not args.quiet and not args.json and on_terminal(),
-        expected_digest=args.expected_digest,
-    )
-    if args.json:
-        summary = {
-            "path": report.path,
-            "ok": report.ok,
-            "tensors": report.tensors,
-            "bytes": report.nbytes,
-            "files": report.files,
-            "problems": [error_json(problem) for problem in report.problems],
-            "notes": list(report.notes),
-        }
-        say(dump_json(summary))
-    elif not report.ok or not args.quiet:
-        say(report)
-    if report.ok:
-        return EXIT_OK
-    return EXIT_FAILURE if all(map(_says_nothing, report.problems)) else EXIT_MISMATCH
+    def one(path: str) -> int:
+        report = verify(
+            sys.stdin.buffer if path == "-" else path,
+            deep=args.deep,
+            limits=limits_of(args),
+            progress=not args.quiet and not args.json and on_terminal(),
+            expected_digest=args.expected_digest,
+        )
+        if args.json:
+            say(dump_json(_summary(report)))
+        elif not report.ok or not args.quiet:
+            first, *rest = str(report).split("\n")
+            say(first, style="green" if report.ok else "red")
+            for line in rest:
+                say(line)
+        if report.ok:
+            return EXIT_OK
+        return EXIT_FAILURE if all(map(_says_nothing, report.problems)) else EXIT_MISMATCH
+
+    return for_each_path(args, one)
+
+
+def _summary(report: VerifyReport) -> dict[str, object]:
+    return {
+        "ok": report.ok,
+        "path": report.path,
+        "tensors": report.tensors,
+        "bytes": report.nbytes,
+        "files": report.files,
+        "digest": report.digest,
+        "pin": report.pin,
+        "problems": [error_json(problem) for problem in report.problems],
+        "notes": list(report.notes),
+    }
 
 
 def _says_nothing(problem: JsonckptError) -> bool:

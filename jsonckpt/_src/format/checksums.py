@@ -151,6 +151,20 @@ def check_pinned(checksum: str, expected: str | None) -> None:
         )
 
 
+def pin_of(digest: str | None, checksum: str) -> str | None:
+    """A digest, if ``expected_digest`` takes it: the checksums must resist forgery."""
+    return digest if digest and checksum in CRYPTOGRAPHIC else None
+
+
+def digest_text(digest: str | None, pin: str | None) -> str:
+    """A digest for people, and whether it can be pinned."""
+    if digest is None:
+        return "none: its seal is null"
+    if pin is not None:
+        return f"{digest} (to pin it: --expected-digest)"
+    return f"{digest} (cannot be pinned: save with checksum sha256 or blake3)"
+
+
 def _compare(found: str, expected: str, what: str) -> None:
     if not hmac.compare_digest(found, expected):
         raise IntegrityError(

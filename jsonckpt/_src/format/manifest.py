@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -168,7 +169,7 @@ def parse_manifest(text: bytes, limits: Limits, *, trust: bool = False) -> Manif
         sum(shard.bytes for shard in shards),
         limits,
     )
-    return manifest if sealed else replace(manifest, sealed=False)
+    return replace(manifest, sealed=sealed, digest=f"sha256:{hashlib.sha256(text).hexdigest()}")
 
 
 def _parse_description(header: dict[str, Any], problems: Problems) -> Description:
@@ -213,7 +214,7 @@ def manifest_of_head(
     *,
     on_disk: int | None = None,
     head_digest: str = "",
-    sealed: bool = True,
+    seal: str = "",
     any_layout: bool = False,
 ) -> Manifest:
     """The manifest that a single file would have.
@@ -221,6 +222,7 @@ def manifest_of_head(
     Args:
         size: bytes of the text.
         on_disk: bytes of the file, if it is compressed.
+        seal: empty if it is null.
         any_layout: the ranges need not be those of the layout in lines.
 
     Raises:
@@ -237,7 +239,7 @@ def manifest_of_head(
         totals=("tensors", "bytes"),
         any_layout=any_layout,
     )
-    return replace(manifest, head_digest=head_digest, sealed=sealed)
+    return replace(manifest, head_digest=head_digest, sealed=bool(seal), digest=seal)
 
 
 def _checked(

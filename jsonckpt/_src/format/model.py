@@ -184,6 +184,9 @@ class Manifest:
     head_digest: str = field(default="", repr=False, compare=False)
     #: Whether a seal covers its text. After an edit by hand, none does.
     sealed: bool = field(default=True, repr=False, compare=False)
+    #: As ``SaveResult.digest``: of the text of a manifest, or the seal of a single file. Empty if
+    #: that is null.
+    digest: str = field(default="", repr=False, compare=False)
     by_name: Mapping[str, Entry] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

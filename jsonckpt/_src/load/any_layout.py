@@ -85,7 +85,6 @@ def open_again(
             scanner.position,
             options.limits,
             on_disk=source.size,
-            sealed=False,
             any_layout=True,
         )
         return manifest, source.size or 0

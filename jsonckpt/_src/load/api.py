@@ -15,13 +15,14 @@ from ..format.limits import Limits
 from ..progress import progress_bar
 from ..state.selector import Selector
 from ..storage.file_objects import is_file_object
+from ..storage.file_source import FileSource
 from ..storage.locate import locate
 from ..storage.path_arguments import path_text
 from ..tensors.buffers import Target
 from ..tensors.map_location import MapLocation
 from .allocation import allocate_targets
 from .container import Container, open_container, read_consistent
-from .forward import FileSource, ForwardReader
+from .forward import ForwardReader
 from .options import ReadOptions
 from .restore import StateBuilder
 from .selection import TensorSelection

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from ..errors import (
@@ -18,12 +19,12 @@ from ..format import json_text, model
 from ..format.checksums import check_seal
 from ..format.limits import Limits, exceeds, way_over
 from ..format.manifest import manifest_of_head
-from ..format.model import SHARD_FORMAT, Entry, Manifest
+from ..format.model import SHARD_FORMAT, Entry, Header, Manifest
 from ..format.validation import LONGEST_BEGINNING, LONGEST_LINE, check_not_newer, no_checkpoint
 from ..shards.record_parser import Record
 from ..shards.shard_parser import ShardParser
 from ..shards.shard_text import TRAILER_MAX, has_crlf, index_offset, is_laid_out
-from ..storage.protocols import ByteSource, RangeReader
+from ..storage.protocols import ByteSource, RangeReader, Sink
 from .indexed import between_chunks
 from .options import ReadOptions
 from .record_stream import RecordStream
@@ -34,18 +35,25 @@ def entry_of(record: Record, shard: int = 0) -> Entry:
     return model.entry_of(record.header, shard, record.offset, record.length, record.chunks)
 
 
-def gather(source: ByteSource, options: ReadOptions) -> Manifest:
+def gather(
+    source: ByteSource,
+    options: ReadOptions,
+    open_sink: Callable[[Header], Sink | None] | None = None,
+) -> Manifest:
     """Read a single file forward, without decoding payloads.
+
+    Args:
+        open_sink: gives a record's sink. Then its payloads are decoded and checked.
 
     Raises:
         IntegrityError: it is not the file that ``options.expected_digest`` pins.
     """
     stream = RecordStream(source, options, alone=True)
     head = stream.read_head()
-    entries = [entry_of(record) for record in stream.records(lambda _: None)]
+    entries = [entry_of(record) for record in stream.records(open_sink or (lambda _: None))]
     check_seal(stream.parser.seal, options.expected_digest)
-    size, sealed = stream.parser.position, bool(stream.parser.seal)
-    return manifest_of_head(head, entries, size, options.limits, on_disk=source.size, sealed=sealed)
+    size, seal = stream.parser.position, stream.parser.seal
+    return manifest_of_head(head, entries, size, options.limits, on_disk=source.size, seal=seal)
 
 
 def from_index(file: RangeReader, options: ReadOptions) -> Manifest:
@@ -99,7 +107,9 @@ def _from_index(file: RangeReader, limits: Limits, expected_digest: str | None) 
     _push(reader, file, position, file.size, limits)
     reader.close()
     check_seal(reader.seal, expected_digest)
-    return manifest_of_head(reader.head, entries, file.size, limits, head_digest=reader.head_digest)
+    return manifest_of_head(
+        reader.head, entries, file.size, limits, head_digest=reader.head_digest, seal=reader.seal
+    )
 
 
 def _push(reader: ShardParser, file: RangeReader, start: int, stop: int, limits: Limits) -> None:

@@ -26,6 +26,7 @@ from ..format.manifest import parse_manifest
 from ..format.model import MANIFEST_NAME
 from ..load.container import open_container
 from ..load.options import ReadOptions
+from ..progress import human
 from ..shown import ShortRepr
 from ..storage.leftovers import File, orphans, single_temporaries
 from ..storage.local import LocalLocation
@@ -63,7 +64,7 @@ class GcReport(ShortRepr):
 
     def __str__(self) -> str:
         verb = "would remove" if self.dry_run else "removed"
-        files, size = counted(len(self.removed), "file"), counted(self.nbytes, "byte")
+        files, size = counted(len(self.removed), "file"), human(self.nbytes)
         lines = [f"{printable(self.path)}: {verb} {files}, {size}"]
         lines += [f"  {verb}: {printable(name)}" for name in self.removed]
         lines += [f"  kept, not old enough: {printable(name)}" for name in self.kept]

@@ -26,6 +26,7 @@ from ..format.filenames import check_single_name, is_single
 from ..format.limits import Limits, checked_limits
 from ..format.validation import LONGEST_BEGINNING
 from ..parallel import CancelToken, thread_count
+from ..progress import human
 from ..save.local_targets import local_target
 from ..save.options import SaveOptions
 from ..save.plan import RecordPlan, SavePlan
@@ -85,7 +86,7 @@ class RecoverReport(ShortRepr):
     def __str__(self) -> str:
         lines = [
             f"{printable(self.out)}: {counted(len(self.recovered), 'tensor')}, "
-            f"{counted(self.nbytes, 'byte')} restored; "
+            f"{human(self.nbytes)} restored; "
             f"{len(self.lost)} lost; {_STATE_STATUS[self.state]}"
         ]
         lines += [f"  lost: {item}" for item in self.lost]

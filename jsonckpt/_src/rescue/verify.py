@@ -17,18 +17,29 @@ from ..errors import (
     is_refusal,
     printable,
 )
+from ..format.checksums import digest_text, pin_of
 from ..format.limits import Limits
-from ..format.model import Entry
+from ..format.model import Entry, Header
 from ..load.container import RETRIES, Container, Shard, open_container
 from ..load.options import ReadOptions
 from ..load.restore import StateBuilder
 from ..load.selection import TensorSelection
-from ..progress import progress_bar
+from ..load.single_file import gather
+from ..progress import human, progress_bar
 from ..shown import ShortRepr
+from ..storage.file_objects import is_file_object
+from ..storage.file_source import FileSource
 from ..storage.path_arguments import path_text, without_query
 from .damaged_files import DamagedZstd
 from .scan import LostTensor, scan
-from .verify_deep import check_state, leftover_notes, spelling_notes, state_notes, unsealed_notes
+from .verify_deep import (
+    check_state,
+    leftover_notes,
+    spelling_notes,
+    state_notes,
+    unsealed,
+    unsealed_notes,
+)
 
 
 @dataclass(frozen=True, repr=False)
@@ -41,6 +52,9 @@ class VerifyReport(ShortRepr):
         tensors, nbytes, files: how much was checked.
         notes: findings that are not damage: that no seal covers the text, and those of
             ``deep=True``.
+        digest: of the whole checkpoint, as in ``SaveResult.digest``; ``None`` if it cannot be read,
+            or nothing covers the whole.
+        pin: the digest, if ``expected_digest=`` takes it, else ``None``.
     """
 
     path: str
@@ -49,6 +63,8 @@ class VerifyReport(ShortRepr):
     nbytes: int = 0
     files: int = 0
     notes: tuple[str, ...] = ()
+    digest: str | None = None
+    pin: str | None = None
 
     @property
     def ok(self) -> bool:
@@ -60,12 +76,14 @@ class VerifyReport(ShortRepr):
 
     def __str__(self) -> str:
         if self.ok:
-            said = f"ok, {counted(self.tensors, 'tensor')}, {counted(self.nbytes, 'byte')} "
+            said = f"ok, {counted(self.tensors, 'tensor')}, {human(self.nbytes)} "
             said += f"in {counted(self.files, 'file')}"
         else:
             said = counted(len(self.problems), "problem")
         lines = [f"{printable(self.path)}: {said}"]
         lines += [f"  {problem}" for problem in self.problems]
+        if self.ok and self.digest is not None:
+            lines.append(f"  digest {digest_text(self.digest, self.pin)}")
         lines += [f"  note: {printable(note)}" for note in self.notes]
         return "\n".join(lines)
 
@@ -81,7 +99,7 @@ class _Nowhere:
 
 
 def verify(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | Any,
     *,
     deep: bool = False,
     threads: int | None = None,
@@ -97,14 +115,15 @@ def verify(
 
     Args:
         path, threads, progress, limits, storage_options, expected_digest: as for
-            :func:`jsonckpt.load`.
+            :func:`jsonckpt.load`. A binary file object is read forward to its end; its first
+            problem ends the check.
         deep: also read each file forward, with the other reader; decode the state, with tensors
             without data; note leftovers of killed saves, tensors that the state does not use, and
             numbers that are not written in the shortest way.
 
     Raises:
         CheckpointNotFoundError: there is nothing at ``path``.
-        ArgumentError: ``expected_digest`` is not a digest.
+        ArgumentError: ``expected_digest`` is not a digest, or ``deep`` is asked of a file object.
 
     >>> import tempfile, torch, jsonckpt
     >>> with tempfile.TemporaryDirectory() as directory:
@@ -112,7 +131,6 @@ def verify(
     ...     bool(jsonckpt.verify(directory)), bool(jsonckpt.verify(directory, deep=True))
     (True, True)
     """
-    name = without_query(path_text(path))
     options = ReadOptions.of(
         threads=threads,
         progress=progress,
@@ -120,6 +138,11 @@ def verify(
         storage_options=storage_options,
         expected_digest=expected_digest,
     )
+    if is_file_object(path, "readinto", "read"):
+        if deep:
+            raise ArgumentError("deep=True reads everything twice; a file object is read once")
+        return _report_pipe(FileSource(path), options)
+    name = without_query(path_text(path))
     for _ in range(RETRIES + 1):
         try:
             container = open_container(path, options)
@@ -155,8 +178,47 @@ def _report(name: str, container: Container, deep: bool) -> VerifyReport:
         except JsonckptError as error:
             problems.append(error.at(file=container.path))
         notes += [*state_notes(container), *leftover_notes(container)]
+    digest = manifest.digest or None
     return VerifyReport(
-        name, tuple(problems), len(manifest.entries), manifest.nbytes, files, tuple(notes)
+        name,
+        tuple(problems),
+        len(manifest.entries),
+        manifest.nbytes,
+        files,
+        tuple(notes),
+        digest,
+        pin_of(digest, manifest.checksum),
+    )
+
+
+def _report_pipe(source: FileSource, options: ReadOptions) -> VerifyReport:
+    """The report on a single file that is read forward once."""
+    with progress_bar("verify", None, show=options.progress) as advance:
+
+        def open_sink(header: Header) -> _Nowhere:
+            if advance is not None:
+                advance(header.nbytes)
+            return _Nowhere()
+
+        try:
+            manifest = gather(source, options, open_sink)
+            builder = StateBuilder(manifest.state, TensorSelection.of())
+            builder.check(manifest.by_name)
+        except ArgumentError:
+            raise
+        except JsonckptError as error:
+            return VerifyReport("-", (error.at(file="standard input"),))
+    notes = () if manifest.sealed else (unsealed("standard input"),)
+    digest = manifest.digest or None
+    return VerifyReport(
+        "-",
+        (),
+        len(manifest.entries),
+        manifest.nbytes,
+        1,
+        notes,
+        digest,
+        pin_of(digest, manifest.checksum),
     )
 
 

@@ -15,6 +15,8 @@ from ..format.model import MANIFEST_NAME
 #: Names that are compared, and names that a hint shows.
 _MOST_COMPARED = 10_000
 _SHOWN = 3
+#: Names that are less alike than this are shown only where there are no more than are shown.
+_LIKE = 0.5
 #: Bytes at the beginning of a file in which a checkpoint names its format or its program.
 _BEGINNING = 1000
 #: Endings of checkpoints that ``convert`` reads.
@@ -34,7 +36,8 @@ def hint_for_missing(path: Path, *, others: bool = False) -> str | None:
     above = path.parent
     if not os.path.isdir(above):
         return _missing_directory(above)
-    found = _nearest(path.name, checkpoints_in(above) + (_files_of_others(above) if others else []))
+    there = checkpoints_in(above) + (_files_of_others(above) if others else [])
+    found = _nearest(path.name, there)
     if not found:
         return None
     return f"The same directory has {', '.join(map(printable, found[:_SHOWN]))}."
@@ -93,7 +96,7 @@ def _is_ours(path: Path) -> bool:
 
 
 def _nearest(wanted: str, names: list[str]) -> list[str]:
-    """Names in the order of their likeness to one that is wanted."""
+    """Names in the order of their likeness to one that is wanted, without those that are unlike."""
     matcher = difflib.SequenceMatcher(autojunk=False)
     matcher.set_seq2(_stem(wanted))
 
@@ -101,7 +104,9 @@ def _nearest(wanted: str, names: list[str]) -> list[str]:
         matcher.set_seq1(_stem(name))
         return -matcher.ratio()
 
-    return sorted(sorted(names), key=distance)
+    distances = {name: distance(name) for name in sorted(names)}
+    near = [name for name, far in distances.items() if -far >= _LIKE or len(distances) <= _SHOWN]
+    return sorted(near, key=distances.__getitem__)
 
 
 def _stem(name: str) -> str:

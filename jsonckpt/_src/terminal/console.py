@@ -1,7 +1,8 @@
 """How all commands parse arguments, print, and report errors.
 
 Commands print with :func:`say` and :func:`complain`. These escape control characters, so text from
-a file cannot control a terminal. They also report when the output fails.
+a file cannot control a terminal. They also report when the output fails. Colours, cut columns and
+progress are for a terminal only: a file gets plain, whole lines.
 """
 
 from __future__ import annotations
@@ -10,16 +11,20 @@ import argparse
 import io
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import IO, Any
+from typing import IO
 
 from ..errors import ArgumentError, JsonckptError, printable
 
 EXIT_OK, EXIT_FAILURE, EXIT_USAGE, EXIT_MISMATCH, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
 #: The exit code of a command whose report standard output did not take.
 EXIT_OUTPUT = 4
+#: Errors that a command reports in a line. Others are faults of this package.
+REPORTED = (JsonckptError, OSError, MemoryError, RecursionError)
+_STYLES = {"bold": "1", "faint": "2", "red": "31", "green": "32", "yellow": "33"}
 
 
 class _OutputError(Exception):
@@ -41,26 +46,75 @@ def show_anything() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def say(text: object, end: str = "\n") -> None:
+def say(text: object, end: str = "\n", style: str = "") -> None:
     """Print to standard output. Line feeds are kept: escape them in text from files beforehand.
+
+    Args:
+        style: a colour for a terminal, such as ``"green"`` or ``"bold"``.
 
     Raises:
         _OutputError: standard output failed; :func:`run_command` handles that.
     """
-    _write(sys.stdout, printable(text, keep="\n") + end)
+    _write(sys.stdout, _styled(printable(text, keep="\n"), style, sys.stdout) + end)
 
 
-def complain(text: object, end: str = "\n") -> None:
+def complain(text: object, end: str = "\n", style: str = "") -> None:
     """Print to standard error. If that fails, nothing else can report it."""
     try:
-        _write(sys.stderr, printable(text, keep="\n") + end, flush=True)
+        _write(sys.stderr, _styled(printable(text, keep="\n"), style, sys.stderr) + end, flush=True)
     except _OutputError:
         _discard(sys.stderr)
 
 
+def complain_of(error: BaseException) -> None:
+    """Print an error to standard error."""
+    complain("error:", end=" ", style="red")
+    complain(message_of(error))
+
+
+def _styled(text: str, style: str, stream: IO[str] | None) -> str:
+    if not style or not text or not has_colours(stream):
+        return text
+    return f"\x1b[{_STYLES[style]}m{text}\x1b[0m"
+
+
+def has_colours(stream: IO[str] | None) -> bool:
+    """Whether a stream gets colours: a terminal that has some, unless the environment decides.
+
+    ``NO_COLOR`` turns them off, ``CLICOLOR_FORCE`` on; ``TERM=dumb`` is a terminal without them.
+    """
+    if os.environ.get("NO_COLOR"):
+        return False
+    if os.environ.get("CLICOLOR_FORCE", "0") not in {"", "0"}:
+        return True
+    return is_terminal(stream) and os.environ.get("TERM") != "dumb"
+
+
+def is_terminal(stream: IO[str] | None) -> bool:
+    """Whether a stream is a terminal."""
+    try:
+        return stream is not None and stream.isatty()
+    except ValueError:  # it was closed
+        return False
+
+
+def columns() -> int | None:
+    """The columns of the terminal that standard output is; ``None`` if it is a file or a pipe."""
+    return shutil.get_terminal_size().columns if is_terminal(sys.stdout) else None
+
+
+def can_show(text: str) -> bool:
+    """Whether the encoding of standard output has these characters."""
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "ascii")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def on_terminal() -> bool:
     """True if standard error is a terminal, which can show progress."""
-    return sys.stderr is not None and sys.stderr.isatty()
+    return is_terminal(sys.stderr)
 
 
 def dump_json(value: object) -> str:
@@ -71,18 +125,16 @@ def dump_json(value: object) -> str:
 def run_command(
     parser: argparse.ArgumentParser,
     arguments: Sequence[str] | None,
-    run: Callable[[argparse.Namespace], int],
     failed: Callable[[argparse.Namespace, BaseException], None],
-    interrupted: str = "interrupted",
 ) -> int:
     """Run a command and flush its report.
 
     Args:
-        parser: parses the arguments.
+        parser: parses the arguments. They hold ``run``, which does the work and returns the exit
+            code; perhaps ``failed``, which reports an error in place of the argument; perhaps
+            ``interrupted``, the message after a Ctrl-C.
         arguments: of the command. ``None`` means those of the process.
-        run: does the work and returns the exit code.
         failed: reports an error.
-        interrupted: the message after a Ctrl-C.
 
     Returns:
         The exit code. It is :data:`EXIT_OUTPUT` if standard output failed. A message says so,
@@ -90,7 +142,7 @@ def run_command(
     """
     show_anything()
     try:
-        code = _run(parser, arguments, run, failed, interrupted)
+        code = _run(parser, arguments, failed)
         if sys.stdout is not None:
             _write(sys.stdout, "", flush=True)
         return code
@@ -104,29 +156,31 @@ def run_command(
 def _run(
     parser: argparse.ArgumentParser,
     arguments: Sequence[str] | None,
-    run: Callable[[argparse.Namespace], int],
     failed: Callable[[argparse.Namespace, BaseException], None],
-    interrupted: str,
 ) -> int:
     try:
         options = parser.parse_args(arguments)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else EXIT_USAGE
+    failed = getattr(options, "failed", failed)
     try:
-        return run(options)
+        code: int = options.run(options)
+        return code
     except UsageError as error:
-        parser.print_usage(sys.stderr)
+        getattr(options, "parser", parser).print_usage(sys.stderr)
         complain(f"error: {error}")
         return EXIT_USAGE
     except KeyboardInterrupt:
-        complain(interrupted)
+        complain(getattr(options, "interrupted", "interrupted"))
         return EXIT_INTERRUPTED
-    except ArgumentError as error:
+    except REPORTED as error:
         failed(options, error)
-        return EXIT_USAGE
-    except (JsonckptError, OSError, MemoryError, RecursionError) as error:
-        failed(options, error)
-        return EXIT_FAILURE
+        return code_of(error)
+
+
+def code_of(error: BaseException) -> int:
+    """The exit code of an error."""
+    return EXIT_USAGE if isinstance(error, ArgumentError) else EXIT_FAILURE
 
 
 def message_of(error: BaseException) -> str:
@@ -163,12 +217,3 @@ def _discard(stream: IO[str] | None) -> None:
 
 class UsageError(Exception):
     """Arguments that do not fit together."""
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser that prints with :func:`say` and :func:`complain`."""
-
-    def _print_message(self, message: str, file: Any = None) -> None:
-        show = complain if file is not None and file is sys.stderr else say
-        if message:
-            show(message, end="")

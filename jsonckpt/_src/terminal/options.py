@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
@@ -12,7 +13,15 @@ from ..errors import ArgumentError, JsonckptError, printable
 from ..format.checksums import check_expected
 from ..format.limits import Limits, parse_limits
 from ..storage.path_arguments import is_url, path_text
-from .console import dump_json, message_of, say
+from .console import (
+    EXIT_OK,
+    REPORTED,
+    code_of,
+    complain_of,
+    dump_json,
+    message_of,
+    say,
+)
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 _Value = TypeVar("_Value")
@@ -34,6 +43,11 @@ def argument(parse: Callable[[str], _Value]) -> Callable[[str], _Value]:
 def any_path(text: str) -> str:
     """A path or a URL, checked as in Python."""
     return path_text(text, "the path")
+
+
+def path_or_stdin(text: str) -> str:
+    """A path, a URL, or ``-`` for standard input."""
+    return text if text == "-" else any_path(text)
 
 
 @argument
@@ -70,6 +84,45 @@ def add_common(parser: argparse.ArgumentParser, path: Callable[[str], str] = any
     add_limit_option(parser)
 
 
+def add_paths(
+    parser: argparse.ArgumentParser,
+    path: Callable[[str], str] = any_path,
+    help: str = "directory, .json or .json.zst; several may be given",
+) -> None:
+    """Add PATH..., ``--json`` and ``--limit``, for a command that :func:`for_each_path` runs."""
+    parser.add_argument("paths", metavar="PATH", type=path, nargs="+", help=help)
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object, on a line for each path"
+    )
+    add_limit_option(parser)
+
+
+def for_each_path(args: argparse.Namespace, run: Callable[[str], int]) -> int:
+    """Run a command on each path. What goes wrong with one does not stop the others.
+
+    Returns:
+        The largest of their exit codes.
+    """
+    worst = EXIT_OK
+    for path in args.paths:
+        try:
+            code = run(path)
+        except REPORTED as error:
+            report_error(args, error, path)
+            code = code_of(error)
+        worst = max(worst, code)
+    return worst
+
+
+def report_error(args: argparse.Namespace, error: BaseException, path: str | None = None) -> None:
+    """Print what stopped a command: a line on standard error, or the object of ``--json``."""
+    if getattr(args, "json", False):
+        given = getattr(args, "path", None) if path is None else path
+        say(dump_json({"ok": False, "path": given, **error_json(error)}))
+    else:
+        complain_of(error)
+
+
 def add_limit_option(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     """Add ``--limit``, which :func:`limits_of` reads."""
     parser.add_argument(
@@ -104,11 +157,26 @@ def say_report(args: argparse.Namespace, report: Any, *, ok: bool) -> None:
 
 
 def error_json(error: BaseException) -> dict[str, Any]:
-    """An error as an object for programs."""
+    """An error as an object for programs: the same members in all commands."""
     return {
         "error": type(error).__name__,
+        "kind": type(error).__name__,
         "file": getattr(error, "file", None),
         "tensor": getattr(error, "tensor", None),
         "chunk": getattr(error, "chunk", None),
         "message": message_of(error),
+        "hint": getattr(error, "hint", None),
     }
+
+
+def finite(value: Any) -> Any:
+    """A value for JSON: floats that it lacks are the strings of the format.
+
+    >>> finite([float("nan"), float("-inf"), 1.5])
+    ['NaN', '-Infinity', 1.5]
+    """
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    return [finite(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,47 @@
+"""Statistics of views: of those that lie without gaps in their record."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ..errors import FormatError
+from ..format.dtypes import DTYPES
+from ..load.container import Container
+from .facts import TensorFacts
+from .statistics import StatisticsSink, TensorStatistics
+
+
+def statistics_of_views(
+    container: Container, tensors: Iterable[TensorFacts]
+) -> dict[str, TensorStatistics]:
+    """The statistics of the views among tensors, by their names. Those with gaps are left out.
+
+    Raises:
+        FormatError: a view leaves its record.
+        JsonckptError: a record cannot be read.
+    """
+    found: dict[str, TensorStatistics] = {}
+    for tensor in tensors:
+        entry, itemsize = tensor.entry, DTYPES[tensor.dtype].itemsize
+        start = tensor.offset * itemsize
+        if tensor.kind != "view" or not _is_row_major(tensor):
+            continue
+        if entry.codec.chunk_bytes % itemsize or start % itemsize:
+            continue  # an element of the view may lie in two chunks
+        if start + tensor.nbytes > entry.nbytes:
+            raise FormatError("the view leaves its record", tensor=tensor.name)
+        results: list[TensorStatistics] = []
+        sink = StatisticsSink(tensor.dtype, tensor.nbytes, results.append)
+        if tensor.nbytes:
+            container.shard_of(entry).read_part(entry, start, start + tensor.nbytes, sink)
+        found[tensor.name] = results[0]
+    return found
+
+
+def _is_row_major(tensor: TensorFacts) -> bool:
+    expected = 1
+    for size, step in reversed(list(zip(tensor.shape, tensor.stride or ()))):
+        if size > 1 and step != expected:
+            return False
+        expected *= size
+    return tensor.numel > 0 or not tensor.nbytes
