@@ -42,7 +42,9 @@ class Change:
         """The distance relative to the first norm."""
         if self.status == "same":
             return 0.0
-        return self.distance / self.norms[0] if self.distance is not None and self.norms[0] else None
+        return (
+            self.distance / self.norms[0] if self.distance is not None and self.norms[0] else None
+        )
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,9 @@ def _overview(last: Collected) -> list[tuple[str, str, str]]:
     ]
     if facts.file_bytes:
         ratio = f"{facts.ratio:.1%} of the raw bytes" if facts.ratio is not None else ""
-        shown.append(("on disk", human(facts.file_bytes), f"{counted(facts.files, 'file')}, {ratio}"))
+        shown.append(
+            ("on disk", human(facts.file_bytes), f"{counted(facts.files, 'file')}, {ratio}")
+        )
     encodings = [one.name for one in facts.codecs()]
     shown.append(("encoding", cut("; ".join(encodings[:2]) or "none", _LONGEST), ""))
     return [(label, cut(value, _LONGEST), cut(more, _LONGEST)) for label, value, more in shown]
