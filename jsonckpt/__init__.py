@@ -31,8 +31,9 @@ from jsonckpt._src.errors import (
 from jsonckpt._version import __version__
 
 if TYPE_CHECKING:
-    from jsonckpt import convert as convert
     from jsonckpt import training as training
+    from jsonckpt._src.diff.api import diff
+    from jsonckpt._src.diff.facts import Diff
     from jsonckpt._src.format.limits import Limits
     from jsonckpt._src.inspect.api import inspect
     from jsonckpt._src.inspect.facts import Inspection
@@ -48,12 +49,14 @@ if TYPE_CHECKING:
     from jsonckpt._src.save.background import PendingSave
     from jsonckpt._src.save.write import SaveResult
     from jsonckpt._src.state.registry import register
+    from jsonckpt.convert import convert as convert
 
 __all__ = [
     "ArgumentError",
     "Checkpoint",
     "CheckpointExistsError",
     "CheckpointNotFoundError",
+    "Diff",
     "DurabilityUncertainError",
     "FormatError",
     "GcReport",
@@ -77,6 +80,7 @@ __all__ = [
     "VerifyReport",
     "WriteError",
     "__version__",
+    "diff",
     "gc",
     "inspect",
     "load",
@@ -94,6 +98,7 @@ __all__ = [
 #: name there. Listing a checkpoint needs no torch, which takes seconds to import.
 _LAZY = {
     "Checkpoint": ("load.checkpoint", "Checkpoint"),
+    "Diff": ("diff.facts", "Diff"),
     "GcReport": ("rescue.gc", "GcReport"),
     "Inspection": ("inspect.facts", "Inspection"),
     "Limits": ("format.limits", "Limits"),
@@ -104,6 +109,7 @@ _LAZY = {
     "SaveResult": ("save.write", "SaveResult"),
     "TensorEntry": ("load.checkpoint", "TensorEntry"),
     "VerifyReport": ("rescue.verify", "VerifyReport"),
+    "diff": ("diff.api", "diff"),
     "gc": ("rescue.gc", "gc"),
     "inspect": ("inspect.api", "inspect"),
     "load": ("load.api", "load"),

@@ -71,13 +71,13 @@ class Contents:
         by_shard: dict[int, dict[str, TensorFacts]] = {}
         for tensor in tensors:
             by_shard.setdefault(tensor.entry.shard, {})[tensor.entry.name] = tensor
-        for number, wanted in by_shard.items():
+        for wanted in by_shard.values():
             shard = container.shard_of(next(iter(wanted.values())).entry)
             shard.check_file()
             if not shard.is_ranged:
-                self._spool(number, [tensor for tensor in wanted.values()])
+                self._spool(list(wanted.values()))
 
-    def _spool(self, number: int, tensors: list[TensorFacts]) -> None:
+    def _spool(self, tensors: list[TensorFacts]) -> None:
         """Read records into a temporary file, all of one shard in one pass."""
         entries = {tensor.entry.name: tensor.entry for tensor in tensors}
         total = sum(entry.nbytes for entry in entries.values())
@@ -93,7 +93,7 @@ class Contents:
     def _new(self, nbytes: int) -> Bytes:
         if not nbytes:
             return np.empty(0, np.uint8)
-        file = tempfile.TemporaryFile()
+        file = tempfile.TemporaryFile()  # noqa: SIM115, closed by __exit__
         self._files.append(file)
         file.truncate(nbytes)
         return np.memmap(file, np.uint8, "r+", shape=(nbytes,))

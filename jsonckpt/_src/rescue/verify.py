@@ -27,6 +27,7 @@ from ..load.restore import StateBuilder
 from ..load.selection import TensorSelection
 from ..load.single_file import gather
 from ..progress import human, progress_bar
+from ..shown import ShortRepr
 from ..storage.file_objects import is_file_object
 from ..storage.path_arguments import path_text, without_query
 from .damaged_files import DamagedZstd
@@ -41,8 +42,8 @@ from .verify_deep import (
 )
 
 
-@dataclass(frozen=True)
-class VerifyReport:
+@dataclass(frozen=True, repr=False)
+class VerifyReport(ShortRepr):
     """What :func:`verify` found. True in a boolean context when there are no problems.
 
     Attributes:
