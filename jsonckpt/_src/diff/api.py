@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..errors import FormatError, IncompleteCheckpointError
+from ..errors import FormatError
 from ..format.json_text import collector_paused
 from ..format.limits import Limits
 from ..format.manifest import parse_manifest
@@ -86,25 +86,6 @@ class _Side:
         tensors = {tensor.name: tensor for tensor in tensors_of(manifest)}
         return cls(text, manifest, container, tensors)
 
-    def need(self, tensor: TensorFacts) -> Container:
-        if self.container is not None:
-            return self.container
-        raise IncompleteCheckpointError(
-            "stored checksums do not say whether this tensor is the same, and its shards are not "
-            "here",
-            file=self.path,
-            tensor=tensor.name,
-            hint="Compare the directories, with their shards.",
-        )
-
-    @contextmanager
-    def errors(self) -> Iterator[None]:
-        if self.container is None:
-            yield
-            return
-        with self.container.errors():
-            yield
-
 
 class _Comparison:
     def __init__(self, sides: tuple[_Side, _Side], *, stats: bool) -> None:
@@ -159,19 +140,22 @@ class _Comparison:
 
     def _read(self, changes: list[Change | None]) -> None:
         """Read what checksums leave open, and with ``stats`` what differs."""
-        pairs = [*self._open, *self._differ]
-        if not pairs:
+        undecided, self._open = self._open, []
+        if any(side.container is None for side in self._sides):
+            for place, _, after in undecided:
+                text = f"{after.dtype} {list(after.shape)}"
+                unknown = f"{text}: not known to be the same, its shards are not here"
+                changes[place] = Change(after.name, "data", text, unknown, True)
             return
+        pairs = [*undecided, *self._differ]
         with ExitStack() as stack:
-            for side in self._sides:
-                stack.enter_context(side.errors())
-            sides = tuple(
-                stack.enter_context(Contents(side.need(pairs[0][1 + n]), [p[1 + n] for p in pairs]))
-                for n, side in enumerate(self._sides)
-            )
-            both = sides[0], sides[1]
-            for place, before, after in self._open:
-                if same_bytes(both, before, after):
+            both = [
+                stack.enter_context(Contents(container, wanted))
+                for container, wanted in self._wanted(pairs, stack)
+            ]
+            sides = both[0], both[1]
+            for place, before, after in undecided:
+                if same_bytes(sides, before, after):
                     self._same += 1
                     continue
                 changes[place] = _data(after)
@@ -179,8 +163,18 @@ class _Comparison:
                     self._differ.append((place, before, after))
             for place, before, after in self._differ:
                 step = step_for(before, after)
-                parts = zip(both[0].parts(before, step), both[1].parts(after, step))
+                parts = zip(sides[0].parts(before, step), sides[1].parts(after, step))
                 changes[place] = replace(_data(after), distance=distance_of(after.dtype, parts))
+
+    def _wanted(
+        self, pairs: list[tuple[int, TensorFacts, TensorFacts]], stack: ExitStack
+    ) -> Iterator[tuple[Container, list[TensorFacts]]]:
+        """Each side with the tensors to read; its errors name its path."""
+        befores, afters = [pair[1] for pair in pairs], [pair[2] for pair in pairs]
+        for side, wanted in zip(self._sides, (befores, afters)):
+            if side.container is not None:
+                stack.enter_context(side.container.errors())
+                yield side.container, wanted
 
 
 def _data(tensor: TensorFacts) -> Change:

@@ -13,6 +13,7 @@ from typing import NamedTuple, cast
 from ..errors import counted
 from ..format.json_text import Json
 from ..inspect.plain_values import (
+    is_mapping,
     is_tensor,
     kind_of,
     members_of,
@@ -67,20 +68,27 @@ def _at(
         return
     if one is None or two is None:
         yield from _arrays(place, before, after)
-        if _frame(before) != _frame(after):
+        if not _identical(_frame(before), _frame(after)):
             yield Change(place, "value", *_apart(before, after))
         return
-    if _frame(before) != _frame(after):  # the factory of a defaultdict, the length of a deque
+    if not _identical(
+        _frame(before), _frame(after)
+    ):  # the factory of a defaultdict, the length of a deque
         yield Change(place, "type", shown(_frame(before)), shown(_frame(after)))
     left = {member.path: member.value for member in one}
     right = {member.path: member.value for member in two}
+    keys = _key_kinds(before, left), _key_kinds(after, right)
+    for path in right:
+        if path in left and keys[0].get(path, "str") != keys[1].get(path, "str"):
+            types = [f"key {kinds.get(path, 'str')}" for kinds in keys]
+            yield Change(path, "type", types[0], types[1])
     yield from _members(place, left, right)
 
 
 def _members(
     place: str, left: dict[str, Json], right: dict[str, Json]
 ) -> Iterator[Change | TensorPair | tuple[str, Json, Json]]:
-    changed = [path for path in right if path not in left or left[path] != right[path]]
+    changed = [path for path in right if path not in left or not _equal(left[path], right[path])]
     gone = [path for path in left if path not in right]
     values = [*right.values(), *left.values()]
     if len(changed) + len(gone) > _ONE_BY_ONE and all(_is_leaf(value) for value in values):
@@ -99,7 +107,7 @@ def _members(
     for path, value in right.items():
         if path not in left:
             yield from _whole(path, value, "added")
-        elif left[path] != value or not _is_leaf(value):
+        elif not _equal(left[path], value):
             yield path, left[path], value
     for path in gone:
         yield from _whole(path, left[path], "removed")
@@ -122,6 +130,30 @@ def shown(value: Json) -> str:
 
 def _is_leaf(value: Json) -> bool:
     return not is_tensor(value) and members_of(value) is None and not references_at(value)
+
+
+def _equal(before: Json, after: Json) -> bool:
+    """Whether two values need no look: plain ones that are identical."""
+    return _is_leaf(before) and _is_leaf(after) and _identical(before, after)
+
+
+def _identical(before: Json, after: Json) -> bool:
+    """Equal in type and value. Python's ``==`` has ``1 == True`` and ``0.0 == -0.0``."""
+    if type(before) is not type(after):
+        return False
+    if isinstance(before, dict | list):
+        return json.dumps(before) == json.dumps(after)
+    return repr(before) == repr(after)
+
+
+def _key_kinds(value: Json, members: dict[str, Json]) -> dict[str, str]:
+    """The types of keys that are not strings, by the paths of their members."""
+    tag = tag_of(value)
+    body = cast("dict[str, Json]", value)[tag] if tag else None
+    pairs = body.get("items") if type(body) is dict else body
+    if not is_mapping(value) or type(pairs) is not list or len(pairs) != len(members):
+        return {}
+    return {path: kind_of(pair[0]) for path, pair in zip(members, pairs) if type(pair) is list}
 
 
 def _apart(before: Json, after: Json) -> tuple[str, str]:
@@ -160,7 +192,7 @@ def _arrays(place: str, before: Json, after: Json) -> Iterator[TensorPair]:
 
 def _wrappers(value: Json) -> str:
     """The kinds around a tensor: a parameter, one that requires a gradient, a sparse one."""
-    kinds = []
+    kinds: list[str] = []
     while tag_of(value) and len(kinds) < _ONE_BY_ONE:
         tag = tag_of(value)
         if tag in {"$tensor", "$tied", "$view"}:
