@@ -32,6 +32,8 @@ from jsonckpt._version import __version__
 
 if TYPE_CHECKING:
     from jsonckpt import training as training
+    from jsonckpt._src.diff.api import diff
+    from jsonckpt._src.diff.facts import Diff
     from jsonckpt._src.format.limits import Limits
     from jsonckpt._src.inspect.api import inspect
     from jsonckpt._src.inspect.facts import Inspection
@@ -55,6 +57,7 @@ __all__ = [
     "Checkpoint",
     "CheckpointExistsError",
     "CheckpointNotFoundError",
+    "Diff",
     "DurabilityUncertainError",
     "FormatError",
     "GcReport",
@@ -79,6 +82,7 @@ __all__ = [
     "VerifyReport",
     "WriteError",
     "__version__",
+    "diff",
     "gc",
     "inspect",
     "load",
@@ -97,6 +101,7 @@ __all__ = [
 #: name there. Listing a checkpoint needs no torch, which takes seconds to import.
 _LAZY = {
     "Checkpoint": ("load.checkpoint", "Checkpoint"),
+    "Diff": ("diff.facts", "Diff"),
     "GcReport": ("rescue.gc", "GcReport"),
     "Inspection": ("inspect.facts", "Inspection"),
     "Limits": ("format.limits", "Limits"),
@@ -108,6 +113,7 @@ _LAZY = {
     "SaveResult": ("save.write", "SaveResult"),
     "TensorEntry": ("load.checkpoint", "TensorEntry"),
     "VerifyReport": ("rescue.verify", "VerifyReport"),
+    "diff": ("diff.api", "diff"),
     "gc": ("rescue.gc", "gc"),
     "inspect": ("inspect.api", "inspect"),
     "load": ("load.api", "load"),

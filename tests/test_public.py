@@ -21,6 +21,7 @@ NAMES = [
     "Checkpoint",
     "CheckpointExistsError",
     "CheckpointNotFoundError",
+    "Diff",
     "DurabilityUncertainError",
     "FormatError",
     "GcReport",
@@ -45,6 +46,7 @@ NAMES = [
     "VerifyReport",
     "WriteError",
     "__version__",
+    "diff",
     "gc",
     "inspect",
     "load",
@@ -91,6 +93,8 @@ SIGNATURES = {
         "source, map_location=None, *, include=None, exclude=None, verify=True, limits=None, "
         "storage_options=None, expected_digest=None"
     ),
+    "diff": ("a, b, *, stats=False, include=None, exclude=None, limits=None, storage_options=None"),
+    "report": "paths, *, progress=False, threads=None, limits=None, storage_options=None",
     "verify": (
         "path, *, deep=False, threads=None, progress=False, limits=None, storage_options=None, "
         "expected_digest=None"
@@ -103,6 +107,7 @@ SIGNATURES = {
 }
 
 FIELDS = {
+    "Diff": ["a", "b", "changes", "same", "read"],
     "SaveResult": [
         "path",
         "save_id",

@@ -20,7 +20,7 @@ LAYERS: list[set[str]] = [
     {"tensors", "storage"},
     {"save", "load", "json_stream", "pickles"},
     {"load_into", "foreign", "inspect"},
-    {"sources"},
+    {"sources", "diff"},
     {"rescue", "convert", "training", "report"},
     {"terminal"},
     {"commands"},

@@ -17,6 +17,7 @@ from ..._version import __version__
 from ..commands import (
     completion,
     convert,
+    diff,
     gc,
     inspect,
     recover,
@@ -29,6 +30,7 @@ from ..terminal.parser import Parser
 #: In the order of the help text.
 COMMANDS = (
     inspect,
+    diff,
     verify,
     convert,
     recover,

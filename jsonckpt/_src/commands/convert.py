@@ -127,8 +127,8 @@ def _texts() -> dict[str, str]:
         "says what it is: a file of torch.save (also one that a site unpacked into a directory), "
         "safetensors, NumPy, TensorFlow.js, jsonckpt, or the JSON of another program.",
         "epilog": "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 what was read back differs, "
-        "4 done, but the report could not be printed. docs/guides/converting.md has examples, and describes "
-        "the object that --json prints.",
+        "4 done, but the report could not be printed. docs/guides/converting.md has examples, and "
+        "describes the object that --json prints.",
     }
 
 

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import numpy as np
-
-from ..format.model import Entry
-from ..inspect.element_values import Numbers, numbers_of
-from ..load.container import Container, Shard
+from ..diff.contents import Contents, same_checksums, step_for
+from ..diff.distance import distance_of
+from ..inspect.facts import TensorFacts
+from ..load.container import Container
 from .collect import Collected
 from .tree import values_of
-
-#: Raw bytes of each tensor that are in memory at a time.
-_PART = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -24,8 +19,8 @@ class Change:
 
     Attributes:
         name: of the tensor.
-        status: ``"same"``, ``"changed"``, ``"reshaped"`` (another shape or dtype), ``"added"``,
-            ``"removed"`` or ``"unread"`` (it differs; a compressed file cannot be read in parts).
+        status: ``"same"``, ``"changed"``, ``"reshaped"`` (another shape or dtype), ``"added"`` or
+            ``"removed"``.
         norms: L2 norms of the first and of the second.
         distance: L2 norm of the difference.
         cosine: of the angle between both.
@@ -55,25 +50,12 @@ class Compared:
     values: tuple[tuple[str, str, str], ...]
 
 
-class _Part:
-    """A sink that keeps the bytes."""
-
-    def __init__(self, nbytes: int) -> None:
-        self.raw = bytearray(nbytes)
-
-    def window(self, start: int, stop: int) -> memoryview:
-        return memoryview(self.raw)[start:stop]
-
-    def write(self, start: int, data: memoryview) -> None:
-        self.raw[start : start + len(data)] = data
-
-
 def changes(
     containers: tuple[Container, Container],
     both: tuple[Collected, Collected],
     advance: Callable[[int], None] | None = None,
 ) -> Iterator[Change]:
-    """The changes of all tensors, in the order of the second checkpoint; removed ones at the end.
+    """The changes of all records, in the order of the second checkpoint; removed ones at the end.
 
     Equal checksums decide without reading. ``advance`` is called with the bytes of each tensor of
     the second one.
@@ -81,77 +63,52 @@ def changes(
     Raises:
         JsonckptError: a tensor cannot be read, or its bytes are not those that were saved.
     """
-    one, two = ({t.name: t.entry for t in each.facts.tensors if t.owns} for each in both)
-    for name, after in two.items():
-        before = one.get(name)
-        found = tuple(
-            each.statistics[entry.name].norm if entry is not None else None
-            for each, entry in zip(both, (before, after))
-        )
-        norms = found[0], found[1]
-        if advance is not None:
-            advance(after.nbytes)
-        if before is None:
-            yield Change(name, "added", norms)
-        elif (before.shape, before.dtype) != (after.shape, after.dtype):
-            yield Change(name, "reshaped", norms)
-        elif _equal(containers, before, after):
-            yield Change(name, "same", norms, 0.0, 1.0 if norms[0] else None)
-        else:
-            shards = containers[0].shard_of(before), containers[1].shard_of(after)
-            if shards[0].is_ranged and shards[1].is_ranged:
-                with containers[0].errors(), containers[1].errors():
-                    yield _changed(name, shards, before, after)
+    one, two = ({t.name: _record(t) for t in each.facts.tensors if t.owns} for each in both)
+    algorithms = containers[0].manifest.checksum, containers[1].manifest.checksum
+    pairs = [(one[name], after) for name, after in two.items() if name in one]
+    alike = [pair for pair in pairs if _form(pair[0]) == _form(pair[1])]
+    same = {after.name: same_checksums(algorithms, before, after) for before, after in alike}
+    to_read = [pair for pair in alike if not same[pair[1].name]]
+    with (
+        containers[0].errors(),
+        containers[1].errors(),
+        Contents(containers[0], [before for before, _ in to_read]) as first,
+        Contents(containers[1], [after for _, after in to_read]) as second,
+    ):
+        for name, after in two.items():
+            before = one.get(name)
+            if advance is not None:
+                advance(after.nbytes)
+            norms = _norm(both[0], before), _norm(both[1], after)
+            if before is None:
+                yield Change(name, "added", norms)
+            elif name not in same:
+                yield Change(name, "reshaped", norms)
+            elif same[name]:
+                yield Change(name, "same", norms, 0.0, 1.0 if norms[0] else None)
             else:
-                yield Change(name, "unread", norms)
-    for name, before in one.items():
+                step = step_for(before, after)
+                parts = zip(first.parts(before, step), second.parts(after, step))
+                found = distance_of(after.dtype, parts)
+                norms = found.norm_before, found.norm_after
+                yield Change(name, "changed", norms, found.norm, found.cosine)
+    for name, removed in one.items():
         if name not in two:
-            yield Change(name, "removed", (both[0].statistics[before.name].norm, None))
+            yield Change(name, "removed", (_norm(both[0], removed), None))
 
 
-def _equal(containers: tuple[Container, Container], before: Entry, after: Entry) -> bool:
-    same_sums = containers[0].manifest.checksum == containers[1].manifest.checksum
-    if not same_sums or before.codec.chunk_bytes != after.codec.chunk_bytes:
-        return False
-    return [chunk[2] for chunk in before.chunks] == [chunk[2] for chunk in after.chunks]
+def _record(tensor: TensorFacts) -> TensorFacts:
+    """All of the record of a tensor, which may be a view of it."""
+    entry = tensor.entry
+    return replace(tensor, kind="tensor", dtype=entry.dtype, shape=entry.shape, nbytes=entry.nbytes)
 
 
-def _changed(
-    name: str,
-    shards: tuple[Shard, Shard],
-    before: Entry,
-    after: Entry,
-) -> Change:
-    """Sums over the elements that are finite in both."""
-    products, one, two, apart = 0.0, 0.0, 0.0, 0.0
-    step = max(_PART // before.codec.chunk_bytes, 1) * before.codec.chunk_bytes
-    for start in range(0, before.nbytes, step):
-        stop = min(start + step, before.nbytes)
-        numbers = []
-        for shard, entry in zip(shards, (before, after)):
-            part = _Part(stop - start)
-            shard.read_part(entry, start, stop, part)
-            found = numbers_of(entry.dtype, memoryview(part.raw))
-            wide = np.complex128 if found.dtype.kind == "c" else np.float64
-            numbers.append(found.astype(wide))
-        a, b = numbers
-        finite = np.isfinite(a) & np.isfinite(b)
-        if not finite.all():
-            a, b = a[finite], b[finite]
-        with np.errstate(over="ignore", invalid="ignore"):
-            distance = a - b
-            products += _product(a, b)
-            one += _product(a, a)
-            two += _product(b, b)
-            apart += _product(distance, distance)
-    both = math.sqrt(one) * math.sqrt(two)
-    cosine = products / both if both and math.isfinite(both) else None
-    return Change(name, "changed", (math.sqrt(one), math.sqrt(two)), math.sqrt(apart), cosine)
+def _form(tensor: TensorFacts) -> tuple[str, tuple[int, ...]]:
+    return tensor.dtype, tensor.shape
 
 
-def _product(a: Numbers, b: Numbers) -> float:
-    """The real part of the inner product. Not np.dot: the threads of a BLAS spin for each part."""
-    return float((a.conj() * b).real.sum() if a.dtype.kind == "c" else (a * b).sum())
+def _norm(side: Collected, tensor: TensorFacts | None) -> float | None:
+    return None if tensor is None else side.statistics[tensor.entry.name].norm
 
 
 def changed_values(one: Collected, two: Collected) -> list[tuple[str, str, str]]:

@@ -574,7 +574,7 @@ function compare() {
     el("span", { class: "mono" }, two.label), finite(two.step) ? ` (step ${two.step})` : "", "."));
   const tally = new Map();
   for (const row of data.compare.tensors) tally.set(row.status, (tally.get(row.status) || 0) + 1);
-  const words = { changed: "tensors changed", same: "the same, bit for bit", added: "added", removed: "removed", reshaped: "of another shape or dtype", unread: "differ in compressed files" };
+  const words = { changed: "tensors changed", same: "the same, bit for bit", added: "added", removed: "removed", reshaped: "of another shape or dtype" };
   host.append(el("p", { class: "sums" }, Object.entries(words).filter(([status]) => tally.has(status)).map(([status, text]) => el("span", null, el("b", null, count(tally.get(status))), " " + text)),
     el("span", null, el("b", null, count(data.compare.values.length)), " plain values changed")));
   const isWeight = (row) => byName.has(row.name) && !isKept(row) && data.tensors[byName.get(row.name)].dtype.includes("float");

@@ -1,0 +1,179 @@
+"""The bytes of tensors on both sides: whether they are the same, and parts of them to compare.
+
+Parts of 1 MiB, or one chunk, are in memory at a time. A compressed file gives no parts, so its tensors go through
+a temporary file without a name; so does a view with gaps.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import FormatError
+from ..format.dtypes import DTYPES
+from ..inspect.facts import TensorFacts
+from ..load.container import Container
+from ..storage.protocols import Sink
+
+Bytes = NDArray[np.uint8]
+_PART = 1 << 20
+
+
+def same_checksums(
+    algorithms: tuple[str, str], before: TensorFacts, after: TensorFacts
+) -> bool | None:
+    """Whether stored checksums say that two tensors have the same bytes.
+
+    Returns:
+        ``None`` if they do not decide: other algorithms, other chunks, or other parts of records.
+    """
+    part = [(t.kind == "view", t.stride, t.offset, t.dtype) for t in (before, after)]
+    if algorithms[0] != algorithms[1] or part[0] != part[1]:
+        return None
+    one, two = before.entry, after.entry
+    if one.nbytes != two.nbytes or one.dtype != two.dtype:
+        return None
+    if max(len(one.chunks), len(two.chunks)) > 1 and one.codec.chunk_bytes != two.codec.chunk_bytes:
+        return None
+    same = [chunk[2] for chunk in one.chunks] == [chunk[2] for chunk in two.chunks]
+    # Another record says nothing of the part that a view takes of it.
+    return None if not same and before.kind == "view" else same
+
+
+class _Memory:
+    """A sink over existing memory."""
+
+    def __init__(self, memory: Bytes) -> None:
+        self._memory = memory
+
+    def window(self, start: int, stop: int) -> memoryview:
+        return self._memory[start:stop].data
+
+    def write(self, start: int, data: memoryview) -> None:
+        self._memory[start : start + len(data)] = np.frombuffer(data, np.uint8)
+
+
+class Contents:
+    """The bytes of the tensors of one checkpoint, in row-major order. A context manager.
+
+    Args:
+        tensors: those that will be asked for. Files without ranges are read once for all of them.
+    """
+
+    def __init__(self, container: Container, tensors: Iterable[TensorFacts]) -> None:
+        self._container = container
+        self._spooled: dict[str, Bytes] = {}
+        self._files: list[Any] = []
+        by_shard: dict[int, dict[str, TensorFacts]] = {}
+        for tensor in tensors:
+            by_shard.setdefault(tensor.entry.shard, {})[tensor.entry.name] = tensor
+        for wanted in by_shard.values():
+            shard = container.shard_of(next(iter(wanted.values())).entry)
+            shard.check_file()
+            if not shard.is_ranged:
+                self._spool(list(wanted.values()))
+
+    def _spool(self, tensors: list[TensorFacts]) -> None:
+        """Read records into a temporary file, all of one shard in one pass."""
+        entries = {tensor.entry.name: tensor.entry for tensor in tensors}
+        total = sum(entry.nbytes for entry in entries.values())
+        memory = self._new(total)
+        sinks: dict[str, Sink | None] = {}
+        start = 0
+        for name, entry in entries.items():
+            self._spooled[name] = memory[start : start + entry.nbytes]
+            sinks[name] = _Memory(self._spooled[name])
+            start += entry.nbytes
+        self._container.shard_of(tensors[0].entry).read(sinks)
+
+    def _new(self, nbytes: int) -> Bytes:
+        if not nbytes:
+            return np.empty(0, np.uint8)
+        file = tempfile.TemporaryFile()  # noqa: SIM115, closed by __exit__
+        self._files.append(file)
+        file.truncate(nbytes)
+        return np.memmap(file, np.uint8, "r+", shape=(nbytes,))
+
+    def __enter__(self) -> Contents:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._spooled.clear()
+        for file in self._files:
+            file.close()
+
+    def parts(self, tensor: TensorFacts, step: int) -> Iterator[Bytes]:
+        """The raw bytes of a tensor in parts of ``step`` bytes.
+
+        Raises:
+            JsonckptError: they cannot be read, or are not those that were saved.
+        """
+        entry, start = tensor.entry, 0
+        if tensor.kind == "view":
+            itemsize = DTYPES[tensor.dtype].itemsize
+            start = tensor.offset * itemsize
+            if not _is_row_major(tensor):
+                yield from _cut(self._gathered(tensor), step)
+                return
+            if start + tensor.nbytes > entry.nbytes:
+                raise FormatError("the view leaves its record", tensor=tensor.name)
+        if entry.name in self._spooled:
+            yield from _cut(self._spooled[entry.name][start : start + tensor.nbytes], step)
+            return
+        shard = self._container.shard_of(entry)
+        memory = np.empty(min(step, tensor.nbytes), np.uint8)
+        for begin in range(0, tensor.nbytes, step):
+            length = min(step, tensor.nbytes - begin)
+            first = start + begin
+            shard.read_part(entry, first, first + length, _Memory(memory[:length]))
+            yield memory[:length]
+
+    def _gathered(self, tensor: TensorFacts) -> Bytes:
+        """The elements of a view that has gaps, one after the other."""
+        entry, itemsize = tensor.entry, DTYPES[tensor.dtype].itemsize
+        if entry.name not in self._spooled:
+            memory = self._spooled[entry.name] = self._new(entry.nbytes)
+            self._container.shard_of(entry).read({entry.name: _Memory(memory)})
+        steps = tensor.stride or ()
+        last = tensor.offset + sum((size - 1) * step for size, step in zip(tensor.shape, steps))
+        if tensor.numel and (last + 1) * itemsize > entry.nbytes:
+            raise FormatError("the view leaves its record", tensor=tensor.name)
+        elements = self._spooled[entry.name][tensor.offset * itemsize :]
+        shape, strides = (*tensor.shape, itemsize), (*(step * itemsize for step in steps), 1)
+        view = np.lib.stride_tricks.as_strided(elements, shape, strides, writeable=False)
+        gathered = self._new(tensor.nbytes)
+        if tensor.numel:
+            gathered.reshape(shape)[...] = view
+        return gathered
+
+
+def step_for(before: TensorFacts, after: TensorFacts) -> int:
+    """Bytes of a part: whole elements, and where that is possible whole chunks of both."""
+    chunk = max(before.entry.codec.chunk_bytes, after.entry.codec.chunk_bytes)
+    itemsize = DTYPES[before.dtype].itemsize
+    return max(_PART // chunk, 1) * chunk if chunk % itemsize == 0 else _PART // itemsize * itemsize
+
+
+def same_bytes(sides: tuple[Contents, Contents], before: TensorFacts, after: TensorFacts) -> bool:
+    """Read both tensors and compare them."""
+    step = step_for(before, after)
+    parts = sides[0].parts(before, step), sides[1].parts(after, step)
+    return all(np.array_equal(one, two) for one, two in zip(*parts))
+
+
+def _cut(memory: Bytes, step: int) -> Iterator[Bytes]:
+    for begin in range(0, len(memory), step):
+        yield memory[begin : begin + step]
+
+
+def _is_row_major(tensor: TensorFacts) -> bool:
+    expected = 1
+    for size, step in reversed(list(zip(tensor.shape, tensor.stride or ()))):
+        if size > 1 and step != expected:
+            return False
+        expected *= size
+    return True

@@ -1,0 +1,86 @@
+"""A file of a checkpoint as lines of text that Git compares: no offsets, ids or times."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from ..errors import quote
+from ..format.checksums import hexdigest
+from ..format.json_text import Json, collector_paused
+from ..format.limits import DEFAULT_LIMITS
+from ..format.manifest import parse_manifest
+from ..format.model import Manifest
+from ..inspect.facts import TensorFacts, tensors_of
+from ..inspect.plain_values import is_tensor, kind_of, members_of, references_at, scalar, text_of
+from ..load.container import open_container
+from ..load.options import ReadOptions
+
+_LONGEST = 400
+_BEGINNING = 4096
+
+
+def lines_of(path: str) -> Iterator[str]:
+    """The lines of a directory, a single file, a ``manifest.json`` alone, or a shard alone.
+
+    Git calls this with temporary copies of single files, whatever their names.
+
+    Raises:
+        JsonckptError: it is no file of a checkpoint, or damaged.
+    """
+    with collector_paused():
+        if os.path.isdir(path):
+            yield from _lines(open_container(path, ReadOptions.of()).manifest)
+            return
+        with open(path, "rb") as file:
+            beginning = file.read(_BEGINNING)
+            if b'"jsonckpt.manifest"' in beginning:
+                yield from _lines(parse_manifest(beginning + file.read(), DEFAULT_LIMITS))
+                return
+        if b'"jsonckpt.shard"' in beginning and b'"state":' not in _head(path):
+            yield "a shard: manifest.json says what it holds"
+            return
+        yield from _lines(open_container(path, ReadOptions.of()).manifest)
+
+
+def _head(path: str) -> bytes:
+    """The text before the records of a file, at most as long as a manifest may be."""
+    head = bytearray()
+    with open(path, "rb") as file:
+        for line in file:
+            head += line
+            if line.startswith(b'"tensors":[') or len(head) > (DEFAULT_LIMITS.manifest_bytes or 0):
+                break
+    return bytes(head)
+
+
+def _lines(manifest: Manifest) -> Iterator[str]:
+    tensors = {tensor.name: tensor for tensor in tensors_of(manifest)}
+    for key, value in manifest.metadata.items():
+        yield f"metadata {key}: {text_of(value, _LONGEST)}"
+    pending: list[tuple[str, Json]] = [("", manifest.state)]
+    while pending:
+        place, value = pending.pop()
+        members = None if is_tensor(value) else members_of(value, place)
+        if members is not None:
+            below = [(member.path, member.value) for member in members]
+            if not below:
+                yield f"{place or '/'}: empty {kind_of(value)}"
+            pending += reversed(below)
+            continue
+        for name in references_at(value):
+            yield _tensor_line(tensors[name], manifest.checksum)
+        if not references_at(value):
+            found = scalar(value)
+            shown = quote(found, _LONGEST) if isinstance(found, str) else text_of(value, _LONGEST)
+            yield f"{place or '/'}: {shown}"
+
+
+def _tensor_line(tensor: TensorFacts, algorithm: str) -> str:
+    sums = [chunk[2] for chunk in tensor.entry.chunks]
+    if len(sums) == 1:
+        text = sums[0]
+    else:  # a checksum of the checksums
+        text = f"of {len(sums)} chunks {hexdigest(algorithm, ''.join(sums).encode())}"
+    shared = "" if tensor.kind == "tensor" else f", {tensor.kind} of {tensor.entry.name}"
+    return f"{tensor.name}: {tensor.dtype} {list(tensor.shape)}, {algorithm} {text}{shared}"
