@@ -249,6 +249,14 @@ def test_deep_and_long_values() -> None:
     assert max(line[0] for line in lines) == 5_001
 
 
+def test_progress_ends_at_the_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = [saved(tmp_path / f"{at}", {"w": torch.full((9,), float(at))}) for at in range(2)]
+    report(paths)
+    assert capsys.readouterr().err == ""
+    report(paths, progress=True)
+    assert "100%" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("paths", [[], ()])
 def test_no_path(paths: Any) -> None:
     with pytest.raises(jsonckpt.ArgumentError, match="needs a path"):

@@ -97,7 +97,8 @@ def report(
         if len(read) > 2:
             order = _by_step(read)
             containers, read = [containers[at] for at in order], [read[at] for at in order]
-        total = sum(one.facts.nbytes for one in read) * (3 if len(read) == 2 else 1)
+        total = sum(one.facts.nbytes for one in read)
+        total += read[-1].facts.nbytes if len(read) == 2 else 0
         with progress_bar("report", total, show=progress) as advance:
             for at, container in enumerate(containers):
                 last = at == len(containers) - 1

@@ -17,6 +17,7 @@ from .grids import Grid, Picture
 
 #: Cells of all pictures together: they are most of the page where tensors are many.
 _CELLS = 1_500_000
+_HUGE = 1e300
 _LARGEST_SIDE, _SMALLEST_SIDE = 64, 8
 
 
@@ -38,8 +39,8 @@ class Collected:
         """The first fact of a kind (``"step"``, ``"epoch"``, ``"learning rate"``) as a number."""
         for fact in self.facts.state:
             if fact.what == what and type(fact.value) in (int, float):
-                value = float(fact.value or 0)
-                return value if math.isfinite(value) else None
+                value = float(max(-_HUGE, min(_HUGE, fact.value or 0)))
+                return value if abs(value) < _HUGE else None
         return None
 
 

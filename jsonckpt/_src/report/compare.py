@@ -75,7 +75,8 @@ def changes(
 ) -> Iterator[Change]:
     """The changes of all tensors, in the order of the second checkpoint; removed ones at the end.
 
-    Equal checksums decide without reading.
+    Equal checksums decide without reading. ``advance`` is called with the bytes of each tensor of
+    the second one.
 
     Raises:
         JsonckptError: a tensor cannot be read, or its bytes are not those that were saved.
@@ -88,6 +89,8 @@ def changes(
             for each, entry in zip(both, (before, after))
         )
         norms = found[0], found[1]
+        if advance is not None:
+            advance(after.nbytes)
         if before is None:
             yield Change(name, "added", norms)
         elif (before.shape, before.dtype) != (after.shape, after.dtype):
@@ -98,7 +101,7 @@ def changes(
             shards = containers[0].shard_of(before), containers[1].shard_of(after)
             if shards[0].is_ranged and shards[1].is_ranged:
                 with containers[0].errors(), containers[1].errors():
-                    yield _changed(name, shards, before, after, advance)
+                    yield _changed(name, shards, before, after)
             else:
                 yield Change(name, "unread", norms)
     for name, before in one.items():
@@ -118,7 +121,6 @@ def _changed(
     shards: tuple[Shard, Shard],
     before: Entry,
     after: Entry,
-    advance: Callable[[int], None] | None,
 ) -> Change:
     """Sums over the elements that are finite in both."""
     products, one, two, apart = 0.0, 0.0, 0.0, 0.0
@@ -142,8 +144,6 @@ def _changed(
             one += float(np.vdot(a, a).real)
             two += float(np.vdot(b, b).real)
             apart += float(np.vdot(distance, distance).real)
-        if advance is not None:
-            advance(stop - start)
     both = math.sqrt(one) * math.sqrt(two)
     cosine = products / both if both and math.isfinite(both) else None
     return Change(name, "changed", (math.sqrt(one), math.sqrt(two)), math.sqrt(apart), cosine)

@@ -138,8 +138,9 @@ def histories(state: Json) -> list[Curve]:
 
 def _curves_of_list(member: Member, members: list[Member]) -> list[Curve]:
     """A list of numbers is one curve, a list of rows one for each key that has numbers."""
-    thinned = members[:: -(-len(members) // _MOST_PLACES)]
-    places = [float(one.key) for one in thinned]
+    step = -(-len(members) // _MOST_PLACES)
+    thinned = members[::step]
+    places = [float(at) for at in range(0, len(members), step)]
     plain = [number(one.value) for one in thinned]
     if None not in plain:
         return [(member.path, places, [_float(one) for one in plain], "entry")]
