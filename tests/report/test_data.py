@@ -249,12 +249,23 @@ def test_deep_and_long_values() -> None:
     assert max(line[0] for line in lines) == 5_001
 
 
+def test_where_a_page_is_written(tmp_path: Path) -> None:
+    made = report(saved(tmp_path / "c", {"w": torch.ones(2)}))
+    for _ in range(2):
+        file = made.save(tmp_path / "new" / "folder" / "page.html")
+        assert file.read_text(encoding="utf-8") == made.html
+    with pytest.raises(jsonckpt.WriteError, match="new"):
+        made.save(tmp_path / "new")
+    with pytest.raises(jsonckpt.ArgumentError, match="local file"):
+        made.save("https://example.org/page.html")
+
+
 def test_progress_ends_at_the_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     paths = [saved(tmp_path / f"{at}", {"w": torch.full((9,), float(at))}) for at in range(2)]
     report(paths)
     assert capsys.readouterr().err == ""
     report(paths, progress=True)
-    assert "100%" in capsys.readouterr().err
+    assert "108 B" in capsys.readouterr().err  # each once, and the second again to compare
 
 
 @pytest.mark.parametrize("paths", [[], ()])

@@ -37,7 +37,7 @@ KEYS = re.findall(
     "state param_groups lr betas params param_names exp_avg exp_avg_sq step epoch history loss rng "
     "last_epoch _last_lr scale growth_factor name of items shape dtype 0 1 -1",
 )
-LEAVES = [
+LEAVES: list[Any] = [
     None, True, 0, -1, 10**400, 1e308, -0.0, "", "/w", "0x1", "NaN", "x" * 9_999, [], {},
     {"$float": "Infinity"}, {"$tensor": "/w"}, {"$int": "0x" + "f" * 500}, *ATTACKS,
 ]  # fmt: skip

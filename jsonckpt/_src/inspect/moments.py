@@ -51,7 +51,9 @@ class Moments:
         mean = float(weighted.sum()) / total
         distance = numbers - mean
         far = distance if counts is None else distance * counts
-        deviations, squares = float(np.dot(distance, far)), float(np.dot(numbers, weighted))
+        # Not np.dot: the threads of a BLAS spin for each block, and change the last bits.
+        squares = float((numbers * weighted).sum())
+        deviations = float(np.multiply(distance, far, out=distance).sum())
         return cls(total, exponent, largest, mean, deviations, squares)
 
     def join(self, other: Moments) -> Moments:

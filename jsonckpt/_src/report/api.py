@@ -17,6 +17,8 @@ from ..inspect.api import inspect_container
 from ..load.container import Container, open_container
 from ..load.options import ReadOptions
 from ..progress import progress_bar
+from ..storage.os_errors import writing
+from ..storage.path_arguments import is_url
 from .collect import Collected, collect
 from .compare import Compared, changed_values, changes
 from .data import data_of
@@ -36,13 +38,19 @@ class Report:
     html: str = field(repr=False)
 
     def save(self, path: PathLike) -> Path:
-        """Write the page to a file, which is replaced if it exists.
+        """Write the page to a file, which is replaced if it exists. Missing directories are made.
 
         Raises:
-            OSError: the file cannot be written.
+            ArgumentError: ``path`` is a URL.
+            WriteError: the file cannot be written.
         """
+        if is_url(os.fspath(path)):
+            raise ArgumentError("a report is written to a local file, not to a URL")
         target = Path(path).expanduser()
-        target.write_text(self.html, encoding="utf-8", newline="\n")
+        with writing(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with target.open("w", encoding="utf-8", newline="\n") as file:
+                file.write(self.html)
         return target
 
     def _repr_html_(self) -> str:

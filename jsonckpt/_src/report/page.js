@@ -412,7 +412,8 @@ function heatOf(row) {
   strip.putImageData(line, 0, 0);
   const ends = signed ? [num(-scale), "0", num(scale)] : ["0", num(scale)];
   const [high, wide] = row.shape.length < 2 ? [1, row.count] : [row.shape[0], row.count / row.shape[0]];
-  const cells = signed ? "One cell for each element." : `${rows} × ${columns} cells; each is the root mean square of about ${count(Math.round(high * wide / rows / columns))} elements.`;
+  const per = high * wide / rows / columns;
+  const cells = signed ? "One cell for each element." : `${rows} × ${columns} cells; each is the root mean square of ${per < 1.5 ? "one or two" : "about " + count(Math.round(per))} elements.`;
   return [el("h4", null, row.shape.length > 1 ? "Heat map (rows down)" : "Heat map (line by line)"),
     canvas, legend, el("div", { class: "scale" }, ends.map((end) => el("span", null, end))),
     el("p", { class: "tip" }, cells + (raw.includes("\0") ? " Pink: not finite." : ""))];
@@ -576,7 +577,8 @@ function compare() {
   const words = { changed: "tensors changed", same: "the same, bit for bit", added: "added", removed: "removed", reshaped: "of another shape or dtype", unread: "differ in compressed files" };
   host.append(el("p", { class: "sums" }, Object.entries(words).filter(([status]) => tally.has(status)).map(([status, text]) => el("span", null, el("b", null, count(tally.get(status))), " " + text)),
     el("span", null, el("b", null, count(data.compare.values.length)), " plain values changed")));
-  const most = Math.max(...data.compare.tensors.map((row) => (finite(row.relative) ? row.relative : 0)), 1e-300);
+  const isWeight = (row) => byName.has(row.name) && !isKept(row) && data.tensors[byName.get(row.name)].dtype.includes("float");
+  const most = data.compare.tensors.filter(isWeight).reduce((high, row) => (finite(row.relative) ? Math.max(high, row.relative) : high), 0) || 1;
   const track = (value) => {
     const picture = svg("svg", { viewBox: "0 0 120 24", preserveAspectRatio: "none" }, svg("rect", { class: "track", x: 0, y: 9, width: 120, height: 6, rx: 3 }));
     if (finite(value)) picture.append(svg("rect", { class: "fill", x: 0, y: 9, width: (120 * Math.min(1, value / most)).toFixed(1), height: 6, rx: 3 }));
