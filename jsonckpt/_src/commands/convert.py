@@ -120,7 +120,7 @@ def _failed(arguments: argparse.Namespace, error: BaseException) -> None:
     complain(message)
 
 
-def _texts() -> dict[str, str]:
+def _texts() -> dict[str, Any]:
     return {
         "usage": "%(prog)s INPUT [-o OUTPUT] [options]",
         "description": "Convert PyTorch checkpoints to JSON and back. The content of the input "

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ArgumentError, counted, printable
 from ..progress import human
-from ..terminal.console import EXIT_OK, can_show, dump_json, on_terminal, say
+from ..terminal.console import EXIT_OK, can_show, columns, dump_json, on_terminal, say
 from ..terminal.options import (
     Commands,
     add_expected_digest,
@@ -21,13 +21,15 @@ from ..terminal.options import (
     path_or_stdin,
 )
 from ..terminal.parser import EXIT_CODES
-from ..terminal.tables import fit, table
+from ..terminal.tables import cut_middle, fit, table
 
 if TYPE_CHECKING:
     from ..inspect.facts import Inspection, TensorFacts
     from ..inspect.statistics import TensorStatistics
     from ..load.container import Container
 
+#: Columns of the last cell of a tensor on a terminal: its name needs the room.
+_NOTE = 22
 #: Tensors that are listed where nothing asks for all.
 _FEW = 50
 _DEPTH = 3
@@ -289,11 +291,12 @@ def _print_tree(facts: Inspection, depth: int) -> None:
 def _print_tensors(tensors: Sequence[TensorFacts], most: int | None) -> None:
     shown = tensors[:most]
     rows = [("tensor", "dtype", "shape", "bytes", "")]
+    width, mark = columns(), "…" if can_show("…") else "..."
     for tensor in shown:
         note = "" if tensor.kind == "tensor" else f"{_RELATIONS[tensor.kind]} {tensor.entry.name}"
-        size = human(tensor.nbytes)
-        rows.append((printable(tensor.name), tensor.dtype, str(list(tensor.shape)), size,
-                     printable(note)))  # fmt: skip
+        note = printable(note) if width is None else cut_middle(printable(note), _NOTE, mark)
+        name, size = printable(tensor.name), human(tensor.nbytes)
+        rows.append((name, tensor.dtype, str(list(tensor.shape)), size, note))
     count = 5 if any(row[4] for row in rows) else 4
     table([row[:count] for row in rows], "<<<><"[:count])
     if len(shown) < len(tensors):

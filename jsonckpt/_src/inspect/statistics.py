@@ -215,11 +215,12 @@ class StatisticsSink:
     ) -> None:
         self._dtype, self._left, self._done, self._also = dtype, nbytes, done, also
         self._lock = threading.Lock()
-        self._accumulator = Accumulator(smallest_normal(dtype))
+        #: Made with the first bytes: there are as many sinks as tensors, and each has bins.
+        self._accumulator: Accumulator | None = None
         self._patterns: NDArray[np.int64] | None = None
         self._by_pattern = has_pattern_table(dtype) and nbytes > _FEW
         if not nbytes:
-            done(self._accumulator.result())
+            done(Accumulator().result())
 
     def window(self, start: int, stop: int) -> None:
         """``None``: the bytes are not kept."""
@@ -238,7 +239,7 @@ class StatisticsSink:
             if patterns is not None:
                 self._patterns = patterns if self._patterns is None else self._patterns + patterns
             if piece is not None:
-                self._accumulator.merge(piece, start)
+                self._taken().merge(piece, start)
             if self._also is not None and numbers is not None:
                 self._also(start, numbers)
             self._left -= len(data)
@@ -254,10 +255,15 @@ class StatisticsSink:
         if self._patterns is not None:
             values = pattern_values(self._dtype)
             times = len(values) // len(self._patterns)
-            self._accumulator.add(values, np.repeat(self._patterns, times))
+            self._taken().add(values, np.repeat(self._patterns, times))
             self._patterns = None
-        self._done(self._accumulator.result())
-        self._accumulator = Accumulator()
+        self._done(self._taken().result())
+        self._accumulator = None
+
+    def _taken(self) -> Accumulator:
+        if self._accumulator is None:
+            self._accumulator = Accumulator(smallest_normal(self._dtype))
+        return self._accumulator
 
 
 def statistics_of(shard: Shard, entry: Entry) -> TensorStatistics:
