@@ -151,15 +151,18 @@ function facts(checkpoint) {
   const elements = entries.reduce((sum, entry) => sum + entry.numel * DTYPES.get(entry.dtype).parts / (DTYPES.get(entry.dtype).kind === "complex" ? 2 : 1), 0);
   const ties = checkpoint.references.size;
   const rows = [
-    ["Tensors", count(entries.length) + (ties ? ` + ${count(ties)} tied` : "")],
+    ["Tensors", ties ? [`${count(entries.length)} `, element("small", {}, `+ ${count(ties)} shared`)] : count(entries.length)],
     ["Elements", about(elements), count(elements)],
     ["Bytes", size(checkpoint.nbytes), `${count(checkpoint.nbytes)} bytes`],
-    ["On disk", size(checkpoint.diskBytes) + (shards ? `, ${plural(shards.length + 1, "file")}` : ""), `${count(checkpoint.diskBytes)} bytes; the text has ${count(checkpoint.textBytes)}`],
+    ["On disk", shards ? [`${size(checkpoint.diskBytes)} `, element("small", {}, plural(shards.length + 1, "file"))] : size(checkpoint.diskBytes), `${count(checkpoint.diskBytes)} bytes; the text has ${count(checkpoint.textBytes)}`],
   ];
-  if (createdAt) rows.push(["Saved", visible(String(createdAt)).slice(0, 40).replace("T", " ").replace("Z", " UTC")]);
+  if (createdAt) {
+    const [day, time] = visible(String(createdAt)).slice(0, 40).split("T");
+    rows.push(["Saved", [`${day} `, element("small", {}, (time ?? "").replace("Z", " UTC"))], createdAt]);
+  }
   if (createdBy) rows.push(["By", visible(String(createdBy)).slice(0, 100)]);
   rows.push(["Checksum", checksum, `save_id ${saveId}`]);
-  if (typeof seal === "string") rows.push(["Seal", `${seal.split(":")[1].slice(0, 12)}…`, seal]);
+  if (typeof seal === "string") rows.push(["Seal", seal.split(":")[1].slice(0, 10), seal]);
   return rows;
 }
 

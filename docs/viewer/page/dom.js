@@ -58,7 +58,7 @@ export function about(number) {
 /** A number of a statistic. */
 export function figure(value) {
   if (!Number.isFinite(value)) return Number.isNaN(value) ? "–" : value < 0 ? "-∞" : "∞";
-  if (Number.isInteger(value) && Math.abs(value) < 1e9) return count(value);
+  if (Number.isInteger(value) && Math.abs(value) < 1e9) return count(value || 0);
   const text = value.toPrecision(4);
   return String(Number(text));
 }

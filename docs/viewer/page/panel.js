@@ -98,7 +98,7 @@ export class Panel {
     if (note) place.append(note);
     if (moments.count && moments.max > moments.min) place.append(histogramPlot(found));
     const grid = gridOf(shape, kind === "complex" ? 1 : parts);
-    if (grid.columns && total > 1) place.append(heatPlot(found.heat, grid));
+    if (grid.columns && moments.max > moments.min) place.append(heatPlot(found.heat, grid));
   }
 
   /** A window of values: the last two dimensions; the others are chosen by number. */
@@ -144,9 +144,7 @@ export class Panel {
     if (place !== this.name) return;
     const head = element("tr", {}, element("th", {}), Array.from({ length: columns }, (_, c) => element("th", { scope: "col" }, String(view.column + c))));
     const body = lines.map((line, r) => element("tr", {}, element("th", { scope: "row" }, String(view.row + r)), line.map((text) => element("td", {}, text))));
-    const more = height > rows || width > columns || view.lead.length;
     table.replaceChildren(element("table", {}, element("thead", {}, head), element("tbody", {}, body)));
-    table.classList.toggle("more", Boolean(more));
   }
 
   /** A function that gives the texts of some elements in row-major order. */

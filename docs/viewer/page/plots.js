@@ -34,7 +34,7 @@ const mix = (from, to, share) => from.map((value, i) => Math.round(value + (to[i
 
 /** Negative means in orange, positive ones in blue, the largest of both at full colour; NaN and Inf in magenta. */
 export function paintHeat(canvas, { rows, columns, means }) {
-  const style = getComputedStyle(canvas);
+  const style = getComputedStyle(document.documentElement); // the canvas may not be in the page yet
   const colour = (name) => style.getPropertyValue(name).trim().split(/\s+/).map(Number);
   const [zero, negative, positive, broken] = ["--heat-zero", "--heat-negative", "--heat-positive", "--heat-broken"].map(colour);
   let most = 0;

@@ -1,6 +1,6 @@
 /** The state tree: every plain value, tags by their meaning, long lists in a line. */
 
-import { children, stringify, tagOf } from "../jsonckpt.js";
+import { Float, children, stringify, tagOf } from "../jsonckpt.js";
 import { count, element, plural, shortened, visible } from "./dom.js";
 
 const AT_ONCE = 200;
@@ -23,14 +23,29 @@ export function summary(node) {
   const tag = tagOf(node);
   if (tag) return tagged(tag, node.get(tag), node);
   if (Array.isArray(node)) return list("list", node);
-  if (node instanceof Map) return { text: `dict, ${plural(node.size, "member")}`, kind: "group" };
+  if (node instanceof Map) return { text: preview(node) ?? `dict, ${plural(node.size, "member")}`, kind: "group" };
   if (typeof node === "string") return { text: visible(shortened(JSON.stringify(node), 500)), kind: "string" };
   if (node === null) return { text: "None", kind: "word" };
   if (typeof node === "boolean") return { text: node ? "True" : "False", kind: "word" };
   return { text: shortened(String(node), 120), kind: "number" };
 }
 
+/** A few plain members in a line, or which random generator a state is of; else null. */
+function preview(members) {
+  const generator = members.get("bit_generator");
+  if (typeof generator === "string") return `${visible(shortened(generator, 40))}, random generator`;
+  const plain = (value) => !(value instanceof Map || Array.isArray(value)) || tagOf(value) === "$float";
+  if (!members.size || members.size > 6 || ![...members.values()].every(plain)) return null;
+  const parts = Array.from(members, ([key, value]) => `${visible(shortened(key, 30))} ${shortened(brief(value), 24)}`);
+  return `{${parts.join(", ")}}`;
+}
+
+/** A plain value with at most six digits. */
+const brief = (value) => (value instanceof Float && Number.isFinite(value.value) ? String(Number(value.value.toPrecision(6))) : summary(value).text);
+
 function list(word, items) {
+  const [version, words] = items;
+  if (word === "tuple" && items.length === 3 && version === 3 && children(words)?.length === 625) return { text: "Mersenne Twister, random generator", kind: "group" };
   const numbers = items.length > 8 && items.every((item) => typeof item === "number" || typeof item === "bigint");
   const of = numbers ? "integer" : "item";
   const some = numbers ? `: ${items.slice(0, 4).join(", ")}, …` : "";
@@ -110,10 +125,11 @@ export function highlights(state) {
   for (let depth = 0, seen = 0; depth < 6 && seen < 20_000; depth++) {
     const next = [];
     for (const node of level) {
-      for (const { key, value } of (children(node) ?? []).slice(0, 2000)) {
+      // Of a list, such as a history, the last item is the newest.
+      for (const { key, value } of Array.isArray(node) ? children(node).slice(-200).reverse() : (children(node) ?? []).slice(0, 2000)) {
         seen++;
-        const { kind, text } = value instanceof Map || Array.isArray(value) ? { kind: "group" } : summary(value);
-        if (NOTED.includes(key) && !found.has(key) && kind !== "group") found.set(key, text);
+        const { kind, text } = summary(value);
+        if (NOTED.includes(key) && !found.has(key) && kind !== "group") found.set(key, brief(value));
         if (kind === "group") next.push(value);
       }
     }
