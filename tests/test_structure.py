@@ -14,7 +14,7 @@ import jsonckpt
 SOURCE = Path(jsonckpt.__file__).parent / "_src"
 #: A module imports from its own package and from the layers before its own.
 LAYERS: list[set[str]] = [
-    {"errors", "linux", "parallel", "progress"},
+    {"errors", "linux", "parallel", "progress", "shown"},
     {"format"},
     {"state", "shards"},
     {"tensors", "storage"},
@@ -22,6 +22,8 @@ LAYERS: list[set[str]] = [
     {"load_into", "foreign"},
     {"sources"},
     {"rescue", "convert", "training"},
+    {"terminal"},
+    {"commands"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

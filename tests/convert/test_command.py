@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import jsonckpt
-from jsonckpt._src.cli.convert import main
+from jsonckpt._src.commands.convert import main
 from jsonckpt._src.convert import api
 from jsonckpt._src.convert.write import write
 from jsonckpt._src.errors import StateMismatchError
@@ -247,4 +247,4 @@ def test_the_module_runs(checkpoint: Path) -> None:
 def test_options_by_name() -> None:
     assert ConvertOptions().test_load is False
     with pytest.raises(TypeError):
-        convert("x.pt", nonsense=True)
+        convert("x.pt", nonsense=True)  # type: ignore[call-arg]

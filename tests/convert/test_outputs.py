@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import jsonckpt
-from jsonckpt._src.cli.convert import main
+from jsonckpt._src.commands.convert import main
 from jsonckpt._src.convert.select import cast, choose, drop_optimizers, named_tensors
 from jsonckpt._src.errors import JsonckptError, UnsupportedTypeError
 from jsonckpt._src.json_stream.spooled import tensor_spool
@@ -118,7 +118,7 @@ def test_sparse_tensors_come_back(tmp_path: Path) -> None:
     assert torch.equal(jsonckpt.load(tmp_path / "o.json")["s"].to_dense(), sparse.to_dense())
     for name, to in (("o.safetensors", None), ("g.json", "legacy-json")):
         with pytest.raises(UnsupportedTypeError, match="s'"):
-            convert(tmp_path / "in.pt", tmp_path / name, to=to)
+            convert(tmp_path / "in.pt", tmp_path / name, to=to)  # type: ignore[arg-type]
         assert not (tmp_path / name).exists()
 
 
