@@ -106,8 +106,12 @@ function xxh3UpTo240(bytes, size) {
 
 /** The product of two numbers of 32 bits: the high half. */
 function highHalf(a, b) {
-  const [a0, a1, b0, b1] = [a & 0xffff, a >>> 16, b & 0xffff, b >>> 16];
-  const [p01, p10] = [Math.imul(a0, b1) >>> 0, Math.imul(a1, b0) >>> 0];
+  const a0 = a & 0xffff;
+  const a1 = a >>> 16;
+  const b0 = b & 0xffff;
+  const b1 = b >>> 16;
+  const p01 = Math.imul(a0, b1) >>> 0;
+  const p10 = Math.imul(a1, b0) >>> 0;
   const middle = (Math.imul(a0, b0) >>> 16) + (p01 & 0xffff) + (p10 & 0xffff);
   return Math.imul(a1, b1) + (p01 >>> 16) + (p10 >>> 16) + (middle >>> 16);
 }

@@ -376,7 +376,10 @@ export function decodeBase64(text) {
   let to = 0;
   let seen = 0;
   for (let at = 0; at < whole; at += 4) {
-    const [a, b, c, d] = [SIXBIT[text[at]], SIXBIT[text[at + 1]], SIXBIT[text[at + 2]], SIXBIT[text[at + 3]]];
+    const a = SIXBIT[text[at]];
+    const b = SIXBIT[text[at + 1]];
+    const c = SIXBIT[text[at + 2]];
+    const d = SIXBIT[text[at + 3]];
     seen |= a | b | c | d;
     out[to] = (a << 2) | (b >> 4);
     out[to + 1] = (b << 4) | (c >> 2);

@@ -74,7 +74,7 @@ export class ZstdSource {
 
   async survey(progress) {
     const { source } = this;
-    const paged = new Paged(source);
+    const paged = new Paged(source, 4096); // headers only: blocks are passed over
     const read = (offset, length) => paged.read(offset, length);
     // Raw bytes are at most the larger of 1 GiB and 1,000 times the file; a list takes some 20 characters for two.
     const most = 16 * Math.max(1024 * MIB, 1000 * source.size);

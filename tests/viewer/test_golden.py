@@ -115,7 +115,9 @@ def test_numbers_of_every_bit_pattern(tmp_path: Path) -> None:
     for name in [name for name in names if hasattr(torch, name)]:
         two = name in ("float16", "bfloat16")
         codes = np.arange(1 << (16 if two else 8), dtype="<u2" if two else "u1")
-        state[name] = torch.from_numpy(codes.view("<i2" if two else "u1")).view(getattr(torch, name))
+        state[name] = torch.from_numpy(codes.view("<i2" if two else "u1")).view(
+            getattr(torch, name)
+        )
     for encoding in ("base64", "list"):
         path = tmp_path / f"{encoding}.json"
         jsonckpt.save(state, path, encoding=encoding)

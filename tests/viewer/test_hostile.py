@@ -85,7 +85,10 @@ CHANGES: dict[str, tuple[Callable[[Any], None], str]] = {
     "dtype": (lambda d: d["tensors"][0].update(dtype="constructor"), "dtype"),
     "codec": (lambda d: d["tensors"][0].update(encoding="hex"), "codec"),
     "name": (lambda d: d["tensors"][0].update(name="w"), "name"),
-    "twice": (lambda d: d["tensors"][0].update(name=d["tensors"][1]["name"]), "digest|twice|record"),
+    "twice": (
+        lambda d: d["tensors"][0].update(name=d["tensors"][1]["name"]),
+        "digest|twice|record",
+    ),
     "requires": (lambda d: d["tensors"][0].update(requires=["magic"]), "magic"),
     "version": (lambda d: d.update(version=2, readable_by="jsonckpt 9"), "jsonckpt 9"),
     "format": (lambda d: d.update(format="other"), "no checkpoint"),
@@ -173,7 +176,10 @@ def test_directories(tmp_path: Path) -> None:
         "exchanged": (shuffled, "differs from what the manifest says"),
         "cut manifest": ({**files, "manifest.json": manifest[:-2]}, ""),
         "edited": ({**files, "manifest.json": manifest.replace(b'"totals"', b'"tOtals"')}, "seal"),
-        "path": ({**files, "manifest.json": _with_file(manifest, "../shard-1.json")}, "shard is not"),
+        "path": (
+            {**files, "manifest.json": _with_file(manifest, "../shard-1.json")},
+            "shard is not",
+        ),
     }
     parts: list[bytes] = []
     for members, _ in cases.values():

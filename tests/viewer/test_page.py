@@ -27,7 +27,10 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     weight = torch.randn(64, 32)
     state = {
         "model": {"weight": weight, "head": weight, "bias": torch.zeros(32, dtype=torch.bfloat16)},
-        "optimizer": {"state": {0: {"exp_avg": torch.rand(64, 32)}}, "param_groups": [{"lr": 2e-4}]},
+        "optimizer": {
+            "state": {0: {"exp_avg": torch.rand(64, 32)}},
+            "param_groups": [{"lr": 2e-4}],
+        },
         "rng": {"numpy": np.random.default_rng(7).bit_generator.state},
         "nothing": torch.zeros(0, 3),
         "bad": torch.tensor([1.0, float("nan"), float("inf")]),
@@ -109,7 +112,12 @@ def test_a_tensor_in_detail(viewer: Viewer, run_folder: Path) -> None:
     weight = jsonckpt.load(run_folder / "step-1200")["model"]["weight"]
     page.click("#rows .cell.name:text-is('/model/weight')")
     page.wait_for_selector("canvas.heat")
-    tiles = dict(zip(page.locator(".numbers dt").all_inner_texts(), page.locator(".numbers dd").all_inner_texts()))
+    tiles = dict(
+        zip(
+            page.locator(".numbers dt").all_inner_texts(),
+            page.locator(".numbers dd").all_inner_texts(),
+        )
+    )
     assert float(tiles["Min"]) == pytest.approx(weight.min().item(), rel=1e-3)
     assert float(tiles["Mean"]) == pytest.approx(weight.mean().item(), rel=1e-3)
     assert float(tiles["Std"]) == pytest.approx(weight.std(correction=0).item(), rel=1e-3)
@@ -255,7 +263,10 @@ def test_ten_thousand_tensors_stay_fluent(viewer: Viewer, many: Path) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_on_a_phone_nothing_is_cut_off(scheme: str, viewer: Viewer, run_folder: Path) -> None:
-    page = opened(viewer(color_scheme=scheme, viewport={"width": 390, "height": 844}), run_folder / "best.json")
+    page = opened(
+        viewer(color_scheme=scheme, viewport={"width": 390, "height": 844}),
+        run_folder / "best.json",
+    )
     ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (ground == "rgb(16, 20, 27)") == (scheme == "dark")
     wide = "document.documentElement.scrollWidth > document.documentElement.clientWidth"

@@ -36,7 +36,7 @@ function preview(members) {
   if (typeof generator === "string") return `${visible(shortened(generator, 40))}, random generator`;
   const plain = (value) => !(value instanceof Map || Array.isArray(value)) || tagOf(value) === "$float";
   if (!members.size || members.size > 6 || ![...members.values()].every(plain)) return null;
-  const parts = Array.from(members, ([key, value]) => `${visible(shortened(key, 30))} ${shortened(brief(value), 24)}`);
+  const parts = Array.from(members, ([key, value]) => `${visible(shortened(key, 30))} ${shortened(brief(value), 48)}`);
   return `{${parts.join(", ")}}`;
 }
 

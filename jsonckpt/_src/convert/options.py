@@ -152,9 +152,7 @@ def for_the_web(options: ConvertOptions) -> ConvertOptions:
         raise ArgumentError(f"for_web writes a directory, and to is {quote(options.to)}")
     for name in ("compression", "max_shard_size"):
         if getattr(options, name) is not None:
-            raise ArgumentError(
-                f"for_web sets {name} itself", hint=f"Leave for_web or {name} out."
-            )
+            raise ArgumentError(f"for_web sets {name} itself", hint=f"Leave for_web or {name} out.")
     return replace(options, to="dir", max_shard_size=WEB_SHARD_SIZE)
 
 
