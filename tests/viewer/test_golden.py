@@ -1,4 +1,4 @@
-"""The reader in JavaScript, against all golden checkpoints: every tensor bit for bit, and the state."""
+"""The reader in JavaScript against all golden checkpoints: each tensor bit for bit, the state."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def _references(node: Any, tensors: dict[str, torch.Tensor]) -> dict[str, torch.
 
 
 def test_numbers_of_every_bit_pattern(tmp_path: Path) -> None:
-    """All values of the small floats, by torch; also of float4, which torch does not compute with."""
+    """All values of the small floats, by torch, and of float4, which torch cannot compute with."""
     names = ["float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e8m0fnu"]
     names += ["float8_e4m3fnuz", "float8_e5m2fnuz", "float4_e2m1fn_x2"]
     state = {}
@@ -135,8 +135,10 @@ def test_numbers_of_every_bit_pattern(tmp_path: Path) -> None:
 
 
 def test_an_edited_file_in_any_layout(tmp_path: Path) -> None:
-    state = {"w": torch.arange(6.0).reshape(2, 3), "l": [1.5], "step": 2**100}
-    for options in ({}, {"encoding": "list"}, {"compression": "zstd"}):
+    weight = torch.arange(6.0).reshape(2, 3)
+    state = {"w": weight, "l": [1.5], "step": 2**100}
+    forms: list[dict[str, Any]] = [{}, {"encoding": "list"}, {"compression": "zstd"}]
+    for options in forms:
         path = tmp_path / "c.json"
         jsonckpt.save(state, path, **options)
         document = {**json.loads(path.read_text()), "seal": None}
@@ -145,4 +147,4 @@ def test_an_edited_file_in_any_layout(tmp_path: Path) -> None:
         [facts] = json.loads(run("dump.mjs", tmp_path / "out", path))
         assert facts["state"]["step"] == 2**100
         raw, _ = unpacked((tmp_path / "out").read_bytes())
-        assert raw == tensor_bytes(state["w"])
+        assert raw == tensor_bytes(weight)

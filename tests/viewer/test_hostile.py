@@ -1,4 +1,4 @@
-"""Damaged and hostile files: the reader in JavaScript refuses them with its own error, in little memory."""
+"""Hostile files: the reader in JavaScript refuses them with its own error, in little memory."""
 
 from __future__ import annotations
 
@@ -28,12 +28,13 @@ def small_files(tmp_path: Path) -> dict[str, bytes]:
     shared = torch.arange(6.0)
     state = {"w": shared, "v": shared[1:3], "t": shared, "b": torch.tensor([True]), "step": 3}
     contents = {}
-    for name, options in [
+    forms: list[tuple[str, dict[str, Any]]] = [
         ("plain.json", {}),
         ("list.json", {"encoding": "list"}),
         ("zstd.json", {"compression": "zstd"}),
         ("whole.json.zst", {}),
-    ]:
+    ]
+    for name, options in forms:
         jsonckpt.save(state, tmp_path / name, chunk_size=16, **options)
         contents[name] = (tmp_path / name).read_bytes()
     return contents

@@ -166,9 +166,27 @@ def test_a_folder_of_many_and_shards_given_later(viewer: Viewer, run_folder: Pat
     page.click("#rows .row >> nth=0")
     page.wait_for_selector("#tensor .bad")
     page.set_input_files("#file-input", sorted((run_folder / "step-1200").glob("shard-*")))
-    page.wait_for_function("!document.querySelector('#badges').innerText.includes('not given')")
+    page.wait_for_selector("#badges:not(:has-text('not given'))")
     page.click("#rows .row >> nth=0")
     page.wait_for_selector("canvas.heat")
+
+
+def test_files_are_dropped(viewer: Viewer, run_folder: Path) -> None:
+    page = viewer()
+    content = (run_folder / "best.json").read_bytes()
+    page.evaluate(
+        """(bytes) => {
+          const transfer = new DataTransfer();
+          transfer.items.add(new File([new Uint8Array(bytes)], "dropped.json"));
+          for (const kind of ["dragenter", "dragover", "drop"]) {
+            document.body.dispatchEvent(
+              new DragEvent(kind, { dataTransfer: transfer, bubbles: true, cancelable: true }));
+          }
+        }""",
+        list(content),
+    )
+    page.wait_for_selector("body[data-opened]")
+    assert page.inner_text("#title") == "dropped.json"
 
 
 def test_what_is_no_checkpoint(viewer: Viewer, tmp_path: Path, run_folder: Path) -> None:
@@ -198,7 +216,7 @@ NAUGHTY = [
 
 def test_nothing_of_a_checkpoint_becomes_html(viewer: Viewer, tmp_path: Path) -> None:
     state = {name: {"value": name, "weight": torch.ones(2)} for name in NAUGHTY}
-    state["history"] = [{"loss": "<b>1</b>", "epoch": "<i>2</i>"}]  # type: ignore[assignment, dict-item]
+    state["history"] = [{"loss": "<b>1</b>", "epoch": "<i>2</i>"}]  # type: ignore[assignment]
     path = tmp_path / "<b>run.json"
     jsonckpt.save(state, path, metadata={"<u>k</u>": "</style><script>alert(1)</script>"})
     text = json.loads(path.read_text())

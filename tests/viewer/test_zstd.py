@@ -117,7 +117,8 @@ def test_damaged_frames_are_refused_and_nothing_else_is_raised() -> None:
 
 def test_damage_without_a_checksum_gives_what_the_package_gives() -> None:
     draw = random.Random(6)
-    cases, expected = [], []
+    cases: list[tuple[int, bytes]] = []
+    expected: list[bytes | None] = []
     for kind in ("words", "floats", "zeros"):
         frame = zstandard.ZstdCompressor(level=5).compress(content(kind, 5000))
         for _ in range(1500):

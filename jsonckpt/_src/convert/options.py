@@ -25,8 +25,8 @@ FORMATS: Final[dict[Format, str]] = {
 }
 #: The formats of this package.
 OWN_FORMATS: Final = ("dir", "json", "json.zst")
-#: ``max_shard_size`` of ``for_web``: files that JSON tools open with their defaults. The lowest limit
-#: is that of DuckDB, 16 MiB for an object. Strings of JavaScript engines end at 512 MiB.
+#: ``max_shard_size`` of ``for_web``: files that JSON tools open with their defaults. The lowest
+#: limit is that of DuckDB, 16 MiB for an object. Strings of JavaScript engines end at 512 MiB.
 WEB_SHARD_SIZE: Final = 16_000_000
 #: The others, in words.
 FORMAT_WORDS: Final[dict[Format, str]] = {
