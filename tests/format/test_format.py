@@ -153,7 +153,7 @@ def test_two_saves_differ_in_their_identity_and_time_only() -> None:
 
 
 def test_the_example_of_the_specification_is_a_file(tmp_path: Path) -> None:
-    example = SPECIFICATION.split("```")[1].strip().splitlines()
+    example = SPECIFICATION.split("```text\n")[1].split("```")[0].splitlines()
     value = {"w": torch.arange(1.0, 7.0).reshape(2, 3), "b": torch.zeros(0)}
     jsonckpt.save(value, tmp_path / "c")
     _, shard = texts(tmp_path / "c")

@@ -20,7 +20,7 @@ from jsonckpt.convert import convert
 from tests.programs.write import FILES, HERE, WRITERS, write_javascript, write_python
 from tests.support import lacking
 
-GUIDE = HERE.parents[1] / "docs" / "guide.md"
+GUIDE = HERE.parents[1] / "docs" / "guides" / "converting.md"
 NAMES = sorted(path.name for path in FILES.iterdir() if path.suffix != ".expected")
 
 

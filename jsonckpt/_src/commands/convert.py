@@ -27,7 +27,7 @@ where ``kind`` is the name of the error's class. Otherwise:
     ``tensors``, ``bytes``  how much was compared
     ``differences``    the first 20 differences, lines of text
 
-``docs/guide.md`` describes the same object for users.
+``docs/guides/converting.md`` describes the same object for users.
 """
 
 from __future__ import annotations
@@ -114,8 +114,8 @@ def _parser() -> argparse.ArgumentParser:
         "what it is: a file of torch.save (also one that a site unpacked into a directory), "
         "safetensors, NumPy, TensorFlow.js, jsonckpt, or the JSON of another program.",
         epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 3 what was read back differs, "
-        "4 done, but the report could not be printed. docs/guide.md has examples, and describes "
-        "the object that --json prints.",
+        "4 done, but the report could not be printed. docs/guides/converting.md has examples, and "
+        "describes the object that --json prints.",
     )
     option = parser.add_argument
     option("input", metavar="INPUT", type=file_path, help="the checkpoint to convert")
