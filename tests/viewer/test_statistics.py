@@ -63,7 +63,7 @@ def test_statistics_of_every_kind_of_number(tmp_path: Path) -> None:
 
 def test_the_examples_of_the_page(tmp_path: Path) -> None:
     page = (VIEWER.parent / "viewer.md").read_text("utf-8")
-    [script] = re.findall(r"```js\n(.*?)```", page, re.DOTALL)
+    [script] = re.findall(r"```javascript\n(.*?)```", page, re.DOTALL)
     shutil.copytree(VIEWER, tmp_path / "docs" / "viewer")
     (tmp_path / "read.mjs").write_text(script)
     jsonckpt.save({"w": torch.ones(3)}, tmp_path / "model")
