@@ -141,10 +141,13 @@ def _filled(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     option("--version", action="version", version=f"jsonckpt {__version__}")
     _add_output(parser.add_argument_group("output"))
 
-    option = parser.add_argument_group("how a jsonckpt output is written").add_argument
+    own = parser.add_argument_group("how a jsonckpt output is written")
+    option = own.add_argument
     option("--encoding", choices=["base64", "list"], help="base64 (the default) or number lists")
     option("--compression", choices=["none", "zstd"], help="of the tensors (default: none)")
     option("--max-shard-size", metavar="SIZE", help='such as "5GB"; for directories')
+    web = "a directory that every JSON tool opens: files up to 16 MB, without compression"
+    _flag(own, "--for-web", web)
     strong = "of every byte; sha256 and blake3 give a digest to pin (default: xxh3_128)"
     option("--checksum", choices=[*ALGORITHMS], help=strong)
 
@@ -216,7 +219,8 @@ def _options(arguments: argparse.Namespace) -> ConvertOptions:
     Raises:
         UsageError: the arguments do not fit together.
     """
-    to = arguments.to or (format_of(arguments.output) if arguments.output else "json")
+    default = "dir" if arguments.for_web else "json"
+    to = arguments.to or (format_of(arguments.output) if arguments.output else default)
     for name in ("encoding", "compression", "max_shard_size", "checksum", "delete_first"):
         if getattr(arguments, name) not in (None, False) and to not in OWN_FORMATS:
             raise UsageError(f"--{name.replace('_', '-')} does not apply to {to}")
@@ -224,6 +228,8 @@ def _options(arguments: argparse.Namespace) -> ConvertOptions:
         raise UsageError("--dtype-of needs --dtype")
     if arguments.max_shard_size is not None and to != "dir":
         raise UsageError(f"--max-shard-size does not apply to {to}: name a directory")
+    if arguments.for_web:
+        _check_web(arguments, to)
     if arguments.delete_first and not arguments.overwrite:
         raise UsageError("--delete-first needs --overwrite")
     if arguments.encoding == "list" and arguments.compression == "zstd":
@@ -242,6 +248,14 @@ def _options(arguments: argparse.Namespace) -> ConvertOptions:
         "limits": limits_of(arguments),
     }
     return ConvertOptions(**chosen)
+
+
+def _check_web(arguments: argparse.Namespace, to: str) -> None:
+    if to != "dir":
+        raise UsageError(f"--for-web writes a directory, not {to}")
+    for name in ("compression", "max_shard_size"):
+        if getattr(arguments, name) not in (None, "none"):
+            raise UsageError(f"--for-web sets --{name.replace('_', '-')} itself")
 
 
 def _shapes(path: Path | None) -> dict[str, list[int]]:

@@ -41,6 +41,7 @@ from .options import (
     ConvertOptions,
     Format,
     default_output,
+    for_the_web,
     format_of,
     spool_directory,
 )
@@ -213,6 +214,7 @@ def _chosen(options: ConvertOptions | None, changes: dict[str, Any]) -> ConvertO
 def run(source_path: Path, output: Path | None, options: ConvertOptions) -> ConvertResult:
     """As :func:`convert`, but the result has the differences that ``test_load`` finds."""
     began = time.monotonic()
+    options = for_the_web(options)
     output, to = _checked(source_path, output, options)
     directory = spool_directory(options.spool, output)
     shared = shared_bits(source_path)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Final, Literal, TypedDict
 
-from ..errors import WriteError
+from ..errors import ArgumentError, WriteError, quote
 from ..format.limits import DEFAULT_LIMITS, Limits
 from ..storage.path_arguments import path_text
 
@@ -25,6 +25,9 @@ FORMATS: Final[dict[Format, str]] = {
 }
 #: The formats of this package.
 OWN_FORMATS: Final = ("dir", "json", "json.zst")
+#: ``max_shard_size`` of ``for_web``: files that JSON tools open with their defaults. The lowest
+#: limit is that of DuckDB, 16 MiB for an object. Strings of JavaScript engines end at 512 MiB.
+WEB_SHARD_SIZE: Final = 16_000_000
 #: The others, in words.
 FORMAT_WORDS: Final[dict[Format, str]] = {
     "pt": "a .pt file",
@@ -41,6 +44,8 @@ class ConvertOptions:
         to: the format. ``None`` chooses it by the suffix of the output.
         encoding, compression, max_shard_size, checksum: as in :func:`jsonckpt.save`. ``None``
             means its default.
+        for_web: write a directory of shards of at most :data:`WEB_SHARD_SIZE` bytes without
+            compression, so that every JSON tool opens them.
         include, exclude: names or globs of tensors.
         optimizer: keep the states of optimizers.
         dtype: a new dtype for the floating-point tensors of models.
@@ -64,6 +69,7 @@ class ConvertOptions:
     compression: str | None = None
     max_shard_size: str | int | None = None
     checksum: str | None = None
+    for_web: bool = False
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
     optimizer: bool = True
@@ -93,6 +99,7 @@ class ConvertArguments(TypedDict, total=False):
     compression: str | None
     max_shard_size: str | int | None
     checksum: str | None
+    for_web: bool
     include: Sequence[str]
     exclude: Sequence[str]
     optimizer: bool
@@ -128,6 +135,25 @@ def format_of(path: Path) -> Format:
     if name.endswith((".pt", ".pth", ".bin", ".ckpt")):
         return "pt"
     return "safetensors" if name.endswith(".safetensors") else "dir"
+
+
+def for_the_web(options: ConvertOptions) -> ConvertOptions:
+    """The options with those that ``for_web`` stands for.
+
+    Raises:
+        ArgumentError: others do not fit to it.
+
+    >>> for_the_web(ConvertOptions(for_web=True)).max_shard_size
+    16000000
+    """
+    if not options.for_web:
+        return options
+    if options.to not in (None, "dir"):
+        raise ArgumentError(f"for_web writes a directory, and to is {quote(options.to)}")
+    for name in ("compression", "max_shard_size"):
+        if getattr(options, name) is not None:
+            raise ArgumentError(f"for_web sets {name} itself", hint=f"Leave for_web or {name} out.")
+    return replace(options, to="dir", max_shard_size=WEB_SHARD_SIZE)
 
 
 def default_output(source: Path, to: Format | None) -> Path:
