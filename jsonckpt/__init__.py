@@ -33,6 +33,8 @@ from jsonckpt._version import __version__
 if TYPE_CHECKING:
     from jsonckpt import convert as convert
     from jsonckpt import training as training
+    from jsonckpt._src.find.api import FoundCheckpoints, find
+    from jsonckpt._src.find.look import FoundCheckpoint
     from jsonckpt._src.format.limits import Limits
     from jsonckpt._src.load.api import load, stream
     from jsonckpt._src.load.checkpoint import Checkpoint, TensorEntry
@@ -54,6 +56,8 @@ __all__ = [
     "CheckpointNotFoundError",
     "DurabilityUncertainError",
     "FormatError",
+    "FoundCheckpoint",
+    "FoundCheckpoints",
     "GcReport",
     "IncompleteCheckpointError",
     "IntegrityError",
@@ -74,6 +78,7 @@ __all__ = [
     "VerifyReport",
     "WriteError",
     "__version__",
+    "find",
     "gc",
     "load",
     "load_into",
@@ -90,6 +95,8 @@ __all__ = [
 #: name there. Listing a checkpoint needs no torch, which takes seconds to import.
 _LAZY = {
     "Checkpoint": ("load.checkpoint", "Checkpoint"),
+    "FoundCheckpoint": ("find.look", "FoundCheckpoint"),
+    "FoundCheckpoints": ("find.api", "FoundCheckpoints"),
     "GcReport": ("rescue.gc", "GcReport"),
     "Limits": ("format.limits", "Limits"),
     "LoadResult": ("load_into.api", "LoadResult"),
@@ -99,6 +106,7 @@ _LAZY = {
     "SaveResult": ("save.write", "SaveResult"),
     "TensorEntry": ("load.checkpoint", "TensorEntry"),
     "VerifyReport": ("rescue.verify", "VerifyReport"),
+    "find": ("find.api", "find"),
     "gc": ("rescue.gc", "gc"),
     "load": ("load.api", "load"),
     "load_into": ("load_into.api", "load_into"),

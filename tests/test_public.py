@@ -16,6 +16,8 @@ NAMES = [
     "CheckpointNotFoundError",
     "DurabilityUncertainError",
     "FormatError",
+    "FoundCheckpoint",
+    "FoundCheckpoints",
     "GcReport",
     "IncompleteCheckpointError",
     "IntegrityError",
@@ -36,6 +38,7 @@ NAMES = [
     "VerifyReport",
     "WriteError",
     "__version__",
+    "find",
     "gc",
     "load",
     "load_into",
@@ -86,6 +89,7 @@ SIGNATURES = {
     "recover": (
         "path, out, *, save_id=None, trust_state=False, threads=None, limits=None, sync=True"
     ),
+    "find": "root, pattern=None, *, limits=None, storage_options=None",
     "gc": "path, *, older_than='24h', dry_run=False, abandoned=False, limits=None",
     "register": "cls, tag=None, to_json=None, from_json=None",
 }

@@ -127,18 +127,24 @@ def find(
     ):
         raise ArgumentError(f"pattern must be a relative glob, not {quote(pattern)}")
     walk = Walk()
-    places = _remote(text, pattern, options.storage_options) if is_url(text) else _local(
-        Path(text), pattern, walk
+    places = (
+        _remote(text, pattern, options.storage_options)
+        if is_url(text)
+        else _local(Path(text), pattern, walk)
     )
     looked = [look_at(place, options) for place in places]
-    found = [one for one in looked if one is not None]
+    return FoundCheckpoints(text, ordered(filter(None, looked)), tuple(walk.unread))
+
+
+def ordered(found: Iterable[FoundCheckpoint]) -> tuple[FoundCheckpoint, ...]:
+    """The whole ones, the torn ones, the convertible ones, each the newest first."""
+    items = list(found)
     groups = (
-        [one for one in found if one.valid],
-        [one for one in found if one.torn],
-        [one for one in found if one.convertible],
+        [one for one in items if one.valid],
+        [one for one in items if one.torn],
+        [one for one in items if one.convertible],
     )
-    ordered = tuple(one for group in groups for one in newest_first(group))
-    return FoundCheckpoints(text, ordered, tuple(walk.unread))
+    return tuple(one for group in groups for one in newest_first(group))
 
 
 def _local(root: Path, pattern: str | None, walk: Walk) -> Iterator[Place]:
@@ -159,9 +165,7 @@ def _local(root: Path, pattern: str | None, walk: Walk) -> Iterator[Place]:
         yield place
 
 
-def _remote(
-    url: str, pattern: str | None, options: Mapping[str, Any] | None
-) -> Iterable[Place]:
+def _remote(url: str, pattern: str | None, options: Mapping[str, Any] | None) -> Iterable[Place]:
     from ..storage.remote import listing
 
     entries = listing(url, pattern or "*", options)

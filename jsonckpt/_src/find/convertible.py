@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Final
 
 from ..sources.kinds import JSON, NPZ, SAFETENSORS, SHARDED, TORCH, Look, kind_of
@@ -37,7 +38,15 @@ def convertible_kind(look: Look) -> str | None:
     >>> convertible_kind(Look(Path("config.json"), b'{"n_layer": 12}', 15)) is None
     True
     """
-    kind = kind_of(look)
+    kind = kind_of(replace(look, members=_first_member(look.head)))
     if kind is JSON:
         return NUMBER_LISTS if _TENSORS.search(look.text) else None
     return kind.name if kind in (TORCH, SAFETENSORS, NPZ, SHARDED) else None
+
+
+def _first_member(head: bytes) -> tuple[str, ...]:
+    """The first name in a ZIP archive, if it is one that tells the kind."""
+    if not head.startswith(b"PK\x03\x04"):
+        return ()
+    name = head[30 : 30 + int.from_bytes(head[26:28], "little")]
+    return (name.decode("ascii", "replace"),) if name.endswith(b".npy") else ()

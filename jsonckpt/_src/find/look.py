@@ -90,6 +90,27 @@ class FoundCheckpoint:
         return str(self.path)
 
 
+def problem_of(error: JsonckptError, path: Any) -> str:
+    """What is wrong with a checkpoint, in words.
+
+    Raises:
+        JsonckptError: ``error``, if it is about a remote place and not about the checkpoint.
+    """
+    if is_url(str(path)) and not isinstance(error, _ABOUT_CHECKPOINT):
+        raise error
+    return error.message if error.file == str(path) else str(error)
+
+
+def check_text(found: FoundCheckpoint, storage_options: Mapping[str, Any] | None) -> None:
+    """Read all of the text around the payloads, which a look at a file does not.
+
+    Raises:
+        JsonckptError: it is not whole, or cannot be read.
+    """
+    container = open_container(found.path, options_for(None, storage_options))
+    container.check_files(range(len(container.manifest.shards)))
+
+
 @dataclass(frozen=True)
 class _Facts:
     state: Any
@@ -105,7 +126,7 @@ def look_at(place: Place, options: ReadOptions) -> FoundCheckpoint | None:
         JsonckptError: a remote place cannot be read. It must not look like an empty one.
     """
     if place.is_unpacked_pt and MANIFEST_NAME not in place.names:
-        return _convertible(place, UNPACKED, _bytes_of(Path(place.path), options))
+        return _convertible(place, UNPACKED, _bytes_of(Path(place.path)))
     kind = DIRECTORY if place.is_directory else FILE
     try:
         location, name = locate(place.path, options.storage_options, follow=options.limits.follow)
@@ -122,10 +143,7 @@ def look_at(place: Place, options: ReadOptions) -> FoundCheckpoint | None:
     except CheckpointNotFoundError:
         return None  # removed meanwhile, or a directory of something else
     except JsonckptError as error:
-        if is_url(str(place.path)) and not isinstance(error, _ABOUT_CHECKPOINT):
-            raise
-        said = error.message if error.file == str(place.path) else str(error)
-        return _torn(place, kind, said, options)
+        return _torn(place, kind, problem_of(error, place.path))
     step, epoch = numbers_in_state(found.state, found.metadata)
     named_step, named_epoch = numbers_in_name(place.name)
     return FoundCheckpoint(
@@ -148,9 +166,7 @@ def _in_directory(place: Place, options: ReadOptions) -> _Facts:
     return _Facts(manifest.state, manifest.metadata, manifest.created_at, size)
 
 
-def _in_file(
-    place: Place, location: Location, name: str, options: ReadOptions
-) -> _Facts | None:
+def _in_file(place: Place, location: Location, name: str, options: ReadOptions) -> _Facts | None:
     """The facts of a single file; ``None`` if it is one shard of a directory."""
     try:
         with location.stream(name, zstd_window=options.limits.zstd_window) as stream:
@@ -159,13 +175,11 @@ def _in_file(
             return None
         created_at, _, metadata, state = parse_head(head)
         size = _check_end(location, name, options)
-    except JsonckptError:
+    except _ABOUT_CHECKPOINT:
         # It may have been edited. Else this says best what is wrong.
         container = open_container(place.path, options)
         manifest = container.manifest
-        return _Facts(
-            manifest.state, manifest.metadata, manifest.created_at, container.first_bytes
-        )
+        return _Facts(manifest.state, manifest.metadata, manifest.created_at, container.first_bytes)
     return _Facts(state, metadata, created_at, size)
 
 
@@ -236,17 +250,16 @@ def _convertible(place: Place, kind: str, size: int) -> FoundCheckpoint:
     )
 
 
-def _torn(place: Place, kind: str, problem: str, options: ReadOptions) -> FoundCheckpoint:
+def _torn(place: Place, kind: str, problem: str) -> FoundCheckpoint:
     step, epoch = numbers_in_name(place.name)
-    size = 0 if is_url(str(place.path)) else _bytes_of(Path(place.path), options)
+    size = 0 if is_url(str(place.path)) else _bytes_of(Path(place.path))
     return FoundCheckpoint(
         place.path, kind, False, problem, step, epoch, bytes=size, changed=place.changed
     )
 
 
-def _bytes_of(path: Path, options: ReadOptions) -> int:
+def _bytes_of(path: Path) -> int:
     """The bytes of a file, or of the files directly in a directory, and of data/ below it."""
-    del options
     total = 0
     try:
         if not path.is_dir():

@@ -7,6 +7,7 @@ listed is named in :attr:`Walk.unread`; the rest is still found.
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,7 +78,9 @@ class Walk:
             if place is None or not place.is_unpacked_pt:
                 yield from self._inside(directory, names, inside)
             if inside and depth == DEEPEST:
-                self.unread.append(f"{directory}: not searched further, it is {DEEPEST} levels deep")
+                self.unread.append(
+                    f"{directory}: not searched further, it is {DEEPEST} levels deep"
+                )
             else:
                 waiting += [(path, depth + 1) for path in reversed(inside)]
 
@@ -94,30 +97,33 @@ class Walk:
 
     def at(self, path: Path) -> Place | None:
         """A path as a candidate, if it is one."""
-        if is_ignored(path.name):
+        facts = None if is_ignored(path.name) else self._facts(path)
+        if facts is None:
             return None
-        if self._is_directory(path):
+        if stat.S_ISDIR(facts.st_mode):
             names = self._names(path)
             return None if names is None else self._directory(path, names)
-        return self._file(path)
+        return self._file(path, facts)
 
     def _inside(self, directory: Path, names: frozenset[str], into: list[Path]) -> Iterator[Place]:
         """The files of a directory that are candidates; its subdirectories go to ``into``."""
         for name in sorted(names):
-            if is_ignored(name):
-                continue
             path = directory / name
-            if self._is_directory(path):
+            facts = None if is_ignored(name) else self._facts(path)
+            if facts is not None and stat.S_ISDIR(facts.st_mode):
                 into.append(path)
-            elif (place := self._file(path)) is not None:
+            elif facts is not None and (place := self._file(path, facts)) is not None:
                 yield place
 
-    def _is_directory(self, path: Path) -> bool:
+    def _facts(self, path: Path) -> os.stat_result | None:
+        """What the system says of a path; ``None`` if it leads to nothing."""
         try:
-            return path.is_dir()
-        except OSError as error:
+            return path.stat()
+        except FileNotFoundError:
+            return None  # a link that leads nowhere, or removed meanwhile
+        except OSError as error:  # for example a circle of links
             self.unread.append(f"{path}: cannot open: {error.strerror}")
-            return False
+            return None
 
     def _names(self, directory: Path) -> frozenset[str] | None:
         """The names in a directory that was not seen before."""
@@ -152,29 +158,13 @@ class Walk:
         ):
             return None
         # Without a manifest: the directory of a save that did not finish.
-        file = path / MANIFEST_NAME if MANIFEST_NAME in names else path
-        return Place(path, path.name, True, self._changed(file), names)
+        facts = self._facts(path / MANIFEST_NAME if MANIFEST_NAME in names else path)
+        return Place(path, path.name, True, facts.st_mtime if facts else 0.0, names)
 
-    def _file(self, path: Path) -> Place | None:
-        if not may_be_file(path.name):
+    def _file(self, path: Path, facts: os.stat_result) -> Place | None:
+        if not (may_be_file(path.name) and stat.S_ISREG(facts.st_mode)):
             return None
-        try:
-            if not path.is_file():
-                # A link that leads nowhere, or in a circle, which os.stat says.
-                path.stat()
-                return None
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            self.unread.append(f"{path}: cannot open: {error.strerror}")
-            return None
-        return Place(path, path.name, False, self._changed(path))
-
-    def _changed(self, path: Path) -> float:
-        try:
-            return path.stat().st_mtime
-        except OSError:
-            return 0.0  # its reader says what is wrong
+        return Place(path, path.name, False, facts.st_mtime)
 
 
 def is_ignored(name: str) -> bool:
