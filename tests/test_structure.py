@@ -22,7 +22,7 @@ LAYERS: list[set[str]] = [
     {"load_into", "foreign"},
     {"sources"},
     {"rescue", "convert", "find"},
-    {"training"},
+    {"training", "kaggle"},
     {"terminal"},
     {"commands"},
     {"cli"},

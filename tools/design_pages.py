@@ -26,7 +26,7 @@ ROWS = [
     [["cli"]],
     [["commands"]],
     [["terminal"]],
-    [["rescue"], ["convert"], ["training", "find", "load_into"]],
+    [["rescue"], ["convert"], ["kaggle", "training", "find", "load_into"]],
     [["sources"]],
     [["save"], ["load"], ["foreign", "json_stream"], ["pickles"]],
     [["tensors", "state"], ["shards"], ["storage"]],

@@ -318,7 +318,7 @@ def test_a_refused_listing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             raise PermissionError(13, "Permission denied", str(path))
         return scandir(path)
 
-    monkeypatch.setattr(walk.os, "scandir", refuse)
+    monkeypatch.setattr(os, "scandir", refuse)
     found = jsonckpt.find(tmp_path)
     assert [one.path for one in found] == [newest]
     assert found.unread == (f"{tmp_path}/closed: cannot list: Permission denied",)
