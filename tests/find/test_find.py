@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import torch
 
 import jsonckpt
 from jsonckpt import training
-from jsonckpt._src.find import walk
+from jsonckpt._src.find import walk, zstd_frames
 from jsonckpt._src.find.look import look_at, options_for
 from jsonckpt._src.find.numbers import numbers_in_state
 from jsonckpt._src.find.walk import METADATA_NAMES, Place
@@ -296,6 +297,58 @@ def test_the_walk_is_bounded_and_says_so(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(walk, "MOST_ENTRIES", 3)
     found = jsonckpt.find(tmp_path)
     assert any("the search stopped here, after 3 files" in said for said in found.unread)
+
+
+def test_a_link_to_a_checkpoint_is_not_listed_twice(tmp_path: Path) -> None:
+    newest = make(tmp_path / "run-600", step=600)
+    (tmp_path / "latest").symlink_to(newest)
+    assert [one.path for one in jsonckpt.find(tmp_path)] == [newest]
+    assert [one.path for one in jsonckpt.find(tmp_path, "*")] == [newest]
+    assert [one.step for one in jsonckpt.find(tmp_path / "latest")] == [600]
+
+
+def frame(*blocks: bytes, descriptor: int = 0x20, rest: bytes = b"\x05") -> bytes:
+    return b"\x28\xb5\x2f\xfd" + bytes([descriptor]) + rest + b"".join(blocks)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"", "empty|ends inside"),
+        (frame(), "ends inside"),
+        (frame(b"\x07\x00\x00"), "damaged|zstd"),
+        (frame(b"\xff\xff\xff"), "damaged|ends inside|zstd"),
+        (frame(b"\x01\x00\x00", rest=b"\x00") + b"x", "zstd|checkpoint|ends"),
+        (frame(b"\x00\x00\x00" * 50, rest=b"\x00"), "zstd|ends"),
+        (frame(b"\x01\x00\x00", descriptor=0x00, rest=b"\xf8"), "window|zstd"),
+    ],
+)
+def test_hostile_frames_are_torn(tmp_path: Path, data: bytes, said: str) -> None:
+    (tmp_path / "checkpoint_1.json.zst").write_bytes(data)
+    (one,) = jsonckpt.find(tmp_path)
+    assert one.torn
+    assert re.search(said, str(one.problem))
+
+
+def test_where_blocks_are_too_many_the_text_is_read(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = make(tmp_path / "run.json.zst", step=1)
+    monkeypatch.setattr(zstd_frames, "_MOST_BLOCKS", 0)
+    (one,) = jsonckpt.find(tmp_path)
+    assert one.valid
+    path.write_bytes(path.read_bytes()[:-1])
+    (one,) = jsonckpt.find(tmp_path)
+    assert one.torn
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 5000, '{"data":' + "[" * 5000, '"' * 5000, '{"w.weight":' + " " * 5000, '{"a' * 2000],
+)
+def test_any_beginning_is_looked_at_quickly(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.json").write_text(text)
+    assert not jsonckpt.find(tmp_path).valid
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may list everything")

@@ -133,7 +133,7 @@ def look_at(place: Place, options: ReadOptions) -> FoundCheckpoint | None:
         if name is None:
             found = _in_directory(place, options)
         else:
-            beginning, size = _beginning(location, name)
+            beginning, size = _beginning(location, name, options)
             if not _is_ours(beginning):
                 return _of_others(place, beginning, size)
             kind, single = FILE, _in_file(place, location, name, options)
@@ -190,7 +190,7 @@ def _check_end(location: Location, name: str, options: ReadOptions) -> int:
         JsonckptError: it is not.
     """
     if not location.ranged(name):
-        with location.stream(name, zstd_window=None) as stream:
+        with location.stream(name, zstd_window=options.limits.zstd_window) as stream:
             return stream.size or 0
     with location.file(name) as file:
         if name.endswith(".zst"):
@@ -211,14 +211,14 @@ class _InPieces:
         return self._source.readinto(buffer[:_PIECE])
 
 
-def _beginning(location: Location, name: str) -> tuple[bytes, int]:
+def _beginning(location: Location, name: str, options: ReadOptions) -> tuple[bytes, int]:
     """The first bytes of a file's text, and its size on disk.
 
     Raises:
         JsonckptError: it cannot be read or decompressed.
     """
     buffer, done = bytearray(HEAD), 0
-    with location.stream(name, zstd_window=None) as stream:
+    with location.stream(name, zstd_window=options.limits.zstd_window) as stream:
         while done < HEAD and (count := stream.readinto(memoryview(buffer)[done:])):
             done += count
         return bytes(buffer[:done]), stream.size or 0

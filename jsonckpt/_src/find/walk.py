@@ -82,14 +82,18 @@ class Walk:
                     f"{directory}: not searched further, it is {DEEPEST} levels deep"
                 )
             else:
-                waiting += [(path, depth + 1) for path in reversed(inside)]
+                inside.sort(key=_links_last, reverse=True)
+                waiting += [(path, depth + 1) for path in inside]
 
     def matching(self, root: Path, pattern: str) -> Iterator[Place]:
         """The candidates that match a glob relative to ``root``."""
         try:
-            found = sorted(root.glob(pattern))
+            found = sorted(root.glob(pattern), key=_links_last)
         except ValueError as error:  # "**x", for example
             raise ArgumentError(f"pattern is {quote(pattern)}: {error}") from error
+        except OSError as error:
+            self.unread.append(f"{root}: cannot list: {error.strerror}")
+            return
         for path in found:
             place = self.at(path)
             if place is not None:
@@ -165,6 +169,11 @@ class Walk:
         if not (may_be_file(path.name) and stat.S_ISREG(facts.st_mode)):
             return None
         return Place(path, path.name, False, facts.st_mtime)
+
+
+def _links_last(path: Path) -> tuple[bool, Path]:
+    # A directory is visited once. It is to be found under its own name, not as "latest".
+    return os.path.islink(path), path
 
 
 def is_ignored(name: str) -> bool:

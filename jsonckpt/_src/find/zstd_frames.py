@@ -7,7 +7,7 @@ block of at most 128 KiB.
 
 from __future__ import annotations
 
-from ..errors import CUT_OFF, FormatError, IncompleteCheckpointError
+from ..errors import CUT_OFF, FormatError, IncompleteCheckpointError, LimitError, counted
 from ..storage.protocols import RangeReader
 
 _MAGIC = b"\x28\xb5\x2f\xfd"
@@ -17,6 +17,8 @@ _DICTIONARY_BYTES = (0, 1, 2, 4)
 _SIZE_BYTES = (0, 2, 4, 8)
 #: Headers are mostly near each other in small files: so much is read at once.
 _PIECE = 4096
+#: Blocks that are followed: those of a file of 128 GiB. A hostile one can be three bytes.
+_MOST_BLOCKS = 1_000_000
 
 
 def check_frames(file: RangeReader) -> None:
@@ -25,9 +27,10 @@ def check_frames(file: RangeReader) -> None:
     Raises:
         FormatError: something that is not a frame.
         IncompleteCheckpointError: the last frame is cut off.
+        LimitError: it has too many blocks to follow.
     """
     reader = _Pieces(file)
-    at = 0
+    at = blocks = 0
     while at < file.size or not at:
         header = reader.get(at, _LONGEST_HEADER, least=6)
         if not header.startswith(_MAGIC):
@@ -43,6 +46,9 @@ def check_frames(file: RangeReader) -> None:
             if kind == 3:
                 raise FormatError(f"at byte {at}: damaged zstd frame")
             at += 3 + (1 if kind == 1 else length)
+            blocks += 1
+            if blocks > _MOST_BLOCKS:
+                raise LimitError(f"over {counted(_MOST_BLOCKS, 'zstd block')}")
         at += 4 * has_checksum
         if at > file.size:
             raise _cut_off()
