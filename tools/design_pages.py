@@ -29,7 +29,7 @@ ROWS = [
     [["rescue"], ["convert"], ["kaggle", "training", "find", "load_into"]],
     [["sources"]],
     [["save"], ["load"], ["foreign", "json_stream"], ["pickles"]],
-    [["tensors", "state"], ["shards"], ["storage"]],
+    [["tensors", "state"], ["shards"], ["standalone", "storage"]],
     [["format"]],
     [["ground"]],
 ]

@@ -57,6 +57,7 @@ def test_both_mounts_of_kaggle_are_searched(tmp_path: Path) -> None:
         ("directory", 500, 1, True),
     ]
     assert found.newest is found[0]
+    assert repr(found[2]).startswith(f"<FoundCheckpoint {found[2].path}: directory, step 500, ")
     assert found.newest.saved_at is not None
     assert found.newest.bytes == sum(
         file.stat().st_size
@@ -169,6 +170,8 @@ def test_a_torn_one_is_named_and_passed_over(tmp_path: Path, name: str, way: str
     assert found.newest is found[0]
     assert [one.path for one in found.torn] == [torn]
     assert found[1].problem
+    assert repr(found[1]).startswith(f"<FoundCheckpoint {torn}: ")
+    assert ", torn: " in repr(found[1])
     assert not found[1].valid
     assert "1 torn" in repr(found)
     with pytest.warns(RuntimeWarning, match=f"{name} is skipped: "):

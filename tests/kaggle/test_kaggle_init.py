@@ -181,8 +181,20 @@ def test_it_warns_of_what_the_upload_changes(run: Path) -> None:
 
 
 def test_a_directory_without_a_checkpoint_is_said(tmp_path: Path) -> None:
+    none = "no checkpoint of jsonckpt is among the files to upload"
     (tmp_path / "notes.txt").write_text("x")
-    assert init(tmp_path).warnings == ("there is no checkpoint of jsonckpt in the directory",)
+    assert init(tmp_path).warnings == (none,)
+    (tmp_path / "old.json").write_text('{"w.weight": [0.5, 1.5]}')
+    assert init(tmp_path).warnings == (
+        none,
+        "old.json: JSON number lists. Convert it first: jsonckpt convert PATH -o NEW.json",
+    )
+    jsonckpt.save({"w": torch.ones(2), "step": 5}, tmp_path / "a" / "b")
+    made = init(tmp_path)
+    assert none in made.warnings
+    assert "step 5" not in made.commands[1]
+    jsonckpt.save({"w": torch.ones(2), "step": 5}, tmp_path / "new.json")
+    assert none not in init(tmp_path).warnings
 
 
 def test_what_is_no_directory_is_refused(tmp_path: Path) -> None:

@@ -65,16 +65,16 @@ def execute(
         shutil.copytree(inputs, there)
     for path in [*(place / "input").rglob("*"), place / "input"]:
         path.chmod(stat.S_IMODE(path.stat().st_mode) & ~0o222)
-    path = [str(ROOT)]
+    importable = [str(ROOT)]
     if blocked:
         (place / "block").mkdir()
         (place / "block" / "jsonckpt.py").write_text("raise ImportError('not installed')\n")
-        path.insert(0, str(place / "block"))
+        importable.insert(0, str(place / "block"))
     env = {
         **os.environ,
         "KAGGLE_INPUT": str(place / "input"),
         "KAGGLE_WORKING": str(place / "working"),
-        "PYTHONPATH": os.pathsep.join(path),
+        "PYTHONPATH": os.pathsep.join(importable),
         "MPLBACKEND": "agg",
         "PIP_NO_INDEX": "1",
     }

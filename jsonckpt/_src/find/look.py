@@ -21,6 +21,7 @@ from ..errors import (
     IntegrityError,
     JsonckptError,
     LimitError,
+    quote,
 )
 from ..format.filenames import is_single
 from ..format.manifest import parse_head
@@ -29,6 +30,7 @@ from ..load.container import open_container
 from ..load.options import ReadOptions
 from ..load.record_stream import RecordStream
 from ..load.single_file import read_index
+from ..progress import human
 from ..sources.kinds import HEAD, Look
 from ..storage.locate import locate
 from ..storage.path_arguments import is_url
@@ -69,7 +71,7 @@ class FoundCheckpoint:
     epoch: int | None = None
     saved_at: datetime | None = None
     bytes: int = 0
-    changed: float = field(default=0.0, repr=False, compare=False)
+    changed: float = field(default=0.0, compare=False)
 
     @property
     def name(self) -> str:
@@ -85,6 +87,14 @@ class FoundCheckpoint:
     def torn(self) -> bool:
         """Whether it is a checkpoint that is not whole or cannot be read."""
         return not (self.valid or self.convertible)
+
+    def __repr__(self) -> str:
+        facts = [self.kind]
+        facts += [f"step {self.step}"] if self.step is not None else []
+        facts += [f"epoch {self.epoch}"] if self.epoch is not None else []
+        facts += [human(self.bytes)]
+        facts += [f"torn: {quote(self.problem)}"] if self.torn else []
+        return f"<FoundCheckpoint {self.path}: {', '.join(facts)}>"
 
     def __fspath__(self) -> str:
         return str(self.path)

@@ -17,7 +17,8 @@ from ..errors import (
     JsonckptError,
     quote,
 )
-from ..find.api import FoundCheckpoints, find
+from ..find.api import find
+from ..find.look import FoundCheckpoint
 from ..format.json_text import parse
 from ..storage.missing import hint_for_missing
 from ..storage.os_errors import read_error, writing
@@ -103,7 +104,7 @@ def kaggle_init(
     check(metadata, lambda name: _is_file(path, name) or name in readers)
     folder = _folder(path)
     folder.check_count(sum(name not in folder.files for name in readers))
-    found = find(path)
+    uploaded = [one for one in find(path) if _is_uploaded(one, path)]
     _write(target, json.dumps(metadata, indent=2) + "\n")
     if with_reader:
         _copy_readers(path)
@@ -115,8 +116,8 @@ def kaggle_init(
         len(folder.files),
         folder.nbytes,
         readers,
-        (*folder.warnings(), *_of_checkpoints(found)),
-        _commands(path, found),
+        (*folder.warnings(), *_of_checkpoints(uploaded)),
+        _commands(path, uploaded),
     )
 
 
@@ -194,16 +195,27 @@ def _copy_readers(path: Path) -> None:
     export_reader(path)
 
 
-def _of_checkpoints(found: FoundCheckpoints) -> list[str]:
-    said = [f"not a whole checkpoint: {one.name}: {one.problem}" for one in found.torn]
-    if not found.valid:
-        said.append("there is no checkpoint of jsonckpt in the directory")
+def _is_uploaded(one: FoundCheckpoint, directory: Path) -> bool:
+    """Whether a checkpoint is the directory itself, or a file directly in it."""
+    path = Path(one.path)
+    return path == directory or (path.parent == directory and not path.is_dir())
+
+
+def _of_checkpoints(uploaded: Sequence[FoundCheckpoint]) -> list[str]:
+    said = [f"not a whole checkpoint: {one.name}: {one.problem}" for one in uploaded if one.torn]
+    if not any(one.valid for one in uploaded):
+        said.append("no checkpoint of jsonckpt is among the files to upload")
+        said += [
+            f"{one.name}: {one.kind}. Convert it first: jsonckpt convert PATH -o NEW.json"
+            for one in uploaded
+            if one.convertible
+        ]
     return said
 
 
-def _commands(path: Path, found: FoundCheckpoints) -> tuple[str, ...]:
+def _commands(path: Path, uploaded: Sequence[FoundCheckpoint]) -> tuple[str, ...]:
     where = shlex.quote(str(path))
-    step = None if found.newest is None else found.newest.step
+    step = next((one.step for one in uploaded if one.valid), None)
     message = "new version" if step is None else f"step {step}"
     return (
         f"kaggle datasets create -p {where}",
