@@ -205,6 +205,20 @@ def test_what_is_no_directory_is_refused(tmp_path: Path) -> None:
         init(tmp_path / "a.json")
 
 
+def test_the_readers_are_copied_and_no_other_file_is_replaced(run: Path) -> None:
+    made = init(run, with_reader=True)
+    assert made.copied == ("jsonckpt_reader.py", "checkpoint_to_json.py")
+    assert made.files == 4
+    assert {path.name for path in run.iterdir()} > set(made.copied)
+    assert init(run, with_reader=True).updated
+    (run / FILE).unlink()
+    (run / "checkpoint_to_json.py").write_text("print('mine')")
+    with pytest.raises(jsonckpt.CheckpointExistsError, match="another file of this name"):
+        init(run, with_reader=True)
+    assert not (run / FILE).exists()
+    assert (run / "checkpoint_to_json.py").read_text() == "print('mine')"
+
+
 def test_the_command(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["kaggle-init", str(run), "--id", ID, "--title", "Text generation", "--no-reader"]
     assert main(arguments) == 0

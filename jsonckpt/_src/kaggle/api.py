@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,9 +20,13 @@ from ..errors import (
 )
 from ..find.api import find
 from ..find.look import FoundCheckpoint
+from ..format.filenames import temporary_name
 from ..format.json_text import parse
+from ..standalone.export import FILES, changes, export_reader
+from ..storage.commit import commit
 from ..storage.missing import hint_for_missing
-from ..storage.os_errors import read_error, writing
+from ..storage.new_file import mode_for
+from ..storage.os_errors import read_error
 from ..storage.path_arguments import is_url, path_text
 from .folder import Folder
 from .metadata import METADATA_NAME, check, merged
@@ -81,6 +86,7 @@ def kaggle_init(
             notebook reads the checkpoint with nothing installed.
 
     Raises:
+        CheckpointExistsError: another file has the name of a reader. Nothing is written.
         ArgumentError: a rule of Kaggle is broken; the message says it. Nothing is written.
         CheckpointNotFoundError: there is no such directory.
         FormatError: the file that is there is not a JSON object.
@@ -97,17 +103,19 @@ def kaggle_init(
     path = _directory(directory)
     target = path / METADATA_NAME
     old = _read(target)
-    given = {"id": id, "title": title, "subtitle": subtitle, "license": license}
+    given: dict[str, Any] = {"id": id, "title": title, "subtitle": subtitle, "license": license}
     given |= {"description": description, "keywords": None if keywords is None else list(keywords)}
     metadata = merged(old or {}, given)
-    readers = _readers() if with_reader else ()
+    readers = FILES if with_reader else ()
     check(metadata, lambda name: _is_file(path, name) or name in readers)
     folder = _folder(path)
     folder.check_count(sum(name not in folder.files for name in readers))
+    if with_reader:
+        changes(path)  # refuses to replace other files of these names, before anything is written
     uploaded = [one for one in find(path) if _is_uploaded(one, path)]
     _write(target, json.dumps(metadata, indent=2) + "\n")
     if with_reader:
-        _copy_readers(path)
+        export_reader(path)
     folder = _folder(path)
     return KaggleDataset(
         str(path),
@@ -173,26 +181,8 @@ def _read(target: Path) -> dict[str, Any] | None:
 
 
 def _write(target: Path, text: str) -> None:
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    with writing(target):
-        try:
-            temporary.write_text(text, encoding="ascii")
-            os.replace(temporary, target)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
-def _readers() -> tuple[str, ...]:
-    """The names of the files that :func:`_copy_readers` copies."""
-    from ..standalone.export import NAMES
-
-    return NAMES
-
-
-def _copy_readers(path: Path) -> None:
-    from ..standalone.export import export_reader
-
-    export_reader(path)
+    temporary = target.with_name(temporary_name(target.name, secrets.token_hex(6)))
+    commit(temporary, target, text.encode("ascii"), sync=True, mode=mode_for(target))
 
 
 def _is_uploaded(one: FoundCheckpoint, directory: Path) -> bool:
