@@ -6,6 +6,7 @@ machine that has nothing but the reader. The loss curve must be that of a run wi
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -75,7 +76,6 @@ def execute(
         "KAGGLE_INPUT": str(place / "input"),
         "KAGGLE_WORKING": str(place / "working"),
         "PYTHONPATH": os.pathsep.join(importable),
-        "MPLBACKEND": "agg",
         "PIP_NO_INDEX": "1",
     }
     program = Path(__file__).with_name("run_notebook.py")
@@ -138,6 +138,9 @@ def test_it_writes_what_the_guide_promises(runs: dict[str, Any]) -> None:
     metadata = json.loads((working / "upload" / "dataset-metadata.json").read_text())
     assert metadata["id"] == "me/text-gen-checkpoint"
     assert "kaggle datasets create -p" in runs["whole"]["said"]
+    plotted = importlib.util.find_spec("matplotlib") is not None
+    assert runs["whole"]["drawn"] == plotted
+    assert ("training loss from" in runs["whole"]["said"]) != plotted
 
 
 def test_the_loss_curve_goes_on_exactly(runs: dict[str, Any]) -> None:
