@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from jsonckpt._src.save.api import save, save_async
     from jsonckpt._src.save.background import PendingSave
     from jsonckpt._src.save.write import SaveResult
+    from jsonckpt._src.standalone.export import export_reader
     from jsonckpt._src.state.registry import register
     from jsonckpt.convert import convert as convert
 
@@ -74,6 +75,7 @@ __all__ = [
     "VerifyReport",
     "WriteError",
     "__version__",
+    "export_reader",
     "gc",
     "load",
     "load_into",
@@ -99,6 +101,7 @@ _LAZY = {
     "SaveResult": ("save.write", "SaveResult"),
     "TensorEntry": ("load.checkpoint", "TensorEntry"),
     "VerifyReport": ("rescue.verify", "VerifyReport"),
+    "export_reader": ("standalone.export", "export_reader"),
     "gc": ("rescue.gc", "gc"),
     "load": ("load.api", "load"),
     "load_into": ("load_into.api", "load_into"),

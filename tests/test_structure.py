@@ -18,6 +18,7 @@ LAYERS: list[set[str]] = [
     {"format"},
     {"state", "shards"},
     {"tensors", "storage"},
+    {"standalone"},
     {"save", "load", "json_stream", "pickles"},
     {"load_into", "foreign"},
     {"sources"},

@@ -29,6 +29,7 @@ ROWS = [
     [["rescue"], ["convert"], ["training", "load_into"]],
     [["sources"]],
     [["save"], ["load"], ["foreign", "json_stream"], ["pickles"]],
+    [["standalone"]],
     [["tensors", "state"], ["shards"], ["storage"]],
     [["format"]],
     [["ground"]],

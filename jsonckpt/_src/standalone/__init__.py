@@ -1,1 +1,1 @@
-"""Files that are copied beside a checkpoint and need no jsonckpt: a reader, and the old guide's converter."""
+"""Files that work without jsonckpt: a reader, and the converter of the old guide."""

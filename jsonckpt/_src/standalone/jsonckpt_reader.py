@@ -10,7 +10,6 @@ jsonckpt) with the package xxhash, blake3 with blake3. A warning says when they 
 Python 3.14 or the package zstandard, NumPy values NumPy. A registered type comes back as `Registered(name, value)`.
 """
 from __future__ import annotations
-
 import argparse, array, base64, collections, contextlib, ctypes, datetime, decimal, fnmatch, fractions, functools
 import importlib, io, json, math, os, pathlib, re, struct, sys, types, uuid, warnings, zoneinfo
 from typing import Any
