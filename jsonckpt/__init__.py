@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from jsonckpt._src.save.api import save, save_async
     from jsonckpt._src.save.background import PendingSave
     from jsonckpt._src.save.write import SaveResult
+    from jsonckpt._src.standalone.export import export_reader
     from jsonckpt._src.state.registry import register
     from jsonckpt.convert import convert as convert
 
@@ -78,6 +79,7 @@ __all__ = [
     "VerifyReport",
     "WriteError",
     "__version__",
+    "export_reader",
     "find",
     "gc",
     "load",
@@ -106,6 +108,7 @@ _LAZY = {
     "SaveResult": ("save.write", "SaveResult"),
     "TensorEntry": ("load.checkpoint", "TensorEntry"),
     "VerifyReport": ("rescue.verify", "VerifyReport"),
+    "export_reader": ("standalone.export", "export_reader"),
     "find": ("find.api", "find"),
     "gc": ("rescue.gc", "gc"),
     "load": ("load.api", "load"),

@@ -29,7 +29,8 @@ ROWS = [
     [["rescue"], ["convert"], ["kaggle", "training", "find", "load_into"]],
     [["sources"]],
     [["save"], ["load"], ["foreign", "json_stream"], ["pickles"]],
-    [["tensors", "state"], ["shards"], ["standalone", "storage"]],
+    [["standalone"]],
+    [["tensors", "state"], ["shards"], ["storage"]],
     [["format"]],
     [["ground"]],
 ]

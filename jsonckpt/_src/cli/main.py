@@ -14,12 +14,21 @@ import sys
 from collections.abc import Sequence
 
 from ..._version import __version__
-from ..commands import convert, find, gc, kaggle_init, recover, show, verify
+from ..commands import (
+    convert,
+    export_reader,
+    find,
+    gc,
+    kaggle_init,
+    recover,
+    show,
+    verify,
+)
 from ..terminal.console import Parser, complain, dump_json, message_of, run_command, say
 from ..terminal.options import error_json
 
 #: In the order of the help text.
-COMMANDS = (show, find, verify, recover, gc, kaggle_init)
+COMMANDS = (show, find, verify, recover, gc, kaggle_init, export_reader)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

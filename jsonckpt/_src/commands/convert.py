@@ -18,6 +18,7 @@ where ``kind`` is the name of the error's class. Otherwise:
 ``tensors_changed``    the number of tensors that ``--dtype`` changed
 ``notes``              what was repaired, assumed, changed or not kept: lines of text
 ``pin``                for ``expected_digest=``, with ``--checksum sha256`` or ``blake3``; else null
+``reader_files``       with ``--with-reader``: the paths of the files of the reader
 ``seconds``            the time it took
 ``test_load``          null without ``--test-load``; else an object of
     ``same``           true if nothing differs
@@ -66,6 +67,10 @@ if TYPE_CHECKING:
 
 EXIT_TERMINATED = 143
 _SHOWN = 10
+#: Options that only the formats of this package have.
+_OWN_OPTIONS = (
+    *("encoding", "compression", "max_shard_size", "checksum", "delete_first", "with_reader"),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -158,6 +163,8 @@ def _add_output(output: argparse._ArgumentGroup) -> None:
     _flag(output, "--overwrite", "replace an output that exists")
     room = "with --overwrite: remove the old output first; a failure then leaves neither"
     _flag(output, "--delete-first", room)
+    reader = "also write jsonckpt_reader.py and checkpoint_to_json.py, which need no jsonckpt"
+    _flag(output, "--with-reader", reader)
     _flag(output, "--dry-run", "say what would be written, and write nothing")
 
 
@@ -198,7 +205,7 @@ def _options(arguments: argparse.Namespace) -> ConvertOptions:
         UsageError: the arguments do not fit together.
     """
     to = arguments.to or (format_of(arguments.output) if arguments.output else "json")
-    for name in ("encoding", "compression", "max_shard_size", "checksum", "delete_first"):
+    for name in _OWN_OPTIONS:
         if getattr(arguments, name) not in (None, False) and to not in OWN_FORMATS:
             raise UsageError(f"--{name.replace('_', '-')} does not apply to {to}")
     if arguments.dtype_of and arguments.dtype is None:
@@ -254,6 +261,8 @@ def _report(result: ConvertResult) -> None:
             f"wrote  {output} ({result.to}, {human(result.output_bytes)}), "
             f"{result.ratio:.2f}x the input: {count}, {size}, in {result.seconds:.1f} s"
         )
+    if result.reader_files:
+        say(f"reader {', '.join(map(printable, result.reader_files))}")
     for note in result.notes[:_SHOWN]:
         say(f"note   {printable(note)}")
     if len(result.notes) > _SHOWN:
@@ -305,6 +314,7 @@ def _machine(result: ConvertResult, *, ok: bool) -> dict[str, Any]:
         "tensors_changed": result.changed,
         "notes": result.notes,
         "pin": result.pin,
+        "reader_files": result.reader_files,
         "seconds": round(result.seconds, 3),
         "test_load": None
         if comparison is None
