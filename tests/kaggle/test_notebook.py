@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import jsonckpt
 from tests.support import lacking
@@ -162,6 +163,16 @@ def test_the_weights_alone_give_the_same_next_loss(runs: dict[str, Any]) -> None
     assert found[:2] == whole[:2]
     assert len(found) == 8
     assert found[2:] != whole[2:]
+
+
+def test_a_torn_checkpoint_alone_does_not_start_from_scratch(tmp_path: Path) -> None:
+    torn = tmp_path / "inputs" / "checkpoint_epoch1.json"
+    jsonckpt.save({"w": torch.ones(3), "step": 4}, torn)
+    torn.write_bytes(torn.read_bytes()[:-4])
+    with pytest.raises(
+        AssertionError, match=r"checkpoint_epoch1.json is not whole: .*again, or set"
+    ):
+        execute(tmp_path, {}, torn.parent)
 
 
 def test_the_reader_alone_loads_evaluates_and_exports(runs: dict[str, Any]) -> None:
