@@ -16,6 +16,12 @@ from jsonckpt._src.load_into.names import Prefixes
 from tests.support import difference
 
 
+@pytest.fixture(autouse=True)
+def without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``DataParallel`` moves a module to a GPU where there is one."""
+    monkeypatch.setattr(torch.nn.parallel.data_parallel, "_get_available_device_type", lambda: None)
+
+
 def net() -> torch.nn.Module:
     model = torch.nn.Sequential(
         torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3), torch.nn.Linear(3, 1)

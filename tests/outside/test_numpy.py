@@ -43,6 +43,7 @@ def test_objects_and_records_are_refused_with_a_way_out(array: Any) -> None:
     assert caught.value.hint
 
 
+@pytest.mark.filterwarnings("ignore:The chararray class:DeprecationWarning")  # NumPy 2.5
 @pytest.mark.parametrize("kind", ["memmap", "matrix", "masked", "recarray", "chararray"])
 def test_subclasses_of_arrays_are_refused_by_name(kind: str, tmp_path: Any) -> None:
     makers: dict[str, Callable[[], Any]] = {

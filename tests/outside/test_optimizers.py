@@ -145,8 +145,10 @@ def kinds() -> list[Kind]:
             dtype is torch.float32 or "fused" in implementation
         ):
             continue
-        if layout is torch.channels_last and info.name == "LBFGS":
-            continue  # torch's own takes row-major gradients only
+        if layout is torch.channels_last and (
+            info.name == "LBFGS" or (info.name == "SparseAdam" and device == "cuda")
+        ):
+            continue  # torch's own take row-major gradients only
         if supported:
             found.append(Kind(info, implementation, dtype, layout, device))
     return found

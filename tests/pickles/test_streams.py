@@ -123,6 +123,8 @@ def old_tar() -> dict[str, bytes]:
     return {"sys_info": info, "storages": storages, "tensors": tensors, "pickle": file.getvalue()}
 
 
+# torch.load unpacks it without a filter.
+@pytest.mark.filterwarnings("ignore:Python 3.14 will:DeprecationWarning")
 def test_the_tar_file_of_torch_0_1(tmp_path: Path) -> None:
     data = tar_of(**old_tar())
     found = loaded(data, tmp_path)

@@ -545,3 +545,23 @@ def test_in_another_thread_the_clock_alone_is_watched() -> None:
     thread.start()
     thread.join()
     assert results == [True]
+
+
+def test_state_on_the_host_stays_there() -> None:
+    """NAdam keeps ``mu_product`` on the host. torch moves it to the device of the parameter."""
+    weight = torch.nn.Parameter(torch.zeros(2, device="meta"))
+    optimizer = torch.optim.NAdam([weight])
+    moments = {
+        "exp_avg": torch.zeros(2, device="meta"),
+        "exp_avg_sq": torch.zeros(2, device="meta"),
+    }
+    saved = {"step": torch.tensor(3.0), "mu_product": torch.tensor(0.5), **moments}
+    groups = optimizer.state_dict()["param_groups"]
+    training.restore_optimizer(optimizer, {"state": {0: saved}, "param_groups": groups})
+    assert {key: str(value.device) for key, value in optimizer.state[weight].items()} == {
+        "step": "cpu",
+        "mu_product": "cpu",
+        "exp_avg": "meta",
+        "exp_avg_sq": "meta",
+    }
+    assert optimizer.state[weight]["mu_product"] == 0.5

@@ -11,8 +11,8 @@ import torch
 from ..format.pointer import join
 from ..tensors.memory import dtype_name
 from .objects import refusal
-from .pairing import pair_optimizer
-from .placeholders import LEFT_OUT, Placeholder, leaves_in, with_tensors
+from .pairing import on_both, pair_optimizer
+from .placeholders import LEFT_OUT, Placeholder, leaves_in, placeholders_in, with_tensors
 from .plan import Plan, below, described
 
 
@@ -77,8 +77,13 @@ def _match_entry(
         if item is LEFT_OUT:
             continue
         old = own.get(key)
-        # As torch does: a step counter stays on the host, unless a kernel reads it on the device.
-        on_host = key == "step" and not (saved_group.get("capturable") or saved_group.get("fused"))
+        saved_devices = [source.device for source in placeholders_in(entry)]
+        if isinstance(item, Placeholder) and on_both(saved_devices):
+            on_host = item.device == "cpu"  # as it was
+        else:
+            # As torch does: a step counter stays on the host, unless a kernel reads it there.
+            in_kernel = saved_group.get("capturable") or saved_group.get("fused")
+            on_host = key == "step" and not in_kernel and "cpu" in saved_devices
         device = torch.device("cpu") if on_host else parameter.device
         if (
             isinstance(item, Placeholder)

@@ -314,10 +314,28 @@ def load_optimizer(optimizer: torch.optim.Optimizer, pointer: str, saved: dict[s
         loaded = optimizer.state.get(parameter)
         if not isinstance(entry, Mapping) or not isinstance(loaded, dict):
             continue
+        tensors = {key: value for key, value in entry.items() if isinstance(value, torch.Tensor)}
+        both = on_both([value.device.type for value in tensors.values()])
         for name in loaded.keys() & entry.keys():
             # The optimizer chooses the device and dtype of "step" (capturable, fused).
-            if name != "step":
+            if name == "step":
+                continue
+            if both and name in tensors and tensors[name].device.type == "cpu":
+                loaded[name] = tensors[name]
+            else:
                 loaded[name] = _with_saved_dtype(loaded[name], entry[name])
+
+
+def on_both(devices: Sequence[str]) -> bool:
+    """Whether tensors of one parameter's state were on the host and on another device.
+
+    Then each goes back to its own kind. torch moves all but ``step`` to the parameter's device; so
+    does this package where all tensors were on the host, as after ``map_location="cpu"``.
+
+    >>> on_both(["cpu", "cuda:0"]), on_both(["cpu", "cpu"]), on_both(["cuda:0"])
+    (True, False, False)
+    """
+    return "cpu" in devices and any(device != "cpu" for device in devices)
 
 
 def _with_saved_dtype(loaded: Any, saved: Any) -> Any:

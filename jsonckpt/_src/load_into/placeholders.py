@@ -25,6 +25,7 @@ class Placeholder:
         name: its JSON Pointer.
         record: the name of its record.
         dtype, shape: of the tensor.
+        device: of the tensor when it was saved.
         view: its part of the record; ``None`` for all of it.
         tag, body: its JSON in the state.
     """
@@ -33,6 +34,7 @@ class Placeholder:
     record: str
     dtype: str
     shape: tuple[int, ...]
+    device: str
     view: View | None
     tag: str
     body: Any
@@ -150,8 +152,9 @@ class PlaceholderReader:
         name, kind, inner = found[0]
         record = found[0].record
         view = View.from_json(inner, place) if kind == "$view" else None
-        kept = self._entries[record] if view is None else view
-        return Placeholder(name, record, kept.dtype, kept.shape, view, tag, body)
+        entry = self._entries[record]
+        kept = entry if view is None else view
+        return Placeholder(name, record, kept.dtype, kept.shape, entry.device, view, tag, body)
 
     def get_array(self, body: Any, place: str) -> Any:
         found = list(references_in(body))

@@ -172,7 +172,7 @@ class Machine(Cursor):
         self.charge(args)
         try:
             self.push(constructor(*self._bytes_for(what.dotted, args)))
-        except (LimitError, MemoryError):
+        except (LimitError, MemoryError, Warning):
             raise
         except Exception as error:
             if _is_unread(self, args):
@@ -203,7 +203,7 @@ class Machine(Cursor):
             self.charge(state if type(state) is tuple else (state,))
             try:
                 built = builder(target, self._bytes_for(name, state))
-            except (LimitError, MemoryError):
+            except (LimitError, MemoryError, Warning):
                 raise
             except Exception as error:
                 if not isinstance(target, Unread) or not _is_unread(self, (state,)):
