@@ -6,7 +6,7 @@ import inspect
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, MISSING, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any

@@ -14,8 +14,8 @@ from ..format.chunk_codec import ChunkCodec
 from ..format.model import MANIFEST_NAME, Entry, ShardFile
 from ..parallel import CancelToken, JobSequence, run_sequences
 from ..progress import progress_bar
-from ..standalone.export import export_reader
 from ..shown import ShortRepr
+from ..standalone.export import export_reader
 from . import reader_limits
 from .options import SaveOptions
 from .outputs import ZstdOutput

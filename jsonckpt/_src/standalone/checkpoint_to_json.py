@@ -1,4 +1,4 @@
-"""Converts a PyTorch checkpoint to JSON, and loads it again. Needs torch and ``jsonckpt_reader.py``.
+"""Converts a PyTorch checkpoint to JSON, and loads it. Needs torch and ``jsonckpt_reader.py``.
 
     python checkpoint_to_json.py best.pt --output best.json --test-load
 
@@ -169,7 +169,9 @@ class _Tree:
             return {"$size": list(value)}
         if kind in (torch.device, torch.dtype):
             return {f"${kind.__name__}": str(value).replace("torch.", "", 1)}
-        raise TypeError(f"{name or 'the checkpoint'} is a {kind}; pip install jsonckpt saves more types")
+        raise TypeError(
+            f"{name or 'the checkpoint'} is a {kind}; pip install jsonckpt saves more types"
+        )
 
     def items(self, value: Any, name: str) -> Json:
         pairs = []
@@ -240,7 +242,15 @@ def _write(file: Any, state: Json, records: dict[str, torch.Tensor]) -> None:
             sums.append(hashlib.sha256(chunk).hexdigest())
         put(b"\n" if sums else b"")
         shape = ",".join(map(str, record["shape"]))
-        facts = [name, record["dtype"], shape, record.get("device", "cpu"), "base64", "none", "none"]
+        facts = [
+            name,
+            record["dtype"],
+            shape,
+            record.get("device", "cpu"),
+            "base64",
+            "none",
+            "none",
+        ]
         lines = "".join(f"{fact}\n" for fact in [*facts, record["chunk_bytes"], *sums])
         digest = hashlib.sha256(lines.encode()).hexdigest()
         put(b"]," + _compact({"sha256": sums, "digest": digest})[1:])
@@ -263,10 +273,8 @@ def _record(name: str, tensor: torch.Tensor) -> dict[str, Any]:
     if is_dense and not tensor.is_contiguous() and tensor.numel():
         record["stride"] = stride
     chunk = CHUNK - CHUNK % tensor.element_size()
-    return {
-        **record,
-        **{"encoding": "base64", "compression": "none", "filter": "none", "chunk_bytes": chunk},
-    }
+    record.update(encoding="base64", compression="none", filter="none", chunk_bytes=chunk)
+    return record
 
 
 def _chunks(tensor: torch.Tensor, step: int) -> Any:
@@ -312,7 +320,9 @@ def main() -> int:
     """Run the command. Returns the exit code: 0, or 3 where the test finds a difference."""
     parser = argparse.ArgumentParser(description="Convert a PyTorch checkpoint to JSON.")
     parser.add_argument("checkpoint", help="the .pt file")
-    parser.add_argument("--output", help="the JSON file (default: the name of the input with .json)")
+    parser.add_argument(
+        "--output", help="the JSON file (default: the name of the input with .json)"
+    )
     parser.add_argument("--test-load", action="store_true", help="load it and compare every value")
     arguments = parser.parse_args()
     output = arguments.output or os.path.splitext(arguments.checkpoint)[0] + ".json"
@@ -333,7 +343,9 @@ def _run(source: str, output: str, test_load: bool) -> int:
         found = [*differences(original, load_json_checkpoint(output))]
         for place in found[:10]:
             print(f"differs: {place}")
-        print("loaded and compared: " + (f"{len(found)} differences" if found else "all is the same"))
+        print(
+            "loaded and compared: " + (f"{len(found)} differences" if found else "all is the same")
+        )
         return 3 if found else 0
     return 0
 

@@ -188,7 +188,8 @@ class Reader:
     def __init__(self, path: Any, verify: bool, wanted: Any) -> None:
         self.path, self.verify, self.wanted, self.room, self.lost = os.fspath(path), verify, wanted, 1 << 30, 0
         self.place, self.records, self.memory = self.path, {}, {}  # type: str, dict[str, Any], dict[Any, Any]
-    def check(self, algorithm: str, expected: str, data: Any, what: str) -> None:
+    def check(self, seal: str, data: Any, what: str) -> None:
+        algorithm, _, expected = seal.partition(":")
         try:
             hasher = getattr(importlib.import_module(MODULES[algorithm]), algorithm)
             need(not self.verify or hasher(data).hexdigest() == expected, f"{what} is damaged: its checksum differs")
@@ -203,7 +204,7 @@ class Reader:
         self.place = os.path.join(self.path, "manifest.json")
         with open(self.place, "rb") as file: manifest = document(text := file.read(LARGEST), "jsonckpt.manifest")
         if manifest["seal"] is not None:
-            self.check(*manifest["seal"].split(":"), text[:text.rindex(b',\n"seal":')], "the manifest")
+            self.check(manifest["seal"], text[:text.rindex(b',\n"seal":')], "the manifest")
         for shard in manifest["shards"]:
             need(re.fullmatch(r"shard-[0-9a-z-]{1,100}\.json(\.zst)?", shard["file"]), "a shard has a wrong name")
             found = self.read_file(os.path.join(self.path, shard["file"]))
@@ -223,7 +224,7 @@ class Reader:
                 if line.endswith(b'"chunks":[\n'): self.take(parse(line + b"]}"), payloads(lines, text), path)
         self.place, found = path, document(text, "jsonckpt.shard")
         if found["seal"] is not None:
-            self.check(*found["seal"].split(":"), text[:text.rindex(b',"seal":')], "the file")
+            self.check(found["seal"], text[:text.rindex(b',"seal":')], "the file")
         elif before == len(self.records):  # a JSON tool edited it and wrote it again
             for record in found["tensors"]: self.take(record, iter([*record["chunks"], record]), path)
         need(len(self.records) == before + len(found["tensors"]), "its lines are not those of a writer")
@@ -250,10 +251,10 @@ class Reader:
         need(len(tail[algorithm]) == -(-nbytes // step), "it has another number of checksums")
         facts = [name, dtype, ",".join(map(str, shape)), record.get("device", "cpu")]
         facts += [record[key] for key in ("encoding", "compression", "filter", "chunk_bytes")] + tail[algorithm]
-        self.check(algorithm, tail["digest"], "".join(f"{fact}\n" for fact in facts).encode(), "its description")
+        self.check(f"{algorithm}:{tail['digest']}", "".join(f"{fact}\n" for fact in facts).encode(), "its description")
         if not wanted or not nbytes: return
         for chunk, expected in zip(memory.split(step), tail[algorithm]):
-            self.check(algorithm, expected, ctypes.string_at(chunk.data_ptr(), chunk.numel()), "a chunk")
+            self.check(f"{algorithm}:{expected}", ctypes.string_at(chunk.data_ptr(), chunk.numel()), "a chunk")
         if (stride := record.get("stride", rows)) != rows:
             plain = strided(memory.clone(), BITS[size_of(dtype)], shape, rows, 0, nbytes)
             strided(memory, plain.dtype, shape, stride, at, at + nbytes).copy_(plain)
@@ -262,7 +263,7 @@ class Reader:
         """The Python value of a part of the state."""
         if isinstance(node, list): return [value for value in map(self.value, node) if value is not OMIT]
         if not isinstance(node, dict): return node
-        tag, body = next(iter(node.items()), ("", None))
+        tag, body = next(iter(node.items()), ("", OMIT))
         if len(node) != 1 or tag[:1] != "$":
             return {key: value for key, member in node.items() if (value := self.value(member)) is not OMIT}
         if tag in ("$tensor", "$tied", "$view"):
@@ -293,6 +294,6 @@ def load(path: Any, map_location: Any = "cpu", verify: bool = True, include: Any
 
 if __name__ == "__main__":
     for argument in sys.argv[1:]:
-        listed = Reader(argument, True, lambda name: False)
+        listed = Reader(argument, True, lambda _: False)
         listed.read()
         for name, r in listed.records.items(): print(name, r["dtype"], r["shape"], f"{r['end'] - r['at']:,} bytes")
