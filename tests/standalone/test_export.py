@@ -68,10 +68,13 @@ def test_a_file_of_the_user_is_kept(tmp_path: Path, content: bytes) -> None:
     (tmp_path / FILES[1]).write_bytes(content)
     with pytest.raises(jsonckpt.CheckpointExistsError, match="another file of this name"):
         jsonckpt.export_reader(tmp_path)
-    for path in (tmp_path, tmp_path / "c.json"):
+    for path in (tmp_path / "c", tmp_path / "c" / "c.json"):
+        (tmp_path / "c").mkdir(exist_ok=True)
+        (tmp_path / "c" / FILES[1]).write_bytes(content)
         with pytest.raises(jsonckpt.CheckpointExistsError, match="another file of this name"):
             jsonckpt.save(STATE, path, with_reader=True)
-    assert _names(tmp_path) == {FILES[1]}
+    assert _names(tmp_path / "c") == {FILES[1]}
+    assert _names(tmp_path) == {FILES[1], "c"}
     assert (tmp_path / FILES[1]).read_bytes() == content
 
 
@@ -112,8 +115,10 @@ def test_other_commands_do_not_mind(tmp_path: Path) -> None:
     path = tmp_path / "d"
     jsonckpt.save(STATE, path, with_reader=True)
     assert jsonckpt.verify(path).ok
-    assert jsonckpt.gc(path, older_than=0, abandoned=True).removed == []
+    assert jsonckpt.gc(path, older_than=0, abandoned=True).removed == ()
     assert {*FILES} < _names(path)
+    assert jsonckpt.export_reader(tmp_path / "new")
+    jsonckpt.save(STATE, tmp_path / "new", overwrite=False)  # it counts as empty
     jsonckpt.recover(path, tmp_path / "r")
     assert torch.equal(jsonckpt.load(tmp_path / "r")["w"], STATE["w"])
     jsonckpt.save(STATE, path, delete_first=True)
