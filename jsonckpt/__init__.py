@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from jsonckpt import training as training
     from jsonckpt._src.diff.api import diff
     from jsonckpt._src.diff.facts import Diff
+    from jsonckpt._src.find.api import FoundCheckpoints, find
+    from jsonckpt._src.find.look import FoundCheckpoint
     from jsonckpt._src.format.limits import Limits
     from jsonckpt._src.inspect.api import inspect
     from jsonckpt._src.inspect.facts import Inspection
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
     from jsonckpt._src.save.api import save, save_async
     from jsonckpt._src.save.background import PendingSave
     from jsonckpt._src.save.write import SaveResult
+    from jsonckpt._src.standalone.export import export_reader
     from jsonckpt._src.state.registry import register
     from jsonckpt.convert import convert as convert
 
@@ -60,6 +63,8 @@ __all__ = [
     "Diff",
     "DurabilityUncertainError",
     "FormatError",
+    "FoundCheckpoint",
+    "FoundCheckpoints",
     "GcReport",
     "IncompleteCheckpointError",
     "Inspection",
@@ -83,6 +88,8 @@ __all__ = [
     "WriteError",
     "__version__",
     "diff",
+    "export_reader",
+    "find",
     "gc",
     "inspect",
     "load",
@@ -102,6 +109,8 @@ __all__ = [
 _LAZY = {
     "Checkpoint": ("load.checkpoint", "Checkpoint"),
     "Diff": ("diff.facts", "Diff"),
+    "FoundCheckpoint": ("find.look", "FoundCheckpoint"),
+    "FoundCheckpoints": ("find.api", "FoundCheckpoints"),
     "GcReport": ("rescue.gc", "GcReport"),
     "Inspection": ("inspect.facts", "Inspection"),
     "Limits": ("format.limits", "Limits"),
@@ -114,6 +123,8 @@ _LAZY = {
     "TensorEntry": ("load.checkpoint", "TensorEntry"),
     "VerifyReport": ("rescue.verify", "VerifyReport"),
     "diff": ("diff.api", "diff"),
+    "export_reader": ("standalone.export", "export_reader"),
+    "find": ("find.api", "find"),
     "gc": ("rescue.gc", "gc"),
     "inspect": ("inspect.api", "inspect"),
     "load": ("load.api", "load"),

@@ -24,6 +24,8 @@ NAMES = [
     "Diff",
     "DurabilityUncertainError",
     "FormatError",
+    "FoundCheckpoint",
+    "FoundCheckpoints",
     "GcReport",
     "IncompleteCheckpointError",
     "Inspection",
@@ -47,6 +49,7 @@ NAMES = [
     "WriteError",
     "__version__",
     "diff",
+    "find",
     "gc",
     "inspect",
     "load",
@@ -102,6 +105,7 @@ SIGNATURES = {
     "recover": (
         "path, out, *, save_id=None, trust_state=False, threads=None, limits=None, sync=True"
     ),
+    "find": "root, pattern=None, *, limits=None, storage_options=None",
     "gc": "path, *, older_than='24h', dry_run=False, abandoned=False, limits=None",
     "register": "cls, tag=None, to_json=None, from_json=None",
 }

@@ -353,8 +353,36 @@ def test_uploaded_directories_bear_other_names(tmp_path: Path) -> None:
     assert training.latest(tmp_path) == tmp_path / "my-run-v2"
     assert training.latest(tmp_path / "my-run") == tmp_path / "my-run"
     assert training.checkpoints(tmp_path) == []
-    newest = make(tmp_path / "checkpoint_5.json", step=5)
+    make(tmp_path / "checkpoint_5.json", step=5)
+    assert training.latest(tmp_path) == tmp_path / "my-run-v2"
+    newest = make(tmp_path / "datasets" / "me" / "my-run-v3", step=21)
     assert training.latest(tmp_path) == newest
+
+
+def test_a_best_model_is_the_last_resort(tmp_path: Path) -> None:
+    best = make(tmp_path / "best_model.json", step=30)
+    assert training.latest(tmp_path) == best
+    newest = make(tmp_path / "checkpoint_epoch1.json", step=20)
+    assert training.latest(tmp_path) == newest
+
+
+def test_number_lists_are_not_passed_over_in_silence(tmp_path: Path) -> None:
+    text = (
+        '{"model_state_dict":{"w.weight":{"data":[[0.1]],"shape":[1,1],"dtype":"torch.float32"}}}'
+    )
+    (tmp_path / "checkpoint_epoch1_step6500.json").write_text(text)
+    with pytest.warns(RuntimeWarning, match=r"step6500.json is skipped: JSON number.*convert"):
+        assert training.latest(tmp_path) is None
+
+
+def test_shards_and_metadata_beside_them_are_no_checkpoints(tmp_path: Path) -> None:
+    """Files of a directory that were uploaded one by one, without a manifest for one of them."""
+    newest = make(tmp_path / "my-run", step=3)
+    (tmp_path / "my-run" / "dataset-metadata.json").write_text("{}")
+    (shard,) = newest.glob("shard-*.json")
+    (tmp_path / "renamed.json").write_bytes(shard.read_bytes())
+    assert training.latest(tmp_path) == newest
+    assert training.checkpoints(tmp_path, "**/*.json") == []
 
 
 def test_where_there_is_nothing_there_is_no_newest(tmp_path: Path) -> None:

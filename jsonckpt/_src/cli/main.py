@@ -18,8 +18,11 @@ from ..commands import (
     completion,
     convert,
     diff,
+    export_reader,
+    find,
     gc,
     inspect,
+    kaggle_init,
     recover,
     verify,
 )
@@ -30,11 +33,14 @@ from ..terminal.parser import Parser
 #: In the order of the help text.
 COMMANDS = (
     inspect,
+    find,
     diff,
     verify,
     convert,
     recover,
     gc,
+    kaggle_init,
+    export_reader,
     completion,
 )
 

@@ -19,6 +19,7 @@ on one line: ``{"ok": false, "error": text, "kind": class, "path": …, "message
 ``tensors_changed``    the number of tensors that ``--dtype`` changed
 ``notes``              what was repaired, assumed, changed or not kept: lines of text
 ``pin``                for ``expected_digest=``, with ``--checksum sha256`` or ``blake3``; else null
+``reader_files``       with ``--with-reader``: the paths of the files of the reader
 ``seconds``            the time it took
 ``test_load``          null without ``--test-load``; else an object of
     ``same``           true if nothing differs
@@ -67,6 +68,10 @@ if TYPE_CHECKING:
 
 EXIT_TERMINATED = 143
 _SHOWN = 10
+#: Options that only the formats of this package have.
+_OWN_OPTIONS = (
+    *("encoding", "compression", "max_shard_size", "checksum", "delete_first", "with_reader"),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -180,6 +185,8 @@ def _add_output(output: argparse._ArgumentGroup) -> None:
     _flag(output, "--overwrite", "replace an output that exists")
     room = "with --overwrite: remove the old output first; a failure then leaves neither"
     _flag(output, "--delete-first", room)
+    reader = "also write jsonckpt_reader.py and checkpoint_to_json.py, which need no jsonckpt"
+    _flag(output, "--with-reader", reader)
     _flag(output, "--dry-run", "say what would be written, and write nothing")
 
 
@@ -221,7 +228,7 @@ def _options(arguments: argparse.Namespace) -> ConvertOptions:
     """
     default = "dir" if arguments.for_web else "json"
     to = arguments.to or (format_of(arguments.output) if arguments.output else default)
-    for name in ("encoding", "compression", "max_shard_size", "checksum", "delete_first"):
+    for name in _OWN_OPTIONS:
         if getattr(arguments, name) not in (None, False) and to not in OWN_FORMATS:
             raise UsageError(f"--{name.replace('_', '-')} does not apply to {to}")
     if arguments.dtype_of and arguments.dtype is None:
@@ -287,6 +294,8 @@ def _report(result: ConvertResult) -> None:
             f"wrote  {output} ({result.to}, {human(result.output_bytes)}), "
             f"{result.ratio:.2f}x the input: {count}, {size}, in {result.seconds:.1f} s"
         )
+    if result.reader_files:
+        say(f"reader {', '.join(map(printable, result.reader_files))}")
     for note in result.notes[:_SHOWN]:
         say(f"note   {printable(note)}")
     if len(result.notes) > _SHOWN:
@@ -338,6 +347,7 @@ def _machine(result: ConvertResult, *, ok: bool) -> dict[str, Any]:
         "tensors_changed": result.changed,
         "notes": result.notes,
         "pin": result.pin,
+        "reader_files": result.reader_files,
         "seconds": round(result.seconds, 3),
         "test_load": None
         if comparison is None

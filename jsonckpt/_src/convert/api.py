@@ -6,7 +6,7 @@ import inspect
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,6 +47,7 @@ from .options import (
 )
 from .read import read, read_back
 from .select import named_tensors, select
+from .source import Source
 from .tally import Tally
 from .write import Prepared, Written, flat_names, prepare, write
 
@@ -79,6 +80,8 @@ _TYPES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("shapes", lambda value: isinstance(value, Mapping), "a dictionary of lists of sizes"),
     ("progress", lambda value: value is None or hasattr(value, "write"), "a text stream or None"),
 )
+#: Keys of the checkpoints that training scripts write.
+_OF_SCRIPTS = frozenset({"model_state_dict", "optimizer_state_dict"})
 Listed = list[tuple[str, str, tuple[int, ...]]]
 
 
@@ -96,8 +99,10 @@ class ConvertResult(ShortRepr):
         left_out: names of values that the format cannot hold, and of tensors and whole optimizers
             that were not asked for.
         tensors_left_out: the number of tensors that were not asked for.
-        notes: what was repaired, assumed or changed.
+        notes: what was repaired, assumed or changed, and how a notebook reads the output.
         changed: the number of tensors that ``dtype`` changed.
+        reader_files: with ``with_reader``: the paths of the files that read the output without
+            jsonckpt.
         pin: for ``expected_digest=`` of a load, of a jsonckpt output with ``checksum="sha256"`` or
             ``"blake3"``.
         comparison: of the output with what was written, with ``test_load``.
@@ -126,6 +131,7 @@ class ConvertResult(ShortRepr):
     not_compared: list[str]
     seconds: float
     dry_run: bool
+    reader_files: list[str] = field(default_factory=list)
 
     @property
     def ratio(self) -> float:
@@ -251,7 +257,10 @@ def run(source_path: Path, output: Path | None, options: ConvertOptions) -> Conv
         tensor_bytes=nbytes,
         left_out=left_out,
         tensors_left_out=selected.tensors_left_out,
-        notes=[*source.notes, *selected.notes, *prepared.notes, *written.notes],
+        notes=[
+            *(*source.notes, *selected.notes, *prepared.notes, *written.notes),
+            *_how_to_read(source, selected.state, to, options),
+        ],
         changed=selected.changed,
         pin=written.pin,
         comparison=comparison,
@@ -272,7 +281,24 @@ def run(source_path: Path, output: Path | None, options: ConvertOptions) -> Conv
         ],
         seconds=time.monotonic() - began,
         dry_run=options.dry_run,
+        reader_files=written.reader_files,
     )
+
+
+def _how_to_read(source: Source, state: Any, to: Format, options: ConvertOptions) -> list[str]:
+    """How a notebook reads a single file, if the state is that of a training script.
+
+    Notebooks that look for number lists find nothing in the file, and begin from scratch.
+    """
+    is_new = to == "json" and not source.kind.startswith("jsonckpt") and not options.dry_run
+    if not (is_new and isinstance(state, dict) and _OF_SCRIPTS & state.keys()):
+        return []
+    if options.with_reader:
+        return ["a notebook reads it with: from checkpoint_to_json import load_json_checkpoint"]
+    return [
+        "a notebook reads it with jsonckpt.load, or without jsonckpt after --with-reader; "
+        "an unchanged notebook that reads number lists needs --to legacy-json"
+    ]
 
 
 def _skipped(comparison: Comparison) -> list[str]:
@@ -333,6 +359,8 @@ def _checked(source: Path, output: Path | None, options: ConvertOptions) -> tupl
         check_replaceable(output)
         if to in OWN_FORMATS:
             check_target_name(str(output), "output")
+    if options.with_reader and to not in OWN_FORMATS:
+        raise ArgumentError(f"with_reader (--with-reader) does not apply to {to}", file=output)
     if to != "dir":
         check_single_name(os.path.realpath(output))
         check_single_name(str(output))

@@ -53,6 +53,8 @@ class ConvertOptions:
             models.
         overwrite: replace an output that exists.
         delete_first: remove it before the new one is written, as in :func:`jsonckpt.save`.
+        with_reader: also write the files that read the output without jsonckpt, as in
+            :func:`jsonckpt.save`.
         dry_run: write nothing.
         test_load: read the output back and compare every bit.
         unsafe_pickle: let files run pickle code if they need that.
@@ -77,6 +79,7 @@ class ConvertOptions:
     dtype_of: Sequence[str] = ()
     overwrite: bool = False
     delete_first: bool = False
+    with_reader: bool = False
     dry_run: bool = False
     test_load: bool = False
     unsafe_pickle: bool = False
@@ -107,6 +110,7 @@ class ConvertArguments(TypedDict, total=False):
     dtype_of: Sequence[str]
     overwrite: bool
     delete_first: bool
+    with_reader: bool
     dry_run: bool
     test_load: bool
     unsafe_pickle: bool

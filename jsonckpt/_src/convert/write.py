@@ -72,11 +72,13 @@ class Written:
         nbytes: the size on disk.
         pin: for ``expected_digest``, of a jsonckpt checkpoint that can be pinned.
         notes: what was found in the result, one line each.
+        reader_files: the paths of the files that read it without jsonckpt.
     """
 
     nbytes: int
     pin: str | None = None
     notes: list[str] = field(default_factory=list)
+    reader_files: list[str] = field(default_factory=list)
 
 
 def prepare(state: Any, to: Format, metadata: dict[str, Any], *, dry: bool = False) -> Prepared:
@@ -210,10 +212,11 @@ def _save(
         shared=shared,
         overwrite=options.overwrite,
         delete_first=options.delete_first,
+        with_reader=options.with_reader,
         progress=options.progress is not None and options.progress.isatty(),
         **{name: value for name, value in chosen.items() if value is not None},  # type: ignore[arg-type]
     )
-    return Written(saved.stored_bytes, saved.pin, notes=list(saved.notes))
+    return Written(saved.stored_bytes, saved.pin, list(saved.notes), list(saved.reader_files))
 
 
 def _torch_save(state: Any, file: IO[bytes], stream: _FileStream) -> None:

@@ -1,7 +1,7 @@
 """The bytes of tensors on both sides: whether they are the same, and parts of them to compare.
 
-Parts of 1 MiB, or one chunk, are in memory at a time. A compressed file gives no parts, so its tensors go through
-a temporary file without a name; so does a view with gaps.
+Parts of 1 MiB, or one chunk, are in memory at a time. A compressed file gives no parts, so its
+tensors go through a temporary file without a name; so does a view with gaps.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ def from_index(file: RangeReader, options: ReadOptions) -> Manifest:
 
 
 def _from_index(file: RangeReader, limits: Limits, expected_digest: str | None) -> Manifest:
-    rows = _index_rows(file, limits)
+    rows = read_index(file, limits)
     entries: list[Entry] = []
     reader = ShardParser(limits, on_record=lambda record: entries.append(entry_of(record)))
     position = 0
@@ -127,7 +127,12 @@ def _push(reader: ShardParser, file: RangeReader, start: int, stop: int, limits:
     reader.text(bytes(text))
 
 
-def _index_rows(file: RangeReader, limits: Limits) -> list[tuple[int, int, list[tuple[int, int]]]]:
+def read_index(file: RangeReader, limits: Limits) -> list[tuple[int, int, list[tuple[int, int]]]]:
+    """The rows of a file's index: for each record its range, and the ranges of its payloads.
+
+    Raises:
+        JsonckptError: the file does not end in an index and its offset, or they are wrong.
+    """
     size = file.size
     tail = bytearray(min(size, TRAILER_MAX))
     file.read_range(size - len(tail), memoryview(tail))

@@ -12,6 +12,7 @@ from typing import Any
 from ..errors import ArgumentError, quote
 from ..format.json_text import BRIEF, collector_paused
 from ..parallel import CancelToken
+from ..standalone.export import changes
 from ..storage.file_objects import is_file_object
 from ..storage.os_errors import writing
 from ..storage.path_arguments import is_url, path_text
@@ -43,6 +44,7 @@ def save(
     progress: bool = False,
     storage_options: Mapping[str, Any] | None = None,
     sync: bool = True,
+    with_reader: bool = False,
 ) -> SaveResult:
     """Write ``state`` as a JSON checkpoint, atomically.
 
@@ -75,6 +77,9 @@ def save(
         storage_options: options for fsspec, for paths such as ``s3://…`` (extra ``remote``).
         sync: ``False`` skips the fsyncs, but keeps the order of steps. Then a power failure can
             lose the checkpoint; a killed process cannot.
+        with_reader: also write ``jsonckpt_reader.py`` and ``checkpoint_to_json.py``, which read the
+            checkpoint where jsonckpt is not installed: into a directory, or beside a file. Local
+            paths only. See :func:`export_reader`.
 
     Returns:
         a :class:`SaveResult`. Its ``notes`` say what was not done as asked.
@@ -112,6 +117,7 @@ def save(
         progress=progress,
         storage_options=storage_options,
         sync=sync,
+        with_reader=with_reader,
     )
     return _save(state, path, metadata, options, began)
 
@@ -145,7 +151,7 @@ def _save(
     target = _target_of(path, options)
     # An earlier background save is finished first: it must not replace this one later.
     _background.wait_for(target.place)
-    target.check()
+    _check(target)
     with ExitStack() as small_state:
         # This code makes no garbage, and the collector would visit all tensors of the state.
         small_state.enter_context(collector_paused())
@@ -155,6 +161,13 @@ def _save(
         result = write_checkpoint(plan, target, CancelToken(), began)
         del plan  # before the collector is on again
     return result
+
+
+def _check(target: Target) -> None:
+    """Refuse to replace what must be kept, before anything is written."""
+    target.check()
+    if target.reader is not None:
+        changes(target.reader)
 
 
 def _check_order(state: object, path: object) -> None:
@@ -192,6 +205,7 @@ def save_async(
     progress: bool = False,
     storage_options: Mapping[str, Any] | None = None,
     sync: bool = True,
+    with_reader: bool = False,
     keep_buffers: bool = True,
 ) -> PendingSave[SaveResult]:
     """Copy ``state``, return, and write the copy in the background as :func:`save` writes it.
@@ -209,8 +223,8 @@ def save_async(
 
     Args:
         state, encoding, compression, compression_level, filter, chunk_size, max_shard_size,
-        checksum, metadata, overwrite, delete_first, progress, storage_options, sync: as for
-            :func:`save`.
+        checksum, metadata, overwrite, delete_first, progress, storage_options, sync,
+        with_reader: as for :func:`save`.
         path: as for :func:`save`, but not a file object.
         threads: threads of the background. One thread, at a low priority on Linux, leaves the other
             processors to the training. ``None`` takes as many as :func:`save`. All processors make
@@ -261,13 +275,14 @@ def save_async(
         progress=progress,
         storage_options=storage_options,
         sync=sync,
+        with_reader=with_reader,
     )
     _check_order(state, path)
     # The training may change the working directory during the save.
     target = _target_of(path, options, absolute=True)
 
     def prepare() -> PendingSave[SaveResult]:
-        target.check()
+        _check(target)
         snapshot = take_snapshot(state, metadata)
         _buffers.stage(snapshot.sources)
 
@@ -296,6 +311,7 @@ def _target_of(path: Any, options: SaveOptions, *, absolute: bool = False) -> Ta
         ArgumentError: it is not a path or a file object, or does not fit the options.
     """
     if is_file_object(path, "write"):
+        _refuse_reader(options, "a file object")
         return StreamTarget(path, options)
     if options.delete_first and not options.overwrite:
         raise ArgumentError(
@@ -313,9 +329,21 @@ def _target_of(path: Any, options: SaveOptions, *, absolute: bool = False) -> Ta
                 "path is a web address, and a web server takes no files",
                 hint="Save to a local path, or to a store such as s3://bucket/run.",
             )
+        _refuse_reader(options, "a URL")
         from .remote_target import RemoteTarget
 
         return RemoteTarget(text, options)
     with writing(text):
         place = Path(text).absolute() if absolute else Path(text)
-        return local_target(place, options, text)
+        target = local_target(place, options, text)
+    if options.with_reader:
+        target.reader = place.parent if target.single else place
+    return target
+
+
+def _refuse_reader(options: SaveOptions, kind: str) -> None:
+    if options.with_reader:
+        raise ArgumentError(
+            f"path is {kind}, and with_reader=True writes the reader to local paths only",
+            hint="jsonckpt.export_reader(DIRECTORY) writes it; copy its files to the checkpoint.",
+        )

@@ -42,6 +42,7 @@ class SaveOptions:
     progress: bool = False
     storage_options: Mapping[str, Any] | None = None
     sync: bool = True
+    with_reader: bool = False
     shared: int = 0o077
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from pathlib import Path
 
 from ..errors import CheckpointExistsError, JsonckptError
 from ..format.limits import DEFAULT_LIMITS
@@ -26,11 +27,13 @@ class Target(ABC):
         single: whether the checkpoint is one file.
         name: of the single file; ``""`` for a file object.
         concurrent: whether several files may be written at the same time.
+        reader: the directory that gets the files which read the checkpoint without jsonckpt.
     """
 
     path = place = name = ""
     single = True
     concurrent = False
+    reader: Path | None = None
 
     def check(self) -> None:  # noqa: B027 - a target may have nothing to check
         """Refuse to overwrite what must be kept, if that is known early."""

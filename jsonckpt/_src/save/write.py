@@ -8,13 +8,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import WriteError, quote
+from ..errors import JsonckptError, WriteError, quote
 from ..format.checksums import CRYPTOGRAPHIC
 from ..format.chunk_codec import ChunkCodec
 from ..format.model import MANIFEST_NAME, Entry, ShardFile
 from ..parallel import CancelToken, JobSequence, run_sequences
 from ..progress import progress_bar
 from ..shown import ShortRepr
+from ..standalone.export import export_reader
 from . import reader_limits
 from .options import SaveOptions
 from .outputs import ZstdOutput
@@ -41,6 +42,8 @@ class SaveResult(ShortRepr):
         pin: the digest to pass as ``expected_digest=``. It pins every byte. ``None``
             unless the checkpoint was saved with ``checksum="sha256"`` or ``"blake3"``: the default
             checksum finds accidents, not forgeries.
+        reader_files: with ``with_reader``: the paths of the two files that read the checkpoint
+            without jsonckpt.
         notes: what was not done as asked, one line each: a file is larger than ``max_shard_size``,
             because a tensor is never split, or a single file ignores ``max_shard_size``.
     """
@@ -56,6 +59,7 @@ class SaveResult(ShortRepr):
     durability: str
     pin: str | None = None
     notes: tuple[str, ...] = ()
+    reader_files: tuple[str, ...] = ()
 
 
 def write_checkpoint(
@@ -98,7 +102,22 @@ def write_checkpoint(
         durability=durability,
         pin=digest if plan.options.checksum in CRYPTOGRAPHIC else None,
         notes=_notes(plan, target, shards, entries),
+        reader_files=_write_reader(target),
     )
+
+
+def _write_reader(target: Target) -> tuple[str, ...]:
+    """Write the files that read the checkpoint without jsonckpt, if they are asked for."""
+    if target.reader is None:
+        return ()
+    try:
+        return tuple(map(str, export_reader(target.reader)))
+    except JsonckptError as error:
+        raise WriteError(
+            f"the checkpoint is written, but not its reader: {error}",
+            file=target.path,
+            hint="jsonckpt.export_reader(DIRECTORY) writes the reader.",
+        ) from error
 
 
 def _notes(

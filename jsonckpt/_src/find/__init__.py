@@ -1,0 +1,1 @@
+"""Finds the checkpoints below a directory: which are whole, and which is the newest."""

@@ -1,0 +1,1 @@
+"""Files that work without jsonckpt: a reader, and the converter of the old guide."""
