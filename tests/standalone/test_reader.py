@@ -35,7 +35,7 @@ def load(path: object, **options: Any) -> Any:
 def test_it_has_less_than_300_lines(reader_folder: Path) -> None:
     text = (reader_folder / "jsonckpt_reader.py").read_text(encoding="utf-8")
     assert len(text.splitlines()) < 300
-    assert max(map(len, text.splitlines())) < 125
+    assert sum(len(line) > 121 for line in text.splitlines()) <= 1  # says who wrote the copy
 
 
 @test_golden.only(lambda case: not case.needs_types)
@@ -49,9 +49,9 @@ def test_a_registered_type_comes_back_with_its_name() -> None:
     assert found["config"].name == "golden.Config"
 
 
-@pytest.mark.parametrize("missing", ["", "xxhash", "blake3,numpy.lib"])
+@pytest.mark.parametrize("missing", ["", "xxhash", "xxhash,zstandard,backports"])
 def test_it_needs_no_jsonckpt(load_alone: Load, missing: str) -> None:
-    paths = [FOLDER / name for name in ("gpt2-adamw", "gpt2-adamw.json", "dtypes-list.json")]
+    paths = [FOLDER / name for name in ("gpt2-adamw", "gpt2-adamw.json", "shared.json", "strides")]
     for path, (state, error) in zip(paths, load_alone(*paths, missing=missing), strict=True):
         assert error is None
         assert difference(jsonckpt.load(path), state) is None
@@ -88,7 +88,7 @@ def test_all_checksums_are_compared(tmp_path: Path, checksum: str) -> None:
     path = tmp_path / "c.json"
     jsonckpt.save({"w": torch.arange(6.0)}, path, checksum=checksum)
     text = path.read_bytes()
-    path.write_bytes(text.replace(b"AACAPw", b"AACBPw"))
+    path.write_bytes(text.replace(b"AAAAAAAAgD8", b"AAAAAAAAgT8"))
     with pytest.raises(CheckpointError, match=r"c\.json: tensor /w: a chunk is damaged"):
         load(path)
     assert load(path, verify=False)["w"][1] != 1

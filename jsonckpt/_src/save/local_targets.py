@@ -11,6 +11,7 @@ from ..errors import ArgumentError, CheckpointExistsError, quote
 from ..format import filenames
 from ..format.model import MANIFEST_NAME
 from ..parallel import CancelToken
+from ..standalone.export import FILES
 from ..storage import commit
 from ..storage.file_objects import check_file_object
 from ..storage.local import LocalLocation
@@ -195,7 +196,9 @@ class DirectoryTarget(_LocalTarget):
                         hint="Pass overwrite=True to replace it.",
                     )
                 check_is_ours(LocalLocation(path))
-            elif foreign := sorted(name for name in inside if not _may_be_ours(name)):
+            elif foreign := sorted(
+                name for name in inside if not (_may_be_ours(name) or name in FILES)
+            ):
                 raise CheckpointExistsError(
                     "the directory is not empty and is not a checkpoint "
                     f"(there is {quote(foreign[0])})",

@@ -135,7 +135,7 @@ def ndarray(a: Any) -> Any:
     else:
         data = data.cpu().numpy().view(kind.newbyteorder("<"))
         data = data.byteswap().view(kind) if kind.str[0] == ">" else data
-    need([*data.shape] == a["shape"], "an array has another shape than its tensor")
+    need([*data.shape] == a["shape"] and kind.kind != "O", "an array has another shape or type than its tensor")
     return numpy().asfortranarray(data) if a.get("order") == "F" else data
 def scalar(s: Any) -> Any:
     kind, value = numpy().dtype(s["dtype"]), s["value"]
@@ -214,11 +214,11 @@ class Reader:
 
     def read_file(self, path: str) -> Any:
         """Reads a file of records line by line. Returns all of it but the payloads."""
-        text, before, self.place, self.room = bytearray(), len(self.records), path, self.room + 1000 * os.path.getsize(path)
+        text, before, self.place = bytearray(), len(self.records), path
         with open(path, "rb", buffering=1 << 20) as raw:
+            self.room += 1000 * os.path.getsize(path)
             file: Any = unzstd(raw) if path.endswith(".zst") else raw
-            lines = iter(lambda: file.readline(12 * LARGEST), b"")
-            for line in lines:
+            for line in (lines := iter(lambda: file.readline(12 * LARGEST), b"")):
                 text += line
                 need(len(text) <= LARGEST, "its text is too long, or another program wrote it again")
                 if line.endswith(b'"chunks":[\n'): self.take(parse(line + b"]}"), payloads(lines, text), path)
@@ -271,7 +271,7 @@ class Reader:
             wanted = record["wanted"] and (tag != "$view" or self.wanted is None or self.wanted(body["name"]))
             self.lost += not wanted
             said, at = (body, size_of(body["dtype"]) * body["offset"]) if tag == "$view" else (record, 0)
-            place = of_torch(torch.dtype, said["dtype"]), said["shape"], said["stride"], record["at"] + at, record["end"]
+            place = of_torch(torch.dtype, said["dtype"]), said["shape"], said["stride"], at + record["at"], record["end"]
             return strided(self.memory[record["key"]], *place) if wanted else OMIT
         before, body, make = self.lost, self.value(body), CONTAINERS.get(tag) or VALUES.get(tag)
         if tag not in CONTAINERS and self.lost > before: return OMIT  # it cannot be made without its tensor
