@@ -51,7 +51,7 @@ def test_a_registered_type_comes_back_with_its_name() -> None:
 
 @pytest.mark.parametrize("missing", ["", "xxhash", "xxhash,zstandard,backports"])
 def test_it_needs_no_jsonckpt(load_alone: Load, missing: str) -> None:
-    paths = [FOLDER / name for name in ("gpt2-adamw", "gpt2-adamw.json", "shared.json", "strides")]
+    paths = [FOLDER / name for name in ("gpt2-adamw", "gpt2-adamw.json", "strides", "names")]
     for path, (state, error) in zip(paths, load_alone(*paths, missing=missing), strict=True):
         assert error is None
         assert difference(jsonckpt.load(path), state) is None
