@@ -117,7 +117,7 @@ def test_the_command_of_the_guide(tmp_path: Path, reader_folder: Path, installed
 
 def test_what_the_small_writer_writes_is_exact(tmp_path: Path) -> None:
     w = torch.randn(300, 1000)
-    state = {
+    state: dict[Any, Any] = {
         "w": w,
         "tied": w,
         "t": torch.arange(12.0).reshape(3, 4).t(),
