@@ -49,6 +49,7 @@ NAMES = [
     "WriteError",
     "__version__",
     "diff",
+    "export_reader",
     "find",
     "gc",
     "inspect",
@@ -70,13 +71,13 @@ SIGNATURES = {
         "state, path, *, encoding='base64', compression=None, compression_level=None, "
         "filter='auto', chunk_size='1MiB', max_shard_size='5GB', checksum='xxh3_128', "
         "metadata=None, overwrite=True, delete_first=False, threads=None, progress=False, "
-        "storage_options=None, sync=True"
+        "storage_options=None, sync=True, with_reader=False"
     ),
     "save_async": (
         "state, path, *, encoding='base64', compression=None, compression_level=None, "
         "filter='auto', chunk_size='1MiB', max_shard_size='5GB', checksum='xxh3_128', "
         "metadata=None, overwrite=True, delete_first=False, threads=1, progress=False, "
-        "storage_options=None, sync=True, keep_buffers=True"
+        "storage_options=None, sync=True, with_reader=False, keep_buffers=True"
     ),
     "load": (
         "path, map_location=None, *, include=None, exclude=None, weights_only=True, verify=True, "
@@ -124,6 +125,7 @@ FIELDS = {
         "durability",
         "pin",
         "notes",
+        "reader_files",
     ],
     "LoadResult": [
         "loaded",

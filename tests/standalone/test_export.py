@@ -23,7 +23,7 @@ def _names(directory: Path) -> set[str]:
     return {path.name for path in directory.iterdir()}
 
 
-def _of_release(name: str, version: str, body: bytes) -> bytes:
+def _of_release(version: str, body: bytes) -> bytes:
     """An unchanged copy that another release wrote."""
     line = b"from __future__ import annotations"
     body = b'"""Old."""\n' + line + b"\n" + body
@@ -50,14 +50,14 @@ def test_export_writes_both_and_again_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("newline", [b"\n", b"\r\n"])
 def test_an_older_copy_is_replaced(tmp_path: Path, newline: bytes) -> None:
-    old = _of_release(FILES[0], "0.0.9", b"x = 1\n").replace(b"\n", newline)
+    old = _of_release("0.0.9", b"x = 1\n").replace(b"\n", newline)
     (tmp_path / FILES[0]).write_bytes(old)
     jsonckpt.export_reader(tmp_path)
     assert (tmp_path / FILES[0]).read_bytes() == marked(FILES[0])
 
 
 def test_a_newer_copy_is_kept(tmp_path: Path) -> None:
-    new = _of_release(FILES[0], "99.10", b"x = 1\n")
+    new = _of_release("99.10", b"x = 1\n")
     (tmp_path / FILES[0]).write_bytes(new)
     jsonckpt.export_reader(tmp_path)
     assert (tmp_path / FILES[0]).read_bytes() == new

@@ -130,14 +130,19 @@ def test_records_that_lie(tmp_path: Path, changes: Any) -> None:
         load(path)
 
 
+def _view(dtype: str, size: int, offset: int) -> Any:
+    place = {"name": "/a", "of": "/w", "dtype": dtype}
+    return {"$view": {**place, "shape": [size], "stride": [1], "offset": offset}}
+
+
 @pytest.mark.parametrize(
     "state",
     [
         {"$tensor": "/none"},
         {"$tied": {"of": "/none", "name": "/a"}},
-        {"$view": {"name": "/a", "of": "/w", "dtype": "float32", "shape": [9], "stride": [1], "offset": 0}},
-        {"$view": {"name": "/a", "of": "/w", "dtype": "float32", "shape": [1], "stride": [1], "offset": -1}},
-        {"$view": {"name": "/a", "of": "/w", "dtype": "float64", "shape": [2], "stride": [1], "offset": 0}},
+        _view("float32", 9, 0),
+        _view("float32", 1, -1),
+        _view("float64", 2, 0),
         {"$dtype": "load"},
         {"$layout": "nn"},
         {"$pure_path": {"flavour": "dos", "path": "x"}},
@@ -149,7 +154,7 @@ def test_records_that_lie(tmp_path: Path, changes: Any) -> None:
         {"$parameter": 3},
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_states_that_lie(tmp_path: Path, state: Any) -> None:
     path = tmp_path / "c.json"
     document = json.loads(_saved(path))

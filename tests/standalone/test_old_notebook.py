@@ -30,7 +30,7 @@ from checkpoint_to_json import load_json_checkpoint
 CONFIG = {"resume_from_json": True, "json_checkpoint_path": sys.argv[2]}
 checkpoint = load_json_checkpoint(CONFIG["json_checkpoint_path"])
 shapes = {name: tensor.shape for name, tensor in checkpoint["model_state_dict"].items()}
-model = torch.nn.ParameterDict({name.replace(".", "_"): torch.zeros(s) for name, s in shapes.items()})
+model = torch.nn.ParameterDict({n.replace(".", "_"): torch.zeros(s) for n, s in shapes.items()})
 names = [name.replace(".", "_") for name in shapes if name != "lm_head.weight"]
 model.load_state_dict({n.replace(".", "_"): t for n, t in checkpoint["model_state_dict"].items()})
 optimizer = torch.optim.AdamW([model[name] for name in names])
@@ -99,7 +99,8 @@ def test_the_command_of_the_guide(tmp_path: Path, reader_folder: Path, installed
     code = (
         f"import sys, runpy; {block}sys.path.insert(0, {str(root)!r})\n"
         f"import importlib.util as u; find = u.find_spec\n"
-        f"u.find_spec = lambda n, *a: None if {not installed} and n == 'jsonckpt' else find(n, *a)\n"
+        f"hidden = {not installed}\n"
+        f"u.find_spec = lambda n, *a: None if hidden and n == 'jsonckpt' else find(n, *a)\n"
         f"sys.argv[0] = 'checkpoint_to_json.py'; sys.path.insert(0, {str(reader_folder)!r})\n"
         f"runpy.run_path({str(reader_folder / 'checkpoint_to_json.py')!r}, run_name='__main__')"
     )
@@ -116,7 +117,7 @@ def test_the_command_of_the_guide(tmp_path: Path, reader_folder: Path, installed
 
 def test_what_the_small_writer_writes_is_exact(tmp_path: Path) -> None:
     w = torch.randn(300, 1000)
-    state = {
+    state: dict[Any, Any] = {
         "w": w,
         "tied": w,
         "t": torch.arange(12.0).reshape(3, 4).t(),

@@ -267,14 +267,7 @@ def run(source_path: Path, output: Path | None, options: ConvertOptions) -> Conv
         compared=_COMPARED[to],
         not_compared=[
             *([f"{counted(len(left_out), 'name')} left out"] if left_out else []),
-            *(
-                [
-                    f"{counted(selected.changed, 'tensor')} with the input, since --dtype changed "
-                    f"{'it' if selected.changed == 1 else 'them'}"
-                ]
-                if selected.changed
-                else []
-            ),
+            *_changed(selected.changed),
             *(["the metadata"] if dropped and to != "safetensors" else []),
             *(["what the format does not keep (see the notes)"] if prepared.lost else []),
             *(_skipped(comparison) if comparison is not None else []),
@@ -283,6 +276,13 @@ def run(source_path: Path, output: Path | None, options: ConvertOptions) -> Conv
         dry_run=options.dry_run,
         reader_files=written.reader_files,
     )
+
+
+def _changed(count: int) -> list[str]:
+    if not count:
+        return []
+    words = "it" if count == 1 else "them"
+    return [f"{counted(count, 'tensor')} with the input, since --dtype changed {words}"]
 
 
 def _how_to_read(source: Source, state: Any, to: Format, options: ConvertOptions) -> list[str]:

@@ -264,7 +264,7 @@ def _write(file: Any, state: Json, records: dict[str, torch.Tensor]) -> None:
 
 def _record(name: str, tensor: torch.Tensor) -> dict[str, Any]:
     shape, stride = list(tensor.shape), list(tensor.stride())
-    record = {"name": name, "dtype": str(tensor.dtype)[6:], "shape": shape}
+    record: dict[str, Any] = {"name": name, "dtype": str(tensor.dtype)[6:], "shape": shape}
     if tensor.device.type != "cpu":
         record["device"] = str(tensor.device)
     steps = sorted((step, size) for step, size in zip(stride, shape) if size > 1)
