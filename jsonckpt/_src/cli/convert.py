@@ -124,6 +124,8 @@ def _parser() -> argparse.ArgumentParser:
     option("--max-shard-size", metavar="SIZE", help='such as "5GB"; for directories')
     strong = "of every byte; sha256 and blake3 give a digest to pin (default: xxh3_128)"
     option("--checksum", choices=[*ALGORITHMS], help=strong)
+    same = "content: the same input gives the same bytes, for git and sha256sum"
+    option("--save-id", choices=["content"], help=same)
 
     choice = parser.add_argument_group("what to convert")
     names = "only these tensors: a name such as /model_state_dict, or a glob; may be repeated"
@@ -194,7 +196,7 @@ def _options(arguments: argparse.Namespace) -> ConvertOptions:
         UsageError: the arguments do not fit together.
     """
     to = arguments.to or (format_of(arguments.output) if arguments.output else "json")
-    for name in ("encoding", "compression", "max_shard_size", "checksum", "delete_first"):
+    for name in ("encoding", "compression", "max_shard_size", "checksum", "save_id", "delete_first"):
         if getattr(arguments, name) not in (None, False) and to not in OWN_FORMATS:
             raise UsageError(f"--{name.replace('_', '-')} does not apply to {to}")
     if arguments.dtype_of and arguments.dtype is None:

@@ -39,7 +39,7 @@ class ConvertOptions:
 
     Attributes:
         to: the format. ``None`` chooses it by the suffix of the output.
-        encoding, compression, max_shard_size, checksum: as in :func:`jsonckpt.save`. ``None``
+        encoding, compression, max_shard_size, checksum, save_id: as in :func:`jsonckpt.save`. ``None``
             means its default.
         include, exclude: names or globs of tensors.
         optimizer: keep the states of optimizers.
@@ -64,6 +64,7 @@ class ConvertOptions:
     compression: str | None = None
     max_shard_size: str | int | None = None
     checksum: str | None = None
+    save_id: str | None = None
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
     optimizer: bool = True

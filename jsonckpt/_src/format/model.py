@@ -17,6 +17,9 @@ ENCODINGS = ("base64", "list")
 COMPRESSIONS = ("none", "zstd")
 FILTERS = ("none", "shuffle")
 MAX_SIZE = (1 << 63) - 1
+#: The ``save_id`` and the ``created_at`` of a save whose bytes depend on the state only.
+CONTENT_ID: Final = "0" * 32
+NO_TIME: Final = "1970-01-01T00:00:00Z"
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from ..errors import (
     printable,
     quote,
 )
-from ..format.filenames import is_single
+from ..format.filenames import is_content_name, is_single
 from ..format.limits import Limits, checked_limits
 from ..format.manifest import parse_manifest
 from ..format.model import MANIFEST_NAME
@@ -28,6 +28,7 @@ from ..load.container import open_container
 from ..load.options import ReadOptions
 from ..storage.leftovers import File, orphans, single_temporaries
 from ..storage.local import LocalLocation
+from ..storage.lock import DirectoryLock
 from ..storage.missing import hint_for_missing
 from ..storage.os_errors import write_error
 from ..storage.path_arguments import is_url, path_text
@@ -49,7 +50,7 @@ class GcReport:
     Attributes:
         path: the checkpoint.
         removed: the names of the files; with ``dry_run``, of those that would be removed.
-        kept: leftovers that are not old enough.
+        kept: leftovers that are not old enough, or that a save may be about to use.
         nbytes: bytes of the removed files.
         dry_run: whether nothing was removed.
     """
@@ -65,7 +66,7 @@ class GcReport:
         files, size = counted(len(self.removed), "file"), counted(self.nbytes, "byte")
         lines = [f"{printable(self.path)}: {verb} {files}, {size}"]
         lines += [f"  {verb}: {printable(name)}" for name in self.removed]
-        lines += [f"  kept, not old enough: {printable(name)}" for name in self.kept]
+        lines += [f"  kept, too new or in use: {printable(name)}" for name in self.kept]
         return "\n".join(lines)
 
 
@@ -79,8 +80,8 @@ def gc(
 ) -> GcReport:
     """Remove what killed saves left in a checkpoint's directory, or beside a single file.
 
-    In a directory these are shards (``shard-<id>-<number>.json``) that the manifest does not name,
-    and unfinished manifests. Beside a single file these are its temporary files. Beside either,
+    In a directory these are shards (``shard-<id>-<number>.json``, and those named by their content)
+    that the manifest does not name, and unfinished manifests. Beside a single file these are its temporary files. Beside either,
     the temporary files of a killed :func:`jsonckpt.recover` or conversion to it. Other files, links
     and subdirectories are never touched. Only the age of its files tells a save in progress from a
     killed one: ``older_than`` must be longer than any save may take.
@@ -123,18 +124,13 @@ def gc(
     before = time.time() - age
     removed: list[File] = []
     kept: list[File] = []
-    for file in _leftovers(place, limits, abandoned):
-        if file.changed > before:
-            kept.append(file)
-            continue
-        try:
-            if not dry_run:
-                os.unlink(file.path)
-        except FileNotFoundError:  # another gc was faster
-            continue
-        except OSError as error:
-            raise write_error(error, file.path) from error
-        removed.append(file)
+    with DirectoryLock(place) as alone:
+        for file in _leftovers(place, limits, abandoned):
+            # A save by content may take a shard of any age. It holds the lock.
+            if file.changed > before or (is_content_name(file.path.name) and not alone):
+                kept.append(file)
+            elif dry_run or _removed(file):
+                removed.append(file)
     return GcReport(
         text,
         tuple(file.path.name for file in removed),
@@ -142,6 +138,17 @@ def gc(
         sum(file.nbytes for file in removed),
         dry_run,
     )
+
+
+def _removed(file: File) -> bool:
+    """Remove a file. False if another gc was faster."""
+    try:
+        os.unlink(file.path)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise write_error(error, file.path) from error
+    return True
 
 
 def _leftovers(place: Path, limits: Limits, abandoned: bool) -> Sequence[File]:

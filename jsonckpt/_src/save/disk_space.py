@@ -7,7 +7,7 @@ import os
 import resource
 import shutil
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -38,11 +38,14 @@ class DiskSpace:
         self._was_there = False
         self._gone = False
 
-    def delete_first(self, first: Path, others: Sequence[Path]) -> None:
+    def delete_first(self, first: Path, others: Callable[[], None] | None = None) -> None:
         """With ``delete_first``, remove the old checkpoint, its manifest or single file first.
 
         A reader finds the old checkpoint whole, or none, but never one with missing files. So the
         other files are removed only after the removal of the first is durable.
+
+        Args:
+            others: removes the other files.
 
         Raises:
             WriteError: the system refused.
@@ -56,7 +59,8 @@ class DiskSpace:
         self._gone = True
         if options.sync:
             commit.fsync_directory(first.parent)
-        commit.unlink_all(others, threads=options.threads)
+        if others is not None:
+            others()
 
     def warn(self, directory: Path) -> None:
         """Warn if the text certainly does not fit.

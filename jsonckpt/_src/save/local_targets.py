@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from ..parallel import CancelToken
 from ..storage import commit
 from ..storage.file_objects import check_file_object
 from ..storage.local import LocalLocation
+from ..storage.lock import DirectoryLock
 from ..storage.new_file import (
     Mode,
     NewFile,
@@ -28,7 +30,7 @@ from ..storage.protocols import Output
 from .disk_space import DiskSpace
 from .options import SaveOptions
 from .outputs import FileOutput, ObjectOutput
-from .plan import SavePlan
+from .plan import SavePlan, ShardPlan
 from .target import Target, check_is_ours, named_shards
 
 
@@ -40,6 +42,10 @@ def local_target(path: Path, options: SaveOptions, given: str) -> Target:
     """
     if filenames.is_single(path.name):
         return FileTarget(path, options, given)
+    if options.by_content:
+        from .content_target import ContentTarget
+
+        return ContentTarget(path, options, given)
     return DirectoryTarget(path, options, given)
 
 
@@ -58,8 +64,8 @@ class StreamTarget(Target):
                 "a file object gets plain text: pass compression=None with encoding='list'"
             )
 
-    def open(self, name: str) -> Output:
-        del name
+    def open(self, shard: ShardPlan) -> Output:
+        del shard
         return ObjectOutput(self._stream)
 
     def commit(self, manifest: bytes, cancel: CancelToken) -> str:
@@ -128,17 +134,17 @@ class FileTarget(_LocalTarget):
             self._path = Path(os.path.realpath(self._path))
         self.name = self._path.name
         filenames.check_single_name(str(self._path))
-        name = filenames.temporary_name(self.name, plan.snapshot.save_id[:12])
+        name = filenames.temporary_name(self.name, plan.snapshot.token)
         self._temporary = self._path.with_name(name)
         self._mode = mode_for(self._path, options.shared)
         self._space = DiskSpace(plan, compressed=self.name.endswith(".zst"))
         commit.make_directory(self._path.parent, self._made, sync=options.sync)
         cancel.check()
-        self._space.delete_first(self._path, ())
+        self._space.delete_first(self._path)
         self._space.warn(self._path.parent)
 
-    def open(self, name: str) -> Output:
-        del name
+    def open(self, shard: ShardPlan) -> Output:
+        del shard
         return self._open(self._temporary)
 
     def commit(self, manifest: bytes, cancel: CancelToken) -> str:
@@ -166,7 +172,7 @@ class DirectoryTarget(_LocalTarget):
         super().__init__(path, options, given)
         self._manifest = path / MANIFEST_NAME
         self._text = b""
-        self._replaced: list[Path] = []
+        self._replaced: list[str] = []
 
     def check(self) -> None:
         """Refuse a file, a directory with other files, and a checkpoint that must be kept."""
@@ -206,17 +212,19 @@ class DirectoryTarget(_LocalTarget):
     def begin(self, plan: SavePlan, cancel: CancelToken) -> None:
         """Make the directory; with ``delete_first``, remove the old checkpoint."""
         options = self._options
-        self._save_id = plan.snapshot.save_id
+        self._token = plan.snapshot.token
         # The new files get the permissions of the manifest that is replaced.
         self._mode = mode_for(self._manifest, options.shared)
         self._space = DiskSpace(plan, compressed=options.compresses_files)
         self._durable = commit.make_directory(self._path, self._made, sync=options.sync)
         cancel.check()
-        self._space.delete_first(self._manifest, self._old_shards() if options.delete_first else [])
+        if options.delete_first:
+            shards = named_shards(LocalLocation(self._path))
+            self._space.delete_first(self._manifest, lambda: self._unlink(shards))
         self._space.warn(self._path)
 
-    def open(self, name: str) -> Output:
-        return self._open(self._path / name)
+    def open(self, shard: ShardPlan) -> Output:
+        return self._open(self._path / shard.name)
 
     def commit(self, manifest: bytes, cancel: CancelToken) -> str:
         """Write the manifest under another name, and rename it."""
@@ -224,10 +232,10 @@ class DirectoryTarget(_LocalTarget):
         self._text = manifest
         self._durable &= options.sync and commit.fsync_directory(self._path)
         if options.overwrite:
-            self._replaced = self._old_shards()
+            self._replaced = named_shards(LocalLocation(self._path))
         cancel.close()
         self._durable &= commit.commit(
-            self._path / f".manifest-{self._save_id[:12]}.tmp",
+            self._path / f".manifest-{self._token}.tmp",
             self._manifest,
             manifest,
             sync=options.sync,
@@ -248,10 +256,26 @@ class DirectoryTarget(_LocalTarget):
 
     def clean_up(self) -> None:
         """Remove the shards of the checkpoint that was replaced."""
-        commit.unlink_all(self._replaced, threads=self._options.threads)
+        self._unlink(self._replaced)
 
-    def _old_shards(self) -> list[Path]:
-        return [self._path / name for name in named_shards(LocalLocation(self._path))]
+    def _unlink(self, shards: Sequence[str]) -> None:
+        """Remove shards that no manifest names any more.
+
+        Another save may be about to use those that are named by their content. It holds the lock.
+        """
+        ours = [name for name in shards if not filenames.is_content_name(name)]
+        if len(ours) < len(shards):
+            with DirectoryLock(self._path) as alone:
+                if alone:
+                    self._unlink_unnamed(shards)
+                    return
+        commit.unlink_all([self._path / name for name in ours], threads=self._options.threads)
+
+    def _unlink_unnamed(self, shards: Sequence[str]) -> None:
+        """Remove those that the present manifest does not name. The caller holds the lock."""
+        present = set(named_shards(LocalLocation(self._path)))
+        paths = [self._path / name for name in shards if name not in present]
+        commit.unlink_all(paths, threads=self._options.threads)
 
 
 def _may_be_ours(name: str) -> bool:

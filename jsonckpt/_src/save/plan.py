@@ -6,7 +6,7 @@ Which codec each record gets, which records share a shard, and which chunks make
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Protocol
 
@@ -15,6 +15,7 @@ from ..format.chunk_codec import ChunkCodec, payload_bound
 from ..format.dtypes import DTYPES
 from ..format.model import Codec, Layout, chunk_count, claimed_bytes
 from . import reader_limits
+from .grouping import assign_by_name
 from .options import SaveOptions
 from .snapshot import Snapshot
 
@@ -76,9 +77,15 @@ class RecordPlan:
     @property
     def most_text(self) -> int:
         """An upper bound of its text in bytes."""
-        payload = payload_bound(
-            min(self.nbytes, self.codec.chunk_bytes), self.codec, self.source.dtype
-        )
+        return self._text_bound(self.codec)
+
+    @property
+    def plain_text(self) -> int:
+        """An upper bound of its text without compression. The values do not change it."""
+        return self._text_bound(replace(self.codec, compression="none", filter="none"))
+
+    def _text_bound(self, codec: Codec) -> int:
+        payload = payload_bound(min(self.nbytes, codec.chunk_bytes), codec, self.source.dtype)
         return _RECORD_OVERHEAD + self.chunks * (payload + _CHUNK_OVERHEAD)
 
     @property
@@ -97,6 +104,11 @@ class ShardPlan:
     number: int
     name: str
     records: Sequence[RecordPlan]
+
+    @property
+    def first(self) -> str:
+        """The name of its first tensor; empty if it has none."""
+        return self.records[0].source.name if self.records else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,12 +143,19 @@ class SavePlan:
         Raises:
             LimitError: too many.
         """
-        sizes = [record.most_text for record in self.records]
         options = self.options
-        most = parallel_shard_size(sizes, options.threads, options.max_shard_size)
-        assigned = assign_shards(sizes, most)
+        if options.by_content:
+            names = [record.source.name for record in self.records]
+            sizes = [record.plain_text for record in self.records]
+            assigned = assign_by_name(names, sizes, options.max_shard_size)
+        else:
+            sizes = [record.most_text for record in self.records]
+            most = parallel_shard_size(sizes, options.threads, options.max_shard_size)
+            assigned = assign_shards(sizes, most)
         reader_limits.check_shard_count(len(assigned))
-        zst, save_id = options.compresses_files, self.snapshot.save_id
+        # A shard that is named by its content has another name until it is complete.
+        zst = options.compresses_files
+        save_id = self.snapshot.token if options.by_content else self.snapshot.save_id
         return [
             ShardPlan(
                 number,
