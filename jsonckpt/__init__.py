@@ -7,6 +7,10 @@
 {'w': tensor([1., 1.]), 'epoch': 3}
 """
 
+import importlib
+import sys
+from typing import TYPE_CHECKING, Any
+
 from jsonckpt._src.errors import (
     ArgumentError,
     CheckpointExistsError,
@@ -24,20 +28,24 @@ from jsonckpt._src.errors import (
     UnsupportedVersionError,
     WriteError,
 )
-from jsonckpt._src.format.limits import Limits
-from jsonckpt._src.load.api import load, stream
-from jsonckpt._src.load.checkpoint import Checkpoint, TensorEntry
-from jsonckpt._src.load.checkpoint import open_checkpoint as open
-from jsonckpt._src.load_into.api import LoadResult, load_into
-from jsonckpt._src.rescue.gc import GcReport, gc
-from jsonckpt._src.rescue.recover import RecoverReport, recover
-from jsonckpt._src.rescue.scan import LostTensor
-from jsonckpt._src.rescue.verify import VerifyReport, verify
-from jsonckpt._src.save.api import save, save_async
-from jsonckpt._src.save.background import PendingSave
-from jsonckpt._src.save.write import SaveResult
-from jsonckpt._src.state.registry import register
 from jsonckpt._version import __version__
+
+if TYPE_CHECKING:
+    from jsonckpt import convert as convert
+    from jsonckpt import training as training
+    from jsonckpt._src.format.limits import Limits
+    from jsonckpt._src.load.api import load, stream
+    from jsonckpt._src.load.checkpoint import Checkpoint, TensorEntry
+    from jsonckpt._src.load.checkpoint import open_checkpoint as open
+    from jsonckpt._src.load_into.api import LoadResult, load_into
+    from jsonckpt._src.rescue.gc import GcReport, gc
+    from jsonckpt._src.rescue.recover import RecoverReport, recover
+    from jsonckpt._src.rescue.scan import LostTensor
+    from jsonckpt._src.rescue.verify import VerifyReport, verify
+    from jsonckpt._src.save.api import save, save_async
+    from jsonckpt._src.save.background import PendingSave
+    from jsonckpt._src.save.write import SaveResult
+    from jsonckpt._src.state.registry import register
 
 __all__ = [
     "ArgumentError",
@@ -78,8 +86,53 @@ __all__ = [
     "verify",
 ]
 
+#: Where each name is that is imported when it is first used: its module below ``_src``, and its
+#: name there. Listing a checkpoint needs no torch, which takes seconds to import.
+_LAZY = {
+    "Checkpoint": ("load.checkpoint", "Checkpoint"),
+    "GcReport": ("rescue.gc", "GcReport"),
+    "Limits": ("format.limits", "Limits"),
+    "LoadResult": ("load_into.api", "LoadResult"),
+    "LostTensor": ("rescue.scan", "LostTensor"),
+    "PendingSave": ("save.background", "PendingSave"),
+    "RecoverReport": ("rescue.recover", "RecoverReport"),
+    "SaveResult": ("save.write", "SaveResult"),
+    "TensorEntry": ("load.checkpoint", "TensorEntry"),
+    "VerifyReport": ("rescue.verify", "VerifyReport"),
+    "gc": ("rescue.gc", "gc"),
+    "load": ("load.api", "load"),
+    "load_into": ("load_into.api", "load_into"),
+    "open": ("load.checkpoint", "open_checkpoint"),
+    "recover": ("rescue.recover", "recover"),
+    "register": ("state.registry", "register"),
+    "save": ("save.api", "save"),
+    "save_async": ("save.api", "save_async"),
+    "stream": ("load.api", "stream"),
+    "verify": ("rescue.verify", "verify"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        module, original = _LAZY[name]
+        value = getattr(importlib.import_module(f"jsonckpt._src.{module}"), original)
+    elif name in {"convert", "training"}:
+        value = importlib.import_module(f"jsonckpt.{name}")
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY, "convert", "training"})
+
+
 for _name in __all__:
     # Tracebacks show the name that users import, not the module where the class is defined.
-    if isinstance(_error := globals()[_name], type) and issubclass(_error, JsonckptError):
+    if isinstance(_error := globals().get(_name), type) and issubclass(_error, JsonckptError):
         _error.__module__ = __name__
+if "torch" in sys.modules:  # nothing is gained by waiting: the first call need not pay
+    for _name in _LAZY:
+        __getattr__(_name)
 del _name, _error

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import sys
 
-from jsonckpt._src.cli.convert import main
+from jsonckpt._src.commands.convert import main
 from jsonckpt._src.convert.api import ConvertResult, convert
 from jsonckpt._src.convert.options import ConvertOptions
 

@@ -13,7 +13,8 @@ from typing import Any, BinaryIO, cast
 
 import jsonckpt
 from jsonckpt._src.load.api import load_selected
-from jsonckpt._src.load.options import ReadOptions, TensorSelection
+from jsonckpt._src.load.options import ReadOptions
+from jsonckpt._src.load.selection import TensorSelection
 
 __all__ = ["READERS", "Trickle", "indexed", "piped", "readers_for", "streaming"]
 

@@ -22,6 +22,8 @@ LAYERS: list[set[str]] = [
     {"load_into", "foreign"},
     {"sources"},
     {"rescue", "convert", "training"},
+    {"terminal"},
+    {"commands"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

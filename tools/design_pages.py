@@ -24,6 +24,8 @@ TABLE = re.compile(r"<!-- modules -->\n.*?<!-- end -->\n", re.DOTALL)
 #: From the top down: rows of columns of packages. A package imports only from packages below it.
 ROWS = [
     [["cli"]],
+    [["commands"]],
+    [["terminal"]],
     [["rescue"], ["convert"], ["training", "load_into"]],
     [["sources"]],
     [["save"], ["load"], ["foreign", "json_stream"], ["pickles"]],

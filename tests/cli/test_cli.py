@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -180,3 +182,20 @@ def test_gc(path: str, capsys: pytest.CaptureFixture[str]) -> None:
     report = json.loads(capsys.readouterr().out)
     assert (report["ok"], report["removed"]) == (True, [left.name])
     assert not left.exists()
+
+
+WITHOUT_TORCH = """
+import sys
+from jsonckpt._src.cli.main import main
+from jsonckpt._src.load.container import open_container
+try:
+    main(sys.argv[1:])
+finally:
+    assert "torch" not in sys.modules
+"""
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["gc", "--help"], ["nothing"]])
+def test_what_makes_no_tensor_imports_no_torch(arguments: list[str]) -> None:
+    code = [sys.executable, "-c", WITHOUT_TORCH, *arguments]
+    subprocess.run(code, check=True, capture_output=True)

@@ -16,11 +16,11 @@ import pytest
 import torch
 
 import jsonckpt
-from jsonckpt._src.cli.console import EXIT_OUTPUT, complain, say
 from jsonckpt._src.cli.main import main
 from jsonckpt._src.errors import printable, quote
 from jsonckpt._src.progress import progress_bar, tell
 from jsonckpt._src.save import snapshot
+from jsonckpt._src.terminal.console import EXIT_OUTPUT, complain, say
 
 #: Escape sequences, BEL, C1, DEL, bidirectional controls, separators, zero width.
 EVIL = "e\x1b]0;x\x07\x9b31m\x7f\u202ev\u2066i\u200f\u061c\u2028\u2029\u200bl\x85"

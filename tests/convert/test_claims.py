@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import jsonckpt
-from jsonckpt._src.cli.convert import main
+from jsonckpt._src.commands.convert import main
 from jsonckpt._src.errors import ArgumentError, FormatError, IntegrityError, UnsupportedTypeError
 from jsonckpt._src.sources.safetensors_files import load_safetensors
 from jsonckpt.convert import convert

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import jsonckpt
-from jsonckpt._src.cli.convert import main
+from jsonckpt._src.commands.convert import main
 from jsonckpt._src.convert import api
 from jsonckpt._src.convert.write import write
 from jsonckpt._src.errors import StateMismatchError

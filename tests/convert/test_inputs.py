@@ -20,7 +20,7 @@ import torch
 import zstandard
 
 import jsonckpt
-from jsonckpt._src.cli.convert import main
+from jsonckpt._src.commands.convert import main
 from jsonckpt._src.errors import (
     CheckpointNotFoundError,
     FormatError,

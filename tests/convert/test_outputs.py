@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import jsonckpt
-from jsonckpt._src.cli.convert import main
+from jsonckpt._src.commands.convert import main
 from jsonckpt._src.convert.select import cast, choose, drop_optimizers, named_tensors
 from jsonckpt._src.errors import JsonckptError, UnsupportedTypeError
 from jsonckpt._src.json_stream.spooled import tensor_spool

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from jsonckpt._src.cli.convert import main
+from jsonckpt._src.commands.convert import main
 
 
 def test_lists_that_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

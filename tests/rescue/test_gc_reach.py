@@ -13,7 +13,7 @@ import torch
 
 import jsonckpt
 from jsonckpt._src.cli import main
-from jsonckpt._src.cli.convert import main as convert
+from jsonckpt._src.commands.convert import main as convert
 from jsonckpt._src.storage import spool
 
 STATE = {"a": torch.arange(40), "b": torch.ones(40)}

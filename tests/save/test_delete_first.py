@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import jsonckpt
-from jsonckpt._src.cli.convert import main
+from jsonckpt._src.commands.convert import main
 from tests.support import difference
 from tools.reliability.calls import Call, Operation, recorded, watched
 

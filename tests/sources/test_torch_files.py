@@ -17,7 +17,7 @@ import torch
 
 import jsonckpt
 from jsonckpt import FormatError, UnsupportedTypeError
-from jsonckpt._src.cli.convert import main
+from jsonckpt._src.commands.convert import main
 from jsonckpt.convert import convert
 from tests.convert.guide import files, same, unpacked
 

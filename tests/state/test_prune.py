@@ -13,7 +13,8 @@ import pytest
 import jsonckpt
 from jsonckpt._src.load.api import load_container
 from jsonckpt._src.load.container import open_container
-from jsonckpt._src.load.options import ReadOptions, TensorSelection
+from jsonckpt._src.load.options import ReadOptions
+from jsonckpt._src.load.selection import TensorSelection
 from jsonckpt._src.state.prune import named_state, prune
 from jsonckpt._src.state.references import references_in
 from tests.golden.make_v1 import FOLDER

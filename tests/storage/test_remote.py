@@ -13,7 +13,7 @@ import torch
 
 import jsonckpt
 from jsonckpt import training
-from jsonckpt._src.cli.convert import main
+from jsonckpt._src.commands.convert import main
 from jsonckpt.convert import convert
 from tests.support import same
 

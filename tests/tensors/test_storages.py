@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 import jsonckpt
 from jsonckpt._src.load.api import load_selected
-from jsonckpt._src.load.options import ReadOptions, TensorSelection
+from jsonckpt._src.load.options import ReadOptions
+from jsonckpt._src.load.selection import TensorSelection
 from tests import independent_reader
 from tests.readers import readers_for
 from tests.schemas import validate_checkpoint

@@ -14,9 +14,9 @@ import sys
 from collections.abc import Sequence
 
 from ..._version import __version__
-from . import convert, gc, recover, show, verify
-from .console import Parser, complain, dump_json, message_of, run_command, say
-from .options import error_json
+from ..commands import convert, gc, recover, show, verify
+from ..terminal.console import Parser, complain, dump_json, message_of, run_command, say
+from ..terminal.options import error_json
 
 #: In the order of the help text.
 COMMANDS = (show, verify, recover, gc)

@@ -21,7 +21,8 @@ from ..format.limits import DEFAULT_LIMITS, Limits
 from ..json_stream.spooled import tensor_spool
 from ..load.api import load_selected
 from ..load.checkpoint import open_checkpoint
-from ..load.options import ReadOptions, TensorSelection
+from ..load.options import ReadOptions
+from ..load.selection import TensorSelection
 from ..progress import progress_on
 from ..sources.directories import (
     find_unpacked,

@@ -11,7 +11,7 @@ from ..format.model import Entry, Header
 from ..tensors.buffers import Target
 from ..tensors.memory import fresh_storage, strided
 from ..tensors.storages import ALIGNMENT, MAX_SPREAD
-from .options import Allocate, TensorSelection
+from .selection import Allocate, TensorSelection
 
 #: A storage, and the byte in it where a tensor begins.
 StorageOffset = tuple[torch.UntypedStorage, int]

@@ -22,8 +22,9 @@ from ..tensors.map_location import MapLocation
 from .allocation import allocate_targets
 from .container import Container, open_container, read_consistent
 from .forward import FileSource, ForwardReader
-from .options import ReadOptions, TensorSelection
+from .options import ReadOptions
 from .restore import StateBuilder
+from .selection import TensorSelection
 
 
 def load(

@@ -25,8 +25,9 @@ from ..tensors.memory import torch_dtype
 from .allocation import allocate_target, new_target
 from .api import load_container
 from .container import Container, open_container
-from .options import ReadOptions, TensorSelection
+from .options import ReadOptions
 from .restore import StateBuilder
+from .selection import TensorSelection
 
 
 class TensorEntry:

@@ -22,9 +22,10 @@ from ..storage.protocols import ByteSource, Sink
 from ..tensors.buffers import Target
 from .allocation import SharedStorage, StorageOffset, allocate_target
 from .container import Container
-from .options import ReadOptions, TensorSelection
+from .options import ReadOptions
 from .record_stream import RecordStream
 from .restore import StateBuilder
+from .selection import TensorSelection
 from .single_file import entry_of
 
 

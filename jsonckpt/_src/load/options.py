@@ -1,22 +1,15 @@
-"""The options of a read, checked once."""
+"""The options of a read, checked once. No torch here: listing a checkpoint needs none."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
-from ..errors import ArgumentError, quote
 from ..format.checksums import check_expected
 from ..format.limits import DEFAULT_LIMITS, Limits, checked_limits
 from ..parallel import thread_count
-from ..state.selector import Selector, Unmatched, refuse_unmatched, selector
 from ..storage.path_arguments import check_storage_options
-from ..tensors.map_location import MapLocation, Placement, placement
-
-Allocate = Callable[[int], torch.UntypedStorage]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,56 +47,3 @@ class ReadOptions:
         check_expected(options.expected_digest, verify=options.verify)
         check_storage_options(options.storage_options)
         return options
-
-
-@dataclass(frozen=True)
-class TensorSelection:
-    """Which tensors are wanted, and where they go."""
-
-    chosen: Callable[[str], bool]
-    unmatched: Callable[..., Unmatched]
-    placement: Placement
-    allocate: Allocate | None
-
-    @classmethod
-    def of(
-        cls,
-        include: Selector | None = None,
-        exclude: Selector | None = None,
-        map_location: MapLocation = None,
-        allocate: Allocate | None = None,
-    ) -> TensorSelection:
-        """From public arguments; ``allocate`` makes the storage of a CPU tensor from its size.
-
-        Raises:
-            ArgumentError: an argument is not valid.
-        """
-        chosen, unmatched = selector(_checked("include", include), _checked("exclude", exclude))
-        return cls(chosen, unmatched, placement(map_location), allocate)
-
-    def check(self, names: Collection[str], excludable: Iterable[str] = ()) -> None:
-        """Check that each pattern matches one of the names.
-
-        Args:
-            excludable: what ``exclude`` may name although it has no tensor.
-
-        Raises:
-            StateMismatchError: a pattern matches nothing.
-        """
-        refuse_unmatched(self.unmatched(names, excludable), names)
-
-
-def _checked(argument: str, value: Any) -> Selector | None:
-    if value is None or isinstance(value, str) or callable(value):
-        return value  # type: ignore[no-any-return]
-    if isinstance(value, Iterable) and not isinstance(value, bytes):
-        patterns = tuple(value)
-        wrong = next((item for item in patterns if not isinstance(item, str)), None)
-        if wrong is None:
-            return patterns
-        found = f"a sequence that holds {quote(wrong)}"
-    else:
-        found = quote(type(value).__name__)
-    raise ArgumentError(
-        f"{argument} must be a name, a pattern, a sequence of these, or a callable, not {found}"
-    )

@@ -19,7 +19,7 @@ from ..tensors.aliasing import StateReader
 from ..tensors.memory import collapse
 from ..tensors.view import View
 from .container import Container
-from .options import TensorSelection
+from .selection import TensorSelection
 
 
 class StateBuilder:

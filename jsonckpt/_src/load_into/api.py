@@ -11,8 +11,9 @@ from ..errors import StateMismatchError
 from ..format.json_text import collector_paused
 from ..format.limits import Limits
 from ..load.container import Container, read_consistent
-from ..load.options import ReadOptions, TensorSelection
+from ..load.options import ReadOptions
 from ..load.restore import StateBuilder
+from ..load.selection import TensorSelection
 from ..state.registry import default_rules
 from ..state.selector import Selector
 from ..state.tree import decode_state

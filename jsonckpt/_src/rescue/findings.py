@@ -10,8 +10,8 @@ from ..errors import JsonckptError, quote
 from ..format.limits import Limits
 from ..format.model import Entry, Layout, Manifest, claimed_bytes
 from ..format.validation import Problems, check_storages
-from ..load.options import TensorSelection
 from ..load.restore import StateBuilder
+from ..load.selection import TensorSelection
 from ..state.prune import named_state, prune
 from ..state.references import references_in
 from ..tensors.storages import MAX_SPREAD

@@ -20,8 +20,9 @@ from ..errors import (
 from ..format.limits import Limits
 from ..format.model import Entry
 from ..load.container import RETRIES, Container, Shard, open_container
-from ..load.options import ReadOptions, TensorSelection
+from ..load.options import ReadOptions
 from ..load.restore import StateBuilder
+from ..load.selection import TensorSelection
 from ..progress import progress_bar
 from ..storage.path_arguments import path_text, without_query
 from .damaged_files import DamagedZstd

@@ -20,7 +20,7 @@ from ..format.limits import Limits
 from ..format.model import MANIFEST_NAME, Entry
 from ..load.allocation import allocate_target
 from ..load.container import Container
-from ..load.options import TensorSelection
+from ..load.selection import TensorSelection
 from ..state.checks import malformed
 from ..state.references import references_in
 from ..state.torch_types import BUILTIN

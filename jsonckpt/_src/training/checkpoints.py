@@ -30,7 +30,8 @@ from ..format.limits import DEFAULT_LIMITS
 from ..format.model import MANIFEST_NAME, SHARD_FORMAT
 from ..load.api import load_container
 from ..load.container import open_container
-from ..load.options import ReadOptions, TensorSelection
+from ..load.options import ReadOptions
+from ..load.selection import TensorSelection
 from ..shards.shard_text import TRAILER_MAX, index_offset
 from ..storage.locate import locate
 from ..storage.path_arguments import is_url, path_text

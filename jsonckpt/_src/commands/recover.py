@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from ..rescue.recover import recover
-from .console import EXIT_MISMATCH, EXIT_OK
-from .options import (
+from ..terminal.console import EXIT_MISMATCH, EXIT_OK
+from ..terminal.options import (
     Commands,
     add_common,
     limits_of,
@@ -44,6 +43,8 @@ def add_parser(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Recover and print the report."""
+    from ..rescue.recover import recover
+
     report = recover(
         args.path,
         args.out,

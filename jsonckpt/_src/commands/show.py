@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import counted, printable
-from ..load.checkpoint import Checkpoint, open_checkpoint
-from .console import EXIT_OK, dump_json, say
-from .options import Commands, add_common, add_expected_digest, limits_of
+from ..terminal.console import EXIT_OK, dump_json, say
+from ..terminal.options import Commands, add_common, add_expected_digest, limits_of
+
+if TYPE_CHECKING:
+    from ..load.checkpoint import Checkpoint
 
 #: Longer names are not padded.
 _WIDEST_NAME = 80
@@ -27,6 +29,8 @@ def add_parser(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the checkpoint's facts and its tensors."""
+    from ..load.checkpoint import open_checkpoint
+
     with open_checkpoint(
         args.path, limits=limits_of(args), expected_digest=args.expected_digest
     ) as checkpoint:

@@ -41,15 +41,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..._version import __version__
-from ..convert.api import ConvertResult, run
 from ..convert.options import FORMATS, OWN_FORMATS, ConvertOptions, format_of
 from ..errors import JsonckptError, counted, printable, quote
 from ..format.checksums import ALGORITHMS
 from ..progress import human
-from .console import (
+from ..terminal.console import (
     EXIT_MISMATCH,
     EXIT_OK,
     Parser,
@@ -60,7 +59,10 @@ from .console import (
     run_command,
     say,
 )
-from .options import add_limit_option, file_path, limits_of
+from ..terminal.options import add_limit_option, file_path, limits_of
+
+if TYPE_CHECKING:
+    from ..convert.api import ConvertResult
 
 EXIT_TERMINATED = 143
 _SHOWN = 10
@@ -78,6 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(arguments: argparse.Namespace) -> int:
     options = _options(arguments)
+    from ..convert.api import run
+
     try:
         with _terminable():
             result = run(arguments.input, arguments.output, options)

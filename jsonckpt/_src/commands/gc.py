@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from ..rescue.gc import gc, parse_age
-from .console import EXIT_OK
-from .options import (
+from ..terminal.console import EXIT_OK
+from ..terminal.options import (
     Commands,
     add_common,
     argument,
@@ -24,7 +23,7 @@ def add_parser(commands: Commands) -> None:
         "--older-than",
         metavar="AGE",
         required=True,
-        type=argument(parse_age),
+        type=argument(_age),
         help="for example 30m, 24h or 7d; longer than any save takes",
     )
     parser.add_argument(
@@ -38,6 +37,8 @@ def add_parser(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Remove the leftovers and print the report."""
+    from ..rescue.gc import gc
+
     report = gc(
         args.path,
         older_than=args.older_than,
@@ -47,3 +48,9 @@ def run(args: argparse.Namespace) -> int:
     )
     say_report(args, report, ok=True)
     return EXIT_OK
+
+
+def _age(text: str) -> float:
+    from ..rescue.gc import parse_age
+
+    return parse_age(text)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 
 from ..errors import FormatError, JsonckptError, is_refusal
-from ..rescue.verify import verify
-from .console import EXIT_FAILURE, EXIT_MISMATCH, EXIT_OK, dump_json, on_terminal, say
-from .options import (
+from ..terminal.console import EXIT_FAILURE, EXIT_MISMATCH, EXIT_OK, dump_json, on_terminal, say
+from ..terminal.options import (
     Commands,
     add_common,
     add_expected_digest,
@@ -38,6 +37,8 @@ def add_parser(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Verify and print the report."""
+    from ..rescue.verify import verify
+
     report = verify(
         args.path,
         deep=args.deep,
