@@ -200,7 +200,14 @@ def _options(arguments: argparse.Namespace) -> ConvertOptions:
         UsageError: the arguments do not fit together.
     """
     to = arguments.to or (format_of(arguments.output) if arguments.output else "json")
-    for name in ("encoding", "compression", "max_shard_size", "checksum", "save_id", "delete_first"):
+    for name in (
+        "encoding",
+        "compression",
+        "max_shard_size",
+        "checksum",
+        "save_id",
+        "delete_first",
+    ):
         if getattr(arguments, name) not in (None, False) and to not in OWN_FORMATS:
             raise UsageError(f"--{name.replace('_', '-')} does not apply to {to}")
     if arguments.dtype_of and arguments.dtype is None:

@@ -39,8 +39,8 @@ class ConvertOptions:
 
     Attributes:
         to: the format. ``None`` chooses it by the suffix of the output.
-        encoding, compression, max_shard_size, checksum, save_id: as in :func:`jsonckpt.save`. ``None``
-            means its default.
+        encoding, compression, max_shard_size, checksum, save_id: as in :func:`jsonckpt.save`.
+            ``None`` means its default.
         include, exclude: names or globs of tensors.
         optimizer: keep the states of optimizers.
         dtype: a new dtype for the floating-point tensors of models.

@@ -81,10 +81,11 @@ def gc(
     """Remove what killed saves left in a checkpoint's directory, or beside a single file.
 
     In a directory these are shards (``shard-<id>-<number>.json``, and those named by their content)
-    that the manifest does not name, and unfinished manifests. Beside a single file these are its temporary files. Beside either,
-    the temporary files of a killed :func:`jsonckpt.recover` or conversion to it. Other files, links
-    and subdirectories are never touched. Only the age of its files tells a save in progress from a
-    killed one: ``older_than`` must be longer than any save may take.
+    that the manifest does not name, and unfinished manifests. Beside a single file these are its
+    temporary files. Beside either, the temporary files of a killed :func:`jsonckpt.recover` or
+    conversion to it. Other files, links and subdirectories are never touched. Only the age of its
+    files tells a save in progress from a killed one: ``older_than`` must be longer than any save
+    may take.
 
     Args:
         path: a checkpoint directory, or a ``.json`` or ``.json.zst`` file; also the output of a

@@ -217,8 +217,8 @@ def save_async(
 
     Args:
         state, encoding, compression, compression_level, filter, chunk_size, max_shard_size,
-        checksum, save_id, metadata, overwrite, delete_first, progress, storage_options, sync: as for
-            :func:`save`.
+        checksum, save_id, metadata, overwrite, delete_first, progress, storage_options, sync: as
+            for :func:`save`.
         path: as for :func:`save`, but not a file object.
         threads: threads of the background. One thread, at a low priority on Linux, leaves the other
             processors to the training. ``None`` takes as many as :func:`save`. All processors make

@@ -28,12 +28,13 @@ class DiskSpace:
     """The disk space of one save.
 
     Args:
-        compressed: whether whole files are compressed, so that their size is not known.
+        size_known: whether a lower bound of what is written is known. It is not where whole files
+            are compressed.
     """
 
-    def __init__(self, plan: SavePlan, *, compressed: bool) -> None:
+    def __init__(self, plan: SavePlan, *, size_known: bool) -> None:
         self._plan = plan
-        self._compressed = compressed
+        self._size_known = size_known
         self._free: int | None = None
         self._was_there = False
         self._gone = False
@@ -69,7 +70,7 @@ class DiskSpace:
         """
         with suppress(OSError):
             self._free = shutil.disk_usage(directory).free
-        least = 0 if self._compressed else sum(record.least_text for record in self._plan.records)
+        least = sum(record.least_text for record in self._plan.records) if self._size_known else 0
         if self._free is not None and least > self._free:
             warnings.warn(
                 f"{printable(directory)}: this save takes {least:,} bytes or more and "

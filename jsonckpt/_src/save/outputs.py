@@ -124,6 +124,7 @@ class ComparedOutput:
             except JsonckptError as error:
                 raise WriteError(
                     f"a shard changed during the save: {error.message}",
+                    errno=getattr(error.__cause__, "errno", None),
                     file=self._old.path,
                     hint="The previous checkpoint is untouched by this save. Save again.",
                 ) from error

@@ -5,6 +5,9 @@ Which codec each record gets, which records share a shard, and which chunks make
 
 from __future__ import annotations
 
+import hashlib
+import itertools
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -15,7 +18,6 @@ from ..format.chunk_codec import ChunkCodec, payload_bound
 from ..format.dtypes import DTYPES
 from ..format.model import Codec, Layout, chunk_count, claimed_bytes
 from . import reader_limits
-from .grouping import assign_by_name
 from .options import SaveOptions
 from .snapshot import Snapshot
 
@@ -28,6 +30,9 @@ SMALLEST_PARALLEL_SHARD = 64 << 20
 #: than this many times its share.
 _SIZE_PRECISION = 400
 _MOST_UNEVEN = 1.25
+#: By content: shards of less text are put together, and the average is this part of the largest.
+SMALLEST_SHARD, _AVERAGE = 64 << 10, 4
+_SEPARATORS = re.compile(r"[/.]")
 #: Compressing fewer bytes than this is not worth the frame around them.
 SMALLEST_COMPRESSED = 256
 _SAMPLE_BYTES = 1 << 14
@@ -275,6 +280,59 @@ def assign_shards(sizes: Sequence[int], max_shard_size: int) -> list[range]:
     if first < len(sizes):
         shards.append(range(first, len(sizes)))
     return shards
+
+
+def assign_by_name(names: Sequence[str], sizes: Sequence[int], max_shard_size: int) -> list[range]:
+    """Which records go into which shard, in order, where a change of one tensor moves no other.
+
+    A cut between shards depends only on the names and sizes of the records beside it. The records
+    of one section (``/model/head``) lie together, apart from others. Small sections
+    share a shard. In a large one, a record ends its shard with a chance in proportion to its size,
+    by a hash of its name. A record of a quarter of ``max_shard_size`` has a shard to itself.
+
+    >>> names = ["/model/body.0", "/model/body.1", "/model/head.weight", "/model/head.bias"]
+    >>> assign_by_name(names, [900_000, 900_000, 100_000, 400], 2_000_000)
+    [range(0, 1), range(1, 2), range(2, 4)]
+    """
+    shards: list[range] = []
+    for section in _sections(names, sizes):
+        first, total = section.start, 0
+        large = False
+        for position in section:
+            size = sizes[position]
+            alone = _AVERAGE * size >= max_shard_size
+            if position > first and (large or alone or total + size > max_shard_size):
+                shards.append(range(first, position))
+                first, total = position, 0
+            total += size
+            large = alone or _ends_shard(names[position], size, max_shard_size)
+        shards.append(range(first, section.stop))
+    return shards
+
+
+def _sections(names: Sequence[str], sizes: Sequence[int]) -> Iterator[range]:
+    """Neighbours of one section. Small sections that follow one another are put together."""
+    first, total = 0, 0
+    groups = itertools.groupby(range(len(names)), key=lambda position: _section(names[position]))
+    for _, members in groups:
+        positions = list(members)
+        start, size = positions[0], sum(sizes[position] for position in positions)
+        if start > first and (total >= SMALLEST_SHARD or size >= SMALLEST_SHARD):
+            yield range(first, start)
+            first, total = start, 0
+        total += size
+    if first < len(names):
+        yield range(first, len(names))
+
+
+def _section(name: str) -> tuple[str, ...]:
+    """The first two parts of a name: ``/model/head.weight`` is in ``model``, ``head``."""
+    return tuple(_SEPARATORS.split(name.lstrip("/"), maxsplit=2)[:2])
+
+
+def _ends_shard(name: str, size: int, max_shard_size: int) -> bool:
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:4], "big") * max_shard_size < (_AVERAGE * size) << 32
 
 
 def jobs(records: Sequence[RecordPlan]) -> Iterator[list[Part]]:

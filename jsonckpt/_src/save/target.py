@@ -94,6 +94,15 @@ def check_is_ours(location: Location) -> None:
         )
 
 
+def present_shards(location: Location) -> list[str]:
+    """The shards of the present manifest.
+
+    Raises:
+        JsonckptError: there is none, or it cannot be read.
+    """
+    return shard_files(location.manifest(DEFAULT_LIMITS.manifest_bytes), DEFAULT_LIMITS)
+
+
 def named_shards(location: Location) -> list[str]:
     """The shards of the present manifest. An overwrite removes them at its end.
 
@@ -101,6 +110,6 @@ def named_shards(location: Location) -> list[str]:
     use them.
     """
     try:
-        return shard_files(location.manifest(DEFAULT_LIMITS.manifest_bytes), DEFAULT_LIMITS)
+        return present_shards(location)
     except (JsonckptError, OSError):
         return []

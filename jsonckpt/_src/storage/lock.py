@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -45,11 +46,10 @@ class DirectoryLock:
         """Free it. A forked child that inherited it holds it no longer, either."""
         opened, self._opened = self._opened, None
         if opened is not None:
-            try:
+            with suppress(OSError):  # there may be none
                 fcntl.flock(opened.number, fcntl.LOCK_UN)
-            except OSError:  # there was no lock
-                pass
-            opened.close()
+            with suppress(OSError):
+                opened.close()
 
     def __enter__(self) -> bool:
         return self.take()
