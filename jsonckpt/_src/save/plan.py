@@ -326,8 +326,8 @@ def _sections(names: Sequence[str], sizes: Sequence[int]) -> Iterator[range]:
 
 
 def _section(name: str) -> tuple[str, ...]:
-    """The first two parts of a name: ``/model/head.weight`` is in ``model``, ``head``."""
-    return tuple(_SEPARATORS.split(name.lstrip("/"), maxsplit=2)[:2])
+    """The first two parts of a name before its last: ``/model/head.weight`` is in model, head."""
+    return tuple(_SEPARATORS.split(name.lstrip("/"))[:-1][:2])
 
 
 def _ends_shard(name: str, size: int, max_shard_size: int) -> bool:

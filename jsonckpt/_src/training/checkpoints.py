@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ from ..errors import (
 )
 from ..format.filenames import is_part, is_shard_name, is_single
 from ..format.limits import DEFAULT_LIMITS
-from ..format.model import MANIFEST_NAME, SHARD_FORMAT
+from ..format.model import MANIFEST_NAME, NO_TIME, SHARD_FORMAT
 from ..load.api import load_container
 from ..load.container import open_container
 from ..load.options import ReadOptions
@@ -324,6 +325,8 @@ def _read_numbers(one: _Candidate) -> None:
     """
     container = open_container(one.place, ReadOptions(storage_options=one.options))
     one.saved = container.manifest.created_at
+    if one.saved == NO_TIME:  # a save by content
+        one.saved = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(one.changed // 1_000_000_000))
     try:
         state = load_container(container, TensorSelection.of((), None, "cpu"))
     except JsonckptError:  # for example a type that is not registered yet
