@@ -31,7 +31,6 @@ from jsonckpt._src.errors import (
 from jsonckpt._version import __version__
 
 if TYPE_CHECKING:
-    from jsonckpt import convert as convert
     from jsonckpt import training as training
     from jsonckpt._src.format.limits import Limits
     from jsonckpt._src.load.api import load, stream
@@ -46,6 +45,7 @@ if TYPE_CHECKING:
     from jsonckpt._src.save.background import PendingSave
     from jsonckpt._src.save.write import SaveResult
     from jsonckpt._src.state.registry import register
+    from jsonckpt.convert import convert as convert
 
 __all__ = [
     "ArgumentError",

@@ -20,12 +20,24 @@ the steps in this order. Each step is a module with a function of the same name:
 from __future__ import annotations
 
 import sys
+from types import ModuleType
+from typing import Any
 
 from jsonckpt._src.commands.convert import main
 from jsonckpt._src.convert.api import ConvertResult, convert
 from jsonckpt._src.convert.options import ConvertOptions
 
 __all__ = ["ConvertOptions", "ConvertResult", "convert"]
+
+
+class _CallableModule(ModuleType):
+    """``jsonckpt.convert(...)`` is ``jsonckpt.convert.convert(...)``: both names are natural."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> ConvertResult:
+        return convert(*args, **kwargs)
+
+
+sys.modules[__name__].__class__ = _CallableModule
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -234,9 +234,9 @@ OTHERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "weights_only": ("weights_only", lambda r: jsonckpt.load(r / "ok", weights_only=False)),
     "register": ("takes a class", lambda _: jsonckpt.register(5)),  # type: ignore[arg-type]
     "tag": ("tag", lambda _: jsonckpt.register(type("X", (), {}), 5, repr, repr)),  # type: ignore[arg-type]
-    "to": ("to is", lambda r: convert(r / "x.pt", r / "y", to="xyz")),
-    "option": ("wings", lambda r: convert(r / "x.pt", r / "y", wings=2)),
-    "convert limits": ("limits", lambda r: convert(r / "x.pt", r / "y", limits=5)),
+    "to": ("to is", lambda r: convert(r / "x.pt", r / "y", to="xyz")),  # type: ignore[arg-type]
+    "option": ("wings", lambda r: convert(r / "x.pt", r / "y", wings=2)),  # type: ignore[call-arg]
+    "convert limits": ("limits", lambda r: convert(r / "x.pt", r / "y", limits=5)),  # type: ignore[arg-type]
     "order": ("n must", lambda _: training.SeededOrder("5")),  # type: ignore[arg-type]
     "advance": ("count", lambda _: training.SeededOrder(5).advance("1")),  # type: ignore[arg-type]
     "deadline": ("seconds", lambda _: training.Deadline("1")),  # type: ignore[arg-type]

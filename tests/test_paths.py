@@ -217,7 +217,7 @@ TARGETS = ["d", "c.json", "c.json.zst", "c.pt", "c.safetensors", "legacy.json"]
 
 def _made(path: Path, **options: Any) -> None:
     to = "legacy-json" if path.name == "legacy.json" else None
-    convert("x.pt", path, to=to, **options)
+    convert("x.pt", path, to=to, **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -565,13 +565,13 @@ def test_a_limit_on_each_file(room: Path, name: str, limit: int) -> None:
 
 OPTIONS: dict[str, Callable[[], object]] = {
     "options": lambda: convert("x.pt", "y.json", "pt"),  # type: ignore[arg-type]
-    "to must": lambda: convert("x.pt", "y.json", to=[]),
-    "include must": lambda: convert("x.pt", "y.json", include=5),
-    "exclude must": lambda: convert("x.pt", "y.json", exclude=[5]),
-    "tie must": lambda: convert("x.pt", "y.json", tie="a=b"),
-    "shapes must": lambda: convert("x.pt", "y.json", shapes="x.json"),
-    "progress must": lambda: convert("x.pt", "y.json", progress=True),
-    "dtype must": lambda: convert("x.pt", "y.json", dtype=torch.float16),
+    "to must": lambda: convert("x.pt", "y.json", to=[]),  # type: ignore[arg-type]
+    "include must": lambda: convert("x.pt", "y.json", include=5),  # type: ignore[arg-type]
+    "exclude must": lambda: convert("x.pt", "y.json", exclude=[5]),  # type: ignore[list-item]
+    "tie must": lambda: convert("x.pt", "y.json", tie="a=b"),  # type: ignore[arg-type]
+    "shapes must": lambda: convert("x.pt", "y.json", shapes="x.json"),  # type: ignore[arg-type]
+    "progress must": lambda: convert("x.pt", "y.json", progress=True),  # type: ignore[arg-type]
+    "dtype must": lambda: convert("x.pt", "y.json", dtype=torch.float16),  # type: ignore[arg-type]
     "which is a file": lambda: training.latest("ok.json"),
     "pattern is": lambda: training.checkpoints(".", "**x"),
     "found 'dict' and 'SGD'": lambda: training.restore_optimizer({}, _sgd()),  # type: ignore

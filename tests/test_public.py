@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import ast
+import dataclasses
 import inspect
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import jsonckpt
+from jsonckpt._src.convert.options import ConvertArguments
+from jsonckpt.convert import ConvertOptions, convert
 
 NAMES = [
     "ArgumentError",
@@ -224,3 +231,49 @@ def test_what_a_pending_save_can_do() -> None:
         if not name.startswith("_")
     }
     assert doors == {"done": "self", "result": "self, timeout=None", "cancel": "self"}
+
+
+def test_names_are_imported_when_they_are_used() -> None:
+    """The table of lazy names says the same as the imports that type checkers read."""
+    source = Path(jsonckpt.__file__).read_text("utf-8")
+    found = {}
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            for line in node.body:
+                assert isinstance(line, ast.ImportFrom)
+                assert line.module is not None
+                for alias in line.names:
+                    module = line.module.removeprefix("jsonckpt._src.")
+                    found[alias.asname or alias.name] = (module, alias.name)
+    assert found.pop("training") == ("jsonckpt", "training")
+    assert found.pop("convert") == ("jsonckpt.convert", "convert")
+    assert found == jsonckpt._LAZY
+    assert set(dir(jsonckpt)) >= {*jsonckpt.__all__, "convert", "training"}
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        jsonckpt.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize("first", ["import torch", "pass"])
+def test_modules_are_attributes(first: str, tmp_path: Path) -> None:
+    code = f"""
+{first}
+import jsonckpt
+import os
+import torch
+jsonckpt.training.rng_state()
+os.chdir({str(tmp_path)!r})
+torch.save({{"a": 1}}, "a.pt")
+print(jsonckpt.convert("a.pt").output.name, jsonckpt.load("a.json"))
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True
+    )
+    assert done.stdout == "a.json {'a': 1}\n", done.stderr
+
+
+def test_the_options_of_a_conversion_are_typed() -> None:
+    options = {option.name: option.type for option in dataclasses.fields(ConvertOptions)}
+    typed = {name: hint.__forward_arg__ for name, hint in ConvertArguments.__annotations__.items()}
+    assert typed == options
+    shown = inspect.signature(convert).parameters
+    assert list(shown)[3:] == list(options)

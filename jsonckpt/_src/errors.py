@@ -115,6 +115,12 @@ class JsonckptError(Exception):
             self.hint = hint
         return self
 
+    def _render_traceback_(self) -> list[str]:
+        """The traceback that IPython and Jupyter show. Theirs has the source of each frame."""
+        from .shown import short_traceback
+
+        return short_traceback(self)
+
     def __str__(self) -> str:
         place = []
         if self.file is not None:

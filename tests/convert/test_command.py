@@ -247,4 +247,4 @@ def test_the_module_runs(checkpoint: Path) -> None:
 def test_options_by_name() -> None:
     assert ConvertOptions().test_load is False
     with pytest.raises(TypeError):
-        convert("x.pt", nonsense=True)
+        convert("x.pt", nonsense=True)  # type: ignore[call-arg]

@@ -58,7 +58,7 @@ def test_values_without_bytes_are_compared(value: str, place: str, tmp_path: Pat
     ]
     for source, to, options in ways:
         target = tmp_path / f"o{SUFFIX.get(to, '')}"
-        result = convert(tmp_path / source, target, to=to, test_load=True, **options)
+        result = convert(tmp_path / source, target, to=to, test_load=True, **options)  # type: ignore[arg-type]
         assert result.comparison is not None
         assert not result.comparison.differences
 

@@ -118,7 +118,7 @@ def test_sparse_tensors_come_back(tmp_path: Path) -> None:
     assert torch.equal(jsonckpt.load(tmp_path / "o.json")["s"].to_dense(), sparse.to_dense())
     for name, to in (("o.safetensors", None), ("g.json", "legacy-json")):
         with pytest.raises(UnsupportedTypeError, match="s'"):
-            convert(tmp_path / "in.pt", tmp_path / name, to=to)
+            convert(tmp_path / "in.pt", tmp_path / name, to=to)  # type: ignore[arg-type]
         assert not (tmp_path / name).exists()
 
 

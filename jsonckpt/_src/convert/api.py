@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from ..errors import (
 from ..format.filenames import check_single_name
 from ..format.limits import checked_limits
 from ..progress import human, tell
+from ..shown import ShortRepr
 from ..sources.safetensors_files import unpack_metadata
 from ..storage.new_file import check_replaceable, shared_bits
 from ..storage.os_errors import writing
@@ -35,6 +37,7 @@ from ..tensors.pieces import memory_of
 from .options import (
     FORMATS,
     OWN_FORMATS,
+    ConvertArguments,
     ConvertOptions,
     Format,
     default_output,
@@ -63,6 +66,9 @@ _COMPARED: dict[Format, tuple[str, ...]] = {
     "legacy-json": ("number", "dtype", "shape", "key"),
 }
 #: Options -> whether a value has the right type, and that type in words.
+if TYPE_CHECKING:
+    from typing_extensions import Unpack  # typing has it since Python 3.11
+
 _TYPES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("to", lambda value: value is None or isinstance(value, str), "the name of a format"),
     ("include", lambda value: _all(value, str), "a sequence of names"),
@@ -75,8 +81,8 @@ _TYPES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
 Listed = list[tuple[str, str, tuple[int, ...]]]
 
 
-@dataclass(frozen=True, slots=True)
-class ConvertResult:
+@dataclass(frozen=True, slots=True, repr=False)
+class ConvertResult(ShortRepr):
     """The result of a conversion.
 
     Attributes:
@@ -130,7 +136,7 @@ def convert(
     source: str | os.PathLike[str],
     output: str | os.PathLike[str] | None = None,
     options: ConvertOptions | None = None,
-    **changes: Any,
+    **changes: Unpack[ConvertArguments],
 ) -> ConvertResult:
     """Convert a checkpoint between ``.pt``, safetensors, jsonckpt and the JSON of other programs.
 
@@ -152,7 +158,7 @@ def convert(
     >>> convert(folder / "best.pt", to="safetensors", test_load=True).output.name
     'best.safetensors'
     """
-    chosen = _chosen(options, changes)
+    chosen = _chosen(options, dict(changes))
     place = _local(source, "source")
     target = None if output is None else _local(output, "output")
     result = run(place, target, chosen)
@@ -163,6 +169,19 @@ def convert(
             file=result.output,
         )
     return result
+
+
+def _signature() -> inspect.Signature:
+    """The signature of :func:`convert` with its options, as editors and notebooks show it."""
+    shown = [*inspect.signature(convert).parameters.values()][:3]
+    for option in fields(ConvertOptions):
+        default = None if option.default is MISSING else option.default
+        kind = inspect.Parameter.KEYWORD_ONLY
+        shown.append(inspect.Parameter(option.name, kind, default=default, annotation=option.type))
+    return inspect.Signature(shown, return_annotation="ConvertResult")
+
+
+convert.__signature__ = _signature()  # type: ignore[attr-defined]
 
 
 def _chosen(options: ConvertOptions | None, changes: dict[str, Any]) -> ConvertOptions:

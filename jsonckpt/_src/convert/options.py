@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Final, Literal
+from typing import IO, Final, Literal, TypedDict
 
 from ..errors import WriteError
 from ..format.limits import DEFAULT_LIMITS, Limits
@@ -84,6 +84,35 @@ class ConvertOptions:
     spool: str | os.PathLike[str] | None = None
     progress: IO[str] | None = None
     limits: Limits = DEFAULT_LIMITS
+
+
+class ConvertArguments(TypedDict, total=False):
+    """The single options of :func:`jsonckpt.convert`, for type checkers: see the class above."""
+
+    to: Format | None
+    encoding: str | None
+    compression: str | None
+    max_shard_size: str | int | None
+    checksum: str | None
+    include: Sequence[str]
+    exclude: Sequence[str]
+    optimizer: bool
+    dtype: str | None
+    dtype_of: Sequence[str]
+    overwrite: bool
+    delete_first: bool
+    dry_run: bool
+    test_load: bool
+    unsafe_pickle: bool
+    pickle_encoding: str
+    state_dict: bool
+    plain_lists: bool
+    tensors: Sequence[str]
+    tie: Sequence[tuple[str, str]]
+    shapes: Mapping[str, Sequence[int]]
+    spool: str | os.PathLike[str] | None
+    progress: IO[str] | None
+    limits: Limits
 
 
 def format_of(path: Path) -> Format:

@@ -7,13 +7,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 
 from ..errors import ArgumentError, LimitError, quote
+from ..shown import ShortRepr
 
 MIB = 1 << 20
 _NUMBER = re.compile("[0-9]{1,100}")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Limits:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Limits(ShortRepr):
     """Limits that a reader checks before it allocates memory. The writer obeys the defaults, too.
 
     ``None`` lifts a limit. Sizes are in bytes. The defaults are those of ``docs/format.md``

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 
-from ..errors import ArgumentError, FormatError, quote
+from ..errors import ArgumentError, FormatError, printable, quote
 from ..format.dtypes import DTYPES
 from ..format.json_text import collector_paused
 from ..format.limits import Copies, Limits
@@ -22,9 +23,11 @@ from ..state.tree import decode_state
 from ..tensors.aliasing import StateReader
 from ..tensors.map_location import MapLocation
 from ..tensors.memory import torch_dtype
+from ..tensors.pieces import same_bits
 from .allocation import allocate_target, new_target
 from .api import load_container
 from .container import Container, open_container
+from .notebook import children, html, overview
 from .options import ReadOptions
 from .restore import StateBuilder
 from .selection import TensorSelection
@@ -32,6 +35,9 @@ from .selection import TensorSelection
 
 class TensorEntry:
     """A tensor of an open checkpoint, not read yet.
+
+    Two entries are equal if their tensors are: same dtype, shape and bits. Their checksums decide
+    where both have checksums of the same pieces. Otherwise both tensors are read.
 
     Attributes:
         name: its JSON Pointer.
@@ -58,6 +64,73 @@ class TensorEntry:
     def codec(self) -> Codec:
         """How its chunks are encoded."""
         return self._entry.codec
+
+    @property
+    def ndim(self) -> int:
+        """The number of dimensions."""
+        return len(self.shape)
+
+    def numel(self) -> int:
+        """The number of elements, as ``torch.Tensor.numel``."""
+        return element_count(self.shape)
+
+    @property
+    def checksums(self) -> tuple[str, ...]:
+        """The checksum of each chunk of its record: ``"xxh3_128:…"``, of the raw bytes."""
+        algorithm = self._checkpoint.manifest.checksum
+        return tuple(f"{algorithm}:{checksum}" for _, _, checksum in self._entry.chunks)
+
+    def numpy(self) -> np.ndarray[Any, Any]:
+        """Read the whole tensor as an array.
+
+        Raises:
+            TypeError: NumPy has no such dtype, for example bfloat16.
+        """
+        try:
+            array: np.ndarray[Any, Any] = self.load(map_location="cpu").numpy()
+        except TypeError as error:
+            raise TypeError(
+                f"{quote(self.name)}: NumPy has no {self._dtype_name}; use .load().float().numpy()"
+            ) from error
+        return array
+
+    def __array__(
+        self, dtype: np.dtype[Any] | None = None, copy: bool | None = None
+    ) -> np.ndarray[Any, Any]:
+        """The tensor for ``np.asarray`` and ``torch.as_tensor``, in one read."""
+        if copy is False:
+            raise ValueError("a tensor of a checkpoint is always copied from its file")
+        array = self.numpy()
+        return array if dtype is None else array.astype(dtype, copy=False)
+
+    def __dlpack__(self, **options: Any) -> Any:
+        """The tensor for ``torch.as_tensor`` and other libraries, in one read."""
+        return self.load(map_location="cpu").__dlpack__(**options)
+
+    def __dlpack_device__(self) -> Any:
+        return torch.empty(0).__dlpack_device__()
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, TensorEntry):
+            return NotImplemented
+        if (self._dtype_name, self.shape) != (other._dtype_name, other.shape):
+            return False
+        one, two = self._identity(), other._identity()
+        if one is not None and two is not None and one[:-1] == two[:-1]:
+            return one[-1] == two[-1]
+        return same_bits(self.load(map_location="cpu"), other.load(map_location="cpu"))
+
+    def __hash__(self) -> int:
+        return hash((self._dtype_name, self.shape))
+
+    def _identity(self) -> tuple[str, int, tuple[str, ...]] | None:
+        """What its checksums are of, and the checksums. ``None`` for a view of a record."""
+        if self._view is not None:
+            return None
+        chunks = self._entry.codec.chunk_bytes
+        # One chunk holds everything, however large chunks may be.
+        pieces = chunks if self.nbytes > chunks else 0
+        return self._checkpoint.manifest.checksum, pieces, self.checksums
 
     def load(self, map_location: MapLocation = None) -> torch.Tensor:
         """Read the whole tensor.
@@ -99,6 +172,10 @@ class TensorEntry:
             raise TypeError("len() of a 0-d tensor")
         return self.shape[0]
 
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        """The rows, after one read."""
+        return iter(self.load())
+
     def __repr__(self) -> str:
         return f"TensorEntry({self.name!r}, {self.dtype}, {list(self.shape)})"
 
@@ -123,11 +200,17 @@ class Checkpoint(Mapping[str, TensorEntry]):
         self.metadata: dict[str, Any] = container.manifest.metadata
         with container.errors():
             builder = StateBuilder.of(container, TensorSelection.of())
+        self._state: Any = None
         self._entries: dict[str, tuple[Entry, Any]] = {}
         for reference in builder.references:
             view = reference.body if reference.tag == "$view" else None
             entry = self.manifest.by_name[reference.record]
             self._entries.setdefault(reference.name, (entry, view))
+
+    @property
+    def path(self) -> str:
+        """The path that it was opened with."""
+        return self._container.path
 
     def __getitem__(self, name: str) -> TensorEntry:
         try:
@@ -158,7 +241,10 @@ class Checkpoint(Mapping[str, TensorEntry]):
         elif not name.strip("/"):
             hint = "The whole state is read by load(path) or .state()."
         elif any(other.startswith(f"{inside}/") for other in self._entries):
-            hint = f"It holds tensors: load(path, include={quote(inside)}) or .state() reads them."
+            inside = quote(inside)
+            hint = (
+                f"It holds tensors: .at({inside}) lists them, .load(include={inside}) reads them."
+            )
         else:
             hint = near_names(name, self._entries)
         return NoTensorError(f"there is no tensor {quote(name, 200)}", file=path, hint=hint)
@@ -168,6 +254,42 @@ class Checkpoint(Mapping[str, TensorEntry]):
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    def at(self, place: str) -> Any:
+        """What is at a place of the state: a value, or a part with entries for its tensors.
+
+        Args:
+            place: a JSON Pointer, such as ``"/optimizer/param_groups/0/lr"``. Keys that are
+                integers are written as they are in the names of tensors.
+
+        Raises:
+            ArgumentError: nothing is there. It is a ``KeyError``, too.
+        """
+        if self._state is None:
+            self._state = self.state()
+        found = self._state
+        segments = place.lstrip("/").split("/") if place.strip("/") else []
+        here = ""
+        for segment in segments:
+            inside = children(found, here)
+            here = f"{here}/{segment}"
+            if here not in inside:
+                raise NoTensorError(
+                    f"there is nothing at {quote(place, 200)}",
+                    file=self._container.path,
+                    hint=near_names(here, inside),
+                )
+            found = inside[here]
+        return found
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self._entries)
+
+    def __repr__(self) -> str:
+        return f"Checkpoint({printable(self.path)!r}, {overview(self, self.manifest)})"
+
+    def _repr_html_(self) -> str:
+        return html(self.path, self, self.manifest, self.state())
 
     def __enter__(self) -> Checkpoint:
         return self

@@ -14,6 +14,7 @@ from ..load.container import Container, read_consistent
 from ..load.options import ReadOptions
 from ..load.restore import StateBuilder
 from ..load.selection import TensorSelection
+from ..shown import ShortRepr
 from ..state.registry import default_rules
 from ..state.selector import Selector
 from ..state.tree import decode_state
@@ -27,8 +28,8 @@ from .plan import Plan
 from .reader import IntoReader
 
 
-@dataclass(frozen=True)
-class LoadResult:
+@dataclass(frozen=True, repr=False)
+class LoadResult(ShortRepr):
     """What :func:`load_into` did.
 
     Attributes:

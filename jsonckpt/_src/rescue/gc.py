@@ -26,6 +26,7 @@ from ..format.manifest import parse_manifest
 from ..format.model import MANIFEST_NAME
 from ..load.container import open_container
 from ..load.options import ReadOptions
+from ..shown import ShortRepr
 from ..storage.leftovers import File, orphans, single_temporaries
 from ..storage.local import LocalLocation
 from ..storage.lock import DirectoryLock
@@ -43,8 +44,8 @@ _ABANDONED = (
 )
 
 
-@dataclass(frozen=True)
-class GcReport:
+@dataclass(frozen=True, repr=False)
+class GcReport(ShortRepr):
     """What :func:`gc` removed.
 
     Attributes:

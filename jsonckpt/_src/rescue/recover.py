@@ -31,6 +31,7 @@ from ..save.options import SaveOptions
 from ..save.plan import RecordPlan, SavePlan
 from ..save.snapshot import Snapshot, new_save_id
 from ..save.write import write_checkpoint
+from ..shown import ShortRepr
 from ..storage.leftovers import File, files_to_search
 from ..storage.local import LocalFile
 from ..storage.new_file import shared_bits
@@ -48,8 +49,8 @@ _STATE_STATUS = {
 }
 
 
-@dataclass(frozen=True)
-class RecoverReport:
+@dataclass(frozen=True, repr=False)
+class RecoverReport(ShortRepr):
     """What :func:`recover` restored. True in a boolean context when nothing was lost.
 
     Attributes:

@@ -24,14 +24,15 @@ from ..load.options import ReadOptions
 from ..load.restore import StateBuilder
 from ..load.selection import TensorSelection
 from ..progress import progress_bar
+from ..shown import ShortRepr
 from ..storage.path_arguments import path_text, without_query
 from .damaged_files import DamagedZstd
 from .scan import LostTensor, scan
 from .verify_deep import check_state, leftover_notes, spelling_notes, state_notes, unsealed_notes
 
 
-@dataclass(frozen=True)
-class VerifyReport:
+@dataclass(frozen=True, repr=False)
+class VerifyReport(ShortRepr):
     """What :func:`verify` found. True in a boolean context when there are no problems.
 
     Attributes:

@@ -15,6 +15,7 @@ from ..format.chunk_codec import ChunkCodec
 from ..format.model import MANIFEST_NAME, Entry, ShardFile
 from ..parallel import CancelToken, JobSequence, run_sequences
 from ..progress import progress_bar
+from ..shown import ShortRepr
 from . import reader_limits
 from .outputs import ZstdOutput
 from .plan import SavePlan, ShardPlan
@@ -22,8 +23,8 @@ from .shard_writer import ShardWriter, useful_threads
 from .target import Target
 
 
-@dataclass(frozen=True, kw_only=True)
-class SaveResult:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class SaveResult(ShortRepr):
     """What :func:`save` did.
 
     Attributes:
