@@ -94,6 +94,7 @@ class ConvertArguments(TypedDict, total=False):
     compression: str | None
     max_shard_size: str | int | None
     checksum: str | None
+    save_id: str | None
     include: Sequence[str]
     exclude: Sequence[str]
     optimizer: bool
