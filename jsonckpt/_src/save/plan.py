@@ -31,7 +31,8 @@ SMALLEST_PARALLEL_SHARD = 64 << 20
 _SIZE_PRECISION = 400
 _MOST_UNEVEN = 1.25
 #: By content: shards of less text are put together, and the average is this part of the largest.
-SMALLEST_SHARD, _AVERAGE = 64 << 10, 4
+SMALLEST_SHARD, _AVERAGE = 128 << 10, 4
+_SECTION_PARTS = 4
 _SEPARATORS = re.compile(r"[/.]")
 #: Compressing fewer bytes than this is not worth the frame around them.
 SMALLEST_COMPRESSED = 256
@@ -326,8 +327,8 @@ def _sections(names: Sequence[str], sizes: Sequence[int]) -> Iterator[range]:
 
 
 def _section(name: str) -> tuple[str, ...]:
-    """The first two parts of a name before its last: ``/model/head.weight`` is in model, head."""
-    return tuple(_SEPARATORS.split(name.lstrip("/"))[:-1][:2])
+    """Up to four parts of a name, without the last: a layer, as in ``/model/encoder.h.7``."""
+    return tuple(_SEPARATORS.split(name.lstrip("/"))[:-1][:_SECTION_PARTS])
 
 
 def _ends_shard(name: str, size: int, max_shard_size: int) -> bool:
