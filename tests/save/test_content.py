@@ -24,6 +24,7 @@ from jsonckpt._src.cli.main import main
 from jsonckpt._src.format import filenames
 from jsonckpt._src.format.model import CONTENT_ID, NO_TIME
 from jsonckpt._src.save.plan import assign_by_name
+from jsonckpt._src.storage import commit as commit_module
 from jsonckpt.convert import convert
 from tests import independent_reader
 from tests import states as plain_states
@@ -452,6 +453,31 @@ def test_a_save_that_finds_the_lock_taken_shares_nothing(tmp_path: Path) -> None
     save(state(1), path, **SHARDS)
     assert jsonckpt.gc(path, older_than=0).removed == ()
     assert content(path) == alone
+
+
+def test_a_save_inside_a_save_does_not_wait_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a signal handler does it, right before the commit of what it interrupts."""
+    pytest.importorskip("fcntl")
+    path = tmp_path / "c"
+    save(state(1), path, **SHARDS)
+    commit, inner = commit_module.commit, []
+
+    def interrupted(*arguments: Any, **named: Any) -> bool:
+        monkeypatch.undo()
+        inner.append(save(state(3), path, **SHARDS))
+        assert same(jsonckpt.load(path), state(3))
+        return commit(*arguments, **named)
+
+    monkeypatch.setattr(commit_module, "commit", interrupted)
+    outer = save(state(2), path, **SHARDS)
+    assert "another save was writing here" in inner[0].notes[0]
+    assert outer.notes == ()
+    assert same(jsonckpt.load(path), state(2))
+    assert jsonckpt.verify(path, deep=True)
+    jsonckpt.gc(path, older_than=0)
+    assert set(content(path)) == set(outer.files)
 
 
 def test_a_save_frees_the_lock_however_it_ends(
