@@ -53,7 +53,7 @@ def test_flips(sample: int) -> None:
     assert sum(tally.trials for tally in found.values()) > 10 * sample
 
 
-@pytest.mark.parametrize("name", ["run", "run.json", "run.json.zst"])
+@pytest.mark.parametrize("name", ["run", "run.json", "run.json.zst", "content"])
 def test_races(name: str, tmp_path: Path) -> None:
     found = races.race(SEED, name, 1.5, tmp_path)
     assert not [what for what in found if what.startswith(BAD)], found

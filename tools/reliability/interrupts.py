@@ -133,6 +133,7 @@ def _torch_file(room: Path) -> None:
 KINDS: dict[str, Kind] = {
     "new directory": _save("c", overwrite=False, threads=1, **SHARDS),
     "directory": _save("c", threads=1, **SHARDS),
+    "content": _save("c", threads=2, save_id="content", chunk_size=64, max_shard_size=8_000),
     "directory, 2 threads": _save("c", threads=2, **SHARDS),
     "file": _save("c.json", threads=2, chunk_size=64),
     "file, zstd": _save("c.json.zst", threads=2, chunk_size=64),

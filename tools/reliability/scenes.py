@@ -29,7 +29,7 @@ def _state(version: int, tensors: int = 6) -> dict[str, Any]:
     return {
         "version": version,
         "loss": version / 3,
-        "model": {**weights, "tied": weights["w0"]},
+        "model": {**weights, "tied": weights["w0"], "frozen": torch.arange(200.0)},
         "half": torch.full((33,), version, dtype=torch.bfloat16),
         "steps": torch.arange(version, version + 20),
     }
@@ -138,18 +138,32 @@ def _scenes() -> list[Scene]:
                 Scene("c", "async", overwrite, {**SHARDS, **one}),
                 Scene("c.json", "async", overwrite, one),
             ]
+    # Files that two saves share: some shards of the old checkpoint are those of the new one.
+    content: dict[str, Any] = {"save_id": "content", "chunk_size": 64, "max_shard_size": 8_000}
+    for overwrite in (True, False):
+        scenes += [
+            Scene("c", "save", overwrite, {**content, **one}),
+            Scene("c", "save", overwrite, {**content, **two}),
+            Scene("c", "save", overwrite, {**content, **one, **zstd}),
+            Scene("c.json", "save", overwrite, {**content, **one}),
+            Scene("c", "convert", overwrite, {"save_id": "content", "max_shard_size": 8_000}),
+        ]
+        if ASYNC:
+            scenes.append(Scene("c", "async", overwrite, {**content, **one}))
     # Nothing may be replaced, not even what appears during the save. This uses another commit.
     only: dict[str, Any] = {"overwrite": False}
     scenes += [
         Scene("c", "save", False, {**SHARDS, **one, **only}),
         Scene("c.json", "save", False, {"chunk_size": 64, **one, **only}),
         Scene("c.pt", "convert", False, only),
+        Scene("c", "save", False, {**content, **one, **only}),
     ]
     # The old checkpoint may be lost, but it is never incomplete.
     gone: dict[str, Any] = {"delete_first": True, **one}
     scenes += [
         Scene("c", options={**SHARDS, **gone}),
         Scene("c.json", options={"chunk_size": 64, **gone}),
+        Scene("c", options={**content, **gone}),
     ]
     if ASYNC:
         scenes.append(Scene("c", "async", options={**SHARDS, **gone}))

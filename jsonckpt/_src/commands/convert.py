@@ -70,7 +70,8 @@ EXIT_TERMINATED = 143
 _SHOWN = 10
 #: Options that only the formats of this package have.
 _OWN_OPTIONS = (
-    *("encoding", "compression", "max_shard_size", "checksum", "delete_first", "with_reader"),
+    *("encoding", "compression", "max_shard_size", "checksum", "save_id", "delete_first"),
+    "with_reader",
 )
 
 
@@ -155,6 +156,8 @@ def _filled(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     _flag(own, "--for-web", web)
     strong = "of every byte; sha256 and blake3 give a digest to pin (default: xxh3_128)"
     option("--checksum", choices=[*ALGORITHMS], help=strong)
+    same = "content: the same input gives the same bytes, for git and sha256sum"
+    option("--save-id", choices=["content"], help=same)
 
     choice = parser.add_argument_group("what to convert")
     names = "only these tensors: a name such as /model_state_dict, or a glob; may be repeated"

@@ -42,8 +42,8 @@ class ConvertOptions:
 
     Attributes:
         to: the format. ``None`` chooses it by the suffix of the output.
-        encoding, compression, max_shard_size, checksum: as in :func:`jsonckpt.save`. ``None``
-            means its default.
+        encoding, compression, max_shard_size, checksum, save_id: as in :func:`jsonckpt.save`.
+            ``None`` means its default.
         for_web: write a directory of shards of at most :data:`WEB_SHARD_SIZE` bytes without
             compression, so that every JSON tool opens them.
         include, exclude: names or globs of tensors.
@@ -72,6 +72,7 @@ class ConvertOptions:
     max_shard_size: str | int | None = None
     checksum: str | None = None
     for_web: bool = False
+    save_id: str | None = None
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
     optimizer: bool = True
@@ -103,6 +104,7 @@ class ConvertArguments(TypedDict, total=False):
     max_shard_size: str | int | None
     checksum: str | None
     for_web: bool
+    save_id: str | None
     include: Sequence[str]
     exclude: Sequence[str]
     optimizer: bool

@@ -40,7 +40,7 @@ from .select import children, named_tensors
 from .tally import Tally
 
 #: Options that only the formats of this package have.
-_OWN_OPTIONS = ("encoding", "compression", "max_shard_size", "checksum")
+_OWN_OPTIONS = ("encoding", "compression", "max_shard_size", "checksum", "save_id")
 _STATE_DICT_KEYS = frozenset({"model_state_dict", "state_dict", "model", "module", "weights"})
 
 
@@ -204,6 +204,7 @@ def _save(
         "compression": options.compression,
         "max_shard_size": options.max_shard_size,
         "checksum": options.checksum,
+        "save_id": options.save_id,
         "metadata": metadata or None,
     }
     saved = save_privately(

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timezone
 from typing import Any, Protocol, TypeVar
 
+from ..format.model import NO_TIME
+
 _NUMBER = re.compile(
     r"(epoch|step|iter(?:ation)?|checkpoint|ckpt)[-_=]?(\d{1,18})(?!\d)", re.IGNORECASE
 )
@@ -120,12 +122,14 @@ def _items(tree: Any) -> Mapping[str, Any]:
 
 
 def time_of(text: str) -> datetime | None:
-    """The time in ``created_at``.
+    """The time in ``created_at``. A save by content has none.
 
     >>> time_of("2026-11-27T19:02:00Z")
     datetime.datetime(2026, 11, 27, 19, 2, tzinfo=datetime.timezone.utc)
     >>> time_of("2026-99-99T00:00:00Z")
     """
+    if text == NO_TIME:
+        return None
     try:
         return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc)
     except ValueError:

@@ -10,6 +10,10 @@ from ..errors import ArgumentError, UnsafePathError, quote
 from .model import MANIFEST_NAME
 
 _SHARD = re.compile(r"shard-[0-9a-z-]{1,100}\.json(\.zst)?")
+_CONTENT = re.compile(r"shard-[0-9a-z][0-9a-z-]{0,39}-[0-9a-f]{32}\.json(\.zst)?")
+_NOT_IN_STEM = re.compile(r"[^0-9a-z]+")
+#: Characters of a tensor's name that the name of its shard keeps.
+_LONGEST_PART = 40
 #: Characters of a name that its temporary name keeps. A character may have 4 bytes, a name 255.
 _LONGEST_STEM = 50
 
@@ -21,6 +25,31 @@ def shard_name(save_id: str, number: int, *, compressed: bool) -> str:
     'shard-3f9c2a7e61b0-00001.json'
     """
     return f"shard-{save_id[:12]}-{number:05d}.json{'.zst' if compressed else ''}"
+
+
+def content_name(tensor: str, seal: str, nbytes: int, *, compressed: bool) -> str:
+    """The file name of a shard by its content. Its first tensor's name is for people.
+
+    The seal covers everything but the compressed bytes of payloads. Files with the same seal and
+    the same size stand in for each other: a manifest that fits one fits the other.
+
+    >>> content_name("/model/head.weight", "xxh3_128:00ff", 700, compressed=False)
+    'shard-model-head-weight-320fe925e364c6dc6498b074eb41e7e0.json'
+    """
+    part = _NOT_IN_STEM.sub("-", tensor.lower()).strip("-")[:_LONGEST_PART].rstrip("-")
+    digest = hashlib.sha256(f"{seal} {nbytes}".encode()).hexdigest()[:32]
+    return f"shard-{part or 'tensor'}-{digest}.json{'.zst' if compressed else ''}"
+
+
+def is_content_name(name: str) -> bool:
+    """Whether a shard is named by its content. Several saves may share its file.
+
+    >>> is_content_name("shard-head-320fe925e364c6dc6498b074eb41e7e0.json")
+    True
+    >>> is_content_name("shard-3f9c2a7e61b0-00001.json")
+    False
+    """
+    return _CONTENT.fullmatch(name) is not None
 
 
 def is_shard_name(name: str) -> bool:

@@ -17,6 +17,19 @@ ENCODINGS = ("base64", "list")
 COMPRESSIONS = ("none", "zstd")
 FILTERS = ("none", "shuffle")
 MAX_SIZE = (1 << 63) - 1
+#: The ``save_id`` and the ``created_at`` of a save whose bytes depend on the state only.
+CONTENT_ID: Final = "0" * 32
+NO_TIME: Final = "1970-01-01T00:00:00Z"
+
+
+def saved_text(created_at: str, created_by: str) -> str:
+    """When and by what something was saved, for people.
+
+    >>> saved_text("2026-11-27T19:02:00Z", "jsonckpt 0.1.0"), saved_text(NO_TIME, "jsonckpt 0.1.0")
+    ('2026-11-27T19:02:00Z by jsonckpt 0.1.0', 'by content, without a time, by jsonckpt 0.1.0')
+    """
+    time = "by content, without a time," if created_at == NO_TIME else created_at
+    return f"{time} by {created_by}"
 
 
 @dataclass(frozen=True, slots=True)

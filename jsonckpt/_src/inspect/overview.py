@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from ..errors import counted
 from ..format.checksums import digest_text
+from ..format.model import saved_text
 from ..progress import human
 from .facts import Group, Inspection
 from .plain_values import short
@@ -40,7 +41,7 @@ def headline(facts: Inspection) -> str:
 def about(facts: Inspection) -> list[tuple[str, str]]:
     """Labels and texts: the save, its digest, metadata, encodings."""
     rows = [
-        ("saved", f"{facts.created_at} by {facts.created_by}"),
+        ("saved", saved_text(facts.created_at, facts.created_by)),
         ("save id", facts.save_id),
         ("digest", digest_text(facts.digest, facts.pin)),
     ]

@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from ..errors import counted, printable
-from ..format.model import Manifest
+from ..format.model import Manifest, saved_text
 from ..progress import human
 from ..state.paths import DistinctPaths, label
 
@@ -27,7 +27,10 @@ def overview(entries: Mapping[str, Any], manifest: Manifest) -> str:
 
 def html(path: str, entries: Mapping[str, Any], manifest: Manifest, state: Any) -> str:
     """The overview, the groups of tensors and the plain values, as tables."""
-    facts = [overview(entries, manifest), f"saved {manifest.created_at} by {manifest.created_by}"]
+    facts = [
+        overview(entries, manifest),
+        f"saved {saved_text(manifest.created_at, manifest.created_by)}",
+    ]
     groups: dict[str, list[int]] = {}
     for name, entry in entries.items():
         group = "/".join(name.split("/")[:2])

@@ -8,6 +8,7 @@ from pathlib import PurePath
 from typing import Any
 
 from ..errors import counted
+from ..format.model import saved_text
 from ..inspect.facts import Group
 from ..inspect.histogram import Histogram
 from ..inspect.statistics import TensorStatistics
@@ -63,7 +64,7 @@ def _checkpoint(one: Collected) -> dict[str, Any]:
         "path": cut(one.facts.path, _LONGEST),
         "step": one.number("step"),
         "epoch": one.number("epoch"),
-        "created_at": cut(one.facts.created_at, _LONGEST),
+        "saved": cut(saved_text(one.facts.created_at, one.facts.created_by), _LONGEST),
         "bytes": one.facts.nbytes,
     }
 
@@ -97,7 +98,7 @@ def _facts(last: Collected) -> list[tuple[str, str, str]]:
     """Kind, path and text of what is worth a line."""
     facts = last.facts
     shown = [
-        ("saved", "", f"{facts.created_at} by {facts.created_by}"),
+        ("saved", "", saved_text(facts.created_at, facts.created_by)),
         ("path", "", facts.path),
         ("digest", "", facts.digest or "none: nothing covers the whole"),
     ]

@@ -70,7 +70,7 @@ function overview() {
   document.title = shown(data.title) + " – checkpoint report";
   const last = data.checkpoints.at(-1);
   const several = data.checkpoints.length;
-  $("subtitle").append(several === 1 ? `saved ${shown(last.created_at)}`
+  $("subtitle").append(several === 1 ? `saved ${shown(last.saved)}`
     : several === 2 ? `compared with ${shown(data.checkpoints[0].label)}`
       : `the last of ${several} checkpoints of a run`);
   const figures = el("dl", { class: "figures" }, data.overview.map(([label, value, more]) =>

@@ -20,7 +20,7 @@ from ..errors import (
     printable,
     quote,
 )
-from ..format.filenames import is_single
+from ..format.filenames import is_content_name, is_single
 from ..format.limits import Limits, checked_limits
 from ..format.manifest import parse_manifest
 from ..format.model import MANIFEST_NAME
@@ -30,6 +30,7 @@ from ..progress import human
 from ..shown import ShortRepr
 from ..storage.leftovers import File, orphans, single_temporaries
 from ..storage.local import LocalLocation
+from ..storage.lock import DirectoryLock
 from ..storage.missing import hint_for_missing
 from ..storage.os_errors import write_error
 from ..storage.path_arguments import is_url, path_text
@@ -51,7 +52,7 @@ class GcReport(ShortRepr):
     Attributes:
         path: the checkpoint.
         removed: the names of the files; with ``dry_run``, of those that would be removed.
-        kept: leftovers that are not old enough.
+        kept: leftovers that are not old enough, or that a save may be about to use.
         nbytes: bytes of the removed files.
         dry_run: whether nothing was removed.
     """
@@ -67,7 +68,7 @@ class GcReport(ShortRepr):
         files, size = counted(len(self.removed), "file"), human(self.nbytes)
         lines = [f"{printable(self.path)}: {verb} {files}, {size}"]
         lines += [f"  {verb}: {printable(name)}" for name in self.removed]
-        lines += [f"  kept, not old enough: {printable(name)}" for name in self.kept]
+        lines += [f"  kept, too new or in use: {printable(name)}" for name in self.kept]
         return "\n".join(lines)
 
 
@@ -81,11 +82,12 @@ def gc(
 ) -> GcReport:
     """Remove what killed saves left in a checkpoint's directory, or beside a single file.
 
-    In a directory these are shards (``shard-<id>-<number>.json``) that the manifest does not name,
-    and unfinished manifests. Beside a single file these are its temporary files. Beside either,
-    the temporary files of a killed :func:`jsonckpt.recover` or conversion to it. Other files, links
-    and subdirectories are never touched. Only the age of its files tells a save in progress from a
-    killed one: ``older_than`` must be longer than any save may take.
+    In a directory these are shards (``shard-<id>-<number>.json``, and those named by their content)
+    that the manifest does not name, and unfinished manifests. Beside a single file these are its
+    temporary files. Beside either, the temporary files of a killed :func:`jsonckpt.recover` or
+    conversion to it. Other files, links and subdirectories are never touched. Only the age of its
+    files tells a save in progress from a killed one: ``older_than`` must be longer than any save
+    may take.
 
     Args:
         path: a checkpoint directory, or a ``.json`` or ``.json.zst`` file; also the output of a
@@ -125,18 +127,13 @@ def gc(
     before = time.time() - age
     removed: list[File] = []
     kept: list[File] = []
-    for file in _leftovers(place, limits, abandoned):
-        if file.changed > before:
-            kept.append(file)
-            continue
-        try:
-            if not dry_run:
-                os.unlink(file.path)
-        except FileNotFoundError:  # another gc was faster
-            continue
-        except OSError as error:
-            raise write_error(error, file.path) from error
-        removed.append(file)
+    with DirectoryLock(place) as alone:
+        for file in _leftovers(place, limits, abandoned):
+            # A save by content may take a shard of any age. It holds the lock.
+            if file.changed > before or (is_content_name(file.path.name) and not alone):
+                kept.append(file)
+            elif dry_run or _removed(file):
+                removed.append(file)
     return GcReport(
         text,
         tuple(file.path.name for file in removed),
@@ -144,6 +141,17 @@ def gc(
         sum(file.nbytes for file in removed),
         dry_run,
     )
+
+
+def _removed(file: File) -> bool:
+    """Remove a file. False if another gc was faster."""
+    try:
+        os.unlink(file.path)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise write_error(error, file.path) from error
+    return True
 
 
 def _leftovers(place: Path, limits: Limits, abandoned: bool) -> Sequence[File]:

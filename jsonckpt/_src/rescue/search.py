@@ -18,9 +18,10 @@ from ..errors import (
     line_endings,
     quote,
 )
+from ..format.filenames import is_content_name
 from ..format.limits import Limits, exceeds, way_over
 from ..format.manifest import parse_head, parse_manifest, parse_misread
-from ..format.model import Entry, Manifest
+from ..format.model import CONTENT_ID, Entry, Manifest
 from ..storage.leftovers import CheckpointFiles, File, single_temporaries
 from ..storage.local import LocalFile
 from .findings import Findings
@@ -116,6 +117,8 @@ def search_directory(
             file=files.path,
         )
     findings.save_id = chosen
+    if chosen == CONTENT_ID:
+        _take_newest_first(saves[chosen], findings)
     for scanned in saves[chosen]:
         findings.take_records(scanned)
     findings.notes += [
@@ -123,6 +126,18 @@ def search_directory(
         f"save_id={other!r} (--save-id) restores it"
         for other in sorted(set(saves) - {chosen})
     ]
+
+
+def _take_newest_first(shards: list[ScannedFile], findings: Findings) -> None:
+    """Order shards of saves by content, which have one id. Of two tensors the newer is restored."""
+    shards.sort(key=lambda scanned: (-scanned.file.changed, scanned.file.path.name))
+    names = [found.header.name for scanned in shards for found in scanned.result.found]
+    if twice := len(names) - len(set(names)):
+        findings.notes.append(
+            f"these are shards of several saves by content, which have one save_id: of "
+            f"{counted(twice, 'tensor')} the one in the newest file is restored; they may be of "
+            "different saves"
+        )
 
 
 def _search_listed(
@@ -225,7 +240,8 @@ def _save_of(scanned: ScannedFile) -> str:
     head = scanned.result.head
     if head is not None:
         return str(head["save_id"])
-    return scanned.file.path.name.removeprefix("shard-").partition("-")[0]
+    name = scanned.file.path.name
+    return CONTENT_ID if is_content_name(name) else name.removeprefix("shard-").partition("-")[0]
 
 
 def _choose_save(saves: Mapping[str, Sequence[ScannedFile]], save_id: str) -> str | None:

@@ -35,8 +35,9 @@ def save(
     compression_level: int | None = None,
     filter: str = "auto",
     chunk_size: int | str = "1MiB",
-    max_shard_size: int | str = "5GB",
+    max_shard_size: int | str | None = None,
     checksum: str = "xxh3_128",
+    save_id: str | None = None,
     metadata: Mapping[str, Any] | None = None,
     overwrite: bool = True,
     delete_first: bool = False,
@@ -63,9 +64,13 @@ def save(
         chunk_size: raw bytes of a chunk, at most 64 MiB. It is the unit of memory and of partial
             reads.
         max_shard_size: a new file begins before a file gets larger than this. A tensor is never
-        split over files.
+            split over files. ``None`` is ``"5GB"``, and ``"32MB"`` with ``save_id="content"``.
         checksum: ``"xxh3_128"`` (fast), or ``"sha256"``/``"blake3"`` to pin every byte by the
         digest.
+        save_id: ``"content"`` makes the bytes depend on the state only: the same state, options and
+            release give the same files, without a time and a random id. Shards are named by their
+            content. A save over such a checkpoint writes only shards that have changed. For git,
+            dvc and sha256sum. Directories on local paths, and single files anywhere.
         metadata: your own plain JSON object, read with ``jsonckpt.open(path).metadata``.
         overwrite: ``False`` raises an error if a checkpoint exists at the path, even one that
             appears during this save.
@@ -111,6 +116,7 @@ def save(
         chunk_size=chunk_size,
         max_shard_size=max_shard_size,
         checksum=checksum,
+        save_id=save_id,
         overwrite=overwrite,
         delete_first=delete_first,
         threads=threads,
@@ -155,11 +161,12 @@ def _save(
     with ExitStack() as small_state:
         # This code makes no garbage, and the collector would visit all tensors of the state.
         small_state.enter_context(collector_paused())
-        plan = plan_save(take_snapshot(state, metadata), options)
+        snapshot = take_snapshot(state, metadata, by_content=options.by_content)
+        plan = plan_save(snapshot, options)
         if plan.snapshot.nbytes > BRIEF:
             small_state.close()
         result = write_checkpoint(plan, target, CancelToken(), began)
-        del plan  # before the collector is on again
+        del plan, snapshot  # before the collector is on again
     return result
 
 
@@ -196,8 +203,9 @@ def save_async(
     compression_level: int | None = None,
     filter: str = "auto",
     chunk_size: int | str = "1MiB",
-    max_shard_size: int | str = "5GB",
+    max_shard_size: int | str | None = None,
     checksum: str = "xxh3_128",
+    save_id: str | None = None,
     metadata: Mapping[str, Any] | None = None,
     overwrite: bool = True,
     delete_first: bool = False,
@@ -223,7 +231,7 @@ def save_async(
 
     Args:
         state, encoding, compression, compression_level, filter, chunk_size, max_shard_size,
-        checksum, metadata, overwrite, delete_first, progress, storage_options, sync,
+        checksum, save_id, metadata, overwrite, delete_first, progress, storage_options, sync,
         with_reader: as for :func:`save`.
         path: as for :func:`save`, but not a file object.
         threads: threads of the background. One thread, at a low priority on Linux, leaves the other
@@ -269,6 +277,7 @@ def save_async(
         chunk_size=chunk_size,
         max_shard_size=max_shard_size,
         checksum=checksum,
+        save_id=save_id,
         overwrite=overwrite,
         delete_first=delete_first,
         threads=threads,
@@ -283,7 +292,7 @@ def save_async(
 
     def prepare() -> PendingSave[SaveResult]:
         _check(target)
-        snapshot = take_snapshot(state, metadata)
+        snapshot = take_snapshot(state, metadata, by_content=options.by_content)
         _buffers.stage(snapshot.sources)
 
         def write(cancel: CancelToken) -> SaveResult:

@@ -7,7 +7,7 @@ import os
 import resource
 import shutil
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -28,21 +28,25 @@ class DiskSpace:
     """The disk space of one save.
 
     Args:
-        compressed: whether whole files are compressed, so that their size is not known.
+        size_known: whether a lower bound of what is written is known. It is not where whole files
+            are compressed.
     """
 
-    def __init__(self, plan: SavePlan, *, compressed: bool) -> None:
+    def __init__(self, plan: SavePlan, *, size_known: bool) -> None:
         self._plan = plan
-        self._compressed = compressed
+        self._size_known = size_known
         self._free: int | None = None
         self._was_there = False
         self._gone = False
 
-    def delete_first(self, first: Path, others: Sequence[Path]) -> None:
+    def delete_first(self, first: Path, others: Callable[[], None] | None = None) -> None:
         """With ``delete_first``, remove the old checkpoint, its manifest or single file first.
 
         A reader finds the old checkpoint whole, or none, but never one with missing files. So the
         other files are removed only after the removal of the first is durable.
+
+        Args:
+            others: removes the other files.
 
         Raises:
             WriteError: the system refused.
@@ -56,7 +60,8 @@ class DiskSpace:
         self._gone = True
         if options.sync:
             commit.fsync_directory(first.parent)
-        commit.unlink_all(others, threads=options.threads)
+        if others is not None:
+            others()
 
     def warn(self, directory: Path) -> None:
         """Warn if the text certainly does not fit.
@@ -65,7 +70,7 @@ class DiskSpace:
         """
         with suppress(OSError):
             self._free = shutil.disk_usage(directory).free
-        least = 0 if self._compressed else sum(record.least_text for record in self._plan.records)
+        least = sum(record.least_text for record in self._plan.records) if self._size_known else 0
         if self._free is not None and least > self._free:
             warnings.warn(
                 f"{printable(directory)}: this save takes {least:,} bytes or more and "

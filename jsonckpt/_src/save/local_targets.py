@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ..errors import ArgumentError, CheckpointExistsError, quote
+from ..errors import ArgumentError, CheckpointExistsError, JsonckptError, quote
 from ..format import filenames
+from ..format.limits import DEFAULT_LIMITS
+from ..format.manifest import parse_manifest
 from ..format.model import MANIFEST_NAME
 from ..parallel import CancelToken
 from ..standalone.export import FILES
 from ..storage import commit
 from ..storage.file_objects import check_file_object
-from ..storage.local import LocalLocation
+from ..storage.local import LocalFile, LocalLocation
+from ..storage.lock import DirectoryLock
 from ..storage.new_file import (
     Mode,
     NewFile,
@@ -28,9 +33,9 @@ from ..storage.path_arguments import check_target_name
 from ..storage.protocols import Output
 from .disk_space import DiskSpace
 from .options import SaveOptions
-from .outputs import FileOutput, ObjectOutput
-from .plan import SavePlan
-from .target import Target, check_is_ours, named_shards
+from .outputs import ComparedOutput, FileOutput, ObjectOutput
+from .plan import SavePlan, ShardPlan
+from .target import Target, check_is_ours, named_shards, present_shards
 
 
 def local_target(path: Path, options: SaveOptions, given: str) -> Target:
@@ -41,6 +46,8 @@ def local_target(path: Path, options: SaveOptions, given: str) -> Target:
     """
     if filenames.is_single(path.name):
         return FileTarget(path, options, given)
+    if options.by_content:
+        return ContentTarget(path, options, given)
     return DirectoryTarget(path, options, given)
 
 
@@ -59,8 +66,8 @@ class StreamTarget(Target):
                 "a file object gets plain text: pass compression=None with encoding='list'"
             )
 
-    def open(self, name: str) -> Output:
-        del name
+    def open(self, shard: ShardPlan) -> Output:
+        del shard
         return ObjectOutput(self._stream)
 
     def commit(self, manifest: bytes, cancel: CancelToken) -> str:
@@ -129,17 +136,17 @@ class FileTarget(_LocalTarget):
             self._path = Path(os.path.realpath(self._path))
         self.name = self._path.name
         filenames.check_single_name(str(self._path))
-        name = filenames.temporary_name(self.name, plan.snapshot.save_id[:12])
+        name = filenames.temporary_name(self.name, plan.snapshot.token)
         self._temporary = self._path.with_name(name)
         self._mode = mode_for(self._path, options.shared)
-        self._space = DiskSpace(plan, compressed=self.name.endswith(".zst"))
+        self._space = DiskSpace(plan, size_known=not self.name.endswith(".zst"))
         commit.make_directory(self._path.parent, self._made, sync=options.sync)
         cancel.check()
-        self._space.delete_first(self._path, ())
+        self._space.delete_first(self._path)
         self._space.warn(self._path.parent)
 
-    def open(self, name: str) -> Output:
-        del name
+    def open(self, shard: ShardPlan) -> Output:
+        del shard
         return self._open(self._temporary)
 
     def commit(self, manifest: bytes, cancel: CancelToken) -> str:
@@ -167,7 +174,7 @@ class DirectoryTarget(_LocalTarget):
         super().__init__(path, options, given)
         self._manifest = path / MANIFEST_NAME
         self._text = b""
-        self._replaced: list[Path] = []
+        self._replaced: list[str] = []
 
     def check(self) -> None:
         """Refuse a file, a directory with other files, and a checkpoint that must be kept."""
@@ -209,17 +216,22 @@ class DirectoryTarget(_LocalTarget):
     def begin(self, plan: SavePlan, cancel: CancelToken) -> None:
         """Make the directory; with ``delete_first``, remove the old checkpoint."""
         options = self._options
-        self._save_id = plan.snapshot.save_id
+        self._token = plan.snapshot.token
         # The new files get the permissions of the manifest that is replaced.
         self._mode = mode_for(self._manifest, options.shared)
-        self._space = DiskSpace(plan, compressed=options.compresses_files)
+        self._space = DiskSpace(
+            # A save by content may keep most of the files.
+            plan,
+            size_known=not (options.compresses_files or options.by_content),
+        )
         self._durable = commit.make_directory(self._path, self._made, sync=options.sync)
         cancel.check()
-        self._space.delete_first(self._manifest, self._old_shards() if options.delete_first else [])
+        old = named_shards(LocalLocation(self._path)) if options.delete_first else []
+        self._space.delete_first(self._manifest, lambda: self._unlink(old))
         self._space.warn(self._path)
 
-    def open(self, name: str) -> Output:
-        return self._open(self._path / name)
+    def open(self, shard: ShardPlan) -> Output:
+        return self._open(self._path / shard.name)
 
     def commit(self, manifest: bytes, cancel: CancelToken) -> str:
         """Write the manifest under another name, and rename it."""
@@ -227,10 +239,10 @@ class DirectoryTarget(_LocalTarget):
         self._text = manifest
         self._durable &= options.sync and commit.fsync_directory(self._path)
         if options.overwrite:
-            self._replaced = self._old_shards()
+            self._replaced = named_shards(LocalLocation(self._path))
         cancel.close()
         self._durable &= commit.commit(
-            self._path / f".manifest-{self._save_id[:12]}.tmp",
+            self._path / f".manifest-{self._token}.tmp",
             self._manifest,
             manifest,
             sync=options.sync,
@@ -251,10 +263,171 @@ class DirectoryTarget(_LocalTarget):
 
     def clean_up(self) -> None:
         """Remove the shards of the checkpoint that was replaced."""
-        commit.unlink_all(self._replaced, threads=self._options.threads)
+        self._unlink(self._replaced)
 
-    def _old_shards(self) -> list[Path]:
-        return [self._path / name for name in named_shards(LocalLocation(self._path))]
+    def _unlink(self, shards: Sequence[str]) -> None:
+        """Remove shards that no manifest names any more.
+
+        Another save may be about to use those that are named by their content. It holds the lock.
+        """
+        ours = [name for name in shards if not filenames.is_content_name(name)]
+        if len(ours) < len(shards):
+            with DirectoryLock(self._path) as alone:
+                if alone:
+                    self._unlink_unnamed(shards)
+                    return
+        commit.unlink_all([self._path / name for name in ours], threads=self._options.threads)
+
+    def _unlink_unnamed(self, shards: Sequence[str]) -> None:
+        """Remove those that the present manifest does not name. The caller holds the lock.
+
+        If it cannot be read, all of them may be in use.
+        """
+        present: set[str] = set()
+        try:
+            if mode_of(self._manifest) is not None:
+                present.update(present_shards(LocalLocation(self._path)))
+        except (JsonckptError, OSError):
+            return
+        paths = [self._path / name for name in shards if name not in present]
+        commit.unlink_all(paths, threads=self._options.threads)
+
+
+class ContentTarget(DirectoryTarget):
+    """A directory whose shards are named by their content. What has not changed stays.
+
+    A shard that the old manifest names is compared while the new one is encoded. If all bytes are
+    equal, the old file stays. Otherwise the new one gets another name until it is complete and
+    durable, and then the name of its content. The commit is that of every directory.
+
+    One save at a time uses such names in a directory. A second one, and one that finds the lock
+    taken, gives its shards the names of an ordinary save.
+    """
+
+    def __init__(self, path: Path, options: SaveOptions, given: str) -> None:
+        super().__init__(path, options, given)
+        self._lock = DirectoryLock(path)
+        self._alone = False
+        #: Of the present manifest: file -> size and seal; tensor -> file.
+        self._named: dict[str, tuple[int, str]] = {}
+        self._holders: dict[str, str] = {}
+        #: By the number of the shard.
+        self._outputs: dict[int, tuple[ComparedOutput, LocalFile | None]] = {}
+        #: Final names, with the number of the shard.
+        self._taken: dict[str, int] = {}
+        self._added: list[str] = []
+
+    def begin(self, plan: SavePlan, cancel: CancelToken) -> None:
+        """Make the directory, lock it, and look at the shards that are there."""
+        super().begin(plan, cancel)
+        self._alone = self._lock.take()
+        if self._alone:
+            self._read_manifest()
+
+    def _read_manifest(self) -> None:
+        try:
+            text = LocalLocation(self._path).manifest(DEFAULT_LIMITS.manifest_bytes)
+            manifest = parse_manifest(text, DEFAULT_LIMITS)
+        except (JsonckptError, OSError):  # none, or a damaged one: then every shard is written
+            return
+        self._named = {shard.file: (shard.bytes, shard.seal) for shard in manifest.shards}
+        self._holders = {e.name: manifest.shards[e.shard].file for e in manifest.entries}
+
+    def open(self, shard: ShardPlan) -> Output:
+        """Begin a shard. Its name is not known yet."""
+
+        def create() -> NewFile:
+            # Nothing is sent to the disk early: this file may turn out not to be needed.
+            file = NewFile(self._path / shard.name, mode=self._mode)
+            self._files.append(file)
+            file.create()
+            return file
+
+        old = self._old(self._holders.get(shard.first, ""))
+        output = ComparedOutput(old, create)
+        self._outputs[shard.number] = output, old
+        return output
+
+    def _old(self, name: str) -> LocalFile | None:
+        """The file to compare with, if this save may keep it."""
+        if not filenames.is_content_name(name):
+            return None
+        path = self._path / name
+        try:
+            if stat.S_IMODE(os.stat(path).st_mode) & 0o077 & ~self._mode.bits:
+                return None  # more may read it than may read the new checkpoint
+            return LocalFile(path)
+        except (OSError, JsonckptError):  # the new file takes its place
+            return None
+
+    def settle(self, shard: ShardPlan, nbytes: int, seal: str) -> str:
+        """Keep the old file, or give the new one its name."""
+        output, old = self._outputs[shard.number]
+        zst = self._options.compresses_files
+        name = filenames.content_name(shard.first, seal, nbytes, compressed=zst)
+        path = self._path / name
+        # The first shard of a name has it. Only a forged checksum gives two the same.
+        free = self._alone and self._taken.setdefault(name, shard.number) == shard.number
+        if free and old is not None and output.file is None and Path(old.path) == path:
+            if self._options.sync:  # the save that wrote it may not have done that
+                with writing(path):
+                    old.sync()
+        else:
+            file = output.begin()
+            file.finish(sync=self._options.sync)
+            # A file that the present manifest means otherwise must stay until the commit.
+            if not free or self._named.get(name, (nbytes, seal)) != (nbytes, seal):
+                name = shard.name
+            else:
+                self._rename(file.path, path)
+        self._close(shard.number)
+        return name
+
+    def _rename(self, new: Path, path: Path) -> None:
+        if not os.path.lexists(path):
+            self._added.append(path.name)
+        with writing(new):
+            inode = os.stat(new).st_ino
+        commit.replace(new, path, is_ours=lambda: commit.is_ours(path, inode))
+
+    def _close(self, number: int) -> None:
+        _, old = self._outputs.pop(number)
+        if old is not None:
+            with suppress(OSError):  # nothing was written to it
+                old.close()
+
+    def abandon(self, error: BaseException) -> None:
+        """Remove what is new, unless it has been committed."""
+        for number in list(self._outputs):
+            self._close(number)
+        try:
+            super().abandon(error)
+        finally:
+            self._lock.release()
+
+    def _remove_new(self) -> None:
+        if self._added:
+            self._unlink_unnamed(self._added)
+        super()._remove_new()
+
+    def clean_up(self) -> None:
+        """Remove the shards of the checkpoint that was replaced, but those that both name."""
+        try:
+            own = {*self._taken, *(file.path.name for file in self._files)}
+            self._replaced = [name for name in self._replaced if name not in own]
+            if self._alone:
+                paths = [self._path / name for name in self._replaced]
+                commit.unlink_all(paths, threads=self._options.threads)
+            else:
+                super().clean_up()
+        finally:
+            self._lock.release()
+
+    def notes(self) -> tuple[str, ...]:
+        """Whether the bytes depend on more than the state."""
+        if self._alone:
+            return ()
+        return ("another save was writing here: the shards of this one have random names",)
 
 
 def _may_be_ours(name: str) -> bool:

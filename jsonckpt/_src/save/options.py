@@ -16,6 +16,8 @@ from ..storage.path_arguments import check_storage_options
 from . import reader_limits
 
 _LARGEST_FILE = (1 << 63) - 1
+#: A shard gets no larger: of a save, and of one by content, which a repository keeps.
+_SHARD_SIZE, _CONTENT_SHARD_SIZE = 5_000_000_000, 32_000_000
 #: The most characters of a size. A number with more digits is larger than any file.
 _LONGEST_SIZE = 100
 _SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?)(i?)b?\s*", re.IGNORECASE)
@@ -26,7 +28,9 @@ class SaveOptions:
     """The options of a save, checked.
 
     Attributes:
+        save_id: ``"content"``: the bytes depend on the state only. ``None``: a random id.
         shared: the most that group and others may do with the files (mode bits).
+        sized: whether the caller has named ``max_shard_size``.
     """
 
     encoding: str = "base64"
@@ -34,7 +38,7 @@ class SaveOptions:
     level: int | None = None
     filter: str = "auto"
     chunk_bytes: int = 1 << 20
-    max_shard_size: int = 5_000_000_000
+    max_shard_size: int = _SHARD_SIZE
     checksum: str = "xxh3_128"
     overwrite: bool = True
     delete_first: bool = False
@@ -43,7 +47,14 @@ class SaveOptions:
     storage_options: Mapping[str, Any] | None = None
     sync: bool = True
     with_reader: bool = False
+    save_id: str | None = None
     shared: int = 0o077
+    sized: bool = False
+
+    @property
+    def by_content(self) -> bool:
+        """Whether equal states give equal bytes, and shards are named by their content."""
+        return self.save_id is not None
 
     @property
     def compresses_files(self) -> bool:
@@ -57,7 +68,8 @@ class SaveOptions:
         compression: str | None = None,
         compression_level: int | None = None,
         chunk_size: int | str = "1MiB",
-        max_shard_size: int | str = "5GB",
+        max_shard_size: int | str | None = None,
+        save_id: str | None = None,
         threads: int | None = None,
         **others: Any,
     ) -> SaveOptions:
@@ -69,11 +81,16 @@ class SaveOptions:
         Raises:
             ArgumentError: an argument is not valid. The message says what is allowed.
         """
+        usual = _SHARD_SIZE if save_id is None else _CONTENT_SHARD_SIZE
         options = cls(
             compression="none" if compression is None else compression,
             level=compression_level,
             chunk_bytes=parse_size(chunk_size, "chunk_size"),
-            max_shard_size=parse_size(max_shard_size, "max_shard_size"),
+            max_shard_size=usual
+            if max_shard_size is None
+            else parse_size(max_shard_size, "max_shard_size"),
+            sized=max_shard_size is not None,
+            save_id=save_id,
             threads=thread_count(threads),
             **others,
         )
@@ -95,6 +112,10 @@ class SaveOptions:
             )
         if self.encoding == "list" and self.filter == "shuffle":
             raise ArgumentError("filter='shuffle' needs encoding='base64'")
+        if self.save_id not in (None, "content"):
+            raise ArgumentError(
+                f"save_id={quote(self.save_id)}; it may be None (a random id) or 'content'"
+            )
         reader_limits.check_chunk_size(self.chunk_bytes)
         if not isinstance(self.checksum, str) or self.checksum not in ALGORITHMS:
             raise ArgumentError(

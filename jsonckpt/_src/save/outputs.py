@@ -6,7 +6,7 @@ import errno
 import io
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,10 +14,13 @@ import zstandard
 
 from ..errors import JsonckptError, WriteError
 from ..storage.file_objects import wrong_direction
+from ..storage.local import LocalFile
+from ..storage.new_file import NewFile
 from ..storage.os_errors import describe
 from ..storage.protocols import Output, WritableFile
 
 _FRAME_TEXT = 4 << 20
+_COPY = 1 << 20
 
 
 class FileOutput:
@@ -43,6 +46,89 @@ class FileOutput:
         require_all(self._taken, length)
         self.written = length
         self._file.finish(sync=self._sync)
+
+
+class ComparedOutput:
+    """Compares a text with an old file. Writes a new file from where they begin to differ.
+
+    Args:
+        old: the old file, if there is one.
+        create: makes the new file.
+
+    Attributes:
+        file: the new file; ``None`` as long as the old one says the same.
+    """
+
+    ordered = False
+
+    def __init__(self, old: LocalFile | None, create: Callable[[], NewFile]) -> None:
+        self.file: NewFile | None = None
+        self.written = 0
+        self._old = old
+        self._create = create
+        self._lock = threading.Lock()
+        self._taken = 0
+        self._equal: list[tuple[int, int]] = []
+
+    def put(self, offset: int, buffers: Sequence[Any]) -> None:
+        """Compare with what the old file has at the offset, or write there."""
+        length = sum(memoryview(buffer).nbytes for buffer in buffers)
+        equal = self.file is None and self._is_equal(offset, length, buffers)
+        with self._lock:
+            self._taken += length
+            if self.file is None and equal:
+                self._equal.append((offset, length))
+                return
+            file = self.begin()
+        file.write_at(offset, buffers)
+
+    def begin(self) -> NewFile:
+        """The new file, with what was equal so far. Call it with the lock, or at the end."""
+        if self.file is None:
+            file = self._create()
+            for offset, length in self._equal:
+                self._copy(file, offset, length)
+            self.file = file
+        return self.file
+
+    def end(self, length: int) -> None:
+        """The text is complete. The files stay open."""
+        require_all(self._taken, length)
+        if self._old is None or self._old.size != length:
+            self.begin()
+        self.written = length
+
+    def _is_equal(self, offset: int, length: int, buffers: Sequence[Any]) -> bool:
+        old = self._old
+        if old is None or old.size < offset + length:
+            return False
+        found = bytearray(length)
+        try:
+            old.read_range(offset, memoryview(found))
+        except JsonckptError:  # it cannot be read, so a new file takes its place
+            return False
+        at = 0
+        for buffer in buffers:
+            if not found.startswith(buffer, at):
+                return False
+            at += memoryview(buffer).nbytes
+        return True
+
+    def _copy(self, file: NewFile, offset: int, length: int) -> None:
+        assert self._old is not None
+        block = bytearray(min(length, _COPY))
+        for start in range(offset, offset + length, _COPY):
+            piece = memoryview(block)[: min(_COPY, offset + length - start)]
+            try:
+                self._old.read_range(start, piece)
+            except JsonckptError as error:
+                raise WriteError(
+                    f"a shard changed during the save: {error.message}",
+                    errno=getattr(error.__cause__, "errno", None),
+                    file=self._old.path,
+                    hint="The previous checkpoint is untouched by this save. Save again.",
+                ) from error
+            file.write_at(start, [piece])
 
 
 class StreamOutput:

@@ -5,8 +5,11 @@ Which codec each record gets, which records share a shard, and which chunks make
 
 from __future__ import annotations
 
+import hashlib
+import itertools
+import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Protocol
 
@@ -27,6 +30,10 @@ SMALLEST_PARALLEL_SHARD = 64 << 20
 #: than this many times its share.
 _SIZE_PRECISION = 400
 _MOST_UNEVEN = 1.25
+#: By content: shards of less text are put together, and the average is this part of the largest.
+SMALLEST_SHARD, _AVERAGE = 128 << 10, 4
+_SECTION_PARTS = 4
+_SEPARATORS = re.compile(r"[/.]")
 #: Compressing fewer bytes than this is not worth the frame around them.
 SMALLEST_COMPRESSED = 256
 _SAMPLE_BYTES = 1 << 14
@@ -76,9 +83,15 @@ class RecordPlan:
     @property
     def most_text(self) -> int:
         """An upper bound of its text in bytes."""
-        payload = payload_bound(
-            min(self.nbytes, self.codec.chunk_bytes), self.codec, self.source.dtype
-        )
+        return self._text_bound(self.codec)
+
+    @property
+    def plain_text(self) -> int:
+        """An upper bound of its text without compression. The values do not change it."""
+        return self._text_bound(replace(self.codec, compression="none", filter="none"))
+
+    def _text_bound(self, codec: Codec) -> int:
+        payload = payload_bound(min(self.nbytes, codec.chunk_bytes), codec, self.source.dtype)
         return _RECORD_OVERHEAD + self.chunks * (payload + _CHUNK_OVERHEAD)
 
     @property
@@ -97,6 +110,11 @@ class ShardPlan:
     number: int
     name: str
     records: Sequence[RecordPlan]
+
+    @property
+    def first(self) -> str:
+        """The name of its first tensor; empty if it has none."""
+        return self.records[0].source.name if self.records else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,12 +149,19 @@ class SavePlan:
         Raises:
             LimitError: too many.
         """
-        sizes = [record.most_text for record in self.records]
         options = self.options
-        most = parallel_shard_size(sizes, options.threads, options.max_shard_size)
-        assigned = assign_shards(sizes, most)
+        if options.by_content:
+            names = [record.source.name for record in self.records]
+            sizes = [record.plain_text for record in self.records]
+            assigned = assign_by_name(names, sizes, options.max_shard_size)
+        else:
+            sizes = [record.most_text for record in self.records]
+            most = parallel_shard_size(sizes, options.threads, options.max_shard_size)
+            assigned = assign_shards(sizes, most)
         reader_limits.check_shard_count(len(assigned))
-        zst, save_id = options.compresses_files, self.snapshot.save_id
+        # A shard that is named by its content has another name until it is complete.
+        zst = options.compresses_files
+        save_id = self.snapshot.token if options.by_content else self.snapshot.save_id
         return [
             ShardPlan(
                 number,
@@ -256,6 +281,59 @@ def assign_shards(sizes: Sequence[int], max_shard_size: int) -> list[range]:
     if first < len(sizes):
         shards.append(range(first, len(sizes)))
     return shards
+
+
+def assign_by_name(names: Sequence[str], sizes: Sequence[int], max_shard_size: int) -> list[range]:
+    """Which records go into which shard, in order, where a change of one tensor moves no other.
+
+    A cut between shards depends only on the names and sizes of the records beside it. The records
+    of one section (``/model/head``) lie together, apart from others. Small sections
+    share a shard. In a large one, a record ends its shard with a chance in proportion to its size,
+    by a hash of its name. A record of a quarter of ``max_shard_size`` has a shard to itself.
+
+    >>> names = ["/model/body.0", "/model/body.1", "/model/head.weight", "/model/head.bias"]
+    >>> assign_by_name(names, [900_000, 900_000, 100_000, 400], 2_000_000)
+    [range(0, 1), range(1, 2), range(2, 4)]
+    """
+    shards: list[range] = []
+    for section in _sections(names, sizes):
+        first, total = section.start, 0
+        large = False
+        for position in section:
+            size = sizes[position]
+            alone = _AVERAGE * size >= max_shard_size
+            if position > first and (large or alone or total + size > max_shard_size):
+                shards.append(range(first, position))
+                first, total = position, 0
+            total += size
+            large = alone or _ends_shard(names[position], size, max_shard_size)
+        shards.append(range(first, section.stop))
+    return shards
+
+
+def _sections(names: Sequence[str], sizes: Sequence[int]) -> Iterator[range]:
+    """Neighbours of one section. Small sections that follow one another are put together."""
+    first, total = 0, 0
+    groups = itertools.groupby(range(len(names)), key=lambda position: _section(names[position]))
+    for _, members in groups:
+        positions = list(members)
+        start, size = positions[0], sum(sizes[position] for position in positions)
+        if start > first and (total >= SMALLEST_SHARD or size >= SMALLEST_SHARD):
+            yield range(first, start)
+            first, total = start, 0
+        total += size
+    if first < len(names):
+        yield range(first, len(names))
+
+
+def _section(name: str) -> tuple[str, ...]:
+    """Up to four parts of a name, without the last: a layer, as in ``/model/encoder.h.7``."""
+    return tuple(_SEPARATORS.split(name.lstrip("/"))[:-1][:_SECTION_PARTS])
+
+
+def _ends_shard(name: str, size: int, max_shard_size: int) -> bool:
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:4], "big") * max_shard_size < (_AVERAGE * size) << 32
 
 
 def jobs(records: Sequence[RecordPlan]) -> Iterator[list[Part]]:

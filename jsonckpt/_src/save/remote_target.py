@@ -17,7 +17,7 @@ from ..storage.protocols import Output
 from ..storage.remote import RemoteLocation, filesystem, kind_of, protocols, split_query
 from .options import SaveOptions
 from .outputs import StreamOutput
-from .plan import SavePlan
+from .plan import SavePlan, ShardPlan
 from .target import Target, check_is_ours, named_shards
 
 #: Protocols of stores without directories, whose files appear as a whole when they are closed.
@@ -135,11 +135,16 @@ class RemoteTarget(Target):
         self._fs, path = filesystem(self.path, self._options.storage_options)
         self._path = split_query(path)[0]
         self._protocols = protocols(self._fs)
-        self._token = plan.snapshot.save_id[:12]
+        self._token = plan.snapshot.token
         self.name = self._path.rpartition("/")[2]
         self.single = filenames.is_single(self.name)
         if self.single:
             filenames.check_single_name(self.path)
+        elif self._options.by_content:
+            raise ArgumentError(
+                "save_id='content' writes directories to local paths only",
+                hint="Save to a local directory and copy it, or to a remote .json file.",
+            )
         url = path_arguments.without_query(self.path)
         visible = self._path if self.single else f"{self._path}/{MANIFEST_NAME}"
         with writing(url, remote=True):
@@ -152,10 +157,10 @@ class RemoteTarget(Target):
         elif self._shows_early:
             cancel.close()
 
-    def open(self, name: str) -> Output:
+    def open(self, shard: ShardPlan) -> Output:
         """Begin a shard, or the single file."""
         self._make_directory()
-        path = f"{self._path}/{name}"
+        path = f"{self._path}/{shard.name}"
         if self.single:
             path = self._path
             if self._protocols & (_RENAMES | {"memory"}):

@@ -25,6 +25,7 @@ class ShardWriter:
     Args:
         head: the text before the first record.
         done: gets the number of raw bytes of each job that was written; may raise.
+        settle: gets the size and the seal of the whole file; returns its final name.
         check_index: gets the text after the last record before it is written; may raise.
     """
 
@@ -36,6 +37,7 @@ class ShardWriter:
         head: bytes,
         checksum: str,
         done: Callable[[int], None],
+        settle: Callable[[int, str], str],
         check_index: Callable[[bytes], None] | None = None,
     ) -> None:
         self.text = ShardText(checksum, shard.number)
@@ -43,6 +45,8 @@ class ShardWriter:
         self._shard = shard
         self._checksum = checksum
         self._progress = done
+        self._settle = settle
+        self._name = shard.name
         self._check_index = check_index
         output.put(0, [self.text.begin(head)])
 
@@ -64,7 +68,7 @@ class ShardWriter:
     def file(self) -> ShardFile:
         """The entry of the file in the manifest."""
         text = self.text
-        return ShardFile(self._shard.name, self._output.written, text.position, text.seal)
+        return ShardFile(self._name, self._output.written, text.position, text.seal)
 
     def _encode(self, coder: ChunkCodec, job: list[Part]) -> list[_Chunk]:
         return [self._encode_part(coder, part) for part in job]
@@ -131,6 +135,7 @@ class ShardWriter:
             self._check_index(end)
         self._output.put(start, [end])
         self._output.end(text.position)
+        self._name = self._settle(self._output.written, text.seal)
 
 
 def _header(record: RecordPlan) -> Header:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
@@ -13,7 +13,7 @@ from ..._version import __version__
 from ..errors import ArgumentError, JsonckptError, quote
 from ..format import json_text
 from ..format.manifest import dump_manifest
-from ..format.model import Entry, Manifest, ShardFile
+from ..format.model import CONTENT_ID, NO_TIME, Entry, Manifest, ShardFile
 from ..shards.shard_text import shard_head
 from ..state.registry import default_rules
 from ..state.tree import encode_state
@@ -28,6 +28,7 @@ class Snapshot:
 
     Attributes:
         sources: one for each record.
+        token: 12 random hexadecimal digits for the names of temporary files.
     """
 
     save_id: str
@@ -35,6 +36,7 @@ class Snapshot:
     state: Any
     metadata: dict[str, Any]
     sources: list[Source]
+    token: str = field(default_factory=lambda: secrets.token_hex(6))
 
     @property
     def nbytes(self) -> int:
@@ -88,19 +90,27 @@ class Snapshot:
 
 
 @json_text.collector_paused()
-def take_snapshot(state: object, metadata: Mapping[str, Any] | None) -> Snapshot:
+def take_snapshot(
+    state: object, metadata: Mapping[str, Any] | None, *, by_content: bool = False
+) -> Snapshot:
     """Encode the state. No payload is read.
 
     The snapshot shares only the memory of the tensors with the state. Later changes of dictionaries
     and lists do not affect it.
+
+    Args:
+        by_content: the id and the time say nothing, so that equal states give equal bytes.
     """
     writer = StateWriter()
     most = reader_limits.most_levels()
     tree = encode_state(state, writer, rules=default_rules(), max_depth=most)
     sources = writer.sources()
     reader_limits.check_tensor_count(len(sources))
-    now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-    return Snapshot(new_save_id(), now, tree, _plain(metadata), sources)
+    save_id, created_at = CONTENT_ID, NO_TIME
+    if not by_content:
+        save_id = new_save_id()
+        created_at = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return Snapshot(save_id, created_at, tree, _plain(metadata), sources)
 
 
 def _plain(metadata: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -11,13 +11,14 @@ from ..format.manifest import shard_files
 from ..format.model import MANIFEST_FORMAT, MANIFEST_NAME
 from ..parallel import CancelToken
 from ..storage.protocols import Location, Output
-from .plan import SavePlan
+from .plan import SavePlan, ShardPlan
 
 
 class Target(ABC):
     """A place for one checkpoint.
 
-    The order of calls is: ``check``, ``begin``, ``open`` for each file, ``commit``, ``clean_up``.
+    The order of calls is: ``check``, ``begin``, ``open`` and ``settle`` for each file, ``commit``,
+    ``clean_up``.
     ``abandon`` follows an error in ``begin`` or later.
 
     Attributes:
@@ -43,8 +44,21 @@ class Target(ABC):
         """Prepare the place."""
 
     @abstractmethod
-    def open(self, name: str) -> Output:
+    def open(self, shard: ShardPlan) -> Output:
         """Begin a file."""
+
+    def settle(self, shard: ShardPlan, nbytes: int, seal: str) -> str:
+        """A file is written. Returns its final name.
+
+        Args:
+            nbytes: its size.
+        """
+        del nbytes, seal
+        return shard.name
+
+    def notes(self) -> tuple[str, ...]:
+        """What was not done as asked."""
+        return ()
 
     @abstractmethod
     def commit(self, manifest: bytes, cancel: CancelToken) -> str:
@@ -83,6 +97,15 @@ def check_is_ours(location: Location) -> None:
         )
 
 
+def present_shards(location: Location) -> list[str]:
+    """The shards of the present manifest.
+
+    Raises:
+        JsonckptError: there is none, or it cannot be read.
+    """
+    return shard_files(location.manifest(DEFAULT_LIMITS.manifest_bytes), DEFAULT_LIMITS)
+
+
 def named_shards(location: Location) -> list[str]:
     """The shards of the present manifest. An overwrite removes them at its end.
 
@@ -90,6 +113,6 @@ def named_shards(location: Location) -> list[str]:
     use them.
     """
     try:
-        return shard_files(location.manifest(DEFAULT_LIMITS.manifest_bytes), DEFAULT_LIMITS)
+        return present_shards(location)
     except (JsonckptError, OSError):
         return []

@@ -6,6 +6,7 @@ import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from ..errors import JsonckptError, WriteError, quote
@@ -17,7 +18,6 @@ from ..progress import progress_bar
 from ..shown import ShortRepr
 from ..standalone.export import export_reader
 from . import reader_limits
-from .options import SaveOptions
 from .outputs import ZstdOutput
 from .plan import SavePlan, ShardPlan
 from .shard_writer import ShardWriter, useful_threads
@@ -30,7 +30,8 @@ class SaveResult(ShortRepr):
 
     Attributes:
         path: of the checkpoint, as it was given (``""`` when it was written to a file object).
-        save_id: 32 hexadecimal digits, in every file of this save.
+        save_id: 32 hexadecimal digits, in every file of this save. With ``save_id="content"`` they
+            are zeros: the digest tells such saves apart.
         digest: ``"sha256:…"`` of the manifest; of a single file its seal.
         tensors: number of records.
         nbytes: raw bytes of all tensors.
@@ -125,16 +126,17 @@ def _notes(
 ) -> tuple[str, ...]:
     most = plan.options.max_shard_size
     if target.single:
-        if most == SaveOptions.max_shard_size:
+        if not plan.options.sized:
             return ()
         return (f"max_shard_size={most} has no effect: this is one file, only directories split",)
     over = [number for number, shard in enumerate(shards) if shard.bytes > most]
-    if not over:
-        return ()
+    if not over or (plan.options.by_content and not plan.options.sized):
+        return target.notes()
     largest = max(over, key=lambda number: shards[number].bytes)
     name = next(entry.name for entry in entries if entry.shard == largest)
     files = "one file is" if len(over) == 1 else f"{len(over)} files are"
     return (
+        *target.notes(),
         f"{files} larger than max_shard_size={most}, because a tensor is never split: "
         f"{shards[largest].file} has {shards[largest].bytes} bytes, with tensor {quote(name)}",
     )
@@ -177,7 +179,7 @@ def write_shards(
 
 def _open_shard(plan: SavePlan, target: Target, shard: ShardPlan, done: Any) -> ShardWriter:
     options = plan.options
-    output = target.open(shard.name)
+    output = target.open(shard)
     if shard.name.endswith(".zst"):
         output = ZstdOutput(output, level=options.level)
     return ShardWriter(
@@ -186,6 +188,7 @@ def _open_shard(plan: SavePlan, target: Target, shard: ShardPlan, done: Any) -> 
         head=plan.snapshot.head(options.checksum, single=target.single),
         checksum=options.checksum,
         done=done,
+        settle=partial(target.settle, shard),
         check_index=plan.check_index if target.single else None,
     )
 

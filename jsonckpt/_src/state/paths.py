@@ -33,11 +33,26 @@ def label(key: object, *, is_tensor: bool) -> str:
     if is_tensor:
         return type(key).__name__
     try:
-        return str(key)
+        return _text(key) if type(key) in (tuple, frozenset) else str(key)
     except Exception:
         # A tuple with an integer of very many digits, or a faulty __str__: the key's own rule
         # still writes it.
         return type(key).__name__
+
+
+def _text(key: object) -> str:
+    """The text of a key, with the elements of sets in the order of their texts.
+
+    Their own order differs between processes, and equal states must give equal names.
+
+    >>> _text((1, frozenset({"b", "a"}), ("c",)))
+    "(1, frozenset({'a', 'b'}), ('c',))"
+    """
+    if type(key) is frozenset and key:
+        return "frozenset({" + ", ".join(sorted(map(_text, key))) + "})"
+    if type(key) is tuple:
+        return f"({', '.join(map(_text, key))}{',' * (len(key) == 1)})"
+    return repr(key)
 
 
 class DistinctPaths:

@@ -191,7 +191,7 @@ def commit(
         with writing(target):
             inode = os.stat(temporary).st_ino
         put = put_new if exclusive else replace
-        put(temporary, target, is_ours=lambda: _is_ours(target, inode, content))
+        put(temporary, target, is_ours=lambda: is_ours(target, inode, content))
     except BaseException:
         file.abandon()
         raise
@@ -222,7 +222,7 @@ def may_hold(path: Path, content: bytes) -> bool:
         return True
 
 
-def _is_ours(path: Path, inode: int, content: bytes | None) -> bool:
+def is_ours(path: Path, inode: int, content: bytes | None = None) -> bool:
     """Whether a rename that reported an error happened all the same.
 
     A network file system may give the file another inode. Then its content tells, if it is known.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import CheckpointNotFoundError, UnsafePathError
-from ..format.filenames import is_shard_name, is_single, temporary_stem
+from ..format.filenames import is_content_name, is_shard_name, is_single, temporary_stem
 from ..format.model import MANIFEST_NAME
 from .missing import hint_for_missing
 from .new_file import special_kind
@@ -126,8 +126,12 @@ def orphans(directory: Path, named: set[str]) -> list[File]:
         file
         for file in regular_files(directory)
         if _MANIFEST_TEMPORARY.fullmatch(file.path.name)
-        or (_SHARD.fullmatch(file.path.name) and file.path.name not in named)
+        or (_is_shard_of_ours(file.path.name) and file.path.name not in named)
     ]
+
+
+def _is_shard_of_ours(name: str) -> bool:
+    return _SHARD.fullmatch(name) is not None or is_content_name(name)
 
 
 def _followed(directory: Path, name: str) -> File | None:

@@ -90,6 +90,10 @@ class LocalFile:
                 )
             done += count
 
+    def sync(self) -> None:
+        """Make what it holds durable. Raises :class:`OSError`."""
+        os.fsync(self._fd)
+
     def close(self) -> None:
         """Close the file."""
         self._opened.close()
