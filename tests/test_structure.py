@@ -21,7 +21,7 @@ LAYERS: list[set[str]] = [
     {"save", "load", "json_stream", "pickles"},
     {"load_into", "foreign"},
     {"sources"},
-    {"rescue", "convert", "training"},
+    {"rescue", "convert", "training", "edit"},
     {"terminal"},
     {"commands"},
     {"cli"},

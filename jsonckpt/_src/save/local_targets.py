@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import stat
 from pathlib import Path
 from typing import Any
@@ -128,7 +129,8 @@ class FileTarget(_LocalTarget):
             self._path = Path(os.path.realpath(self._path))
         self.name = self._path.name
         filenames.check_single_name(str(self._path))
-        name = filenames.temporary_name(self.name, plan.snapshot.save_id[:12])
+        # Not of the save id: an edited file keeps it, and a killed edit must not bar the next one.
+        name = filenames.temporary_name(self.name, secrets.token_hex(6))
         self._temporary = self._path.with_name(name)
         self._mode = mode_for(self._path, options.shared)
         self._space = DiskSpace(plan, compressed=self.name.endswith(".zst"))

@@ -13,11 +13,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar
-
-import torch
+from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import WriteError
+
+if TYPE_CHECKING:
+    import torch
 
 #: How the name of a temporary file begins, if it has one.
 PREFIX = ".jsonckpt-"
@@ -134,6 +135,8 @@ class Spool(_Unnamed):
         Raises:
             WriteError: no space is left.
         """
+        import torch
+
         if nbytes == 0:
             return torch.empty(0, dtype=torch.uint8).untyped_storage()
         start = -(-self._used // _ALIGNMENT) * _ALIGNMENT
