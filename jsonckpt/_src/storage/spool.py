@@ -101,6 +101,11 @@ class SpoolFile(_Unnamed):
         """Forget what was written after ``length`` bytes. Later bytes overwrite it."""
         self._end = length
 
+    def mapped(self) -> mmap.mmap:
+        """What was written, as memory that the system can drop. It is not empty."""
+        with self._refusals():
+            return mmap.mmap(self._number, self._end, access=mmap.ACCESS_READ)
+
     def read(self, offset: int, length: int, piece: int = _PIECE) -> Iterator[bytes]:
         """``length`` bytes from ``offset`` on, in pieces of at most ``piece`` bytes."""
         end = offset + length

@@ -1,0 +1,13 @@
+"""Edits of checkpoints on disk, in bounded memory and without torch.
+
+- :func:`get_value`, :func:`set_value`: plain values of a state
+- :func:`rename`: other keys, ``module.`` and ``_orig_mod.`` for example
+- :func:`merge`, :func:`split`: several checkpoints into one, and one into several
+- :func:`average`: the mean of the weights of several checkpoints
+
+Each writes a whole checkpoint, atomically, or leaves what was there. Tensors are copied as they are
+stored; only :func:`average` decodes them.
+"""
+
+from jsonckpt._src.edit.get_value import export, get_value
+from jsonckpt._src.edit.set_value import SetResult, set_value
