@@ -11,3 +11,6 @@ stored; only :func:`average` decodes them.
 
 from jsonckpt._src.edit.get_value import export, get_value
 from jsonckpt._src.edit.set_value import SetResult, set_value
+from jsonckpt._src.edit.rename import RenameResult, rename
+from jsonckpt._src.edit.merge import MergeResult, merge
+from jsonckpt._src.edit.split import SplitPart, SplitResult, split

@@ -15,7 +15,14 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ArgumentError, CheckpointExistsError, StateMismatchError, counted, quote
+from ..errors import (
+    ArgumentError,
+    CheckpointExistsError,
+    LimitError,
+    StateMismatchError,
+    counted,
+    quote,
+)
 from ..format.dtypes import DTYPES
 from ..format.filenames import temporary_name
 from ..format.json_text import Json, dump, dump_pretty
@@ -132,15 +139,29 @@ class TensorReading:
 
         Raises:
             ArgumentError: rows of a number, or every second row.
+            LimitError: a view repeats its record more often than the limits allow.
         """
         if rows is None:
-            return cls(opened, place, place.shape, 0)
+            return cls(opened, place, place.shape, 0)._checked()
         if not place.shape:
             raise ArgumentError(f"{quote(place.name, 200)} is one number and has no rows")
         first, last, step = rows.indices(place.shape[0])
         if step != 1:
             raise ArgumentError("rows are given as FIRST:LAST, without a step")
-        return cls(opened, place, (max(0, last - first), *place.shape[1:]), first)
+        return cls(opened, place, (max(0, last - first), *place.shape[1:]), first)._checked()
+
+    def _checked(self) -> TensorReading:
+        nbytes = self.count * DTYPES[self.place.dtype].itemsize
+        container = self.opened.container
+        most = container.options.limits.total_bytes(container.first_bytes)
+        if nbytes > self.place.entry.nbytes and exceeds(nbytes, most):
+            raise LimitError(
+                f"a view of {counted(self.place.entry.nbytes, 'byte')} would be "
+                f"{counted(nbytes, 'byte')}, the limit is {most}",
+                tensor=self.place.name,
+                hint=way_over("total_floor"),
+            )
+        return self
 
     @property
     def count(self) -> int:
@@ -291,17 +312,16 @@ def _check_plain(name: str, value: Json, rows: slice | None) -> None:
 
 
 def _array(reading: TensorReading, as_dtype: str | None) -> NDArray[Any]:
-    place, opened = reading.place, reading.opened
-    dtype = _array_dtype(opened, place.name) if as_dtype is None else None
+    place = reading.place
+    dtype = _array_dtype(reading.opened, place.name) if as_dtype is None else None
     target = dtype or numpy_dtype(place.dtype, as_dtype, place.name)
-    result = np.empty(_bits_shape(reading, target), target)
-    nbytes = result.nbytes
-    most = opened.container.options.limits.total_bytes(opened.container.first_bytes)
-    if reading.place.view is not None and exceeds(nbytes, most):
+    shape = _bits_shape(reading, target)
+    try:
+        result = np.empty(shape, target)
+    except ValueError as error:
         raise ArgumentError(
-            f"{quote(place.name, 200)} would take {counted(nbytes, 'byte')}",
-            hint=way_over("total_floor"),
-        )
+            f"NumPy has no array of shape {quote(list(shape))}: {error}", tensor=place.name
+        ) from error
     flat, at = result.reshape(-1), 0
     for block in reading.blocks():
         part = np.frombuffer(block, dtype) if dtype else converted(block, place.dtype, target)

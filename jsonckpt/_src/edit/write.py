@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from ..errors import ArgumentError
+from ..errors import ArgumentError, StateMismatchError, quote
 from ..format.filenames import is_single
 from ..format.json_text import Json
 from ..format.model import PLAIN, Layout
@@ -167,3 +167,21 @@ def whole_storages(records: Sequence[StoredRecord], inputs: Sequence[Opened]) ->
                 record.layout = PLAIN if stride is None else Layout(stride)
 
 
+def unique_names(names: Sequence[tuple[str, str]]) -> None:
+    """Check that no two records get one name.
+
+    Args:
+        names: the new name of each record, and where it comes from.
+
+    Raises:
+        StateMismatchError: two do; it names both.
+    """
+    seen: dict[str, str] = {}
+    for name, origin in names:
+        if name in seen:
+            raise StateMismatchError(
+                f"{quote(seen[name], 200)} and {quote(origin, 200)} would both have the tensor "
+                f"{quote(name, 200)}",
+                hint="Nothing was written.",
+            )
+        seen[name] = origin
