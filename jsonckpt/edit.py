@@ -14,3 +14,4 @@ from jsonckpt._src.edit.set_value import SetResult, set_value
 from jsonckpt._src.edit.rename import RenameResult, rename
 from jsonckpt._src.edit.merge import MergeResult, merge
 from jsonckpt._src.edit.split import SplitPart, SplitResult, split
+from jsonckpt._src.edit.average import AverageResult, average

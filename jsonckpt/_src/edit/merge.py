@@ -18,7 +18,7 @@ from ..state.references import has_references, references_in
 from .places import (
     Rebuild,
     contents,
-    is_dictionary,
+    is_divisible,
     is_pairs,
     places_in,
     tag_of,
@@ -165,7 +165,7 @@ class _Merger:
         """Add a checkpoint, under a name or beside what there is."""
         state = opened.manifest.state
         list(references_in(state))  # refuses a malformed one
-        if name is None and not is_dictionary(state):
+        if name is None and not is_divisible(state):
             raise StateMismatchError(
                 "its state is no dictionary and has no keys to join",
                 hint="Give it a name: model=PATH (in Python: {'model': path}).",
@@ -193,11 +193,11 @@ class _Merger:
         while pending:
             path, value = pending.pop()
             self._origin.setdefault(path, origin)
-            if is_dictionary(value):
+            if is_divisible(value):
                 pending.extend((place.path, place.value) for place in places_in(value, path))
 
     def _union(self, one: Json, two: Json, path: str, origin: str) -> Json:
-        if not (is_dictionary(one) and is_dictionary(two) and _alike(one, two)):
+        if not (is_divisible(one) and is_divisible(two) and _alike(one, two)):
             if not has_references([one, two]) and dump(one) == dump(two):
                 return one
             first = next(
@@ -266,7 +266,7 @@ def _with_metadata(made: Json, one: Json, two: Json) -> Json:
     bodies: list[Any] = [one[tag], two[tag]]  # type: ignore[call-overload, index]
     if "metadata" in bodies[1]:
         first, second = bodies[0].get("metadata"), bodies[1]["metadata"]
-        both = is_dictionary(first) and is_dictionary(second)
+        both = is_divisible(first) and is_divisible(second)
         known = {dump(place.key) for place in places_in(first, "")} if both else set()
         added = [
             (place.key, place.value)

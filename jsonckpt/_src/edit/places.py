@@ -116,6 +116,11 @@ def is_dictionary(value: Json) -> bool:
     return type(body) is dict or is_pairs(value, body)
 
 
+def is_divisible(value: Json) -> bool:
+    """Whether a value is a dictionary that keeps its type whatever members it has."""
+    return is_dictionary(value) and tag_of(value) in _ITEMS | _WITH_ITEMS | {""}
+
+
 def key_label(key: Json) -> str:
     """The text of a dictionary's key in a path.
 

@@ -34,6 +34,7 @@ from .places import (
     contents,
     find,
     is_dictionary,
+    is_divisible,
     is_pairs,
     nothing_at,
     places_in,
@@ -332,6 +333,10 @@ def _replaced(state: Json, path: str, new: Json) -> Json:
 
 
 def _delete(state: Json, place: Place, holder: Json) -> Json:
+    if is_dictionary(holder) and not is_divisible(holder):
+        raise ArgumentError(
+            f"{quote(place.path, 200)} belongs to {kind_of(holder)}, which needs all its members"
+        )
     if type(place.members) is list and not is_pairs(holder, contents(holder)):
         behind = place.members[place.position + 1 :]
         if has_references(behind):
@@ -354,7 +359,7 @@ def _create(state: Json, name: str, value: Json) -> tuple[Json, Change]:
     body = contents(holder)
     check_value(value, name)
     label = last.replace("~1", "/").replace("~0", "~")
-    if is_dictionary(holder):
+    if is_divisible(holder):
         key = new_key(holder, label)
         pairs = [[place.key, place.value] for place in places_in(holder, "")]
         pairs.append([key, value])
@@ -362,7 +367,7 @@ def _create(state: Json, name: str, value: Json) -> tuple[Json, Change]:
             made = with_contents(holder, pairs)  # type: ignore[arg-type]
         else:
             made = with_contents(holder, {**body, key: value})  # type: ignore[dict-item]
-    elif type(body) is list:
+    elif type(body) is list and not is_dictionary(holder):
         if last not in ("-", str(len(body))):
             raise nothing_at(state, name)
         _check_unique(holder, None, value)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import ArgumentError, StateMismatchError, counted, printable, quote
+from ..errors import ArgumentError, LimitError, StateMismatchError, counted, printable, quote
 from ..format.filenames import is_part, is_single
 from ..format.json_text import Json
 from ..format.limits import Limits
@@ -20,7 +20,7 @@ from ..state.references import Reference, references_in
 from ..state.selector import Selector, refuse_unmatched, selector
 from .places import (
     contents,
-    is_dictionary,
+    is_divisible,
     is_pairs,
     places_in,
     tag_of,
@@ -34,6 +34,7 @@ from .write import Draft, WriteOptions, check_out, local, whole_storages, write_
 REST = "rest"
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 _LONGEST_NAME = 60
+_MOST_PARTS = 1_000
 
 
 @dataclass(frozen=True)
@@ -92,11 +93,13 @@ class _Unit:
 
     Attributes:
         nbytes: raw bytes of the records that its tensors are in.
+        compound: a list or an object, with places of its own.
     """
 
     path: str
     references: list[Reference]
     nbytes: int
+    compound: bool
     part: str | None = None
 
 
@@ -190,7 +193,7 @@ def _units(opened: Opened) -> Iterator[_Unit]:
     pending: list[tuple[str, Json]] = [("", opened.manifest.state)]
     while pending:
         path, value = pending.pop()
-        places = list(places_in(value, path)) if is_dictionary(value) else []
+        places = list(places_in(value, path)) if is_divisible(value) else []
         if places:
             pending.extend((place.path, place.value) for place in reversed(places))
             continue
@@ -202,7 +205,8 @@ def _units(opened: Opened) -> Iterator[_Unit]:
                 "which is missing"
             )
         owned = {r.record for r in references if r.tag == "$tensor"}
-        yield _Unit(path, references, sum(by_name[name].nbytes for name in owned))
+        nbytes = sum(by_name[name].nbytes for name in owned)
+        yield _Unit(path, references, nbytes, contents(value) is not None)
 
 
 def _select(units: Sequence[_Unit], include: Selector | None, exclude: Selector | None) -> None:
@@ -214,7 +218,7 @@ def _select(units: Sequence[_Unit], include: Selector | None, exclude: Selector 
     for unit in units:
         if chosen(unit.path):
             unit.part = REST
-        if len(unit.references) > 1 or any(r.name != unit.path for r in unit.references):
+        if unit.compound and unit.references:
             _check_whole(unit, chosen)
     if not any(unit.part for unit in units):
         raise StateMismatchError("nothing is selected", hint="Nothing was written.")
@@ -289,16 +293,30 @@ def _file_names(parts: Sequence[_Part], opened: Opened) -> list[str]:
 
 def _parts(opened: Opened, units: Sequence[_Unit]) -> tuple[list[_Part], list[str]]:
     """The parts, in the order of their first places, and notes on what crosses them."""
-    part_of = {unit.path: unit.part for unit in units}
+    parts_at: dict[str, set[str | None]] = {}
+    for unit in units:
+        above = unit.path
+        parts_at.setdefault(above, set()).add(unit.part)
+        while above:
+            above = above.rpartition("/")[0]
+            parts_at.setdefault(above, set()).add(unit.part)
     owner: dict[str, str | None] = {}
     for unit in units:
         for reference in unit.references:
             if reference.tag == "$tensor":
                 owner[reference.record] = unit.part
     parts, notes = [], []
-    for name in dict.fromkeys(unit.part for unit in units if unit.part):
-        state = _pruned(opened.manifest.state, "", part_of, name)
-        mine = [r for unit in units if unit.part == name for r in unit.references]
+    of_part: dict[str, list[Reference]] = {}
+    for unit in units:
+        if unit.part:
+            of_part.setdefault(unit.part, []).extend(unit.references)
+    if len(of_part) > _MOST_PARTS:
+        raise LimitError(
+            f"{len(of_part)} parts; split writes at most {_MOST_PARTS}", hint="Ask for larger ones."
+        )
+    for name in of_part:
+        state = _pruned(opened.manifest.state, "", parts_at, name)
+        mine = of_part[name]
         state, names = _adopt(state, mine)
         records = [
             StoredRecord(opened, entry, names[entry.name], entry.layout)
@@ -325,24 +343,19 @@ def _crossings(
             yield f"{name} is a view of {record}, which {where}: all of that is in both parts"
 
 
-def _pruned(value: Json, path: str, part_of: Mapping[str, str | None], part: str) -> Json:
+def _pruned(value: Json, path: str, parts_at: Mapping[str, set[str | None]], part: str) -> Json:
     """The state of one part: dictionaries with the members that are in it."""
-    if path in part_of:
+    places = list(places_in(value, path)) if is_divisible(value) else []
+    if not places:
         return value
-    kept: list[tuple[Json, Json]] = []
-    for place in places_in(value, path):
-        if _is_in(place.path, place.value, part_of, part):
-            kept.append((place.key, _pruned(place.value, place.path, part_of, part)))
+    kept: list[tuple[Json, Json]] = [
+        (place.key, _pruned(place.value, place.path, parts_at, part))
+        for place in places
+        if part in parts_at[place.path]
+    ]
     body = contents(value)
     items: Any = [[k, v] for k, v in kept] if is_pairs(value, body) else dict(kept)  # type: ignore[misc]
     return with_contents(value, items)
-
-
-def _is_in(path: str, value: Json, part_of: Mapping[str, str | None], part: str) -> bool:
-    """Whether any of a value is in a part."""
-    if path in part_of:
-        return part_of[path] == part
-    return any(_is_in(p.path, p.value, part_of, part) for p in places_in(value, path))
 
 
 def _adopt(state: Json, references: Sequence[Reference]) -> tuple[Json, dict[str, str]]:
