@@ -14,12 +14,12 @@ import sys
 from collections.abc import Sequence
 
 from ..._version import __version__
-from ..commands import convert, gc, recover, show, verify
+from ..commands import combine, convert, gc, recover, rename, show, values, verify
 from ..terminal.console import Parser, complain, dump_json, message_of, run_command, say
 from ..terminal.options import error_json
 
 #: In the order of the help text.
-COMMANDS = (show, verify, recover, gc)
+COMMANDS = (show, values, rename, combine, verify, recover, gc)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -305,6 +305,8 @@ class _Mean:
         equal = len(set(self.shares)) == 1
         with np.errstate(invalid="ignore", over="ignore"):
             for one, entry, share in zip(self.opened, self.entries, self.shares):
+                if not share:  # also an infinity counts for nothing then
+                    continue
                 with one.container.errors(entry.name):
                     values = to_float64(one.read(entry, start, stop), entry.dtype)
                 part = values if equal else values * share

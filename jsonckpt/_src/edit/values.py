@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from typing import Any, Final
 
 from ..errors import ArgumentError, FormatError, JsonckptError, LimitError, quote
@@ -254,8 +255,11 @@ def _tags_in(value: Json) -> set[str]:
     return found
 
 
-def readable(value: Json) -> Any:
+def readable(value: Json, tensor: Callable[[Json], Any] = lambda value: value) -> Any:
     """The JSON of a value as people read it: without tags where their bodies say enough.
+
+    Args:
+        tensor: what stands for a reference to a tensor.
 
     >>> readable({"$tuple": [0.9, {"$float": "NaN"}]}), readable({"$dict": [[0, {"$path": "a"}]]})
     ([0.9, 'NaN'], {'0': 'a'})
@@ -263,19 +267,20 @@ def readable(value: Json) -> Any:
     tag = tag_of(value)
     body: Any = value[tag] if tag else value  # type: ignore[call-overload, index]
     if is_dictionary(value):
-        return {place.path[1:]: readable(place.value) for place in places_in(value, "")}
+        return {place.path[1:]: readable(place.value, tensor) for place in places_in(value, "")}
     if type(contents(value)) is list:
-        return [readable(place.value) for place in places_in(value, "")]
+        return [readable(place.value, tensor) for place in places_in(value, "")]
     if tag in ("$tensor", "$tied", "$view"):
-        return value
+        return tensor(value)
     if tag == "$int" and type(body) is str:
         return value if len(body) > LONG_INTEGER.bit_length() else int(body, 16)
     if tag in ("$parameter", "$requires_grad"):
-        return readable(body.get("data") if tag == "$parameter" and type(body) is dict else body)
+        inner = body.get("data") if tag == "$parameter" and type(body) is dict else body
+        return readable(inner, tensor)
     if tag in ("$scalar", "$ndarray") and type(body) is dict:
-        return readable(body.get("value") if tag == "$scalar" else body.get("data"))
+        return readable(body.get("value" if tag == "$scalar" else "data"), tensor)
     if tag and (type(body) not in (dict, list) or tag not in KNOWN_TAGS):
-        return readable(body)
+        return readable(body, tensor)
     if type(value) is float and not math.isfinite(value):
         return str(value)
     return value

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
-from ..errors import ArgumentError, JsonckptError, printable
+from ..errors import ArgumentError, CheckpointExistsError, JsonckptError, printable
 from ..format.checksums import check_expected
 from ..format.limits import Limits, parse_limits
 from ..storage.path_arguments import is_url, path_text
@@ -91,6 +92,29 @@ def add_expected_digest(parser: argparse.ArgumentParser) -> None:
         type=_digest,
         help="refuse any other save: sha256:...",
     )
+
+
+def add_output(parser: argparse.ArgumentParser) -> None:
+    """Add ``-o`` and ``--overwrite`` for a new checkpoint."""
+    parser.add_argument(
+        "-o", "--output", metavar="OUT", required=True, type=local_path, help="the new checkpoint"
+    )
+    add_overwrite(parser)
+
+
+def add_overwrite(parser: argparse.ArgumentParser) -> None:
+    """Add ``--overwrite``."""
+    parser.add_argument("--overwrite", action="store_true", help="replace what is at OUT")
+
+
+@contextmanager
+def overwrite_by_option() -> Iterator[None]:
+    """Name the option of the command line in the hint of a :class:`CheckpointExistsError`."""
+    try:
+        yield
+    except CheckpointExistsError as error:
+        error.hint = (error.hint or "").replace("overwrite=True", "--overwrite") or None
+        raise
 
 
 def limits_of(args: argparse.Namespace) -> Limits:
