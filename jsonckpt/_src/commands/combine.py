@@ -7,14 +7,15 @@ import os
 import re
 
 from ..errors import ArgumentError, printable, quote
+from ..storage.path_arguments import path_text
 from ..terminal.console import EXIT_OK, UsageError
 from ..terminal.options import (
     Commands,
     add_common,
     add_limit_option,
     add_output,
-    any_path,
     argument,
+    interleave,
     limits_of,
     overwrite_by_option,
     say_report,
@@ -48,6 +49,7 @@ def _add_merge(commands: Commands) -> None:
     parser.add_argument("inputs", metavar="[NAME=]PATH", nargs="+", help="the checkpoints")
     _add_rest(parser)
     parser.set_defaults(run=run_merge)
+    interleave(parser, "inputs")
 
 
 def _add_average(commands: Commands) -> None:
@@ -56,9 +58,7 @@ def _add_average(commands: Commands) -> None:
         help="the mean of the weights of several checkpoints",
         epilog="What is not averaged (integers, plain values) is that of the last checkpoint.",
     )
-    parser.add_argument(
-        "inputs", metavar="PATH", nargs="+", type=any_path, help="the checkpoints"
-    )
+    parser.add_argument("inputs", metavar="PATH", nargs="+", help="the checkpoints")
     parser.add_argument(
         "--weights",
         metavar="W,W,...",
@@ -68,13 +68,14 @@ def _add_average(commands: Commands) -> None:
     _add_selection(parser, "average only these tensors")
     _add_rest(parser)
     parser.set_defaults(run=run_average)
+    interleave(parser, "inputs")
 
 
 def _add_split(commands: Commands) -> None:
     parser = commands.add_parser(
         "split",
         help="write parts of a checkpoint as checkpoints of their own",
-        epilog="Without --by one checkpoint is written to OUT; with it OUT is a directory of parts. "
+        epilog="Without --by OUT is one checkpoint; with it OUT is a directory of parts. "
         "Weights without the optimizer: jsonckpt split c.json -o weights.json --include /model",
     )
     add_common(parser)
@@ -110,11 +111,9 @@ def run_merge(args: argparse.Namespace) -> int:
     for text in args.inputs:
         match = None if os.path.lexists(text) else _NAMED.fullmatch(text)
         name, path = (match[1], match[2]) if match else (None, text)
-        inputs.append((name, any_path(path)))
+        inputs.append((name, path_text(path)))
     with overwrite_by_option():
-        result = merge_inputs(
-            inputs, args.output, overwrite=args.overwrite, limits=limits_of(args)
-        )
+        result = merge_inputs(inputs, args.output, overwrite=args.overwrite, limits=limits_of(args))
     say_report(args, result, ok=True)
     return EXIT_OK
 

@@ -10,6 +10,7 @@ from ..terminal.options import (
     Commands,
     add_common,
     add_overwrite,
+    interleave,
     limits_of,
     local_path,
     overwrite_by_option,
@@ -36,6 +37,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("--dry-run", action="store_true", help="only print old -> new")
     add_overwrite(parser)
     parser.set_defaults(run=run)
+    interleave(parser, "arguments")
 
 
 def run(args: argparse.Namespace) -> int:

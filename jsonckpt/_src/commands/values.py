@@ -14,6 +14,7 @@ from ..terminal.options import (
     Commands,
     add_common,
     argument,
+    interleave,
     limits_of,
     local_path,
     overwrite_by_option,
@@ -52,7 +53,7 @@ def _add_get(commands: Commands) -> None:
     )
     add_common(parser)
     parser.add_argument(
-        "name", metavar="NAME", nargs="?", default="", help="the place: /optimizer/state/0/step"
+        "name", metavar="NAME", help="the place: /optimizer/state/0/step; / is the whole state"
     )
     parser.add_argument(
         "-o",
@@ -79,8 +80,8 @@ def _add_set(commands: Commands) -> None:
         "set",
         help="change plain values, and leave the tensors as they are",
         usage="jsonckpt set PATH NAME VALUE [NAME VALUE ...] [OPTIONS]",
-        epilog='VALUE is JSON: 1e-4, true, null, [0.9, 0.95], \'"text"\'; also NaN, Infinity, '
-        "-Infinity. The value keeps the type of the old one. All changes are made at once, or none.",
+        epilog="VALUE is JSON: 1e-4, true, null, [0.9, 0.95], '\"text\"'; also NaN, Infinity, "
+        "-Infinity. The value keeps the type of the old one. All changes are made, or none.",
     )
     parser._negative_number_matcher = _NEGATIVE
     add_common(parser, path=local_path)
@@ -102,6 +103,7 @@ def _add_set(commands: Commands) -> None:
     parser.add_argument("--force", action="store_true", help="accept another type")
     parser.add_argument("--dry-run", action="store_true", help="only print the changes")
     parser.set_defaults(run=run_set)
+    interleave(parser, "values")
 
 
 def run_set(args: argparse.Namespace) -> int:

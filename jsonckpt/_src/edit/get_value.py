@@ -192,9 +192,7 @@ class TensorReading:
             yield self.opened.read(entry, start, end)
             start = end
 
-    def _strided(
-        self, start: int, stride: tuple[int, ...], itemsize: int
-    ) -> Iterator[memoryview]:
+    def _strided(self, start: int, stride: tuple[int, ...], itemsize: int) -> Iterator[memoryview]:
         """Elements that are not in order: gathered from a temporary file."""
         last = start + sum((n - 1) * step for n, step in zip(self.shape, stride))
         with SpoolFile(Path(tempfile.gettempdir()), _FULL) as spool:
@@ -205,7 +203,7 @@ class TensorReading:
                 memory, self.shape, [step * itemsize for step in stride], writeable=False
             )
             for part in _parts(view):
-                yield memoryview(np.ascontiguousarray(part).view(np.uint8).reshape(-1)).cast("B")
+                yield memoryview(part.tobytes())
 
 
 def _parts(view: NDArray[Any]) -> Iterator[NDArray[Any]]:
@@ -477,4 +475,3 @@ def _write_file(
         file.abandon()
         raise
     return at
-

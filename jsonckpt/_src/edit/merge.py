@@ -17,12 +17,10 @@ from ..state.paths import child
 from ..state.references import has_references, references_in
 from .places import (
     Rebuild,
-    contents,
     is_divisible,
-    is_pairs,
     places_in,
     tag_of,
-    with_contents,
+    with_members,
     with_records,
 )
 from .records import Opened, StoredRecord
@@ -182,7 +180,7 @@ class _Merger:
             self.records.append(StoredRecord(opened, entry, new, entry.layout))
         made = with_records(made, lambda old: names.get(old, old))
         if name is not None:
-            made = {"$dict": [[name, made]]} if name[:1] == "$" else {name: made}
+            made = with_members({}, [(name, made)])
         self.state = made if self._first else self._union(self.state, made, "", opened.path)
         self._first = False
         self._note_origin(made, opened.path)
@@ -250,12 +248,8 @@ def _alike(one: Json, two: Json) -> bool:
 
 def _extended(one: Json, added: list[tuple[Json, Json]]) -> Json:
     """A dictionary with more members behind its own."""
-    body: Any = contents(one)
-    pairs = is_pairs(one, body) or any(type(k) is not str or k[:1] == "$" for k, _ in added)
-    if not pairs:
-        return with_contents(one, {**body, **dict(added)})  # type: ignore[arg-type]
-    own = [[place.key, place.value] for place in places_in(one, "")]
-    return with_contents(one, own + [[key, value] for key, value in added])
+    own = [(place.key, place.value) for place in places_in(one, "")]
+    return with_members(one, own + added)
 
 
 def _with_metadata(made: Json, one: Json, two: Json) -> Json:

@@ -20,9 +20,7 @@ NUMPY: Final = {
 }  # fmt: skip
 #: The smallest dtype of NumPy that has all values of a dtype that NumPy lacks.
 WIDER: Final = {"complex32": "<c8"} | {
-    name: "<f4"
-    for name, row in DTYPES.items()
-    if row.kind == "float" and name not in NUMPY
+    name: "<f4" for name, row in DTYPES.items() if row.kind == "float" and name not in NUMPY
 }
 _REQUESTS: Final = {"float32": ("<f4", "<c8"), "float64": ("<f8", "<c16")}
 #: Significant bits and the smallest exponent, for the question whether one holds the other.
@@ -91,7 +89,8 @@ def to_float64(raw: memoryview | bytearray, dtype: str) -> NDArray[np.float64]:
         return np.frombuffer(raw, NUMPY[real]).astype(np.float64)
     row = DTYPES[real]
     patterns = np.frombuffer(raw, f"<u{row.itemsize}")
-    return small_float(real).values[patterns]
+    values: NDArray[np.float64] = small_float(real).values[patterns]
+    return values
 
 
 def from_float64(values: NDArray[np.float64], dtype: str) -> NDArray[np.uint8]:

@@ -6,7 +6,7 @@ of dictionaries and the positions in sequences, whatever tags the JSON has.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -37,15 +37,15 @@ _MOST_NAMES: Final = 5_000
 class NoTensors:
     """A reader of tensors for values that hold none: everything else can be decoded."""
 
-    def get(self, tag: str, body: Json, path: str) -> Any:
+    def get(self, _tag: str, _body: Json, _path: str, /) -> Any:
         """Leaves it out."""
         return OMIT
 
-    def get_array(self, body: Json, path: str) -> Any:
+    def get_array(self, _body: Json, _path: str, /) -> Any:
         """Leaves it out."""
         return OMIT
 
-    def charge(self, nbytes: int, path: str) -> None:
+    def charge(self, _nbytes: int, _path: str, /) -> None:
         """Nothing is too much here."""
 
 
@@ -108,6 +108,25 @@ def is_pairs(value: Json, body: Json) -> bool:
     while (tag := tag_of(inner)) and tag not in KNOWN_TAGS:
         inner = inner[tag]  # type: ignore[call-overload, index]
     return tag in _ITEMS or tag in _WITH_ITEMS
+
+
+def with_members(value: Json, members: Sequence[tuple[Json, Json]]) -> Json:
+    """The same dictionary with other members. It has pairs where its keys need them.
+
+    >>> with_members({"$ordered_dict": {"items": {}}}, [("a", 1)])
+    {'$ordered_dict': {'items': {'a': 1}}}
+    >>> with_members({"a": 1}, [("$a", 1)])
+    {'$dict': [['$a', 1]]}
+    """
+    pairs: list[Json] = [[key, item] for key, item in members]
+    if is_pairs(value, contents(value)):
+        return with_contents(value, pairs)
+    made: dict[str, Json] = {}
+    for key, item in members:
+        if type(key) is not str or key[:1] == "$":
+            return with_contents(value, pairs)
+        made[key] = item
+    return with_contents(value, made)
 
 
 def is_dictionary(value: Json) -> bool:
@@ -248,6 +267,10 @@ def paths_in(state: Json, most: int = _MOST_NAMES) -> list[str]:
 RenameKey = Callable[[Json, Json, str], Json]
 
 
+def _same_key(key: Json, _value: Json, _path: str) -> Json:
+    return key
+
+
 class Rebuild:
     """Copies a state with other keys, or below another path, and renames its tensors with it.
 
@@ -262,7 +285,7 @@ class Rebuild:
     """
 
     def __init__(self, rename: RenameKey | None = None, below: str = "") -> None:
-        self._rename = rename or (lambda key, value, path: key)
+        self._rename = rename or _same_key
         self._below = below
         self.names: dict[str, str] = {}
 
@@ -279,7 +302,7 @@ class Rebuild:
             items: list[Json] = [
                 self._value(place.value, place.path, f"{new}/{place.key}") for place in places
             ]
-            return self._beside(value, with_contents(value, items), old, new)
+            return with_contents(value, items)
         keys = [self._rename(place.key, place.value, place.path) for place in places]
         _check_keys(places, keys)
         below = DistinctPaths(new)
@@ -289,11 +312,9 @@ class Rebuild:
             if type(key) in (dict, list):
                 key = self._leaf(key, f"{place.path}#key", f"{at}#key")
             made.append((key, self._value(place.value, place.path, at)))
-        as_pairs = type(body) is list or any(type(k) is not str or k[:1] == "$" for k, _ in made)
-        items_ = [[key, item] for key, item in made] if as_pairs else dict(made)  # type: ignore[misc]
-        return self._beside(value, with_contents(value, items_), old, new)
+        return self._beside(value, with_members(value, made), old)
 
-    def _beside(self, value: Json, made: Json, old: str, new: str) -> Json:
+    def _beside(self, value: Json, made: Json, old: str) -> Json:
         """What an ordered dictionary holds beside its items."""
         tag = tag_of(value)
         if tag == "$ordered_dict" and "metadata" in made[tag]:  # type: ignore[call-overload, index, operator]

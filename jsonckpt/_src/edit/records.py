@@ -171,7 +171,7 @@ class Opened:
             return self._files[number]
 
     def _end_of(self, number: int) -> int:
-        return max((e.offset + e.length for e in self.manifest.entries if e.shard == number))
+        return max(e.offset + e.length for e in self.manifest.entries if e.shard == number)
 
 
 class _CompressedText:
@@ -278,5 +278,3 @@ class StoredRecord:
                 return [memoryview(payload)], checksum
 
         return RecordPlan(self, self.entry.codec, self.entry.nbytes, stored)
-
-

@@ -224,5 +224,6 @@ def _nothing(
         what = f"no key of a tensor has {quote(replace[0] if replace else '')}"
     shown = ", ".join(map(quote, names))
     return StateMismatchError(
-        what, hint=f"Nothing was written. There are {shown}, …" if shown else "There are no tensors."
+        what,
+        hint=f"Nothing was written. There are {shown}, …" if shown else "There are no tensors.",
     )

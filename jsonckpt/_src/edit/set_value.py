@@ -14,7 +14,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..errors import ArgumentError, StateMismatchError, UnsupportedTypeError, counted, printable, quote
+from ..errors import (
+    ArgumentError,
+    StateMismatchError,
+    UnsupportedTypeError,
+    counted,
+    printable,
+    quote,
+)
 from ..format import json_text
 from ..format.checksums import CRYPTOGRAPHIC
 from ..format.json_text import Json, dump
@@ -41,6 +48,7 @@ from .places import (
     tag_of,
     value_at,
     with_contents,
+    with_members,
 )
 from .records import Opened, StoredRecord
 from .values import check_value, fitted, kind_of, new_key
@@ -104,6 +112,8 @@ class SetResult:
 
     def __str__(self) -> str:
         lines = [*map(str, self.changes), *(f"note: {note}" for note in self.notes)]
+        if self.digest:
+            lines.append(f"{printable(self.path)}: written")
         return "\n".join(lines)
 
 
@@ -152,7 +162,7 @@ def set_value(
     ...     path = directory + "/c.json"
     ...     _ = jsonckpt.save({"lr": 0.1, "betas": (0.9, 0.99)}, path)
     ...     _ = jsonckpt.edit.set_value(path, "/betas", [0.9, 0.95])
-    ...     print(jsonckpt.edit.set_value(path, "/lr", 1))
+    ...     print(jsonckpt.edit.set_value(path, "/lr", 1).changes[0])
     ...     jsonckpt.load(path)
     /lr: 0.1 -> 1.0
     {'lr': 1.0, 'betas': (0.9, 0.95)}
@@ -180,15 +190,15 @@ def to_json(value: object) -> Json:
 class _Refusing:
     """Takes no tensors."""
 
-    def is_tensor(self, value: object) -> bool:
+    def is_tensor(self, _value: object, /) -> bool:
         """Nothing is one here, so that the error names the type."""
         return False
 
-    def put(self, value: Any, name: str) -> Json:
+    def put(self, _value: Any, _name: str, /) -> Json:
         """Is never called."""
         raise AssertionError
 
-    def put_array(self, array: Any, name: str) -> Json:
+    def put_array(self, _array: Any, _name: str, /) -> Json:
         """Refuses an array, which would be a new record."""
         raise UnsupportedTypeError(
             "an array is stored as a tensor, and edits make no tensors",
@@ -268,12 +278,8 @@ def _write_file(
     return write_draft(draft, text, WriteOptions(overwrite=True, sync=sync)).digest
 
 
-def _write_manifest(
-    opened: Opened, state: Json, metadata: dict[str, Any], *, sync: bool
-) -> str:
-    manifest = replace(
-        opened.manifest, state=state, metadata=metadata, created_by=created_by()
-    )
+def _write_manifest(opened: Opened, state: Json, metadata: dict[str, Any], *, sync: bool) -> str:
+    manifest = replace(opened.manifest, state=state, metadata=metadata, created_by=created_by())
     text = dump_manifest(manifest)
     reader_limits.check_manifest(text, manifest)
     target = opened.local_path() / MANIFEST_NAME
@@ -361,12 +367,8 @@ def _create(state: Json, name: str, value: Json) -> tuple[Json, Change]:
     label = last.replace("~1", "/").replace("~0", "~")
     if is_divisible(holder):
         key = new_key(holder, label)
-        pairs = [[place.key, place.value] for place in places_in(holder, "")]
-        pairs.append([key, value])
-        if type(body) is list or type(key) is not str or key[:1] == "$":
-            made = with_contents(holder, pairs)  # type: ignore[arg-type]
-        else:
-            made = with_contents(holder, {**body, key: value})  # type: ignore[dict-item]
+        members = [(place.key, place.value) for place in places_in(holder, "")]
+        made = with_members(holder, [*members, (key, value)])
     elif type(body) is list and not is_dictionary(holder):
         if last not in ("-", str(len(body))):
             raise nothing_at(state, name)

@@ -21,10 +21,9 @@ from ..state.selector import Selector, refuse_unmatched, selector
 from .places import (
     contents,
     is_divisible,
-    is_pairs,
     places_in,
     tag_of,
-    with_contents,
+    with_members,
     with_records,
 )
 from .records import Opened, StoredRecord
@@ -66,7 +65,7 @@ class SplitResult:
     Attributes:
         path: of the checkpoint that was split.
         parts: the new checkpoints.
-        left_out: the places that are in no part.
+        left_out: the places that are in no part, without what is below them.
         notes: what else there is to know, one line each: ties and views across parts.
     """
 
@@ -163,7 +162,7 @@ def split(
             units = list(_units(opened))
             _select(units, include, exclude)
             _assign(units, by)
-            parts, notes = _parts(opened, units)
+            parts, notes, left_out = _parts(opened, units)
         if by is None:
             paths = [target]
         else:
@@ -183,8 +182,7 @@ def split(
             )
             saved = write_draft(draft, one, options)
             written.append(SplitPart(one, saved.tensors, saved.nbytes, saved.digest))
-    left_out = tuple(unit.path for unit in units if unit.part is None)
-    return SplitResult(opened.path, tuple(written), left_out, tuple(notes))
+    return SplitResult(opened.path, tuple(written), tuple(left_out), tuple(notes))
 
 
 def _units(opened: Opened) -> Iterator[_Unit]:
@@ -291,8 +289,8 @@ def _file_names(parts: Sequence[_Part], opened: Opened) -> list[str]:
     return [part.name for part in parts]
 
 
-def _parts(opened: Opened, units: Sequence[_Unit]) -> tuple[list[_Part], list[str]]:
-    """The parts, in the order of their first places, and notes on what crosses them."""
+def _parts(opened: Opened, units: Sequence[_Unit]) -> tuple[list[_Part], list[str], list[str]]:
+    """The parts in order, notes on what crosses them, and the places that are in none."""
     parts_at: dict[str, set[str | None]] = {}
     for unit in units:
         above = unit.path
@@ -305,7 +303,13 @@ def _parts(opened: Opened, units: Sequence[_Unit]) -> tuple[list[_Part], list[st
         for reference in unit.references:
             if reference.tag == "$tensor":
                 owner[reference.record] = unit.part
-    parts, notes = [], []
+    left_out = [
+        path
+        for path, found in parts_at.items()
+        if found == {None} and (not path or parts_at[path.rpartition("/")[0]] != {None})
+    ]
+    parts: list[_Part] = []
+    notes: list[str] = []
     of_part: dict[str, list[Reference]] = {}
     for unit in units:
         if unit.part:
@@ -325,7 +329,7 @@ def _parts(opened: Opened, units: Sequence[_Unit]) -> tuple[list[_Part], list[st
         ]
         parts.append(_Part(name, state, records))
         notes += _crossings(mine, owner, name)
-    return parts, notes
+    return parts, notes, left_out
 
 
 def _crossings(
@@ -353,9 +357,7 @@ def _pruned(value: Json, path: str, parts_at: Mapping[str, set[str | None]], par
         for place in places
         if part in parts_at[place.path]
     ]
-    body = contents(value)
-    items: Any = [[k, v] for k, v in kept] if is_pairs(value, body) else dict(kept)  # type: ignore[misc]
-    return with_contents(value, items)
+    return with_members(value, kept)
 
 
 def _adopt(state: Json, references: Sequence[Reference]) -> tuple[Json, dict[str, str]]:
@@ -394,4 +396,3 @@ def _owned(value: Json, adopted: set[str]) -> Json:
         body: Any = value["$tied"]
         return {"$tensor": body["name"]} if body["name"] in adopted else value
     return {key: _owned(item, adopted) for key, item in value.items()}
-

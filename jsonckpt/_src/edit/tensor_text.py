@@ -63,9 +63,8 @@ def text_pieces(numbers: Iterable[str], sizes: Sequence[int]) -> Iterator[str]:
     >>> "".join(text_pieces(["1", "2", "3", "4"], [2, 2]))
     '1 2\\n3 4\\n'
     """
-    row, position = (sizes[-1] if sizes else 1), 0
-    for number in numbers:
-        position += 1
+    row = sizes[-1] if sizes else 1
+    for position, number in enumerate(numbers, 1):
         yield number + ("\n" if position % row == 0 else " ")
 
 

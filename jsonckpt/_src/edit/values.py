@@ -26,6 +26,7 @@ from .places import (
     places_in,
     tag_of,
     with_contents,
+    with_members,
 )
 
 _FLOAT_WORDS: Final = ("NaN", "Infinity", "-Infinity")
@@ -35,6 +36,12 @@ _WORDS: Final = {
     "inf": "Infinity", "-inf": "-Infinity",
 }  # fmt: skip
 _ARRAYS: Final = frozenset({"$tuple", "$set", "$frozenset", "$deque"})
+_TAGGED: Final = {
+    "$int": "an int",
+    "$float": "a float",
+    "$str": "a string",
+    "$dict": "a dictionary",
+}
 _INTEGER: Final = re.compile(r"-?(0|[1-9][0-9]*)", re.ASCII)
 _SCALAR: Final = re.compile(r"[|<](b1|[iuf][1248])")
 _INTEGER_BITS: Final = {"1": 8, "2": 16, "4": 32, "8": 64}
@@ -74,7 +81,12 @@ def kind_of(value: Json) -> str:
     """
     tag = tag_of(value)
     if tag:
-        special = {"$int": "an int", "$float": "a float", "$str": "a string", "$dict": "a dictionary"}
+        special = {
+            "$int": "an int",
+            "$float": "a float",
+            "$str": "a string",
+            "$dict": "a dictionary",
+        }
         return special.get(tag) or f"a {tag[1:] if tag in _ARRAYS else tag}"
     names: dict[type, str] = {
         bool: "true or false",
@@ -193,8 +205,7 @@ def _dictionary(old: Json, new: Json) -> Json:
         made.append(
             (new_key(old, key), item) if place is None else (place.key, _alike(place.value, item))
         )
-    pairs = any(type(key) is not str or key[:1] == "$" for key, _ in made)
-    return with_contents(old, [[k, v] for k, v in made] if pairs else dict(made))  # type: ignore[misc]
+    return with_members(old, made)
 
 
 def _alike(old: Json, new: Json) -> Json:

@@ -115,14 +115,14 @@ def write_draft(draft: Draft, out: str, options: WriteOptions) -> SaveResult:
         sync=options.sync,
         shared=shared,
     )
-    plans = [
+    planned = [
         draft.plans.get(record.name) or record.plan(save_options.checksum)
         for record in draft.records
     ]
-    for plan in plans:
-        reader_limits.check_tensor_name(plan.source.name)
-    reader_limits.check_tensor_count(len(plans))
-    sources: list[RawSource] = [plan.source for plan in plans]
+    for one in planned:
+        reader_limits.check_tensor_name(one.source.name)
+    reader_limits.check_tensor_count(len(planned))
+    sources: list[RawSource] = [one.source for one in planned]
     snapshot = Snapshot(
         draft.save_id or new_save_id(),
         draft.created_at or now(),
@@ -137,7 +137,7 @@ def write_draft(draft: Draft, out: str, options: WriteOptions) -> SaveResult:
         for opened in draft.inputs:
             opened.check_unchanged()
 
-    plan = SavePlan(snapshot, save_options, plans)
+    plan = SavePlan(snapshot, save_options, planned)
     return write_checkpoint(plan, target, CancelToken(), began, before_commit=before_commit)
 
 

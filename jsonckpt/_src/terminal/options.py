@@ -94,6 +94,23 @@ def add_expected_digest(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def interleave(parser: argparse.ArgumentParser, positional: str) -> None:
+    """Let a list of positional arguments go on after an option.
+
+    argparse takes such a list from one place only, and refuses the rest as unrecognized.
+    """
+    parse = parser.parse_known_args
+
+    def parse_known_args(args: Any = None, namespace: Any = None) -> Any:
+        found, rest = parse(args, namespace)
+        is_negative = parser._negative_number_matcher.match
+        values = [word for word in rest if word[:1] != "-" or is_negative(word)]
+        getattr(found, positional).extend(values)
+        return found, [word for word in rest if word not in values]
+
+    parser.parse_known_args = parse_known_args  # type: ignore[method-assign]
+
+
 def add_output(parser: argparse.ArgumentParser) -> None:
     """Add ``-o`` and ``--overwrite`` for a new checkpoint."""
     parser.add_argument(
