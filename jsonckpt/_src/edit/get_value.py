@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ..errors import (
     ArgumentError,
     CheckpointExistsError,
+    FormatError,
     LimitError,
     StateMismatchError,
     counted,
@@ -27,7 +28,7 @@ from ..format.dtypes import DTYPES
 from ..format.filenames import temporary_name
 from ..format.json_text import Json, dump, dump_pretty
 from ..format.limits import Limits, exceeds, way_over
-from ..format.model import Entry
+from ..format.model import Entry, is_size
 from ..load.options import ReadOptions
 from ..state.references import Reference, has_references, references_in
 from ..state.selector import near_names
@@ -92,32 +93,26 @@ def _place_of(reference: Reference, opened: Opened) -> TensorPlace:
     if reference.tag != "$view":
         return TensorPlace(reference.name, entry, entry.dtype, entry.shape)
     body = reference.body
-    place = TensorPlace(
-        reference.name,
-        entry,
-        body["dtype"],
-        tuple(body["shape"]),
-        (tuple(body["stride"]), body["offset"]),
-    )
-    _check_view(place)
-    return place
+    dtype, offset = body.get("dtype"), body.get("offset")
+    shape, stride = body.get("shape"), body.get("stride")
+    if type(shape) is list and type(stride) is list and type(dtype) is str:
+        place = TensorPlace(reference.name, entry, dtype, tuple(shape), (tuple(stride), offset))
+        if _is_inside(place):
+            return place
+    raise FormatError(f"the view {quote(reference.name, 200)} is not inside its record")
 
 
-def _check_view(place: TensorPlace) -> None:
-    """Check that a view lies inside its record.
-
-    Raises:
-        ArgumentError: it does not.
-    """
+def _is_inside(place: TensorPlace) -> bool:
+    """Whether a view lies inside its record."""
     assert place.view is not None
     stride, offset = place.view
     sizes = [*place.shape, *stride, offset]
-    whole = place.dtype in DTYPES and all(type(n) is int and 0 <= n < 1 << 63 for n in sizes)
-    if whole and len(stride) == len(place.shape):
-        last = offset + sum((n - 1) * step for n, step in zip(place.shape, stride))
-        if 0 in place.shape or (last + 1) * DTYPES[place.dtype].itemsize <= place.entry.nbytes:
-            return
-    raise StateMismatchError(f"the view {quote(place.name, 200)} is not inside its record")
+    if place.dtype not in DTYPES or not all(map(is_size, sizes)):
+        return False
+    if len(stride) != len(place.shape):
+        return False
+    last = offset + sum((n - 1) * step for n, step in zip(place.shape, stride))
+    return 0 in place.shape or (last + 1) * DTYPES[place.dtype].itemsize <= place.entry.nbytes
 
 
 @dataclass(frozen=True, slots=True)

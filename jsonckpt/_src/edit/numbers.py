@@ -111,10 +111,10 @@ def from_float64(values: NDArray[np.float64], dtype: str) -> NDArray[np.uint8]:
     patterns, misfit = narrow(real, _to_odd(np.where(finite, values, 1.0)))
     patterns = patterns.astype(f"<u{row.itemsize}")
     infinite = np.isinf(values) | (misfit & finite)
-    lacks_zero = misfit & (values == 0) & np.signbit(values) & real.endswith("fnuz")
-    if lacks_zero.any():  # these have one zero
-        patterns[lacks_zero] = 0
-        infinite &= ~lacks_zero
+    if real.endswith("fnuz"):  # these have no minus zero
+        zero = misfit & (np.abs(values) < 1)
+        patterns[zero] = 0
+        infinite &= ~zero
     if infinite.any():
         if real not in INFINITY:
             raise FormatError(f"a result is outside of what {dtype} can hold")

@@ -350,9 +350,13 @@ def _delete(state: Json, place: Place, holder: Json) -> Json:
                 f"behind {quote(place.path, 200)} there are tensors, whose names would shift",
                 hint="Delete from the end of the list, or change it in Python.",
             )
+    was_tagged = bool(tag_of(holder))
     del place.members[place.position]
-    fixed = with_contents(holder, contents(holder))
-    return state if fixed is holder else _replaced(state, place.path.rpartition("/")[0], fixed)
+    if was_tagged or not tag_of(holder):
+        return state
+    # One of several members remains, and must not look like a tag.
+    members: list[Json] = [[key, value] for key, value in holder.items()]  # type: ignore[union-attr]
+    return _replaced(state, place.path.rpartition("/")[0], {"$dict": members})
 
 
 def _create(state: Json, name: str, value: Json) -> tuple[Json, Change]:

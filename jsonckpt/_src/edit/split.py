@@ -280,8 +280,10 @@ def _file_names(parts: Sequence[_Part], opened: Opened) -> list[str]:
     taken: set[str] = set()
     for part in parts:
         stem = _UNSAFE.sub("_", part.name.removeprefix("/"))[:_LONGEST_NAME].strip("_-") or "part"
+        if is_part(f"{stem}.json") or is_part(f"{stem.lower()}.json"):
+            stem = f"part_{stem}"
         name, number = stem, 2
-        while name.lower() in taken or is_part(f"{name}{ending}") or is_part(f"{name}.json"):
+        while name.lower() in taken:
             name, number = f"{stem}-{number}", number + 1
         taken.add(name.lower())
         part.name = f"{name}{ending}"
