@@ -26,7 +26,7 @@ ROWS = [
     [["cli"]],
     [["commands"]],
     [["terminal"]],
-    [["rescue"], ["convert"], ["training", "load_into"]],
+    [["rescue", "edit"], ["convert"], ["training", "load_into"]],
     [["sources"]],
     [["save"], ["load"], ["foreign", "json_stream"], ["pickles"]],
     [["tensors", "state"], ["shards"], ["storage"]],

@@ -122,7 +122,7 @@ def average(
             averaged = _averaged_names(opened, include, exclude)
         plans = {}
         for name in averaged:
-            entries = [one.manifest.by_name[name] for one in opened]
+            entries = [entry for one in opened if (entry := _entry_of(one, name)) is not None]
             if not _equal(opened, entries):
                 mean = _Mean(StoredRecord.of(last, entries[-1]), opened, entries, shares)
                 plans[name] = RecordPlan(mean, entries[-1].codec, entries[-1].nbytes)
@@ -185,9 +185,9 @@ def _averaged_names(
     for one in opened[:-1]:
         for name in names:
             _check_alike(last, one, name)
-        wanted, strange = set(last.manifest.by_name), _references(one)[1]
+        strange = _references(one)[1]
         for entry in one.manifest.entries:
-            if entry.name not in wanted and is_float(entry.dtype) and chosen(entry.name):
+            if is_float(entry.dtype) and chosen(entry.name) and _entry_of(last, entry.name) is None:
                 raise _missing(last, one, entry.name)
             if entry.name in strange and entry.name in names:
                 raise StateMismatchError(
@@ -221,7 +221,7 @@ def _references(opened: Opened) -> tuple[dict[str, list[str]], set[str]]:
 
 
 def _check_alike(last: Opened, one: Opened, name: str) -> None:
-    expected, found = last.manifest.by_name[name], one.manifest.by_name.get(name)
+    expected, found = last.manifest.by_name[name], _entry_of(one, name)
     if found is None:
         raise _missing(one, last, name)
     for what, mine, theirs in (
@@ -234,6 +234,14 @@ def _check_alike(last: Opened, one: Opened, name: str) -> None:
                 f"{printable(last.path)}",
                 hint="Leave it out with exclude= (--exclude): it is then that of the last one.",
             )
+
+
+def _entry_of(opened: Opened, name: str) -> Entry | None:
+    """The record of a tensor, also if another place of the tensor comes first and names it."""
+    by_name = opened.manifest.by_name
+    if name in by_name:
+        return by_name[name]
+    return by_name.get(opened.ties.get(name, ""))
 
 
 def _missing(where: Opened, there: Opened, name: str) -> StateMismatchError:

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from ..load.options import ReadOptions
 from ..load.record_stream import checksum_error
 from ..save.plan import RecordPlan
 from ..shards.any_layout import plain_payload
+from ..state.references import references_in
 from ..storage.protocols import RangeReader
 from ..storage.spool import SpoolFile
 
@@ -65,6 +67,12 @@ class Opened:
     def is_single(self) -> bool:
         """Whether it is one file."""
         return self.container.single is not None
+
+    @cached_property
+    def ties(self) -> dict[str, str]:
+        """The record of each tensor that is tied to another place's."""
+        state = self.manifest.state
+        return {r.name: r.record for r in references_in(state) if r.tag == "$tied"}
 
     def local_path(self) -> Path:
         """The path of the local directory or file."""
