@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ..edit.records import Opened
 
 _ROWS = re.compile(r"(-?[0-9]+)?:(-?[0-9]+)?", re.ASCII)
-#: What is a value although it begins with a minus: -1e-4, -Infinity.
+#: What is a value although it begins with a minus: -1e-4, -Infinity, -5:.
 _NEGATIVE = re.compile(r"-(\.?[0-9].*|Infinity|inf)$")
 
 
@@ -51,6 +51,7 @@ def _add_get(commands: Commands) -> None:
         epilog="Without -o, values are printed as JSON, and so are tensors of up to 1,000 numbers. "
         "-o - writes a tensor to standard output as .npy bytes.",
     )
+    parser._negative_number_matcher = _NEGATIVE
     add_common(parser)
     parser.add_argument(
         "name", metavar="NAME", help="the place: /optimizer/state/0/step; / is the whole state"
