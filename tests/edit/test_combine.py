@@ -26,7 +26,8 @@ def compiled_state() -> tuple[dict[str, Any], dict[str, Any]]:
     model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
     wrapped = OrderedDict((f"module._orig_mod.{k}", v) for k, v in model.state_dict().items())
     wrapped._metadata = OrderedDict(  # type: ignore[attr-defined]
-        (f"module._orig_mod.{k}" if k else "", v) for k, v in model.state_dict()._metadata.items()
+        (f"module._orig_mod.{k}" if k else "", v)
+        for k, v in model.state_dict()._metadata.items()  # type: ignore[attr-defined]
     )
     return {"model": wrapped, "epoch": 3}, {"model": model.state_dict(), "epoch": 3}
 
@@ -58,7 +59,9 @@ def test_patterns_ties_and_views(tmp_path: Path) -> None:
     state = {
         "a.0": {"w.1": base, "w.2": base[1:], "n.3": 1},
         "b.0": [base, {7: base.t()}],
-        "s": torch.sparse_coo_tensor([[0, 1]], [1.0, 2.0], (4,), check_invariants=True),
+        "s": torch.sparse_coo_tensor(
+            torch.tensor([[0, 1]]), torch.tensor([1.0, 2.0]), (4,), check_invariants=True
+        ),
         "arr.1": np.arange(3),
     }
     path = tmp_path / "c"
@@ -87,7 +90,7 @@ def test_rename_collisions_name_both(tmp_path: Path) -> None:
                   {"replace": ("", "x")}, {"replace": ("(", "x"), "regex": True},
                   {"replace": ("a", r"\9"), "regex": True}):  # fmt: skip
         with pytest.raises(jsonckpt.ArgumentError):
-            edit.rename(path, **wrong)  # type: ignore[arg-type]
+            edit.rename(path, **wrong)
     with pytest.raises(jsonckpt.LimitError):
         edit.rename(path, replace=("w", "w" * 2000), at="/m")
     assert path.read_bytes() == before
@@ -423,7 +426,9 @@ def test_sparse_and_quantized_tensors_are_copied(tmp_path: Path) -> None:
     paths = []
     for number in (1.0, 3.0):
         state = {
-            "s": torch.sparse_coo_tensor([[int(number)]], [number], (4,), check_invariants=True),
+            "s": torch.sparse_coo_tensor(
+                torch.tensor([[int(number)]]), torch.tensor([number]), (4,), check_invariants=True
+            ),
             "w": torch.full((2,), number),
         }
         paths.append(tmp_path / f"{number}.json")

@@ -345,7 +345,8 @@ def test_a_full_disk_at_every_call(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, call: str
 ) -> None:
     path = tmp_path / name
-    state = {"w": torch.arange(50.0), "lr": 0.5}
+    weights = torch.arange(50.0)
+    state = {"w": weights, "lr": 0.5}
     for number in range(1, 40):
         jsonckpt.save(state, path, chunk_size=64, sync=False)
         where = path if path.is_dir() else tmp_path
@@ -359,7 +360,7 @@ def test_a_full_disk_at_every_call(
             except jsonckpt.JsonckptError as error:
                 raised = error
         assert jsonckpt.verify(path)
-        assert torch.equal(jsonckpt.load(path)["w"], state["w"])
+        assert torch.equal(jsonckpt.load(path)["w"], weights)
         if not faults.happened:
             assert raised is None
             assert number > 1

@@ -118,8 +118,7 @@ def average(
     with ExitStack() as stack:
         opened = [Opened(path, ReadOptions.of(limits=limits), stack) for path in inputs]
         last = opened[-1]
-        with last.container.errors():
-            averaged = _averaged_names(opened, include, exclude)
+        averaged = _averaged_names(opened, include, exclude)
         plans = {}
         for name in averaged:
             entries = [entry for one in opened if (entry := _entry_of(one, name)) is not None]
@@ -201,7 +200,9 @@ def _references(opened: Opened) -> tuple[dict[str, list[str]], set[str]]:
     """The places of each record, and the records of which no mean is taken."""
     places: dict[str, list[str]] = {}
     unusual: set[str] = set()
-    for reference in references_in(opened.manifest.state):
+    with opened.container.errors():
+        references = list(references_in(opened.manifest.state))
+    for reference in references:
         record = opened.manifest.by_name.get(reference.record)
         if record is None:
             continue
