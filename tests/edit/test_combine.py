@@ -289,6 +289,21 @@ def test_merge_of_two_algorithms_and_layouts(tmp_path: Path) -> None:
     assert jsonckpt.verify(c, deep=True)
 
 
+def test_more_shards_than_open_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from jsonckpt._src.edit import records
+
+    monkeypatch.setattr(records, "_MOST_OPEN", 3)
+    state = {str(number): torch.full((5,), float(number)) for number in range(20)}
+    path = tmp_path / "c"
+    jsonckpt.save(state, path, max_shard_size=1)
+    assert len(files(path)) == 21
+    before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+    edit.merge({"a": path, "b": path}, tmp_path / "m.json")
+    if before:
+        assert len(os.listdir("/proc/self/fd")) == before
+    assert same(jsonckpt.load(tmp_path / "m.json"), {"a": state, "b": state})
+
+
 def test_damage_is_carried_and_found(tmp_path: Path) -> None:
     """A payload is copied undecoded, so its damage is found where its checksum is compared."""
     path, out = tmp_path / "c.json", tmp_path / "d.json"

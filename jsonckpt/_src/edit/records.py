@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import tempfile
 import threading
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -33,6 +33,8 @@ from ..storage.protocols import RangeReader
 from ..storage.spool import SpoolFile
 
 _PIECE = 1 << 20
+#: A system lets a process open about a thousand files.
+_MOST_OPEN = 64
 _FULL = "Free some space, or set TMPDIR to a directory with room for the decompressed text."
 _CHANGED = "It was changed while it was read: edit it again when nothing writes to it."
 
@@ -154,18 +156,28 @@ class Opened:
 
     def _text(self, entry: Entry, chunk: int) -> bytes | bytearray:
         """A payload as a writer spells it."""
-        file = self._file(entry.shard)
         offset, length, _ = entry.chunks[chunk]
-        if self.container.any_layout:
-            return plain_payload(pieces(file, offset, length), entry, chunk)
-        payload = bytearray(length)
-        file.read_range(offset, memoryview(payload))
-        return payload
+        with self._file(entry.shard) as file:
+            if self.container.any_layout:
+                return plain_payload(pieces(file, offset, length), entry, chunk)
+            payload = bytearray(length)
+            file.read_range(offset, memoryview(payload))
+            return payload
 
-    def _file(self, number: int) -> RangeReader:
+    @contextmanager
+    def _file(self, number: int) -> Iterator[RangeReader]:
+        """A file of the checkpoint. The first ones stay open, others only while this is used."""
+        shard = Shard(self.container, number, [])
+        if number in self._files or len(self._files) < _MOST_OPEN or not shard.is_ranged:
+            yield self._kept(number, shard)
+            return
+        shard.check_file()
+        with self.container.location.file(shard.name) as file:
+            yield file
+
+    def _kept(self, number: int, shard: Shard) -> RangeReader:
         with self._lock:
             if number not in self._files:
-                shard = Shard(self.container, number, [])
                 shard.check_file()
                 location = self.container.location
                 if shard.is_ranged:
