@@ -31,6 +31,7 @@ from jsonckpt._src.errors import (
 from jsonckpt._version import __version__
 
 if TYPE_CHECKING:
+    from jsonckpt import edit as edit
     from jsonckpt import training as training
     from jsonckpt._src.diff.api import diff
     from jsonckpt._src.diff.facts import Diff
@@ -144,7 +145,7 @@ def __getattr__(name: str) -> Any:
     if name in _LAZY:
         module, original = _LAZY[name]
         value = getattr(importlib.import_module(f"jsonckpt._src.{module}"), original)
-    elif name in {"convert", "training"}:
+    elif name in {"convert", "edit", "training"}:
         value = importlib.import_module(f"jsonckpt.{name}")
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -153,7 +154,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LAZY, "convert", "training"})
+    return sorted({*globals(), *_LAZY, "convert", "edit", "training"})
 
 
 for _name in __all__:

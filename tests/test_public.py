@@ -271,6 +271,7 @@ def test_names_are_imported_when_they_are_used() -> None:
                     module = line.module.removeprefix("jsonckpt._src.")
                     found[alias.asname or alias.name] = (module, alias.name)
     assert found.pop("training") == ("jsonckpt", "training")
+    assert found.pop("edit") == ("jsonckpt", "edit")
     assert found.pop("convert") == ("jsonckpt.convert", "convert")
     assert found == jsonckpt._LAZY
     assert set(dir(jsonckpt)) >= {*jsonckpt.__all__, "convert", "training"}

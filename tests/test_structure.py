@@ -22,7 +22,7 @@ LAYERS: list[set[str]] = [
     {"save", "load", "json_stream", "pickles"},
     {"load_into", "foreign", "inspect"},
     {"sources", "diff"},
-    {"rescue", "convert", "find", "report"},
+    {"rescue", "convert", "find", "report", "edit"},
     {"training", "kaggle"},
     {"terminal"},
     {"commands"},

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from ..._version import __version__
 from ..commands import (
+    combine,
     completion,
     convert,
     diff,
@@ -24,6 +25,8 @@ from ..commands import (
     inspect,
     kaggle_init,
     recover,
+    rename,
+    values,
     verify,
 )
 from ..terminal.console import run_command
@@ -35,6 +38,9 @@ COMMANDS = (
     inspect,
     find,
     diff,
+    values,
+    rename,
+    combine,
     verify,
     convert,
     recover,

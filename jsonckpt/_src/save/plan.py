@@ -8,10 +8,10 @@ from __future__ import annotations
 import hashlib
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from ..format import filenames
 from ..format.chunk_codec import ChunkCodec, payload_bound
@@ -62,13 +62,22 @@ class RawSource(Protocol):
         """The raw bytes ``[start, stop)``."""
 
 
+#: Gives the pieces of a chunk's payload and the checksum of its raw bytes.
+StoredChunk: TypeAlias = "Callable[[int], tuple[list[bytes | memoryview], str]]"
+
+
 @dataclass(frozen=True, slots=True)
 class RecordPlan:
-    """A record to be written: its tensor and its codec."""
+    """A record to be written: its tensor and its codec.
+
+    Attributes:
+        stored: for a record that another checkpoint has in this codec: its payloads are copied.
+    """
 
     source: RawSource
     codec: Codec
     nbytes: int
+    stored: StoredChunk | None = None
 
     @property
     def chunks(self) -> int:

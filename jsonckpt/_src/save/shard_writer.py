@@ -79,6 +79,8 @@ class ShardWriter:
         if start == stop:
             return None
         try:
+            if record.stored is not None:
+                return record.stored(part.chunk)
             raw = source.read(start, stop)
             if source.dtype == "bool":
                 check_bool(raw)

@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..._version import __version__
 from ..errors import ArgumentError, JsonckptError, quote
@@ -15,11 +15,11 @@ from ..format import json_text
 from ..format.manifest import dump_manifest
 from ..format.model import CONTENT_ID, NO_TIME, Entry, Manifest, ShardFile
 from ..shards.shard_text import shard_head
-from ..state.registry import default_rules
 from ..state.tree import encode_state
-from ..tensors.aliasing import StateWriter
-from ..tensors.buffers import Source
 from . import reader_limits
+
+if TYPE_CHECKING:
+    from ..tensors.buffers import Source
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,10 @@ def take_snapshot(
     Args:
         by_content: the id and the time say nothing, so that equal states give equal bytes.
     """
+    # A copy of records that exist, as after a rename, needs no torch.
+    from ..state.registry import default_rules
+    from ..tensors.aliasing import StateWriter
+
     writer = StateWriter()
     most = reader_limits.most_levels()
     tree = encode_state(state, writer, rules=default_rules(), max_depth=most)

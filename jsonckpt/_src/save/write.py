@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -64,12 +64,18 @@ class SaveResult(ShortRepr):
 
 
 def write_checkpoint(
-    plan: SavePlan, target: Target, cancel: CancelToken, began: float
+    plan: SavePlan,
+    target: Target,
+    cancel: CancelToken,
+    began: float,
+    *,
+    before_commit: Callable[[], None] = lambda: None,
 ) -> SaveResult:
     """Write everything, or leave the old checkpoint.
 
     Args:
         began: when the save began, by ``time.perf_counter``.
+        before_commit: called when everything is written; an error keeps the old checkpoint.
     """
     snapshot = plan.snapshot
     manifest = b""
@@ -85,6 +91,7 @@ def write_checkpoint(
         else:
             manifest = snapshot.manifest(plan.options.checksum, shards, entries)
             digest = f"sha256:{hashlib.sha256(manifest).hexdigest()}"
+        before_commit()
         durability = target.commit(manifest, cancel)
     except BaseException as error:
         target.abandon(error)

@@ -13,11 +13,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar
-
-import torch
+from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import WriteError
+
+if TYPE_CHECKING:
+    import torch
 
 #: How the name of a temporary file begins, if it has one.
 PREFIX = ".jsonckpt-"
@@ -100,6 +101,11 @@ class SpoolFile(_Unnamed):
         """Forget what was written after ``length`` bytes. Later bytes overwrite it."""
         self._end = length
 
+    def mapped(self) -> mmap.mmap:
+        """What was written, as memory that the system can drop. It is not empty."""
+        with self._refusals():
+            return mmap.mmap(self._number, self._end, access=mmap.ACCESS_READ)
+
     def read(self, offset: int, length: int, piece: int = _PIECE) -> Iterator[bytes]:
         """``length`` bytes from ``offset`` on, in pieces of at most ``piece`` bytes."""
         end = offset + length
@@ -134,6 +140,8 @@ class Spool(_Unnamed):
         Raises:
             WriteError: no space is left.
         """
+        import torch
+
         if nbytes == 0:
             return torch.empty(0, dtype=torch.uint8).untyped_storage()
         start = -(-self._used // _ALIGNMENT) * _ALIGNMENT

@@ -58,6 +58,22 @@ def say(text: object, end: str = "\n", style: str = "") -> None:
     _write(sys.stdout, _styled(printable(text, keep="\n"), style, sys.stdout) + end)
 
 
+def say_bytes(data: bytes | memoryview) -> None:
+    """Write bytes to standard output, as they are.
+
+    Raises:
+        _OutputError: standard output failed; :func:`run_command` handles that.
+    """
+    try:
+        if sys.stdout is None:
+            raise _OutputError("the output is closed")
+        sys.stdout.flush()
+        sys.stdout.buffer.write(data)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise _OutputError(str(reason)) from error
+
+
 def complain(text: object, end: str = "\n", style: str = "") -> None:
     """Print to standard error. If that fails, nothing else can report it."""
     try:

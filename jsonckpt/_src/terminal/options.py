@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
-from ..errors import ArgumentError, JsonckptError, printable
+from ..errors import ArgumentError, CheckpointExistsError, JsonckptError, printable
 from ..format.checksums import check_expected
 from ..format.limits import Limits, parse_limits
 from ..storage.path_arguments import is_url, path_text
@@ -144,6 +145,46 @@ def add_expected_digest(parser: argparse.ArgumentParser) -> None:
         type=_digest,
         help="refuse any other save: sha256:...",
     )
+
+
+def interleave(parser: argparse.ArgumentParser, positional: str) -> None:
+    """Let a list of positional arguments go on after an option.
+
+    argparse takes such a list from one place only, and refuses the rest as unrecognized.
+    """
+    parse = parser.parse_known_args
+
+    def parse_known_args(args: Any = None, namespace: Any = None) -> Any:
+        found, rest = parse(args, namespace)
+        is_negative = parser._negative_number_matcher.match
+        values = [word for word in rest if word[:1] != "-" or is_negative(word)]
+        getattr(found, positional).extend(values)
+        return found, [word for word in rest if word not in values]
+
+    parser.parse_known_args = parse_known_args  # type: ignore[method-assign]
+
+
+def add_output(parser: argparse.ArgumentParser) -> None:
+    """Add ``-o`` and ``--overwrite`` for a new checkpoint."""
+    parser.add_argument(
+        "-o", "--output", metavar="OUT", required=True, type=local_path, help="the new checkpoint"
+    )
+    add_overwrite(parser)
+
+
+def add_overwrite(parser: argparse.ArgumentParser) -> None:
+    """Add ``--overwrite``."""
+    parser.add_argument("--overwrite", action="store_true", help="replace what is at OUT")
+
+
+@contextmanager
+def overwrite_by_option() -> Iterator[None]:
+    """Name the option of the command line in the hint of a :class:`CheckpointExistsError`."""
+    try:
+        yield
+    except CheckpointExistsError as error:
+        error.hint = (error.hint or "").replace("overwrite=True", "--overwrite") or None
+        raise
 
 
 def limits_of(args: argparse.Namespace) -> Limits:

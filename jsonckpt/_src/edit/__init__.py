@@ -1,0 +1,1 @@
+"""Edits of checkpoints as they lie on disk: no tensor is made, and no torch is imported."""
