@@ -16,6 +16,7 @@ error. A comment on the line before a block says what is special about it:
 - ``<!-- needs: NAME -->``: a program or module without which the block and the rest of its page
   are left out, which is listed, too. ``JSONCKPT_REQUIRE="docs"`` makes that an error
 - ``<!-- exit: 3 -->``: the exit code that a bash block has
+- ``<!-- clone -->``: it runs in a clone of the repository, so ``docs`` is there
 - ``<!-- output -->``: before a ``text`` block: what the block before it printed; ``…`` stands for
   any text
 
@@ -47,7 +48,7 @@ from typing import Any
 ROOT = Path(__file__).parent.parent.resolve()
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
-MARK = re.compile(r"^\s*<!-- (not run|ci|needs|exit|output)(?:: ([^>]*?))? -->\s*$")
+MARK = re.compile(r"^\s*<!-- (not run|ci|needs|exit|output|clone)(?:: ([^>]*?))? -->\s*$")
 FENCE = re.compile(r"^(\s*)(`{3,})([\w+-]*)(.*)$")
 SHOWN = {"text", "json", "yaml", "toml", "ini", "gitattributes", "html", "markdown"}
 IMPLIED = {"javascript": "node", "sql": "duckdb"}
@@ -191,6 +192,8 @@ def run_page(page: Path) -> Outcome:
             if lacking:
                 outcome.left_out.append(f"{place}: no {lacking} here")
                 continue
+            if "clone" in block.marks and not os.path.lexists("docs"):
+                os.symlink(ROOT / "docs", "docs")
             try:
                 printed = runner.run(block)
                 outcome.ran += 1
