@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import math
 import tracemalloc
+import warnings
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ import torch
 
 import jsonckpt
 from jsonckpt._src.load.container import Shard
+from tests.states import nan
 from tests.support import same
 
 
@@ -86,6 +90,14 @@ def test_checksums_decide_without_reading(tmp_path: Path, monkeypatch: pytest.Mo
     assert found.read == 0
 
 
+def quantized(scale: float) -> torch.Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # quantized tensors are deprecated
+        return torch.quantize_per_tensor(torch.ones(2) * scale, scale, 0, torch.qint8)
+
+
+K = torch.ones(2)
+F = torch.arange(6.0).reshape(2, 3)
 CHANGES: list[tuple[str, Any, Any, list[str]]] = [
     ("value", 1, 2, ["~ /x  1 → 2"]),
     ("text", "a" * 80, "a" * 80 + "b", ["~ /x  …aaaaaaaaaa → …aaaaaaaaaab"]),
@@ -114,6 +126,54 @@ CHANGES: list[tuple[str, Any, Any, list[str]]] = [
     ),
     ("array", np.arange(3), np.arange(1, 4), ["~ /x  int64 [3]"]),
     ("array's kind", np.arange(3), [0, 1, 2], ["~ /x  type NumPy array → list"]),
+    ("deque", deque([1, 2], 3), deque([1, 2], 4), ["~ /x  type maxlen 3 → maxlen 4"]),
+    (
+        "scale",
+        quantized(1.0),
+        quantized(2.0),
+        ["~ /x  scale 1.0 → scale 2.0"],
+    ),
+    (
+        "gradient",
+        torch.nn.Parameter(torch.ones(2)),
+        torch.nn.Parameter(torch.ones(2), requires_grad=False),
+        ["~ /x  requires_grad True → requires_grad False"],
+    ),
+    (
+        "array's byte order",
+        np.zeros(3, "<f4"),
+        np.zeros(3, ">f4"),
+        ['~ /x  NumPy array "<f4" [3] → NumPy array ">f4" [3]'],
+    ),
+    ("slice", slice(torch.ones(2)), slice(1), ["~ /x  slice list of 3 → slice [None, 1, None]"]),
+    (
+        "tensor in a slice",
+        slice(torch.ones(2)),
+        slice(torch.ones(2) * 2),
+        ["~ /x/1  float32 [2]"],
+    ),
+    ("tensor as a key", {K: 1}, {K * 2: 1}, ["~ /x/Tensor#key  float32 [2]"]),
+    (
+        "key of tuples",
+        {(1, (2,)): 0},
+        {(1, (3,)): 0},
+        [
+            '~ /x/(1, …)  key {"$tuple": [1, {"$tuple": [2]}]} → key {"$tuple": [1, {"$tuple": [3]}]}'
+        ],
+    ),
+    (
+        "nan as a key",
+        {math.nan: 0},
+        {nan(0x7FF0000000000001): 0},
+        ['~ /x/nan  key {"$float": "NaN"} → key {"$float": "0x7ff0000000000001"}'],
+    ),
+    (
+        "control character",
+        {"\x01": 0},
+        {"\\u0001": 0},
+        ['~ /x/\\u0001  key "\\u0001" → key "\\\\u0001"'],
+    ),
+    ("strides", F.T.contiguous().T, F, ["~ /x  strides [1, 2] → [3, 1]"]),
     (
         "history",
         [0.5] * 20,

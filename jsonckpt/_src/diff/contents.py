@@ -116,7 +116,7 @@ class Contents:
         if tensor.kind == "view":
             itemsize = DTYPES[tensor.dtype].itemsize
             start = tensor.offset * itemsize
-            if not _is_row_major(tensor):
+            if not tensor.is_row_major:
                 yield from _cut(self._gathered(tensor), step)
                 return
             if start + tensor.nbytes > entry.nbytes:
@@ -168,12 +168,3 @@ def same_bytes(sides: tuple[Contents, Contents], before: TensorFacts, after: Ten
 def _cut(memory: Bytes, step: int) -> Iterator[Bytes]:
     for begin in range(0, len(memory), step):
         yield memory[begin : begin + step]
-
-
-def _is_row_major(tensor: TensorFacts) -> bool:
-    expected = 1
-    for size, step in reversed(list(zip(tensor.shape, tensor.stride or ()))):
-        if size > 1 and step != expected:
-            return False
-        expected *= size
-    return True

@@ -135,20 +135,50 @@ def members_of(value: Json, path: str = "") -> Iterator[Member] | None:
     >>> [member.path for member in members_of({"a": 1, "b/c": {"$tuple": []}}, "/x")]
     ['/x/a', '/x/b~1c']
     """
-    tag = tag_of(value)
-    body: Json = value
-    if tag:
-        body = cast("dict[str, Json]", value)[tag]
-        if is_registered(value):
-            return members_of(body, path)
-        if tag in _WITH_ITEMS and type(body) is dict:
-            body = body.get("items")
-        elif tag not in _CONTAINERS:
-            return None
+    tag, body = _contents(value)
     if type(body) is dict:
         return _of_object(body, path)
     if type(body) is list:
         return _of_pairs(body, path) if tag in _MAPPINGS else _of_array(body, path)
+    return None
+
+
+def _contents(value: Json) -> tuple[str, Json]:
+    """The tag of a container, and the object or array of its members; ``None`` of other values."""
+    while is_registered(value):
+        value = cast("dict[str, Json]", value)[tag_of(value)]
+    tag = tag_of(value)
+    body = cast("dict[str, Json]", value)[tag] if tag else value
+    if tag in _WITH_ITEMS and type(body) is dict:
+        body = body.get("items")
+    elif tag and tag not in _CONTAINERS:
+        body = None
+    return tag, body if type(body) in (dict, list) else None
+
+
+def keys_of(value: Json) -> list[Json]:
+    """The keys of a mapping, as JSON, in the order of its members; of other values none.
+
+    >>> keys_of({"$dict": [[5, "a"], [{"$tuple": []}, "b"]]}), keys_of({"a": 1}), keys_of([1])
+    ([5, {'$tuple': []}], ['a'], [])
+    """
+    tag, body = _contents(value)
+    if type(body) is dict:
+        return list(body)
+    pairs = body if type(body) is list and tag in _MAPPINGS else []
+    return [pair[0] for pair in pairs if type(pair) is list and len(pair) == 2]
+
+
+def frame_of(value: Json) -> Json:
+    """What a container says beside its members: its tags, the length of a deque and the like."""
+    tag = tag_of(value)
+    if not tag:
+        return None
+    body = cast("dict[str, Json]", value)[tag]
+    if is_registered(value):
+        return [tag, kind_of(body), frame_of(body)]
+    if tag in _WITH_ITEMS and type(body) is dict:
+        return {key: item for key, item in body.items() if key != "items"}
     return None
 
 
@@ -282,12 +312,7 @@ def _short_member(value: Json) -> str | None:
 
 def size_of(value: Json) -> int:
     """The number of members of a container."""
-    tag = tag_of(value)
-    body = cast("dict[str, Json]", value)[tag] if tag else value
-    if is_registered(value):
-        return size_of(body)
-    if tag in _WITH_ITEMS and type(body) is dict:
-        body = body.get("items")
+    body = _contents(value)[1]
     return len(body) if isinstance(body, dict | list) else 0
 
 
@@ -315,7 +340,7 @@ def short(text: str, longest: int = _LONGEST) -> str:
 
 
 def references_at(value: Json) -> list[str]:
-    """The names of the tensors that a tensor of any kind is made of."""
+    """The names of the tensors that a value is made of."""
     names: list[str] = []
     pending = [value]
     while pending:
@@ -325,6 +350,6 @@ def references_at(value: Json) -> list[str]:
             body = cast("dict[str, Json]", item)[tag]
             name = body if tag == "$tensor" else body.get("name") if type(body) is dict else None
             names += [name] if type(name) is str else []
-        elif type(item) is dict:
-            pending += reversed(item.values())
+        elif isinstance(item, dict | list):
+            pending += reversed(item.values() if isinstance(item, dict) else item)
     return names
