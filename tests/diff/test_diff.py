@@ -157,9 +157,7 @@ CHANGES: list[tuple[str, Any, Any, list[str]]] = [
         "key of tuples",
         {(1, (2,)): 0},
         {(1, (3,)): 0},
-        [
-            '~ /x/(1, …)  key {"$tuple": [1, {"$tuple": [2]}]} → key {"$tuple": [1, {"$tuple": [3]}]}'
-        ],
+        ["+ /x/(1, (3,))  0", "- /x/(1, (2,))  0"],
     ),
     (
         "nan as a key",

@@ -29,6 +29,7 @@ from ..format.filenames import temporary_name
 from ..format.json_text import Json, dump, dump_pretty
 from ..format.limits import Limits, exceeds, way_over
 from ..format.model import Entry, contiguous_stride, is_size
+from ..inspect.plain_values import NoTensors, tag_of
 from ..load.options import ReadOptions
 from ..state.references import Reference, has_references, references_in
 from ..state.selector import near_names
@@ -38,7 +39,7 @@ from ..storage.new_file import NewFile, mode_for, shared_bits
 from ..storage.path_arguments import is_url
 from ..storage.spool import SpoolFile
 from .numbers import converted, numpy_dtype
-from .places import NoTensors, tag_of, value_at
+from .places import value_at
 from .records import Opened
 from .tensor_text import json_pieces, npy_header, number_sizes, text_pieces, tokens
 from .values import readable, rules_for
