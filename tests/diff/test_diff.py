@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import errno
 import math
+import os
+import resource
 import tracemalloc
 import warnings
 from collections import deque
@@ -316,3 +319,41 @@ def test_the_states_are_told_apart_exactly(tmp_path: Path) -> None:
         jsonckpt.save(other, tmp_path / "b")
         assert not same(jsonckpt.load(tmp_path / "a"), jsonckpt.load(tmp_path / "b"))
         assert len(jsonckpt.diff(tmp_path / "a", tmp_path / "b").changes) == 1
+
+
+def test_many_views_take_few_files(tmp_path: Path) -> None:
+    count = 100
+    for name, add in (("a", 0), ("b", 1)):
+        base = torch.arange(2.0 * count + 4).view(2, -1) + add
+        jsonckpt.save({f"v{i}": base[:, i : i + 2] for i in range(count)}, tmp_path / name)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    opened = max(map(int, os.listdir("/proc/self/fd")))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (opened + 20, hard))
+    try:
+        found = jsonckpt.diff(tmp_path / "a", tmp_path / "b", stats=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert [change.distance and change.distance.norm for change in found.changes] == [2.0] * count
+
+
+def test_a_full_disk_is_an_error_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    jsonckpt.save({"w": torch.ones(9)}, tmp_path / "a.json.zst")
+    jsonckpt.save({"w": torch.zeros(9)}, tmp_path / "b.json.zst")
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(jsonckpt.WriteError, match="No space left"):
+        jsonckpt.diff(tmp_path / "a.json.zst", tmp_path / "b.json.zst", stats=True)
+
+
+def test_distances_of_any_size(tmp_path: Path) -> None:
+    for scale in (1e-200, 1.0, 1e200):
+        one, two = (torch.tensor(v, dtype=torch.float64) * scale for v in ([3.0, 4], [3.0, 5]))
+        jsonckpt.save({"w": one}, tmp_path / "a", overwrite=True)
+        jsonckpt.save({"w": two}, tmp_path / "b", overwrite=True)
+        (change,) = jsonckpt.diff(tmp_path / "a", tmp_path / "b", stats=True).changes
+        assert change.distance is not None
+        assert change.distance.norm_before == pytest.approx(5 * scale, rel=1e-12, abs=0)
+        assert change.distance.norm == pytest.approx(scale, rel=1e-12, abs=0)
+        assert change.distance.cosine == pytest.approx(29 / (5 * 34**0.5), rel=1e-12)

@@ -177,3 +177,21 @@ def test_lines_say_what_stands_beside_a_tensor(tmp_path: Path) -> None:
     assert found[0][1] == '/w: {"$parameter":{"data":null,"requires_grad":true}}'
     assert found[0][3] == '/a: {"$ndarray":{"dtype":">f4","shape":[2],"data":null}}'
     assert [line for line in found[0] if line not in found[1]] == [found[0][1]]
+
+
+def test_what_is_no_file_is_an_error_of_ours(tmp_path: Path) -> None:
+    os.symlink("loop", tmp_path / "loop")
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("missing", "loop", "pipe"):
+        with pytest.raises(jsonckpt.JsonckptError):
+            list(lines_of(str(tmp_path / name)))
+
+
+def test_a_manifest_alone_has_its_limit(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.json"
+    with path.open("wb") as file:
+        file.write(b'{"format":"jsonckpt.manifest",')
+        file.truncate(1 << 40)
+    for read in (lambda: list(lines_of(str(path))), lambda: jsonckpt.diff(path, path)):
+        with pytest.raises(jsonckpt.LimitError):
+            read()

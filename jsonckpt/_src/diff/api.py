@@ -76,14 +76,21 @@ class _Side:
     @classmethod
     def open(cls, path: str | os.PathLike[str], options: ReadOptions) -> _Side:
         text = path_text(path, "the path")
-        if os.path.basename(text) == MANIFEST_NAME and not is_url(text) and os.path.isfile(text):
+        if os.path.basename(text) == MANIFEST_NAME and not is_url(text) and is_readable(text):
+            most = options.limits.manifest_bytes
             with open(text, "rb") as file:
-                manifest, container = parse_manifest(file.read(), options.limits), None
+                begun = file.read(-1 if most is None else most + 1)
+            manifest, container = parse_manifest(begun, options.limits), None
         else:
             container = open_container(path, options)
             manifest = container.manifest
         tensors = {tensor.name: tensor for tensor in tensors_of(manifest)}
         return cls(text, manifest, container, tensors)
+
+
+def is_readable(path: str) -> bool:
+    """Whether a path is a file that can be opened and that ends."""
+    return os.path.isfile(path) and os.access(path, os.R_OK)
 
 
 class _Comparison:

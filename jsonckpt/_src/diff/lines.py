@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 from ..errors import quote
@@ -26,6 +25,7 @@ from ..inspect.plain_values import (
 from ..load.container import open_container
 from ..load.options import ReadOptions
 from ..state.references import REFERENCE_TAGS
+from .api import is_readable
 
 _LONGEST = 400
 _BEGINNING = 4096
@@ -40,13 +40,15 @@ def lines_of(path: str) -> Iterator[str]:
         JsonckptError: it is no file of a checkpoint, or damaged.
     """
     with collector_paused():
-        if os.path.isdir(path):
+        if not is_readable(path):  # a directory, or an error
             yield from _lines(open_container(path, ReadOptions.of()).manifest)
             return
         with open(path, "rb") as file:
             beginning = file.read(_BEGINNING)
             if b'"jsonckpt.manifest"' in beginning:
-                yield from _lines(parse_manifest(beginning + file.read(), DEFAULT_LIMITS))
+                most = DEFAULT_LIMITS.manifest_bytes
+                rest = file.read(-1 if most is None else most + 1 - len(beginning))
+                yield from _lines(parse_manifest(beginning + rest, DEFAULT_LIMITS))
                 return
         if b'"jsonckpt.shard"' in beginning and b'"state":' not in _head(path):
             yield "a shard: manifest.json says what it holds"
