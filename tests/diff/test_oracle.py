@@ -6,6 +6,7 @@ import copy
 import random
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,7 +32,7 @@ def changed(state: Any, choose: random.Random) -> Any:
         found.append((value, put))
         if isinstance(value, dict | list):
             for key in list(value if isinstance(value, dict) else range(len(value))):
-                look(value[key], lambda new, at=key: value.__setitem__(at, new))
+                look(value[key], partial(value.__setitem__, key))
 
     look(state, lambda _: None)
     value, put = choose.choice(found)
