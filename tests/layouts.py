@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 
 from jsonckpt._src.format.dtypes import DTYPES
-from jsonckpt._src.tensors import memory
+from jsonckpt._src.format.model import contiguous_stride
 from jsonckpt._src.tensors.memory import strided, torch_dtype
 
 __all__ = ["CPU", "KNOWN", "LAYOUTS", "contiguous", "plain_bytes"]
@@ -29,7 +29,7 @@ def contiguous(dtype: str, *shape: int) -> torch.Tensor:
     for size in shape:
         count *= size
     return strided(
-        random_storage(count, dtype), torch_dtype(dtype), 0, shape, memory.contiguous_stride(shape)
+        random_storage(count, dtype), torch_dtype(dtype), 0, shape, contiguous_stride(shape)
     )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -230,3 +232,29 @@ def test_choose_keeps_types() -> None:
     assert type(found) is OrderedDict
     assert found["a"] == [5]
     assert list(found) == ["a", "b"]
+
+
+@pytest.mark.parametrize("number", range(1, 6))
+def test_an_error_of_the_system_is_no_other_answer(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save({"w": torch.ones(2)}, tmp_path / "w.pt")
+    output = tmp_path / "run"
+    jsonckpt.save({"w": torch.ones(2)}, output)
+    stat, asked = os.stat, []
+
+    def failing(path: Any, *arguments: Any, **options: Any) -> os.stat_result:
+        if str(path) == str(output):
+            asked.append(path)
+            if len(asked) == number:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return stat(path, *arguments, **options)
+
+    raised = ""
+    monkeypatch.setattr(os, "stat", failing)
+    try:
+        jsonckpt.convert(tmp_path / "w.pt", output, overwrite=True, to="dir")
+    except jsonckpt.JsonckptError as error:
+        raised = type(error).__name__
+    monkeypatch.undo()
+    assert raised != "CheckpointExistsError"

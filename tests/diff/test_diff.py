@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import copy
+import errno
+import math
+import os
+import resource
 import tracemalloc
+import warnings
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +19,7 @@ import torch
 
 import jsonckpt
 from jsonckpt._src.load.container import Shard
+from tests.states import nan
 from tests.support import same
 
 
@@ -86,6 +93,14 @@ def test_checksums_decide_without_reading(tmp_path: Path, monkeypatch: pytest.Mo
     assert found.read == 0
 
 
+def quantized(scale: float) -> torch.Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # quantized tensors are deprecated
+        return torch.quantize_per_tensor(torch.ones(2) * scale, scale, 0, torch.qint8)
+
+
+K = torch.ones(2)
+F = torch.arange(6.0).reshape(2, 3)
 CHANGES: list[tuple[str, Any, Any, list[str]]] = [
     ("value", 1, 2, ["~ /x  1 → 2"]),
     ("text", "a" * 80, "a" * 80 + "b", ["~ /x  …aaaaaaaaaa → …aaaaaaaaaab"]),
@@ -114,6 +129,52 @@ CHANGES: list[tuple[str, Any, Any, list[str]]] = [
     ),
     ("array", np.arange(3), np.arange(1, 4), ["~ /x  int64 [3]"]),
     ("array's kind", np.arange(3), [0, 1, 2], ["~ /x  type NumPy array → list"]),
+    ("deque", deque([1, 2], 3), deque([1, 2], 4), ["~ /x  type maxlen 3 → maxlen 4"]),
+    (
+        "scale",
+        quantized(1.0),
+        quantized(2.0),
+        ["~ /x  scale 1.0 → scale 2.0"],
+    ),
+    (
+        "gradient",
+        torch.nn.Parameter(torch.ones(2)),
+        torch.nn.Parameter(torch.ones(2), requires_grad=False),
+        ["~ /x  requires_grad True → requires_grad False"],
+    ),
+    (
+        "array's byte order",
+        np.zeros(3, "<f4"),
+        np.zeros(3, ">f4"),
+        ['~ /x  NumPy array "<f4" [3] → NumPy array ">f4" [3]'],
+    ),
+    ("slice", slice(torch.ones(2)), slice(1), ["~ /x  slice list of 3 → slice [None, 1, None]"]),
+    (
+        "tensor in a slice",
+        slice(torch.ones(2)),
+        slice(torch.ones(2) * 2),
+        ["~ /x/1  float32 [2]"],
+    ),
+    ("tensor as a key", {K: 1}, {K * 2: 1}, ["~ /x/Tensor#key  float32 [2]"]),
+    (
+        "key of tuples",
+        {(1, (2,)): 0},
+        {(1, (3,)): 0},
+        ["+ /x/(1, (3,))  0", "- /x/(1, (2,))  0"],
+    ),
+    (
+        "nan as a key",
+        {math.nan: 0},
+        {nan(0x7FF0000000000001): 0},
+        ['~ /x/nan  key {"$float": "NaN"} → key {"$float": "0x7ff0000000000001"}'],
+    ),
+    (
+        "control character",
+        {"\x01": 0},
+        {"\\u0001": 0},
+        ['~ /x/\\u0001  key "\\u0001" → key "\\\\u0001"'],
+    ),
+    ("strides", F.T.contiguous().T, F, ["~ /x  strides [1, 2] → [3, 1]"]),
     (
         "history",
         [0.5] * 20,
@@ -258,3 +319,41 @@ def test_the_states_are_told_apart_exactly(tmp_path: Path) -> None:
         jsonckpt.save(other, tmp_path / "b")
         assert not same(jsonckpt.load(tmp_path / "a"), jsonckpt.load(tmp_path / "b"))
         assert len(jsonckpt.diff(tmp_path / "a", tmp_path / "b").changes) == 1
+
+
+def test_many_views_take_few_files(tmp_path: Path) -> None:
+    count = 100
+    for name, add in (("a", 0), ("b", 1)):
+        base = torch.arange(2.0 * count + 4).view(2, -1) + add
+        jsonckpt.save({f"v{i}": base[:, i : i + 2] for i in range(count)}, tmp_path / name)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    opened = max(map(int, os.listdir("/proc/self/fd")))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (opened + 20, hard))
+    try:
+        found = jsonckpt.diff(tmp_path / "a", tmp_path / "b", stats=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert [change.distance and change.distance.norm for change in found.changes] == [2.0] * count
+
+
+def test_a_full_disk_is_an_error_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    jsonckpt.save({"w": torch.ones(9)}, tmp_path / "a.json.zst")
+    jsonckpt.save({"w": torch.zeros(9)}, tmp_path / "b.json.zst")
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(jsonckpt.WriteError, match="No space left"):
+        jsonckpt.diff(tmp_path / "a.json.zst", tmp_path / "b.json.zst", stats=True)
+
+
+def test_distances_of_any_size(tmp_path: Path) -> None:
+    for scale in (1e-200, 1.0, 1e200):
+        one, two = (torch.tensor(v, dtype=torch.float64) * scale for v in ([3.0, 4], [3.0, 5]))
+        jsonckpt.save({"w": one}, tmp_path / "a", overwrite=True)
+        jsonckpt.save({"w": two}, tmp_path / "b", overwrite=True)
+        (change,) = jsonckpt.diff(tmp_path / "a", tmp_path / "b", stats=True).changes
+        assert change.distance is not None
+        assert change.distance.norm_before == pytest.approx(5 * scale, rel=1e-12, abs=0)
+        assert change.distance.norm == pytest.approx(scale, rel=1e-12, abs=0)
+        assert change.distance.cosine == pytest.approx(29 / (5 * 34**0.5), rel=1e-12)

@@ -9,11 +9,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import jsonckpt
 from jsonckpt._src.cli.main import main
+from jsonckpt._src.diff.lines import lines_of
 
 COMMAND = f"{sys.executable} -m jsonckpt"
 
@@ -163,3 +165,33 @@ def test_the_difftool() -> None:
     shown = git("difftool", "-y", "--no-prompt", "-t", "jsonckpt", "single.json")
     assert "~ /epoch  3 → 4" in shown
     assert "difference 2.449" in shown
+
+
+def test_lines_say_what_stands_beside_a_tensor(tmp_path: Path) -> None:
+    found = []
+    for grad in (True, False):
+        path = tmp_path / f"{grad}.json"
+        parameter = torch.nn.Parameter(torch.ones(2), requires_grad=grad)
+        jsonckpt.save({"w": parameter, "a": np.zeros(2, ">f4")}, path)
+        found.append([*lines_of(str(path))])
+    assert found[0][1] == '/w: {"$parameter":{"data":null,"requires_grad":true}}'
+    assert found[0][3] == '/a: {"$ndarray":{"dtype":">f4","shape":[2],"data":null}}'
+    assert [line for line in found[0] if line not in found[1]] == [found[0][1]]
+
+
+def test_what_is_no_file_is_an_error_of_ours(tmp_path: Path) -> None:
+    os.symlink("loop", tmp_path / "loop")
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("missing", "loop", "pipe"):
+        with pytest.raises(jsonckpt.JsonckptError):
+            list(lines_of(str(tmp_path / name)))
+
+
+def test_a_manifest_alone_has_its_limit(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.json"
+    with path.open("wb") as file:
+        file.write(b'{"format":"jsonckpt.manifest",')
+        file.truncate(1 << 40)
+    for read in (lambda: list(lines_of(str(path))), lambda: jsonckpt.diff(path, path)):
+        with pytest.raises(jsonckpt.LimitError):
+            read()

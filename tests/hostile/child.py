@@ -23,6 +23,8 @@ from typing import Any
 import torch
 
 import jsonckpt
+from jsonckpt._src.inspect import overview
+from jsonckpt._src.inspect.tree import tree_lines
 from tests import readers
 
 EXTRA_BYTES = 2 << 30
@@ -130,6 +132,17 @@ def _gc(path: str, **options: Any) -> Any:
     return str(jsonckpt.gc(path, older_than=0, dry_run=True, **options))
 
 
+def _look(path: str, **options: Any) -> Any:
+    """What says what is there, without loading it."""
+    found = jsonckpt.find(path, **options)
+    repr(list(found))
+    facts = jsonckpt.inspect(path, **options)
+    list(tree_lines(facts, 9))
+    list(overview.state_rows(facts.state))
+    assert not jsonckpt.diff(path, path, **options), "it differs from itself"
+    return jsonckpt.report(path, **options)
+
+
 DOORS: dict[str, Callable[..., Any]] = {
     **readers.READERS,
     "stream": _stream,
@@ -140,11 +153,12 @@ DOORS: dict[str, Callable[..., Any]] = {
     "deep": _deep,
     "recover": _recover,
     "gc": _gc,
+    "look": _look,
 }
 
 
 #: What is done with a checkpoint that is damaged.
-RESCUE = ("deep", "recover", "gc")
+RESCUE = ("deep", "recover", "gc", "look")
 
 
 def _status(field: str) -> int:

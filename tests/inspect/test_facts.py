@@ -250,3 +250,12 @@ def test_deep_states(tmp_path: Path) -> None:
     facts = jsonckpt.inspect(edited(tmp_path, state))
     assert len(list(tree_lines(facts, 200))) == 191
     assert [tensor.name for tensor in facts.tensors] == ["/w"]
+
+
+def test_a_pipe_of_compressed_text_is_told_how_to_decompress_it(tmp_path: Path) -> None:
+    jsonckpt.save({"w": torch.ones(3)}, tmp_path / "c.json.zst")
+    with (
+        (tmp_path / "c.json.zst").open("rb") as file,
+        pytest.raises(jsonckpt.FormatError, match=r"compressed with zstd.*zstd -dc"),
+    ):
+        jsonckpt.inspect(file)

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from jsonckpt._src.errors import FormatError, JsonckptError, UnsupportedTypeError
 from jsonckpt._src.format.dtypes import DTYPES
+from jsonckpt._src.format.model import contiguous_stride
 from jsonckpt._src.tensors import memory
 from jsonckpt._src.tensors.buffers import Source, Target, byte_count
 from jsonckpt._src.tensors.memory import (
@@ -75,7 +76,7 @@ def test_big_endian_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_slabs_cover_a_range_exactly_in_order_and_few(
     shape: list[int], data: st.DataObject
 ) -> None:
-    count = memory.contiguous_stride([*shape, 1])[0] * shape[0]
+    count = contiguous_stride([*shape, 1])[0] * shape[0]
     stop = data.draw(st.integers(0, count))
     start = data.draw(st.integers(0, stop))
     numbers = torch.arange(count).view(shape)

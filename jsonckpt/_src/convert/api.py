@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import stat
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
@@ -29,7 +30,7 @@ from ..format.limits import checked_limits
 from ..progress import human, tell
 from ..shown import ShortRepr
 from ..sources.safetensors_files import unpack_metadata
-from ..storage.new_file import check_replaceable, shared_bits
+from ..storage.new_file import check_replaceable, mode_of, shared_bits
 from ..storage.os_errors import writing
 from ..storage.path_arguments import check_target_name, is_url, path_text, without_query
 from ..tensors.compare import Comparison, compare
@@ -355,7 +356,9 @@ def _checked(source: Path, output: Path | None, options: ConvertOptions) -> tupl
             raise CheckpointExistsError(
                 "is the input itself", file=output, hint="Name another --output."
             )
-    if to not in OWN_FORMATS or not os.path.isdir(output):
+    with writing(output):
+        mode = mode_of(output)  # os.path.isdir calls an error of the system no directory
+    if to not in OWN_FORMATS or mode is None or not stat.S_ISDIR(mode):
         check_replaceable(output)
         if to in OWN_FORMATS:
             check_target_name(str(output), "output")

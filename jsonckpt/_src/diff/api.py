@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..errors import FormatError
 from ..format.json_text import collector_paused
 from ..format.limits import Limits
 from ..format.manifest import parse_manifest
@@ -20,7 +19,7 @@ from ..state.selector import Selector, selector
 from ..storage.path_arguments import is_url, path_text
 from .contents import Contents, same_bytes, same_checksums, step_for
 from .distance import distance_of
-from .facts import Change, Diff
+from .facts import Change, Diff, Kind
 from .states import TensorPair, walk
 
 
@@ -77,14 +76,21 @@ class _Side:
     @classmethod
     def open(cls, path: str | os.PathLike[str], options: ReadOptions) -> _Side:
         text = path_text(path, "the path")
-        if os.path.basename(text) == MANIFEST_NAME and not is_url(text) and os.path.isfile(text):
+        if os.path.basename(text) == MANIFEST_NAME and not is_url(text) and is_readable(text):
+            most = options.limits.manifest_bytes
             with open(text, "rb") as file:
-                manifest, container = parse_manifest(file.read(), options.limits), None
+                begun = file.read(-1 if most is None else most + 1)
+            manifest, container = parse_manifest(begun, options.limits), None
         else:
             container = open_container(path, options)
             manifest = container.manifest
         tensors = {tensor.name: tensor for tensor in tensors_of(manifest)}
         return cls(text, manifest, container, tensors)
+
+
+def is_readable(path: str) -> bool:
+    """Whether a path is a file that can be opened and that ends."""
+    return os.path.isfile(path) and os.access(path, os.R_OK)
 
 
 class _Comparison:
@@ -115,8 +121,6 @@ class _Comparison:
         for one, two in zip(pair.before, pair.after):
             if one in self._sides[0].tensors and two in self._sides[1].tensors:
                 yield two, self._sides[0].tensors[one], self._sides[1].tensors[two]
-        if len(pair.before) != len(pair.after):
-            raise FormatError("the state refers to tensors in another way", tensor=pair.place)
 
     def _pair(self, before: TensorFacts, after: TensorFacts, changes: list[Change | None]) -> None:
         texts = [f"{tensor.dtype} {list(tensor.shape)}" for tensor in (before, after)]
@@ -183,13 +187,20 @@ def _data(tensor: TensorFacts) -> Change:
 
 
 def _relations(before: TensorFacts, after: TensorFacts) -> Iterator[Change]:
-    """Differences in what a tensor shares its memory with, and in its device."""
-    shared = [
-        f"{tensor.kind} of {tensor.entry.name}" if tensor.kind != "tensor" else "memory of its own"
-        for tensor in (before, after)
-    ]
-    if shared[0] != shared[1]:
-        yield Change(after.name, "sharing", shared[0], shared[1], True)
-    devices = before.entry.device, after.entry.device
-    if devices[0] != devices[1]:
-        yield Change(after.name, "device", devices[0], devices[1], True)
+    """Differences in how a tensor lies in memory, what it shares it with, and in its device."""
+    both = before, after
+    facts: dict[Kind, list[str]] = {
+        "strides": [str(tensor.steps()) for tensor in both],
+        "sharing": [_sharing(tensor) for tensor in both],
+        "device": [tensor.entry.device for tensor in both],
+    }
+    for kind, (one, two) in facts.items():
+        if one != two:
+            yield Change(after.name, kind, one, two, True)
+
+
+def _sharing(tensor: TensorFacts) -> str:
+    if tensor.kind == "tensor":
+        return "memory of its own"
+    start = f" from element {tensor.offset}" if tensor.offset else ""
+    return f"{tensor.kind} of {tensor.entry.name}{start}"

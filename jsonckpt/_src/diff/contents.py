@@ -6,17 +6,20 @@ tensors go through a temporary file without a name; so does a view with gaps.
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import FormatError
 from ..format.dtypes import DTYPES
+from ..format.model import Entry
 from ..inspect.facts import TensorFacts
 from ..load.container import Container
+from ..storage.os_errors import writing
 from ..storage.protocols import Sink
 
 Bytes = NDArray[np.uint8]
@@ -66,45 +69,44 @@ class Contents:
 
     def __init__(self, container: Container, tensors: Iterable[TensorFacts]) -> None:
         self._container = container
+        #: Records that are in the temporary file, or will be.
         self._spooled: dict[str, Bytes] = {}
-        self._files: list[Any] = []
-        by_shard: dict[int, dict[str, TensorFacts]] = {}
+        self._filled: set[str] = set()
+        by_shard: dict[int, list[TensorFacts]] = {}
         for tensor in tensors:
-            by_shard.setdefault(tensor.entry.shard, {})[tensor.entry.name] = tensor
+            by_shard.setdefault(tensor.entry.shard, []).append(tensor)
+        forward: list[list[Entry]] = []
+        entries: dict[str, Entry] = {}
         for wanted in by_shard.values():
-            shard = container.shard_of(next(iter(wanted.values())).entry)
+            shard = container.shard_of(wanted[0].entry)
             shard.check_file()
             if not shard.is_ranged:
-                self._spool(list(wanted.values()))
-
-    def _spool(self, tensors: list[TensorFacts]) -> None:
-        """Read records into a temporary file, all of one shard in one pass."""
-        entries = {tensor.entry.name: tensor.entry for tensor in tensors}
-        total = sum(entry.nbytes for entry in entries.values())
-        memory = self._new(total)
-        sinks: dict[str, Sink | None] = {}
+                forward.append([tensor.entry for tensor in wanted])
+            some = [one for one in wanted if not (shard.is_ranged and one.is_row_major)]
+            entries |= {one.entry.name: one.entry for one in some}
         start = 0
+        # One file for all: a process may open about a thousand.
+        self._file, memory = _temporary(sum(entry.nbytes for entry in entries.values()))
         for name, entry in entries.items():
             self._spooled[name] = memory[start : start + entry.nbytes]
-            sinks[name] = _Memory(self._spooled[name])
             start += entry.nbytes
-        self._container.shard_of(tensors[0].entry).read(sinks)
+        for each in forward:
+            self._fill(each)
 
-    def _new(self, nbytes: int) -> Bytes:
-        if not nbytes:
-            return np.empty(0, np.uint8)
-        file = tempfile.TemporaryFile()  # noqa: SIM115, closed by __exit__
-        self._files.append(file)
-        file.truncate(nbytes)
-        return np.memmap(file, np.uint8, "r+", shape=(nbytes,))
+    def _fill(self, entries: Iterable[Entry]) -> None:
+        """Read records of one shard into the temporary file, in one pass."""
+        new = {entry.name: entry for entry in entries if entry.name not in self._filled}
+        if new:
+            sinks: dict[str, Sink | None] = {name: _Memory(self._spooled[name]) for name in new}
+            self._container.shard_of(next(iter(new.values()))).read(sinks)
+            self._filled |= new.keys()
 
     def __enter__(self) -> Contents:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._spooled.clear()
-        for file in self._files:
-            file.close()
+        self._file.close()
 
     def parts(self, tensor: TensorFacts, step: int) -> Iterator[Bytes]:
         """The raw bytes of a tensor in parts of ``step`` bytes.
@@ -116,12 +118,15 @@ class Contents:
         if tensor.kind == "view":
             itemsize = DTYPES[tensor.dtype].itemsize
             start = tensor.offset * itemsize
-            if not _is_row_major(tensor):
-                yield from _cut(self._gathered(tensor), step)
+            if not tensor.is_row_major:
+                file, gathered = _temporary(tensor.nbytes)
+                with file:
+                    self._gather(tensor, gathered)
+                    yield from _cut(gathered, step)
                 return
             if start + tensor.nbytes > entry.nbytes:
                 raise FormatError("the view leaves its record", tensor=tensor.name)
-        if entry.name in self._spooled:
+        if entry.name in self._filled:
             yield from _cut(self._spooled[entry.name][start : start + tensor.nbytes], step)
             return
         shard = self._container.shard_of(entry)
@@ -132,23 +137,34 @@ class Contents:
             shard.read_part(entry, first, first + length, _Memory(memory[:length]))
             yield memory[:length]
 
-    def _gathered(self, tensor: TensorFacts) -> Bytes:
-        """The elements of a view that has gaps, one after the other."""
+    def _gather(self, tensor: TensorFacts, into: Bytes) -> None:
+        """Write the elements of a view that has gaps, one after the other."""
         entry, itemsize = tensor.entry, DTYPES[tensor.dtype].itemsize
-        if entry.name not in self._spooled:
-            memory = self._spooled[entry.name] = self._new(entry.nbytes)
-            self._container.shard_of(entry).read({entry.name: _Memory(memory)})
         steps = tensor.stride or ()
         last = tensor.offset + sum((size - 1) * step for size, step in zip(tensor.shape, steps))
         if tensor.numel and (last + 1) * itemsize > entry.nbytes:
             raise FormatError("the view leaves its record", tensor=tensor.name)
+        self._fill([entry])
         elements = self._spooled[entry.name][tensor.offset * itemsize :]
         shape, strides = (*tensor.shape, itemsize), (*(step * itemsize for step in steps), 1)
         view = np.lib.stride_tricks.as_strided(elements, shape, strides, writeable=False)
-        gathered = self._new(tensor.nbytes)
         if tensor.numel:
-            gathered.reshape(shape)[...] = view
-        return gathered
+            into.reshape(shape)[...] = view
+
+
+def _temporary(nbytes: int) -> tuple[IO[bytes], Bytes]:
+    """A temporary file of a size, and its memory."""
+    file = tempfile.TemporaryFile()  # noqa: SIM115, the caller closes it
+    if not nbytes:
+        return file, np.empty(0, np.uint8)
+    try:
+        with writing(tempfile.gettempdir()):
+            # Now, as an error: a full disk would end the process when its memory is written to.
+            os.posix_fallocate(file.fileno(), 0, nbytes)
+            return file, np.memmap(file, np.uint8, "r+", shape=(nbytes,))
+    except BaseException:
+        file.close()
+        raise
 
 
 def step_for(before: TensorFacts, after: TensorFacts) -> int:
@@ -168,12 +184,3 @@ def same_bytes(sides: tuple[Contents, Contents], before: TensorFacts, after: Ten
 def _cut(memory: Bytes, step: int) -> Iterator[Bytes]:
     for begin in range(0, len(memory), step):
         yield memory[begin : begin + step]
-
-
-def _is_row_major(tensor: TensorFacts) -> bool:
-    expected = 1
-    for size, step in reversed(list(zip(tensor.shape, tensor.stride or ()))):
-        if size > 1 and step != expected:
-            return False
-        expected *= size
-    return True

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 
 from ..inspect.element_values import Numbers, numbers_of
+from ..inspect.moments import safe_exponent, unscaled
 from .contents import Bytes
 from .facts import Distance
 
@@ -15,7 +17,8 @@ from .facts import Distance
 def distance_of(dtype: str, parts: Iterable[tuple[Bytes, Bytes]]) -> Distance:
     """The distance of two tensors of one dtype and shape.
 
-    Sums are of float64, over the elements that are finite in both.
+    Sums are of float64, over the elements that are finite in both. Numbers whose squares leave its
+    range are scaled by a power of two first.
 
     Args:
         dtype: a name of the format.
@@ -26,32 +29,36 @@ def distance_of(dtype: str, parts: Iterable[tuple[Bytes, Bytes]]) -> Distance:
     >>> found.norm_before, found.norm, found.largest, found.changed
     (5.0, 1.0, 1.0, 1)
     """
-    products, one, two, apart, largest = 0.0, 0.0, 0.0, 0.0, 0.0
+    products, one, two, apart = (_Sum() for _ in range(4))
+    largest = 0.0
     changed = count = 0
     for before, after in parts:
         a, b = (numbers_of(dtype, part.data) for part in (before, after))
         count += len(a)
-        with np.errstate(invalid="ignore"):
-            differ = (a != b) & ~(np.isnan(a) & np.isnan(b)) if a.dtype.kind in "fc" else a != b
+        floats = a.dtype.kind in "fc"
+        with np.errstate(invalid="ignore"):  # signalling NaN
+            differ = (a != b) & ~(np.isnan(a) & np.isnan(b)) if floats else a != b
         changed += int(np.count_nonzero(differ))
-        wide = np.complex128 if a.dtype.kind == "c" else np.float64
-        a, b = a.astype(wide), b.astype(wide)
-        finite = np.isfinite(a) & np.isfinite(b)
-        if not finite.all():
+        if floats and not (finite := np.isfinite(a) & np.isfinite(b)).all():
             a, b = a[finite], b[finite]
-        with np.errstate(over="ignore", invalid="ignore"):
-            difference = np.abs(a - b)
-            products += _product(a, b)
-            one += _product(a, a)
-            two += _product(b, b)
-            apart += _product(difference, difference)
-        largest = max(largest, float(difference.max(initial=0.0)))
-    both = math.sqrt(one) * math.sqrt(two)
-    cosine = products / both if both and math.isfinite(both) and math.isfinite(products) else None
+        wide = np.complex128 if a.dtype.kind == "c" else np.float64
+        # A complex number is two real ones.
+        x, y = (numbers.astype(wide).view(np.float64) for numbers in (a, b))
+        with np.errstate(over="ignore"):
+            difference = x - y
+            largest = max(largest, float(np.abs(difference.view(wide)).max(initial=0.0)))
+        for total, left, right in (
+            (products, x, y), (one, x, x), (two, y, y), (apart, difference, difference)
+        ):  # fmt: skip
+            total.add(left, right)
+    cosine = None
+    if one.value and two.value:
+        exponent = products.exponent - (one.exponent + two.exponent) // 2
+        cosine = math.ldexp(products.value / math.sqrt(one.value) / math.sqrt(two.value), exponent)
     return Distance(
-        norm_before=math.sqrt(one),
-        norm_after=math.sqrt(two),
-        norm=math.sqrt(apart),
+        norm_before=one.root,
+        norm_after=two.root,
+        norm=apart.root,
         largest=largest,
         cosine=cosine,
         changed=changed,
@@ -59,6 +66,29 @@ def distance_of(dtype: str, parts: Iterable[tuple[Bytes, Bytes]]) -> Distance:
     )
 
 
-def _product(a: Numbers, b: Numbers) -> float:
-    """The real part of the inner product. Not np.dot: the threads of a BLAS spin for each part."""
-    return float((a.conj() * b).real.sum() if a.dtype.kind == "c" else (a * b).sum())
+@dataclass
+class _Sum:
+    """A sum of products: ``value`` times two to the ``exponent``."""
+
+    value: float = 0.0
+    exponent: int = 0
+
+    def add(self, left: Numbers, right: Numbers) -> None:
+        """Add the inner product. Not np.dot: the threads of a BLAS spin for each part."""
+        one, two = _power(left), _power(right)
+        value = float((np.ldexp(left, -one) * np.ldexp(right, -two)).sum())
+        if value:
+            top = max(one + two, self.exponent if self.value else one + two)
+            self.value = math.ldexp(self.value, self.exponent - top)
+            self.value += math.ldexp(value, one + two - top)
+            self.exponent = top
+
+    @property
+    def root(self) -> float:
+        """Of a sum of squares."""
+        return unscaled(math.sqrt(self.value), self.exponent // 2)
+
+
+def _power(numbers: Numbers) -> int:
+    largest = float(np.abs(numbers).max(initial=0.0))
+    return safe_exponent(math.frexp(largest)[1]) if largest else 0

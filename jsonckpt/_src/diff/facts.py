@@ -9,7 +9,9 @@ from ..errors import counted, printable
 from ..shown import ShortRepr
 
 #: ``"value"``: of a plain value. ``"data"``: the elements of a tensor. The others are of tensors.
-Kind = Literal["added", "removed", "type", "value", "data", "dtype", "shape", "sharing", "device"]
+Kind = Literal[
+    "added", "removed", "type", "value", "data", "dtype", "shape", "strides", "sharing", "device"
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

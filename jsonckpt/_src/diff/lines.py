@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 from ..errors import quote
 from ..format.checksums import hexdigest
-from ..format.json_text import Json, collector_paused
+from ..format.json_text import Json, collector_paused, dump
 from ..format.limits import DEFAULT_LIMITS
 from ..format.manifest import parse_manifest
 from ..format.model import Manifest
 from ..inspect.facts import TensorFacts, tensors_of
-from ..inspect.plain_values import is_tensor, kind_of, members_of, references_at, scalar, text_of
+from ..inspect.plain_values import (
+    is_tensor,
+    kind_of,
+    members_of,
+    references_at,
+    scalar,
+    short,
+    tag_of,
+    text_of,
+    without_references,
+)
 from ..load.container import open_container
 from ..load.options import ReadOptions
+from ..state.references import REFERENCE_TAGS
+from .api import is_readable
 
 _LONGEST = 400
 _BEGINNING = 4096
@@ -29,13 +40,15 @@ def lines_of(path: str) -> Iterator[str]:
         JsonckptError: it is no file of a checkpoint, or damaged.
     """
     with collector_paused():
-        if os.path.isdir(path):
+        if not is_readable(path):  # a directory, or an error
             yield from _lines(open_container(path, ReadOptions.of()).manifest)
             return
         with open(path, "rb") as file:
             beginning = file.read(_BEGINNING)
             if b'"jsonckpt.manifest"' in beginning:
-                yield from _lines(parse_manifest(beginning + file.read(), DEFAULT_LIMITS))
+                most = DEFAULT_LIMITS.manifest_bytes
+                rest = file.read(-1 if most is None else most + 1 - len(beginning))
+                yield from _lines(parse_manifest(beginning + rest, DEFAULT_LIMITS))
                 return
         if b'"jsonckpt.shard"' in beginning and b'"state":' not in _head(path):
             yield "a shard: manifest.json says what it holds"
@@ -68,9 +81,12 @@ def _lines(manifest: Manifest) -> Iterator[str]:
                 yield f"{place or '/'}: empty {kind_of(value)}"
             pending += reversed(below)
             continue
-        for name in references_at(value):
+        names = references_at(value)
+        for name in names:
             yield _tensor_line(tensors[name], manifest.checksum)
-        if not references_at(value):
+        if names and tag_of(value) not in REFERENCE_TAGS:  # a parameter, an array, a sparse tensor
+            yield f"{place or '/'}: {short(dump(without_references(value)).decode(), _LONGEST)}"
+        if not names:
             found = scalar(value)
             shown = quote(found, _LONGEST) if isinstance(found, str) else text_of(value, _LONGEST)
             yield f"{place or '/'}: {shown}"

@@ -13,16 +13,17 @@ from typing import NamedTuple, cast
 from ..errors import counted
 from ..format.json_text import Json
 from ..inspect.plain_values import (
-    is_mapping,
+    frame_of,
     is_tensor,
+    keys_of,
     kind_of,
     members_of,
     references_at,
     scalar,
-    size_of,
     tag_of,
     text_of,
 )
+from ..state.references import REFERENCE_TAGS
 from .facts import Change
 
 #: Differences of the values of one container that are listed one by one.
@@ -52,37 +53,49 @@ def walk(before: Json, after: Json, place: str = "") -> Iterator[Change | Tensor
 def _at(
     place: str, before: Json, after: Json
 ) -> Iterator[Change | TensorPair | tuple[str, Json, Json]]:
-    if is_tensor(before) and is_tensor(after):
-        kinds = _wrappers(before), _wrappers(after)
-        if kinds[0] != kinds[1]:
-            yield Change(place, "type", *kinds, tensor=True)
-        yield TensorPair(place, tuple(references_at(before)), tuple(references_at(after)))
-        return
-    kinds = kind_of(before), kind_of(after)
+    tensors = is_tensor(before) and is_tensor(after)
+    kinds = (_wrappers(before), _wrappers(after)) if tensors else (kind_of(before), kind_of(after))
     one, two = members_of(before, place), members_of(after, place)
     if kinds[0] != kinds[1]:
         if one is None and two is None and not is_tensor(before) and not is_tensor(after):
-            yield Change(place, "type", f"{kinds[0]} {shown(before)}", f"{kinds[1]} {shown(after)}")
-        else:
-            yield Change(place, "type", *kinds)
-        return
+            kinds = f"{kinds[0]} {shown(before)}", f"{kinds[1]} {shown(after)}"
+        yield Change(place, "type", *kinds, tensor=tensors)
+        if not tensors:
+            return
     if one is None or two is None:
-        yield from _arrays(place, before, after)
-        if not _identical(_frame(before), _frame(after)):
+        yield from _pair(place, before, after)
+        if kinds[0] == kinds[1] and not _identical(before, after):
             yield Change(place, "value", *_apart(before, after))
         return
-    if not _identical(
-        _frame(before), _frame(after)
-    ):  # the factory of a defaultdict, the length of a deque
-        yield Change(place, "type", shown(_frame(before)), shown(_frame(after)))
+    frames = frame_of(before), frame_of(after)
+    if not _identical(*frames):  # the factory of a defaultdict, the length of a deque
+        yield Change(place, "type", *_apart(*frames))
     left = {member.path: member.value for member in one}
     right = {member.path: member.value for member in two}
-    keys = _key_kinds(before, left), _key_kinds(after, right)
-    for path in right:
-        if path in left and keys[0].get(path, "str") != keys[1].get(path, "str"):
-            types = [f"key {kinds.get(path, 'str')}" for kinds in keys]
-            yield Change(path, "type", types[0], types[1])
+    yield from _keys(dict(zip(left, keys_of(before))), dict(zip(right, keys_of(after))))
     yield from _members(place, left, right)
+
+
+def _keys(left: dict[str, Json], right: dict[str, Json]) -> Iterator[Change | TensorPair]:
+    """Keys that are different ones, but have the same path."""
+    for path, after in right.items():
+        if path not in left:
+            continue
+        before = left[path]
+        if kind_of(before) != kind_of(after):
+            yield Change(path, "type", f"key {kind_of(before)}", f"key {kind_of(after)}")
+            continue
+        yield from _pair(path, before, after)
+        if not _identical(before, after):
+            one, two = _apart(before, after)
+            yield Change(path, "value", f"key {one}", f"key {two}")
+
+
+def _pair(place: str, before: Json, after: Json) -> Iterator[TensorPair]:
+    """The tensors in two values that are no containers: tensors, NumPy arrays, slices."""
+    names = references_at(before), references_at(after)
+    if names[0] and len(names[0]) == len(names[1]):
+        yield TensorPair(place, tuple(names[0]), tuple(names[1]))
 
 
 def _members(
@@ -138,56 +151,62 @@ def _equal(before: Json, after: Json) -> bool:
 
 
 def _identical(before: Json, after: Json) -> bool:
-    """Equal in type and value. Python's ``==`` has ``1 == True`` and ``0.0 == -0.0``."""
-    if type(before) is not type(after):
-        return False
-    if isinstance(before, dict | list):
-        return json.dumps(before) == json.dumps(after)
-    return repr(before) == repr(after)
+    """Equal in type and value, whatever tensors they refer to.
 
-
-def _key_kinds(value: Json, members: dict[str, Json]) -> dict[str, str]:
-    """The types of keys that are not strings, by the paths of their members."""
-    tag = tag_of(value)
-    body = cast("dict[str, Json]", value)[tag] if tag else None
-    pairs = body.get("items") if type(body) is dict else body
-    if not is_mapping(value) or type(pairs) is not list or len(pairs) != len(members):
-        return {}
-    return {path: kind_of(pair[0]) for path, pair in zip(members, pairs) if type(pair) is list}
+    Python's ``==`` has ``1 == True`` and ``0.0 == -0.0``.
+    """
+    pending = [(before, after)]
+    while pending:
+        one, two = pending.pop()
+        if type(one) is not type(two):
+            return False
+        if tag_of(one) in REFERENCE_TAGS and tag_of(two) in REFERENCE_TAGS:
+            continue
+        if isinstance(one, dict) and isinstance(two, dict):
+            if list(one) != list(two):
+                return False
+            pending += zip(one.values(), two.values())
+        elif isinstance(one, list) and isinstance(two, list):
+            if len(one) != len(two):
+                return False
+            pending += zip(one, two)
+        elif one != two or (type(one) is float and repr(one) != repr(two)):
+            return False
+    return True
 
 
 def _apart(before: Json, after: Json) -> tuple[str, str]:
-    """Texts of two values. Where the short ones are equal, from the first difference on."""
+    """Texts of two values. Where the short ones are equal, of what differs in them."""
     one, two = shown(before), shown(after)
     if one != two:
         return one, two
+    bodies = [_body(value) for value in (before, after)]
+    differ = [
+        key
+        for key in {**bodies[0], **bodies[1]}
+        if not _identical(bodies[0].get(key), bodies[1].get(key))
+    ]
+    one, two = (", ".join(f"{key} {shown(body.get(key))}" for key in differ) for body in bodies)
+    if one != two:
+        return one, two
     one, two = (_full(value) for value in (before, after))
+    if max(len(one), len(two)) <= _LONGEST:
+        return one, two
     at = next((i for i, (a, b) in enumerate(zip(one, two)) if a != b), min(len(one), len(two)))
     start = max(0, at - 10)
     return tuple(f"…{text[start : start + _LONGEST]}" for text in (one, two))  # type: ignore[return-value]
 
 
+def _body(value: Json) -> dict[str, Json]:
+    """The members of the body of a tag, or of an object."""
+    tag = tag_of(value)
+    body = cast("dict[str, Json]", value)[tag] if tag else value
+    return body if type(body) is dict else {}
+
+
 def _full(value: Json) -> str:
     found = scalar(value)
     return found if isinstance(found, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _frame(value: Json) -> Json:
-    """What a value says beside its members and its tensors."""
-    tag = tag_of(value)
-    if members_of(value) is not None:
-        body = cast("dict[str, Json]", value).get(tag) if tag else None
-        if type(body) is not dict or "items" not in body or size_of(value) == len(body):
-            return None
-        return {key: item for key, item in body.items() if key != "items"}
-    return None if references_at(value) else value
-
-
-def _arrays(place: str, before: Json, after: Json) -> Iterator[TensorPair]:
-    """NumPy arrays hold tensors in the files."""
-    names = references_at(before), references_at(after)
-    if names[0] or names[1]:
-        yield TensorPair(place, tuple(names[0]), tuple(names[1]))
 
 
 def _wrappers(value: Json) -> str:

@@ -15,12 +15,12 @@ from ..errors import ArgumentError, StateMismatchError, counted, printable, quot
 from ..format.json_text import Json
 from ..format.limits import Limits
 from ..format.model import Entry
+from ..inspect.plain_values import tag_of
 from ..load.options import ReadOptions
 from ..save.plan import RecordPlan
 from ..state.references import references_in
 from ..state.selector import Selector, near_names, refuse_unmatched, selector
 from .numbers import from_float64, is_float, to_float64
-from .places import tag_of
 from .records import Opened, StoredRecord
 from .write import Draft, WriteOptions, check_out, local, write_draft
 

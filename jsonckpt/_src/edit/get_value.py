@@ -28,7 +28,8 @@ from ..format.dtypes import DTYPES
 from ..format.filenames import temporary_name
 from ..format.json_text import Json, dump, dump_pretty
 from ..format.limits import Limits, exceeds, way_over
-from ..format.model import Entry, is_size
+from ..format.model import Entry, contiguous_stride, is_size
+from ..inspect.plain_values import NoTensors, tag_of
 from ..load.options import ReadOptions
 from ..state.references import Reference, has_references, references_in
 from ..state.selector import near_names
@@ -38,7 +39,7 @@ from ..storage.new_file import NewFile, mode_for, shared_bits
 from ..storage.path_arguments import is_url
 from ..storage.spool import SpoolFile
 from .numbers import converted, numpy_dtype
-from .places import NoTensors, tag_of, value_at
+from .places import value_at
 from .records import Opened
 from .tensor_text import json_pieces, npy_header, number_sizes, text_pieces, tokens
 from .values import readable, rules_for
@@ -168,9 +169,9 @@ class TensorReading:
         if not self.count:
             return
         place, itemsize = self.place, DTYPES[self.place.dtype].itemsize
-        stride, offset = place.view or (_row_major(place.shape), 0)
+        stride, offset = place.view or (contiguous_stride(place.shape), 0)
         start = offset + (self.first * stride[0] if place.shape else 0)
-        steps = zip(self.shape, stride, _row_major(self.shape))
+        steps = zip(self.shape, stride, contiguous_stride(self.shape))
         if all(step == flat for size, step, flat in steps if size > 1):
             yield from self._flat(start * itemsize, self.count * itemsize)
         else:
@@ -213,14 +214,6 @@ def _parts(view: NDArray[Any]) -> Iterator[NDArray[Any]]:
         return
     for row in view:
         yield from _parts(row)
-
-
-def _row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
-    steps, step = [], 1
-    for size in reversed(shape):
-        steps.append(step)
-        step *= size
-    return tuple(reversed(steps))
 
 
 def _array_dtype(opened: Opened, name: str) -> str | None:

@@ -12,17 +12,11 @@ from typing import Any
 from ..errors import ArgumentError, StateMismatchError, counted, printable, quote
 from ..format.json_text import Json, dump
 from ..format.limits import Limits
+from ..inspect.plain_values import tag_of
 from ..load.options import ReadOptions
 from ..state.paths import child
 from ..state.references import has_references, references_in
-from .places import (
-    Rebuild,
-    is_divisible,
-    places_in,
-    tag_of,
-    with_members,
-    with_records,
-)
+from .places import Rebuild, is_divisible, places_in, with_members, with_records
 from .records import Opened, StoredRecord
 from .write import Draft, WriteOptions, check_out, local, unique_names, whole_storages, write_draft
 

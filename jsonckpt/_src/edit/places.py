@@ -8,78 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
-from ..errors import JsonckptError, StateMismatchError, quote
+from ..errors import StateMismatchError, quote
 from ..format.json_text import Json, dump
+from ..inspect.plain_values import contents, is_pairs, key_label, key_paths, tag_of
 from ..state.checks import refuse
-from ..state.numpy_types import NUMPY
-from ..state.paths import DistinctPaths, label
-from ..state.python_types import PLAIN
-from ..state.references import REFERENCE_TAGS, TENSOR_TAGS
+from ..state.references import REFERENCE_TAGS
 from ..state.selector import near_names
-from ..state.tree import OMIT, decode_state
 
-#: The types that need no torch.
-RULES: Final = NUMPY + PLAIN
-_TORCH_TAGS: Final = frozenset(
-    {"$dtype", "$device", "$size", "$layout", "$memory_format", "$torch_version"}
-)
 _SEQUENCES: Final = frozenset({"$tuple", "$set", "$frozenset"})
 _ITEMS: Final = frozenset({"$dict", "$counter", "$namespace", "$simple_namespace"})
 _WITH_ITEMS: Final = frozenset({"$ordered_dict", "$defaultdict"})
-#: Tags of this format. Any other one is of a registered type.
-KNOWN_TAGS: Final = frozenset(RULES.by_tag) | _TORCH_TAGS | TENSOR_TAGS | {"$tuple", "$dict"}
 #: Names of a listing for suggestions.
 _MOST_NAMES: Final = 5_000
-
-
-class NoTensors:
-    """A reader of tensors for values that hold none: everything else can be decoded."""
-
-    def get(self, _tag: str, _body: Json, _path: str, /) -> Any:
-        """Leaves it out."""
-        return OMIT
-
-    def get_array(self, _body: Json, _path: str, /) -> Any:
-        """Leaves it out."""
-        return OMIT
-
-    def charge(self, _nbytes: int, _path: str, /) -> None:
-        """Nothing is too much here."""
-
-
-def tag_of(value: Json) -> str:
-    """The tag of a tagged value, else ``""``.
-
-    >>> tag_of({"$tuple": []}), tag_of({"a": 1}), tag_of({"$a": 1, "b": 2})
-    ('$tuple', '', '')
-    """
-    if type(value) is dict and len(value) == 1:
-        tag = next(iter(value))
-        return tag if tag[:1] == "$" else ""
-    return ""
-
-
-def contents(value: Json) -> Json:
-    """The array, object or array of pairs with the members of a container; ``None`` for a leaf.
-
-    >>> contents({"$tuple": [1, 2]}), contents({"$ordered_dict": {"items": {"a": 1}}}), contents(3)
-    ([1, 2], {'a': 1}, None)
-    """
-    if type(value) is list:
-        return value
-    tag = tag_of(value)
-    if type(value) is not dict:
-        return None
-    if not tag:
-        return value
-    body = value[tag]
-    if tag in _SEQUENCES or tag in _ITEMS:
-        return body
-    if (tag in _WITH_ITEMS or tag == "$deque") and type(body) is dict:
-        return body.get("items")
-    return contents(body) if tag not in KNOWN_TAGS else None
 
 
 def with_contents(value: Json, new: Json) -> Json:
@@ -100,16 +42,6 @@ def with_contents(value: Json, new: Json) -> Json:
     return {tag: with_contents(body, new)}
 
 
-def is_pairs(value: Json, body: Json) -> bool:
-    """Whether the contents of a container are an array of pairs."""
-    if type(body) is not list:
-        return False
-    inner = value
-    while (tag := tag_of(inner)) and tag not in KNOWN_TAGS:
-        inner = inner[tag]  # type: ignore[call-overload, index]
-    return tag in _ITEMS or tag in _WITH_ITEMS
-
-
 def with_members(value: Json, members: Sequence[tuple[Json, Json]]) -> Json:
     """The same dictionary with other members. It has pairs where its keys need them.
 
@@ -119,7 +51,7 @@ def with_members(value: Json, members: Sequence[tuple[Json, Json]]) -> Json:
     {'$dict': [['$a', 1]]}
     """
     pairs: list[Json] = [[key, item] for key, item in members]
-    if is_pairs(value, contents(value)):
+    if is_pairs(value):
         return with_contents(value, pairs)
     made: dict[str, Json] = {}
     for key, item in members:
@@ -132,29 +64,12 @@ def with_members(value: Json, members: Sequence[tuple[Json, Json]]) -> Json:
 def is_dictionary(value: Json) -> bool:
     """Whether a value is a dictionary of any kind."""
     body = contents(value)
-    return type(body) is dict or is_pairs(value, body)
+    return type(body) is dict or is_pairs(value)
 
 
 def is_divisible(value: Json) -> bool:
     """Whether a value is a dictionary that keeps its type whatever members it has."""
     return is_dictionary(value) and tag_of(value) in _ITEMS | _WITH_ITEMS | {""}
-
-
-def key_label(key: Json) -> str:
-    """The text of a dictionary's key in a path.
-
-    >>> key_label("a"), key_label(0), key_label(True), key_label({"$tuple": [0, "a"]})
-    ('a', '0', 'True', "(0, 'a')")
-    """
-    if type(key) is str:
-        return key
-    if type(key) not in (dict, list):
-        return label(key, is_tensor=False)
-    try:
-        found = decode_state(key, NoTensors(), rules=RULES)
-    except JsonckptError:
-        found = OMIT
-    return dump(key).decode() if found is OMIT else label(found, is_tensor=False)
 
 
 @dataclass(slots=True)
@@ -190,15 +105,16 @@ def places_in(value: Json, path: str) -> Iterator[Place]:
     """
     body = contents(value)
     if type(body) is dict:
-        below = DistinctPaths(path)
-        for key in body:
-            yield Place(below.child(key), key, body, key, body, key)
-    elif is_pairs(value, body):
-        below = DistinctPaths(path)
-        for position, pair in enumerate(body):  # type: ignore[arg-type]
+        for key, at in key_paths(body, path):
+            yield Place(at, key, body, key, body, key)
+    elif is_pairs(value):
+        pairs = cast("list[Any]", body)
+        for position, pair in enumerate(pairs):
             if type(pair) is not list or len(pair) != 2:
                 refuse(f"{path}/{position}", "a pair of a key and a value", pair)
-            yield Place(below.child(key_label(pair[0])), pair[0], pair, 1, body, position)
+        paths = key_paths((pair[0] for pair in pairs), path)
+        for position, (pair, (_, at)) in enumerate(zip(pairs, paths)):
+            yield Place(at, pair[0], pair, 1, body, position)
     elif type(body) is list:
         for position in range(len(body)):
             yield Place(f"{path}/{position}", position, body, position, body, position)
@@ -298,17 +214,15 @@ class Rebuild:
         if body is None or type(body) not in (dict, list):
             return self._leaf(value, old, new)
         places = list(places_in(value, old))
-        if type(body) is list and not is_pairs(value, body):
+        if type(body) is list and not is_pairs(value):
             items: list[Json] = [
                 self._value(place.value, place.path, f"{new}/{place.key}") for place in places
             ]
             return with_contents(value, items)
         keys = [self._rename(place.key, place.value, place.path) for place in places]
         _check_keys(places, keys)
-        below = DistinctPaths(new)
         made: list[tuple[Json, Json]] = []
-        for place, key in zip(places, keys):
-            at = below.child(key_label(key))
+        for place, key, (_, at) in zip(places, keys, list(key_paths(keys, new))):
             if type(key) in (dict, list):
                 key = self._leaf(key, f"{place.path}#key", f"{at}#key")
             made.append((key, self._value(place.value, place.path, at)))

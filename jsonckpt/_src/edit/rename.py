@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from ..errors import ArgumentError, StateMismatchError, counted, printable, quote
 from ..format.json_text import Json
 from ..format.limits import Limits
+from ..inspect.plain_values import contents
 from ..load.options import ReadOptions
 from ..state.references import has_references, references_in
-from .places import Rebuild, contents, is_dictionary, places_in, value_at, with_records
+from .places import Rebuild, is_dictionary, places_in, value_at, with_records
 from .records import Opened, StoredRecord
 from .write import Draft, WriteOptions, check_out, local, unique_names, write_draft
 

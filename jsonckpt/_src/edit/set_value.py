@@ -28,6 +28,7 @@ from ..format.json_text import Json, dump
 from ..format.limits import DEFAULT_LIMITS, Limits
 from ..format.manifest import dump_manifest
 from ..format.model import MANIFEST_NAME
+from ..inspect.plain_values import RULES, contents, is_pairs, tag_of
 from ..load.options import ReadOptions
 from ..save import reader_limits
 from ..save.snapshot import created_by
@@ -36,16 +37,12 @@ from ..state.tree import encode_state
 from ..storage import commit
 from ..storage.new_file import mode_for
 from .places import (
-    RULES,
     Place,
-    contents,
     find,
     is_dictionary,
     is_divisible,
-    is_pairs,
     nothing_at,
     places_in,
-    tag_of,
     value_at,
     with_contents,
     with_members,
@@ -343,7 +340,7 @@ def _delete(state: Json, place: Place, holder: Json) -> Json:
         raise ArgumentError(
             f"{quote(place.path, 200)} belongs to {kind_of(holder)}, which needs all its members"
         )
-    if type(place.members) is list and not is_pairs(holder, contents(holder)):
+    if type(place.members) is list and not is_pairs(holder):
         behind = place.members[place.position + 1 :]
         if has_references(behind):
             raise ArgumentError(

@@ -14,18 +14,12 @@ from ..errors import ArgumentError, LimitError, StateMismatchError, counted, pri
 from ..format.filenames import is_part, is_single
 from ..format.json_text import Json
 from ..format.limits import Limits
+from ..inspect.plain_values import contents, tag_of
 from ..load.options import ReadOptions
 from ..save.options import parse_size
 from ..state.references import Reference, references_in
 from ..state.selector import Selector, refuse_unmatched, selector
-from .places import (
-    contents,
-    is_divisible,
-    places_in,
-    tag_of,
-    with_members,
-    with_records,
-)
+from .places import is_divisible, places_in, with_members, with_records
 from .records import Opened, StoredRecord
 from .write import Draft, WriteOptions, check_out, local, whole_storages, write_draft
 

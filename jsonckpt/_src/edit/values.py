@@ -14,20 +14,10 @@ from typing import Any, Final
 from ..errors import ArgumentError, FormatError, JsonckptError, LimitError, quote
 from ..format import json_text
 from ..format.json_text import Json
+from ..inspect.plain_values import RULES, NoTensors, contents, is_registered, key_label, tag_of
 from ..state.references import references_in
 from ..state.tree import LONG_INTEGER, Rules, decode_state
-from .places import (
-    KNOWN_TAGS,
-    RULES,
-    NoTensors,
-    contents,
-    is_dictionary,
-    key_label,
-    places_in,
-    tag_of,
-    with_contents,
-    with_members,
-)
+from .places import is_dictionary, places_in, with_contents, with_members
 
 _FLOAT_WORDS: Final = ("NaN", "Infinity", "-Infinity")
 #: What other languages write for a word of JSON.
@@ -290,7 +280,7 @@ def readable(value: Json, tensor: Callable[[Json], Any] = lambda value: value) -
         return readable(inner, tensor)
     if tag in ("$scalar", "$ndarray") and type(body) is dict:
         return readable(body.get("value" if tag == "$scalar" else "data"), tensor)
-    if tag and (type(body) not in (dict, list) or tag not in KNOWN_TAGS):
+    if tag and (type(body) not in (dict, list) or is_registered(value)):
         return readable(body, tensor)
     if type(value) is float and not math.isfinite(value):
         return str(value)

@@ -69,6 +69,20 @@ class Layout:
 PLAIN: Final = Layout()
 
 
+def contiguous_stride(shape: Sequence[int]) -> tuple[int, ...]:
+    """Strides in elements of a row-major tensor of ``shape``.
+
+    >>> contiguous_stride((2, 3, 4))
+    (12, 4, 1)
+    """
+    steps: list[int] = []
+    step = 1
+    for size in reversed(shape):
+        steps.append(step)
+        step *= max(size, 1)
+    return tuple(reversed(steps))
+
+
 def is_dense(shape: Sequence[int], stride: Sequence[int]) -> bool:
     """Whether strides are those of a tensor that fills its memory and meets no byte twice.
 

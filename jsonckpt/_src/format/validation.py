@@ -333,6 +333,10 @@ def check_chunking(dtype: str, shape: Sequence[int], codec: Codec, chunks: int) 
     return nbytes
 
 
+#: The program of each compression, by the first bytes of a file.
+_COMPRESSED = {b"\x28\xb5\x2f\xfd": "zstd", b"\x1f\x8b": "gzip"}
+
+
 def no_checkpoint(start: bytes | bytearray) -> FormatError:
     """The error for a file that is not a checkpoint and begins with ``start``."""
     if start.startswith(b"version https://git-lfs"):
@@ -341,10 +345,13 @@ def no_checkpoint(start: bytes | bytearray) -> FormatError:
             hint="Get the file with: git lfs pull",
         )
     begins = f"it begins with {quote(bytes(start[:24]))}" if start else "it is empty"
-    error = FormatError(
-        f"not a jsonckpt checkpoint ({begins})",
-        hint="python -m jsonckpt.convert turns .pt, .safetensors and other JSON into one.",
-    )
+    text = f"not a jsonckpt checkpoint ({begins})"
+    hint = "python -m jsonckpt.convert turns .pt, .safetensors and other JSON into one."
+    for magic, program in _COMPRESSED.items():
+        if start.startswith(magic):
+            text = f"compressed with {program}, and only files named .json.zst are decompressed"
+            hint = f"Decompress it with: {program} -dc"
+    error = FormatError(text, hint=hint)
     error.is_foreign = True
     return error
 

@@ -25,7 +25,7 @@ from typing import Any
 
 from ..errors import FormatError, counted, quote
 from ..format.dtypes import DTYPES
-from ..format.model import Entry, Manifest, element_count
+from ..format.model import Entry, Manifest, contiguous_stride, element_count
 from ..progress import human
 from ..state.checks import integer_between, members, one_of, sizes
 from ..state.references import Reference, references_in
@@ -61,6 +61,22 @@ class TensorFacts:
     owns: bool = True
     stride: tuple[int, ...] | None = None
     offset: int = 0
+
+    def steps(self) -> list[int]:
+        """The strides of the tensor that is loaded, where a dimension has two elements or more."""
+        stride = self.entry.layout.stride if self.kind != "view" else self.stride
+        pairs = zip(self.shape, stride or contiguous_stride(self.shape))
+        return [step for size, step in pairs if size > 1] if self.numel else []
+
+    @property
+    def is_row_major(self) -> bool:
+        """Whether its elements lie one after another in its record."""
+        return (
+            self.kind != "view"
+            or self.steps()
+            == [step for size, step in zip(self.shape, contiguous_stride(self.shape)) if size > 1]
+            or not self.numel
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,7 @@ class Moments:
         total = len(numbers) if counts is None else int(counts.sum())
         magnitude = max(float(numbers.max()), -float(numbers.min()))
         largest = math.frexp(magnitude)[1] if magnitude else None
-        exponent = _exponent(largest)
+        exponent = safe_exponent(largest)
         if exponent:
             numbers = np.ldexp(numbers, -exponent)
         weighted = numbers if counts is None else numbers * counts
@@ -62,7 +62,7 @@ class Moments:
             return other if other.count else self
         known = [largest for largest in (self.largest, other.largest) if largest is not None]
         largest = max(known, default=None)
-        one, two = self._scaled(_exponent(largest)), other._scaled(_exponent(largest))
+        one, two = self._scaled(safe_exponent(largest)), other._scaled(safe_exponent(largest))
         count = one.count + two.count
         apart = two.mean - one.mean
         return Moments(
@@ -77,17 +77,17 @@ class Moments:
     @property
     def actual_mean(self) -> float:
         """The mean of the numbers themselves."""
-        return _unscaled(self.mean, self.exponent)
+        return unscaled(self.mean, self.exponent)
 
     @property
     def std(self) -> float:
         """The standard deviation, divided by the number of elements."""
-        return _unscaled(math.sqrt(self.deviations / max(self.count, 1)), self.exponent)
+        return unscaled(math.sqrt(self.deviations / max(self.count, 1)), self.exponent)
 
     @property
     def norm(self) -> float:
         """The L2 norm; infinite if it is over the range of float64."""
-        return _unscaled(math.sqrt(self.squares), self.exponent)
+        return unscaled(math.sqrt(self.squares), self.exponent)
 
     def _scaled(self, exponent: int) -> Moments:
         by = self.exponent - exponent
@@ -102,11 +102,13 @@ class Moments:
         )
 
 
-def _exponent(largest: int | None) -> int:
+def safe_exponent(largest: int | None) -> int:
+    """The power of two by which numbers below ``2 ** largest`` are divided; mostly 0."""
     return 0 if largest is None or abs(largest) <= _SAFE else largest
 
 
-def _unscaled(number: float, exponent: int) -> float:
+def unscaled(number: float, exponent: int) -> float:
+    """``number * 2 ** exponent``; infinite if it is over the range of float64."""
     try:
         return math.ldexp(number, exponent)
     except OverflowError:

@@ -9,14 +9,20 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
-from typing import Final, NamedTuple, TypeAlias, cast
+from collections.abc import Iterable, Iterator
+from typing import Any, Final, NamedTuple, TypeAlias, cast
 
+from ..errors import JsonckptError
 from ..format.json_text import Json
+from ..state.numpy_types import NUMPY
 from ..state.paths import DistinctPaths, child, label
+from ..state.python_types import PLAIN
 from ..state.references import REFERENCE_TAGS, TENSOR_TAGS
+from ..state.tree import OMIT, decode_state
 
 Scalar: TypeAlias = "str | int | float | bool | None"
+#: The types that need no torch.
+RULES: Final = NUMPY + PLAIN
 #: Tags of containers, and the Python type that they stand for.
 _CONTAINERS: Final = {
     "$tuple": "tuple",
@@ -135,20 +141,65 @@ def members_of(value: Json, path: str = "") -> Iterator[Member] | None:
     >>> [member.path for member in members_of({"a": 1, "b/c": {"$tuple": []}}, "/x")]
     ['/x/a', '/x/b~1c']
     """
-    tag = tag_of(value)
-    body: Json = value
-    if tag:
-        body = cast("dict[str, Json]", value)[tag]
-        if is_registered(value):
-            return members_of(body, path)
-        if tag in _WITH_ITEMS and type(body) is dict:
-            body = body.get("items")
-        elif tag not in _CONTAINERS:
-            return None
+    tag, body = _inside(value)
     if type(body) is dict:
         return _of_object(body, path)
     if type(body) is list:
         return _of_pairs(body, path) if tag in _MAPPINGS else _of_array(body, path)
+    return None
+
+
+def contents(value: Json) -> Json:
+    """The object, array or array of pairs with the members of a container; ``None`` of others.
+
+    >>> contents({"$tuple": [1, 2]}), contents({"$ordered_dict": {"items": {"a": 1}}}), contents(3)
+    ([1, 2], {'a': 1}, None)
+    """
+    return _inside(value)[1]
+
+
+def is_pairs(value: Json) -> bool:
+    """Whether the contents of a container are an array of pairs."""
+    tag, body = _inside(value)
+    return type(body) is list and tag in _MAPPINGS
+
+
+def _inside(value: Json) -> tuple[str, Json]:
+    """The innermost tag of a container, and its contents."""
+    while is_registered(value):
+        value = cast("dict[str, Json]", value)[tag_of(value)]
+    tag = tag_of(value)
+    body = cast("dict[str, Json]", value)[tag] if tag else value
+    if tag in _WITH_ITEMS:
+        body = body.get("items") if type(body) is dict else None
+    elif tag and tag not in _CONTAINERS:
+        body = None
+    return tag, body if type(body) in (dict, list) else None
+
+
+def keys_of(value: Json) -> list[Json]:
+    """The keys of a mapping, as JSON, in the order of its members; of other values none.
+
+    >>> keys_of({"$dict": [[5, "a"], [{"$tuple": []}, "b"]]}), keys_of({"a": 1}), keys_of([1])
+    ([5, {'$tuple': []}], ['a'], [])
+    """
+    tag, body = _inside(value)
+    if type(body) is dict:
+        return list(body)
+    pairs = body if type(body) is list and tag in _MAPPINGS else []
+    return [pair[0] for pair in pairs if type(pair) is list and len(pair) == 2]
+
+
+def frame_of(value: Json) -> Json:
+    """What a container says beside its members: its tags, the length of a deque and the like."""
+    tag = tag_of(value)
+    if not tag:
+        return None
+    body = cast("dict[str, Json]", value)[tag]
+    if is_registered(value):
+        return [tag, kind_of(body), frame_of(body)]
+    if tag in _WITH_ITEMS and type(body) is dict:
+        return {key: item for key, item in body.items() if key != "items"}
     return None
 
 
@@ -164,34 +215,53 @@ def _of_array(body: list[Json], path: str) -> Iterator[Member]:
 
 
 def _of_pairs(body: list[Json], path: str) -> Iterator[Member]:
+    pairs = [pair for pair in body if type(pair) is list and len(pair) == 2]
+    paths = key_paths((pair[0] for pair in pairs), path)
+    for pair, (text, at) in zip(pairs, paths):
+        yield Member(text, at, pair[1])
+
+
+def key_paths(keys: Iterable[Json], path: str) -> Iterator[tuple[str, str]]:
+    """The text of each key of a dictionary, and the path of its member, as a save makes them."""
     below = DistinctPaths(path)
-    for pair in body:
-        if type(pair) is not list or len(pair) != 2:
-            continue
-        key, value = pair
-        text = _key_text(key)
+    for key in keys:
+        text = key_label(key)
         at = below.child(text)
         if type(key) not in _PLAIN:
-            below.beside(at, "key")  # as a save does, which gives the key a path, too
-        yield Member(text, at, value)
+            below.beside(at, "key")  # a save gives the key a path, too
+        yield text, at
 
 
-def _key_text(key: Json) -> str:
+def key_label(key: Json) -> str:
+    """The text of a dictionary's key in a path.
+
+    >>> key_label("a"), key_label(0), key_label(True), key_label({"$tuple": [0, "a"]})
+    ('a', '0', 'True', "(0, 'a')")
+    """
     if type(key) in _PLAIN:
         return label(key, is_tensor=False)
     if is_tensor(key):
         return "Tensor"
-    found = scalar(key)
-    return str(found) if found is not None else _python_text(key)
+    try:
+        found = decode_state(key, NoTensors(), rules=RULES)
+    except JsonckptError:
+        found = OMIT
+    return text_of(key) if found is OMIT else label(found, is_tensor=False)
 
 
-def _python_text(value: Json) -> str:
-    """A key as Python's ``str`` writes it, where that is a tuple of plain values."""
-    members = members_of(value)
-    if members is None or kind_of(value) != "tuple":
-        return text_of(value)
-    parts = [repr(scalar(m.value)) if scalar(m.value) is not None else "…" for m in members]
-    return f"({', '.join(parts)}{',' if len(parts) == 1 else ''})"
+class NoTensors:
+    """A reader of tensors for values that hold none: everything else can be decoded."""
+
+    def get(self, _tag: str, _body: Json, _path: str, /) -> Any:
+        """Leaves it out."""
+        return OMIT
+
+    def get_array(self, _body: Json, _path: str, /) -> Any:
+        """Leaves it out."""
+        return OMIT
+
+    def charge(self, _nbytes: int, _path: str, /) -> None:
+        """Nothing is too much here."""
 
 
 def scalar(value: Json) -> Scalar:
@@ -282,12 +352,7 @@ def _short_member(value: Json) -> str | None:
 
 def size_of(value: Json) -> int:
     """The number of members of a container."""
-    tag = tag_of(value)
-    body = cast("dict[str, Json]", value)[tag] if tag else value
-    if is_registered(value):
-        return size_of(body)
-    if tag in _WITH_ITEMS and type(body) is dict:
-        body = body.get("items")
+    body = contents(value)
     return len(body) if isinstance(body, dict | list) else 0
 
 
@@ -315,7 +380,7 @@ def short(text: str, longest: int = _LONGEST) -> str:
 
 
 def references_at(value: Json) -> list[str]:
-    """The names of the tensors that a tensor of any kind is made of."""
+    """The names of the tensors that a value is made of."""
     names: list[str] = []
     pending = [value]
     while pending:
@@ -325,6 +390,21 @@ def references_at(value: Json) -> list[str]:
             body = cast("dict[str, Json]", item)[tag]
             name = body if tag == "$tensor" else body.get("name") if type(body) is dict else None
             names += [name] if type(name) is str else []
-        elif type(item) is dict:
-            pending += reversed(item.values())
+        elif isinstance(item, dict | list):
+            pending += reversed(item.values() if isinstance(item, dict) else item)
     return names
+
+
+def without_references(value: Json) -> Json:
+    """A value with ``null`` in place of each reference to a tensor.
+
+    >>> without_references({"$parameter": {"data": {"$tensor": "/w"}, "requires_grad": True}})
+    {'$parameter': {'data': None, 'requires_grad': True}}
+    """
+    if type(value) is list:
+        return [without_references(item) for item in value]
+    if type(value) is dict:
+        if tag_of(value) in REFERENCE_TAGS:
+            return None
+        return {key: without_references(item) for key, item in value.items()}
+    return value

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ..format.dtypes import DTYPES
 from ..format.model import Entry
-from ..load.container import Container, Shard
+from ..load.container import Container
 from ..storage.protocols import Sink
 from .element_values import (
     Numbers,
@@ -264,17 +264,6 @@ class StatisticsSink:
         if self._accumulator is None:
             self._accumulator = Accumulator(smallest_normal(self._dtype))
         return self._accumulator
-
-
-def statistics_of(shard: Shard, entry: Entry) -> TensorStatistics:
-    """Read one record and say what its elements are like.
-
-    Raises:
-        JsonckptError: it cannot be read, or its bytes are not those that were saved.
-    """
-    found: list[TensorStatistics] = []
-    shard.read({entry.name: StatisticsSink(entry.dtype, entry.nbytes, found.append)})
-    return found[0]
 
 
 def read_statistics(

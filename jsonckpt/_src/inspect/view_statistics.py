@@ -24,7 +24,7 @@ def statistics_of_views(
     for tensor in tensors:
         entry, itemsize = tensor.entry, DTYPES[tensor.dtype].itemsize
         start = tensor.offset * itemsize
-        if tensor.kind != "view" or not _is_row_major(tensor):
+        if tensor.kind != "view" or not tensor.is_row_major:
             continue
         if entry.codec.chunk_bytes % itemsize or start % itemsize:
             continue  # an element of the view may lie in two chunks
@@ -36,12 +36,3 @@ def statistics_of_views(
             container.shard_of(entry).read_part(entry, start, start + tensor.nbytes, sink)
         found[tensor.name] = results[0]
     return found
-
-
-def _is_row_major(tensor: TensorFacts) -> bool:
-    expected = 1
-    for size, step in reversed(list(zip(tensor.shape, tensor.stride or ()))):
-        if size > 1 and step != expected:
-            return False
-        expected *= size
-    return tensor.numel > 0 or not tensor.nbytes

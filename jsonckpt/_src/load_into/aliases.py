@@ -12,8 +12,8 @@ from typing import Any, Final
 import torch
 
 from ..format.dtypes import DTYPES
-from ..format.model import Entry
-from ..tensors.memory import contiguous_stride, dtype_name
+from ..format.model import Entry, contiguous_stride
+from ..tensors.memory import dtype_name
 from ..tensors.overlap import Region, overlaps_itself, sharing_groups
 from .placeholders import Placeholder, placeholders_in
 from .plan import Plan, is_composite

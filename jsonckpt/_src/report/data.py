@@ -11,6 +11,7 @@ from ..errors import counted
 from ..format.model import saved_text
 from ..inspect.facts import Group
 from ..inspect.histogram import Histogram
+from ..inspect.plain_values import short
 from ..inspect.statistics import TensorStatistics
 from ..progress import human
 from .collect import Collected
@@ -19,7 +20,7 @@ from .grids import Picture
 from .health import Finding, findings, growth
 from .optimizers import Moments, moments_of
 from .run import curves_of_run, histories
-from .tree import cut, lines_of
+from .tree import lines_of
 
 #: Characters for the heights of bars, in this order.
 _HEIGHTS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz-_"
@@ -55,16 +56,16 @@ def data_of(
 
 
 def _label(one: Collected) -> str:
-    return cut(PurePath(one.facts.path).name or one.facts.path, _LONGEST)
+    return short(PurePath(one.facts.path).name or one.facts.path, _LONGEST)
 
 
 def _checkpoint(one: Collected) -> dict[str, Any]:
     return {
         "label": _label(one),
-        "path": cut(one.facts.path, _LONGEST),
+        "path": short(one.facts.path, _LONGEST),
         "step": one.number("step"),
         "epoch": one.number("epoch"),
-        "saved": cut(saved_text(one.facts.created_at, one.facts.created_by), _LONGEST),
+        "saved": short(saved_text(one.facts.created_at, one.facts.created_by), _LONGEST),
         "bytes": one.facts.nbytes,
     }
 
@@ -90,8 +91,8 @@ def _overview(last: Collected) -> list[tuple[str, str, str]]:
         ratio = f", {facts.ratio:.1%} of the raw bytes" if facts.ratio is not None else ""
         shown.append(("on disk", human(facts.file_bytes), counted(facts.files, "file") + ratio))
     encodings = [one.name for one in facts.codecs()]
-    shown.append(("encoding", cut("; ".join(encodings[:2]) or "none", _LONGEST), ""))
-    return [(label, cut(value, _LONGEST), cut(more, _LONGEST)) for label, value, more in shown]
+    shown.append(("encoding", short("; ".join(encodings[:2]) or "none", _LONGEST), ""))
+    return [(label, short(value, _LONGEST), short(more, _LONGEST)) for label, value, more in shown]
 
 
 def _facts(last: Collected) -> list[tuple[str, str, str]]:
@@ -110,7 +111,7 @@ def _facts(last: Collected) -> list[tuple[str, str, str]]:
         for one in facts.state
         if one.what not in ("step", "epoch", "value")
     ]
-    return [tuple(cut(part, _LONGEST) for part in row) for row in shown[:_MOST_FACTS]]  # type: ignore[misc]
+    return [tuple(short(part, _LONGEST) for part in row) for row in shown[:_MOST_FACTS]]  # type: ignore[misc]
 
 
 def _in_group(group: Group | None) -> str:
@@ -129,7 +130,7 @@ def _tensors(last: Collected, moments: Sequence[Moments]) -> list[dict[str, Any]
     rows = []
     for tensor in last.facts.tensors:
         row: dict[str, Any] = {
-            "name": cut(tensor.name, _LONGEST),
+            "name": short(tensor.name, _LONGEST),
             "dtype": tensor.dtype,
             "shape": tensor.shape,
             "bytes": tensor.nbytes,
@@ -138,7 +139,7 @@ def _tensors(last: Collected, moments: Sequence[Moments]) -> list[dict[str, Any]
             row["own"] = tensor.entry.nbytes
             row["stored"] = tensor.stored_bytes
         if tensor.kind != "tensor":
-            row["of"] = cut(f"{tensor.kind} to {tensor.entry.name}", _LONGEST)
+            row["of"] = short(f"{tensor.kind} to {tensor.entry.name}", _LONGEST)
         statistics = last.statistics.get(tensor.entry.name)
         if statistics is not None:
             row |= _statistics(statistics, last.pictures.get(tensor.entry.name))
@@ -192,7 +193,7 @@ def _finding(one: Finding) -> dict[str, Any]:
         "title": one.title,
         "why": one.why,
         "count": len(one.tensors),
-        "tensors": [(cut(name, _LONGEST), text) for name, text in one.tensors[:_MOST_NAMED]],
+        "tensors": [(short(name, _LONGEST), text) for name, text in one.tensors[:_MOST_NAMED]],
     }
 
 
@@ -205,7 +206,7 @@ def _compare(compared: Compared) -> dict[str, Any]:
     return {
         "tensors": [
             {
-                "name": cut(one.name, _LONGEST),
+                "name": short(one.name, _LONGEST),
                 "status": one.status,
                 "norms": one.norms,
                 "distance": one.distance,

@@ -101,11 +101,9 @@ class Grid:
             self._live_rows[row : row + len(block)] |= alive.any(axis=1)
             self._live_columns[column : column + block.shape[1]] |= alive.any(axis=0)
         wide = np.abs(block).astype(np.float64) if block.dtype.kind == "c" else block
-        wide = wide.astype(np.float64)
-        finite = np.isfinite(wide)
+        finite = np.isfinite(wide)  # before the cast, which warns of signalling NaN
         whole = bool(finite.all())
-        if not whole:
-            wide = np.where(finite, wide, 0.0)
+        wide = (wide if whole else np.where(finite, wide, 0)).astype(np.float64)
         height, width = self._cells
         if self._fold:
             places = (np.arange(column, column + wide.shape[1]) * (height * width)) // self._length

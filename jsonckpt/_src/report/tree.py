@@ -9,6 +9,7 @@ from ..inspect.plain_values import (
     kind_of,
     members_of,
     references_at,
+    short,
     size_of,
     text_of,
 )
@@ -37,7 +38,7 @@ def lines_of(state: Json) -> list[Line]:
         if isinstance(member, str):
             lines.append((depth, "…", "", member, ""))
             continue
-        key, value = cut(member.key, _LONGEST_KEY), member.value
+        key, value = short(member.key, _LONGEST_KEY), member.value
         if is_tensor(value):
             names = references_at(value)
             lines.append((depth, key, kind_of(value), "", names[0] if names else ""))
@@ -65,7 +66,7 @@ def values_of(state: Json) -> dict[str, str]:
             continue
         members = members_of(member.value, member.path)
         if members is None or _is_long_list(member.value):
-            found[cut(member.path, _LONGEST_KEY)] = text_of(member.value, _LONGEST_TEXT)
+            found[short(member.path, _LONGEST_KEY)] = text_of(member.value, _LONGEST_TEXT)
         else:
             pending += reversed(list(members))
     return found
@@ -75,8 +76,3 @@ def _is_long_list(value: Json) -> bool:
     if kind_of(value) not in ("list", "tuple") or size_of(value) < _LONG_LIST:
         return False
     return all(type(one.value) not in (dict, list) for one in members_of(value) or ())
-
-
-def cut(text: str, longest: int) -> str:
-    """Text of at most ``longest`` characters."""
-    return text if len(text) <= longest else text[: longest - 1] + "…"

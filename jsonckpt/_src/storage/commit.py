@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -247,8 +246,3 @@ def unlink(path: Path) -> None:
 def unlink_all(paths: Sequence[Path], *, threads: int) -> None:
     """:func:`unlink` on several threads: freeing 400 MB of pages takes the system 20 to 40 ms."""
     run_all(paths, lambda path: unlink(path), threads=min(threads, len(paths)))
-
-
-def new_save_id() -> str:
-    """128 random bits."""
-    return secrets.token_hex(16)

@@ -16,13 +16,12 @@ import torch
 
 from ..errors import FormatError, JsonckptError, StateMismatchError, UnsupportedTypeError, quote
 from ..format.dtypes import DTYPES
-from ..format.model import PLAIN, Layout
+from ..format.model import PLAIN, Layout, contiguous_stride
 from ..linux import populate
 from .memory import (
     borrow,
     borrow_range,
     collapsed,
-    contiguous_stride,
     dtype_name,
     empty,
     flat_bytes,

@@ -16,7 +16,7 @@ import torch
 
 from ..errors import FormatError, JsonckptError, UnsupportedTypeError, quote
 from ..format.dtypes import DTYPES
-from ..format.model import MAX_SIZE, PLAIN, Layout, is_dense
+from ..format.model import MAX_SIZE, PLAIN, Layout, contiguous_stride, is_dense
 
 #: Every torch can make and copy these.
 _COMMON = {torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.uint8, torch.int64}
@@ -92,20 +92,6 @@ def require_little_endian() -> None:
         raise JsonckptError(
             "this machine is big-endian; jsonckpt reads and writes tensors on little-endian only"
         )
-
-
-def contiguous_stride(shape: Sequence[int]) -> tuple[int, ...]:
-    """Strides in elements of a row-major tensor of ``shape``.
-
-    >>> contiguous_stride((2, 3, 4))
-    (12, 4, 1)
-    """
-    steps: list[int] = []
-    step = 1
-    for size in reversed(shape):
-        steps.append(step)
-        step *= max(size, 1)
-    return tuple(reversed(steps))
 
 
 def layout_of(tensor: torch.Tensor) -> Layout:

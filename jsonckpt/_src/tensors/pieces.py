@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ..errors import FormatError, quote
-from .memory import contiguous_stride
+from ..format.model import contiguous_stride
 
 #: Bytes of one piece.
 PIECE = 1 << 20

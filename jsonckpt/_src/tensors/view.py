@@ -11,9 +11,10 @@ import torch
 from ..errors import quote
 from ..format.dtypes import DTYPES
 from ..format.json_text import Json
+from ..format.model import contiguous_stride
 from ..state.checks import integer_between, malformed, members, one_of, refuse, sizes, string
 from .buffers import byte_count
-from .memory import contiguous_stride, strided, torch_dtype
+from .memory import strided, torch_dtype
 from .overlap import Region
 
 
