@@ -6,7 +6,7 @@ import argparse
 
 from ..errors import counted, printable
 from ..progress import human
-from ..terminal.console import EXIT_OK, complain, dump_json, say
+from ..terminal.console import EXIT_OK, complain_with, dump_json, say
 from ..terminal.options import Commands, local_path
 
 
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
         say(f"copied {' and '.join(made.copied)}")
     say(f"the upload takes {counted(made.files, 'file')}, {human(made.nbytes)}")
     for sentence in made.warnings:
-        complain(f"warning: {printable(sentence)}")
+        complain_with("warning: ", "yellow", sentence)
     say(f"\nnext:\n  {made.commands[0]}\nlater, for each new version:\n  {made.commands[1]}")
     slug = made.metadata["id"].partition("/")[2]
     say(f"in a notebook:\n  jsonckpt.find('/kaggle/input').newest    # add the data set {slug}")

@@ -13,7 +13,6 @@ from ..terminal.options import (
     interleave,
     limits_of,
     local_path,
-    overwrite_by_option,
     say_report,
 )
 
@@ -45,19 +44,18 @@ def run(args: argparse.Namespace) -> int:
     from ..edit.rename import rename
 
     out, replace = _split(args)
-    with overwrite_by_option():
-        result = rename(
-            args.path,
-            out,
-            strip_prefix=args.strip_prefix,
-            add_prefix=args.add_prefix,
-            replace=replace,
-            regex=args.regex,
-            at=args.at,
-            dry_run=args.dry_run,
-            overwrite=args.overwrite,
-            limits=limits_of(args),
-        )
+    result = rename(
+        args.path,
+        out,
+        strip_prefix=args.strip_prefix,
+        add_prefix=args.add_prefix,
+        replace=replace,
+        regex=args.regex,
+        at=args.at,
+        dry_run=args.dry_run,
+        overwrite=args.overwrite,
+        limits=limits_of(args),
+    )
     say_report(args, result, ok=True)
     return EXIT_OK
 

@@ -17,7 +17,6 @@ from ..terminal.options import (
     interleave,
     limits_of,
     local_path,
-    overwrite_by_option,
     say_report,
 )
 
@@ -168,17 +167,16 @@ def _export(args: argparse.Namespace, export: Any, limits: Any) -> None:
         output: Any = _StandardOutput()
     else:
         output = local_path(args.output)
-    with overwrite_by_option():
-        size = export(
-            args.path,
-            args.name,
-            output,
-            rows=args.rows,
-            as_dtype=args.as_dtype,
-            raw=args.raw,
-            overwrite=args.overwrite,
-            limits=limits,
-        )
+    size = export(
+        args.path,
+        args.name,
+        output,
+        rows=args.rows,
+        as_dtype=args.as_dtype,
+        raw=args.raw,
+        overwrite=args.overwrite,
+        limits=limits,
+    )
     if args.json:
         report = {"ok": True, "path": args.path, "name": args.name, "output": output, "bytes": size}
         say(dump_json(report))

@@ -7,7 +7,15 @@ import sys
 from typing import TYPE_CHECKING
 
 from ..errors import FormatError, JsonckptError, is_refusal
-from ..terminal.console import EXIT_FAILURE, EXIT_MISMATCH, EXIT_OK, dump_json, on_terminal, say
+from ..terminal.console import (
+    EXIT_FAILURE,
+    EXIT_MISMATCH,
+    EXIT_OK,
+    dump_json,
+    in_commands,
+    on_terminal,
+    say,
+)
 from ..terminal.options import (
     Commands,
     add_expected_digest,
@@ -17,6 +25,7 @@ from ..terminal.options import (
     limits_of,
     path_or_stdin,
 )
+from ..terminal.tables import say_wrapped
 
 if TYPE_CHECKING:
     from ..rescue.verify import VerifyReport
@@ -60,7 +69,8 @@ def run(args: argparse.Namespace) -> int:
             first, *rest = str(report).split("\n")
             say(first, style="green" if report.ok else "red")
             for line in rest:
-                say(line)
+                indent = " " * (len(line) - len(line.lstrip()))
+                say_wrapped(in_commands(line.lstrip()), indent, indent + "  ")
         if report.ok:
             return EXIT_OK
         return EXIT_FAILURE if all(map(_says_nothing, report.problems)) else EXIT_MISMATCH

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from ..errors import quote
 from ..format.checksums import hexdigest
 from ..format.json_text import Json, collector_paused
 from ..format.limits import DEFAULT_LIMITS
 from ..format.manifest import parse_manifest
 from ..format.model import Manifest
 from ..inspect.facts import TensorFacts, tensors_of
-from ..inspect.plain_values import is_tensor, kind_of, members_of, references_at, scalar, text_of
+from ..inspect.plain_values import is_tensor, kind_of, members_of, references_at, text_of
 from ..load.container import open_container
 from ..load.options import ReadOptions
 
@@ -71,9 +70,7 @@ def _lines(manifest: Manifest) -> Iterator[str]:
         for name in references_at(value):
             yield _tensor_line(tensors[name], manifest.checksum)
         if not references_at(value):
-            found = scalar(value)
-            shown = quote(found, _LONGEST) if isinstance(found, str) else text_of(value, _LONGEST)
-            yield f"{place or '/'}: {shown}"
+            yield f"{place or '/'}: {text_of(value, _LONGEST)}"
 
 
 def _tensor_line(tensor: TensorFacts, algorithm: str) -> str:

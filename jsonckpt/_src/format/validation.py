@@ -343,7 +343,7 @@ def no_checkpoint(start: bytes | bytearray) -> FormatError:
     begins = f"it begins with {quote(bytes(start[:24]))}" if start else "it is empty"
     error = FormatError(
         f"not a jsonckpt checkpoint ({begins})",
-        hint="python -m jsonckpt.convert turns .pt, .safetensors and other JSON into one.",
+        hint="jsonckpt convert turns .pt, .safetensors and other JSON into one.",
     )
     error.is_foreign = True
     return error
