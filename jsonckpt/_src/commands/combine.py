@@ -49,8 +49,9 @@ def _add_merge(commands: Commands) -> None:
     parser = commands.add_parser(
         "merge",
         help="join several checkpoints into one",
+        examples=("jsonckpt merge model=a.json optimizer=b.json -o c.json",),
         epilog="The states are joined key by key. With NAME=PATH the whole state of a checkpoint "
-        "goes under that key: jsonckpt merge model=a.json optimizer=b.json -o c.json",
+        "goes under that key.",
     )
     parser.add_argument(
         "inputs", metavar="[NAME=]PATH", nargs="+", type=_input, help="the checkpoints"
@@ -64,6 +65,7 @@ def _add_average(commands: Commands) -> None:
     parser = commands.add_parser(
         "average",
         help="the mean of the weights of several checkpoints",
+        examples=("jsonckpt average run/step-000[1-3] -o mean.json --include /model",),
         epilog="What is not averaged (integers, plain values) is that of the last checkpoint.",
     )
     parser.add_argument("inputs", metavar="PATH", nargs="+", type=any_path, help="the checkpoints")
@@ -83,8 +85,11 @@ def _add_split(commands: Commands) -> None:
     parser = commands.add_parser(
         "split",
         help="write parts of a checkpoint as checkpoints of their own",
-        epilog="Without --by OUT is one checkpoint; with it OUT is a directory of parts. "
-        "Weights without the optimizer: jsonckpt split c.json -o weights.json --include /model",
+        examples=(
+            "jsonckpt split run.json -o weights.json --include /model",
+            "jsonckpt split run.json -o parts --by top-level",
+        ),
+        epilog="Without --by OUT is one checkpoint; with it OUT is a directory of parts.",
     )
     add_common(parser)
     parser.add_argument(

@@ -55,6 +55,7 @@ from ..terminal.console import (
     EXIT_OK,
     UsageError,
     complain,
+    complain_with,
     dump_json,
     message_of,
     run_command,
@@ -129,8 +130,7 @@ def _failed(arguments: argparse.Namespace, error: BaseException) -> None:
     if arguments.json:
         common = {"path": str(arguments.input), **error_json(error)}
         say(dump_json({"ok": False, **common, "error": message}))
-    complain("error:", end=" ", style="red")
-    complain(message)
+    complain_with("error: ", "red", message)
 
 
 def _texts() -> dict[str, Any]:

@@ -30,6 +30,7 @@ def add_parser(commands: Commands) -> None:
         help="what differs between two checkpoints",
         description="What differs between two checkpoints: values, tensors, structure. Stored "
         "checksums decide where both have them. Then no tensor is read.",
+        examples=("jsonckpt diff run/step-0001 run/step-0002 --stats --include /model",),
         epilog="Exit codes: 0 the same state, 3 it differs, 1 it could not be compared, 2 wrong "
         "usage, 4 the report could not be printed.",
     )
@@ -80,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     elif not args.quiet:
         text = str(found) if can_show("→") else str(found).replace("→", "->")
         first, *lines = text.split("\n")
-        say_wrapped(first, style="bold")
+        say_wrapped(first, rest="  ", style="bold")
         for line in lines:
             say_wrapped(line, rest="    ", style=_STYLES[line[0]])
     return code

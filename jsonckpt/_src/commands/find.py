@@ -23,6 +23,10 @@ def add_parser(commands: Commands) -> None:
         help="list the checkpoints below a directory, the newest whole one first",
         description="List all checkpoints below directories, at any depth, the newest whole one "
         "first. Torn ones are named. Files that convert reads come last. No payload is read.",
+        examples=(
+            "jsonckpt find /kaggle/input",
+            'jsonckpt inspect "$(jsonckpt find runs --newest)"',
+        ),
         epilog="Exit codes: 0 at least one whole checkpoint was found, 1 none was found or a "
         "directory is not there, 2 wrong usage, 4 the report could not be printed.",
     )

@@ -22,7 +22,6 @@ from ..terminal.options import (
     limits_of,
     path_or_stdin,
 )
-from ..terminal.parser import EXIT_CODES
 from ..terminal.tables import cut_middle, fit, labels, say_wrapped, table, width_of
 
 if TYPE_CHECKING:
@@ -52,7 +51,11 @@ def add_parser(commands: Commands) -> None:
         aliases=["show"],
         help="show what is in a checkpoint: state, groups, tensors (also: show)",
         description="Show what is in a checkpoint. Only --stats reads tensors.",
-        epilog=EXIT_CODES,
+        examples=(
+            "jsonckpt inspect run/step-0001",
+            "jsonckpt inspect run/step-0001 --stats --include '/model/*' --sort size",
+            "jsonckpt inspect run/* --html report.html",
+        ),
     )
     add_paths(parser, path_or_stdin, "directory, .json or .json.zst; - reads standard input")
     add_expected_digest(parser)

@@ -22,8 +22,13 @@ def add_parser(commands: Commands) -> None:
     parser = commands.add_parser(
         "rename",
         help="rename keys: remove module. or _orig_mod., for example",
-        usage="jsonckpt rename PATH [OUT] (--strip-prefix TEXT | --add-prefix TEXT | "
-        "PATTERN REPLACEMENT [--regex]) [OPTIONS]",
+        usage="jsonckpt rename PATH [OUT] --strip-prefix TEXT [OPTIONS]\n"
+        "       jsonckpt rename PATH [OUT] --add-prefix TEXT [OPTIONS]\n"
+        "       jsonckpt rename PATH [OUT] PATTERN REPLACEMENT [--regex] [OPTIONS]",
+        examples=(
+            "jsonckpt rename run.json plain.json --strip-prefix module.",
+            "jsonckpt rename run.json _orig_mod. ''",
+        ),
         epilog="Without OUT the checkpoint is replaced. Each key that holds tensors is changed by "
         "itself. Text that begins with a minus goes after --.",
     )
@@ -62,6 +67,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _split(args: argparse.Namespace) -> tuple[str | None, Any]:
     """OUT, and PATTERN with REPLACEMENT."""
+    if args.strip_prefix is not None and args.add_prefix is not None:
+        raise UsageError("give --strip-prefix or --add-prefix, not both")
     rest, prefix = args.arguments, args.strip_prefix is not None or args.add_prefix is not None
     pattern = None if prefix else tuple(rest[-2:])
     paths = rest if prefix else rest[:-2]

@@ -36,6 +36,7 @@ def add_parser(commands: Commands) -> None:
     parser = commands.add_parser(
         "verify",
         help="read everything and report every problem",
+        examples=("jsonckpt verify runs/*", "jsonckpt verify - < best.json"),
         epilog="Exit codes: 0 in order, 1 it could not be checked (nothing there, no checkpoint, "
         "over a limit, of a newer release), 2 wrong usage, 3 the checkpoint is not as it was "
         "saved, 4 the report could not be printed. With several paths, the largest.",
@@ -67,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
             say(dump_json(_summary(report)))
         elif not report.ok or not args.quiet:
             first, *rest = str(report).split("\n")
-            say(first, style="green" if report.ok else "red")
+            say_wrapped(first, rest="  ", style="green" if report.ok else "red")
             for line in rest:
                 indent = " " * (len(line) - len(line.lstrip()))
                 say_wrapped(in_commands(line.lstrip()), indent, indent + "  ")

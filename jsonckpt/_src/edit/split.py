@@ -15,6 +15,7 @@ from ..format.filenames import is_part, is_single
 from ..format.json_text import Json
 from ..format.limits import Limits
 from ..load.options import ReadOptions
+from ..progress import human
 from ..save.options import parse_size
 from ..state.references import Reference, references_in
 from ..state.selector import Selector, refuse_unmatched, selector
@@ -52,10 +53,7 @@ class SplitPart:
     digest: str
 
     def __str__(self) -> str:
-        return (
-            f"{printable(self.path)}: {counted(self.tensors, 'tensor')}, "
-            f"{counted(self.nbytes, 'byte')}"
-        )
+        return f"{printable(self.path)}: {counted(self.tensors, 'tensor')}, {human(self.nbytes)}"
 
 
 @dataclass(frozen=True, repr=False)

@@ -33,6 +33,7 @@ _IN_COMMANDS = (
     (re.compile(r"limits=jsonckpt\.Limits\((\w+)=None\)"), r"--limit \1=none"),
     (re.compile(r"limits=jsonckpt\.Limits\((\w+)=\.\.\.\)"), r"--limit \1=NUMBER"),
     (re.compile(r"\boverwrite=True\b"), "--overwrite"),
+    (re.compile(r"(?<![-\w])(include|exclude)(?= '.*selects no)"), r"--\1"),
     (re.compile(r"\bjsonckpt\.find\(directory\)"), "jsonckpt find DIRECTORY"),
 )
 _STYLES = {"bold": "1", "faint": "2", "red": "31", "green": "32", "yellow": "33"}
@@ -102,7 +103,7 @@ def complain_with(label: str, style: str, message: str) -> None:
     """Print a message with a coloured label. On a terminal its lines end between words."""
     complain(label, end="", style=style)
     width = shutil.get_terminal_size().columns if is_terminal(sys.stderr) else None
-    first, *rest = wrapped(printable(message, keep="\n"), width, " " * len(label), " " * len(label))
+    first, *rest = wrapped(printable(message, keep="\n"), width, " " * len(label), "  ")
     complain("\n".join([first[len(label) :], *rest]))
 
 

@@ -163,12 +163,17 @@ def interleave(parser: argparse.ArgumentParser, positional: str) -> None:
     argparse takes such a list from one place only, and refuses the rest as unrecognized.
     """
     parse = parser.parse_known_args
+    (action,) = (action for action in parser._actions if action.dest == positional)
 
     def parse_known_args(args: Any = None, namespace: Any = None) -> Any:
         found, rest = parse(args, namespace)
         is_negative = parser._negative_number_matcher.match
         values = [word for word in rest if word[:1] != "-" or is_negative(word)]
-        getattr(found, positional).extend(values)
+        try:
+            more = [parser._get_value(action, word) for word in values]
+        except argparse.ArgumentError as error:
+            parser.error(str(error))
+        getattr(found, positional).extend(more)
         return found, [word for word in rest if word not in values]
 
     parser.parse_known_args = parse_known_args  # type: ignore[method-assign]
@@ -226,7 +231,18 @@ def limits_of(args: argparse.Namespace) -> Limits:
 
 def say_report(args: argparse.Namespace, report: Any, *, ok: bool) -> None:
     """Print a report (a dataclass) as text or as JSON."""
-    say(dump_json(dataclasses.asdict(report) | {"ok": ok}) if args.json else report)
+    if args.json:
+        say(dump_json(finite({"ok": ok} | _for_json(dataclasses.asdict(report)))))
+    else:
+        say(report)
+
+
+def _for_json(value: Any) -> Any:
+    """The fields of a report. ``nbytes`` is ``bytes`` in the JSON of all commands."""
+    if isinstance(value, dict):
+        names = {"nbytes": "bytes"}
+        return {names.get(key, key): _for_json(item) for key, item in value.items()}
+    return [_for_json(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def error_json(error: BaseException) -> dict[str, Any]:
