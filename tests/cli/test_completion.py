@@ -45,6 +45,15 @@ def test_what_is_offered(room: Path) -> None:
     assert offered("inspect", path, "--match", "/model/") == ["/model/w", "/model/b é"]
     assert offered("show", path, "--tree", "--match", "/n") == ["/n"]
     assert offered("completion", "z") == ["zsh"]
+    for command in ("diff", "inspect", "split", "average", "convert"):
+        assert {"--include", "--match", "--exclude"} <= set(offered(command, path, "--"))
+        assert offered(command, path, "--exclude", "/n") == ["/n"]
+    assert offered("get", path, "/model/w") == ["/model/w"]
+    assert offered("set", path, "/n") == ["/n"]
+    assert offered("rename", path, "--at", "/n") == ["/n"]
+    assert offered("get", path, "/n", "--as", "b") == ["bits"]
+    assert {"diff", "find", "get", "set", "rename", "merge", "split", "average", "kaggle-init",
+            "export-reader", "textconv"} <= set(offered(""))  # fmt: skip
     assert offered("completion", "zsh", "") == []
     assert offered("inspect", "") == []  # the shell completes files
     assert offered("convert", "x", "--t") == ["--to", "--test-load", "--tie"] or offered(

@@ -68,7 +68,7 @@ def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("verify x.pt", "verify", 1),
         ("verify no", "error", 1),
         ("diff c c", "diff", 0),
-        ("diff c c.json", "diff", 3),
+        ("diff c c.json", "diff", 0),
         ("diff c d --stats", "diff", 3),
         ("diff c no", "error", 1),
         ("diff c d --match no", "error", 1),
