@@ -131,7 +131,7 @@ SITUATIONS: dict[str, tuple[Callable[[Situation, pytest.MonkeyPatch], Any], Any,
         lambda s, _: s.load("b.json", b"PK\x03\x04rest"),
         E.FormatError,
         r"DIR/b\.json: not a jsonckpt checkpoint \(it begins with 'PK\\x03\\x04rest'\)\. "
-        r"python -m jsonckpt\.convert turns \.pt, \.safetensors and other JSON into one\.",
+        r"jsonckpt convert turns \.pt, \.safetensors and other JSON into one\.",
         NONE,
     ),
     "reformatted": (
