@@ -123,8 +123,7 @@ SITUATIONS: dict[str, tuple[Callable[[Situation, pytest.MonkeyPatch], Any], Any,
         lambda s, _: jsonckpt.load(s.path),
         E.CheckpointNotFoundError,
         r"DIR: there is no manifest\.json in this directory\. It holds checkpoints, the newest "
-        r"first: a\.json, step10\. Give one of them; jsonckpt\.training\.latest\(directory\) finds "
-        r"the newest\.",
+        r"first: a\.json, step10\. Give one of them; jsonckpt\.find\(directory\) lists them\.",
         NONE,
     ),
     "some other file": (

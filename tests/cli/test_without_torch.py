@@ -48,8 +48,6 @@ COMMANDS = """\
 0 set c /epoch 5
 0 kaggle-init c --id me/my-run-1
 0 export-reader c
-0 verify c
-0 gc c
 0 completion bash
 1 inspect no.json
 2 inspct
