@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -19,7 +20,8 @@ from tests.support import difference
 @pytest.fixture(autouse=True)
 def without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """``DataParallel`` moves a module to a GPU where there is one."""
-    monkeypatch.setattr(torch.nn.parallel.data_parallel, "_get_available_device_type", lambda: None)
+    module = sys.modules[torch.nn.DataParallel.__module__]
+    monkeypatch.setattr(module, "_get_available_device_type", lambda: None)
 
 
 def net() -> torch.nn.Module:
