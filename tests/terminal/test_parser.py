@@ -106,7 +106,9 @@ def test_messages_name_options(tmp_path: Path, capsys: Capture) -> None:
 )  # fmt: skip
 def test_standard_input_where_it_is_not_read(arguments: list[str], capsys: Capture) -> None:
     assert main(arguments) == 2
-    assert "- is standard input or output, which inspect and verify read" in capsys.readouterr().err
+    assert "no name for a pipe here: inspect and verify read standard input" in (
+        capsys.readouterr().err
+    )
 
 
 def test_names_of_tensors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -66,8 +66,8 @@ def local_path(text: str) -> str:
 def _refuse_stdin(text: str) -> None:
     if text == "-":
         raise ArgumentError(
-            "- is standard input or output, which inspect and verify read and get writes; name a "
-            "file here"
+            "the path is '-', which is no name for a pipe here: inspect and verify read standard "
+            "input, get -o - writes to standard output. Name a file"
         )
 
 
