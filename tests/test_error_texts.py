@@ -123,15 +123,14 @@ SITUATIONS: dict[str, tuple[Callable[[Situation, pytest.MonkeyPatch], Any], Any,
         lambda s, _: jsonckpt.load(s.path),
         E.CheckpointNotFoundError,
         r"DIR: there is no manifest\.json in this directory\. It holds checkpoints, the newest "
-        r"first: a\.json, step10\. Give one of them; jsonckpt\.training\.latest\(directory\) finds "
-        r"the newest\.",
+        r"first: a\.json, step10\. Give one of them; jsonckpt\.find\(directory\) lists them\.",
         NONE,
     ),
     "some other file": (
         lambda s, _: s.load("b.json", b"PK\x03\x04rest"),
         E.FormatError,
         r"DIR/b\.json: not a jsonckpt checkpoint \(it begins with 'PK\\x03\\x04rest'\)\. "
-        r"python -m jsonckpt\.convert turns \.pt, \.safetensors and other JSON into one\.",
+        r"jsonckpt convert turns \.pt, \.safetensors and other JSON into one\.",
         NONE,
     ),
     "reformatted": (

@@ -23,7 +23,8 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a checkpoint and the program ``jsonckpt``."""
     room = tmp_path_factory.mktemp("completion")
     jsonckpt.save(
-        {"model": {"w": torch.ones(2), "b é": torch.ones(1)}, "n": torch.ones(1)}, room / "c"
+        {"model": {"w": torch.ones(2), "b é": torch.ones(1)}, "n": torch.ones(1), "epoch": 3},
+        room / "c",
     )
     program = room / "jsonckpt"
     program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m jsonckpt "$@"\n')
@@ -45,6 +46,18 @@ def test_what_is_offered(room: Path) -> None:
     assert offered("inspect", path, "--match", "/model/") == ["/model/w", "/model/b é"]
     assert offered("show", path, "--tree", "--match", "/n") == ["/n"]
     assert offered("completion", "z") == ["zsh"]
+    for command in ("diff", "inspect", "split", "average", "convert"):
+        assert {"--include", "--match", "--exclude"} <= set(offered(command, path, "--"))
+        assert offered(command, path, "--exclude", "/n") == ["/n"]
+    assert offered("get", path, "/model/w") == ["/model/w"]
+    assert offered("set", path, "/ep") == ["/epoch"]
+    assert offered("set", path, "/epoch", "") == []  # a value
+    assert offered("set", path, "/epoch", "4", "/ep") == ["/epoch"]
+    assert offered("get", path, "/mod") == ["/model/w", "/model/b é", "/model"]
+    assert offered("rename", path, "--at", "/n") == ["/n"]
+    assert offered("get", path, "/n", "--as", "b") == ["bits"]
+    assert {"diff", "find", "get", "set", "rename", "merge", "split", "average", "kaggle-init",
+            "export-reader", "textconv"} <= set(offered(""))  # fmt: skip
     assert offered("completion", "zsh", "") == []
     assert offered("inspect", "") == []  # the shell completes files
     assert offered("convert", "x", "--t") == ["--to", "--test-load", "--tie"] or offered(

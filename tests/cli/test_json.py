@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import functools
 import io
 import json
@@ -15,7 +16,7 @@ import pytest
 import torch
 
 import jsonckpt
-from jsonckpt._src.cli.main import main
+from jsonckpt._src.cli.main import main, make_parser
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = sorted((ROOT / "tests" / "golden" / "v1").iterdir())
@@ -43,6 +44,7 @@ def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     state = {"w": odd, "v": torch.eye(3)[:, 0], "epoch": 3, "loss": float("nan"), "t": odd}
     jsonckpt.save(state, "c.json", metadata={"a": 1})
     jsonckpt.save(state, "c", checksum="sha256")
+    jsonckpt.save(state | {"w": odd * 2, "t": odd * 2, "epoch": 4}, "d")
     damaged = Path("c.json").read_bytes().replace(b'"AADA', b'"BADA', 1)
     assert damaged != Path("c.json").read_bytes()
     Path("damaged.json").write_bytes(damaged)
@@ -65,6 +67,41 @@ def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("verify damaged.json --deep", "verify", 3),
         ("verify x.pt", "verify", 1),
         ("verify no", "error", 1),
+        ("diff c c", "diff", 0),
+        ("diff c c.json", "diff", 0),
+        ("diff c d --stats", "diff", 3),
+        ("diff c no", "error", 1),
+        ("diff c d --match no", "error", 1),
+        ("find .", "find", 0),
+        ("find c c.json x.pt", "find", 0),
+        ("find new", "error", 1),
+        ("get c /epoch", "get", 0),
+        ("get c /", "get", 0),
+        ("get c /w", "get", 0),
+        ("get c /w --raw", "get", 0),
+        ("get c /w -o w.npy", "get-output", 0),
+        ("get c /no", "error", 1),
+        ("set c /epoch 4", "set", 0),
+        ("set c /loss NaN --dry-run", "set", 0),
+        ("set c --create /new [1] --metadata k 1", "set", 0),
+        ("set c --delete /loss", "set", 0),
+        ("set c /no 1", "error", 1),
+        ("set c /epoch x", "error", 2),
+        ("rename c n v x", "rename", 0),
+        ("rename c --add-prefix m. --dry-run", "rename", 0),
+        ("rename c --strip-prefix q", "error", 1),
+        ("merge a=c b=d -o n.json", "merge", 0),
+        ("merge c d -o n.json", "error", 1),
+        ("split c -o n.json --include /w", "split", 0),
+        ("split c -o n --by top-level", "split", 0),
+        ("split c -o n --include /no", "error", 1),
+        ("average c d -o n.json", "average", 0),
+        ("average c no -o n.json", "error", 1),
+        ("kaggle-init c --id me/my-run-1", "kaggle-init", 0),
+        ("kaggle-init c --id me", "error", 2),
+        ("kaggle-init no --id me/my-run-1", "error", 1),
+        ("export-reader c", "export-reader", 0),
+        ("export-reader x.pt", "error", 1),
         ("gc c", "gc", 0),
         ("gc no", "error", 1),
         ("recover damaged.json new", "recover", 3),
@@ -83,6 +120,17 @@ def test_each_command(
     (found,) = objects(capsys.readouterr().out)
     validator(schema).validate(found)
     assert found["ok"] is (code == 0)
+
+
+def test_every_command_has_a_schema() -> None:
+    (action,) = (a for a in make_parser()._actions if isinstance(a, argparse._SubParsersAction))
+    for name, parser in action.choices.items():
+        if "--json" in parser._option_string_actions:
+            jsonschema.Draft202012Validator.check_schema(
+                validator("inspect" if name == "show" else name).schema
+            )
+    without = {n for n, p in action.choices.items() if "--json" not in p._option_string_actions}
+    assert without == {"textconv", "completion"}
 
 
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.name)

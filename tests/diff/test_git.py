@@ -46,6 +46,10 @@ def test_exit_codes_and_text(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["diff", "-q", "a", "b.json"]) == 3
     assert main(["diff", "a", "nothing"]) == 1
     assert main(["diff", "a"]) == 2
+    capsys.readouterr()
+    assert main(["diff", "a", "b.json", "--exclude", "/epoch", "--match", "/e*", "-q"]) == 0
+    assert main(["diff", "a", "b.json", "--match", "/epohc"]) == 1
+    assert "Did you mean '/epoch'?" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("pair")
@@ -126,7 +130,9 @@ def git(*arguments: str) -> str:
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     git("init", "-q")
-    Path(".gitattributes").write_text("*.json -text diff=jsonckpt\n")
+    Path(".gitattributes").write_text(
+        "*.json -text diff=jsonckpt\n*.json.zst -text diff=jsonckpt\n"
+    )
     git("config", "diff.jsonckpt.textconv", f"{COMMAND} textconv")
     git("config", "difftool.jsonckpt.cmd", f'{COMMAND} diff --stats "$LOCAL" "$REMOTE"')
     jsonckpt.save(a_state(), "run")
@@ -149,6 +155,27 @@ def test_git_shows_what_changed() -> None:
             "-/epoch: 3",
             "+/epoch: 4",
         ]
+
+
+@pytest.mark.usefixtures("repository")
+def test_the_log_of_a_directory_saved_by_content() -> None:
+    for epoch in (1, 2):
+        jsonckpt.save(a_state(epoch), "d", save_id="content")
+        jsonckpt.save(a_state(epoch), "z.json.zst", save_id="content")
+        git("add", ".")
+        git("commit", "-qm", f"epoch {epoch}")
+    shown = git("log", "-p", "-1", "--format=").splitlines()
+    lines = [line for line in shown if line.startswith(("+/", "-/", " /"))]
+    assert [line.partition(", xxh3_128")[0] for line in lines] == 2 * [
+        "-/w: float32 [3, 2]",
+        "+/w: float32 [3, 2]",
+        " /frozen: float32 [700]",
+        "-/epoch: 1",
+        "+/epoch: 2",
+    ]
+    assert len(shown) < 40  # no text of a shard
+    jsonckpt.save(a_state(2), "d", save_id="content")
+    assert git("status", "--porcelain") == ""
 
 
 @pytest.mark.usefixtures("repository")

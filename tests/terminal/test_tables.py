@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -93,6 +94,54 @@ def test_a_listing_on_a_screen_is_as_wide_as_the_screen(
     lines = [line for line in screen.getvalue().splitlines() if not line.startswith(path)]
     assert len(lines) > 6
     assert max(map(tables.width_of, lines)) == 60
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_every_view_fits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, width: int) -> None:
+    import torch
+
+    import jsonckpt
+
+    monkeypatch.chdir(tmp_path)
+    names = {f"blocks.{n}.attention.query.weight": torch.ones(64, 64) for n in range(3)}
+    group = {"lr": 0.000299926, "betas": (0.9, 0.999), "weight_decay": 0.01, "params": [0]}
+    state = {"model": names, "optimizer": {"state": {}, "param_groups": [group]}, "step": 12}
+    jsonckpt.save(state, "run-a/step-0012")
+    jsonckpt.save(state | {"step": 24, "other": torch.ones(1)}, "run-a/step-0024")
+    names["blocks.0.attention.query.weight"].fill_(float("nan"))
+    jsonckpt.save(state, "run-a/step-0036")
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("NO_COLOR", "1")
+    for command in (
+        "inspect run-a/step-0012", "inspect run-a/step-0036 --stats", "find run-a",
+        "inspect run-a/step-0012 --tree", "diff run-a/step-0012 run-a/step-0036 --stats",
+        "verify run-a/step-0012", "inspect run-a/step-0012 --state",
+    ):  # fmt: skip
+        monkeypatch.setattr(sys, "stdout", screen := Screen())
+        assert main(command.split()) in {0, 3}
+        lines = screen.getvalue().splitlines()
+        assert lines
+        for line in lines:  # a digest and a name are whole, so that they can be copied
+            assert tables.width_of(line) <= width or max(map(len, line.split())) > width - 16
+
+
+def test_long_texts_are_whole_in_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", log := io.StringIO())
+    tables.labels([("note", "a long text " * 20), ("x", "1\x1b")])
+    assert log.getvalue() == f"note  {'a long text ' * 20}\nx     1\\x1b\n"
+    monkeypatch.setenv("COLUMNS", "30")
+    monkeypatch.setattr(sys, "stdout", screen := Screen())
+    tables.labels([("note", "a long text that has words"), ("x", "1")])
+    assert screen.getvalue() == "note  a long text that has\n      words\nx     1\n"
+
+
+def test_columns_are_left_out_where_there_is_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [("name", "one", "two"), ("/a" * 20, "1" * 12, "2" * 12)]
+    for width, expected in ((60, "name one two"), (40, "name one"), (24, "name")):
+        monkeypatch.setenv("COLUMNS", str(width))
+        monkeypatch.setattr(sys, "stdout", screen := Screen())
+        tables.table(rows, "<<<", header=False, optional=(2, 1))
+        assert screen.getvalue().splitlines()[0].split() == expected.split()
 
 
 def test_progress_in_a_log_is_lines(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,12 +10,13 @@ import argparse
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from itertools import islice
+from typing import Any
 
 from ..errors import JsonckptError, printable
 from ..terminal.console import EXIT_FAILURE, EXIT_OK
 
-#: Metavars of arguments that are names of tensors, or other paths in a state.
-_NAMES = frozenset({"NAME", "GLOB", "POINTER", "KEY", "OLD"})
+#: Metavars of arguments that are names of tensors; but for globs, also other places in a state.
+_NAMES = frozenset({"NAME", "NAME VALUE", "GLOB"})
 #: Names that are offered at once.
 _MOST = 200
 _LONGEST_HELP = 60
@@ -118,6 +119,8 @@ def _positionals(line: _Line) -> Iterator[Candidate]:
     rows = [action for action in line.parser._actions if not action.option_strings]
     # The last one takes what follows, too, if it takes several.
     if rows and (len(line.paths) < len(rows) or rows[-1].nargs in {"+", "*"}):
+        if rows[-1].metavar == "NAME VALUE" and len(line.paths) > 1 and len(line.paths) % 2 == 0:
+            return  # a value
         yield from _values(rows[min(len(line.paths), len(rows) - 1)], line.paths)
 
 
@@ -131,8 +134,24 @@ def _values(action: argparse.Action, paths: Sequence[str]) -> Iterator[Candidate
     elif action.metavar in _NAMES and paths:
         from ..inspect.api import inspect
 
-        for tensor in inspect(paths[0]).tensors:
+        facts = inspect(paths[0])
+        for tensor in facts.tensors:
             yield tensor.name, f"{tensor.dtype} {list(tensor.shape)}"
+        if action.metavar != "GLOB":
+            yield from _places(facts.manifest.state)
+
+
+def _places(state: Any) -> Iterator[Candidate]:
+    """The places in a state that are no tensors, and what is there."""
+    from ..inspect.plain_values import is_tensor, members_of, text_of
+
+    pending = [("", state)]
+    while pending:
+        place, value = pending.pop()
+        members = [] if is_tensor(value) else [*(members_of(value, place) or ())]
+        pending += [(member.path, member.value) for member in reversed(members)]
+        if place and not is_tensor(value):
+            yield place, _shortened(text_of(value))
 
 
 def _shortened(help: str | None) -> str:

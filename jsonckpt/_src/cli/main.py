@@ -31,9 +31,9 @@ from ..commands import (
 )
 from ..terminal.console import run_command
 from ..terminal.options import report_error
-from ..terminal.parser import Parser
+from ..terminal.parser import CommandGroups, Parser
 
-#: In the order of the help text.
+#: Modules that add commands.
 COMMANDS = (
     inspect,
     find,
@@ -51,6 +51,18 @@ COMMANDS = (
 )
 
 
+class _Groups(CommandGroups):
+    """The groups of the help text."""
+
+    groups = {  # noqa: RUF012
+        "look": ("inspect", "find", "diff", "get"),
+        "change": ("set", "rename", "merge", "split", "average"),
+        "check and repair": ("verify", "recover", "gc"),
+        "convert and share": ("convert", "kaggle-init", "export-reader"),
+        "for the shell and Git": ("completion", "textconv"),
+    }
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return the exit code.
 
@@ -62,6 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         from .completion import complete
 
         return complete(make_parser(), arguments[1:])
+    if arguments[:1] == ["help"]:  # git help COMMAND
+        arguments = [*arguments[1:2], "--help"]
     return run_command(make_parser(), arguments, report_error)
 
 
@@ -71,9 +85,12 @@ def make_parser() -> argparse.ArgumentParser:
         prog="jsonckpt",
         description="Checkpoints for PyTorch that are plain JSON. "
         "jsonckpt COMMAND --help describes a command.",
+        formatter_class=_Groups,
     )
     parser.add_argument("--version", action="version", version=f"jsonckpt {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(
+        required=True, metavar="COMMAND", title="commands", parser_class=Parser
+    )
     for command in COMMANDS:
         command.add_parser(commands)
     return parser

@@ -7,17 +7,17 @@ import os
 import re
 
 from ..errors import ArgumentError, printable, quote
-from ..storage.path_arguments import path_text
 from ..terminal.console import EXIT_OK, UsageError
 from ..terminal.options import (
     Commands,
     add_common,
     add_limit_option,
     add_output,
+    add_selection,
+    any_path,
     argument,
     interleave,
     limits_of,
-    overwrite_by_option,
     say_report,
 )
 
@@ -32,6 +32,12 @@ def _weights(text: str) -> list[float]:
         raise ArgumentError(f"{quote(text)} is no list of numbers, such as 0.5,0.3,0.2") from None
 
 
+def _input(text: str) -> tuple[str | None, str]:
+    """The name, if there is one, and the path."""
+    match = None if os.path.lexists(text) else _NAMED.fullmatch(text)
+    return (match[1], any_path(match[2])) if match else (None, any_path(text))
+
+
 def add_parser(commands: Commands) -> None:
     """Add the three commands and their arguments."""
     _add_merge(commands)
@@ -43,10 +49,13 @@ def _add_merge(commands: Commands) -> None:
     parser = commands.add_parser(
         "merge",
         help="join several checkpoints into one",
+        examples=("jsonckpt merge model=a.json optimizer=b.json -o c.json",),
         epilog="The states are joined key by key. With NAME=PATH the whole state of a checkpoint "
-        "goes under that key: jsonckpt merge model=a.json optimizer=b.json -o c.json",
+        "goes under that key.",
     )
-    parser.add_argument("inputs", metavar="[NAME=]PATH", nargs="+", help="the checkpoints")
+    parser.add_argument(
+        "inputs", metavar="[NAME=]PATH", nargs="+", type=_input, help="the checkpoints"
+    )
     _add_rest(parser)
     parser.set_defaults(run=run_merge)
     interleave(parser, "inputs")
@@ -56,16 +65,17 @@ def _add_average(commands: Commands) -> None:
     parser = commands.add_parser(
         "average",
         help="the mean of the weights of several checkpoints",
+        examples=("jsonckpt average run/step-000[1-3] -o mean.json --include /model",),
         epilog="What is not averaged (integers, plain values) is that of the last checkpoint.",
     )
-    parser.add_argument("inputs", metavar="PATH", nargs="+", help="the checkpoints")
+    parser.add_argument("inputs", metavar="PATH", nargs="+", type=any_path, help="the checkpoints")
     parser.add_argument(
         "--weights",
         metavar="W,W,...",
         type=_weights,
         help="a number for each checkpoint; only their ratios count",
     )
-    _add_selection(parser, "average only these tensors")
+    add_selection(parser, "tensors")
     _add_rest(parser)
     parser.set_defaults(run=run_average)
     interleave(parser, "inputs")
@@ -75,8 +85,11 @@ def _add_split(commands: Commands) -> None:
     parser = commands.add_parser(
         "split",
         help="write parts of a checkpoint as checkpoints of their own",
-        epilog="Without --by OUT is one checkpoint; with it OUT is a directory of parts. "
-        "Weights without the optimizer: jsonckpt split c.json -o weights.json --include /model",
+        examples=(
+            "jsonckpt split run.json -o weights.json --include /model",
+            "jsonckpt split run.json -o parts --by top-level",
+        ),
+        epilog="Without --by OUT is one checkpoint; with it OUT is a directory of parts.",
     )
     add_common(parser)
     parser.add_argument(
@@ -85,16 +98,9 @@ def _add_split(commands: Commands) -> None:
         nargs="+",
         help="top-level; a size such as 500MB; or NAME=GLOB pairs, a part each",
     )
-    _add_selection(parser, "write only these places, plain values included")
+    add_selection(parser, "places")
     add_output(parser)
     parser.set_defaults(run=run_split)
-
-
-def _add_selection(parser: argparse.ArgumentParser, what: str) -> None:
-    parser.add_argument("--include", metavar="GLOB", nargs="+", action="extend", help=what)
-    parser.add_argument(
-        "--exclude", metavar="GLOB", nargs="+", action="extend", help="all but these"
-    )
 
 
 def _add_rest(parser: argparse.ArgumentParser) -> None:
@@ -107,13 +113,9 @@ def run_merge(args: argparse.Namespace) -> int:
     """Merge and print what was written."""
     from ..edit.merge import merge_inputs
 
-    inputs: list[tuple[str | None, str]] = []
-    for text in args.inputs:
-        match = None if os.path.lexists(text) else _NAMED.fullmatch(text)
-        name, path = (match[1], match[2]) if match else (None, text)
-        inputs.append((name, path_text(path)))
-    with overwrite_by_option():
-        result = merge_inputs(inputs, args.output, overwrite=args.overwrite, limits=limits_of(args))
+    result = merge_inputs(
+        args.inputs, args.output, overwrite=args.overwrite, limits=limits_of(args)
+    )
     say_report(args, result, ok=True)
     return EXIT_OK
 
@@ -122,16 +124,15 @@ def run_average(args: argparse.Namespace) -> int:
     """Average and print what was written."""
     from ..edit.average import average
 
-    with overwrite_by_option():
-        result = average(
-            args.inputs,
-            args.output,
-            weights=args.weights,
-            include=args.include,
-            exclude=args.exclude,
-            overwrite=args.overwrite,
-            limits=limits_of(args),
-        )
+    result = average(
+        args.inputs,
+        args.output,
+        weights=args.weights,
+        include=args.include,
+        exclude=args.exclude,
+        overwrite=args.overwrite,
+        limits=limits_of(args),
+    )
     say_report(args, result, ok=True)
     return EXIT_OK
 
@@ -140,16 +141,15 @@ def run_split(args: argparse.Namespace) -> int:
     """Split and print the parts."""
     from ..edit.split import split
 
-    with overwrite_by_option():
-        result = split(
-            args.path,
-            args.output,
-            by=_by(args.by),
-            include=args.include,
-            exclude=args.exclude,
-            overwrite=args.overwrite,
-            limits=limits_of(args),
-        )
+    result = split(
+        args.path,
+        args.output,
+        by=_by(args.by),
+        include=args.include,
+        exclude=args.exclude,
+        overwrite=args.overwrite,
+        limits=limits_of(args),
+    )
     say_report(args, result, ok=True)
     return EXIT_OK
 

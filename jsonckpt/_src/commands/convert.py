@@ -55,12 +55,20 @@ from ..terminal.console import (
     EXIT_OK,
     UsageError,
     complain,
+    complain_with,
     dump_json,
     message_of,
     run_command,
     say,
 )
-from ..terminal.options import Commands, add_limit_option, error_json, file_path, limits_of
+from ..terminal.options import (
+    Commands,
+    add_limit_option,
+    add_selection,
+    error_json,
+    file_path,
+    limits_of,
+)
 from ..terminal.parser import Parser
 
 if TYPE_CHECKING:
@@ -122,8 +130,7 @@ def _failed(arguments: argparse.Namespace, error: BaseException) -> None:
     if arguments.json:
         common = {"path": str(arguments.input), **error_json(error)}
         say(dump_json({"ok": False, **common, "error": message}))
-    complain("error:", end=" ", style="red")
-    complain(message)
+    complain_with("error: ", "red", message)
 
 
 def _texts() -> dict[str, Any]:
@@ -160,9 +167,7 @@ def _filled(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     option("--save-id", choices=["content"], help=same)
 
     choice = parser.add_argument_group("what to convert")
-    names = "only these tensors: a name such as /model_state_dict, or a glob; may be repeated"
-    _repeated(choice, "--include", "NAME", names)
-    _repeated(choice, "--exclude", "NAME", "all but these tensors; may be repeated")
+    add_selection(choice, "tensors")
     _flag(choice, "--no-optimizer", "leave optimizers out")
     floats = "convert the floating-point tensors of models to it; such as bfloat16"
     choice.add_argument("--dtype", metavar="DTYPE", help=floats)
@@ -251,6 +256,8 @@ def _options(arguments: argparse.Namespace) -> ConvertOptions:
     chosen = {name: getattr(arguments, name) for name in names}
     chosen |= {
         "compression": None if arguments.compression == "none" else arguments.compression,
+        "include": arguments.include or (),
+        "exclude": arguments.exclude or (),
         "optimizer": not arguments.no_optimizer,
         "tie": ties,
         "shapes": _shapes(arguments.shapes),

@@ -8,9 +8,17 @@ import sys
 from typing import Any
 
 from ..errors import FormatError, printable
-from ..terminal.console import EXIT_MISMATCH, EXIT_OK, dump_json, say
-from ..terminal.options import Commands, add_limit_option, any_path, finite, limits_of, local_path
-from ..terminal.tables import fit
+from ..terminal.console import EXIT_MISMATCH, EXIT_OK, can_show, dump_json, say
+from ..terminal.options import (
+    Commands,
+    add_limit_option,
+    add_selection,
+    any_path,
+    finite,
+    limits_of,
+    local_path,
+)
+from ..terminal.tables import say_wrapped
 
 _STYLES = {"+": "green", "-": "red", "~": "yellow"}
 
@@ -22,6 +30,7 @@ def add_parser(commands: Commands) -> None:
         help="what differs between two checkpoints",
         description="What differs between two checkpoints: values, tensors, structure. Stored "
         "checksums decide where both have them. Then no tensor is read.",
+        examples=("jsonckpt diff run/step-0001 run/step-0002 --stats --include /model",),
         epilog="Exit codes: 0 the same state, 3 it differs, 1 it could not be compared, 2 wrong "
         "usage, 4 the report could not be printed.",
     )
@@ -30,12 +39,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--stats", action="store_true", help="how far tensors are apart; reads those that differ"
     )
-    parser.add_argument(
-        "--match",
-        metavar="GLOB",
-        action="append",
-        help="only these places: a name or a glob; may be repeated",
-    )
+    add_selection(parser, "places")
     parser.add_argument("-q", "--quiet", action="store_true", help="print nothing: the exit code")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     add_limit_option(parser)
@@ -55,7 +59,14 @@ def run(args: argparse.Namespace) -> int:
     """Compare, and print the differences."""
     from ..diff.api import diff
 
-    found = diff(args.a, args.b, stats=args.stats, include=args.match, limits=limits_of(args))
+    found = diff(
+        args.a,
+        args.b,
+        stats=args.stats,
+        include=args.include,
+        exclude=args.exclude,
+        limits=limits_of(args),
+    )
     code = EXIT_MISMATCH if found else EXIT_OK
     if args.json:
         summary: dict[str, Any] = {
@@ -68,10 +79,11 @@ def run(args: argparse.Namespace) -> int:
         }
         say(dump_json(finite(summary)))
     elif not args.quiet:
-        first, *lines = str(found).split("\n")
-        say(first, style="bold")
+        text = str(found) if can_show("→") else str(found).replace("→", "->")
+        first, *lines = text.split("\n")
+        say_wrapped(first, rest="  ", style="bold")
         for line in lines:
-            say(fit(line), style=_STYLES[line[0]])
+            say_wrapped(line, rest="    ", style=_STYLES[line[0]])
     return code
 
 

@@ -10,6 +10,7 @@ from ..errors import counted, printable
 from ..progress import human
 from ..terminal.console import EXIT_FAILURE, EXIT_OK, complain, dump_json, say
 from ..terminal.options import Commands, add_limit_option, any_path, limits_of
+from ..terminal.tables import table
 
 if TYPE_CHECKING:
     from ..find.look import FoundCheckpoint
@@ -22,6 +23,10 @@ def add_parser(commands: Commands) -> None:
         help="list the checkpoints below a directory, the newest whole one first",
         description="List all checkpoints below directories, at any depth, the newest whole one "
         "first. Torn ones are named. Files that convert reads come last. No payload is read.",
+        examples=(
+            "jsonckpt find /kaggle/input",
+            'jsonckpt inspect "$(jsonckpt find runs --newest)"',
+        ),
         epilog="Exit codes: 0 at least one whole checkpoint was found, 1 none was found or a "
         "directory is not there, 2 wrong usage, 4 the report could not be printed.",
     )
@@ -100,7 +105,4 @@ def _print_table(found: Iterable[FoundCheckpoint]) -> None:
         step, epoch = ("-" if number is None else str(number) for number in (one.step, one.epoch))
         saved = "-" if one.saved_at is None else f"{one.saved_at:%Y-%m-%d %H:%M:%S}"
         rows.append((step, epoch, saved, human(one.bytes), printable(one.path)))
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    for row in rows:
-        cells = [cell.rjust(width) for cell, width in zip(row, widths)]
-        say("  ".join([*cells, row[4]]))
+    table(rows, ">>>><", cut=4, optional=(2, 1))

@@ -18,7 +18,11 @@ from ..terminal.options import (
 
 def add_parser(commands: Commands) -> None:
     """Add the command and its arguments."""
-    parser = commands.add_parser("gc", help="remove what killed saves left behind")
+    parser = commands.add_parser(
+        "gc",
+        help="remove what killed saves left behind",
+        examples=("jsonckpt gc run/* --dry-run",),
+    )
     add_paths(parser, local_path)
     parser.add_argument(
         "--older-than",

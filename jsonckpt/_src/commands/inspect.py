@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ArgumentError, counted, printable
@@ -14,14 +14,15 @@ from ..terminal.options import (
     Commands,
     add_expected_digest,
     add_paths,
+    add_selection,
     argument,
+    chosen_names,
     finite,
     for_each_path,
     limits_of,
     path_or_stdin,
 )
-from ..terminal.parser import EXIT_CODES
-from ..terminal.tables import cut_middle, fit, table
+from ..terminal.tables import cut_middle, fit, labels, say_wrapped, table, width_of
 
 if TYPE_CHECKING:
     from ..inspect.facts import Inspection, TensorFacts
@@ -50,7 +51,11 @@ def add_parser(commands: Commands) -> None:
         aliases=["show"],
         help="show what is in a checkpoint: state, groups, tensors (also: show)",
         description="Show what is in a checkpoint. Only --stats reads tensors.",
-        epilog=EXIT_CODES,
+        examples=(
+            "jsonckpt inspect run/step-0001",
+            "jsonckpt inspect run/step-0001 --stats --include '/model/*' --sort size",
+            "jsonckpt inspect run/* --html report.html",
+        ),
     )
     add_paths(parser, path_or_stdin, "directory, .json or .json.zst; - reads standard input")
     add_expected_digest(parser)
@@ -66,13 +71,7 @@ def add_parser(commands: Commands) -> None:
         action="store_true",
         help="read the tensors: min, max, mean, std, norm, NaN, Inf, zeros, histogram",
     )
-    parser.add_argument(
-        "--match",
-        metavar="GLOB",
-        action="append",
-        default=[],
-        help="only these tensors: a name or a glob; may be repeated",
-    )
+    add_selection(parser, "tensors")
     parser.add_argument(
         "--sort", choices=["size", "name"], help="the largest first, or by name (default: none)"
     )
@@ -138,14 +137,9 @@ def _inspect(args: argparse.Namespace, path: str) -> None:
 
 def _chosen(args: argparse.Namespace, facts: Inspection) -> Sequence[TensorFacts]:
     """The tensors that are listed, in the order that is asked for."""
-    from ..state.selector import refuse_unmatched, selector
-
     tensors: Sequence[TensorFacts] = facts.tensors
-    if args.match:
-        chosen, unmatched = selector(args.match, None)
-        names = [tensor.name for tensor in tensors]
-        wrong = [("match", pattern) for _, pattern in unmatched(names)]
-        refuse_unmatched(wrong, names, option="--")
+    if args.include or args.exclude:
+        chosen = chosen_names(args, (tensor.name for tensor in tensors))
         tensors = [tensor for tensor in tensors if chosen(tensor.name)]
     if args.sort == "size":
         return sorted(tensors, key=lambda tensor: (-tensor.nbytes, tensor.name))
@@ -251,19 +245,26 @@ def _print(
 ) -> None:
     from ..inspect.overview import about, group_rows, headline, state_rows, top
 
-    say(printable(headline(facts)), style="bold")
-    lists_tensors = args.tensors or args.stats or bool(args.match) or args.sort is not None
+    say_wrapped(printable(headline(facts)), rest="  ", style="bold")
+    lists_tensors = (
+        args.tensors or args.stats or bool(args.include or args.exclude) or args.sort is not None
+    )
     if args.tree:
         _print_tree(facts, args.depth or _DEPTH)
     elif args.state:
-        table(_printable(state_rows(facts.state, None)), "<<", header=False, cut=1)
+        labels(state_rows(facts.state, None))
     elif not lists_tensors:
-        _print_labels(about(facts))
+        labels(about(facts))
         say("")
-        table(_printable(group_rows(top(facts, args.depth or 1), facts.nbytes)), "<>>>>")
+        table(
+            _printable(group_rows(top(facts, args.depth or 1), facts.nbytes)),
+            "<>>>>",
+            optional=(2, 1),
+        )
         if facts.state:
-            say("\nstate", style="bold")
-            table(_printable(state_rows(facts.state)), "<<", header=False, cut=1)
+            say("")
+            say("state", style="bold")
+            labels(state_rows(facts.state))
         say("")
     if args.stats:
         _print_statistics(tensors, stats)
@@ -273,12 +274,6 @@ def _print(
 
 def _printable(rows: Iterable[Iterable[str]]) -> list[list[str]]:
     return [[printable(cell) for cell in row] for row in rows]
-
-
-def _print_labels(rows: Sequence[tuple[str, str]]) -> None:
-    width = max(len(label) for label, _ in rows)
-    for label, text in rows:
-        say(f"{label:<{width}}  {printable(text)}")
 
 
 def _print_tree(facts: Inspection, depth: int) -> None:
@@ -298,7 +293,8 @@ def _print_tensors(tensors: Sequence[TensorFacts], most: int | None) -> None:
         name, size = printable(tensor.name), human(tensor.nbytes)
         rows.append((name, tensor.dtype, str(list(tensor.shape)), size, note))
     count = 5 if any(row[4] for row in rows) else 4
-    table([row[:count] for row in rows], "<<<><"[:count])
+    optional = (4, 1) if count == 5 else (1,)
+    table([row[:count] for row in rows], "<<<><"[:count], optional=optional)
     if len(shown) < len(tensors):
         say(f"and {counted(len(tensors) - len(shown), 'more tensor')}: --tensors lists all")
 
@@ -312,8 +308,12 @@ def _print_statistics(tensors: Sequence[TensorFacts], stats: dict[str, TensorSta
 
     blocks = can_show("▁▂▃▄▅▆▇█")
     for tensor in tensors:
-        say(printable(tensor.name), end="  ", style="bold")
-        say(f"{tensor.dtype} {list(tensor.shape)}, {human(tensor.nbytes)}")
+        facts = f"{tensor.dtype} {list(tensor.shape)}, {human(tensor.nbytes)}"
+        name = printable(tensor.name)
+        width = columns()
+        beside = width is None or width_of(name) + len(facts) + 2 <= width
+        say(name, end="  " if beside else "\n", style="bold")
+        say(facts if beside else f"  {facts}")
         found = stats.get(tensor.name)
         if found is None:
             say(f"  a view of {printable(tensor.entry.name)} that has gaps: no statistics")
@@ -323,10 +323,26 @@ def _print_statistics(tensors: Sequence[TensorFacts], stats: dict[str, TensorSta
                    for name in ("min", "max", "mean", "std", "norm")]  # fmt: skip
         share = f" ({100 * found.zeros / found.count:.1f}%)" if found.zeros else ""
         numbers += [f"zeros {found.zeros:,}{share}"]
-        say("  " + "  ".join(numbers), end="")
-        for label, count in (("NaN", found.nans), ("Inf", found.infs)):
-            say(f"  {label} {count:,}", end="", style="red" if count else "")
-        say(f"  |{bars if blocks else bars.translate(_ASCII_BARS)}|")
+        numbers += [f"{label} {count:,}" for label, count in _odd(found)]
+        numbers += [f"|{bars if blocks else bars.translate(_ASCII_BARS)}|"]
+        style = "red" if any(count for _, count in _odd(found)) else ""
+        for line in _filled(numbers, columns()):
+            say(f"  {line}", style=style)
+
+
+def _odd(found: TensorStatistics) -> Iterator[tuple[str, int]]:
+    return zip(("NaN", "Inf"), (found.nans, found.infs))
+
+
+def _filled(cells: Iterable[str], width: int | None) -> list[str]:
+    """Lines of whole cells that fit a terminal."""
+    lines: list[str] = []
+    for cell in cells:
+        if lines and (width is None or width_of(lines[-1]) + len(cell) + 4 <= width):
+            lines[-1] += f"  {cell}"
+        else:
+            lines.append(cell)
+    return lines
 
 
 _ASCII_BARS = str.maketrans("▁▂▃▄▅▆▇█", "._-:=+*#")

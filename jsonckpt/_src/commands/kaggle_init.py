@@ -6,7 +6,7 @@ import argparse
 
 from ..errors import counted, printable
 from ..progress import human
-from ..terminal.console import EXIT_OK, complain, dump_json, say
+from ..terminal.console import EXIT_OK, complain_with, dump_json, say
 from ..terminal.options import Commands, local_path
 
 
@@ -18,10 +18,11 @@ def add_parser(commands: Commands) -> None:
         description="Write dataset-metadata.json into a directory, after checking Kaggle's rules, "
         "and copy a reader beside the checkpoint. If the file is there, what is not given here "
         "stays as it is. Nothing is sent.",
+        examples=("jsonckpt kaggle-init run --id me/my-run --title 'My run'",),
         epilog="Exit codes: 0 done, 1 there is no such directory or too many files are in it, 2 "
         "wrong usage or a rule is broken, 4 the report could not be printed.",
     )
-    parser.add_argument("directory", metavar="DIR", type=local_path)
+    parser.add_argument("path", metavar="DIR", type=local_path)
     parser.add_argument("--id", metavar="OWNER/SLUG", help="required unless the file says it")
     parser.add_argument("--title", help="6 to 50 characters; by default made of the slug")
     parser.add_argument("--subtitle", help="20 to 80 characters")
@@ -44,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     from ..kaggle.api import kaggle_init
 
     made = kaggle_init(
-        args.directory,
+        args.path,
         id=args.id,
         title=args.title,
         subtitle=args.subtitle,
@@ -73,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         say(f"copied {' and '.join(made.copied)}")
     say(f"the upload takes {counted(made.files, 'file')}, {human(made.nbytes)}")
     for sentence in made.warnings:
-        complain(f"warning: {printable(sentence)}")
+        complain_with("warning: ", "yellow", sentence)
     say(f"\nnext:\n  {made.commands[0]}\nlater, for each new version:\n  {made.commands[1]}")
     slug = made.metadata["id"].partition("/")[2]
     say(f"in a notebook:\n  jsonckpt.find('/kaggle/input').newest    # add the data set {slug}")

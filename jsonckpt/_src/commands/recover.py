@@ -19,6 +19,7 @@ def add_parser(commands: Commands) -> None:
     parser = commands.add_parser(
         "recover",
         help="restore every intact tensor of a damaged checkpoint",
+        examples=("jsonckpt recover run/step-0001 run/restored",),
         epilog="Exit codes: 0 all restored, 1 nothing restored, 2 wrong usage, 3 something is "
         "lost, or what is not a tensor could not be checked (OUT holds the rest), 4 the report "
         "could not be printed.",

@@ -13,7 +13,6 @@ from ..terminal.options import (
     interleave,
     limits_of,
     local_path,
-    overwrite_by_option,
     say_report,
 )
 
@@ -23,8 +22,13 @@ def add_parser(commands: Commands) -> None:
     parser = commands.add_parser(
         "rename",
         help="rename keys: remove module. or _orig_mod., for example",
-        usage="jsonckpt rename PATH [OUT] (--strip-prefix TEXT | --add-prefix TEXT | "
-        "PATTERN REPLACEMENT [--regex]) [OPTIONS]",
+        usage="jsonckpt rename PATH [OUT] --strip-prefix TEXT [OPTIONS]\n"
+        "       jsonckpt rename PATH [OUT] --add-prefix TEXT [OPTIONS]\n"
+        "       jsonckpt rename PATH [OUT] PATTERN REPLACEMENT [--regex] [OPTIONS]",
+        examples=(
+            "jsonckpt rename run.json plain.json --strip-prefix module.",
+            "jsonckpt rename run.json _orig_mod. ''",
+        ),
         epilog="Without OUT the checkpoint is replaced. Each key that holds tensors is changed by "
         "itself. Text that begins with a minus goes after --.",
     )
@@ -45,25 +49,26 @@ def run(args: argparse.Namespace) -> int:
     from ..edit.rename import rename
 
     out, replace = _split(args)
-    with overwrite_by_option():
-        result = rename(
-            args.path,
-            out,
-            strip_prefix=args.strip_prefix,
-            add_prefix=args.add_prefix,
-            replace=replace,
-            regex=args.regex,
-            at=args.at,
-            dry_run=args.dry_run,
-            overwrite=args.overwrite,
-            limits=limits_of(args),
-        )
+    result = rename(
+        args.path,
+        out,
+        strip_prefix=args.strip_prefix,
+        add_prefix=args.add_prefix,
+        replace=replace,
+        regex=args.regex,
+        at=args.at,
+        dry_run=args.dry_run,
+        overwrite=args.overwrite,
+        limits=limits_of(args),
+    )
     say_report(args, result, ok=True)
     return EXIT_OK
 
 
 def _split(args: argparse.Namespace) -> tuple[str | None, Any]:
     """OUT, and PATTERN with REPLACEMENT."""
+    if args.strip_prefix is not None and args.add_prefix is not None:
+        raise UsageError("give --strip-prefix or --add-prefix, not both")
     rest, prefix = args.arguments, args.strip_prefix is not None or args.add_prefix is not None
     pattern = None if prefix else tuple(rest[-2:])
     paths = rest if prefix else rest[:-2]

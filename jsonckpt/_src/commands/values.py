@@ -7,7 +7,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ArgumentError, counted, printable, quote
+from ..errors import ArgumentError, printable, quote
 from ..progress import human
 from ..terminal.console import EXIT_OK, UsageError, dump_json, say, say_bytes
 from ..terminal.options import (
@@ -17,7 +17,6 @@ from ..terminal.options import (
     interleave,
     limits_of,
     local_path,
-    overwrite_by_option,
     say_report,
 )
 
@@ -48,6 +47,10 @@ def _add_get(commands: Commands) -> None:
     parser = commands.add_parser(
         "get",
         help="print a value, or write a tensor to a .npy file",
+        examples=(
+            "jsonckpt get run.json /optimizer/param_groups/0/lr",
+            "jsonckpt get run.json /model/0.weight -o weight.npy",
+        ),
         epilog="Without -o, values are printed as JSON, and so are tensors of up to 1,000 numbers. "
         "-o - writes a tensor to standard output as .npy bytes.",
     )
@@ -80,6 +83,10 @@ def _add_set(commands: Commands) -> None:
     parser = commands.add_parser(
         "set",
         help="change plain values, and leave the tensors as they are",
+        examples=(
+            "jsonckpt set run.json /optimizer/param_groups/0/lr 1e-4",
+            "jsonckpt set run.json /epoch 4 --metadata note '\"by hand\"'",
+        ),
         usage="jsonckpt set PATH NAME VALUE [NAME VALUE ...] [OPTIONS]",
         epilog="VALUE is JSON: 1e-4, true, null, [0.9, 0.95], '\"text\"'; also NaN, Infinity, "
         "-Infinity. The value keeps the type of the old one. All changes are made, or none.",
@@ -168,22 +175,21 @@ def _export(args: argparse.Namespace, export: Any, limits: Any) -> None:
         output: Any = _StandardOutput()
     else:
         output = local_path(args.output)
-    with overwrite_by_option():
-        size = export(
-            args.path,
-            args.name,
-            output,
-            rows=args.rows,
-            as_dtype=args.as_dtype,
-            raw=args.raw,
-            overwrite=args.overwrite,
-            limits=limits,
-        )
+    size = export(
+        args.path,
+        args.name,
+        output,
+        rows=args.rows,
+        as_dtype=args.as_dtype,
+        raw=args.raw,
+        overwrite=args.overwrite,
+        limits=limits,
+    )
     if args.json:
         report = {"ok": True, "path": args.path, "name": args.name, "output": output, "bytes": size}
         say(dump_json(report))
     elif args.output != "-":
-        say(f"{printable(args.output)}: {counted(size, 'byte')}")
+        say(f"{printable(args.output)}: {human(size)}")
 
 
 class _StandardOutput:

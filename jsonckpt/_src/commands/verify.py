@@ -7,7 +7,15 @@ import sys
 from typing import TYPE_CHECKING
 
 from ..errors import FormatError, JsonckptError, is_refusal
-from ..terminal.console import EXIT_FAILURE, EXIT_MISMATCH, EXIT_OK, dump_json, on_terminal, say
+from ..terminal.console import (
+    EXIT_FAILURE,
+    EXIT_MISMATCH,
+    EXIT_OK,
+    dump_json,
+    in_commands,
+    on_terminal,
+    say,
+)
 from ..terminal.options import (
     Commands,
     add_expected_digest,
@@ -17,6 +25,7 @@ from ..terminal.options import (
     limits_of,
     path_or_stdin,
 )
+from ..terminal.tables import say_wrapped
 
 if TYPE_CHECKING:
     from ..rescue.verify import VerifyReport
@@ -27,6 +36,7 @@ def add_parser(commands: Commands) -> None:
     parser = commands.add_parser(
         "verify",
         help="read everything and report every problem",
+        examples=("jsonckpt verify runs/*", "jsonckpt verify - < best.json"),
         epilog="Exit codes: 0 in order, 1 it could not be checked (nothing there, no checkpoint, "
         "over a limit, of a newer release), 2 wrong usage, 3 the checkpoint is not as it was "
         "saved, 4 the report could not be printed. With several paths, the largest.",
@@ -58,9 +68,10 @@ def run(args: argparse.Namespace) -> int:
             say(dump_json(_summary(report)))
         elif not report.ok or not args.quiet:
             first, *rest = str(report).split("\n")
-            say(first, style="green" if report.ok else "red")
+            say_wrapped(first, rest="  ", style="green" if report.ok else "red")
             for line in rest:
-                say(line)
+                indent = " " * (len(line) - len(line.lstrip()))
+                say_wrapped(in_commands(line.lstrip()), indent, indent + "  ")
         if report.ok:
             return EXIT_OK
         return EXIT_FAILURE if all(map(_says_nothing, report.problems)) else EXIT_MISMATCH

@@ -8,14 +8,15 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..format.json_text import collector_paused
+from ..format.json_text import Json, collector_paused
 from ..format.limits import Limits
 from ..format.manifest import parse_manifest
 from ..format.model import MANIFEST_NAME, Manifest
 from ..inspect.facts import TensorFacts, tensors_of
+from ..inspect.plain_values import is_tensor, members_of
 from ..load.container import Container, open_container
 from ..load.options import ReadOptions
-from ..state.selector import Selector, selector
+from ..state.selector import Selector, refuse_unmatched, selector
 from ..storage.path_arguments import is_url, path_text
 from .contents import Contents, same_bytes, same_checksums, step_for
 from .distance import distance_of
@@ -46,6 +47,7 @@ def diff(
         limits, storage_options: as for :func:`jsonckpt.load`.
 
     Raises:
+        StateMismatchError: a name or glob is at no place of either checkpoint.
         JsonckptError: one is no whole checkpoint, or a tensor that must be read is damaged.
 
     >>> import tempfile, torch, jsonckpt
@@ -60,9 +62,12 @@ def diff(
     ~ /lr  0.1 → 0.2
     """
     options = ReadOptions.of(limits=limits, storage_options=storage_options)
-    chosen, _ = selector(include, exclude)
+    chosen, unmatched = selector(include, exclude)
     with collector_paused():
         sides = _Side.open(a, options), _Side.open(b, options)
+        if include is not None or exclude is not None:
+            names = [name for side in sides for name in _places(side)]
+            refuse_unmatched(unmatched(names), names)
         return _Comparison(sides, stats=stats).result(chosen)
 
 
@@ -91,6 +96,17 @@ class _Side:
 def is_readable(path: str) -> bool:
     """Whether a path is a file that can be opened and that ends."""
     return os.path.isfile(path) and os.access(path, os.R_OK)
+
+
+def _places(side: _Side) -> Iterator[str]:
+    """The names of all tensors and values of a state, and of what holds them."""
+    yield from side.tensors
+    pending: list[tuple[str, Json]] = [("", side.manifest.state)]
+    while pending:
+        place, value = pending.pop()
+        yield place
+        members = None if is_tensor(value) else members_of(value, place)
+        pending += [(member.path, member.value) for member in members or ()]
 
 
 class _Comparison:

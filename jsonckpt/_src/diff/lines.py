@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..errors import quote
 from ..format.checksums import hexdigest
 from ..format.json_text import Json, collector_paused, dump
 from ..format.limits import DEFAULT_LIMITS
@@ -16,7 +15,6 @@ from ..inspect.plain_values import (
     kind_of,
     members_of,
     references_at,
-    scalar,
     short,
     tag_of,
     text_of,
@@ -87,9 +85,7 @@ def _lines(manifest: Manifest) -> Iterator[str]:
         if names and tag_of(value) not in REFERENCE_TAGS:  # a parameter, an array, a sparse tensor
             yield f"{place or '/'}: {short(dump(without_references(value)).decode(), _LONGEST)}"
         if not names:
-            found = scalar(value)
-            shown = quote(found, _LONGEST) if isinstance(found, str) else text_of(value, _LONGEST)
-            yield f"{place or '/'}: {shown}"
+            yield f"{place or '/'}: {text_of(value, _LONGEST)}"
 
 
 def _tensor_line(tensor: TensorFacts, algorithm: str) -> str:

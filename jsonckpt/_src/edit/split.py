@@ -16,6 +16,7 @@ from ..format.json_text import Json
 from ..format.limits import Limits
 from ..inspect.plain_values import contents, tag_of
 from ..load.options import ReadOptions
+from ..progress import human
 from ..save.options import parse_size
 from ..state.references import Reference, references_in
 from ..state.selector import Selector, refuse_unmatched, selector
@@ -46,10 +47,7 @@ class SplitPart:
     digest: str
 
     def __str__(self) -> str:
-        return (
-            f"{printable(self.path)}: {counted(self.tensors, 'tensor')}, "
-            f"{counted(self.nbytes, 'byte')}"
-        )
+        return f"{printable(self.path)}: {counted(self.tensors, 'tensor')}, {human(self.nbytes)}"
 
 
 @dataclass(frozen=True, repr=False)

@@ -346,7 +346,7 @@ def no_checkpoint(start: bytes | bytearray) -> FormatError:
         )
     begins = f"it begins with {quote(bytes(start[:24]))}" if start else "it is empty"
     text = f"not a jsonckpt checkpoint ({begins})"
-    hint = "python -m jsonckpt.convert turns .pt, .safetensors and other JSON into one."
+    hint = "jsonckpt convert turns .pt, .safetensors and other JSON into one."
     for magic, program in _COMPRESSED.items():
         if start.startswith(magic):
             text = f"compressed with {program}, and only files named .json.zst are decompressed"

@@ -93,7 +93,7 @@ def near_names(wanted: str, names: Iterable[str]) -> str:
     """
     known = list(islice(names, _MOST_COMPARED))
     above = {name[:end]: None for name in known for end in _container_ends(name)}
-    candidates = [*above, *known][:_MOST_COMPARED]
+    candidates = list(dict.fromkeys([*above, *known]))[:_MOST_COMPARED]
     start = wanted if wanted.startswith("/") else f"/{wanted}"
     near = difflib.get_close_matches(start.rstrip("*").rstrip("/") or "/", candidates, 3, 0.6)
     if near:

@@ -48,13 +48,13 @@ def newest_hint(directory: Path) -> str | None:
     names = [name for name in checkpoints_in(directory) if _is_ours(directory / name)]
     if not names:
         if _files_of_others(directory):
-            return "python -m jsonckpt.convert reads the checkpoints of other programs."
+            return "jsonckpt convert reads the checkpoints of other programs."
         return None
     shown = ", ".join(map(printable, names[:_SHOWN]))
     rest = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return (
         f"It holds checkpoints, the newest first: {shown}{rest}. Give one of them; "
-        "jsonckpt.training.latest(directory) finds the newest."
+        "jsonckpt.find(directory) lists them."
     )
 
 

@@ -11,8 +11,10 @@ import argparse
 import io
 import json
 import os
+import re
 import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import IO
@@ -24,6 +26,16 @@ EXIT_OK, EXIT_FAILURE, EXIT_USAGE, EXIT_MISMATCH, EXIT_INTERRUPTED = 0, 1, 2, 3,
 EXIT_OUTPUT = 4
 #: Errors that a command reports in a line. Others are faults of this package.
 REPORTED = (JsonckptError, OSError, MemoryError, RecursionError)
+#: How messages name what Python and the command line call by different names.
+_IN_COMMANDS = (
+    (re.compile(r"\b[a-z_]+=[^\s()]+ \((--[a-z-]+)\)"), r"\1"),
+    (re.compile(r"(--[a-z-]+(?: /\w+)?) \((?:in Python: )?[a-z_]+=[^()]+\)"), r"\1"),
+    (re.compile(r"limits=jsonckpt\.Limits\((\w+)=None\)"), r"--limit \1=none"),
+    (re.compile(r"limits=jsonckpt\.Limits\((\w+)=\.\.\.\)"), r"--limit \1=NUMBER"),
+    (re.compile(r"\boverwrite=True\b"), "--overwrite"),
+    (re.compile(r"(?<![-\w])(include|exclude)(?= '.*selects no)"), r"--\1"),
+    (re.compile(r"\bjsonckpt\.find\(directory\)"), "jsonckpt find DIRECTORY"),
+)
 _STYLES = {"bold": "1", "faint": "2", "red": "31", "green": "32", "yellow": "33"}
 
 
@@ -84,8 +96,42 @@ def complain(text: object, end: str = "\n", style: str = "") -> None:
 
 def complain_of(error: BaseException) -> None:
     """Print an error to standard error."""
-    complain("error:", end=" ", style="red")
-    complain(message_of(error))
+    complain_with("error: ", "red", message_of(error))
+
+
+def complain_with(label: str, style: str, message: str) -> None:
+    """Print a message with a coloured label. On a terminal its lines end between words."""
+    complain(label, end="", style=style)
+    width = shutil.get_terminal_size().columns if is_terminal(sys.stderr) else None
+    first, *rest = wrapped(printable(message, keep="\n"), width, " " * len(label), "  ")
+    complain("\n".join([first[len(label) :], *rest]))
+
+
+def wrapped(text: str, width: int | None, first: str = "", rest: str = "") -> list[str]:
+    """Lines that end between words. A longer word is not cut, so that it can be copied.
+
+    Args:
+        width: columns; ``None`` for no limit.
+        first, rest: what the first line and the others begin with.
+
+    >>> wrapped("the digest is new", 12, "a: ", "   ")
+    ['a: the', '   digest is', '   new']
+    """
+    if width is None:
+        return (first + text).split("\n")
+    wrapper = textwrap.TextWrapper(
+        max(width, len(rest) + 8),
+        initial_indent=first,
+        subsequent_indent=rest,
+        break_long_words=False,
+        break_on_hyphens=False,
+        replace_whitespace=False,
+        drop_whitespace=True,
+    )
+    one, *others = text.split("\n")
+    lines = wrapper.wrap(one) or [first]
+    wrapper.initial_indent = ""
+    return lines + [line for other in others for line in wrapper.wrap(other) or [""]]
 
 
 def _styled(text: str, style: str, stream: IO[str] | None) -> str:
@@ -183,8 +229,9 @@ def _run(
         code: int = options.run(options)
         return code
     except UsageError as error:
-        getattr(options, "parser", parser).print_usage(sys.stderr)
-        complain(f"error: {error}")
+        chosen = getattr(options, "parser", parser)
+        chosen.print_usage(sys.stderr)
+        complain(f"{chosen.prog}: error: {error}")
         return EXIT_USAGE
     except KeyboardInterrupt:
         complain(getattr(options, "interrupted", "interrupted"))
@@ -205,7 +252,22 @@ def message_of(error: BaseException) -> str:
         return "not enough memory"
     if isinstance(error, RecursionError):
         return "the state is nested too deeply"
-    return str(error)
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{os.fsdecode(error.filename)}: {error.strerror[:1].lower()}{error.strerror[1:]}"
+    return in_commands(str(error))
+
+
+def in_commands(message: str) -> str:
+    """A message that names the options of commands in place of the arguments in Python.
+
+    >>> in_commands("Pass overwrite=True (--overwrite), or limits=jsonckpt.Limits(links=None).")
+    'Pass --overwrite, or --limit links=none.'
+    >>> in_commands("To add it, pass --create (create=True).")
+    'To add it, pass --create.'
+    """
+    for pattern, words in _IN_COMMANDS:
+        message = pattern.sub(words, message)
+    return message
 
 
 def _write(stream: IO[str] | None, text: str, *, flush: bool = False) -> None:

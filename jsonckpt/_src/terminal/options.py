@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
-from ..errors import ArgumentError, CheckpointExistsError, JsonckptError, printable
+from ..errors import ArgumentError, JsonckptError, printable
 from ..format.checksums import check_expected
 from ..format.limits import Limits, parse_limits
 from ..storage.path_arguments import is_url, path_text
@@ -20,6 +19,7 @@ from .console import (
     code_of,
     complain_of,
     dump_json,
+    in_commands,
     message_of,
     say,
 )
@@ -43,6 +43,7 @@ def argument(parse: Callable[[str], _Value]) -> Callable[[str], _Value]:
 @argument
 def any_path(text: str) -> str:
     """A path or a URL, checked as in Python."""
+    _refuse_stdin(text)
     return path_text(text, "the path")
 
 
@@ -54,11 +55,20 @@ def path_or_stdin(text: str) -> str:
 @argument
 def local_path(text: str) -> str:
     """A path that is not a URL."""
+    _refuse_stdin(text)
     if is_url(text):
         raise ArgumentError(
             f"{printable(text)} is not a local path: copy the checkpoint here first"
         )
     return path_text(text, "the path")
+
+
+def _refuse_stdin(text: str) -> None:
+    if text == "-":
+        raise ArgumentError(
+            "the path is '-', which is no name for a pipe here: inspect and verify read standard "
+            "input, get -o - writes to standard output. Name a file"
+        )
 
 
 def file_path(text: str) -> Path:
@@ -153,12 +163,17 @@ def interleave(parser: argparse.ArgumentParser, positional: str) -> None:
     argparse takes such a list from one place only, and refuses the rest as unrecognized.
     """
     parse = parser.parse_known_args
+    (action,) = (action for action in parser._actions if action.dest == positional)
 
     def parse_known_args(args: Any = None, namespace: Any = None) -> Any:
         found, rest = parse(args, namespace)
         is_negative = parser._negative_number_matcher.match
         values = [word for word in rest if word[:1] != "-" or is_negative(word)]
-        getattr(found, positional).extend(values)
+        try:
+            more = [parser._get_value(action, word) for word in values]
+        except argparse.ArgumentError as error:
+            parser.error(str(error))
+        getattr(found, positional).extend(more)
         return found, [word for word in rest if word not in values]
 
     parser.parse_known_args = parse_known_args  # type: ignore[method-assign]
@@ -177,14 +192,36 @@ def add_overwrite(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace what is at OUT")
 
 
-@contextmanager
-def overwrite_by_option() -> Iterator[None]:
-    """Name the option of the command line in the hint of a :class:`CheckpointExistsError`."""
-    try:
-        yield
-    except CheckpointExistsError as error:
-        error.hint = (error.hint or "").replace("overwrite=True", "--overwrite") or None
-        raise
+def add_selection(parser: argparse.ArgumentParser | argparse._ArgumentGroup, what: str) -> None:
+    """Add ``--include`` (also ``--match``) and ``--exclude``, the same in all commands.
+
+    Args:
+        what: is selected, such as ``"tensors"``.
+    """
+    parser.add_argument(
+        "--include",
+        "--match",
+        metavar="GLOB",
+        action="append",
+        help=f"only these {what}: a name such as /model, or a glob; may be repeated",
+    )
+    parser.add_argument(
+        "--exclude", metavar="GLOB", action="append", help="all but these; may be repeated"
+    )
+
+
+def chosen_names(args: argparse.Namespace, names: Iterable[str]) -> Callable[[str], bool]:
+    """Whether a name is selected by the options of :func:`add_selection`.
+
+    Raises:
+        StateMismatchError: one of them selects none of ``names``.
+    """
+    from ..state.selector import refuse_unmatched, selector
+
+    chosen, unmatched = selector(args.include, args.exclude)
+    known = list(names)
+    refuse_unmatched(unmatched(known), known, option="--")
+    return chosen
 
 
 def limits_of(args: argparse.Namespace) -> Limits:
@@ -194,7 +231,18 @@ def limits_of(args: argparse.Namespace) -> Limits:
 
 def say_report(args: argparse.Namespace, report: Any, *, ok: bool) -> None:
     """Print a report (a dataclass) as text or as JSON."""
-    say(dump_json(dataclasses.asdict(report) | {"ok": ok}) if args.json else report)
+    if args.json:
+        say(dump_json(finite({"ok": ok} | _for_json(dataclasses.asdict(report)))))
+    else:
+        say(report)
+
+
+def _for_json(value: Any) -> Any:
+    """The fields of a report. ``nbytes`` is ``bytes`` in the JSON of all commands."""
+    if isinstance(value, dict):
+        names = {"nbytes": "bytes"}
+        return {names.get(key, key): _for_json(item) for key, item in value.items()}
+    return [_for_json(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def error_json(error: BaseException) -> dict[str, Any]:
@@ -206,7 +254,7 @@ def error_json(error: BaseException) -> dict[str, Any]:
         "tensor": getattr(error, "tensor", None),
         "chunk": getattr(error, "chunk", None),
         "message": message_of(error),
-        "hint": getattr(error, "hint", None),
+        "hint": None if (hint := getattr(error, "hint", None)) is None else in_commands(hint),
     }
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import difflib
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from ..errors import quote
-from .console import EXIT_USAGE, complain, say
+from .console import EXIT_USAGE, complain, complain_with, say
 
 EXIT_CODES = (
     "Exit codes: 0 done, 1 it could not be done, 2 wrong usage, 3 done, but the data is not what "
@@ -21,12 +21,12 @@ class Parser(argparse.ArgumentParser):
     """A parser that prints with :func:`say` and :func:`complain`.
 
     Errors are reported by the parser of the command that was chosen, with the names that are near a
-    wrong one. Each help text ends with the exit codes.
+    wrong one. Each help text ends with examples and the exit codes.
     """
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        options.setdefault("epilog", EXIT_CODES)
+    def __init__(self, *args: Any, examples: Sequence[str] = (), **options: Any) -> None:
         super().__init__(*args, **options)
+        self._examples = examples
         self.set_defaults(parser=self)
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
@@ -36,6 +36,17 @@ class Parser(argparse.ArgumentParser):
             chosen: Parser = parsed.parser
             chosen.refuse(extra)
         return parsed
+
+    def format_help(self) -> str:
+        """As argparse, with the examples and the exit codes."""
+        text = super().format_help()
+        if self._examples:
+            text += "\n".join(["\nexamples:", *(f"  {line}" for line in self._examples), ""])
+        if (self.epilog or "").startswith("Exit codes: "):
+            return text
+        formatter = self._get_formatter()
+        formatter.add_text(EXIT_CODES)
+        return f"{text}\n{formatter.format_help()}"
 
     def refuse(self, extra: Sequence[str]) -> NoReturn:
         """The error for arguments that nothing takes."""
@@ -53,12 +64,35 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print usage and message, and exit."""
         self.print_usage(sys.stderr)
-        self.exit(EXIT_USAGE, f"{self.prog}: error: {message}\n")
+        complain_with(f"{self.prog}: error: ", "", message)
+        raise SystemExit(EXIT_USAGE)
 
     def _print_message(self, message: str, file: Any = None) -> None:
         show = complain if file is not None and file is sys.stderr else say
         if message:
             show(message, end="")
+
+
+class CommandGroups(argparse.HelpFormatter):
+    """Lists commands in groups.
+
+    Attributes:
+        groups: names of commands by the heading they stand under.
+    """
+
+    groups: Mapping[str, Sequence[str]] = {}
+
+    def _format_action(self, action: argparse.Action) -> str:
+        if not isinstance(action, argparse._SubParsersAction):
+            return super()._format_action(action)
+        rows = {row.dest.partition(" ")[0]: row for row in action._choices_actions}
+        text = []
+        self._indent()
+        for heading, names in self.groups.items():
+            text.append(f"  {heading}:\n")
+            text += [self._format_action(rows[name]) for name in names]
+        self._dedent()
+        return "".join(text)
 
 
 def did_you_mean(wrong: str, names: Iterable[Any]) -> str:

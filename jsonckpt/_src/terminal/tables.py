@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from .console import can_show, columns, say
+from ..errors import printable
+from .console import can_show, columns, say, wrapped
 
 _GAP = "  "
 #: A column is not cut further.
@@ -63,16 +64,60 @@ def fit(text: str) -> str:
     return _within(text, width - 1) + ("…" if can_show("…") else ">")
 
 
-def table(rows: Sequence[Sequence[str]], align: str, *, header: bool = True, cut: int = 0) -> None:
+def say_wrapped(text: str, first: str = "", rest: str = "", style: str = "") -> None:
+    """Print printable text. On a terminal its lines end between words.
+
+    Args:
+        first, rest: what the first line and the others begin with.
+        style: of the text.
+    """
+    for line in wrapped(text, columns(), first, rest):
+        say(line, style=style)
+
+
+def labels(rows: Iterable[tuple[str, str]]) -> None:
+    """Print texts beside their labels. On a terminal a text takes as many lines as it needs."""
+    shown = [(printable(label), printable(text)) for label, text in rows]
+    widths = [width_of(label) for label, _ in shown]
+    room = columns()
+    limit = max(widths, default=0) if room is None else max(room // 2, _NARROWEST)
+    width = max((size for size in widths if size <= limit), default=0)
+    for label, text in shown:
+        say_wrapped(text, pad(label, width) + _GAP, " " * (width + len(_GAP)))
+
+
+def table(
+    rows: Sequence[Sequence[str]],
+    align: str,
+    *,
+    header: bool = True,
+    cut: int = 0,
+    optional: Sequence[int] = (),
+) -> None:
     """Print rows of printable text in columns. One column is cut where the others need room.
 
     Args:
         rows: all of one length; the first is a header unless ``header`` is false.
         align: ``"<"`` or ``">"`` for each column.
         cut: the column that is cut.
+        optional: columns that are left out, in this order, where a terminal is too narrow.
     """
-    for number, line in enumerate(lines(rows, align, columns(), cut)):
+    width, left_out = columns(), list(optional)
+    while left_out and width is not None and _least(rows, cut) > width:
+        gone = left_out.pop(0)
+        rows = [[*row[:gone], *row[gone + 1 :]] for row in rows]
+        align = align[:gone] + align[gone + 1 :]
+        cut -= gone < cut
+        left_out = [number - (number > gone) for number in left_out]
+    for number, line in enumerate(lines(rows, align, width, cut)):
         say(line, style="bold" if header and not number else "")
+
+
+def _least(rows: Sequence[Sequence[str]], cut: int) -> int:
+    """The columns of a table whose column ``cut`` is as narrow as it may be."""
+    widths = [max(map(width_of, column)) for column in zip(*rows)]
+    widths[cut] = min(widths[cut], _NARROWEST)
+    return sum(widths) + len(_GAP) * (len(widths) - 1)
 
 
 def lines(
