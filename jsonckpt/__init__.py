@@ -154,7 +154,8 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LAZY, "convert", "edit", "training"})
+    # What a notebook completes: the names of Python, and of modules used here, are left out.
+    return sorted({*__all__, "convert", "edit", "training"})
 
 
 for _name in __all__:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import warnings
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -105,7 +107,7 @@ def test_entries_have_what_tensors_have(path: Path) -> None:
     assert same(entry.numpy(), state["model"]["weight"].numpy())
     assert [row.tolist() for row in entry] == state["model"]["weight"].tolist()
     assert all(re.fullmatch("xxh3_128:[0-9a-f]{32}", text) for text in entry.checksums)
-    with pytest.raises(TypeError, match=r"'/half': NumPy has no bfloat16; use .load\(\).float\(\)"):
+    with pytest.raises(TypeError, match=r"'/half': NumPy has no bfloat16. Use .load\(\).to\("):
         jsonckpt.open(path)["/half"].numpy()
 
 
@@ -187,3 +189,81 @@ def test_tracebacks_in_a_notebook_end_at_the_users_code(path: Path) -> None:
     assert "_src" not in "\n".join(lines)
     assert lines[-1].startswith("jsonckpt.ArgumentError: ")
     assert 'jsonckpt.open(path)["/model"]' in "\n".join(lines)
+
+
+def test_what_an_entry_refuses_is_short_too(path: Path) -> None:
+    """An error of Python's own would show 13 to 30 lines."""
+    checkpoint = jsonckpt.open(path)
+    weight, half = checkpoint["/model/weight"], checkpoint["/half"]
+    step = checkpoint["/optimizer/state/0/step"]
+    cases: list[tuple[Callable[[], object], type[Exception], str]] = [
+        (lambda: weight[3], IndexError, "index '3' is out of bounds for dimension 0 with size 3"),
+        (lambda: weight[0, 9], IndexError, "index 9 is out of bounds for dimension 1"),
+        (lambda: weight[None, 9], IndexError, "index 9 is out of bounds for dimension 1"),
+        (lambda: weight["a"], IndexError, "."),
+        (lambda: weight["a":], IndexError, "slice indices must be integers"),
+        (lambda: weight[::0], IndexError, "slice step cannot be zero"),
+        (lambda: weight[::-1], IndexError, "must be greater than zero"),
+        (lambda: step[0], IndexError, "0-dim"),
+        (lambda: len(step), TypeError, "without dimensions has no len"),
+        (lambda: half.numpy(), TypeError, r"NumPy has no bfloat16.*\.to\(torch\.float32\)"),
+        (lambda: np.asarray(half), TypeError, "NumPy has no bfloat16"),
+        (lambda: weight.__array__(copy=False), ValueError, "always copied"),
+        (lambda: checkpoint[3], KeyError, "name is a str"),  # type: ignore[index]
+        (lambda: checkpoint.at(["a"]), KeyError, "place is a str"),  # type: ignore[arg-type]
+    ]
+    for call, kind, match in cases:
+        with pytest.raises(jsonckpt.ArgumentError, match=match) as caught:
+            call()
+        assert isinstance(caught.value, kind)
+        assert len(caught.value._render_traceback_()) < 12
+
+
+def test_a_name_of_a_plain_value_says_how_to_get_it(path: Path) -> None:
+    with pytest.raises(KeyError, match=r"not a tensor: \.at\('/epoch'\) gives it"):
+        jsonckpt.open(path)["/epoch"]
+
+
+class _Picky:
+    """Its decoder fails, in code of the user."""
+
+
+def _fail(_: Any) -> _Picky:
+    raise ValueError("the decoder is broken")
+
+
+def test_the_users_own_code_is_in_the_traceback(tmp_path: Path) -> None:
+    jsonckpt.register(_Picky, "test.Picky", to_json=lambda _: {}, from_json=_fail)
+    jsonckpt.save({"a": _Picky()}, tmp_path / "picky")
+    with pytest.raises(jsonckpt.FormatError) as caught:
+        jsonckpt.load(tmp_path / "picky")
+    text = "\n".join(caught.value._render_traceback_())
+    assert "in _fail" in text
+    assert "ValueError: the decoder is broken\nThe above caused:" in text
+    assert "_src" not in text
+
+
+def test_sparse_and_quantized_tensors_are_their_parts(tmp_path: Path) -> None:
+    def saved(name: str, value: float, scale: float) -> jsonckpt.Checkpoint:
+        with warnings.catch_warnings():  # torch says that these layouts may change
+            warnings.simplefilter("ignore")
+            state = {
+                "sparse": torch.nn.Parameter((torch.eye(3) * value).to_sparse()),
+                "quantized": torch.quantize_per_tensor(torch.ones(3), scale, 0, torch.qint8),
+            }
+            jsonckpt.save(state, tmp_path / name)
+        return jsonckpt.open(tmp_path / name)
+
+    one = saved("one", 1.0, 0.5)
+    assert one.at("/sparse/values") == one["/sparse/values"]
+    assert one.at("/sparse")["shape"] == [3, 3]
+    assert one.at("/quantized/scale") == 0.5
+    assert one.state() == saved("same", 1.0, 0.5).state()
+    assert one.state() != saved("values", 2.0, 0.5).state()
+    assert one.state() != saved("scale", 1.0, 0.25).state()
+
+
+def test_what_jsonckpt_completes_is_its_own() -> None:
+    names = dir(jsonckpt)
+    assert {"load", "convert", "training", "edit", "Checkpoint"} <= {*names}
+    assert {"Any", "sys", "importlib", "TYPE_CHECKING"}.isdisjoint(names)

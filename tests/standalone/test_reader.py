@@ -102,8 +102,9 @@ def test_a_warning_says_what_was_not_compared(
 ) -> None:
     jsonckpt.save({"w": torch.ones(2)}, tmp_path / "c.json")
     monkeypatch.setitem(sys.modules, "xxhash", None)
-    with pytest.warns(UserWarning, match="xxh3_128 checksums are not compared"):
+    with pytest.warns(UserWarning, match="xxh3_128 checksums are not compared") as caught:
         found = jsonckpt_reader.load(tmp_path / "c.json")
+    assert len({(one.filename, one.lineno) for one in caught}) == 1  # Python shows it once
     assert torch.equal(found["w"], torch.ones(2))
     assert torch.equal(jsonckpt_reader.load(tmp_path / "c.json", verify=False)["w"], found["w"])
 

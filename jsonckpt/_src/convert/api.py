@@ -122,16 +122,16 @@ class ConvertResult(ShortRepr):
     output_bytes: int
     tensors: Listed
     tensor_bytes: int
-    left_out: list[str]
-    tensors_left_out: int
-    notes: list[str]
-    changed: int
-    pin: str | None
-    comparison: Comparison | None
-    compared: tuple[str, ...]
-    not_compared: list[str]
     seconds: float
-    dry_run: bool
+    left_out: list[str] = field(default_factory=list)
+    tensors_left_out: int = 0
+    notes: list[str] = field(default_factory=list)
+    changed: int = 0
+    pin: str | None = None
+    comparison: Comparison | None = None
+    compared: tuple[str, ...] = field(default=(), repr=False)
+    not_compared: list[str] = field(default_factory=list)
+    dry_run: bool = False
     reader_files: list[str] = field(default_factory=list)
 
     @property

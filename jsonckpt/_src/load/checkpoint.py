@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..errors import ArgumentError, FormatError, printable, quote
+from ..errors import ArgumentError, FormatError, JsonckptError, printable, quote
 from ..format.dtypes import DTYPES
 from ..format.json_text import collector_paused
 from ..format.limits import Copies, Limits
@@ -31,6 +31,10 @@ from .notebook import children, html, overview
 from .options import ReadOptions
 from .restore import StateBuilder
 from .selection import TensorSelection
+
+#: Tags around a tensor, and tags of tensors that are made of several values.
+_WRAPPERS = frozenset({"$parameter", "$requires_grad"})
+_COMPOSED = frozenset({"$sparse", "$quantized"})
 
 
 class TensorEntry:
@@ -84,22 +88,26 @@ class TensorEntry:
         """Read the whole tensor as an array.
 
         Raises:
-            TypeError: NumPy has no such dtype, for example bfloat16.
+            ArgumentError: NumPy has no such dtype, for example bfloat16 (a ``TypeError``, too).
         """
         try:
             array: np.ndarray[Any, Any] = self.load(map_location="cpu").numpy()
         except TypeError as error:
-            raise TypeError(
-                f"{quote(self.name)}: NumPy has no {self._dtype_name}; use .load().float().numpy()"
+            wider = "complex64" if self.dtype.is_complex else "float32"
+            raise self._wrong(
+                f"NumPy has no {self._dtype_name}", f"Use .load().to(torch.{wider}).numpy()."
             ) from error
         return array
+
+    def _wrong(self, message: str, hint: str | None = None) -> ArgumentError:
+        return ArgumentError(message, file=self._checkpoint.path, tensor=self.name, hint=hint)
 
     def __array__(
         self, dtype: np.dtype[Any] | None = None, copy: bool | None = None
     ) -> np.ndarray[Any, Any]:
         """The tensor for ``np.asarray`` and ``torch.as_tensor``, in one read."""
         if copy is False:
-            raise ValueError("a tensor of a checkpoint is always copied from its file")
+            raise self._wrong("a tensor of a checkpoint is always copied from its file")
         array = self.numpy()
         return array if dtype is None else array.astype(dtype, copy=False)
 
@@ -145,31 +153,47 @@ class TensorEntry:
 
         For a slice or an integer in the first dimension, only the chunks of those rows are read.
         Anything else is applied afterwards.
+
+        Raises:
+            ArgumentError: there is no such part. It is an ``IndexError``, too.
+            JsonckptError: its bytes are not those that were saved.
         """
-        if self._view is not None or not self.shape:
-            return self.load()[key]
+        part, inside = self._read_for(key)
+        try:
+            return part[inside]
+        except (IndexError, TypeError, ValueError) as error:
+            raise self._no_part(str(error)) from error
+
+    def _read_for(self, key: Any) -> tuple[torch.Tensor, Any]:
+        """The rows that an index needs, and the index into them."""
         first = key[0] if isinstance(key, tuple) and key else key
         rest = key[1:] if isinstance(key, tuple) else ()
+        by_rows = isinstance(first, int | slice) and not isinstance(first, bool)
+        if self._view is not None or not self.shape or not by_rows:
+            return self.load(), key
         rows = self.shape[0]
-        if isinstance(first, bool) or not isinstance(first, (int, slice)):
-            return self.load()[key]
         if isinstance(first, int):
             if not -rows <= first < rows:
-                raise IndexError(f"index {first} is out of bounds for dimension 0 with size {rows}")
+                raise self._no_part(
+                    f"index {quote(first)} is out of bounds for dimension 0 with size {rows}"
+                )
             at = first % rows
-            part = self._checkpoint._load_rows(self._entry, at, at + 1)
-            one = (0, *rest)
-            return part[one]
-        start, stop, step = first.indices(rows)
+            return self._checkpoint._load_rows(self._entry, at, at + 1), (0, *rest)
+        try:
+            start, stop, step = first.indices(rows)
+        except (TypeError, ValueError) as error:
+            raise self._no_part(str(error)) from error
         if step < 1:
-            raise ValueError("step must be greater than zero")
+            raise self._no_part("the step of a slice must be greater than zero")
         part = self._checkpoint._load_rows(self._entry, start, max(start, stop))
-        every = (slice(None, None, step), *rest)
-        return part[every]
+        return part, (slice(None, None, step), *rest)
+
+    def _no_part(self, message: str) -> NoPartError:
+        return NoPartError(message, file=self._checkpoint.path, tensor=self.name)
 
     def __len__(self) -> int:
         if not self.shape:
-            raise TypeError("len() of a 0-d tensor")
+            raise self._wrong("a tensor without dimensions has no len()")
         return self.shape[0]
 
     def __iter__(self) -> Iterator[torch.Tensor]:
@@ -178,6 +202,10 @@ class TensorEntry:
 
     def __repr__(self) -> str:
         return f"TensorEntry({self.name!r}, {self.dtype}, {list(self.shape)})"
+
+
+class NoPartError(ArgumentError, IndexError):
+    """An index that a tensor does not have: a sequence raises an IndexError for it."""
 
 
 class NoTensorError(ArgumentError, KeyError):
@@ -245,6 +273,8 @@ class Checkpoint(Mapping[str, TensorEntry]):
             hint = (
                 f"It holds tensors: .at({inside}) lists them, .load(include={inside}) reads them."
             )
+        elif self._has(inside):
+            hint = f"It is not a tensor: .at({quote(inside)}) gives it."
         else:
             hint = near_names(name, self._entries)
         return NoTensorError(f"there is no tensor {quote(name, 200)}", file=path, hint=hint)
@@ -265,6 +295,9 @@ class Checkpoint(Mapping[str, TensorEntry]):
         Raises:
             ArgumentError: nothing is there. It is a ``KeyError``, too.
         """
+        if not isinstance(place, str):
+            kind = quote(type(place).__name__)
+            raise NoTensorError(f"a place is a str such as '/model', not {kind}", file=self.path)
         if self._state is None:
             self._state = self.state()
         found = self._state
@@ -281,6 +314,14 @@ class Checkpoint(Mapping[str, TensorEntry]):
                 )
             found = inside[here]
         return found
+
+    def _has(self, place: str) -> bool:
+        """Whether anything is at a place of the state, for a hint."""
+        try:
+            self.at(place)
+        except JsonckptError:
+            return False
+        return True
 
     def _ipython_key_completions_(self) -> list[str]:
         return list(self._entries)
@@ -303,6 +344,7 @@ class Checkpoint(Mapping[str, TensorEntry]):
     def state(self) -> Any:
         """The state, with a :class:`TensorEntry` in place of each tensor.
 
+        A sparse or quantized tensor is a dictionary of its parts, with entries in it.
         Reads no tensors except those of NumPy arrays and of objects of registered classes
         (:func:`jsonckpt.register`): these hold real tensors, on the CPU.
         """
@@ -375,9 +417,22 @@ class _LazyReader:
     def get(self, tag: str, body: Any, place: str) -> Any:
         if not self._registered.isdisjoint(place.split("/")):
             return self._real.get(tag, body, place)
-        for name, _, _ in references_in({tag: body}):
-            return self._checkpoint[name]
-        raise FormatError(f"{tag} at {place} holds no tensor")
+        while tag in _WRAPPERS:
+            inside = body.get("data", body) if isinstance(body, dict) else None
+            if not isinstance(inside, dict) or len(inside) != 1:
+                raise FormatError(f"{tag} at {place} holds no tensor")
+            ((tag, body),) = inside.items()
+        if tag in _COMPOSED and isinstance(body, dict):
+            return {key: self._entry_of(part, part) for key, part in body.items()}
+        entry = self._entry_of({tag: body}, None)
+        if entry is None:
+            raise FormatError(f"{tag} at {place} holds no tensor")
+        return entry
+
+    def _entry_of(self, value: Any, default: Any) -> Any:
+        """The entry of the tensor that a part of the state refers to."""
+        reference = next(references_in(value), None)
+        return default if reference is None else self._checkpoint[reference.name]
 
     def get_array(self, body: Any, place: str) -> Any:
         return self._real.get_array(body, place)

@@ -194,7 +194,7 @@ class Reader:
             hasher = getattr(importlib.import_module(MODULES[algorithm]), algorithm)
             need(not self.verify or hasher(data).hexdigest() == expected, f"{what} is damaged: its checksum differs")
         except ImportError as error:
-            if self.verify: warnings.warn(f"{algorithm} checksums are not compared: {error}", stacklevel=2)
+            if self.verify: warnings.warn(f"{algorithm} checksums are not compared: {error}", stacklevel=1)  # shown once
 
     def read(self) -> Any:
         """The state as JSON. After this the bytes of the tensors are in `memory`."""

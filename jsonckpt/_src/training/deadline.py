@@ -57,6 +57,12 @@ class Deadline:
             self.reason = "the time is up"
         return self.reason is not None
 
+    def __repr__(self) -> str:
+        if self.reason is not None:
+            return f"<Deadline: {self.reason}>"
+        left = self._end - self._clock()
+        return "<Deadline: no limit>" if left == float("inf") else f"<Deadline: {left:.0f} s left>"
+
     def __enter__(self) -> Deadline:
         if threading.current_thread() is threading.main_thread():
             for number in self._signals:

@@ -61,6 +61,11 @@ class SeededOrder:
         self.epoch = epoch
         self.position = 0
 
+    def __repr__(self) -> str:
+        return (
+            f"SeededOrder({self.n}, seed={self.seed}, epoch={self.epoch}, position={self.position})"
+        )
+
     def order(self, epoch: int | None = None) -> npt.NDArray[np.int64]:
         """The permutation of ``range(n)`` for an epoch (the current one). Shape ``(n,)``."""
         # Arrays of one element: NumPy warns when a scalar wraps around.
