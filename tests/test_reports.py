@@ -64,7 +64,7 @@ def test_only_checkpoints_are_called_so(room: Path) -> None:
     with pytest.raises(jsonckpt.CheckpointNotFoundError, match="Give the directory that holds it"):
         jsonckpt.load(directory)
     (directory / "model.safetensors").write_bytes(b"")
-    with pytest.raises(jsonckpt.CheckpointNotFoundError, match=r"jsonckpt\.convert reads"):
+    with pytest.raises(jsonckpt.CheckpointNotFoundError, match=r"jsonckpt convert reads"):
         jsonckpt.load(directory)
     jsonckpt.save({"w": torch.ones(1)}, directory / "step.json")
     with pytest.raises(jsonckpt.CheckpointNotFoundError, match=r"newest first: step\.json\. Give"):

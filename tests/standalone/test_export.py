@@ -142,7 +142,11 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main(["export-reader", str(tmp_path / "d")]) == 0
     assert capsys.readouterr().out.splitlines() == paths
     assert main(["export-reader", str(tmp_path / "d"), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"ok": True, "files": paths}
+    assert json.loads(capsys.readouterr().out) == {
+        "ok": True,
+        "path": str(tmp_path / "d"),
+        "files": paths,
+    }
     (tmp_path / "d" / FILES[0]).write_text("mine")
     assert main(["export-reader", str(tmp_path / "d"), "--json"]) == 1
     out = json.loads(capsys.readouterr().out)

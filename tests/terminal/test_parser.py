@@ -85,7 +85,7 @@ def test_messages_name_options(tmp_path: Path, capsys: Capture) -> None:
         (["split", path, "-o", other, "--match", "/x"], "--include '/x' selects no"),
         (["diff", path, path, "--exclude", "/x"], "exclude '/x' selects no"),
         (["verify", str(tmp_path)], "jsonckpt find DIRECTORY lists them"),
-        (["textconv", other], "d.json: no such file or directory"),
+        (["textconv", other], "d.json: there is no such file or directory"),
         (["rename", path, "--strip-prefix", "a", "--add-prefix", "b"], "not both"),
     ):
         assert main(arguments) in {1, 2}, arguments
