@@ -28,8 +28,6 @@ from tests.schemas import SMALL, checkpoint_files, validate_checkpoint, validate
 
 _SLOW_MACHINES = [HealthCheck.too_slow, HealthCheck.data_too_large]
 settings.register_profile("full", deadline=None, suppress_health_check=_SLOW_MACHINES)
-# CI: half of the examples, so that it ends in 15 minutes.
-settings.register_profile("ci", settings.get_profile("full"), max_examples=50)
 settings.register_profile("quick", settings.get_profile("full"), max_examples=25)
 settings.load_profile("quick")
 

@@ -48,7 +48,7 @@ from tools.reliability.mutants import Files, mutant, put, shaken
 from tools.reliability.mutations import changed_bytes
 
 FULL = 1_000_000
-CI = 10_000
+CI = 5_000
 #: One of this many mutants of the checkpoint is also read by all other functions.
 _EVERY_DOOR = 16
 _MOST_CHARACTERS = 2_000
