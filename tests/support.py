@@ -24,8 +24,12 @@ from jsonckpt._src.state.tree import OMIT
 
 
 def slow(*values: Any) -> Any:
-    """Arguments of a parametrized test that only ``-m slow`` runs."""
-    return pytest.param(*values, marks=pytest.mark.slow)
+    """Arguments of a parametrized test that only ``-m slow`` runs.
+
+    They are more of what other arguments of the test try in each run, so CI leaves them out
+    (``-m "slow and not thorough"``).
+    """
+    return pytest.param(*values, marks=[pytest.mark.slow, pytest.mark.thorough])
 
 
 def examples(count: int) -> int:
