@@ -22,14 +22,14 @@ from hypothesis import settings
 from jsonckpt._src.format.json_text import Json
 from jsonckpt._src.state.tree import OMIT
 
+#: Marks of arguments that only ``-m slow`` runs. They are more of what other arguments of the test
+#: try in each run, so CI leaves them out (``-m "slow and not thorough"``).
+THOROUGH = [pytest.mark.slow, pytest.mark.thorough]
+
 
 def slow(*values: Any) -> Any:
-    """Arguments of a parametrized test that only ``-m slow`` runs.
-
-    They are more of what other arguments of the test try in each run, so CI leaves them out
-    (``-m "slow and not thorough"``).
-    """
-    return pytest.param(*values, marks=[pytest.mark.slow, pytest.mark.thorough])
+    """Arguments of a parametrized test that only ``-m slow`` runs."""
+    return pytest.param(*values, marks=THOROUGH)
 
 
 def examples(count: int) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from tests.support import slow
+from tests.support import THOROUGH, slow
 
 #: Repeated to so many bytes of text; compressed, a few kilobytes.
 SIZE = 8_000_000
@@ -63,8 +63,8 @@ def _text(unit: str, size: int) -> bytes:
     ("pack", "units"),
     [
         pytest.param(zstandard.compress, ("{}", '"a"'), id="zstd"),
-        pytest.param(zstandard.compress, ('""', '{"a":1}'), id="zstd more", marks=pytest.mark.slow),
-        pytest.param(gzip.compress, ("{}", '"a"'), id="gzip", marks=pytest.mark.slow),
+        pytest.param(zstandard.compress, ('""', '{"a":1}'), id="zstd more", marks=THOROUGH),
+        pytest.param(gzip.compress, ("{}", '"a"'), id="gzip", marks=THOROUGH),
     ],
 )
 def test_repeated_small_values_compressed(

@@ -17,7 +17,7 @@ from jsonckpt._src.errors import FormatError
 from jsonckpt._src.format import chunk_codec, number_list, validation
 from jsonckpt._src.load import record_stream
 from jsonckpt._src.tensors import view
-from tests.support import slow
+from tests.support import THOROUGH, slow
 from tools.reliability import flips, forked, fuzz, fuzz_hypothesis, interrupts, races, soak
 from tools.reliability.common import BAD
 from tools.reliability.forked import Answerer, run_trials
@@ -71,7 +71,7 @@ def test_swaps(tmp_path: Path) -> None:
     "kinds",
     [
         pytest.param(("directory, 2 threads",), id="some"),
-        pytest.param(tuple(interrupts.KINDS), id="all", marks=pytest.mark.slow),
+        pytest.param(tuple(interrupts.KINDS), id="all", marks=THOROUGH),
     ],
 )
 def test_interrupts(kinds: tuple[str, ...], tmp_path: Path) -> None:
@@ -161,16 +161,16 @@ def _lenient(payload: memoryview) -> bytes:
         # The forward reader, the only one of compressed files, does not compare checksums.
         pytest.param(
             record_stream, "compare_checksums", lambda *_: None,
-            "loads it|accepts what must be refused", id="checksum", marks=pytest.mark.slow),
+            "loads it|accepts what must be refused", id="checksum", marks=THOROUGH),
         # No reader knows that a feature is unknown: they agree, and are wrong.
         pytest.param(
             validation, "KNOWN_FEATURES", ("x",), "accepts what must be refused", id="requires",
-            marks=pytest.mark.slow,
+            marks=THOROUGH,
         ),
         # No reader sees the bits behind the last byte.
         pytest.param(
             chunk_codec, "_from_base64", _lenient, "accepts what must be refused", id="base64",
-            marks=pytest.mark.slow,
+            marks=THOROUGH,
         ),
         # No reader can look through a view.
         pytest.param(view, "contiguous_stride", _foreign, "KeyError", id="foreign"),
@@ -183,7 +183,7 @@ def _lenient(payload: memoryview) -> bytes:
             lambda *_: 1,
             "refuses what must be accepted",
             id="shuffle",
-            marks=pytest.mark.slow,
+            marks=THOROUGH,
         ),
     ],
 )  # fmt: skip
