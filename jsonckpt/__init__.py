@@ -107,38 +107,42 @@ __all__ = [
 
 #: Where each name is that is imported when it is first used: its module below ``_src``, and its
 #: name there. Listing a checkpoint needs no torch, which takes seconds to import.
-_LAZY = {
+_TENSORS = {
     "Checkpoint": ("load.checkpoint", "Checkpoint"),
-    "Diff": ("diff.facts", "Diff"),
-    "FoundCheckpoint": ("find.look", "FoundCheckpoint"),
-    "FoundCheckpoints": ("find.api", "FoundCheckpoints"),
     "GcReport": ("rescue.gc", "GcReport"),
-    "Inspection": ("inspect.facts", "Inspection"),
     "Limits": ("format.limits", "Limits"),
     "LoadResult": ("load_into.api", "LoadResult"),
     "LostTensor": ("rescue.scan", "LostTensor"),
     "PendingSave": ("save.background", "PendingSave"),
-    "Report": ("report.api", "Report"),
     "RecoverReport": ("rescue.recover", "RecoverReport"),
     "SaveResult": ("save.write", "SaveResult"),
     "TensorEntry": ("load.checkpoint", "TensorEntry"),
     "VerifyReport": ("rescue.verify", "VerifyReport"),
-    "diff": ("diff.api", "diff"),
-    "export_reader": ("standalone.export", "export_reader"),
-    "find": ("find.api", "find"),
     "gc": ("rescue.gc", "gc"),
-    "inspect": ("inspect.api", "inspect"),
     "load": ("load.api", "load"),
     "load_into": ("load_into.api", "load_into"),
     "open": ("load.checkpoint", "open_checkpoint"),
     "recover": ("rescue.recover", "recover"),
-    "report": ("report.api", "report"),
     "register": ("state.registry", "register"),
     "save": ("save.api", "save"),
     "save_async": ("save.api", "save_async"),
     "stream": ("load.api", "stream"),
     "verify": ("rescue.verify", "verify"),
 }
+#: The names that look into checkpoints. A training run seldom needs them.
+_LOOKING = {
+    "Diff": ("diff.facts", "Diff"),
+    "FoundCheckpoint": ("find.look", "FoundCheckpoint"),
+    "FoundCheckpoints": ("find.api", "FoundCheckpoints"),
+    "Inspection": ("inspect.facts", "Inspection"),
+    "Report": ("report.api", "Report"),
+    "diff": ("diff.api", "diff"),
+    "export_reader": ("standalone.export", "export_reader"),
+    "find": ("find.api", "find"),
+    "inspect": ("inspect.api", "inspect"),
+    "report": ("report.api", "report"),
+}
+_LAZY = _TENSORS | _LOOKING
 
 
 def __getattr__(name: str) -> Any:
@@ -163,6 +167,6 @@ for _name in __all__:
     if isinstance(_error := globals().get(_name), type) and issubclass(_error, JsonckptError):
         _error.__module__ = __name__
 if "torch" in sys.modules:  # nothing is gained by waiting: the first call need not pay
-    for _name in _LAZY:
+    for _name in _TENSORS:
         __getattr__(_name)
 del _name, _error

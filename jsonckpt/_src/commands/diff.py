@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import sys
 from typing import Any
 
 from ..errors import FormatError, printable
-from ..terminal.console import EXIT_MISMATCH, EXIT_OK, can_show, dump_json, say
+from ..terminal.console import EXIT_MISMATCH, EXIT_OK, can_show, dump_json, say, say_bytes
 from ..terminal.options import (
     Commands,
     add_limit_option,
@@ -97,5 +96,5 @@ def run_textconv(args: argparse.Namespace) -> int:
     except FormatError:  # it is no file of ours, as far as one can tell
         with open(args.path, "rb") as file:
             while data := file.read(1 << 20):
-                sys.stdout.buffer.write(data)
+                say_bytes(data)
     return EXIT_OK

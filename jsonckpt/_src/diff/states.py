@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from itertools import islice
-from typing import NamedTuple, cast
+from typing import Literal, NamedTuple, cast
 
 from ..errors import counted
 from ..format.json_text import Json
@@ -126,14 +126,14 @@ def _members(
         yield from _whole(path, left[path], "removed")
 
 
-def _whole(path: str, value: Json, kind: str) -> Iterator[Change]:
+def _whole(path: str, value: Json, kind: Literal["added", "removed"]) -> Iterator[Change]:
     """One line for a value that only one side has, however much it holds."""
     names = references_at(value)
     text = "tensor" if is_tensor(value) else shown(value)
     if names and not is_tensor(value):
         text = f"{text} with {counted(len(names), 'tensor')}"
     before, after = ("", text) if kind == "added" else (text, "")
-    yield Change(path, "added" if kind == "added" else "removed", before, after, bool(names))
+    yield Change(path, kind, before, after, bool(names))
 
 
 def shown(value: Json) -> str:

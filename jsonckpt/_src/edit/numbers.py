@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from ..errors import ArgumentError, FormatError, quote
 from ..format.dtypes import DTYPES
-from ..format.small_floats import INFINITY, narrow, small_float
+from ..format.small_floats import INFINITY, narrow
+from ..inspect.element_values import numbers_of
 
 #: NumPy's spelling of the dtypes that it has.
 NUMPY: Final = {
@@ -84,13 +85,9 @@ def converted(raw: memoryview | bytearray, dtype: str, target: str) -> NDArray[A
 
 def to_float64(raw: memoryview | bytearray, dtype: str) -> NDArray[np.float64]:
     """The exact values of float or complex elements, the parts of a complex one after the other."""
-    real = DTYPES[dtype].real
-    if real in NUMPY:
-        return np.frombuffer(raw, NUMPY[real]).astype(np.float64)
-    row = DTYPES[real]
-    patterns = np.frombuffer(raw, f"<u{row.itemsize}")
-    values: NDArray[np.float64] = small_float(real).values[patterns]
-    return values
+    numbers = numbers_of(dtype, memoryview(raw))
+    with np.errstate(invalid="ignore"):  # a signalling NaN becomes a quiet one
+        return numbers.view(numbers.real.dtype).astype(np.float64)
 
 
 def from_float64(values: NDArray[np.float64], dtype: str) -> NDArray[np.uint8]:

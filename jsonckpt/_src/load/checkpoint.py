@@ -330,7 +330,7 @@ class Checkpoint(Mapping[str, TensorEntry]):
         return f"Checkpoint({printable(self.path)!r}, {overview(self, self.manifest)})"
 
     def _repr_html_(self) -> str:
-        return html(self.path, self, self.manifest, self.state())
+        return html(self.path, self, self.manifest, self.at(""))
 
     def __enter__(self) -> Checkpoint:
         return self
