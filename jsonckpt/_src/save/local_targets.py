@@ -330,8 +330,10 @@ class ContentTarget(DirectoryTarget):
             manifest = parse_manifest(text, DEFAULT_LIMITS)
         except (JsonckptError, OSError):  # none, or a damaged one: then every shard is written
             return
-        self._named = {shard.file: (shard.bytes, shard.seal) for shard in manifest.shards}
-        self._holders = {e.name: manifest.shards[e.shard].file for e in manifest.entries}
+        shards = manifest.shards
+        self._named = {s.file: (s.bytes, s.seal) for s in shards if not s.directory}
+        own = [entry for entry in manifest.entries if not shards[entry.shard].directory]
+        self._holders = {entry.name: shards[entry.shard].file for entry in own}
 
     def open(self, shard: ShardPlan) -> Output:
         """Begin a shard. Its name is not known yet."""

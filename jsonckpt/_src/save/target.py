@@ -98,12 +98,13 @@ def check_is_ours(location: Location) -> None:
 
 
 def present_shards(location: Location) -> list[str]:
-    """The shards of the present manifest.
+    """The shards of the present manifest that lie in its own directory.
 
     Raises:
         JsonckptError: there is none, or it cannot be read.
     """
-    return shard_files(location.manifest(DEFAULT_LIMITS.manifest_bytes), DEFAULT_LIMITS)
+    shards = shard_files(location.manifest(DEFAULT_LIMITS.manifest_bytes), DEFAULT_LIMITS)
+    return [shard.file for shard in shards if not shard.directory]
 
 
 def named_shards(location: Location) -> list[str]:

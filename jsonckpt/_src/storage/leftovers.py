@@ -134,6 +134,18 @@ def _is_shard_of_ours(name: str) -> bool:
     return _SHARD.fullmatch(name) is not None or is_content_name(name)
 
 
+def shared_shard(directory: Path, path: str, *, follow: bool) -> File | None:
+    """A shard in ``../NAME``, another directory beside that of the manifest; ``None`` if not there.
+
+    Args:
+        follow: whether that directory may be a symbolic link.
+    """
+    place, _, name = path.rpartition("/")
+    if not follow and (directory / place).is_symlink():
+        return None
+    return _followed(directory / place, name)
+
+
 def _followed(directory: Path, name: str) -> File | None:
     """A regular file, or a link to one (as in download caches); else ``None``."""
     try:
