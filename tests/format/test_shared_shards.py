@@ -96,7 +96,10 @@ def test_the_manifest_says_what_a_reader_must_know(shared: Path) -> None:
     plain = json.loads((shared.parent / "old" / "manifest.json").read_text())
     assert "requires" not in plain
     assert list(plain["shards"][0]) == [
-        "file", "bytes", "text_bytes", "seal",
+        "file",
+        "bytes",
+        "text_bytes",
+        "seal",
     ]
 
 

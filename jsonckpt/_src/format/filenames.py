@@ -10,6 +10,8 @@ from ..errors import ArgumentError, FormatError, UnsafePathError, quote
 from .model import MANIFEST_NAME, SHARED_SHARDS, ShardFile, is_size
 from .validation import check_save_id, kind
 
+#: A file that says that checkpoints in other directories use shards of this one.
+SHARED_MARK = ".shared-shards"
 _SHARD = re.compile(r"shard-[0-9a-z-]{1,100}\.json(\.zst)?")
 _CONTENT = re.compile(r"shard-[0-9a-z][0-9a-z-]{0,39}-[0-9a-f]{32}\.json(\.zst)?")
 #: A directory beside that of the manifest. No separator of any system, no control character.

@@ -267,7 +267,14 @@ class LocalLocation:
         if not (path.exists() or path.is_symlink()):
             if not directory.is_dir():
                 raise CheckpointNotFoundError("there is no such directory", file=directory)
-            if any(filenames.is_shard_name(name) for name in os.listdir(directory)):
+            inside = os.listdir(directory)
+            if filenames.SHARED_MARK in inside:
+                raise CheckpointNotFoundError(
+                    "the checkpoint was removed; what is left are files that others beside it use",
+                    file=directory,
+                    hint=newest_hint(directory.parent),
+                )
+            if any(filenames.is_shard_name(name) for name in inside):
                 raise IncompleteCheckpointError(
                     f"there are shards but no {MANIFEST_NAME}: a first save that did not finish",
                     file=directory,
