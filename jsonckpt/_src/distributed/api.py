@@ -174,7 +174,7 @@ def _failures(writer: JsonStorageWriter | None = None) -> Iterator[None]:
     except CheckpointException as error:
         failures = sorted(error.failures.items())
         if writer is not None:
-            writer.abandon_after(dict(failures))
+            writer.abandon_after({rank: cause for rank, (cause, _) in failures})
         rank, (cause, _) = failures[0]
         if not isinstance(cause, JsonckptError):
             raise

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from ..errors import StateMismatchError, WriteError, quote
+from ..errors import FormatError, StateMismatchError, WriteError, quote
 from ..format.json_text import Json
 from ..format.model import Entry
+from ..format.regions import regions_json
 from ..save.write import WrittenPart
 from .leaves import build, with_reference
 from .state import Place, places_of
@@ -38,15 +38,6 @@ class _Region:
     offset: tuple[int, ...]
     entry: Entry
     rank: int
-
-
-def region_name(offset: Sequence[int], name: str) -> str:
-    """The name of the record of a part of a tensor.
-
-    >>> region_name((0, 128), "/model/w")
-    '$region/0,128/model/w'
-    """
-    return f"$region/{','.join(map(str, offset))}{name}"
 
 
 def merged_state(
@@ -98,24 +89,16 @@ def _reference(
         )
     if len(regions) == 1 and regions[0].entry.shape == shape:
         return {"$tensor": regions[0].entry.name}
-    parts = sorted(regions, key=lambda region: region.offset)
-    body: dict[str, Json] = {
-        "name": place.name,
-        "dtype": parts[0].entry.dtype,
-        "shape": list(shape),
-        "parts": [{"of": part.entry.name, "offset": list(part.offset)} for part in parts],
-    }
-    _check_tiling(name, shape, parts)
-    return {"$regions": body}
-
-
-def _check_tiling(name: str, shape: tuple[int, ...], parts: Sequence[_Region]) -> None:
-    """Check that the parts are the whole tensor, as readers do."""
     seen: dict[tuple[int, ...], int] = {}
-    for part in parts:
-        if (other := seen.setdefault(part.offset, part.rank)) != part.rank:
-            raise WriteError(f"ranks {other} and {part.rank} wrote the same part of {quote(name)}")
-    wanted = torch.Size(shape).numel()
-    found = sum(torch.Size(part.entry.shape).numel() for part in parts)
-    if found != wanted:
-        raise WriteError(f"the ranks wrote {found} of {wanted} elements of {quote(name)}")
+    for region in regions:
+        if region.offset in seen:
+            raise WriteError(
+                f"ranks {seen[region.offset]} and {region.rank} wrote the same part of "
+                f"{quote(name)}"
+            )
+        seen[region.offset] = region.rank
+    boxes = [(region.offset, region.entry.shape) for region in regions]
+    try:
+        return regions_json(place.name, regions[0].entry.dtype, shape, boxes)
+    except FormatError as error:
+        raise WriteError(f"the parts of {quote(name)} are not the whole: {error.message}") from error

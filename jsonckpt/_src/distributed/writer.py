@@ -16,6 +16,7 @@ from torch.futures import Future
 from ..errors import ArgumentError, quote
 from ..format.filenames import is_single
 from ..format.model import PLAIN
+from ..format.regions import region_name
 from ..parallel import CancelToken, default_threads
 from ..save.api import target_of
 from ..save.options import SaveOptions
@@ -25,11 +26,13 @@ from ..save.target import Target
 from ..save.write import SaveResult, WrittenPart, commit_parts, write_part
 from ..storage.path_arguments import path_text
 from ..tensors.buffers import Source
-from .merge import RankResult, merged_state, region_name
+from .merge import RankResult, merged_state
 from .state import JsonBytes, Place, places_of
 
 #: The index of a rank's result among the results of a save.
 _RESULT = MetadataIndex("$rank")
+#: The attribute of an error that says that the commit had begun. It travels to all ranks.
+_IN_COMMIT = "_in_commit"
 
 
 class JsonStorageWriter(StorageWriter):
@@ -173,6 +176,13 @@ class JsonStorageWriter(StorageWriter):
         Raises:
             JsonckptError: the previous checkpoint is whole, and the new shards are removed.
         """
+        try:
+            self._finish(metadata, results)
+        except BaseException as error:
+            vars(error)[_IN_COMMIT] = True
+            raise
+
+    def _finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
         target = self._own_target()
         ranks = [one.storage_data for rank in results for one in rank if one.index == _RESULT]
         ranks.sort(key=lambda one: one.part.rank)
@@ -187,9 +197,16 @@ class JsonStorageWriter(StorageWriter):
         metadata.storage_meta = self.storage_meta()
         metadata.storage_meta.save_id = self.result.save_id
 
-    def abandon(self, error: BaseException) -> None:
-        """Remove the shards that this rank wrote for a save that failed before its commit."""
-        self._own_target().abandon(error)
+    def abandon_after(self, failures: Mapping[int, BaseException]) -> None:
+        """Remove the shards that this rank wrote for a save that failed before its commit began.
+
+        Args:
+            failures: the error of each rank that failed.
+        """
+        # After an error in the commit, the coordinator has removed what it may.
+        begun = any(_IN_COMMIT in vars(error) for error in failures.values())
+        if self._target is not None and not begun:
+            self._target.abandon(next(iter(failures.values())))
 
     def _own_target(self) -> Target:
         if self._target is None:

@@ -14,6 +14,7 @@ from ..errors import ArgumentError, JsonckptError, quote
 from ..format import json_text
 from ..format.manifest import dump_manifest
 from ..format.model import CONTENT_ID, NO_TIME, Entry, Manifest, ShardFile
+from ..format.regions import requires
 from ..shards.shard_text import shard_head
 from ..state.tree import encode_state
 from . import reader_limits
@@ -63,6 +64,7 @@ class Snapshot:
                 "metadata": json_text.dump_pretty(self.metadata),
                 "state": json_text.dump_pretty(self.state),
             },
+            requires=requires(source.name for source in self.sources),
         )
         reader_limits.check_head(head, [source.name for source in self.sources])
         return head
