@@ -48,7 +48,7 @@ def save(
             was at ``path`` is whole.
     """
     writer = JsonStorageWriter(path, **options)
-    with _failures(writer), _alone(no_dist) as alone:
+    with _alone(no_dist) as alone, _failures(alone, writer):
         dcp.save(
             dict(state_dict),
             storage_writer=writer,
@@ -87,7 +87,7 @@ def load(
         JsonckptError: on every rank, if one fails; the message says which one.
     """
     planner = JsonLoadPlanner(strict=strict, allow_partial_load=allow_partial_load, cast=cast)
-    with _failures(), _alone(no_dist) as alone:
+    with _alone(no_dist) as alone, _failures(alone):
         dcp.load(
             state_dict,
             storage_reader=JsonStorageReader(path, **options),
@@ -167,7 +167,7 @@ def _alone(no_dist: bool) -> Iterator[bool]:
 
 
 @contextmanager
-def _failures(writer: JsonStorageWriter | None = None) -> Iterator[None]:
+def _failures(alone: bool, writer: JsonStorageWriter | None = None) -> Iterator[None]:
     """Raise the error of the rank that failed, with its number, instead of torch's exception."""
     try:
         yield
@@ -178,6 +178,8 @@ def _failures(writer: JsonStorageWriter | None = None) -> Iterator[None]:
         rank, (cause, _) = failures[0]
         if not isinstance(cause, JsonckptError):
             raise
+        if alone:
+            raise cause from None
         others = [str(other) for other, _ in failures[1:]]
         also = f" (also ranks {', '.join(others)})" if others else ""
         cause.message = f"rank {rank}{also}: {cause.message}"

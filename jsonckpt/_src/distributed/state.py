@@ -97,7 +97,8 @@ def _flatten(state: Mapping[str, Any], taken: _Taken) -> Flat:
     return flat
 
 
-def _place(leaf: Leaf) -> Place:
+def place_of(leaf: Leaf) -> Place:
+    """Where a leaf belongs."""
     return Place(leaf.path, dump(leaf.json).decode() if leaf.is_tensor else "")
 
 

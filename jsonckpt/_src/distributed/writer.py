@@ -7,7 +7,6 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex, StorageMeta
 from torch.distributed.checkpoint.planner import SavePlan, SavePlanner, WriteItem, WriteItemType
 from torch.distributed.checkpoint.storage import StorageWriter, WriteResult
@@ -134,12 +133,7 @@ class JsonStorageWriter(StorageWriter):
                 "use_collectives=False makes a checkpoint of each rank, which no reader can join",
                 hint="Leave it out. Or save each rank's own state with jsonckpt.save.",
             )
-        rank = kwargs.get("rank")
-        if rank is None:
-            distributed = torch.distributed
-            ready = distributed.is_available() and distributed.is_initialized()
-            rank = distributed.get_rank() if ready else 0
-        self._rank = rank
+        self._rank = kwargs.get("rank", 0)
         self._began = time.perf_counter()
         self.result = None
         self._target = target_of(self._path, self._options, absolute=True)
