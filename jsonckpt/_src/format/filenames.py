@@ -23,13 +23,19 @@ _LONGEST_PART = 40
 _LONGEST_STEM = 50
 
 
-def shard_name(save_id: str, number: int, *, compressed: bool) -> str:
+def shard_name(save_id: str, number: int, *, compressed: bool, rank: int | None = None) -> str:
     """The file name of a shard. It is unique to the save: no save overwrites another's file.
+
+    Args:
+        rank: of the process that writes it, where several write one checkpoint.
 
     >>> shard_name("3f9c2a7e61b04d5c8a7f00c1d2e3f405", 1, compressed=False)
     'shard-3f9c2a7e61b0-00001.json'
+    >>> shard_name("3f9c2a7e61b04d5c8a7f00c1d2e3f405", 1, compressed=False, rank=3)
+    'shard-3f9c2a7e61b0-r00003-00001.json'
     """
-    return f"shard-{save_id[:12]}-{number:05d}.json{'.zst' if compressed else ''}"
+    writer = "" if rank is None else f"-r{rank:05d}"
+    return f"shard-{save_id[:12]}{writer}-{number:05d}.json{'.zst' if compressed else ''}"
 
 
 def content_name(tensor: str, seal: str, nbytes: int, *, compressed: bool) -> str:

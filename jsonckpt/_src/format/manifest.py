@@ -22,7 +22,7 @@ from ..errors import (
     seal_differs,
     seal_missing,
 )
-from . import filenames, json_text
+from . import filenames, json_text, regions
 from .checksums import ALGORITHMS, seal_of
 from .json_text import Json
 from .limits import Limits, exceeds, way_over
@@ -70,7 +70,8 @@ def dump_manifest(manifest: Manifest) -> bytes:
     codecs = list(dict.fromkeys(entry.codec for entry in manifest.entries))
     number = {codec: position for position, codec in enumerate(codecs)}
     text = json_text.dump
-    features: dict[str, Json] = {"requires": [*manifest.features]} if manifest.features else {}
+    needed = [*manifest.features, *regions.required_features(e.name for e in manifest.entries)]
+    features: dict[str, Json] = {"requires": [*needed]} if needed else {}
     first: dict[str, Json] = {
         "format": MANIFEST_FORMAT,
         "version": FORMAT_VERSION,
@@ -281,6 +282,9 @@ def _checked(
     )
     if len(manifest.by_name) != len(entries):
         problems.add("tensors", f"the name {quote(_first_double(entries))} occurs twice")
+    for name in regions.required_features(manifest.by_name):
+        if name not in header.get("requires", ()):
+            problems.add("requires", f"{quote(name)} is missing, and a record is a region")
     found, said = manifest.totals(), header.get("totals")
     expected = {key: found[key] for key in totals}
     if not isinstance(said, dict) or any(
@@ -288,6 +292,8 @@ def _checked(
     ):
         problems.add("totals", f"{quote(said)} does not agree with the rest: {expected}")
     problems.raise_if_any()
+    if regions.FEATURE in header.get("requires", ()):
+        manifest = replace(manifest, wholes=regions.wholes(state, manifest.by_name))
     return manifest
 
 

@@ -168,6 +168,40 @@ class Entry(Header):
     chunks: tuple[tuple[int, int, str], ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A region of a tensor: its record, and where the first element of that lies in the tensor."""
+
+    entry: Entry
+    offset: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Whole(Header):
+    """A tensor in regions, put together from its records. ``codec`` is that of the first one."""
+
+    parts: tuple[Part, ...]
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """The records of its parts."""
+        return tuple([part.entry for part in self.parts])
+
+
+#: What holds a tensor: one record, or several.
+Stored = Entry | Whole
+
+
+def entries_of(stored: Stored) -> tuple[Entry, ...]:
+    """The records that hold a tensor."""
+    return stored.entries if isinstance(stored, Whole) else (stored,)
+
+
+def parts_of(stored: Stored) -> tuple[Part, ...]:
+    """The records that hold a tensor, each with its place."""
+    return stored.parts if isinstance(stored, Whole) else (Part(stored, (0,) * len(stored.shape)),)
+
+
 def entry_of(
     header: Header, shard: int, offset: int, length: int, chunks: tuple[tuple[int, int, str], ...]
 ) -> Entry:
@@ -235,10 +269,17 @@ class Manifest:
     #: As ``SaveResult.digest``: of the text of a manifest, or the seal of a single file. Empty if
     #: that is null.
     digest: str = field(default="", repr=False, compare=False)
+    #: The tensors that several records hold, by name.
+    wholes: Mapping[str, Whole] = field(default_factory=dict, repr=False, compare=False)
+    #: The records.
     by_name: Mapping[str, Entry] = field(init=False, repr=False, compare=False)
+    #: The records and the tensors that several of them hold: what the state may refer to.
+    tensors: Mapping[str, Stored] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "by_name", {entry.name: entry for entry in self.entries})
+        by_name = {entry.name: entry for entry in self.entries}
+        object.__setattr__(self, "by_name", by_name)
+        object.__setattr__(self, "tensors", {**by_name, **self.wholes} if self.wholes else by_name)
 
     @property
     def features(self) -> list[str]:

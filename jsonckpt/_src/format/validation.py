@@ -17,6 +17,7 @@ from ..errors import (
     UnsupportedVersionError,
     quote,
 )
+from . import regions
 from .checksums import ALGORITHMS
 from .chunk_codec import longest_payload
 from .dtypes import DTYPES
@@ -40,7 +41,9 @@ from .model import (
 )
 
 #: Features that ``requires`` may name.
-KNOWN_FEATURES: frozenset[str] = frozenset({SHARED_SHARDS})
+KNOWN_FEATURES: Final = frozenset({SHARED_SHARDS, regions.FEATURE})
+#: What names of records that are not places begin with.
+_OTHER: Final = ("$storage/", regions.PREFIX)
 _SAVE_ID = re.compile(r"[0-9a-f]{32}")
 _BAD_NAME = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 #: Problems that one message shows.
@@ -280,9 +283,7 @@ def parse_identity(
         FormatError, LimitError: a member is wrong or over a limit; the message names it.
     """
     name, dtype, shape = item.get("name"), item.get("dtype"), item.get("shape")
-    if not isinstance(name, str) or not (
-        not name or name[0] == "/" or name.startswith("$storage/")
-    ):
+    if not isinstance(name, str) or (name and name[0] != "/" and not name.startswith(_OTHER)):
         raise FormatError(f"name is {quote(name)}, expected a JSON Pointer")
     try:
         check_name(name, limits)
@@ -315,6 +316,8 @@ def parse_identity(
             layout = parse_layout(item, shape, DTYPES[dtype].itemsize)
         except FormatError as error:
             raise error.at(tensor=name)  # noqa: B904, the same error with its place
+    if name.startswith(regions.PREFIX):
+        regions.check_region_record(name, shape, is_plain=layout is PLAIN)
     return name, dtype, tuple(shape), device, layout
 
 

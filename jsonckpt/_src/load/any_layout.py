@@ -34,7 +34,6 @@ from ..storage.protocols import ByteSource, Location, RangeReader, Sink
 from .options import ReadOptions
 from .record_stream import checksum_error
 from .single_file import entry_of, gather
-from .sinks import PartSink
 
 _PIECE = 1 << 20
 #: Chunks of small tensors that one job decodes.
@@ -225,11 +224,11 @@ class AnyLayoutReader:
             ahead=16,
         )
 
-    def read_part(self, entry: Entry, start: int, stop: int, sink: Sink) -> None:
-        """As :meth:`IndexedReader.read_part`."""
-        size, part, coder = entry.codec.chunk_bytes, PartSink(sink, start, stop), self._coder()
-        for chunk in range(start // size, -(-stop // size)):
-            self._decode(coder, entry, chunk, part)
+    def read_chunks(self, entry: Entry, chunks: Sequence[int], sink: Sink) -> None:
+        """As :meth:`IndexedReader.read_chunks`."""
+        coder = self._coder()
+        for chunk in chunks:
+            self._decode(coder, entry, chunk, sink)
 
     def check_chunk(self, entry: Entry, chunk: int) -> None:
         """As :meth:`IndexedReader.check_chunk`."""

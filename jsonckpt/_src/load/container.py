@@ -206,15 +206,23 @@ class Shard:
 
     def read_part(self, entry: Entry, start: int, stop: int, sink: Sink) -> None:
         """Read the raw bytes ``[start, stop)`` of one tensor into ``sink``, which begins there."""
+        size = entry.codec.chunk_bytes
+        self.read_chunks(entry, range(start // size, -(-stop // size)), PartSink(sink, start, stop))
+
+    def read_chunks(self, entry: Entry, chunks: Sequence[int], sink: Sink) -> None:
+        """Read some chunks of one tensor, whose numbers ascend. ``sink`` is that of the tensor.
+
+        It may get others, too, where the file can only be read forward.
+        """
         if not self.is_ranged:
-            self.read({entry.name: PartSink(sink, start, stop)})
+            self.read({entry.name: sink})
             return
         if self._container.any_layout:
             with self._any_layout() as reader:
-                reader.read_part(entry, start, stop, sink)
+                reader.read_chunks(entry, chunks, sink)
             return
         with self._errors(), self._container.location.file(self.name) as file:
-            self._indexed(file).read_part(entry, start, stop, sink)
+            self._indexed(file).read_chunks(entry, chunks, sink)
 
     def check_chunk(self, entry: Entry, chunk: int) -> None:
         """Check one payload of a plain file, without the text around it.

@@ -164,7 +164,7 @@ def _load_into(
     builder.check_files(container)
     reader = IntoReader(container, builder.copies, on_write)
     placeholders = PlaceholderReader(
-        container.manifest.by_name, selection.chosen, reader.read_records, reader.copies
+        container.manifest.tensors, selection.chosen, reader.read_records, reader.copies
     )
     value = decode_state(container.manifest.state, placeholders, rules=default_rules())
     with collector_paused():

@@ -203,7 +203,7 @@ def _report_pipe(source: FileSource, options: ReadOptions) -> VerifyReport:
         try:
             manifest = gather(source, options, open_sink)
             builder = StateBuilder(manifest.state, TensorSelection.of())
-            builder.check(manifest.by_name)
+            builder.check(manifest.tensors)
         except ArgumentError:
             raise
         except JsonckptError as error:

@@ -168,7 +168,7 @@ def _save(
     began: float,
 ) -> SaveResult:
     _check_order(state, path)
-    target = _target_of(path, options)
+    target = target_of(path, options)
     # An earlier background save is finished first: it must not replace this one later.
     _background.wait_for(target.place)
     _check(target)
@@ -322,7 +322,7 @@ def save_async(
     )
     _check_order(state, path)
     # The training may change the working directory during the save.
-    target = _target_of(path, options, absolute=True)
+    target = target_of(path, options, absolute=True)
 
     def prepare() -> PendingSave[SaveResult]:
         _check(target)
@@ -344,7 +344,7 @@ def save_async(
     return _background.run_next(prepare)
 
 
-def _target_of(path: Any, options: SaveOptions, *, absolute: bool = False) -> Target:
+def target_of(path: Any, options: SaveOptions, *, absolute: bool = False) -> Target:
     """The target for a path, a URL or a file object.
 
     Args:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ..errors import ArgumentError, CheckpointExistsError, JsonckptError, quote
+from ..errors import ArgumentError, CheckpointExistsError, JsonckptError, WriteError, quote
 from ..format import filenames
 from ..format.limits import DEFAULT_LIMITS
 from ..format.manifest import parse_manifest
@@ -37,6 +38,9 @@ from .options import SaveOptions
 from .outputs import ComparedOutput, FileOutput, ObjectOutput
 from .plan import SavePlan, ShardPlan
 from .target import Target, check_is_ours, own_files, present_rows, replaced_rows
+
+#: Seconds until a file that another machine wrote must be seen here.
+_SHOWN_AFTER = 10.0
 
 
 def local_target(path: Path, options: SaveOptions, given: str) -> Target:
@@ -75,7 +79,7 @@ class StreamTarget(Target):
         del manifest, cancel
         return "none"
 
-    def abandon(self, error: BaseException) -> None:
+    def abandon(self, error: BaseException, others: Sequence[str] = ()) -> None:
         """What was written cannot be taken back."""
 
 
@@ -159,7 +163,7 @@ class FileTarget(_LocalTarget):
         )
         return self._durability()
 
-    def abandon(self, error: BaseException) -> None:
+    def abandon(self, error: BaseException, others: Sequence[str] = ()) -> None:
         """After the commit no file has the temporary name, and no directory is empty."""
         if self._space is not None:
             self._space.explain(error)
@@ -234,6 +238,29 @@ class DirectoryTarget(_LocalTarget):
     def open(self, shard: ShardPlan) -> Output:
         return self._open(self._path / shard.name)
 
+    def flush(self) -> None:
+        """Make the names of the shards durable."""
+        self._durable &= self._options.sync and commit.fsync_directory(self._path)
+
+    def check_written(self, shards: Sequence[ShardFile]) -> None:
+        """Check that each shard is here and has its size.
+
+        A network file system may show a file of another machine a little later.
+        """
+        end = time.monotonic() + _SHOWN_AFTER
+        for shard in shards:
+            path = self._path / shard.file
+            while (found := _size_of(path)) != shard.bytes and time.monotonic() < end:
+                time.sleep(0.05)
+            if found != shard.bytes:
+                what = "is not in" if found is None else f"has {found} instead of {shard.bytes}"
+                place = "the directory" if found is None else "bytes in the directory"
+                raise WriteError(
+                    f"a shard that another process wrote {what} {place} that this process sees",
+                    file=path,
+                    hint="All ranks must write to one file system that all of them see.",
+                )
+
     def commit(self, manifest: bytes, cancel: CancelToken) -> str:
         """Write the manifest under another name, and rename it."""
         options = self._options
@@ -252,7 +279,7 @@ class DirectoryTarget(_LocalTarget):
         )
         return self._durability()
 
-    def abandon(self, error: BaseException) -> None:
+    def abandon(self, error: BaseException, others: Sequence[str] = ()) -> None:
         """Remove the shards, unless they have been committed.
 
         The commit may have happened before the error (a failed last fsync, a Ctrl-C).
@@ -260,6 +287,8 @@ class DirectoryTarget(_LocalTarget):
         if self._space is not None:
             self._space.explain(error)
         if not (self._text and commit.may_hold(self._manifest, self._text)):
+            paths = [self._path / filenames.check_shard_name(name) for name in others]
+            commit.unlink_all(paths, threads=1)
             self._remove_new()
 
     def clean_up(self) -> None:
@@ -409,12 +438,12 @@ class ContentTarget(DirectoryTarget):
             with suppress(OSError):  # nothing was written to it
                 old.close()
 
-    def abandon(self, error: BaseException) -> None:
+    def abandon(self, error: BaseException, others: Sequence[str] = ()) -> None:
         """Remove what is new, unless it has been committed."""
         for number in list(self._outputs):
             self._close(number)
         try:
-            super().abandon(error)
+            super().abandon(error, others)
         finally:
             self._lock.release()
 
@@ -444,6 +473,13 @@ class ContentTarget(DirectoryTarget):
         if self._alone:
             return ()
         return ("another save was writing here: the shards of this one have random names",)
+
+
+def _size_of(path: Path) -> int | None:
+    """The size of a file, or ``None`` if there is none."""
+    with suppress(OSError):
+        return os.stat(path).st_size
+    return None
 
 
 def _may_be_ours(name: str) -> bool:

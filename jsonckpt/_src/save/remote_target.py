@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -188,7 +188,7 @@ class RemoteTarget(Target):
             self._write_manifest(manifest)
         return "best-effort"
 
-    def abandon(self, error: BaseException) -> None:
+    def abandon(self, error: BaseException, others: Sequence[str] = ()) -> None:
         """Remove the files of a save that failed, unless a manifest may name them."""
         for upload in self._uploads:
             if self.single or not upload.ended:
@@ -199,7 +199,8 @@ class RemoteTarget(Target):
                 "checkpoint is lost. Save to a directory, which is safe there, too."
             )
         if not self._may_be_there:
-            self._remove_quietly(self._begun)
+            written = [f"{self._path}/{filenames.check_shard_name(name)}" for name in others]
+            self._remove_quietly(dict.fromkeys([*self._begun, *written]))
 
     def clean_up(self) -> None:
         """Remove the shards of the checkpoint that was replaced."""

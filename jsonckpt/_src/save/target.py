@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ..errors import CheckpointExistsError, JsonckptError
@@ -61,6 +61,16 @@ class Target(ABC):
         """What was not done as asked."""
         return ()
 
+    def flush(self) -> None:  # noqa: B027 - files may be durable as soon as they are written
+        """Make the files that are written durable, for another process that commits them."""
+
+    def check_written(self, shards: Sequence[ShardFile]) -> None:  # noqa: B027 - as above
+        """Check that the shards that other processes wrote are in this place.
+
+        Raises:
+            WriteError: one is not.
+        """
+
     @abstractmethod
     def commit(self, manifest: bytes, cancel: CancelToken) -> str:
         """Make the checkpoint visible. Returns how durable it is, see :class:`SaveResult`.
@@ -71,8 +81,12 @@ class Target(ABC):
         """
 
     @abstractmethod
-    def abandon(self, error: BaseException) -> None:
-        """Remove what was written, unless it may be committed. May add a hint to the error."""
+    def abandon(self, error: BaseException, others: Sequence[str] = ()) -> None:
+        """Remove what was written, unless it may be committed. May add a hint to the error.
+
+        Args:
+            others: shards that other processes wrote.
+        """
 
     def clean_up(self) -> None:  # noqa: B027 - a target may have nothing to clean up
         """Remove what was replaced, after the commit."""

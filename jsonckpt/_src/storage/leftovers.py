@@ -16,7 +16,7 @@ from .missing import hint_for_missing
 from .new_file import special_kind
 
 #: Files that saves of this package make.
-_SHARD = re.compile(r"shard-([0-9a-f]{12})-([0-9]{5,})\.json(\.zst)?")
+_SHARD = re.compile(r"shard-([0-9a-f]{12})(?:-r[0-9]{5,})?-([0-9]{5,})\.json(\.zst)?")
 _MANIFEST_TEMPORARY = re.compile(r"\.manifest-[0-9a-f]{12}\.tmp")
 _SINGLE_TEMPORARY = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{12}\.tmp")
 

@@ -227,6 +227,19 @@ def _inner_slices(index: int, shape: Sequence[int], start: int, stop: int) -> It
         yield (index, *prefix), low, high
 
 
+def narrowed(tensor: torch.Tensor, offset: Sequence[int], shape: Sequence[int]) -> torch.Tensor:
+    """A box of a tensor, in its memory.
+
+    >>> narrowed(torch.arange(6).view(2, 3), (0, 1), (2, 2))
+    tensor([[1, 2],
+            [4, 5]])
+    """
+    for dimension, (start, size) in enumerate(zip(offset, shape)):
+        if size != tensor.shape[dimension]:
+            tensor = tensor.narrow(dimension, start, size)
+    return tensor
+
+
 def flat_bytes(tensor: torch.Tensor, nbytes: int) -> torch.Tensor | None:
     """All bytes of a row-major contiguous tensor, as ``uint8`` on its device, without a copy."""
     if nbytes == 0:

@@ -1,0 +1,300 @@
+"""What the ranks of the tests of ``jsonckpt.integrations.dcp`` do. Each job returns plain values."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as torch_dcp
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_state_dict,
+    set_state_dict,
+)
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    RowwiseParallel,
+    parallelize_module,
+)
+
+from jsonckpt.integrations import dcp
+
+
+class Net(torch.nn.Module):
+    """Sizes that do not divide evenly; three rows are fewer than four ranks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = torch.nn.Linear(8, 12)
+        self.second = torch.nn.Linear(12, 8)
+        self.odd = torch.nn.Linear(8, 3)
+        self.norm = torch.nn.LayerNorm(3)
+        self.register_buffer("count", torch.tensor(7))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.norm(self.odd(self.second(torch.relu(self.first(x)))))
+        return y
+
+
+def trained(mesh: DeviceMesh | None, kind: str, seed: int = 0) -> tuple[Net, Any]:
+    """A model and its optimizer after two steps, sharded as ``kind`` says."""
+    torch.manual_seed(seed)
+    net = Net()
+    if "tp" in kind:
+        assert mesh is not None
+        names = mesh.mesh_dim_names or ()
+        plan = {"first": ColwiseParallel(), "second": RowwiseParallel()}
+        parallelize_module(net, mesh["tp"] if "tp" in names else mesh, plan)
+    if "fsdp" in kind:
+        assert mesh is not None
+        names = mesh.mesh_dim_names or ()
+        fully_shard(net, mesh=mesh["dp"] if "tp" in names else mesh)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=0.1, foreach=False)
+    for step in range(2):
+        torch.manual_seed(100 + step)
+        net(torch.randn(4, 8)).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return net, optimizer
+
+
+def mesh_of(kind: str) -> DeviceMesh | None:
+    world = dist.get_world_size()
+    if kind == "plain":
+        return None
+    if "tp" in kind and "fsdp" in kind:
+        return init_device_mesh("cpu", (world // 2, 2), mesh_dim_names=("dp", "tp"))
+    return init_device_mesh("cpu", (world,), mesh_dim_names=("tp" if "tp" in kind else "dp",))
+
+
+def whole(value: Any) -> Any:
+    """A state with whole tensors, on each rank."""
+    if isinstance(value, DTensor):
+        return value.full_tensor().detach().clone()
+    if isinstance(value, torch.Tensor):
+        return value.detach().clone()
+    if isinstance(value, dict):
+        return {key: whole(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [whole(item) for item in value]
+    return value
+
+
+def state_of(net: Net, optimizer: Any) -> dict[str, Any]:
+    model, state = get_state_dict(net, optimizer, options=StateDictOptions())
+    return {"model": model, "optim": state, "step": 2, "note": {"empty": {}, 3: (1, "a")}}
+
+
+def save_trained(kind: str, path: str, options: dict[str, Any]) -> Any:
+    """Train, save; return the whole state."""
+    net, optimizer = trained(mesh_of(kind), kind)
+    state = state_of(net, optimizer)
+    dcp.save(state, path, **options)
+    return whole(state)
+
+
+def load_trained(kind: str, path: str, options: dict[str, Any]) -> Any:
+    """Load into a model with other weights; return its whole state, after set_state_dict."""
+    net, optimizer = trained(mesh_of(kind), kind, seed=5)
+    state = state_of(net, optimizer)
+    state |= {"step": 0, "note": {"empty": {}, 3: None}}
+    dcp.load(state, path, **options)
+    set_state_dict(
+        net, optimizer, model_state_dict=state["model"], optim_state_dict=state["optim"]
+    )
+    return whole({**state_of(net, optimizer), "step": state["step"], "note": state["note"]})
+
+
+def sharded(shape: list[int], placements: str, mesh_shape: list[int]) -> DTensor:
+    """A DTensor of rising numbers. ``placements``: a dimension or ``r`` for each mesh dimension."""
+    torch.manual_seed(0)
+    mesh = init_device_mesh("cpu", tuple(mesh_shape))
+    full = torch.arange(float(torch.Size(shape).numel())).reshape(shape)
+    kinds = [Replicate() if one == "r" else Shard(int(one)) for one in placements]
+    return distribute_tensor(full, mesh, kinds)
+
+
+def save_dtensor(path: str, shape: list[int], placements: str, mesh_shape: list[int]) -> None:
+    dcp.save({"w": sharded(shape, placements, mesh_shape)}, path)
+
+
+def load_dtensor(path: str, shape: list[int], placements: str, mesh_shape: list[int]) -> Any:
+    tensor = sharded(shape, placements, mesh_shape)
+    tensor.to_local().zero_()
+    state = {"w": tensor}
+    dcp.load(state, path)
+    assert state["w"] is tensor
+    return tensor.full_tensor().tolist()
+
+
+def save_state(make: Callable[[int], dict[str, Any]], path: str, options: dict[str, Any]) -> None:
+    """Save what a function makes for the rank."""
+    dcp.save(make(dist.get_rank()), path, **options)
+
+
+def load_state(make: Callable[[int], dict[str, Any]], path: str, options: dict[str, Any]) -> Any:
+    state = make(dist.get_rank())
+    dcp.load(state, path, **options)
+    return whole(state)
+
+
+def stage(rank: int) -> dict[str, Any]:
+    """The state of one stage of a pipeline."""
+    return {
+        "model": {f"layers.{rank}.weight": torch.full((2, 2), float(rank))},
+        "optim": {rank: {"step": rank}},
+        "common": [1, 2],
+    }
+
+
+def empty_stage(rank: int) -> dict[str, Any]:
+    return {
+        "model": {f"layers.{rank}.weight": torch.zeros(2, 2)},
+        "optim": {rank: {"step": None}},
+        "common": [],
+    }
+
+
+def same_on_all(rank: int) -> dict[str, Any]:
+    """A replicated state, as DDP has it."""
+    del rank
+    shared = torch.arange(6.0)
+    return {"w": torch.ones(100, 3), "b": shared, "tied": shared, "epoch": 4}
+
+
+def same_but_empty(rank: int) -> dict[str, Any]:
+    return {name: torch.zeros_like(value) if isinstance(value, torch.Tensor) else None
+            for name, value in same_on_all(rank).items()}  # fmt: skip
+
+
+def one_name_two_places(rank: int) -> dict[str, Any]:
+    return {"a": {"b": 1}} if rank else {"a.b": 1}
+
+
+def two_dtypes(rank: int) -> dict[str, Any]:
+    full = sharded([4, 2], "0", [2])
+    local = full.to_local().to(torch.float64 if rank else torch.float32)
+    return {"w": DTensor.from_local(local, full.device_mesh, full.placements)}
+
+
+def save_with_failing_rank(path: str, failing: int, step: str) -> Any:
+    """Save to where there is a checkpoint; ``failing`` cannot write."""
+    if dist.get_rank() == failing:
+        _break(step)
+    try:
+        dcp.save({"w": sharded([8, 2], "0", [dist.get_world_size()]), "x": 1}, path)
+    except BaseException as error:
+        return type(error).__name__, str(error)
+    finally:
+        _mend()
+    return None
+
+
+_kept: list[tuple[Any, str, Any]] = []
+
+
+def _break(step: str) -> None:
+    from jsonckpt._src.distributed import writer
+    from jsonckpt._src.storage import new_file
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise OSError(28, os.strerror(28))
+
+    def die(*_: Any, **__: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    places: dict[str, tuple[Any, str, Any]] = {
+        "write": (new_file.NewFile, "write_at", None),
+        "die before": (writer, "write_part", die),
+        "die after": (writer.JsonStorageWriter, "write_data", None),
+        "die in commit": (writer, "commit_parts", die),
+    }
+    owner, name, replacement = places[step]
+    original = getattr(owner, name)
+    _kept.append((owner, name, original))
+
+    def failing_write(self: Any, *args: Any, **options: Any) -> Any:
+        if step == "die after":
+            original(self, *args, **options)
+            die()
+        from jsonckpt._src.storage.os_errors import writing
+
+        with writing(self.path):
+            fail()
+
+    setattr(owner, name, replacement or failing_write)
+
+
+def _mend() -> None:
+    while _kept:
+        owner, name, original = _kept.pop()
+        setattr(owner, name, original)
+
+
+def three_saves_with_one_plan(path: str) -> Any:
+    """Three saves with plan caching; the values of all of them."""
+    from torch.distributed.checkpoint.planner import SavePlanner
+
+    found = []
+    for number in range(3):
+        tensor = sharded([6, 2], "0", [dist.get_world_size()])
+        tensor.to_local().add_(number)
+        state = {"w": tensor, "step": number, "kept": {number: "a"} if number == 2 else {"0": "a"}}
+        torch_dcp.save(
+            state,
+            storage_writer=dcp.JsonStorageWriter(f"{path}/{number}"),
+            planner=dcp.JsonSavePlanner(enable_plan_caching=True),
+        )
+        found.append(whole(state))
+    for name in vars(SavePlanner):
+        if name.startswith("_cached"):
+            getattr(SavePlanner, name).clear()
+    return found
+
+
+def background_saves(path: str) -> Any:
+    """Two saves in the background; the state changes at once."""
+    expected = []
+    for number in range(2):
+        tensor = sharded([6, 2], "0", [dist.get_world_size()])
+        tensor.to_local().add_(number)
+        state = {"w": tensor, "n": {number: (number,)}}
+        expected.append(whole(state))
+        future = dcp.async_save(state, f"{path}/{number}")
+        tensor.to_local().zero_()
+    future.result(60)
+    return expected
+
+
+def own_planners(path: str, keep: bool) -> Any:
+    """torch's own planners with our storage: tensors yes, values no."""
+    state: dict[str, Any] = {"w": sharded([6, 2], "0", [dist.get_world_size()]), "n": {"$v": torch.ones(2)}}
+    if keep:
+        state["step"] = 3
+    try:
+        torch_dcp.save(state, storage_writer=dcp.JsonStorageWriter(path))
+    except BaseException as error:
+        return str(error)
+    state["w"].to_local().zero_()
+    torch_dcp.load(state, storage_reader=dcp.JsonStorageReader(path))
+    return whole(state)
+
+
+def without_collectives(path: str) -> str:
+    try:
+        torch_dcp.save(
+            {"w": torch.ones(1)},
+            storage_writer=dcp.JsonStorageWriter(path),
+            planner=dcp.JsonSavePlanner(),
+            use_collectives=False,
+        )
+    except Exception as error:
+        return str(error)
+    return ""
