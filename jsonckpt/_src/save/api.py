@@ -46,6 +46,7 @@ def save(
     storage_options: Mapping[str, Any] | None = None,
     sync: bool = True,
     with_reader: bool = False,
+    single_file: bool | None = None,
 ) -> SaveResult:
     """Write ``state`` as a JSON checkpoint, atomically.
 
@@ -85,6 +86,9 @@ def save(
         with_reader: also write ``jsonckpt_reader.py`` and ``checkpoint_to_json.py``, which read the
             checkpoint where jsonckpt is not installed: into a directory, or beside a file. Local
             paths only. See :func:`export_reader`.
+        single_file: ``True`` writes one file under any name, such as ``last.ckpt``; it is
+            compressed as a whole only if the name ends in ``.zst``. ``False`` writes a directory
+            under any name. Readers look at what is there, not at its name.
 
     Returns:
         a :class:`SaveResult`. Its ``notes`` say what was not done as asked.
@@ -124,6 +128,7 @@ def save(
         storage_options=storage_options,
         sync=sync,
         with_reader=with_reader,
+        single_file=single_file,
     )
     return _save(state, path, metadata, options, began)
 
@@ -214,6 +219,7 @@ def save_async(
     storage_options: Mapping[str, Any] | None = None,
     sync: bool = True,
     with_reader: bool = False,
+    single_file: bool | None = None,
     keep_buffers: bool = True,
 ) -> PendingSave[SaveResult]:
     """Copy ``state``, return, and write the copy in the background as :func:`save` writes it.
@@ -232,7 +238,7 @@ def save_async(
     Args:
         state, encoding, compression, compression_level, filter, chunk_size, max_shard_size,
         checksum, save_id, metadata, overwrite, delete_first, progress, storage_options, sync,
-        with_reader: as for :func:`save`.
+        with_reader, single_file: as for :func:`save`.
         path: as for :func:`save`, but not a file object.
         threads: threads of the background. One thread, at a low priority on Linux, leaves the other
             processors to the training. ``None`` takes as many as :func:`save`. All processors make
@@ -285,6 +291,7 @@ def save_async(
         storage_options=storage_options,
         sync=sync,
         with_reader=with_reader,
+        single_file=single_file,
     )
     _check_order(state, path)
     # The training may change the working directory during the save.
@@ -321,16 +328,18 @@ def _target_of(path: Any, options: SaveOptions, *, absolute: bool = False) -> Ta
     """
     if is_file_object(path, "write"):
         _refuse_reader(options, "a file object")
+        if options.single_file is False:
+            raise ArgumentError("path is a file object, which cannot be a directory")
         return StreamTarget(path, options)
     if options.delete_first and not options.overwrite:
         raise ArgumentError(
             "delete_first=True removes what overwrite=False keeps: pass only one of them"
         )
     text = path_text(path, also=", or a binary file object")
-    if options.compresses_files and text.endswith(".json"):
+    if options.compresses_files and options.is_single(text) and not text.endswith(".zst"):
         raise ArgumentError(
             "encoding='list' with compression='zstd' compresses whole files: "
-            "write to a directory or to a path ending in .json.zst"
+            "write to a directory or to a path ending in .zst"
         )
     if is_url(text):
         if text.startswith(("http://", "https://")):

@@ -44,7 +44,7 @@ def local_target(path: Path, options: SaveOptions, given: str) -> Target:
     Args:
         given: the path as the caller gave it, for the result.
     """
-    if filenames.is_single(path.name):
+    if options.is_single(path.name):
         return FileTarget(path, options, given)
     if options.by_content:
         return ContentTarget(path, options, given)
@@ -118,7 +118,8 @@ class FileTarget(_LocalTarget):
     def check(self) -> None:
         """Refuse a name that a file must not have, and what must not be replaced."""
         path = self._path
-        check_target_name(self.path)
+        if self._options.single_file is None:
+            check_target_name(self.path)
         with writing(path):
             filenames.check_single_name(str(path))
             mode = check_replaceable(path)
@@ -181,7 +182,7 @@ class DirectoryTarget(_LocalTarget):
         path = self._path
         with writing(path):
             mode = mode_of(path)
-            if mode is None or not stat.S_ISDIR(mode):
+            if self._options.single_file is None and not (mode and stat.S_ISDIR(mode)):
                 check_target_name(self.path)
             if mode is None:
                 return
@@ -190,7 +191,8 @@ class DirectoryTarget(_LocalTarget):
                 raise CheckpointExistsError(
                     f"there is {kind} at this path, but a path without .json means a directory",
                     file=path,
-                    hint="Choose another name, or one ending in .json for a single file."
+                    hint="Choose another name, or one ending in .json for a single file, or pass "
+                    "single_file=True."
                     if kind == "a file"
                     else 'save can write into it as a single file: pass open(PATH, "wb").',
                 )

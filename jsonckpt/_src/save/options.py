@@ -10,6 +10,7 @@ from typing import Any
 
 from ..errors import ArgumentError, quote
 from ..format.checksums import ALGORITHMS, hasher
+from ..format.filenames import is_single
 from ..format.model import COMPRESSIONS, ENCODINGS
 from ..parallel import thread_count
 from ..storage.path_arguments import check_storage_options
@@ -31,6 +32,7 @@ class SaveOptions:
         save_id: ``"content"``: the bytes depend on the state only. ``None``: a random id.
         shared: the most that group and others may do with the files (mode bits).
         sized: whether the caller has named ``max_shard_size``.
+        single_file: one file or a directory, whatever the name; ``None``: its ending decides.
     """
 
     encoding: str = "base64"
@@ -50,6 +52,11 @@ class SaveOptions:
     save_id: str | None = None
     shared: int = 0o077
     sized: bool = False
+    single_file: bool | None = None
+
+    def is_single(self, name: str) -> bool:
+        """Whether a checkpoint of this name is one file: as asked, else by its ending."""
+        return is_single(name) if self.single_file is None else self.single_file
 
     @property
     def by_content(self) -> bool:
@@ -115,6 +122,10 @@ class SaveOptions:
         if self.save_id not in (None, "content"):
             raise ArgumentError(
                 f"save_id={quote(self.save_id)}; it may be None (a random id) or 'content'"
+            )
+        if self.single_file not in (None, True, False):
+            raise ArgumentError(
+                f"single_file={quote(self.single_file)}; it may be None (by the name), True or False"
             )
         reader_limits.check_chunk_size(self.chunk_bytes)
         if not isinstance(self.checksum, str) or self.checksum not in ALGORITHMS:
