@@ -63,7 +63,7 @@ class ExactResume(Callback):  # type: ignore[misc, unused-ignore]
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """After the data loader has begun, which drew a number."""
         del pl_module
-        if trainer.fit_loop.restarting:
+        if _goes_on_inside_epoch(trainer.fit_loop):
             self._restore(trainer)
         self._restored = None
 
@@ -80,3 +80,12 @@ class ExactResume(Callback):  # type: ignore[misc, unused-ignore]
             self._restored = None
             return
         set_rng_state(ranks[trainer.global_rank])
+
+
+def _goes_on_inside_epoch(loop: Any) -> bool:
+    """Whether the data loader that has just begun continues an epoch, or is begun once more."""
+    inside = loop.epoch_loop
+    after_last = inside.batch_progress.is_last_batch and getattr(
+        inside, "restarted_on_train_batch_end", False
+    )
+    return loop.restarting and not after_last
