@@ -96,7 +96,12 @@ def rename(
     change = _change(strip_prefix, add_prefix, replace, regex=regex)
     text = local(path, "path") if out is None else os.fspath(path)
     target = text if out is None else local(out, "out")
-    options = WriteOptions(overwrite=overwrite or out is None, threads=threads, sync=sync)
+    options = WriteOptions(
+        overwrite=overwrite or out is None,
+        threads=threads,
+        sync=sync,
+        single_file=True if out is None and os.path.isfile(text) else None,
+    )
     if not dry_run:
         check_out(target, options)
     with ExitStack() as stack:

@@ -268,7 +268,8 @@ def _file_names(parts: Sequence[_Part], opened: Opened) -> list[str]:
     """A file name for each part: safe on every system, and none twice."""
     ending = ""
     if opened.is_single:
-        ending = ".json.zst" if (opened.container.single or "").endswith(".zst") else ".json"
+        compressed = opened.container.location.compressed(opened.container.single or "")
+        ending = ".json.zst" if compressed else ".json"
     taken: set[str] = set()
     for part in parts:
         stem = _UNSAFE.sub("_", part.name.removeprefix("/"))[:_LONGEST_NAME].strip("_-") or "part"

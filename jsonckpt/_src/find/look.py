@@ -203,7 +203,7 @@ def _check_end(location: Location, name: str, options: ReadOptions) -> int:
         with location.stream(name, zstd_window=options.limits.zstd_window) as stream:
             return stream.size or 0
     with location.file(name) as file:
-        if name.endswith(".zst"):
+        if location.compressed(name):
             check_frames(file)
         else:
             read_index(file, options.limits)

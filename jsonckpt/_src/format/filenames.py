@@ -21,6 +21,8 @@ _NOT_IN_STEM = re.compile(r"[^0-9a-z]+")
 _LONGEST_PART = 40
 #: Characters of a name that its temporary name keeps. A character may have 4 bytes, a name 255.
 _LONGEST_STEM = 50
+#: The first bytes of a zstd frame (RFC 8878 section 3.1.1).
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 
 def shard_name(save_id: str, number: int, *, compressed: bool, rank: int | None = None) -> str:
@@ -149,6 +151,15 @@ def is_single(path: str) -> bool:
     (True, True, False)
     """
     return path.endswith((".json", ".json.zst"))
+
+
+def zstd_by_name(path: str) -> bool | None:
+    """Whether the name of a file says that it is compressed; ``None`` if its content says it.
+
+    >>> zstd_by_name("b.json.zst"), zstd_by_name("a.json"), zstd_by_name("last.ckpt")
+    (True, False, None)
+    """
+    return True if path.endswith(".zst") else False if path.endswith(".json") else None
 
 
 def is_part(name: str) -> bool:

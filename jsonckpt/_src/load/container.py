@@ -30,7 +30,7 @@ from ..shards.record_parser import Record
 from ..storage.locate import locate
 from ..storage.path_arguments import without_query
 from ..storage.protocols import Location, RangeReader, Sink
-from .any_layout import AnyLayoutReader, ForwardRanges, open_again
+from .any_layout import AnyLayoutReader, ForwardRanges, is_ranged, open_again
 from .indexed import ExpectedRecords, IndexedReader
 from .options import ReadOptions
 from .record_stream import RecordStream
@@ -153,7 +153,7 @@ class Shard:
     @property
     def is_ranged(self) -> bool:
         """Whether ranges of its text can be read: not compressed, and allowed by its server."""
-        return not self.name.endswith(".zst") and self._container.location.ranged(self.name)
+        return is_ranged(self._container.location, self.name)
 
     def check_file(self, copies: Copies | None = None) -> None:
         """As :meth:`Container.check_files`."""
@@ -381,7 +381,7 @@ def open_container(path: str | os.PathLike[str], options: ReadOptions) -> Contai
 
 def _open_single(location: Location, name: str, options: ReadOptions) -> tuple[Manifest, int]:
     """The manifest of a single file, and its size on disk."""
-    if name.endswith(".zst") or not location.ranged(name):
+    if not is_ranged(location, name):
         with location.stream(name, zstd_window=options.limits.zstd_window) as stream:
             return gather(stream, options), stream.size or 0
     with location.file(name) as file:

@@ -146,13 +146,13 @@ def leftover_notes(container: Container) -> Iterator[str]:
 
 def spelling_notes(container: Container, entry: Entry, limits: Limits) -> Iterator[str]:
     """A note on number lists that are not written as this package writes them."""
-    name = container.shard_of(entry).name
-    if entry.codec.encoding != "list" or name.endswith(".zst") or container.any_layout:
+    shard = container.shard_of(entry)
+    if entry.codec.encoding != "list" or not shard.is_ranged or container.any_layout:
         return
     coder = ChunkCodec(zstd_window=limits.zstd_window)
     other = 0
     try:
-        with container.location.file(name) as file:
+        with container.location.file(shard.name) as file:
             for chunk, (offset, length, _) in enumerate(entry.chunks):
                 payload = bytearray(length)
                 file.read_range(offset, memoryview(payload))

@@ -51,6 +51,7 @@ def save(
     with_reader: bool = False,
     unchanged_from: str | os.PathLike[str] | None = None,
     frozen: Selector | None = None,
+    single_file: bool | None = None,
 ) -> SaveResult:
     """Write ``state`` as a JSON checkpoint, atomically.
 
@@ -97,6 +98,9 @@ def save(
         frozen: names, globs or a function, as ``include`` of :func:`load`: tensors that are not
             expected to change. They get files of their own from the first save on. Without it, a
             second save with ``unchanged_from`` finds out, and writes them once more.
+        single_file: ``True`` writes one file under any name, such as ``last.ckpt``; it is
+            compressed as a whole only if the name ends in ``.zst``. ``False`` writes a directory
+            under any name. Readers look at what is there, not at its name.
 
     Returns:
         a :class:`SaveResult`. Its ``notes`` say what was not done as asked.
@@ -138,6 +142,7 @@ def save(
         with_reader=with_reader,
         unchanged_from=unchanged_from,
         frozen=frozen,
+        single_file=single_file,
     )
     return _save(state, path, metadata, options, began)
 
@@ -246,6 +251,7 @@ def save_async(
     with_reader: bool = False,
     unchanged_from: str | os.PathLike[str] | None = None,
     frozen: Selector | None = None,
+    single_file: bool | None = None,
     keep_buffers: bool = True,
 ) -> PendingSave[SaveResult]:
     """Copy ``state``, return, and write the copy in the background as :func:`save` writes it.
@@ -264,7 +270,7 @@ def save_async(
     Args:
         state, encoding, compression, compression_level, filter, chunk_size, max_shard_size,
         checksum, save_id, metadata, overwrite, delete_first, progress, storage_options, sync,
-        with_reader, unchanged_from, frozen: as for :func:`save`.
+        with_reader, unchanged_from, frozen, single_file: as for :func:`save`.
         path: as for :func:`save`, but not a file object.
         threads: threads of the background. One thread, at a low priority on Linux, leaves the other
             processors to the training. ``None`` takes as many as :func:`save`. All processors make
@@ -319,6 +325,7 @@ def save_async(
         with_reader=with_reader,
         unchanged_from=unchanged_from,
         frozen=frozen,
+        single_file=single_file,
     )
     _check_order(state, path)
     # The training may change the working directory during the save.
@@ -356,16 +363,18 @@ def target_of(path: Any, options: SaveOptions, *, absolute: bool = False) -> Tar
     if is_file_object(path, "write"):
         _refuse_reader(options, "a file object")
         _refuse_unchanged(options, "a file object")
+        if options.single_file is False:
+            raise ArgumentError("path is a file object, which cannot be a directory")
         return StreamTarget(path, options)
     if options.delete_first and not options.overwrite:
         raise ArgumentError(
             "delete_first=True removes what overwrite=False keeps: pass only one of them"
         )
     text = path_text(path, also=", or a binary file object")
-    if options.compresses_files and text.endswith(".json"):
+    if options.compresses_files and options.is_single(text) and not text.endswith(".zst"):
         raise ArgumentError(
             "encoding='list' with compression='zstd' compresses whole files: "
-            "write to a directory or to a path ending in .json.zst"
+            "write to a directory or to a path ending in .zst"
         )
     if is_url(text):
         if text.startswith(("http://", "https://")):

@@ -42,6 +42,9 @@ from .target import Target, check_is_ours, own_files, present_rows, replaced_row
 #: Seconds until a file that another machine wrote must be seen here.
 _SHOWN_AFTER = 10.0
 
+#: The way out for a name that is refused.
+ANY_NAME = "single_file=True writes one file under any name. "
+
 
 def local_target(path: Path, options: SaveOptions, given: str) -> Target:
     """The target for a local path.
@@ -49,7 +52,7 @@ def local_target(path: Path, options: SaveOptions, given: str) -> Target:
     Args:
         given: the path as the caller gave it, for the result.
     """
-    if filenames.is_single(path.name):
+    if options.is_single(path.name):
         return FileTarget(path, options, given)
     if options.by_content:
         return ContentTarget(path, options, given)
@@ -123,7 +126,8 @@ class FileTarget(_LocalTarget):
     def check(self) -> None:
         """Refuse a name that a file must not have, and what must not be replaced."""
         path = self._path
-        check_target_name(self.path)
+        if self._options.single_file is None:
+            check_target_name(self.path, also=ANY_NAME)
         with writing(path):
             filenames.check_single_name(str(path))
             mode = check_replaceable(path)
@@ -186,8 +190,8 @@ class DirectoryTarget(_LocalTarget):
         path = self._path
         with writing(path):
             mode = mode_of(path)
-            if mode is None or not stat.S_ISDIR(mode):
-                check_target_name(self.path)
+            if self._options.single_file is None and not (mode and stat.S_ISDIR(mode)):
+                check_target_name(self.path, also=ANY_NAME)
             if mode is None:
                 return
             if not stat.S_ISDIR(mode):
@@ -195,7 +199,8 @@ class DirectoryTarget(_LocalTarget):
                 raise CheckpointExistsError(
                     f"there is {kind} at this path, but a path without .json means a directory",
                     file=path,
-                    hint="Choose another name, or one ending in .json for a single file."
+                    hint="Choose another name, or one ending in .json for a single file, or pass "
+                    "single_file=True."
                     if kind == "a file"
                     else 'save can write into it as a single file: pass open(PATH, "wb").',
                 )

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..errors import ArgumentError, quote
 from ..format.checksums import ALGORITHMS, hasher
+from ..format.filenames import is_single
 from ..format.model import COMPRESSIONS, ENCODINGS, MANIFEST_NAME
 from ..parallel import thread_count
 from ..state.selector import Selector
@@ -37,6 +38,7 @@ class SaveOptions:
         unchanged_from: an earlier checkpoint directory beside the new one. Shards without changed
             tensors are used again.
         frozen: selects the tensors that are expected not to change; they get shards of their own.
+        single_file: one file or a directory, whatever the name; ``None``: its ending decides.
     """
 
     encoding: str = "base64"
@@ -58,6 +60,11 @@ class SaveOptions:
     sized: bool = False
     unchanged_from: Path | None = None
     frozen: Selector | None = None
+    single_file: bool | None = None
+
+    def is_single(self, name: str) -> bool:
+        """Whether a checkpoint of this name is one file: as asked, else by its ending."""
+        return is_single(name) if self.single_file is None else self.single_file
 
     @property
     def by_content(self) -> bool:
@@ -132,6 +139,11 @@ class SaveOptions:
         ):
             if other and self.unchanged_from is not None:
                 raise ArgumentError(f"unchanged_from cannot be combined with {argument}")
+        if self.single_file not in (None, True, False):
+            raise ArgumentError(
+                f"single_file={quote(self.single_file)}; it may be None (the name decides), True "
+                "or False"
+            )
         reader_limits.check_chunk_size(self.chunk_bytes)
         if not isinstance(self.checksum, str) or self.checksum not in ALGORITHMS:
             raise ArgumentError(

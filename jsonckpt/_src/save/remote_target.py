@@ -124,7 +124,8 @@ class RemoteTarget(Target):
 
     def check(self) -> None:
         """Refuse a name that looks like another kind of file, unless a checkpoint is there."""
-        _check_name(self.path, self._options)
+        if self._options.single_file is None:
+            _check_name(self.path, self._options)
 
     def begin(self, plan: SavePlan, cancel: CancelToken) -> None:
         """Connect, and refuse to overwrite what must not be overwritten.
@@ -137,7 +138,7 @@ class RemoteTarget(Target):
         self._protocols = protocols(self._fs)
         self._token = plan.snapshot.token
         self.name = self._path.rpartition("/")[2]
-        self.single = filenames.is_single(self.name)
+        self.single = self._options.is_single(self.name)
         if self.single:
             filenames.check_single_name(self.path)
         elif self._options.by_content:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import CheckpointNotFoundError, UnsafePathError
-from ..format.filenames import is_content_name, is_shard_name, is_single, temporary_stem
+from ..format.filenames import is_content_name, is_shard_name, temporary_stem, zstd_by_name
 from ..format.model import MANIFEST_NAME
 from .missing import hint_for_missing
 from .new_file import special_kind
@@ -30,10 +30,10 @@ class File:
     changed: float
 
     @property
-    def compressed(self) -> bool:
-        """Whether its name ends like that of a zstd file."""
+    def zstd_by_name(self) -> bool | None:
+        """Whether its name says that it is compressed; ``None`` if its content says it."""
         match = _SINGLE_TEMPORARY.fullmatch(self.path.name)
-        return (match["name"] if match else self.path.name).endswith(".zst")
+        return zstd_by_name(match["name"] if match else self.path.name)
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def files_to_search(path: Path) -> CheckpointFiles:
         )
     single = _followed(path.parent, path.name)
     if single is None:
-        left = single_temporaries(path) if is_single(path.name) else []
+        left = single_temporaries(path)
         if not left:
             if path.exists():
                 kind = special_kind(os.stat(path).st_mode)

@@ -106,7 +106,7 @@ class LocalFile:
 
 
 class LocalStream:
-    """A local file read forward. It is decompressed if its name ends in ``.zst``."""
+    """A local file read forward. It is decompressed if its name or else its content says so."""
 
     def __init__(
         self,
@@ -119,7 +119,8 @@ class LocalStream:
         self._opened, self.size = _open_regular(self.path, follow=follow)
         self._file = open(self._opened.number, "rb", buffering=0, closefd=False)  # noqa: SIM115
         self._source: Any = self._file
-        if self.path.endswith(".zst"):
+        self.compressed = _is_compressed(self.path, self._opened)
+        if self.compressed:
             self._source = ZstdStream(self._file, zstd_window=zstd_window)
 
     def readinto(self, buffer: memoryview, /) -> int:
@@ -248,6 +249,17 @@ def _link_refused(path: str | os.PathLike[str], what: str = "file") -> UnsafePat
     )
 
 
+def _is_compressed(path: str, opened: Descriptor) -> bool:
+    """Whether a file is compressed, by its name or else by its first bytes."""
+    named = filenames.zstd_by_name(path)
+    if named is not None:
+        return named
+    try:
+        return os.pread(opened.number, 4, 0) == filenames.ZSTD_MAGIC
+    except OSError as error:
+        raise read_error(error, path) from error
+
+
 class LocalLocation:
     """A local directory; ``follow`` says whether its files may be symbolic links."""
 
@@ -310,6 +322,14 @@ class LocalLocation:
         """Whether parts of a file can be read. Always true for local files."""
         del name
         return True
+
+    def compressed(self, name: str) -> bool:
+        """Whether a file is compressed as a whole, by its name or else by its content."""
+        named = filenames.zstd_by_name(name)
+        if named is not None:
+            return named
+        with self.stream(name, zstd_window=None) as stream:
+            return stream.compressed
 
     def file(self, name: str) -> LocalFile:
         """A file for ranged reads."""

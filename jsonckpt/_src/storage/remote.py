@@ -200,7 +200,7 @@ class RemoteFile:
 
 
 class RemoteStream:
-    """A remote file read forward. It is decompressed if its name ends in ``.zst``."""
+    """A remote file read forward. It is decompressed if its name or else its content says so."""
 
     def __init__(
         self, fs: Any, path: str, where: str, *, zstd_window: int | None, ranged: bool
@@ -212,8 +212,15 @@ class RemoteStream:
             self.size = fs.size(path)
             self._file = fs.open(path, "rb", **how)
         self._source: Any = self._file
-        if split_query(path)[0].endswith(".zst"):
-            self._source = ZstdStream(self._file, zstd_window=zstd_window)
+        named = filenames.zstd_by_name(split_query(path)[0])
+        if named is None:
+            with reading(where):
+                start = self._file.read(len(filenames.ZSTD_MAGIC))
+            self._source = _After(start, self._file)
+            named = start == filenames.ZSTD_MAGIC
+        self.compressed = named
+        if self.compressed:
+            self._source = ZstdStream(self._source, zstd_window=zstd_window)
 
     def readinto(self, buffer: memoryview, /) -> int:
         """The next bytes of the text."""
@@ -226,6 +233,28 @@ class RemoteStream:
     def __exit__(self, *_: object) -> None:
         with reading(self._where):
             self._file.close()
+
+
+class _After:
+    """A file whose first bytes have been read already."""
+
+    def __init__(self, start: bytes, file: Any) -> None:
+        self._start = start
+        self._file = file
+
+    def read(self, count: int) -> bytes:
+        """Some of the next bytes."""
+        start, self._start = self._start, b""
+        return start or self._file.read(count) or b""
+
+    def readinto(self, buffer: memoryview) -> int:
+        """The next bytes."""
+        if not self._start:
+            return self._file.readinto(buffer) or 0
+        count = min(len(buffer), len(self._start))
+        buffer[:count] = self._start[:count]
+        self._start = self._start[count:]
+        return count
 
 
 class RemoteLocation:
@@ -241,6 +270,7 @@ class RemoteLocation:
         self._query = query
         self._web = bool(protocols(fs) & {"http", "https"})
         self._ranges: bool | None = None if self._web else True
+        self._compressed: dict[str, bool] = {}
 
     def full(self, name: str) -> str:
         """A file's path in the file system."""
@@ -281,6 +311,16 @@ class RemoteLocation:
             with reading(self.where(name)):
                 self._ranges = _answers_ranges(self.fs, self.full(name))
         return self._ranges
+
+    def compressed(self, name: str) -> bool:
+        """Whether a file is compressed as a whole. One request, if its name does not say it."""
+        named = filenames.zstd_by_name(name)
+        if named is not None:
+            return named
+        if name not in self._compressed:
+            with self.stream(name, zstd_window=None) as stream:
+                self._compressed[name] = stream.compressed
+        return self._compressed[name]
 
     def file(self, name: str) -> RemoteFile:
         """A file for ranged reads."""
