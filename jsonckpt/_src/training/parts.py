@@ -17,6 +17,7 @@ import torch
 
 from ..errors import ArgumentError, quote
 from ..format.pointer import join
+from .loader import ResumedLoader, is_stateful_loader
 from .rng import rng_state, set_rng_state
 
 #: When a part is loaded. Others may depend on the parts before them: a scheduler may look at its
@@ -50,7 +51,8 @@ def part_of(value: Any, name: str, optimizers: list[torch.optim.Optimizer]) -> P
     if not hasattr(value, "state_dict") or not hasattr(value, "load_state_dict"):
         raise _no_state(value, name)
     if is_stateful_loader(value):
-        return Part(LOADER, value.state_dict, lambda state: _start_loader(value, state))
+        loader = ResumedLoader(value, name)
+        return Part(LOADER, loader.state_dict, loader.load_state_dict)
     held = [*getattr(value, "__dict__", {}).values()]
     of_optimizer = any(item is optimizer for item in held for optimizer in optimizers)
     kind = OF_OPTIMIZER if of_optimizer else PLAIN
@@ -66,22 +68,6 @@ def _no_state(value: Any, name: str) -> ArgumentError:
     return ArgumentError(
         f"{name} is {quote(value, 60)}, which has no state_dict and load_state_dict", hint=hint
     )
-
-
-def is_stateful_loader(value: Any) -> bool:
-    """Whether it is torchdata's ``StatefulDataLoader``, which need not be installed."""
-    return any(kind.__name__ == "StatefulDataLoader" for kind in type(value).__mro__)
-
-
-def _start_loader(loader: Any, state: Any) -> None:
-    """Go to a position, and make the iterator now.
-
-    The iterator draws a random number when it is made. In the run that saved, it was made at the
-    beginning of the epoch. So it is made before the random state is restored. The next ``iter()``
-    of the loader returns it.
-    """
-    loader.load_state_dict(state)
-    loader.state_dict()
 
 
 def _torch_generator(generator: torch.Generator) -> Part:

@@ -18,6 +18,7 @@ from ..load_into.in_memory import fill_from_memory
 from ..load_into.names import Prefixes
 from ..load_into.plan import Plan
 from .parts import GLOBAL_RNG, InnerNames, Part, extra_part, leaves, mapped, part_of, unwrapped
+from .ranks import check_ranks, gathered, own_state
 from .together import Collector, load_again, load_together
 
 #: Names in the state that are not names of parts.
@@ -35,6 +36,9 @@ class TrainState:
             the saved values into the same dictionary; keys that the checkpoint lacks stay.
         accumulation_step: how many backward passes were done since the last optimizer step. While
             it is not 0, the gradients are saved, too.
+        per_rank: names of parts whose state differs from rank to rank, such as ``("rng", "loader")``.
+            Then each rank calls :meth:`state_dict`, one of them saves the result, and each rank
+            restores its own.
         parts: by name: a model, an optimizer, and anything else with ``state_dict`` and
             ``load_state_dict`` (scheduler, scaler, sampler, ``StatefulDataLoader``, metrics), a
             generator of torch, NumPy or Python, or lists and dicts of these.
@@ -70,6 +74,7 @@ class TrainState:
         rng: bool = True,
         extra: dict[str, Any] | None = None,
         accumulation_step: int = 0,
+        per_rank: Collection[str] = (),
         **parts: Any,
     ) -> None:
         if not isinstance(rng, bool):
@@ -96,6 +101,12 @@ class TrainState:
             self._others["/extra"] = extra_part(self.extra)
         if rng:
             self._others["/rng"] = GLOBAL_RNG
+        self._per_rank = frozenset([per_rank] if isinstance(per_rank, str) else per_rank)
+        for name in sorted(self._per_rank):
+            if f"/{name}" not in self._others:
+                raise ArgumentError(
+                    f"per_rank: {quote(name)} is no part, or a model, an optimizer, a list or dict",
+                )
 
     def __repr__(self) -> str:
         shown = ", ".join(
@@ -116,7 +127,7 @@ class TrainState:
         for pointer in ("/extra", "/rng"):
             if pointer in self._others:
                 state[pointer[1:]] = self._others[pointer].save()
-        return state
+        return gathered(state, self._per_rank)
 
     def _saved(self, part: Any, pointer: str) -> Any:
         if isinstance(part, torch.nn.Module):
@@ -249,6 +260,7 @@ class _Restoring:
     def __init__(self, state: TrainState, skip: str | Collection[str]) -> None:
         self.skip = frozenset([skip] if isinstance(skip, str) else skip)
         self._state = state
+        self._per_rank = frozenset(f"/{name}" for name in state._per_rank)
         self._collected: dict[str, Collector] = {}
         self._inner: dict[str, None] = {}
         parts = {name: part for name, part in state._parts.items() if name not in self.skip}
@@ -293,12 +305,13 @@ class _Restoring:
         for names in (plan.missing, plan.unexpected):
             for name in [name for name in names if f"{name}/".startswith(heads)]:
                 del names[name]
+        check_ranks(value, self._collected, self._per_rank, plan)
         optional = {*left, "accumulation_step", "gradients"}
         _compare_parts(value, self.target, "", optional, plan)
 
     def _states(self) -> list[tuple[str, Part, Any]]:
         return [
-            (pointer, part, self._collected[pointer].value)
+            (pointer, part, own_state(self._collected[pointer].value, pointer, self._per_rank))
             for pointer, part in self._state._others.items()
             if pointer in self._collected and self._collected[pointer].is_filled
         ]
