@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from jsonckpt._src.save.write import SaveResult
     from jsonckpt._src.standalone.export import export_reader
     from jsonckpt._src.state.registry import register
+    from jsonckpt._src.training.train_state import TrainState
     from jsonckpt.convert import convert as convert
 
 __all__ = [
@@ -82,6 +83,7 @@ __all__ = [
     "SaveResult",
     "StateMismatchError",
     "TensorEntry",
+    "TrainState",
     "UnsafePathError",
     "UnsupportedTypeError",
     "UnsupportedVersionError",
@@ -117,6 +119,7 @@ _TENSORS = {
     "RecoverReport": ("rescue.recover", "RecoverReport"),
     "SaveResult": ("save.write", "SaveResult"),
     "TensorEntry": ("load.checkpoint", "TensorEntry"),
+    "TrainState": ("training.train_state", "TrainState"),
     "VerifyReport": ("rescue.verify", "VerifyReport"),
     "gc": ("rescue.gc", "gc"),
     "load": ("load.api", "load"),

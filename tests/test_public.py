@@ -42,6 +42,7 @@ NAMES = [
     "SaveResult",
     "StateMismatchError",
     "TensorEntry",
+    "TrainState",
     "UnsafePathError",
     "UnsupportedTypeError",
     "UnsupportedVersionError",
