@@ -19,6 +19,7 @@ LAYERS: list[set[str]] = [
     {"state", "shards"},
     {"tensors", "storage"},
     {"standalone"},
+    {"sharing"},
     {"save", "load", "json_stream", "pickles"},
     {"load_into", "foreign", "inspect"},
     {"sources", "diff"},

@@ -30,6 +30,7 @@ ROWS = [
     [["sources"], ["diff"]],
     [["inspect"]],
     [["save"], ["load"], ["foreign", "json_stream"], ["pickles"]],
+    [["sharing"]],
     [["standalone"]],
     [["tensors", "state"], ["shards"], ["storage"]],
     [["format"]],

@@ -17,6 +17,8 @@ ENCODINGS = ("base64", "list")
 COMPRESSIONS = ("none", "zstd")
 FILTERS = ("none", "shuffle")
 MAX_SIZE = (1 << 63) - 1
+#: The feature that a manifest requires if shards of another save are among its own.
+SHARED_SHARDS: Final = "shared_shards"
 #: The ``save_id`` and the ``created_at`` of a save whose bytes depend on the state only.
 CONTENT_ID: Final = "0" * 32
 NO_TIME: Final = "1970-01-01T00:00:00Z"
@@ -187,12 +189,31 @@ def entry_of(
 
 @dataclass(frozen=True, slots=True)
 class ShardFile:
-    """One file of records: its name, its size on disk, the size of its text, its seal."""
+    """One file of records: its name, its size on disk, the size of its text, its seal.
+
+    Attributes:
+        save_id: of the save that wrote it, if that is not the one of the manifest; else ``""``.
+        directory: where it lies, if that is not the directory of the manifest: ``"../NAME"``, a
+            directory beside it; else ``""``.
+    """
 
     file: str
     bytes: int
     text_bytes: int
     seal: str
+    save_id: str = ""
+    directory: str = ""
+
+    @property
+    def path(self) -> str:
+        """Its path, seen from the directory of the manifest."""
+        return f"{self.directory}/{self.file}" if self.directory else self.file
+
+    def row(self) -> dict[str, Any]:
+        """The members of its row in a manifest."""
+        row = {"file": self.file, "bytes": self.bytes, "text_bytes": self.text_bytes}
+        others = {"seal": self.seal, "save_id": self.save_id, "directory": self.directory}
+        return row | {member: value for member, value in others.items() if value}
 
 
 @dataclass(frozen=True)
@@ -218,6 +239,17 @@ class Manifest:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "by_name", {entry.name: entry for entry in self.entries})
+
+    @property
+    def features(self) -> list[str]:
+        """The features that its text requires of a reader."""
+        shared = any(shard.save_id or shard.directory for shard in self.shards)
+        return [SHARED_SHARDS] if shared else []
+
+    @property
+    def own_files(self) -> set[str]:
+        """The names of its shards that lie in its own directory."""
+        return {shard.file for shard in self.shards if not shard.directory}
 
     @property
     def nbytes(self) -> int:

@@ -29,6 +29,7 @@ from .model import (
     MAX_SIZE,
     PLAIN,
     SHARD_FORMAT,
+    SHARED_SHARDS,
     Codec,
     Entry,
     Layout,
@@ -38,8 +39,8 @@ from .model import (
     parse_layout,
 )
 
-#: Features that ``requires`` may name. Version 1 defines none.
-KNOWN_FEATURES: frozenset[str] = frozenset()
+#: Features that ``requires`` may name.
+KNOWN_FEATURES: frozenset[str] = frozenset({SHARED_SHARDS})
 _SAVE_ID = re.compile(r"[0-9a-f]{32}")
 _BAD_NAME = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 #: Problems that one message shows.
@@ -119,10 +120,15 @@ def check_header(value: object, expected_format: str) -> dict[str, Any]:
             hint="This is not a jsonckpt file; python -m jsonckpt.convert reads other programs'.",
         )
     check_version(value)
-    save_id = value.get("save_id")
+    check_save_id(value.get("save_id"))
+    return value
+
+
+def check_save_id(save_id: object) -> str:
+    """``save_id`` itself, if it is one. Raises :class:`FormatError`."""
     if not isinstance(save_id, str) or not _SAVE_ID.fullmatch(save_id):
         raise FormatError(f"save_id is {quote(save_id)}, expected 32 hexadecimal digits")
-    return value
+    return save_id
 
 
 def check_version(header: dict[str, Any]) -> None:

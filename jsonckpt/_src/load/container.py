@@ -140,7 +140,7 @@ class Shard:
             self._stated, self.name = None, container.single
         else:
             self._stated = container.manifest.shards[number]
-            self.name = self._stated.file
+            self.name = self._stated.path
         self.path = container.location.where(self.name)
         if entries is not None:
             self.entries = entries
@@ -282,6 +282,8 @@ class Shard:
         except JsonckptError as error:
             if self._stated is not None:
                 error = as_shard(error)
+                if self._stated.directory:
+                    error = _of_another_directory(error, self._stated.directory)
             raise error.at(file=self.path) from error.__cause__
 
     def _check_size(self, file: RangeReader, expected: int) -> None:
@@ -304,12 +306,24 @@ class Shard:
 
     def _check_head(self, head: Mapping[str, Any]) -> None:
         save_id = self._container.manifest.save_id
+        if self._stated is not None and self._stated.save_id:
+            save_id = self._stated.save_id
         if head.get("save_id") != save_id:
             raise FormatError(
                 f"the file belongs to the save {quote(head.get('save_id'))}, "
                 f"the manifest to {quote(save_id)}",
                 hint="Files of two checkpoints were mixed; take another copy.",
             )
+
+
+def _of_another_directory(error: JsonckptError, directory: str) -> JsonckptError:
+    """An error with a shard that lies in another directory. If it is missing, say which one."""
+    if isinstance(error, IncompleteCheckpointError):
+        error.hint = (
+            f"This checkpoint shares this file with {quote(directory)}, which must lie beside it: "
+            "put that directory back, or take another copy."
+        )
+    return error
 
 
 def _check_size(what: str, found: int, expected: int) -> None:

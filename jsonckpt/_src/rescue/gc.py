@@ -207,7 +207,7 @@ def _in_directory(
         if is_refusal(error.at(file=place / MANIFEST_NAME)):
             raise
         raise _unreadable(error) from error
-    named = {shard.file for shard in manifest.shards}
+    named = manifest.own_files
     return [file for file in found if file.path.name not in named]
 
 

@@ -131,7 +131,7 @@ def leftover_notes(container: Container) -> Iterator[str]:
         return
     directory = Path(container.location.directory)
     if container.single is None:
-        found = orphans(directory, {shard.file for shard in container.manifest.shards})
+        found = orphans(directory, container.manifest.own_files)
         found += single_temporaries(directory)
     else:
         found = single_temporaries(directory / container.single)

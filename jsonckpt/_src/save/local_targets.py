@@ -13,8 +13,9 @@ from ..errors import ArgumentError, CheckpointExistsError, JsonckptError, quote
 from ..format import filenames
 from ..format.limits import DEFAULT_LIMITS
 from ..format.manifest import parse_manifest
-from ..format.model import MANIFEST_NAME
+from ..format.model import MANIFEST_NAME, ShardFile
 from ..parallel import CancelToken
+from ..sharing.holders import files_in_use, is_marked, remove_unused, shards_of_others
 from ..standalone.export import FILES
 from ..storage import commit
 from ..storage.file_objects import check_file_object
@@ -35,7 +36,7 @@ from .disk_space import DiskSpace
 from .options import SaveOptions
 from .outputs import ComparedOutput, FileOutput, ObjectOutput
 from .plan import SavePlan, ShardPlan
-from .target import Target, check_is_ours, named_shards, present_shards
+from .target import Target, check_is_ours, own_files, present_rows, replaced_rows
 
 
 def local_target(path: Path, options: SaveOptions, given: str) -> Target:
@@ -174,7 +175,7 @@ class DirectoryTarget(_LocalTarget):
         super().__init__(path, options, given)
         self._manifest = path / MANIFEST_NAME
         self._text = b""
-        self._replaced: list[str] = []
+        self._replaced: list[ShardFile] = []
 
     def check(self) -> None:
         """Refuse a file, a directory with other files, and a checkpoint that must be kept."""
@@ -226,7 +227,7 @@ class DirectoryTarget(_LocalTarget):
         )
         self._durable = commit.make_directory(self._path, self._made, sync=options.sync)
         cancel.check()
-        old = named_shards(LocalLocation(self._path)) if options.delete_first else []
+        old = replaced_rows(LocalLocation(self._path)) if options.delete_first else []
         self._space.delete_first(self._manifest, lambda: self._unlink(old))
         self._space.warn(self._path)
 
@@ -239,7 +240,7 @@ class DirectoryTarget(_LocalTarget):
         self._text = manifest
         self._durable &= options.sync and commit.fsync_directory(self._path)
         if options.overwrite:
-            self._replaced = named_shards(LocalLocation(self._path))
+            self._replaced = replaced_rows(LocalLocation(self._path))
         cancel.close()
         self._durable &= commit.commit(
             self._path / f".manifest-{self._token}.tmp",
@@ -265,18 +266,28 @@ class DirectoryTarget(_LocalTarget):
         """Remove the shards of the checkpoint that was replaced."""
         self._unlink(self._replaced)
 
-    def _unlink(self, shards: Sequence[str]) -> None:
+    def _unlink(self, rows: Sequence[ShardFile]) -> None:
         """Remove shards that no manifest names any more.
 
-        Another save may be about to use those that are named by their content. It holds the lock.
+        Another save may be about to use those that are named by their content, and those that
+        checkpoints beside this one use. It holds the lock.
         """
+        for other, files in shards_of_others(rows).items():
+            remove_unused(self._path / other, files)
+        shards = own_files(rows)
         ours = [name for name in shards if not filenames.is_content_name(name)]
-        if len(ours) < len(shards):
-            with DirectoryLock(self._path) as alone:
-                if alone:
-                    self._unlink_unnamed(shards)
-                    return
-        commit.unlink_all([self._path / name for name in ours], threads=self._options.threads)
+        with DirectoryLock(self._path) as alone:
+            if is_marked(self._path):
+                shards = ours = self._not_shared(shards) if alone else []
+            if alone and len(ours) < len(shards):
+                self._unlink_unnamed(shards)
+                return
+            commit.unlink_all([self._path / name for name in ours], threads=self._options.threads)
+
+    def _not_shared(self, shards: Sequence[str]) -> list[str]:
+        """Those that no checkpoint beside this one uses. The caller holds the lock."""
+        used = files_in_use(self._path)
+        return [] if used is None else [name for name in shards if name not in used]
 
     def _unlink_unnamed(self, shards: Sequence[str]) -> None:
         """Remove those that the present manifest does not name. The caller holds the lock.
@@ -286,7 +297,7 @@ class DirectoryTarget(_LocalTarget):
         present: set[str] = set()
         try:
             if mode_of(self._manifest) is not None:
-                present.update(present_shards(LocalLocation(self._path)))
+                present.update(own_files(present_rows(LocalLocation(self._path))))
         except (JsonckptError, OSError):
             return
         paths = [self._path / name for name in shards if name not in present]
@@ -330,8 +341,10 @@ class ContentTarget(DirectoryTarget):
             manifest = parse_manifest(text, DEFAULT_LIMITS)
         except (JsonckptError, OSError):  # none, or a damaged one: then every shard is written
             return
-        self._named = {shard.file: (shard.bytes, shard.seal) for shard in manifest.shards}
-        self._holders = {e.name: manifest.shards[e.shard].file for e in manifest.entries}
+        shards = manifest.shards
+        self._named = {s.file: (s.bytes, s.seal) for s in shards if not s.directory}
+        own = [entry for entry in manifest.entries if not shards[entry.shard].directory]
+        self._holders = {entry.name: shards[entry.shard].file for entry in own}
 
     def open(self, shard: ShardPlan) -> Output:
         """Begin a shard. Its name is not known yet."""
@@ -414,9 +427,12 @@ class ContentTarget(DirectoryTarget):
         """Remove the shards of the checkpoint that was replaced, but those that both name."""
         try:
             own = {*self._taken, *(file.path.name for file in self._files)}
-            self._replaced = [name for name in self._replaced if name not in own]
+            self._replaced = [row for row in self._replaced if row.file not in own]
             if self._alone:
-                paths = [self._path / name for name in self._replaced]
+                names = own_files(self._replaced)
+                if is_marked(self._path):
+                    names = self._not_shared(names)
+                paths = [self._path / name for name in names]
                 commit.unlink_all(paths, threads=self._options.threads)
             else:
                 super().clean_up()
@@ -432,6 +448,5 @@ class ContentTarget(DirectoryTarget):
 
 def _may_be_ours(name: str) -> bool:
     """Whether a file may be a leftover of a killed save."""
-    return filenames.is_shard_name(name) or (
-        name.startswith(".manifest-") and name.endswith(".tmp")
-    )
+    unfinished = name.startswith(".manifest-") and name.endswith(".tmp")
+    return filenames.is_shard_name(name) or name == filenames.SHARED_MARK or unfinished

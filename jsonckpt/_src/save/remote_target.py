@@ -18,7 +18,7 @@ from ..storage.remote import RemoteLocation, filesystem, kind_of, protocols, spl
 from .options import SaveOptions
 from .outputs import StreamOutput
 from .plan import SavePlan, ShardPlan
-from .target import Target, check_is_ours, named_shards
+from .target import Target, check_is_ours, own_files, replaced_rows
 
 #: Protocols of stores without directories, whose files appear as a whole when they are closed.
 _OBJECT_STORES = frozenset(
@@ -180,7 +180,7 @@ class RemoteTarget(Target):
             WriteError: the commit failed, or may have failed. The hint says which.
         """
         if not self.single:
-            self._replaced = named_shards(self._location())
+            self._replaced = own_files(replaced_rows(self._location()))
         cancel.close()
         if self.single:
             self._publish(self._uploads[0])

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import CheckpointExistsError, JsonckptError
 from ..format.limits import DEFAULT_LIMITS
 from ..format.manifest import shard_files
-from ..format.model import MANIFEST_FORMAT, MANIFEST_NAME
+from ..format.model import MANIFEST_FORMAT, MANIFEST_NAME, ShardFile
 from ..parallel import CancelToken
 from ..storage.protocols import Location, Output
 from .plan import SavePlan, ShardPlan
@@ -97,7 +98,7 @@ def check_is_ours(location: Location) -> None:
         )
 
 
-def present_shards(location: Location) -> list[str]:
+def present_rows(location: Location) -> list[ShardFile]:
     """The shards of the present manifest.
 
     Raises:
@@ -106,13 +107,18 @@ def present_shards(location: Location) -> list[str]:
     return shard_files(location.manifest(DEFAULT_LIMITS.manifest_bytes), DEFAULT_LIMITS)
 
 
-def named_shards(location: Location) -> list[str]:
+def replaced_rows(location: Location) -> list[ShardFile]:
     """The shards of the present manifest. An overwrite removes them at its end.
 
     For a damaged or unreadable manifest there are none. Its shards stay, so that ``recover`` can
     use them.
     """
     try:
-        return present_shards(location)
+        return present_rows(location)
     except (JsonckptError, OSError):
         return []
+
+
+def own_files(rows: Iterable[ShardFile]) -> list[str]:
+    """The names of those that lie in the directory of the manifest."""
+    return [row.file for row in rows if not row.directory]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from ..errors import JsonckptError, WriteError, quote
@@ -15,12 +16,15 @@ from ..format.chunk_codec import ChunkCodec
 from ..format.model import MANIFEST_NAME, Entry, ShardFile
 from ..parallel import CancelToken, JobSequence, run_sequences
 from ..progress import progress_bar
+from ..sharing.unchanged import earlier_checkpoint
 from ..shown import ShortRepr
 from ..standalone.export import export_reader
 from . import reader_limits
+from .options import SaveOptions
 from .outputs import ZstdOutput
-from .plan import SavePlan, ShardPlan
+from .plan import SavePlan, ShardPlan, plan_save
 from .shard_writer import ShardWriter, useful_threads
+from .snapshot import Snapshot
 from .target import Target
 
 
@@ -36,6 +40,7 @@ class SaveResult(ShortRepr):
         tensors: number of records.
         nbytes: raw bytes of all tensors.
         stored_bytes: bytes written.
+        reused_bytes: with ``unchanged_from``: bytes of the files that are used again.
         files: names of the files, the manifest last.
         seconds: how long it took.
         durability: ``"synced"``; ``"best-effort"`` where the file system cannot fsync a directory;
@@ -61,6 +66,26 @@ class SaveResult(ShortRepr):
     pin: str | None = None
     notes: tuple[str, ...] = ()
     reader_files: tuple[str, ...] = ()
+    reused_bytes: int = 0
+
+
+def plan_and_write(
+    snapshot: Snapshot, options: SaveOptions, target: Target, cancel: CancelToken, began: float
+) -> SaveResult:
+    """Plan a save and write it. What ``unchanged_from`` has already is not written again."""
+    plan = plan_save(snapshot, options)
+    if options.unchanged_from is None:
+        return write_checkpoint(plan, target, cancel, began)
+    with earlier_checkpoint(
+        options.unchanged_from, Path(target.place), sync=options.sync
+    ) as earlier:
+        reuse = earlier.reuse(
+            plan.records, options.checksum, threads=options.threads, cancel=cancel
+        )
+        plan = replace(plan, reuse=reuse)
+        return write_checkpoint(
+            plan, target, cancel, began, before_commit=earlier.check_still_there
+        )
 
 
 def write_checkpoint(
@@ -83,13 +108,18 @@ def write_checkpoint(
         target.begin(plan, cancel)
         shards, entries = write_shards(plan, target, cancel)
         stored = sum(shard.bytes for shard in shards)
-        plan.check_expansion(stored)
+        reused = sum(row.bytes for row in plan.reuse.rows)
+        plan.check_expansion(stored + reused)
         if target.single:
             digest = shards[0].seal
             if target.name.endswith(".zst"):
                 _check_compressed_head(plan, entries, shards[0])
         else:
-            manifest = snapshot.manifest(plan.options.checksum, shards, entries)
+            manifest = snapshot.manifest(
+                plan.options.checksum,
+                [*plan.reuse.rows, *shards],
+                [*plan.reuse.entries, *entries],
+            )
             digest = f"sha256:{hashlib.sha256(manifest).hexdigest()}"
         before_commit()
         durability = target.commit(manifest, cancel)
@@ -105,6 +135,7 @@ def write_checkpoint(
         tensors=len(plan.records),
         nbytes=snapshot.nbytes,
         stored_bytes=stored + len(manifest),
+        reused_bytes=reused,
         files=tuple(files) if target.single else (*files, MANIFEST_NAME),
         seconds=time.perf_counter() - began,
         durability=durability,
@@ -132,18 +163,20 @@ def _notes(
     plan: SavePlan, target: Target, shards: Sequence[ShardFile], entries: Sequence[Entry]
 ) -> tuple[str, ...]:
     most = plan.options.max_shard_size
+    others = (*plan.reuse.notes, *target.notes())
     if target.single:
         if not plan.options.sized:
             return ()
         return (f"max_shard_size={most} has no effect: this is one file, only directories split",)
     over = [number for number, shard in enumerate(shards) if shard.bytes > most]
     if not over or (plan.options.by_content and not plan.options.sized):
-        return target.notes()
+        return others
     largest = max(over, key=lambda number: shards[number].bytes)
-    name = next(entry.name for entry in entries if entry.shard == largest)
+    first = len(plan.reuse.rows)
+    name = next(entry.name for entry in entries if entry.shard == first + largest)
     files = "one file is" if len(over) == 1 else f"{len(over)} files are"
     return (
-        *target.notes(),
+        *others,
         f"{files} larger than max_shard_size={most}, because a tensor is never split: "
         f"{shards[largest].file} has {shards[largest].bytes} bytes, with tensor {quote(name)}",
     )
@@ -164,7 +197,8 @@ def write_shards(
             writers.append(writer)
             yield writer.sequence(threads)
 
-    with progress_bar("save", plan.snapshot.nbytes, show=options.progress) as advance:
+    nbytes = sum(record.nbytes for record in plan.written)
+    with progress_bar("save", nbytes, show=options.progress) as advance:
 
         def done(count: int) -> None:
             cancel.check()

@@ -75,11 +75,7 @@ def files_to_search(path: Path) -> CheckpointFiles:
         path = path.parent
     if path.is_dir():
         shards = [_followed(path, name) for name in sorted(os.listdir(path)) if is_shard_name(name)]
-        unfinished = [
-            file for file in regular_files(path) if _MANIFEST_TEMPORARY.fullmatch(file.path.name)
-        ]
-        unfinished.sort(key=lambda file: file.changed, reverse=True)
-        manifests = [_followed(path, MANIFEST_NAME), *unfinished]
+        manifests = [_followed(path, MANIFEST_NAME), *unfinished_manifests(path)]
         return CheckpointFiles(
             path, list(filter(None, shards)), list(filter(None, manifests)), is_directory=True
         )
@@ -101,6 +97,14 @@ def files_to_search(path: Path) -> CheckpointFiles:
             )
         single = max(left, key=lambda file: file.changed)
     return CheckpointFiles(single.path, [single], [], is_directory=False)
+
+
+def unfinished_manifests(directory: Path) -> list[File]:
+    """The manifests that killed saves and removals left, the newest first."""
+    found = [
+        file for file in regular_files(directory) if _MANIFEST_TEMPORARY.fullmatch(file.path.name)
+    ]
+    return sorted(found, key=lambda file: file.changed, reverse=True)
 
 
 def single_temporaries(path: Path) -> list[File]:
@@ -132,6 +136,18 @@ def orphans(directory: Path, named: set[str]) -> list[File]:
 
 def _is_shard_of_ours(name: str) -> bool:
     return _SHARD.fullmatch(name) is not None or is_content_name(name)
+
+
+def shared_shard(directory: Path, path: str, *, follow: bool) -> File | None:
+    """A shard in ``../NAME``, another directory beside that of the manifest; ``None`` if not there.
+
+    Args:
+        follow: whether that directory may be a symbolic link.
+    """
+    place, _, name = path.rpartition("/")
+    if not follow and (directory / place).is_symlink():
+        return None
+    return _followed(directory / place, name)
 
 
 def _followed(directory: Path, name: str) -> File | None:

@@ -222,12 +222,7 @@ def _open_regular(path: str, *, follow: bool) -> tuple[Descriptor, int]:
     except OSError as error:
         # For a link that is not followed, Linux says ELOOP, FreeBSD EMLINK.
         if not follow and error.errno in (errno.ELOOP, errno.EMLINK):
-            raise UnsafePathError(
-                "the file is a symbolic link, the limit is 0 links",
-                file=path,
-                hint="Pass limits=jsonckpt.Limits(links=None) if that is intended, or copy what "
-                "the link leads to.",
-            ) from error
+            raise _link_refused(path) from error
         raise read_error(error, path, opening=True) from error
     try:
         facts = os.fstat(opened.number)
@@ -242,6 +237,15 @@ def _open_regular(path: str, *, follow: bool) -> tuple[Descriptor, int]:
         opened.close()
         raise
     return opened, facts.st_size
+
+
+def _link_refused(path: str | os.PathLike[str], what: str = "file") -> UnsafePathError:
+    return UnsafePathError(
+        f"the {what} is a symbolic link, the limit is 0 links",
+        file=path,
+        hint="Pass limits=jsonckpt.Limits(links=None) if that is intended, or copy what the link "
+        "leads to.",
+    )
 
 
 class LocalLocation:
@@ -263,7 +267,14 @@ class LocalLocation:
         if not (path.exists() or path.is_symlink()):
             if not directory.is_dir():
                 raise CheckpointNotFoundError("there is no such directory", file=directory)
-            if any(filenames.is_shard_name(name) for name in os.listdir(directory)):
+            inside = os.listdir(directory)
+            if filenames.SHARED_MARK in inside:
+                raise CheckpointNotFoundError(
+                    "the checkpoint was removed; what is left are files that others beside it use",
+                    file=directory,
+                    hint=newest_hint(directory.parent),
+                )
+            if any(filenames.is_shard_name(name) for name in inside):
                 raise IncompleteCheckpointError(
                     f"there are shards but no {MANIFEST_NAME}: a first save that did not finish",
                     file=directory,
@@ -302,8 +313,15 @@ class LocalLocation:
 
     def file(self, name: str) -> LocalFile:
         """A file for ranged reads."""
-        return LocalFile(self.directory / name, follow=self.follow)
+        return LocalFile(self._path(name), follow=self.follow)
 
     def stream(self, name: str, *, zstd_window: int | None) -> LocalStream:
         """A file for forward reading, decompressed."""
-        return LocalStream(self.directory / name, zstd_window=zstd_window, follow=self.follow)
+        return LocalStream(self._path(name), zstd_window=zstd_window, follow=self.follow)
+
+    def _path(self, name: str) -> Path:
+        """The path of a file. The directory of ``../NAME/FILE`` is as a file: maybe no link."""
+        path = self.directory / name
+        if "/" in name and not self.follow and path.parent.is_symlink():
+            raise _link_refused(path.parent, "directory")
+        return path

@@ -7,6 +7,7 @@ on a local disk. Files are read by ranges if the store allows that, else forward
 from __future__ import annotations
 
 import fnmatch
+import urllib.parse
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -238,15 +239,24 @@ class RemoteLocation:
         self.fs = fs
         self.path = path
         self._query = query
-        self._ranges: bool | None = None if protocols(fs) & {"http", "https"} else True
+        self._web = bool(protocols(fs) & {"http", "https"})
+        self._ranges: bool | None = None if self._web else True
 
     def full(self, name: str) -> str:
         """A file's path in the file system."""
-        return f"{self.path}/{name}{self._query}"
+        return self._joined(name) + self._query
+
+    def _joined(self, name: str) -> str:
+        """The path of a file of the directory, or of ``../NAME/FILE``. Stores know no ``..``."""
+        if not name.startswith("../"):
+            return f"{self.path}/{name}"
+        above, slash, _ = self.path.rpartition("/")
+        name = name.removeprefix("../")
+        return above + slash + (urllib.parse.quote(name) if self._web else name)
 
     def where(self, name: str) -> str:
         """The name of a file in messages."""
-        return str(self.fs.unstrip_protocol(f"{self.path}/{name}"))
+        return str(self.fs.unstrip_protocol(self._joined(name)))
 
     def manifest(self, limit: int | None) -> bytes:
         """The bytes of ``manifest.json``."""
