@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from jsonckpt._src.load.checkpoint import Checkpoint, TensorEntry
     from jsonckpt._src.load.checkpoint import open_checkpoint as open
     from jsonckpt._src.load_into.api import LoadResult, load_into
+    from jsonckpt._src.manager.api import CheckpointManager
+    from jsonckpt._src.manager.saved_step import SavedStep
     from jsonckpt._src.report.api import Report, report
     from jsonckpt._src.rescue.gc import GcReport, gc
     from jsonckpt._src.rescue.recover import RecoverReport, recover
@@ -61,6 +63,7 @@ __all__ = [
     "ArgumentError",
     "Checkpoint",
     "CheckpointExistsError",
+    "CheckpointManager",
     "CheckpointNotFoundError",
     "Diff",
     "DurabilityUncertainError",
@@ -81,6 +84,7 @@ __all__ = [
     "Report",
     "SaveCancelledError",
     "SaveResult",
+    "SavedStep",
     "StateMismatchError",
     "TensorEntry",
     "TrainState",
@@ -145,7 +149,12 @@ _LOOKING = {
     "inspect": ("inspect.api", "inspect"),
     "report": ("report.api", "report"),
 }
-_LAZY = _TENSORS | _LOOKING
+#: What a run needs beside them: it can wait for that, too.
+_RUN = {
+    "CheckpointManager": ("manager.api", "CheckpointManager"),
+    "SavedStep": ("manager.saved_step", "SavedStep"),
+}
+_LAZY = _TENSORS | _LOOKING | _RUN
 
 
 def __getattr__(name: str) -> Any:

@@ -25,6 +25,7 @@ LAYERS: list[set[str]] = [
     {"sources", "diff"},
     {"rescue", "convert", "find", "report", "edit"},
     {"training", "kaggle"},
+    {"manager"},
     {"frameworks"},
     {"terminal"},
     {"commands"},
