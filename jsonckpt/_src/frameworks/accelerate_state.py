@@ -18,7 +18,7 @@ from ..save.api import save
 from ..training.checkpoints import latest
 from ..training.optimizer import restore_optimizer
 from ..training.rng import rng_state, set_rng_state
-from .accelerate_loaders import loader_state, restore_loader
+from .accelerate_loaders import draw_order_later, loader_state, restore_loader
 from .missing import not_installed
 from .ranks import gather_values, raise_on_all
 
@@ -231,7 +231,14 @@ def register_hooks(accelerator: Any, **options: Any) -> list[Any]:
 
 
 class JsonAccelerator(Accelerator):  # type: ignore[misc, unused-ignore]
-    """An ``Accelerator`` whose ``save_state`` and ``load_state`` are those of this module."""
+    """An ``Accelerator`` whose ``save_state`` and ``load_state`` are those of this module.
+
+    Also the first epoch of a stateful data loader with workers can be resumed exactly.
+    """
+
+    def prepare_data_loader(self, *arguments: Any, **named: Any) -> Any:
+        """As in ``Accelerator``; the order of the first epoch is that of its seed."""
+        return draw_order_later(super().prepare_data_loader(*arguments, **named))
 
     def save_state(
         self,
