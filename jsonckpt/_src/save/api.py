@@ -94,7 +94,7 @@ def save(
         unchanged_from: an earlier checkpoint directory beside the new one, such as the step before.
             Its files in which no tensor has changed are not written again: the new checkpoint names
             them. The tensors' checksums decide. Then keep both directories beside each other, and
-            remove one with :func:`jsonckpt.training.remove`. Local directories only.
+            remove one with :func:`jsonckpt.training.remove_step`. Local directories only.
         frozen: names, globs or a function, as ``include`` of :func:`load`: tensors that are not
             expected to change. They get files of their own from the first save on. Without it, a
             second save with ``unchanged_from`` finds out, and writes them once more.
