@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 import os
 import signal
 from collections.abc import Callable
@@ -81,7 +83,10 @@ def whole(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         return value.detach().clone()
     if isinstance(value, dict):
-        return {key: whole(item) for key, item in value.items()}
+        found = copy.copy(value)
+        for key, item in value.items():
+            found[key] = whole(item)
+        return found
     if isinstance(value, list):
         return [whole(item) for item in value]
     return value
@@ -297,4 +302,154 @@ def without_collectives(path: str) -> str:
         )
     except Exception as error:
         return str(error)
+    return ""
+
+
+# What torch's own tests of its file-system storage do ------------------------------------------
+
+
+def _spec(dim: int, order: list[int]) -> Any:
+    from torch.distributed._shard.sharding_spec import ChunkShardingSpec
+
+    return ChunkShardingSpec(dim=dim, placements=[f"rank:{rank}/cpu" for rank in order])
+
+
+def _legacy(dim: int, order: list[int], fill: float | None) -> Any:
+    """A ``ShardedTensor``, of rising numbers or of one number."""
+    from torch.distributed._shard import sharded_tensor
+
+    made = sharded_tensor.zeros(_spec(dim, order), (6, 9), dtype=torch.float32)
+    full = torch.arange(54.0).reshape(6, 9) if fill is None else torch.full((6, 9), fill)
+    for shard in made.local_shards():
+        begin, size = shard.metadata.shard_offsets, shard.metadata.shard_sizes
+        box = tuple(slice(at, at + length) for at, length in zip(begin, size))
+        shard.tensor.copy_(full[box])
+    return made
+
+
+def legacy_sharded(path: str) -> list[bool]:
+    """Saved by rows, loaded by columns, by rows in another order, and whole; and back."""
+    full = torch.arange(54.0).reshape(6, 9)
+    dcp.save({"w": _legacy(0, [0, 1], None), "plain": full}, path)
+    found = []
+    for dim, order in ((1, [0, 1]), (0, [1, 0])):
+        for name in ("w", "plain"):
+            target = {name: _legacy(dim, order, 0.0)}
+            dcp.load(target, path, strict=False)
+            wanted = _legacy(dim, order, None)
+            pairs = zip(target[name].local_shards(), wanted.local_shards())
+            found += [torch.equal(one.tensor, two.tensor) for one, two in pairs]
+    whole_target = {"w": torch.zeros(6, 9)}
+    dcp.load(whole_target, path, strict=False)
+    return [*found, torch.equal(whole_target["w"], full)]
+
+
+def fsdp1(path: str) -> Any:
+    """The first FSDP, whose sharded states are DTensors."""
+    from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
+
+    def made(seed: int) -> Any:
+        torch.manual_seed(seed)
+        mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+        net = FSDP(torch.nn.Sequential(torch.nn.Linear(8, 5), torch.nn.Linear(5, 3)),
+                   device_mesh=mesh, use_orig_params=True)  # fmt: skip
+        optimizer = torch.optim.Adam(net.parameters(), lr=0.1)
+        net(torch.randn(2, 8)).sum().backward()
+        optimizer.step()
+        return net, optimizer
+
+    saved = dict(zip(("model", "optim"), get_state_dict(*made(0))))
+    dcp.save(saved, path)
+    net, optimizer = made(1)
+    target = dict(zip(("model", "optim"), get_state_dict(net, optimizer)))
+    dcp.load(target, path)
+    set_state_dict(
+        net, optimizer, model_state_dict=target["model"], optim_state_dict=target["optim"]
+    )
+    found = dict(zip(("model", "optim"), get_state_dict(net, optimizer)))
+    return whole(saved), whole(found)
+
+
+class Progress:
+    """An object with a state of its own."""
+
+    def __init__(self, step: int) -> None:
+        self.state: dict[str, Any] = {"step": step, "seen": [step], "mean": torch.full((2,), float(step))}
+        self.loads = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.state, self.loads = state, self.loads + 1
+
+
+def objects_with_states(path: str) -> Any:
+    dcp.save({"progress": Progress(5), "other": 1}, path)
+    target = Progress(0)
+    state = {"progress": target, "other": 0}
+    dcp.load(state, path)
+    return target.state, target.loads, state["other"], state["progress"] is target
+
+
+def part_of_the_ranks(path: str) -> Any:
+    """A DTensor on a mesh of ranks 0 and 1; rank 2 has no part of it."""
+    mesh = DeviceMesh("cpu", [0, 1])
+    local = torch.full((2, 2), float(dist.get_rank()))
+    tensor = DTensor.from_local(local, mesh, [Shard(0)], run_check=False)
+    dcp.save({"w": tensor}, path)
+    local.zero_()
+    dcp.load({"w": tensor}, path)
+    return local.tolist()
+
+
+def faulty(path: str, step: str, failing: int) -> Any:
+    """An error in one step of a save or load, on one rank; what each rank sees."""
+    state = {"w": sharded([4, 2], "0", [dist.get_world_size()]), "n": 1}
+    kind: Any = dcp.JsonStorageReader if step.startswith("read ") else dcp.JsonStorageWriter
+    name = step.removeprefix("read ")
+    original = getattr(kind, name)
+
+    def broken(*args: Any, **options: Any) -> Any:
+        if dist.get_rank() == failing:
+            raise RuntimeError(f"failing {name}")
+        return original(*args, **options)
+
+    # torch reads the signature.
+    broken.__signature__ = inspect.signature(original)  # type: ignore[attr-defined]
+    setattr(kind, name, broken)
+    try:
+        if kind is dcp.JsonStorageReader:
+            dcp.load(state, path)
+        else:
+            dcp.save(state, path)
+    except BaseException as error:
+        return type(error).__name__, str(error)
+    finally:
+        setattr(kind, name, original)
+    return None
+
+
+def background_process(path: str) -> Any:
+    """A save in another process."""
+    from torch.distributed.checkpoint.state_dict_saver import AsyncCheckpointerType
+
+    os.environ["MASTER_ADDR"] = "127.0.0.1"
+    future = dcp.async_save(
+        {"w": sharded([6, 2], "0", [dist.get_world_size()]), "n": {1: (2,)}},
+        path,
+        async_checkpointer_type=AsyncCheckpointerType.PROCESS,
+    )
+    future.result(60)
+
+
+def failing_background_save(path: str) -> str:
+    if dist.get_rank() == 1:
+        _break("write")
+    try:
+        dcp.async_save({"w": sharded([8, 2], "0", [2])}, path).result(60)
+    except BaseException as error:
+        return str(error)
+    finally:
+        _mend()
     return ""

@@ -133,17 +133,25 @@ def async_save(
         others["async_checkpointer_type"] = async_checkpointer_type
     if async_stager is not None:
         others["async_stager"] = async_stager
+    writer = JsonStorageWriter(path, **options)
     with _alone(no_dist) as alone:
         response = dcp.async_save(
             dict(state_dict),
-            storage_writer=JsonStorageWriter(path, **options),
+            storage_writer=writer,
             planner=JsonSavePlanner(),
             process_group=None if alone else process_group or _own_group(),
             no_dist=alone,
             **others,
         )
     _pending = getattr(response, "upload_completion", response)
+    _pending.add_done_callback(lambda future: _clean_up(writer, future.exception()))
     return response
+
+
+def _clean_up(writer: JsonStorageWriter, error: BaseException | None) -> None:
+    """Remove what a background save wrote before it failed on some rank."""
+    if isinstance(error, CheckpointException):
+        writer.abandon_after({rank: cause for rank, (cause, _) in error.failures.items()})
 
 
 def _own_group() -> dist.ProcessGroup:

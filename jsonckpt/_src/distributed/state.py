@@ -213,4 +213,4 @@ def places_of(planner_data: Any, names: Mapping[str, Any]) -> dict[str, Place]:
         set_element(nested, data.get(mark.name, (mark.name,)), mark)
     tree = encode_state(nested, _Marks(), rules=default_rules(), max_depth=most_levels())
     leaves = {leaf.reference["$tensor"]: leaf for leaf in leaves_of(tree) if leaf.reference}
-    return {mark.name: _place(leaves[mark.record]) for mark in marks}
+    return {mark.name: place_of(leaves[mark.record]) for mark in marks}

@@ -197,9 +197,11 @@ class JsonStorageWriter(StorageWriter):
         Args:
             failures: the error of each rank that failed.
         """
-        # After an error in the commit, the coordinator has removed what it may.
-        begun = any(_IN_COMMIT in vars(error) for error in failures.values())
-        if self._target is not None and not begun:
+        if self._target is None:
+            return
+        if any(_IN_COMMIT in vars(error) for error in failures.values()):
+            self._target.leave()  # the coordinator has removed what it may
+        else:
             self._target.abandon(next(iter(failures.values())))
 
     def _own_target(self) -> Target:

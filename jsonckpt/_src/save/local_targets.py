@@ -290,6 +290,10 @@ class DirectoryTarget(_LocalTarget):
             commit.unlink_all(paths, threads=1)
             self._remove_new()
 
+    def leave(self) -> None:
+        """Remove what was made and is empty."""
+        commit.remove_directories(self._made)
+
     def clean_up(self) -> None:
         """Remove the shards of the checkpoint that was replaced."""
         self._unlink(self._replaced)
