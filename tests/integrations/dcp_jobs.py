@@ -57,7 +57,7 @@ def trained(mesh: DeviceMesh | None, kind: str, seed: int = 0) -> tuple[Net, Any
     if "fsdp" in kind:
         assert mesh is not None
         names = mesh.mesh_dim_names or ()
-        fully_shard(net, mesh=mesh["dp"] if "tp" in names else mesh)
+        fully_shard(net, mesh=mesh["dp"] if "tp" in names else mesh)  # two dimensions: HSDP
     optimizer = torch.optim.AdamW(net.parameters(), lr=0.1, foreach=False)
     for step in range(2):
         torch.manual_seed(100 + step)
@@ -73,6 +73,8 @@ def mesh_of(kind: str) -> DeviceMesh | None:
         return None
     if "tp" in kind and "fsdp" in kind:
         return init_device_mesh("cpu", (world // 2, 2), mesh_dim_names=("dp", "tp"))
+    if kind == "hybrid fsdp":
+        return init_device_mesh("cpu", (2, world // 2), mesh_dim_names=("copies", "dp"))
     return init_device_mesh("cpu", (world,), mesh_dim_names=("tp" if "tp" in kind else "dp",))
 
 
@@ -344,32 +346,6 @@ def legacy_sharded(path: str) -> list[bool]:
     return [*found, torch.equal(whole_target["w"], full)]
 
 
-def fsdp1(path: str) -> Any:
-    """The first FSDP, whose sharded states are DTensors."""
-    from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
-
-    def made(seed: int) -> Any:
-        torch.manual_seed(seed)
-        mesh = init_device_mesh("cpu", (dist.get_world_size(),))
-        net = FSDP(torch.nn.Sequential(torch.nn.Linear(8, 5), torch.nn.Linear(5, 3)),
-                   device_mesh=mesh, use_orig_params=True)  # fmt: skip
-        optimizer = torch.optim.Adam(net.parameters(), lr=0.1)
-        net(torch.randn(2, 8)).sum().backward()
-        optimizer.step()
-        return net, optimizer
-
-    saved = dict(zip(("model", "optim"), get_state_dict(*made(0))))
-    dcp.save(saved, path)
-    net, optimizer = made(1)
-    target = dict(zip(("model", "optim"), get_state_dict(net, optimizer)))
-    dcp.load(target, path)
-    set_state_dict(
-        net, optimizer, model_state_dict=target["model"], optim_state_dict=target["optim"]
-    )
-    found = dict(zip(("model", "optim"), get_state_dict(net, optimizer)))
-    return whole(saved), whole(found)
-
-
 class Progress:
     """An object with a state of its own."""
 
@@ -405,7 +381,7 @@ def part_of_the_ranks(path: str) -> Any:
 
 def faulty(path: str, step: str, failing: int) -> Any:
     """An error in one step of a save or load, on one rank; what each rank sees."""
-    state = {"w": sharded([4, 2], "0", [dist.get_world_size()]), "n": 1}
+    state = {"w": sharded([4, 2], "0", [dist.get_world_size()])}
     kind: Any = dcp.JsonStorageReader if step.startswith("read ") else dcp.JsonStorageWriter
     name = step.removeprefix("read ")
     original = getattr(kind, name)

@@ -57,7 +57,8 @@ def test_fully_sharded_states_load_on_any_number_of_ranks(
 
 @pytest.mark.parametrize(
     ("kind", "count", "others"),
-    [("fsdp tp", 4, [("tp", 2), ("fsdp", 3), ("plain", 1)]), slow("tp", 4, [("fsdp tp", 4)]),
+    [("fsdp tp", 4, [("tp", 2), ("fsdp", 3), ("plain", 1)]),
+     ("hybrid fsdp", 4, [("fsdp", 2)]), slow("tp", 4, [("fsdp tp", 4)]),
      slow("plain", 2, [("fsdp tp", 4), ("tp", 2)])],
 )  # fmt: skip
 def test_tensor_parallel_and_replicated_states_load_into_each_other(
@@ -208,12 +209,6 @@ def test_sharded_tensors_of_the_older_kind(ranks: Ranks, tmp_path: Path) -> None
         assert len(found) > 4
         assert all(found)
     assert difference(jsonckpt.load(tmp_path / "c")["w"], torch.arange(54.0).reshape(6, 9)) is None
-
-
-def test_the_first_fsdp(ranks: Ranks, tmp_path: Path) -> None:
-    for saved, found in ranks.run(2, jobs.fsdp1, str(tmp_path / "c")):
-        assert difference(saved, found) is None
-    assert difference(jsonckpt.load(tmp_path / "c"), saved) is None
 
 
 def test_objects_with_a_state_dict(ranks: Ranks, tmp_path: Path) -> None:

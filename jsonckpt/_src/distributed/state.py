@@ -120,6 +120,9 @@ class _Taken:
 
     def put(self, value: Any, name: str) -> Json:
         sharded = is_sharded(value)
+        if isinstance(value, ShardedTensor):  # warns if it is asked for more
+            self.tensors[name] = value
+            return {"$tensor": name}
         if not sharded:
             require_plain(value)
             if is_composite(value):
@@ -161,7 +164,9 @@ class _Filled(_Taken):
         return True  # the encoder asks for what it cannot write, too
 
     def put(self, value: Any, name: str) -> Json:
-        if not isinstance(value, torch.Tensor) or is_composite(value):
+        if not isinstance(value, torch.Tensor):
+            return None
+        if not is_sharded(value) and is_composite(value):
             return None
         self.tensors[name] = value
         return {"$tensor": name}

@@ -139,8 +139,21 @@ class JsonStorageWriter(StorageWriter):
         self._target = target_of(self._path, self._options, absolute=True)
 
     def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
-        """Refuse to replace what must be kept, on each rank, before anything is written."""
+        """Refuse, on each rank, before anything is written.
+
+        Raises:
+            CheckpointExistsError: what is at the path must be kept.
+            ArgumentError: the planner pickles values.
+        """
         self._own_target().check()
+        ours = any(isinstance(place, Place) for place in (plan.planner_data or {}).values())
+        for item in plan.items:
+            if item.type == WriteItemType.BYTE_IO and not ours:
+                raise ArgumentError(
+                    f"the value {quote(item.index.fqn)} is not a tensor, and this planner pickles "
+                    "such values",
+                    hint="Pass planner=JsonSavePlanner(), which writes them as JSON.",
+                )
         return plan
 
     def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
@@ -229,7 +242,7 @@ class RankItems:
         """What a plan has for this rank.
 
         Raises:
-            ArgumentError: the planner pickles values.
+            ArgumentError: the planner gives something else than JSON for a value.
         """
         found = cls()
         names = dict.fromkeys(item.index.fqn for item in plan.items)
@@ -244,10 +257,7 @@ class RankItems:
 
     def _add_value(self, name: str, data: Any) -> None:
         if not isinstance(data, JsonBytes):
-            raise ArgumentError(
-                f"the value {quote(name)} is not a tensor, and this planner pickles such values",
-                hint="Pass planner=JsonSavePlanner(), which writes them as JSON.",
-            )
+            raise ArgumentError(f"the planner gives no JSON for the value {quote(name)}")
         self.values[name] = data.getvalue().decode()
         self.sources += data.sources
 
