@@ -1,4 +1,4 @@
-"""What the ranks of the tests of ``jsonckpt.integrations.dcp`` do. Each job returns plain values."""
+"""What the ranks do in the tests of ``jsonckpt.integrations.dcp``. A job returns plain values."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as torch_dcp
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_state_dict,
@@ -113,9 +113,7 @@ def load_trained(kind: str, path: str, options: dict[str, Any]) -> Any:
     state = state_of(net, optimizer)
     state |= {"step": 0, "note": {"empty": {}, 3: None}}
     dcp.load(state, path, **options)
-    set_state_dict(
-        net, optimizer, model_state_dict=state["model"], optim_state_dict=state["optim"]
-    )
+    set_state_dict(net, optimizer, model_state_dict=state["model"], optim_state_dict=state["optim"])
     return whole({**state_of(net, optimizer), "step": state["step"], "note": state["note"]})
 
 
@@ -254,7 +252,7 @@ def three_saves_with_one_plan(path: str) -> Any:
         tensor = sharded([6, 2], "0", [dist.get_world_size()])
         tensor.to_local().add_(number)
         state = {"w": tensor, "step": number, "kept": {number: "a"} if number == 2 else {"0": "a"}}
-        torch_dcp.save(
+        state_dict_saver.save(
             state,
             storage_writer=dcp.JsonStorageWriter(f"{path}/{number}"),
             planner=dcp.JsonSavePlanner(enable_plan_caching=True),
@@ -282,21 +280,24 @@ def background_saves(path: str) -> Any:
 
 def own_planners(path: str, keep: bool) -> Any:
     """torch's own planners with our storage: tensors yes, values no."""
-    state: dict[str, Any] = {"w": sharded([6, 2], "0", [dist.get_world_size()]), "n": {"$v": torch.ones(2)}}
+    state: dict[str, Any] = {
+        "w": sharded([6, 2], "0", [dist.get_world_size()]),
+        "n": {"$v": torch.ones(2)},
+    }
     if keep:
         state["step"] = 3
     try:
-        torch_dcp.save(state, storage_writer=dcp.JsonStorageWriter(path))
+        state_dict_saver.save(state, storage_writer=dcp.JsonStorageWriter(path))
     except BaseException as error:
         return str(error)
     state["w"].to_local().zero_()
-    torch_dcp.load(state, storage_reader=dcp.JsonStorageReader(path))
+    state_dict_loader.load(state, storage_reader=dcp.JsonStorageReader(path))
     return whole(state)
 
 
 def without_collectives(path: str) -> str:
     try:
-        torch_dcp.save(
+        state_dict_saver.save(
             {"w": torch.ones(1)},
             storage_writer=dcp.JsonStorageWriter(path),
             planner=dcp.JsonSavePlanner(),
@@ -350,7 +351,11 @@ class Progress:
     """An object with a state of its own."""
 
     def __init__(self, step: int) -> None:
-        self.state: dict[str, Any] = {"step": step, "seen": [step], "mean": torch.full((2,), float(step))}
+        self.state: dict[str, Any] = {
+            "step": step,
+            "seen": [step],
+            "mean": torch.full((2,), float(step)),
+        }
         self.loads = 0
 
     def state_dict(self) -> dict[str, Any]:

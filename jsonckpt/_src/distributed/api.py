@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
 
 from ..errors import JsonckptError
@@ -49,7 +49,7 @@ def save(
     """
     writer = JsonStorageWriter(path, **options)
     with _alone(no_dist) as alone, _failures(alone, writer):
-        dcp.save(
+        state_dict_saver.save(
             dict(state_dict),
             storage_writer=writer,
             planner=JsonSavePlanner(),
@@ -88,7 +88,7 @@ def load(
     """
     planner = JsonLoadPlanner(strict=strict, allow_partial_load=allow_partial_load, cast=cast)
     with _alone(no_dist) as alone, _failures(alone):
-        dcp.load(
+        state_dict_loader.load(
             state_dict,
             storage_reader=JsonStorageReader(path, **options),
             planner=planner,
@@ -120,8 +120,8 @@ def async_save(
         options: of :class:`JsonStorageWriter`.
 
     Returns:
-        what torch returns: a future whose ``result()`` waits and raises the error of the save (torch's
-        ``CheckpointException``, with the error of each rank in ``failures``). With a stager of your
+        what torch returns: a future whose ``result()`` waits and raises the error of the save
+        (torch's ``CheckpointException``, with the error of each rank in ``failures``). With a stager of your
         own it may be an ``AsyncSaveResponse``.
     """
     global _pending
@@ -135,7 +135,7 @@ def async_save(
         others["async_stager"] = async_stager
     writer = JsonStorageWriter(path, **options)
     with _alone(no_dist) as alone:
-        response = dcp.async_save(
+        response = state_dict_saver.async_save(
             dict(state_dict),
             storage_writer=writer,
             planner=JsonSavePlanner(),
@@ -143,8 +143,9 @@ def async_save(
             no_dist=alone,
             **others,
         )
-    _pending = getattr(response, "upload_completion", response)
-    _pending.add_done_callback(lambda future: _clean_up(writer, future.exception()))
+    pending: Future[Any] = getattr(response, "upload_completion", response)  # type: ignore[arg-type]
+    pending.add_done_callback(lambda future: _clean_up(writer, future.exception()))
+    _pending = pending
     return response
 
 

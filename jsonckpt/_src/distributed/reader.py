@@ -39,7 +39,7 @@ from .state import Place, place_of
 
 
 class JsonStorageReader(StorageReader):
-    """Reads any JSON checkpoint into a distributed state, for ``torch.distributed.checkpoint.load``.
+    """Reads a JSON checkpoint into a distributed state, for ``torch.distributed.checkpoint.load``.
 
     The checkpoint may be of any number of ranks, or one that :func:`jsonckpt.save` wrote, also a
     single file. Each rank reads the manifest, and then only the chunks that hold its own parts.

@@ -164,6 +164,7 @@ class FileTarget(_LocalTarget):
 
     def abandon(self, error: BaseException, others: Sequence[str] = ()) -> None:
         """After the commit no file has the temporary name, and no directory is empty."""
+        del others
         if self._space is not None:
             self._space.explain(error)
         self._remove_new()

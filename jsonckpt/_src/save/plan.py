@@ -174,9 +174,7 @@ class SavePlan:
         return [
             ShardPlan(
                 number,
-                filenames.shard_name(
-                    save_id, number + 1, compressed=zst, rank=self.snapshot.rank
-                ),
+                filenames.shard_name(save_id, number + 1, compressed=zst, rank=self.snapshot.rank),
                 self.records[members.start : members.stop],
             )
             for number, members in enumerate(assigned)
