@@ -121,8 +121,8 @@ def async_save(
 
     Returns:
         what torch returns: a future whose ``result()`` waits and raises the error of the save
-        (torch's ``CheckpointException``, with the error of each rank in ``failures``). With a stager of your
-        own it may be an ``AsyncSaveResponse``.
+        (torch's ``CheckpointException``, with the error of each rank in ``failures``). With a stager of
+        your own it may be an ``AsyncSaveResponse``.
     """
     global _pending
     if _pending is not None:

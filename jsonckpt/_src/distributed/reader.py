@@ -160,6 +160,8 @@ class _StoredState:
         self._leaves: dict[str, Leaf] = {}
         with container.errors():
             for leaf in leaves_of(container.manifest.state):
+                if not leaf.path and leaf.json == {}:
+                    continue  # a state of nothing
                 keys = keys_of(leaf.path)
                 name = dotted(keys)
                 # Two places may have one name. A state finds them by their places.
