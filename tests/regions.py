@@ -15,7 +15,7 @@ import torch
 from jsonckpt._src.format.model import PLAIN
 from jsonckpt._src.format.regions import Box, region_name, regions_json
 from jsonckpt._src.parallel import CancelToken
-from jsonckpt._src.save.api import _target_of
+from jsonckpt._src.save.api import target_of
 from jsonckpt._src.save.options import SaveOptions
 from jsonckpt._src.save.plan import plan_save
 from jsonckpt._src.save.snapshot import take_snapshot
@@ -56,7 +56,7 @@ def save_in_regions(
         random.Random(shuffle).shuffle(sources)
     snapshot = replace(snapshot, state=_with(snapshot.state, tagged), sources=sources)
     chosen = SaveOptions.of(**options)
-    plan, target = plan_save(snapshot, chosen), _target_of(path, chosen)
+    plan, target = plan_save(snapshot, chosen), target_of(path, chosen)
     target.check()
     write_checkpoint(plan, target, CancelToken(), time.perf_counter())
 

@@ -24,7 +24,7 @@ LAYERS: list[set[str]] = [
     {"load_into", "foreign", "inspect"},
     {"sources", "diff"},
     {"rescue", "convert", "find", "report", "edit"},
-    {"training", "kaggle"},
+    {"training", "kaggle", "distributed"},
     {"manager"},
     {"frameworks"},
     {"terminal"},

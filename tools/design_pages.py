@@ -26,7 +26,12 @@ ROWS = [
     [["cli"]],
     [["commands"]],
     [["terminal"]],
-    [["rescue", "edit"], ["convert"], ["kaggle", "training", "find", "load_into"], ["report"]],
+    [
+        ["rescue", "edit"],
+        ["convert"],
+        ["kaggle", "training", "distributed", "find", "load_into"],
+        ["report"],
+    ],
     [["sources"], ["diff"]],
     [["inspect"]],
     [["save"], ["load"], ["foreign", "json_stream"], ["pickles"]],

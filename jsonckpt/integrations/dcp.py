@@ -11,6 +11,11 @@
 3
 """
 
+from torch import distributed
+
+if not distributed.is_available():
+    raise ImportError("this build of torch has no torch.distributed: install another one")
+
 from jsonckpt._src.distributed.api import async_save, load, save
 from jsonckpt._src.distributed.planners import JsonLoadPlanner, JsonSavePlanner
 from jsonckpt._src.distributed.reader import JsonStorageReader

@@ -1,7 +1,9 @@
-"""What the ranks of the tests of ``jsonckpt.integrations.dcp`` do. Each job returns plain values."""
+"""What the ranks do in the tests of ``jsonckpt.integrations.dcp``. A job returns plain values."""
 
 from __future__ import annotations
 
+import copy
+import inspect
 import os
 import signal
 from collections.abc import Callable
@@ -9,7 +11,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as torch_dcp
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_state_dict,
@@ -55,7 +57,7 @@ def trained(mesh: DeviceMesh | None, kind: str, seed: int = 0) -> tuple[Net, Any
     if "fsdp" in kind:
         assert mesh is not None
         names = mesh.mesh_dim_names or ()
-        fully_shard(net, mesh=mesh["dp"] if "tp" in names else mesh)
+        fully_shard(net, mesh=mesh["dp"] if "tp" in names else mesh)  # two dimensions: HSDP
     optimizer = torch.optim.AdamW(net.parameters(), lr=0.1, foreach=False)
     for step in range(2):
         torch.manual_seed(100 + step)
@@ -71,6 +73,8 @@ def mesh_of(kind: str) -> DeviceMesh | None:
         return None
     if "tp" in kind and "fsdp" in kind:
         return init_device_mesh("cpu", (world // 2, 2), mesh_dim_names=("dp", "tp"))
+    if kind == "hybrid fsdp":
+        return init_device_mesh("cpu", (2, world // 2), mesh_dim_names=("copies", "dp"))
     return init_device_mesh("cpu", (world,), mesh_dim_names=("tp" if "tp" in kind else "dp",))
 
 
@@ -81,7 +85,10 @@ def whole(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         return value.detach().clone()
     if isinstance(value, dict):
-        return {key: whole(item) for key, item in value.items()}
+        found = copy.copy(value)
+        for key, item in value.items():
+            found[key] = whole(item)
+        return found
     if isinstance(value, list):
         return [whole(item) for item in value]
     return value
@@ -106,9 +113,7 @@ def load_trained(kind: str, path: str, options: dict[str, Any]) -> Any:
     state = state_of(net, optimizer)
     state |= {"step": 0, "note": {"empty": {}, 3: None}}
     dcp.load(state, path, **options)
-    set_state_dict(
-        net, optimizer, model_state_dict=state["model"], optim_state_dict=state["optim"]
-    )
+    set_state_dict(net, optimizer, model_state_dict=state["model"], optim_state_dict=state["optim"])
     return whole({**state_of(net, optimizer), "step": state["step"], "note": state["note"]})
 
 
@@ -247,7 +252,7 @@ def three_saves_with_one_plan(path: str) -> Any:
         tensor = sharded([6, 2], "0", [dist.get_world_size()])
         tensor.to_local().add_(number)
         state = {"w": tensor, "step": number, "kept": {number: "a"} if number == 2 else {"0": "a"}}
-        torch_dcp.save(
+        state_dict_saver.save(
             state,
             storage_writer=dcp.JsonStorageWriter(f"{path}/{number}"),
             planner=dcp.JsonSavePlanner(enable_plan_caching=True),
@@ -275,21 +280,24 @@ def background_saves(path: str) -> Any:
 
 def own_planners(path: str, keep: bool) -> Any:
     """torch's own planners with our storage: tensors yes, values no."""
-    state: dict[str, Any] = {"w": sharded([6, 2], "0", [dist.get_world_size()]), "n": {"$v": torch.ones(2)}}
+    state: dict[str, Any] = {
+        "w": sharded([6, 2], "0", [dist.get_world_size()]),
+        "n": {"$v": torch.ones(2)},
+    }
     if keep:
         state["step"] = 3
     try:
-        torch_dcp.save(state, storage_writer=dcp.JsonStorageWriter(path))
+        state_dict_saver.save(state, storage_writer=dcp.JsonStorageWriter(path))
     except BaseException as error:
         return str(error)
     state["w"].to_local().zero_()
-    torch_dcp.load(state, storage_reader=dcp.JsonStorageReader(path))
+    state_dict_loader.load(state, storage_reader=dcp.JsonStorageReader(path))
     return whole(state)
 
 
 def without_collectives(path: str) -> str:
     try:
-        torch_dcp.save(
+        state_dict_saver.save(
             {"w": torch.ones(1)},
             storage_writer=dcp.JsonStorageWriter(path),
             planner=dcp.JsonSavePlanner(),
@@ -297,4 +305,132 @@ def without_collectives(path: str) -> str:
         )
     except Exception as error:
         return str(error)
+    return ""
+
+
+# What torch's own tests of its file-system storage do ------------------------------------------
+
+
+def _spec(dim: int, order: list[int]) -> Any:
+    from torch.distributed._shard.sharding_spec import ChunkShardingSpec
+
+    return ChunkShardingSpec(dim=dim, placements=[f"rank:{rank}/cpu" for rank in order])
+
+
+def _legacy(dim: int, order: list[int], fill: float | None) -> Any:
+    """A ``ShardedTensor``, of rising numbers or of one number."""
+    from torch.distributed._shard import sharded_tensor
+
+    made = sharded_tensor.zeros(_spec(dim, order), (6, 9), dtype=torch.float32)
+    full = torch.arange(54.0).reshape(6, 9) if fill is None else torch.full((6, 9), fill)
+    for shard in made.local_shards():
+        begin, size = shard.metadata.shard_offsets, shard.metadata.shard_sizes
+        box = tuple(slice(at, at + length) for at, length in zip(begin, size))
+        shard.tensor.copy_(full[box])
+    return made
+
+
+def legacy_sharded(path: str) -> list[bool]:
+    """Saved by rows, loaded by columns, by rows in another order, and whole; and back."""
+    full = torch.arange(54.0).reshape(6, 9)
+    dcp.save({"w": _legacy(0, [0, 1], None), "plain": full}, path)
+    found = []
+    for dim, order in ((1, [0, 1]), (0, [1, 0])):
+        for name in ("w", "plain"):
+            target = {name: _legacy(dim, order, 0.0)}
+            dcp.load(target, path, strict=False)
+            wanted = _legacy(dim, order, None)
+            pairs = zip(target[name].local_shards(), wanted.local_shards())
+            found += [torch.equal(one.tensor, two.tensor) for one, two in pairs]
+    whole_target = {"w": torch.zeros(6, 9)}
+    dcp.load(whole_target, path, strict=False)
+    return [*found, torch.equal(whole_target["w"], full)]
+
+
+class Progress:
+    """An object with a state of its own."""
+
+    def __init__(self, step: int) -> None:
+        self.state: dict[str, Any] = {
+            "step": step,
+            "seen": [step],
+            "mean": torch.full((2,), float(step)),
+        }
+        self.loads = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.state, self.loads = state, self.loads + 1
+
+
+def objects_with_states(path: str) -> Any:
+    dcp.save({"progress": Progress(5), "other": 1}, path)
+    target = Progress(0)
+    state = {"progress": target, "other": 0}
+    dcp.load(state, path)
+    return target.state, target.loads, state["other"], state["progress"] is target
+
+
+def part_of_the_ranks(path: str) -> Any:
+    """A DTensor on a mesh of ranks 0 and 1; rank 2 has no part of it."""
+    mesh = DeviceMesh("cpu", [0, 1])
+    local = torch.full((2, 2), float(dist.get_rank()))
+    tensor = DTensor.from_local(local, mesh, [Shard(0)], run_check=False)
+    dcp.save({"w": tensor}, path)
+    local.zero_()
+    dcp.load({"w": tensor}, path)
+    return local.tolist()
+
+
+def faulty(path: str, step: str, failing: int) -> Any:
+    """An error in one step of a save or load, on one rank; what each rank sees."""
+    state = {"w": sharded([4, 2], "0", [dist.get_world_size()])}
+    kind: Any = dcp.JsonStorageReader if step.startswith("read ") else dcp.JsonStorageWriter
+    name = step.removeprefix("read ")
+    original = getattr(kind, name)
+
+    def broken(*args: Any, **options: Any) -> Any:
+        if dist.get_rank() == failing:
+            raise RuntimeError(f"failing {name}")
+        return original(*args, **options)
+
+    # torch reads the signature.
+    broken.__signature__ = inspect.signature(original)  # type: ignore[attr-defined]
+    setattr(kind, name, broken)
+    try:
+        if kind is dcp.JsonStorageReader:
+            dcp.load(state, path)
+        else:
+            dcp.save(state, path)
+    except BaseException as error:
+        return type(error).__name__, str(error)
+    finally:
+        setattr(kind, name, original)
+    return None
+
+
+def background_process(path: str) -> Any:
+    """A save in another process."""
+    from torch.distributed.checkpoint.state_dict_saver import AsyncCheckpointerType
+
+    os.environ["MASTER_ADDR"] = "127.0.0.1"
+    future = dcp.async_save(
+        {"w": sharded([6, 2], "0", [dist.get_world_size()]), "n": {1: (2,)}},
+        path,
+        async_checkpointer_type=AsyncCheckpointerType.PROCESS,
+    )
+    future.result(60)
+
+
+def failing_background_save(path: str) -> str:
+    if dist.get_rank() == 1:
+        _break("write")
+    try:
+        dcp.async_save({"w": sharded([8, 2], "0", [2])}, path).result(60)
+    except BaseException as error:
+        return str(error)
+    finally:
+        _mend()
     return ""

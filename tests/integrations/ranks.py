@@ -75,7 +75,7 @@ class Ranks:
         context = multiprocessing.get_context("spawn")
         while len(self._workers) < min(count, _MOST):
             ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(theirs,), daemon=True)
+            process = context.Process(target=_serve, args=(theirs,))
             process.start()
             theirs.close()
             self._workers.append((process, ours))

@@ -57,7 +57,8 @@ def test_fully_sharded_states_load_on_any_number_of_ranks(
 
 @pytest.mark.parametrize(
     ("kind", "count", "others"),
-    [("fsdp tp", 4, [("tp", 2), ("fsdp", 3), ("plain", 1)]), slow("tp", 4, [("fsdp tp", 4)]),
+    [("fsdp tp", 4, [("tp", 2), ("fsdp", 3), ("plain", 1)]),
+     ("hybrid fsdp", 4, [("fsdp", 2)]), slow("tp", 4, [("fsdp tp", 4)]),
      slow("plain", 2, [("fsdp tp", 4), ("tp", 2)])],
 )  # fmt: skip
 def test_tensor_parallel_and_replicated_states_load_into_each_other(
@@ -174,8 +175,8 @@ def test_a_rank_that_dies_leaves_the_old_checkpoint(
     assert jsonckpt.load(path)["old"].tolist() == [1]
     jsonckpt.gc(path, older_than=0, dry_run=False)
     assert len(shards_of(path)) == 1
-    ranks.run(2, jobs.save_dtensor, str(path), [4, 2], "0", [2])
-    assert jsonckpt.load(path)["w"].shape == (4, 2)
+    dcp.save({"new": torch.zeros(1)}, path)
+    assert list(jsonckpt.load(path)) == ["new"]
 
 
 def test_a_plan_that_is_used_again_writes_the_present_values(ranks: Ranks, tmp_path: Path) -> None:
@@ -201,3 +202,53 @@ def test_planners_that_pickle_are_refused_where_they_would(ranks: Ranks, tmp_pat
 def test_a_save_without_collectives_is_refused(ranks: Ranks, tmp_path: Path) -> None:
     for text in ranks.run(2, jobs.without_collectives, str(tmp_path / "c")):
         assert "use_collectives" in text
+
+
+def test_sharded_tensors_of_the_older_kind(ranks: Ranks, tmp_path: Path) -> None:
+    for found in ranks.run(2, jobs.legacy_sharded, str(tmp_path / "c")):
+        assert len(found) > 4
+        assert all(found)
+    assert difference(jsonckpt.load(tmp_path / "c")["w"], torch.arange(54.0).reshape(6, 9)) is None
+
+
+def test_objects_with_a_state_dict(ranks: Ranks, tmp_path: Path) -> None:
+    for state, loads, other, same in ranks.run(2, jobs.objects_with_states, str(tmp_path / "c")):
+        assert difference(state, jobs.Progress(5).state) is None
+        assert (loads, other, same) == (1, 1, True)
+
+
+def test_a_tensor_that_some_ranks_have_no_part_of(ranks: Ranks, tmp_path: Path) -> None:
+    found = ranks.run(3, jobs.part_of_the_ranks, str(tmp_path / "c"))
+    assert found == [[[0, 0], [0, 0]], [[1, 1], [1, 1]], [[0, 0], [0, 0]]]
+    assert jsonckpt.load(tmp_path / "c")["w"].tolist() == [[0, 0], [0, 0], [1, 1], [1, 1]]
+
+
+@pytest.mark.parametrize(
+    ("step", "failing"),
+    [("set_up_storage_writer", 1), ("prepare_local_plan", 0), ("prepare_global_plan", 0),
+     ("write_data", 1), ("finish", 0), ("read read_metadata", 1), ("read prepare_local_plan", 1),
+     ("read prepare_global_plan", 0), ("read read_data", 1)],
+)  # fmt: skip
+def test_an_error_in_any_step_reaches_all_ranks(
+    ranks: Ranks, step: str, failing: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "c"
+    if step.startswith("read"):
+        ranks.run(2, jobs.save_dtensor, str(path), [4, 2], "0", [2])
+    for name, text in ranks.run(2, jobs.faulty, str(path), step, failing):
+        assert name == "CheckpointException"
+        assert f"(RANK {failing})" in text
+    assert path.exists() == step.startswith("read")
+
+
+def test_a_failed_save_in_the_background_leaves_nothing(ranks: Ranks, tmp_path: Path) -> None:
+    for text in ranks.run(2, jobs.failing_background_save, str(tmp_path / "c")):
+        assert "No space left" in text
+    assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.slow
+def test_a_save_in_another_process(ranks: Ranks, tmp_path: Path) -> None:
+    ranks.run(2, jobs.background_process, str(tmp_path / "c"))
+    state = jsonckpt.load(tmp_path / "c")
+    assert difference(state, {"w": torch.arange(12.0).reshape(6, 2), "n": {1: (2,)}}) is None

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
 
 from ..errors import JsonckptError
@@ -49,7 +49,7 @@ def save(
     """
     writer = JsonStorageWriter(path, **options)
     with _alone(no_dist) as alone, _failures(alone, writer):
-        dcp.save(
+        state_dict_saver.save(
             dict(state_dict),
             storage_writer=writer,
             planner=JsonSavePlanner(),
@@ -88,7 +88,7 @@ def load(
     """
     planner = JsonLoadPlanner(strict=strict, allow_partial_load=allow_partial_load, cast=cast)
     with _alone(no_dist) as alone, _failures(alone):
-        dcp.load(
+        state_dict_loader.load(
             state_dict,
             storage_reader=JsonStorageReader(path, **options),
             planner=planner,
@@ -120,9 +120,9 @@ def async_save(
         options: of :class:`JsonStorageWriter`.
 
     Returns:
-        what torch returns: a future whose ``result()`` waits and raises the error of the save (torch's
-        ``CheckpointException``, with the error of each rank in ``failures``). With a stager of your
-        own it may be an ``AsyncSaveResponse``.
+        what torch returns: a future whose ``result()`` waits and raises the error of the save
+        (torch's ``CheckpointException``, with the error of each rank in ``failures``). With a stager of
+        your own it may be an ``AsyncSaveResponse``.
     """
     global _pending
     if _pending is not None:
@@ -133,17 +133,26 @@ def async_save(
         others["async_checkpointer_type"] = async_checkpointer_type
     if async_stager is not None:
         others["async_stager"] = async_stager
+    writer = JsonStorageWriter(path, **options)
     with _alone(no_dist) as alone:
-        response = dcp.async_save(
+        response = state_dict_saver.async_save(
             dict(state_dict),
-            storage_writer=JsonStorageWriter(path, **options),
+            storage_writer=writer,
             planner=JsonSavePlanner(),
             process_group=None if alone else process_group or _own_group(),
             no_dist=alone,
             **others,
         )
-    _pending = getattr(response, "upload_completion", response)
+    pending: Future[Any] = getattr(response, "upload_completion", response)  # type: ignore[arg-type]
+    pending.add_done_callback(lambda future: _clean_up(writer, future.exception()))
+    _pending = pending
     return response
+
+
+def _clean_up(writer: JsonStorageWriter, error: BaseException | None) -> None:
+    """Remove what a background save wrote before it failed on some rank."""
+    if isinstance(error, CheckpointException):
+        writer.abandon_after({rank: cause for rank, (cause, _) in error.failures.items()})
 
 
 def _own_group() -> dist.ProcessGroup:

@@ -55,7 +55,5 @@ def _put(container: Any, path: Path, value: Any, tag: Tag | None = None) -> Any:
 def _new_mapping(tag: Tag | None) -> MutableMapping[Any, Any]:
     if tag is None or tag.beside is None:
         return {}
-    made: MutableMapping[Any, Any] = plain_value(
-        {tag.tag: {**json.loads(tag.beside), "items": []}}
-    )
+    made: MutableMapping[Any, Any] = plain_value({tag.tag: {**json.loads(tag.beside), "items": []}})
     return made

@@ -1,4 +1,4 @@
-"""What the coordinator makes of the ranks' parts: the JSON of the state, with regions of tensors."""
+"""What the coordinator makes of the ranks' parts: the JSON of one state, with regions."""
 
 from __future__ import annotations
 
@@ -71,7 +71,9 @@ def merged_state(
         elif place.tensor and "$tied" in place.tensor:
             value = json.loads(place.tensor)
         else:
-            raise WriteError(f"no rank wrote {quote(name)}", hint="The previous checkpoint is whole.")
+            raise WriteError(
+                f"no rank wrote {quote(name)}", hint="The previous checkpoint is whole."
+            )
         leaves.append((place.path, value))
     return build(leaves) if leaves else {}
 
@@ -101,4 +103,6 @@ def _reference(
     try:
         return regions_json(place.name, regions[0].entry.dtype, shape, boxes)
     except FormatError as error:
-        raise WriteError(f"the parts of {quote(name)} are not the whole: {error.message}") from error
+        raise WriteError(
+            f"the parts of {quote(name)} are not the whole: {error.message}"
+        ) from error

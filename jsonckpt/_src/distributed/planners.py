@@ -74,7 +74,7 @@ class JsonSavePlanner(DefaultSavePlanner):
         del storage_meta
         flat = flatten_for_save(state_dict)
         self.state_dict = flat.values
-        self.mappings = flat.places
+        self.mappings = flat.places  # type: ignore[assignment] # only the coordinator reads them
         self.is_coordinator = is_coordinator
 
     def create_local_plan(self) -> SavePlan:
@@ -236,7 +236,7 @@ def _problem(target: object, stored: object, *, cast: bool) -> str:
 
 
 class _Stored:
-    """Finds the leaves of a checkpoint for a leaf of the state: at the same place, or by its name."""
+    """Finds leaves of a checkpoint for a leaf of the state: at the same place, or by its name."""
 
     def __init__(self, metadata: Metadata) -> None:
         self._stored = metadata.state_dict_metadata

@@ -39,7 +39,7 @@ from .state import Place, place_of
 
 
 class JsonStorageReader(StorageReader):
-    """Reads any JSON checkpoint into a distributed state, for ``torch.distributed.checkpoint.load``.
+    """Reads a JSON checkpoint into a distributed state, for ``torch.distributed.checkpoint.load``.
 
     The checkpoint may be of any number of ranks, or one that :func:`jsonckpt.save` wrote, also a
     single file. Each rank reads the manifest, and then only the chunks that hold its own parts.
@@ -160,6 +160,8 @@ class _StoredState:
         self._leaves: dict[str, Leaf] = {}
         with container.errors():
             for leaf in leaves_of(container.manifest.state):
+                if not leaf.path and leaf.json == {}:
+                    continue  # a state of nothing
                 keys = keys_of(leaf.path)
                 name = dotted(keys)
                 # Two places may have one name. A state finds them by their places.

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.distributed._shard.sharded_tensor import ShardedTensor
+from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 from torch.distributed.checkpoint._traverse import set_element
 
 from ..errors import ArgumentError, quote
@@ -120,6 +120,9 @@ class _Taken:
 
     def put(self, value: Any, name: str) -> Json:
         sharded = is_sharded(value)
+        if isinstance(value, ShardedTensor):  # warns if it is asked for more
+            self.tensors[name] = value
+            return {"$tensor": name}
         if not sharded:
             require_plain(value)
             if is_composite(value):
@@ -158,10 +161,13 @@ class _Filled(_Taken):
     """Takes the tensors and the values of a state that is filled."""
 
     def is_tensor(self, value: object) -> bool:
+        del value
         return True  # the encoder asks for what it cannot write, too
 
     def put(self, value: Any, name: str) -> Json:
-        if not isinstance(value, torch.Tensor) or is_composite(value):
+        if not isinstance(value, torch.Tensor):
+            return None
+        if not is_sharded(value) and is_composite(value):
             return None
         self.tensors[name] = value
         return {"$tensor": name}
@@ -213,4 +219,4 @@ def places_of(planner_data: Any, names: Mapping[str, Any]) -> dict[str, Place]:
         set_element(nested, data.get(mark.name, (mark.name,)), mark)
     tree = encode_state(nested, _Marks(), rules=default_rules(), max_depth=most_levels())
     leaves = {leaf.reference["$tensor"]: leaf for leaf in leaves_of(tree) if leaf.reference}
-    return {mark.name: _place(leaves[mark.record]) for mark in marks}
+    return {mark.name: place_of(leaves[mark.record]) for mark in marks}

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex, StorageMeta
 from torch.distributed.checkpoint.planner import SavePlan, SavePlanner, WriteItem, WriteItemType
 from torch.distributed.checkpoint.storage import StorageWriter, WriteResult
@@ -139,8 +140,21 @@ class JsonStorageWriter(StorageWriter):
         self._target = target_of(self._path, self._options, absolute=True)
 
     def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
-        """Refuse to replace what must be kept, on each rank, before anything is written."""
+        """Refuse, on each rank, before anything is written.
+
+        Raises:
+            CheckpointExistsError: what is at the path must be kept.
+            ArgumentError: the planner pickles values.
+        """
         self._own_target().check()
+        ours = any(isinstance(place, Place) for place in (plan.planner_data or {}).values())
+        for item in plan.items:
+            if item.type == WriteItemType.BYTE_IO and not ours:
+                raise ArgumentError(
+                    f"the value {quote(item.index.fqn)} is not a tensor, and this planner pickles "
+                    "such values",
+                    hint="Pass planner=JsonSavePlanner(), which writes them as JSON.",
+                )
         return plan
 
     def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
@@ -197,9 +211,11 @@ class JsonStorageWriter(StorageWriter):
         Args:
             failures: the error of each rank that failed.
         """
-        # After an error in the commit, the coordinator has removed what it may.
-        begun = any(_IN_COMMIT in vars(error) for error in failures.values())
-        if self._target is not None and not begun:
+        if self._target is None:
+            return
+        if any(_IN_COMMIT in vars(error) for error in failures.values()):
+            self._target.leave()  # the coordinator has removed what it may
+        else:
             self._target.abandon(next(iter(failures.values())))
 
     def _own_target(self) -> Target:
@@ -227,7 +243,7 @@ class RankItems:
         """What a plan has for this rank.
 
         Raises:
-            ArgumentError: the planner pickles values.
+            ArgumentError: the planner gives something else than JSON for a value.
         """
         found = cls()
         names = dict.fromkeys(item.index.fqn for item in plan.items)
@@ -242,10 +258,7 @@ class RankItems:
 
     def _add_value(self, name: str, data: Any) -> None:
         if not isinstance(data, JsonBytes):
-            raise ArgumentError(
-                f"the value {quote(name)} is not a tensor, and this planner pickles such values",
-                hint="Pass planner=JsonSavePlanner(), which writes them as JSON.",
-            )
+            raise ArgumentError(f"the planner gives no JSON for the value {quote(name)}")
         self.values[name] = data.getvalue().decode()
         self.sources += data.sources
 

@@ -169,6 +169,7 @@ class FileTarget(_LocalTarget):
 
     def abandon(self, error: BaseException, others: Sequence[str] = ()) -> None:
         """After the commit no file has the temporary name, and no directory is empty."""
+        del others
         if self._space is not None:
             self._space.explain(error)
         self._remove_new()
@@ -295,6 +296,10 @@ class DirectoryTarget(_LocalTarget):
             paths = [self._path / filenames.check_shard_name(name) for name in others]
             commit.unlink_all(paths, threads=1)
             self._remove_new()
+
+    def leave(self) -> None:
+        """Remove what was made and is empty."""
+        commit.remove_directories(self._made)
 
     def clean_up(self) -> None:
         """Remove the shards of the checkpoint that was replaced."""

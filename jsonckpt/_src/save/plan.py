@@ -180,9 +180,7 @@ class SavePlan:
         return [
             ShardPlan(
                 len(self.reuse.rows) + number,
-                filenames.shard_name(
-                    save_id, number + 1, compressed=zst, rank=self.snapshot.rank
-                ),
+                filenames.shard_name(save_id, number + 1, compressed=zst, rank=self.snapshot.rank),
                 members,
             )
             for number, members in enumerate(groups)

@@ -88,6 +88,9 @@ class Target(ABC):
             others: shards that other processes wrote.
         """
 
+    def leave(self) -> None:  # noqa: B027 - a place may have no directories
+        """Remove directories that were made for a save and are empty: another process gave up."""
+
     def clean_up(self) -> None:  # noqa: B027 - a target may have nothing to clean up
         """Remove what was replaced, after the commit."""
 

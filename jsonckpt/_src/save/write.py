@@ -20,8 +20,8 @@ from ..standalone.export import export_reader
 from . import reader_limits
 from .outputs import ZstdOutput
 from .plan import SavePlan, ShardPlan
-from .snapshot import Snapshot
 from .shard_writer import ShardWriter, useful_threads
+from .snapshot import Snapshot
 from .target import Target
 
 _SAVE_AGAIN = "The previous checkpoint, if any, is untouched. Save again."
