@@ -346,7 +346,7 @@ def put_together(
         offset = part["offset"]
         need(all(type(at) is int and at >= 0 for at in offset), "an offset")
         need(part["of"] == f"$region/{','.join(map(str, offset))}{name}", "the name of a part")
-        piece = tensors[part["of"]]
+        piece = tensors.pop(part["of"])
         need(piece.dtype == getattr(torch, body["dtype"]), "the dtype of a part")
         stops = [at + size for at, size in zip(offset, piece.shape, strict=True)]
         need(all(map(int.__le__, stops, shape)), "a part lies in its tensor")
