@@ -11,7 +11,6 @@ import json
 import warnings
 from pathlib import Path
 
-import jsonckpt
 from jsonckpt._src.format.filenames import SHARED_MARK
 from tests.golden.cases import CASES
 
@@ -43,9 +42,7 @@ def main() -> None:
             continue
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's, about sparse and quantized tensors
-            state = case.state()
-        earlier = {"unchanged_from": FOLDER / case.earlier} if case.earlier else {}
-        jsonckpt.save(state, path, overwrite=False, **case.options, **earlier)
+            case.save(path, overwrite=False)
         for mark in FOLDER.rglob(SHARED_MARK):  # it is no part of the format
             mark.unlink()
         print(f"written  {case.path}")
