@@ -60,6 +60,8 @@ def _created_by() -> str:
 
 def write(case: Case, folder: Path) -> dict[str, str]:
     """Save a golden state; each file's SHA-256 by name. The same state gives the same bytes."""
+    if case.earlier:
+        write(next(other for other in CASES if other.path == case.earlier), folder)
     with ExitStack() as stack:
         patch = mock.patch.multiple(snapshot, new_save_id=_save_id, created_by=_created_by)
         stack.enter_context(patch)

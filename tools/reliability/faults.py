@@ -186,7 +186,7 @@ def try_fault(
             scene.run(room)
         except (Exception, KeyboardInterrupt) as error:
             raised = error
-    marks = injector.call is not None and injector.call.path.endswith(SHARED_MARK)
+    marks = injector.call is not None and injector.call.path.endswith((f"/{EARLIER}", SHARED_MARK))
     if injector.fault is not None and marks and raised is None:
         # A directory that cannot be marked is not used: everything is written.
         return injector, "" if outcome(scene, room) == "new" else "not saved"
