@@ -20,12 +20,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 import jsonckpt
-from tests.support import difference, lacking, same, slow
+from tests.support import difference, framework, same, slow
 
-try:
-    import lightning.pytorch as pl
-except ModuleNotFoundError:
-    lacking("lightning", "lightning is not installed")
+pl = framework("lightning.pytorch")
 
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.plugins.io import AsyncCheckpointIO
@@ -45,10 +42,7 @@ pytestmark = [
         "FutureWarning",
         "DeprecationWarning",
     )
-] + [
-    pytest.mark.filterwarnings(f"ignore:{text}")
-    for text in ("Checkpoint directory", "'set_vital' is deprecated")
-]
+] + [pytest.mark.filterwarnings("ignore:Checkpoint directory")]
 PLUGINS = {
     "sync": JsonCheckpointIO,
     "async": AsyncJsonCheckpointIO,
@@ -70,9 +64,10 @@ class Data(Dataset[Any]):
 class Model(pl.LightningModule):  # type: ignore[misc, unused-ignore]
     """A small model with dropout, a batch norm and a tied weight. Keeps the losses of this run."""
 
-    def __init__(self, width: int = 8, lr: float = 0.01, validate: bool = False) -> None:
+    def __init__(self, width: int = 8, **hparams: Any) -> None:
         super().__init__()
         self.save_hyperparameters()
+        self.lr = hparams.get("lr", 0.01)
         self.net = torch.nn.Sequential(
             torch.nn.Linear(4, width),
             torch.nn.BatchNorm1d(width),
@@ -90,7 +85,7 @@ class Model(pl.LightningModule):  # type: ignore[misc, unused-ignore]
         return loss
 
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.AdamW(self.parameters(), lr=self.hparams["lr"])
+        optimizer = torch.optim.AdamW(self.parameters(), lr=self.lr)
         scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.9)
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
@@ -157,7 +152,7 @@ def test_a_run_saves_and_resumes(tmp_path: Path, kind: str) -> None:
     for path in tmp_path.iterdir():
         assert jsonckpt.verify(path).ok
         state = jsonckpt.load(path)
-        assert state["hyper_parameters"] == {"width": 8, "lr": 0.01, "validate": False}
+        assert state["hyper_parameters"] == {"width": 8}
     last = jsonckpt.load(tmp_path / "last.ckpt")
     assert last["global_step"] == 9
     if kind != "wrapped":  # Lightning's own wrapper unties them and drops the metadata
@@ -176,11 +171,8 @@ def test_a_run_saves_and_resumes(tmp_path: Path, kind: str) -> None:
 
 
 def stateful(**options: Any) -> Any:
-    try:
-        from torchdata.stateful_dataloader import StatefulDataLoader
-    except ModuleNotFoundError:
-        lacking("torchdata", "torchdata is not installed")
-    return StatefulDataLoader(Data(), batch_size=4, shuffle=True, **options)
+    loaders = framework("torchdata.stateful_dataloader")
+    return loaders.StatefulDataLoader(Data(), batch_size=4, shuffle=True, **options)
 
 
 #: When a checkpoint is written, and what the model and the loader are.
