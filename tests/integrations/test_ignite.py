@@ -97,7 +97,7 @@ def test_the_old_checkpoint_stays_until_the_new_one_is_written(tmp_path: Path) -
 
 
 def test_scores_and_one_object(tmp_path: Path) -> None:
-    model, trainer = torch.nn.Linear(2, 2), Engine(lambda engine, batch: None)
+    model, trainer = torch.nn.Linear(2, 2), Engine(lambda *_: None)
     handler = Checkpoint(
         {"model": model},
         JsonSaver(tmp_path),
