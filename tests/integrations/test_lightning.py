@@ -60,7 +60,7 @@ class Data(Dataset[Any]):
         return torch.full((4,), index / 12) + 0.01 * noise
 
 
-class Model(pl.LightningModule):  # type: ignore[misc, unused-ignore]
+class Model(pl.LightningModule):
     """A small model with dropout, a batch norm and a tied weight. Keeps the losses of this run."""
 
     def __init__(self, width: int = 8, **hparams: Any) -> None:
@@ -94,7 +94,7 @@ class Validated(Model):
         self.log("val_loss", torch.nn.functional.mse_loss(self.net(batch), batch))
 
 
-class Stop(Callback):  # type: ignore[misc, unused-ignore]
+class Stop(Callback):
     """Ends the run like a crash, after a number of steps or epochs."""
 
     def __init__(self, *, step: int = -1, epoch: int = -1) -> None:
@@ -229,7 +229,7 @@ class Colour(enum.Enum):
     RED = 1
 
 
-class Odd(pl.LightningModule):  # type: ignore[misc, unused-ignore]
+class Odd(pl.LightningModule):
     """A module with hyper-parameters that are no plain values."""
 
     def __init__(self, act: Any, colour: Any = Colour.RED, **others: Any) -> None:
@@ -322,7 +322,7 @@ def test_a_forged_note_is_refused(tmp_path: Path, note: Any) -> None:
             load(tmp_path / "c.ckpt")
 
 
-class Items(pl.LightningDataModule):  # type: ignore[misc, unused-ignore]
+class Items(pl.LightningDataModule):
     def __init__(self, size: int = 3) -> None:
         super().__init__()
         self.save_hyperparameters()

@@ -25,7 +25,7 @@ _Base: Any = BaseSaveHandler
 _Checkpoint: Any = Checkpoint
 
 
-class JsonSaver(_Base):  # type: ignore[misc, unused-ignore]
+class JsonSaver(_Base):
     """``Checkpoint(to_save, JsonSaver("run"), …)``: each checkpoint is one file ``NAME.json``.
 
     Ignite names its files ``checkpoint_300.pt``; the ending becomes ``.json``. The text that Ignite

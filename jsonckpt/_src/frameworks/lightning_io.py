@@ -33,7 +33,7 @@ _OTHER_WAY = (
 )
 
 
-class JsonCheckpointIO(CheckpointIO):  # type: ignore[misc, unused-ignore]
+class JsonCheckpointIO(CheckpointIO):
     """Lightning's checkpoints as plain JSON: ``Trainer(plugins=[JsonCheckpointIO()])``.
 
     A checkpoint is one file under the name that Lightning gives it (``last.ckpt``), written

@@ -13,7 +13,7 @@ from .lightning_io import JsonCheckpointIO, unfit, unfit_error
 from .lightning_parts import Callback
 
 
-class ExactResume(Callback):  # type: ignore[misc, unused-ignore]
+class ExactResume(Callback):
     """A resumed run draws the random numbers that the uninterrupted one would have drawn.
 
     ``Trainer(callbacks=[ExactResume(), …], plugins=[JsonCheckpointIO()])``. The states of the
