@@ -24,6 +24,7 @@ LAYERS: list[set[str]] = [
     {"sources", "diff"},
     {"rescue", "convert", "find", "report", "edit"},
     {"training", "kaggle"},
+    {"frameworks"},
     {"terminal"},
     {"commands"},
     {"cli"},

@@ -46,11 +46,11 @@ def test_the_content_says_that_it_is_compressed(tmp_path: Path, encoding: str) -
         assert same(opened["/w"][7:9], STATE["w"][7:9])  # type: ignore[index]
     assert jsonckpt.verify(path, deep=True).ok
     assert [found.valid for found in jsonckpt.find(tmp_path)] == [True, True]
-    damaged = bytearray(path.read_bytes())
-    damaged[-3:] = b"xxx"
-    path.write_bytes(damaged)
+    assert jsonckpt.recover(path, tmp_path / "new.json").complete
+    path.write_bytes(path.read_bytes()[:-9])
     assert not jsonckpt.verify(path).ok
-    assert jsonckpt.recover(path, tmp_path / "new.json").recovered == ("/w",)
+    with pytest.raises(jsonckpt.IncompleteCheckpointError, match="inside a zstd frame"):
+        jsonckpt.load(path)
 
 
 def test_a_name_ending_in_zst_is_compressed(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_an_old_file_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
 def test_edits_keep_the_file(tmp_path: Path) -> None:
     path = tmp_path / "last.ckpt"
     jsonckpt.save({"model": {"module.w": torch.ones(2)}, "step": 1}, path, single_file=True)
-    jsonckpt.edit.set(path, {"/step": 2})
+    jsonckpt.edit.set_value(path, "/step", 2)
     jsonckpt.edit.rename(path, strip_prefix="module.")
     assert path.is_file()
     assert same(jsonckpt.load(path), {"model": {"w": torch.ones(2)}, "step": 2})

@@ -272,7 +272,9 @@ def _write_file(
         save_id=manifest.save_id,
         created_at=manifest.created_at,
     )
-    return write_draft(draft, text, WriteOptions(overwrite=True, sync=sync, single_file=True)).digest
+    return write_draft(
+        draft, text, WriteOptions(overwrite=True, sync=sync, single_file=True)
+    ).digest
 
 
 def _write_manifest(opened: Opened, state: Json, metadata: dict[str, Any], *, sync: bool) -> str:

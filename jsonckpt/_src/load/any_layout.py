@@ -94,9 +94,7 @@ def open_again(
 def is_ranged(location: Location, name: str) -> bool:
     """Whether ranges of a file's text can be read: its server allows it, and it is no zstd."""
     return (
-        zstd_by_name(name) is not True
-        and location.ranged(name)
-        and not location.compressed(name)
+        zstd_by_name(name) is not True and location.ranged(name) and not location.compressed(name)
     )
 
 

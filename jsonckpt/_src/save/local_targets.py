@@ -37,6 +37,9 @@ from .outputs import ComparedOutput, FileOutput, ObjectOutput
 from .plan import SavePlan, ShardPlan
 from .target import Target, check_is_ours, named_shards, present_shards
 
+#: The way out for a name that is refused.
+ANY_NAME = "single_file=True writes one file under any name. "
+
 
 def local_target(path: Path, options: SaveOptions, given: str) -> Target:
     """The target for a local path.
@@ -119,7 +122,7 @@ class FileTarget(_LocalTarget):
         """Refuse a name that a file must not have, and what must not be replaced."""
         path = self._path
         if self._options.single_file is None:
-            check_target_name(self.path)
+            check_target_name(self.path, also=ANY_NAME)
         with writing(path):
             filenames.check_single_name(str(path))
             mode = check_replaceable(path)
@@ -183,7 +186,7 @@ class DirectoryTarget(_LocalTarget):
         with writing(path):
             mode = mode_of(path)
             if self._options.single_file is None and not (mode and stat.S_ISDIR(mode)):
-                check_target_name(self.path)
+                check_target_name(self.path, also=ANY_NAME)
             if mode is None:
                 return
             if not stat.S_ISDIR(mode):

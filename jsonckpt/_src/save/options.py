@@ -125,7 +125,8 @@ class SaveOptions:
             )
         if self.single_file not in (None, True, False):
             raise ArgumentError(
-                f"single_file={quote(self.single_file)}; it may be None (by the name), True or False"
+                f"single_file={quote(self.single_file)}; it may be None (the name decides), True "
+                "or False"
             )
         reader_limits.check_chunk_size(self.chunk_bytes)
         if not isinstance(self.checksum, str) or self.checksum not in ALGORITHMS:
