@@ -19,14 +19,10 @@ from ..training.checkpoints import latest
 from ..training.optimizer import restore_optimizer
 from ..training.rng import rng_state, set_rng_state
 from .accelerate_loaders import draw_order_later, loader_state, restore_loader
-from .missing import not_installed
 from .ranks import gather_values, raise_on_all
 
-try:
-    from accelerate import Accelerator
-    from accelerate.utils import DistributedType
-except ImportError as error:
-    raise not_installed(error, "jsonckpt.integrations.accelerate", "accelerate") from error
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
 
 #: The subdirectory of the directory that a script names.
 SUBDIRECTORY = "jsonckpt"

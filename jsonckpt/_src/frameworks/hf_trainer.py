@@ -23,13 +23,9 @@ from .hf_checkpoint import (
     state_directory,
     trained_tensors,
 )
-from .missing import not_installed
 from .ranks import gather_values, raise_on_all
 
-try:
-    from transformers import Trainer
-except ImportError as error:
-    raise not_installed(error, "jsonckpt.integrations.transformers", "hf") from error
+from transformers import Trainer
 
 if TYPE_CHECKING:
 
