@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..errors import ArgumentError, CheckpointNotFoundError, StateMismatchError
+from transformers import Trainer
+
+from ..errors import ArgumentError, StateMismatchError
 from ..save.api import save
 from ..training.optimizer import restore_optimizer
 from ..training.rng import rng_state, set_rng_state
@@ -23,9 +25,7 @@ from .hf_checkpoint import (
     state_directory,
     trained_tensors,
 )
-from .ranks import gather_values, raise_on_all
-
-from transformers import Trainer
+from .ranks import gather_values, together
 
 if TYPE_CHECKING:
 
@@ -83,9 +83,7 @@ class JsonCheckpointTrainerMixin(_Trainer):
     _json_parts: dict[str, Any] | None = None
     _json_directory: str | None = None
 
-    def train(
-        self, resume_from_checkpoint: Any = None, *arguments: Any, **named: Any
-    ) -> Any:
+    def train(self, resume_from_checkpoint: Any = None, *arguments: Any, **named: Any) -> Any:
         """``Trainer.train``; a checkpoint that is not whole is never resumed from.
 
         Raises:
@@ -132,13 +130,9 @@ class JsonCheckpointTrainerMixin(_Trainer):
             raise ArgumentError(
                 "this Trainer overrides _save without a call of super(), so it has no JSON weights"
             )
-        error: Exception | None = None
-        if self.args.should_save:
-            try:
+        with together(self.accelerator):
+            if self.args.should_save:
                 self._commit(directory, parts)
-            except Exception as caught:  # the other ranks must learn of it first
-                error = caught
-        raise_on_all(self.accelerator, error)
         if self.args.push_to_hub:
             super()._push_from_checkpoint(directory)
         if self.args.should_save:
