@@ -174,14 +174,14 @@ class JsonCheckpointTrainerMixin(_Trainer):
         model = self._plain_model()
         kept = trained_tensors(model)
         self._json_parts["model"] = kept if kept is not model else model.state_dict()
-        for part in (
-            getattr(model, "config", None),
-            getattr(model, "generation_config", None),
-            self.processing_class or getattr(self.data_collator, "tokenizer", None),
-            *dict(getattr(model, "peft_config", None) or {}).values(),
-        ):
-            if hasattr(part, "save_pretrained"):
-                part.save_pretrained(output_dir)
+        parts = [getattr(model, name, None) for name in ("config", "generation_config")]
+        parts.append(self.processing_class or getattr(self.data_collator, "tokenizer", None))
+        places = [(part, output_dir) for part in parts if hasattr(part, "save_pretrained")]
+        for name, adapter in dict(getattr(model, "peft_config", None) or {}).items():
+            place = output_dir if name == "default" else os.path.join(output_dir, name)
+            places.append((adapter, place))
+        for part, place in places:
+            part.save_pretrained(place)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if self._json_parts is None:
