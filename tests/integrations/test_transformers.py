@@ -371,5 +371,3 @@ def test_the_mixin_goes_before_any_trainer(tmp_path: Path) -> None:
 
     assert Own.train is JsonCheckpointTrainerMixin.train
     assert tmp_path.exists()
-
-
