@@ -25,7 +25,7 @@ TABLE = re.compile(r"<!-- modules -->\n.*?<!-- end -->\n", re.DOTALL)
 ROWS = [
     [["cli"]],
     [["commands"]],
-    [["terminal"]],
+    [["terminal"], ["frameworks"]],
     [["rescue", "edit"], ["convert"], ["kaggle", "training", "find", "load_into"], ["report"]],
     [["sources"], ["diff"]],
     [["inspect"]],

@@ -240,6 +240,8 @@ def _is_ours(beginning: bytes) -> bool:
 
 def _of_others(place: Place, beginning: bytes, size: int) -> FoundCheckpoint | None:
     """A file that does not name this package: convertible, damaged, or of no interest."""
+    if is_url(str(place.path)) and not is_single(place.name):
+        return None  # a file of another program, which is not looked into over a network
     kind = convertible_kind(Look(Path(place.name), beginning, size)) if beginning else None
     if kind is not None:
         return _convertible(place, kind, size)

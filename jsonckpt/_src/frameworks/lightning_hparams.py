@@ -79,8 +79,8 @@ def lost_names(lost: Mapping[str, str], place: str) -> dict[str, str]:
     {'act': 'f', 'c': 'g'}
     """
     found: dict[str, str] = {}
-    for pointer, description in lost.items():
-        _, first, *rest = pointer.split("/")
+    for place_of_it, description in lost.items():
+        _, first, *rest = place_of_it.split("/")
         if first == place:
             found.setdefault(pointer.unescape(rest[0]) if rest else "", description)
     return found

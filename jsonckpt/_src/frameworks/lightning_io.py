@@ -1,4 +1,4 @@
-"""``CheckpointIO`` of Lightning that writes checkpoints of plain JSON, at once or in the background."""
+"""``CheckpointIO`` of Lightning for plain JSON, written at once or in the background."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _OTHER_WAY = (
 )
 
 
-class JsonCheckpointIO(CheckpointIO):  # type: ignore[misc, unused-ignore]
+class JsonCheckpointIO(CheckpointIO):
     """Lightning's checkpoints as plain JSON: ``Trainer(plugins=[JsonCheckpointIO()])``.
 
     A checkpoint is one file under the name that Lightning gives it (``last.ckpt``), written
@@ -171,7 +171,7 @@ class JsonCheckpointIO(CheckpointIO):  # type: ignore[misc, unused-ignore]
         if lost and self._hparams == "error":
             place, description = next(iter(lost.items()))
             raise ArgumentError(
-                f"the hyper-parameter {quote(place)} is {description}, which plain JSON cannot hold",
+                f"the hyper-parameter {quote(place)} is {description}: no value of plain JSON",
                 hint=_way_out(place),
             )
         new = {place: text for place, text in lost.items() if place not in self._warned}

@@ -1,4 +1,4 @@
-"""``load_from_checkpoint``: a module or data module of Lightning from a checkpoint of plain JSON."""
+"""``load_from_checkpoint``: a module or data module of Lightning from plain JSON."""
 
 from __future__ import annotations
 

@@ -13,13 +13,13 @@ from .lightning_io import JsonCheckpointIO, unfit, unfit_error
 from .lightning_parts import Callback
 
 
-class ExactResume(Callback):  # type: ignore[misc, unused-ignore]
+class ExactResume(Callback):
     """A resumed run draws the random numbers that the uninterrupted one would have drawn.
 
     ``Trainer(callbacks=[ExactResume(), …], plugins=[JsonCheckpointIO()])``. The states of the
     generators (Python, NumPy, torch, each CUDA device) of every rank go into each checkpoint, and
-    come back when ``fit(ckpt_path=…)`` goes on: before the first batch is drawn where an epoch was
-    complete, after the data loader has begun where it was not. It works with every ``CheckpointIO``.
+    come back when ``fit(ckpt_path=…)`` goes on: before the data loader begins where an epoch was
+    complete, after it has begun where it was not. It works with every ``CheckpointIO``.
 
     From the end of an epoch a run goes on bit for bit. In the middle of one, the data loader must
     keep its place: torchdata's ``StatefulDataLoader`` does. ``save_weights_only=True`` leaves the
