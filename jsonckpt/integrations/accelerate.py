@@ -6,12 +6,17 @@
 - :func:`register_hooks`: the models only, below ``Accelerator.save_state``
 """
 
-from jsonckpt._src.frameworks.accelerate_state import (
-    JsonAccelerator,
-    load_state,
-    register_hooks,
-    restore_rng,
-    save_state,
-)
+try:
+    from jsonckpt._src.frameworks.accelerate_state import (
+        JsonAccelerator,
+        load_state,
+        register_hooks,
+        restore_rng,
+        save_state,
+    )
+except ModuleNotFoundError as error:
+    from jsonckpt._src.frameworks.missing import not_installed
+
+    raise not_installed(error, __name__, "accelerate") from error
 
 __all__ = ["JsonAccelerator", "load_state", "register_hooks", "restore_rng", "save_state"]

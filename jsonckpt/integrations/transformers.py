@@ -6,7 +6,12 @@
 - :func:`load_weights`: the weights of a ``checkpoint-N`` into a model
 """
 
-from jsonckpt._src.frameworks.hf_checkpoint import get_last_checkpoint, load_weights
-from jsonckpt._src.frameworks.hf_trainer import JsonCheckpointTrainerMixin, JsonTrainer
+try:
+    from jsonckpt._src.frameworks.hf_checkpoint import get_last_checkpoint, load_weights
+    from jsonckpt._src.frameworks.hf_trainer import JsonCheckpointTrainerMixin, JsonTrainer
+except ModuleNotFoundError as error:
+    from jsonckpt._src.frameworks.missing import not_installed
+
+    raise not_installed(error, __name__, "hf") from error
 
 __all__ = ["JsonCheckpointTrainerMixin", "JsonTrainer", "get_last_checkpoint", "load_weights"]

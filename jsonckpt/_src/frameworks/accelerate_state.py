@@ -10,6 +10,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+
 from ..errors import ArgumentError, CheckpointNotFoundError, StateMismatchError, counted
 from ..format.limits import Limits
 from ..load.api import load
@@ -19,14 +22,7 @@ from ..training.checkpoints import latest
 from ..training.optimizer import restore_optimizer
 from ..training.rng import rng_state, set_rng_state
 from .accelerate_loaders import draw_order_later, loader_state, restore_loader
-from .missing import not_installed
-from .ranks import gather_values, raise_on_all
-
-try:
-    from accelerate import Accelerator
-    from accelerate.utils import DistributedType
-except ImportError as error:
-    raise not_installed(error, "jsonckpt.integrations.accelerate", "accelerate") from error
+from .ranks import gather_values, together
 
 #: The subdirectory of the directory that a script names.
 SUBDIRECTORY = "jsonckpt"
@@ -76,9 +72,10 @@ def save_state(
         )
     models = list(accelerator._models)
     weights = [_plain(accelerator, model).state_dict() for model in models]
-    directory.mkdir(parents=True, exist_ok=True)
-    for hook in accelerator._save_model_state_pre_hook.values():
-        hook(models, weights, str(directory))
+    with together(accelerator):
+        directory.mkdir(parents=True, exist_ok=True)
+        for hook in accelerator._save_model_state_pre_hook.values():
+            hook(models, weights, str(directory))
     own = {
         "rng": rng_state(),
         "loaders": [loader_state(accelerator, one) for one in accelerator._dataloaders],
@@ -94,18 +91,15 @@ def save_state(
         "iteration": accelerator.save_iteration,
         "extra": dict(extra or {}),
     }
-    error: Exception | None = None
     project = accelerator.project_configuration
-    if accelerator.is_main_process or (
+    writes = accelerator.is_main_process or (
         project.save_on_each_node and accelerator.is_local_main_process
-    ):
-        try:
+    )
+    with together(accelerator):
+        if writes:
             save(state, directory / SUBDIRECTORY, **options)
-            if project.automatic_checkpoint_naming and project.total_limit is not None:
-                _remove_old(directory.parent, project.total_limit)
-        except Exception as caught:  # the other ranks must learn of it first
-            error = caught
-    raise_on_all(accelerator, error)
+        if writes and project.automatic_checkpoint_naming and project.total_limit is not None:
+            _remove_old(directory.parent, project.total_limit)
     project.iteration += 1
     return str(directory)
 
@@ -209,14 +203,10 @@ def register_hooks(accelerator: Any, **options: Any) -> list[Any]:
     _refuse_sharded(accelerator)
 
     def save_models(models: list[Any], weights: list[Any], output_dir: str) -> None:
-        error: Exception | None = None
         state = {"models": [_plain(accelerator, model).state_dict() for model in models]}
-        if accelerator.is_main_process:
-            try:
+        with together(accelerator):
+            if accelerator.is_main_process:
                 save(state, Path(output_dir) / SUBDIRECTORY, **options)
-            except Exception as caught:  # the other ranks must learn of it first
-                error = caught
-        raise_on_all(accelerator, error)
         weights.clear()
 
     def load_models(models: list[Any], input_dir: str) -> None:
@@ -278,7 +268,7 @@ def _refuse_sharded(accelerator: Any) -> None:
     kind = accelerator.distributed_type
     if kind not in [getattr(DistributedType, name, None) for name in _WHOLE]:
         raise ArgumentError(
-            f"{getattr(kind, 'value', kind)} spreads the state over ranks, which this does not save",
+            f"{getattr(kind, 'value', kind)} spreads the state over ranks: this does not save it",
             hint="Use accelerator.save_state, or jsonckpt.integrations.dcp.",
         )
 
@@ -287,9 +277,7 @@ def _directory_to_save(accelerator: Any, given: str | os.PathLike[str] | None) -
     project = accelerator.project_configuration
     if not project.automatic_checkpoint_naming:
         if given is None:
-            raise ArgumentError(
-                "output_dir is missing, and automatic_checkpoint_naming is off"
-            )
+            raise ArgumentError("output_dir is missing, and automatic_checkpoint_naming is off")
         return Path(given).expanduser()
     directory = _automatic(accelerator) / f"checkpoint_{accelerator.save_iteration}"
     if (directory / SUBDIRECTORY / "manifest.json").exists():

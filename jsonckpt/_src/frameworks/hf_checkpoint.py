@@ -16,9 +16,8 @@ from typing import Any
 
 import torch
 
-from ..errors import CheckpointNotFoundError, IncompleteCheckpointError, JsonckptError, quote
-from ..find.look import check_text, problem_of
-from ..find.look import FoundCheckpoint
+from ..errors import CheckpointNotFoundError, IncompleteCheckpointError, JsonckptError
+from ..find.look import FoundCheckpoint, check_text, problem_of
 from ..load.api import load
 from ..load_into.api import load_into
 
@@ -27,7 +26,9 @@ SUBDIRECTORY = "jsonckpt"
 #: The Trainer's own counters and logs.
 TRAINER_STATE = "trainer_state.json"
 #: One of these is in each checkpoint that the Trainer itself wrote.
-_WEIGHTS = re.compile(r"(model|adapter_model|pytorch_model)[\w.-]*\.(safetensors|bin)(\.index\.json)?")
+_WEIGHTS = re.compile(
+    r"(model|adapter_model|pytorch_model)[\w.-]*\.(safetensors|bin)(\.index\.json)?"
+)
 _NAME = re.compile(r"checkpoint-(\d{1,18})")
 
 
@@ -175,5 +176,3 @@ def fsync_files(directory: str | os.PathLike[str]) -> None:
         if entry.is_file(follow_symlinks=False):
             with open(entry.path, "rb") as file:
                 os.fsync(file.fileno())
-
-

@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..errors import ArgumentError, CheckpointNotFoundError, StateMismatchError
+from transformers import Trainer
+
+from ..errors import ArgumentError, StateMismatchError
 from ..save.api import save
 from ..training.optimizer import restore_optimizer
 from ..training.rng import rng_state, set_rng_state
@@ -23,13 +25,7 @@ from .hf_checkpoint import (
     state_directory,
     trained_tensors,
 )
-from .missing import not_installed
-from .ranks import gather_values, raise_on_all
-
-try:
-    from transformers import Trainer
-except ImportError as error:
-    raise not_installed(error, "jsonckpt.integrations.transformers", "hf") from error
+from .ranks import gather_values, together
 
 if TYPE_CHECKING:
 
@@ -87,9 +83,7 @@ class JsonCheckpointTrainerMixin(_Trainer):
     _json_parts: dict[str, Any] | None = None
     _json_directory: str | None = None
 
-    def train(
-        self, resume_from_checkpoint: Any = None, *arguments: Any, **named: Any
-    ) -> Any:
+    def train(self, resume_from_checkpoint: Any = None, *arguments: Any, **named: Any) -> Any:
         """``Trainer.train``; a checkpoint that is not whole is never resumed from.
 
         Raises:
@@ -136,13 +130,9 @@ class JsonCheckpointTrainerMixin(_Trainer):
             raise ArgumentError(
                 "this Trainer overrides _save without a call of super(), so it has no JSON weights"
             )
-        error: Exception | None = None
-        if self.args.should_save:
-            try:
+        with together(self.accelerator):
+            if self.args.should_save:
                 self._commit(directory, parts)
-            except Exception as caught:  # the other ranks must learn of it first
-                error = caught
-        raise_on_all(self.accelerator, error)
         if self.args.push_to_hub:
             super()._push_from_checkpoint(directory)
         if self.args.should_save:
@@ -184,14 +174,14 @@ class JsonCheckpointTrainerMixin(_Trainer):
         model = self._plain_model()
         kept = trained_tensors(model)
         self._json_parts["model"] = kept if kept is not model else model.state_dict()
-        for part in (
-            getattr(model, "config", None),
-            getattr(model, "generation_config", None),
-            self.processing_class or getattr(self.data_collator, "tokenizer", None),
-            *dict(getattr(model, "peft_config", None) or {}).values(),
-        ):
-            if hasattr(part, "save_pretrained"):
-                part.save_pretrained(output_dir)
+        parts = [getattr(model, name, None) for name in ("config", "generation_config")]
+        parts.append(self.processing_class or getattr(self.data_collator, "tokenizer", None))
+        places = [(part, output_dir) for part in parts if hasattr(part, "save_pretrained")]
+        for name, adapter in dict(getattr(model, "peft_config", None) or {}).items():
+            place = output_dir if name == "default" else os.path.join(output_dir, name)
+            places.append((adapter, place))
+        for part, place in places:
+            part.save_pretrained(place)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if self._json_parts is None:

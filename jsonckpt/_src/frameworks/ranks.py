@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -31,12 +33,18 @@ def gather_values(accelerator: Any, value: Any) -> list[Any]:
     return [load(io.BytesIO(row[:size].numpy().tobytes())) for row, size in zip(rows, sizes)]
 
 
-def raise_on_all(accelerator: Any, error: Exception | None) -> None:
-    """Raise the error of a rank on that rank, and on all others one that names the rank.
+@contextmanager
+def together(accelerator: Any) -> Iterator[None]:
+    """A part of a save that fails on all ranks if it fails on one. All ranks come to its end.
 
     Raises:
-        WriteError: another rank could not write.
+        WriteError: it failed on another rank. On that rank, its own error is raised.
     """
+    error: Exception | None = None
+    try:
+        yield
+    except Exception as caught:  # the other ranks must learn of it first
+        error = caught
     failed: list[bool] = [error is not None]
     if accelerator.num_processes > 1:
         mine = torch.tensor(failed, dtype=torch.uint8, device=accelerator.device)
@@ -44,7 +52,7 @@ def raise_on_all(accelerator: Any, error: Exception | None) -> None:
     if error is not None:
         raise error
     if any(failed):
-        rank = failed.index(True)
         raise WriteError(
-            f"rank {rank} could not save the checkpoint", hint="The error of that rank says why."
+            f"rank {failed.index(True)} could not save the checkpoint",
+            hint="The error of that rank says why.",
         )
