@@ -36,7 +36,7 @@ class TrainState:
             the saved values into the same dictionary; keys that the checkpoint lacks stay.
         accumulation_step: how many backward passes were done since the last optimizer step. While
             it is not 0, the gradients are saved, too.
-        per_rank: names of parts whose state differs from rank to rank, such as ``("rng", "loader")``.
+        per_rank: names of parts whose state differs from rank to rank: ``("rng", "loader")``.
             Then each rank calls :meth:`state_dict`, one of them saves the result, and each rank
             restores its own.
         parts: by name: a model, an optimizer, and anything else with ``state_dict`` and
