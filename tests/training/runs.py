@@ -7,8 +7,10 @@ that whatever is not restored shows.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -279,6 +281,8 @@ def make(kind: str, seed: int) -> Run:
 
 def main(kind: str, folder: str, steps: int) -> None:
     torch.set_num_threads(1)
+    multiprocessing.set_start_method("fork", force=True)  # for the workers of a loader
+    warnings.filterwarnings("ignore", ".*set_vital")
     run = make(kind, seed=os.getpid())
     newest = training.latest(folder)
     if newest is not None:
