@@ -114,6 +114,10 @@ class TrainState:
         )
         return f"<TrainState: {shown}>"
 
+    def __getitem__(self, name: str) -> Any:
+        """A part, as it was given."""
+        return self._parts[name]
+
     def state_dict(self) -> dict[str, Any]:
         """The whole state, nested by the names of the parts.
 
