@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 import torch
 
 import jsonckpt
+from jsonckpt._src.state.tensor_subclasses import subclass_rule
 from tests.support import lacking
 
 
@@ -20,7 +20,7 @@ class Halves(torch.Tensor):
     """A tensor that is stored as two: its first rows, and the others."""
 
     @staticmethod
-    def __new__(cls, first: torch.Tensor, rest: torch.Tensor, note: Any = None) -> Any:  # noqa: ARG004
+    def __new__(cls, first: torch.Tensor, rest: torch.Tensor, note: Any = None) -> Any:
         shape = (first.shape[0] + rest.shape[0], *first.shape[1:])
         return torch.Tensor._make_wrapper_subclass(cls, shape, dtype=first.dtype)
 
@@ -64,9 +64,9 @@ def test_a_registered_subclass_comes_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("shape", {"$size": [4, 3]}, "make a tensor of shape"),
+        ("shape", torch.Size([4, 3]), "make a tensor of shape"),
         ("shape", [3, 3], "shape or stride"),
-        ("shape", {"$size": [10**12, 3]}, "make a tensor of shape"),
+        ("shape", torch.Size([10**12, 3]), "make a tensor of shape"),
         ("stride", [1, 3], "make a tensor of shape"),
         ("stride", [1], "shape or stride"),
         ("stride", [True, 3], "shape or stride"),
@@ -74,24 +74,15 @@ def test_a_registered_subclass_comes_back(tmp_path: Path) -> None:
         ("requires_grad", 1, "requires_grad"),
         ("tensors", [], "dictionary of tensors"),
         ("tensors", {"first": 3, "rest": 4}, "dictionary of tensors"),
-        ("tensors", {}, "no .*Halves can be made"),
+        ("tensors", {}, "first"),
         ("more", 1, "expected the fields"),
     ],
 )
-def test_a_forged_subclass_is_refused(tmp_path: Path, name: str, value: Any, message: str) -> None:
-    jsonckpt.register(Halves, "tests.Halves")
-    path = tmp_path / "c.json"
-    jsonckpt.save({"h": halves()}, path, checksum="xxh3_128")
-    text = path.read_text()
-    body = json.loads(text)["manifest"]["state"]["h"]["$tests.Halves"]
-    written = json.dumps(body, separators=(",", ":"))
-    assert written in text
-    forged = json.dumps({**body, name: value}, separators=(",", ":"))
-    path.write_text(text.replace(written, forged))
-    with pytest.raises(jsonckpt.JsonckptError) as caught:
-        jsonckpt.load(path)
-    if isinstance(caught.value, jsonckpt.FormatError) and "seal" not in str(caught.value):
-        assert caught.match(message)
+def test_a_forged_subclass_is_refused(name: str, value: Any, message: str) -> None:
+    to_json, from_json = subclass_rule(Halves)
+    assert type(from_json(to_json(halves()))) is Halves
+    with pytest.raises((ValueError, LookupError), match=message):
+        from_json({**to_json(halves()), name: value})
 
 
 def torchao() -> Any:

@@ -53,8 +53,9 @@ def register(
 
     Enums, dataclasses and namedtuples need nothing but the class: they are written as the member's
     name, and as a dictionary of the fields. So do tensor subclasses with ``__tensor_flatten__`` and
-    ``__tensor_unflatten__``: the tensors in them are written. A dataclass is built by its constructor from the fields
-    that the constructor takes; then every field gets exactly the value that was saved.
+    ``__tensor_unflatten__``: the tensors in them are written. A dataclass is built by its
+    constructor from the fields that the constructor takes; then every field gets exactly the value
+    that was saved.
 
     Args:
         cls: the class; objects of its subclasses are not covered.
