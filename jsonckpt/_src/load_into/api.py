@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import StateMismatchError
@@ -143,7 +143,7 @@ class Settings:
 
     Attributes:
         strict, cast, prefixes: as for :func:`load_into`.
-        wrappers: prefixes that are stripped, too, and need not be there.
+        names: by the id of a module, what each of its names is in the checkpoint.
         ways_out: what to do about names that differ.
         check: is given the state of the checkpoint, with placeholders for its tensors, and the
             plan, to which it adds what else does not fit.
@@ -154,14 +154,15 @@ class Settings:
     strict: bool = True
     cast: bool = False
     prefixes: tuple[str, ...] = ()
-    wrappers: tuple[str, ...] = ()
+    names: Mapping[int, Callable[[str], str]] = field(default_factory=dict)
     ways_out: str = CHOOSE
     check: Callable[[Any, Plan], None] | None = None
     before_filling: Callable[[], None] | None = None
 
     def plan(self) -> Plan:
         """A plan with nothing in it."""
-        return Plan(self.cast, self.strict, self.ways_out, Prefixes(self.prefixes, self.wrappers))
+        prefixes = Prefixes(self.prefixes)
+        return Plan(self.cast, self.strict, self.ways_out, prefixes, self.names)
 
 
 def fill(

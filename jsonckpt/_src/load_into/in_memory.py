@@ -9,6 +9,7 @@ import torch
 
 from ..errors import StateMismatchError
 from ..format.pointer import join
+from ..state.tensor_subclasses import copied
 from ..tensors.memory import dtype_name
 from ..tensors.supported import require_cast
 from .aliases import resolve_aliases, settle_ties
@@ -62,7 +63,6 @@ def fill_from_memory(target: Any, state: Any, settings: Settings) -> None:
             require_cast(tensors[copy.source.name].dtype, copy.tensor.dtype)
             copy.tensor.copy_(tensors[copy.source.name])
     new = {
-        # The state stays the caller's: nothing here shares its memory.
         name: tensors[name].detach().to(device, copy=True)
         for name, (_, device) in plan.allocated.items()
     }
@@ -74,7 +74,7 @@ def _with_placeholders(value: Any, pointer: str, tensors: dict[str, torch.Tensor
     """A state with placeholders for its dense tensors, which go into ``tensors``."""
     if isinstance(value, torch.Tensor):
         if type(value) not in (torch.Tensor, torch.nn.Parameter) or is_composite(value):
-            return value
+            return copied(value)  # the state stays the caller's
         tensors[pointer] = value
         shape = tuple(value.shape)
         device = str(value.device)

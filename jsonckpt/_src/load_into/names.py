@@ -23,23 +23,18 @@ class Prefixes:
 
     Attributes:
         given: as the caller wrote them.
-        optional: more of them, which need not be in any name.
         renamed: names in the checkpoint, and their names in the target, where these differ.
 
     >>> Prefixes(["model.", "_orig_mod"]).strip("model.model.encoder._orig_mod.weight")
     'encoder.weight'
     """
 
-    def __init__(self, given: Sequence[str] = (), optional: Sequence[str] = ()) -> None:
+    def __init__(self, given: Sequence[str] = ()) -> None:
         self.given = tuple(given)
-        self.optional = tuple(optional)
         self.renamed: list[tuple[str, str]] = []
         self._heads: dict[str, None] = {}
         self._used: set[str] = set()
-        split = [
-            (prefix, prefix.removesuffix(".").split("."))
-            for prefix in (*self.given, *self.optional)
-        ]
+        split = [(prefix, prefix.removesuffix(".").split(".")) for prefix in self.given]
         self._anywhere = {
             part: prefix for prefix, parts in split if set(parts) <= set(WRAPPERS) for part in parts
         }
@@ -98,7 +93,7 @@ class Prefixes:
         Raises:
             StateMismatchError: two names of one side are the same without their prefixes.
         """
-        if not self.given and not self.optional:
+        if not self.given:
             return value
         left_out = {key for key, item in value.items() if item is LEFT_OUT}
         names = {stripped: key for key, stripped in self._stripped(own, pointer, "target").items()}

@@ -47,6 +47,7 @@ class Plan:
         strict: whether all must fit.
         choose: what to do about names that differ.
         prefixes: names are compared without them.
+        saved_names: by the id of a module, what each of its names is in the checkpoint.
         in_place: tensors of the checkpoint, with the existing tensors that they are copied into.
         own_loaders: objects that are loaded by their own ``load_state_dict``.
         allocated: by name, tensors that are read into new memory, and its device.
@@ -61,6 +62,7 @@ class Plan:
     strict: bool
     choose: str = CHOOSE
     prefixes: Prefixes = field(default_factory=Prefixes)
+    saved_names: Mapping[int, Callable[[str], str]] = field(default_factory=dict)
     in_place: list[tuple[Placeholder, torch.Tensor]] = field(default_factory=list)
     own_loaders: list[OwnLoader] = field(default_factory=list)
     allocated: dict[str, tuple[Placeholder, torch.device]] = field(default_factory=dict)

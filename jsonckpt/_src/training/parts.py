@@ -135,7 +135,7 @@ class InnerNames:
     They are found by the modules, not by their names: a model may have a part named ``module``.
 
     Attributes:
-        used: the parts that were left out of names.
+        differ: whether there are any.
 
     >>> model = torch.nn.Sequential(torch.nn.DataParallel(torch.nn.Linear(1, 1)))
     >>> list(InnerNames(model).state_dict())
@@ -149,7 +149,7 @@ class InnerNames:
             for path, part in module.named_modules(remove_duplicate=False)
             if (name := _wrapped(part))
         }
-        self.used: dict[str, None] = {}
+        self.differ = bool(self._inner)
 
     def state_dict(self) -> Any:
         """The module's state dict under these names."""
@@ -167,9 +167,7 @@ class InnerNames:
         """A name without the names that wrappers add."""
         path, kept = "", []
         for part in key.split("."):
-            if self._inner.get(path) == part:
-                self.used[part] = None
-            else:
+            if self._inner.get(path) != part:
                 kept.append(part)
             path = f"{path}.{part}" if path else part
         return ".".join(kept)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Final
 
 import torch
 
-from ..errors import ArgumentError, StateMismatchError, quote
+from ..errors import ArgumentError, StateMismatchError, listed, quote
 from ..format.json_text import is_text
 from ..format.pointer import escape, join
 from ..load.options import ReadOptions
@@ -36,7 +36,7 @@ class TrainState:
             the saved values into the same dictionary; keys that the checkpoint lacks stay.
         accumulation_step: how many backward passes were done since the last optimizer step. While
             it is not 0, the gradients are saved, too.
-        per_rank: names of parts whose state differs from rank to rank, such as ``("rng", "loader")``.
+        per_rank: names of parts whose state differs from rank to rank: ``("rng", "loader")``.
             Then each rank calls :meth:`state_dict`, one of them saves the result, and each rank
             restores its own.
         parts: by name: a model, an optimizer, and anything else with ``state_dict`` and
@@ -82,6 +82,9 @@ class TrainState:
         if extra is not None and not isinstance(extra, dict):
             kind = quote(type(extra).__name__)
             raise ArgumentError(f"extra must be a dictionary or None, not {kind}")
+        if type(accumulation_step) is not int or accumulation_step < 0:
+            found = quote(accumulation_step, 60)
+            raise ArgumentError(f"accumulation_step must be an integer from 0, not {found}")
         self.extra: dict[str, Any] = {} if extra is None else extra
         self.accumulation_step = accumulation_step
         self._rng = rng
@@ -113,6 +116,10 @@ class TrainState:
             f"{pointer[1:]}: {type(part).__name__}" for pointer, part in leaves(self._parts)
         )
         return f"<TrainState: {shown}>"
+
+    def __getitem__(self, name: str) -> Any:
+        """A part, as it was given."""
+        return self._parts[name]
 
     def state_dict(self) -> dict[str, Any]:
         """The whole state, nested by the names of the parts.
@@ -151,8 +158,7 @@ class TrainState:
         if not isinstance(state, Mapping):
             raise ArgumentError(f"state must be a dictionary, not {quote(type(state).__name__)}")
         restoring = _Restoring(self, skip)
-        kept = {key: value for key, value in state.items() if key not in restoring.skip}
-        fill_from_memory(restoring.target, kept, restoring.settings())
+        fill_from_memory(restoring.target, state, restoring.settings())
         restoring.finish()
 
     def restore(
@@ -262,7 +268,7 @@ class _Restoring:
         self._state = state
         self._per_rank = frozenset(f"/{name}" for name in state._per_rank)
         self._collected: dict[str, Collector] = {}
-        self._inner: dict[str, None] = {}
+        self._names: dict[int, Callable[[str], str]] = {}
         parts = {name: part for name, part in state._parts.items() if name not in self.skip}
         self.target: dict[str, Any] = mapped(parts, self._target_of)
         own = [pointer for pointer in ("/extra", "/rng") if pointer in state._others]
@@ -274,8 +280,8 @@ class _Restoring:
         if isinstance(part, torch.nn.Module):
             module = unwrapped(part)
             names = InnerNames(module)
-            names.state_dict()
-            self._inner |= names.used
+            if names.differ:
+                self._names[id(module)] = names.plain
             return module
         if isinstance(part, torch.optim.Optimizer):
             return part
@@ -289,15 +295,29 @@ class _Restoring:
             strict=strict,
             cast=cast,
             prefixes=prefixes,
-            wrappers=tuple(self._inner),
+            names=self._names,
             ways_out="Pass skip= with the names of parts to leave alone, or strict=False to"
             " restore what fits.",
             check=self._check,
             before_filling=self._load_others,
         )
 
+    def _check_skip(self, value: Any) -> None:
+        """Check that each part to skip is there, on one side.
+
+        Raises:
+            ArgumentError: one is not.
+        """
+        there = {*self._state._parts, *_OWN, *(value if isinstance(value, Mapping) else ())}
+        for name in sorted(self.skip - there):
+            raise ArgumentError(
+                f"skip: {quote(name)} is no part of this state or of the saved one",
+                hint=f"This state has {listed(sorted(self._state._parts), 8)}.",
+            )
+
     def _check(self, value: Any, plan: Plan) -> None:
         """Compare the parts, also those without tensors."""
+        self._check_skip(value)
         for name in ("accumulation_step", "gradients"):
             plan.missing.pop(f"/{name}", None)
         left = self.skip if "/rng" in self._state._others else {*self.skip, "rng"}
