@@ -19,7 +19,7 @@ from .rotation import Best, Rotation, check_count, newest_of_each
 from .run import Run
 from .saved_step import KEPT, SavedStep
 from .saver import Saver, checked_options, report
-from .states import numbers, tree_of, whole_number
+from .states import frozen_in, numbers, tree_of, whole_number
 from .store import reading, store_at
 from .timing import Timing, seconds_until
 
@@ -106,7 +106,9 @@ class CheckpointManager:
             raise ArgumentError(
                 "share_unchanged needs directories: pass single_file=False",
             )
-        self._store = store_at(directory, storage_options)
+        self._store = store_at(
+            directory, storage_options, sync=bool(save_options.get("sync", True))
+        )
         self._where = self._store.path("")
         self._storage_options = storage_options
         options = dict(save_options)
@@ -243,7 +245,7 @@ class CheckpointManager:
         tree = tree_of(state) if writes or self._ranks.together else None
         with self._errors(together=True):
             if writes:
-                saved = self._saver.save(step, tree, given, wait=wait)
+                saved = self._saver.save(step, tree, given, wait=wait, frozen=frozen_in(state))
         return saved
 
     def wait(self) -> None:

@@ -110,11 +110,9 @@ class Run:
         """A row as it is now: a process may have been killed since it was written."""
         if row.status in GONE:
             return row
-        if row.name not in names:
-            if row.status == SAVING:
-                return row.now(status=FAILED, problem="the process ended before the commit")
-            return row.now(status=REMOVED)
-        if row.status == SAVING:
+        if row.status != SAVING:
+            return row if row.name in names else row.now(status=REMOVED)
+        if row.name in names:
             found = self._look(row.name, tell=False)
             if found is not None and (found.run, found.save) == (row.run, row.save):
                 return found
@@ -153,7 +151,7 @@ class Run:
         """
         if self._lock is not None:
             return
-        self._store.make(sync=self._sync)
+        self._store.make()
         lock = self._store.lock("", shared=False)
         until = time.monotonic() + _PATIENCE
         while not lock.take():
@@ -189,12 +187,12 @@ class Run:
 
     def _tidy(self) -> None:
         """Remove what saves and removals that were killed have left."""
+        self._store.tidy(HISTORY)
         left = [row for row in self._rows if row.status in (SAVING, REMOVING)]
         for row in left:
-            self._store.remove_step(row.name)
             if row.status == SAVING:
-                row = row.now(status=FAILED, problem="the process ended before the commit")
-            self._put(row if row.status == FAILED else row.now(status=REMOVED))
+                row = row.now(status=REMOVING, problem="the process ended before the commit")
+            self._put(self._removed(row))
         if left:
             self._write()
 
@@ -217,6 +215,11 @@ class Run:
         # If it is lost, a killed save leaves files that nobody removes. That is all.
         self._write(sync=False)
         return row
+
+    def newest_path(self) -> str | None:
+        """The path of the newest checkpoint that is there."""
+        kept = [row for row in self._rows if row.status == KEPT and self._has_text(row.name)]
+        return kept[-1].path if kept else None
 
     def committed(
         self, row: SavedStep, seconds: float, nbytes: int, rotation: Rotation
@@ -247,21 +250,19 @@ class Run:
         Returns:
             its row. If it could not be removed, the next save tries again.
         """
-        with self._store.lock(row.name, shared=False) as alone:
-            if not alone:
+        try:
+            if self._store.exists(row.name) and not self._is_ours(row):
+                self._tell(f"{row.path} is not removed: this run did not write what is there")
+            elif not self._store.remove_step(row.name):
                 return row
-            try:
-                if self._store.exists(row.name) and not self._is_ours(row):
-                    self._tell(f"{row.path} is not removed: this run did not write what is there")
-                else:
-                    self._store.remove_step(row.name)
-            except WriteError as error:
-                self._tell(f"{row.path} is not removed: {error.message}")
-                return row.now(status=REMOVING)
-            except JsonckptError as error:
-                self._tell(f"{row.path} is not removed, because it cannot be read: {error.message}")
-                return row.now(status=DAMAGED, problem=error.message)
-            return row.now(status=REMOVED)
+        except WriteError as error:
+            self._tell(f"{row.path} is not removed: {error.message}")
+            return row.now(status=REMOVING)
+        except JsonckptError as error:
+            self._tell(f"{row.path} is not removed, because it cannot be read: {error.message}")
+            return row.now(status=DAMAGED, problem=error.message)
+        never_whole = row.problem is not None and not row.time
+        return row.now(status=FAILED if never_whole else REMOVED)
 
     def _is_ours(self, row: SavedStep) -> bool:
         """Whether this run wrote what is at the path of a row.
@@ -275,10 +276,20 @@ class Run:
         return found is not None and (found.run, found.save) == (row.run, row.save)
 
     def failed(self, row: SavedStep, error: BaseException) -> None:
-        """Note that a save has failed. What is there stays as it is."""
-        problem = error.message if isinstance(error, JsonckptError) else repr(error)[:200]
-        self._put(row.now(status=FAILED, problem=problem))
-        with suppress(WriteError):  # the error of the save says it
+        """Note that a save has failed. What it may have left is removed with the next rotation."""
+        row = row.now(
+            status=FAILED,
+            problem=error.message if isinstance(error, JsonckptError) else repr(error)[:200],
+        )
+        with suppress(JsonckptError):  # the error of the save is the one to see
+            if self._store.exists(row.name):
+                # A commit may be followed by an error, such as that of the last fsync.
+                found = self._look(row.name)
+                kept = found is not None and self._is_ours(row)
+                row = row.now(status=KEPT if kept else REMOVING)
+                if found is not None and kept:
+                    row = found.now(problem=row.problem)
+            self._put(row)
             self._write(sync=False)
 
     def damaged(self, row: SavedStep, problem: str) -> None:
