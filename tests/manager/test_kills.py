@@ -158,7 +158,7 @@ def test_kills_at_random_moments(tmp_path: Path, kind: str, kills: int) -> None:
         check(tmp_path, told=told)
     last = loop(str(tmp_path), kind, most=3)
     assert check(tmp_path, told=last, ended=True)[-1] == last
-    assert last > kills  # it got on
+    assert last > kills // 3  # it got on
 
 
 def test_kills_of_a_process_of_its_own(tmp_path: Path) -> None:

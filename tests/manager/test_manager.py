@@ -215,7 +215,7 @@ def test_save_options_reach_the_save(tmp_path: Path) -> None:
         ({"keep_lats": 3}, "'keep_lats' is not an argument"),
         ({"compression": "gzip"}, "compression"),
         ({"metadata": {"checkpoint_manager": 1}}, "which the manager writes"),
-        ({"share_unchanged": True, "single_file": True}, "share_unchanged needs directories"),
+        ({"share_unchanged": True, "single_file": True}, "share_unchanged needs"),
     ],
 )
 def test_wrong_arguments(tmp_path: Path, options: dict[str, Any], says: str) -> None:

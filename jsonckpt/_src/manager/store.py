@@ -50,7 +50,7 @@ class Store(Protocol):
     def exists(self, name: str) -> bool:
         """Whether anything has this name."""
 
-    def lock(self, name: str, *, shared: bool) -> Any:
+    def lock(self, name: str, *, shared: bool) -> PathLock:
         """A context manager that says whether nobody else uses it; ``""`` is the directory."""
 
 
