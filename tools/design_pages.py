@@ -26,6 +26,7 @@ ROWS = [
     [["cli"]],
     [["commands"]],
     [["terminal"]],
+    [["manager"]],
     [["rescue", "edit"], ["convert"], ["kaggle", "training", "find", "load_into"], ["report"]],
     [["sources"], ["diff"]],
     [["inspect"]],

@@ -52,7 +52,8 @@ def test_a_damaged_newest_and_a_killed_save(tmp_path: Path) -> None:
     fs = fsspec.filesystem("memory")
     fs.rm_file(f"{url}/step-00000003/manifest.json")
     rows = json.loads(fs.cat_file(f"{url}/history.json"))
-    rows.append({**rows[-1], "step": 4, "save": 4, "path": "step-00000004", "status": "saving"})
+    begun = {"step": 4, "save": 4, "path": "step-00000004", "status": "saving"}
+    rows.append({"run": rows[-1]["run"], **begun})
     fs.pipe_file(f"{url}/history.json", json.dumps(rows).encode())
     manager = CheckpointManager(url, every_steps=1)
     with pytest.warns(RuntimeWarning, match="step-00000003 is skipped"):
