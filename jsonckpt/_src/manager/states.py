@@ -79,6 +79,8 @@ def numbers(metrics: Mapping[str, Any] | None) -> dict[str, float]:
         if not isinstance(name, str):
             raise ArgumentError(f"metrics: the name {quote(name)} is not a string")
         try:
+            if callable(detach := getattr(value, "detach", None)):
+                value = detach()  # torch warns of a loss that is still part of a graph
             if isinstance(value, (str, bytes)):
                 raise TypeError("a text")
             number: float = int(value) if type(value) is int else float(value)
