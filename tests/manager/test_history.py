@@ -52,7 +52,8 @@ def test_marks_come_back() -> None:
     found = from_marks(json.loads(json.dumps(marks(ROWS[0]))), ROWS[0].path, ROWS[0].name)
     assert found is not None
     assert repr(found) == repr(ROWS[0].now(seconds=None))
-    for wrong in (None, [], {}, {"run": RUN}, {**marks(ROWS[0]), "save": -1}, {1: 2}):
+    wrongs: list[Any] = [None, [], {}, {"run": RUN}, {**marks(ROWS[0]), "save": -1}, {1: 2}]
+    for wrong in wrongs:
         assert from_marks(wrong, ROWS[0].path, ROWS[0].name) is None
     assert from_marks(marks(ROWS[0]), "run/step-00000002", "step-00000002") is None
 

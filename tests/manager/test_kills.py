@@ -118,6 +118,10 @@ loop(sys.argv[1], sys.argv[2], lambda text: print(text, flush=True))
 """
 
 
+def tell(pipe: int, text: str) -> None:
+    os.write(pipe, f"{text}\n".encode())
+
+
 def killed_loop(run: Path, kind: str, after: float) -> int:
     """Run the loop in a process, and kill it. Returns the newest step that it told."""
     wait, told = os.pipe()
@@ -125,7 +129,7 @@ def killed_loop(run: Path, kind: str, after: float) -> int:
     if pid == 0:
         os.close(wait)
         try:
-            loop(str(run), kind, lambda text: os.write(told, f"{text}\n".encode()) and None)
+            loop(str(run), kind, lambda text: tell(told, text))
         finally:
             os._exit(9)
     os.close(told)
@@ -148,7 +152,7 @@ def killed_loop(run: Path, kind: str, after: float) -> int:
 
 
 @pytest.mark.parametrize("kind", OPTIONS)
-@pytest.mark.parametrize("kills", [6, slow(60)])
+@pytest.mark.parametrize("kills", [4, slow(60)])
 def test_kills_at_random_moments(tmp_path: Path, kind: str, kills: int) -> None:
     draw, told = random.Random(kind), 0
     # Threads of torch do not survive a fork.
@@ -161,6 +165,7 @@ def test_kills_at_random_moments(tmp_path: Path, kind: str, kills: int) -> None:
     assert last > kills // 3  # it got on
 
 
+@pytest.mark.slow
 def test_kills_of_a_process_of_its_own(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", CHILD, str(tmp_path), "background"],
@@ -232,7 +237,7 @@ def attempt(run: Path, kind: str, calls: Calls, at: int, error: str) -> bool:
 @pytest.mark.filterwarnings("ignore:.*(is not removed|was not saved)")
 @pytest.mark.parametrize("kind", ["directories", "files"])
 @pytest.mark.parametrize("error", ["kill", "ENOSPC", "EIO"])
-@pytest.mark.parametrize("stride", [5, slow(1)])
+@pytest.mark.parametrize("stride", [11, slow(1)])
 def test_each_change_of_the_file_system_is_the_last_one_or_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, error: str, stride: int
 ) -> None:
@@ -240,7 +245,7 @@ def test_each_change_of_the_file_system_is_the_last_one_or_fails(
     at, tried = 1, 0
     while attempt(tmp_path / f"{at}", kind, calls, at, error):
         at, tried = at + stride, tried + 1
-    assert tried * stride >= 50, at
+    assert tried * stride >= 44, at
 
 
 # --- a second process that reads ------------------------------------------------------------------
@@ -255,7 +260,7 @@ def test_a_reader_never_sees_less_than_a_whole_checkpoint(tmp_path: Path) -> Non
         finally:
             os._exit(9)
     try:
-        until, seen = time.monotonic() + 2, set()
+        until, seen = time.monotonic() + 1, set()
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             while time.monotonic() < until:
@@ -267,5 +272,5 @@ def test_a_reader_never_sees_less_than_a_whole_checkpoint(tmp_path: Path) -> Non
     finally:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
-    assert len(seen) > 3
+    assert len(seen) > 2
     check(tmp_path)

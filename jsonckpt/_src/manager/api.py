@@ -284,8 +284,11 @@ class CheckpointManager:
         if error is None:
             self.close()
             return
-        self._raises = False  # the error of the loop is the one to see
-        self.close()
+        raises, self._raises = self._raises, False  # the error of the loop is the one to see
+        try:
+            self.close()
+        finally:
+            self._raises = raises
 
     # --- what there is ----------------------------------------------------------------------------
 
