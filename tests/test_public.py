@@ -20,6 +20,7 @@ NAMES = [
     "ArgumentError",
     "Checkpoint",
     "CheckpointExistsError",
+    "CheckpointManager",
     "CheckpointNotFoundError",
     "Diff",
     "DurabilityUncertainError",
@@ -40,6 +41,7 @@ NAMES = [
     "Report",
     "SaveCancelledError",
     "SaveResult",
+    "SavedStep",
     "StateMismatchError",
     "TensorEntry",
     "TrainState",
@@ -110,6 +112,12 @@ SIGNATURES = {
         "path, out, *, save_id=None, trust_state=False, threads=None, limits=None, sync=True"
     ),
     "find": "root, pattern=None, *, limits=None, storage_options=None",
+    "CheckpointManager": (
+        "directory, *, keep_last=None, keep_best=None, keep_every=None, every_steps=None, "
+        "every_minutes=None, async_save=False, deadline=None, single_file=False, "
+        "share_unchanged=False, on_error='raise', metadata=None, process_group=None, "
+        "storage_options=None, **save_options"
+    ),
     "gc": "path, *, older_than='24h', dry_run=False, abandoned=False, limits=None",
     "register": "cls, tag=None, to_json=None, from_json=None",
 }
@@ -138,6 +146,19 @@ FIELDS = {
         "renamed",
         "kept",
         "hint",
+    ],
+    "SavedStep": [
+        "step",
+        "path",
+        "save",
+        "run",
+        "status",
+        "metrics",
+        "time",
+        "seconds",
+        "bytes",
+        "after",
+        "problem",
     ],
     "GcReport": ["path", "removed", "kept", "nbytes", "dry_run"],
     "LostTensor": ["name", "reason", "file", "chunk"],

@@ -25,7 +25,9 @@ TABLE = re.compile(r"<!-- modules -->\n.*?<!-- end -->\n", re.DOTALL)
 ROWS = [
     [["cli"]],
     [["commands"]],
-    [["terminal"], ["frameworks"], ["manager"]],
+    [["terminal"]],
+    [["frameworks"]],
+    [["manager"]],
     [
         ["rescue", "edit"],
         ["convert"],

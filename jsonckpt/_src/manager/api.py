@@ -13,13 +13,15 @@ from typing import Any
 
 from ..errors import ArgumentError, CheckpointNotFoundError, JsonckptError, counted, quote
 from ..load.options import ReadOptions
+from ..storage.path_arguments import is_url
 from .choice import Choice
+from .ledger import Ledger
 from .ranks import Ranks
 from .rotation import Best, Rotation, check_count, newest_of_each
 from .run import Run
 from .saved_step import KEPT, SavedStep
 from .saver import Saver, checked_options, report
-from .states import numbers, tree_of, whole_number
+from .states import frozen_in, numbers, tree_of, whole_number
 from .store import reading, store_at
 from .timing import Timing, seconds_until
 
@@ -32,6 +34,8 @@ class CheckpointManager:
     only if this manager wrote it, and never while :meth:`restore` reads it, in any process. Files
     of others stay. The newest checkpoint is the one that was saved last: after a restore of an
     older step, the steps behind it belong to the past.
+
+    (The class is long because the arguments of its methods are explained here.)
 
     SIGTERM and SIGINT (Ctrl-C) make the next :meth:`step` save and return ``True``; a second one
     acts as usual. This needs the main thread, and begins with the first :meth:`step`.
@@ -102,11 +106,11 @@ class CheckpointManager:
             raise ArgumentError(f"every_minutes must be positive, not {quote(every_minutes)}")
         if on_error not in ("raise", "warn"):
             raise ArgumentError(f"on_error must be 'raise' or 'warn', not {quote(on_error)}")
-        if share_unchanged and single_file:
-            raise ArgumentError(
-                "share_unchanged needs directories: pass single_file=False",
-            )
-        self._store = store_at(directory, storage_options)
+        if share_unchanged and (single_file or is_url(str(directory))):
+            raise ArgumentError("share_unchanged needs checkpoints in local directories")
+        self._store = store_at(
+            directory, storage_options, sync=bool(save_options.get("sync", True))
+        )
         self._where = self._store.path("")
         self._storage_options = storage_options
         options = dict(save_options)
@@ -121,7 +125,8 @@ class CheckpointManager:
         self._ranks = Ranks(process_group)
         self._timing = Timing(every_steps, every_minutes, seconds_until(deadline))
         note = self._notes.append
-        self._run = Run(self._store, reads, note, sync=options.get("sync", True))
+        ledger = Ledger(self._store, reads, note, sync=bool(options.get("sync", True)))
+        self._run = Run(self._store, ledger, reads)
         self._choice = Choice(self._store, self._run, self._best, reads, note)
         self._saver = Saver(
             self._run,
@@ -243,7 +248,7 @@ class CheckpointManager:
         tree = tree_of(state) if writes or self._ranks.together else None
         with self._errors(together=True):
             if writes:
-                saved = self._saver.save(step, tree, given, wait=wait)
+                saved = self._saver.save(step, tree, given, wait=wait, frozen=frozen_in(state))
         return saved
 
     def wait(self) -> None:
@@ -279,8 +284,11 @@ class CheckpointManager:
         if error is None:
             self.close()
             return
-        self._raises = False  # the error of the loop is the one to see
-        self.close()
+        raises, self._raises = self._raises, False  # the error of the loop is the one to see
+        try:
+            self.close()
+        finally:
+            self._raises = raises
 
     # --- what there is ----------------------------------------------------------------------------
 

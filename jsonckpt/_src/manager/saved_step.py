@@ -203,7 +203,7 @@ def _row(item: object, path: str) -> SavedStep:
     run, status = item.get("run"), item.get("status")
     if not isinstance(run, str) or _RUN.fullmatch(run) is None:
         raise FormatError("run: expected 12 hexadecimal digits")
-    if status not in _STATUSES:
+    if not isinstance(status, str) or status not in _STATUSES:
         raise FormatError(f"status: {quote(status)} is not one of {', '.join(sorted(_STATUSES))}")
     texts = {member: item.get(member) or "" for member in ("time", "problem")}
     if not all(isinstance(text, str) for text in texts.values()):
@@ -216,7 +216,7 @@ def _row(item: object, path: str) -> SavedStep:
         path=path,
         save=_number(item, "save"),
         run=run,
-        status=str(status),
+        status=status,
         metrics=_metrics(item.get("metrics", {})),
         time=texts["time"],
         seconds=seconds,

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeAlias
 
 from ..errors import ArgumentError, printable, quote
 from ..parallel import Event, start_thread
@@ -19,7 +19,7 @@ from ..save.write import SaveResult
 from ..storage.path_arguments import is_url
 from .rotation import Rotation
 from .run import Run
-from .saved_step import KEPT, MEMBER, SavedStep, marks
+from .saved_step import MEMBER, SavedStep, marks
 from .timing import Timing
 
 #: Arguments of :func:`jsonckpt.save` that the manager decides.
@@ -33,6 +33,7 @@ _OWN = {
 }
 
 
+Frozen: TypeAlias = Callable[[str], bool] | None
 #: Seconds after which a thread that has not begun counts as dead.
 _PATIENCE = 1.0
 
@@ -103,11 +104,14 @@ class Saver:
         #: The step that the run is at: saved or restored last.
         self.after: int | None = None
 
-    def save(self, step: int, tree: Any, metrics: dict[str, float], *, wait: bool) -> SavedStep:
+    def save(
+        self, step: int, tree: Any, metrics: dict[str, float], *, wait: bool, frozen: Frozen = None
+    ) -> SavedStep:
         """Save a step.
 
         Args:
             tree: what is saved.
+            frozen: says which tensors do not change, if they are shared.
             wait: return when it is committed, even if saves go on in the background.
 
         Returns:
@@ -120,8 +124,9 @@ class Saver:
         self._run.begin_writing()
         options = dict(self._options)
         if self._share:
-            kept = [row for row in self._run.rows() if row.status == KEPT]
-            options["unchanged_from"] = kept[-1].path if kept else None
+            options["unchanged_from"] = self._run.newest_path()
+            if frozen is not None:
+                options.setdefault("frozen", frozen)
         row = self._run.begin(step, metrics, self.after, self._suffix)
         self._timing.save_begins()
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..errors import ArgumentError, quote
@@ -25,6 +25,15 @@ def tree_of(state: Any) -> Any:
     if type(state) in (list, tuple):
         return type(state)(tree_of(item) for item in state)
     return state
+
+
+def frozen_in(state: Any) -> Callable[[str], bool] | None:
+    """Whether a name is that of a parameter that is not trained, if the state can tell."""
+    names = getattr(state, "frozen", None)
+    if not callable(names) or isinstance(state, type):
+        return None
+    frozen = frozenset(names())
+    return frozen.__contains__ if frozen else None
 
 
 def fill(state: Any, path: str, options: Mapping[str, Any]) -> None:
@@ -70,6 +79,8 @@ def numbers(metrics: Mapping[str, Any] | None) -> dict[str, float]:
         if not isinstance(name, str):
             raise ArgumentError(f"metrics: the name {quote(name)} is not a string")
         try:
+            if callable(detach := getattr(value, "detach", None)):
+                value = detach()  # torch warns of a loss that is still part of a graph
             if isinstance(value, (str, bytes)):
                 raise TypeError("a text")
             number: float = int(value) if type(value) is int else float(value)

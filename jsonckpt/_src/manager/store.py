@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import secrets
 import stat
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..errors import ArgumentError, JsonckptError
+from ..errors import ArgumentError, WriteError, counted
 from ..format.filenames import temporary_name
-from ..format.model import MANIFEST_NAME
-from ..standalone.export import FILES, changes
+from ..sharing.remove_step import remove_step
 from ..storage import commit
 from ..storage.leftovers import orphans, single_temporaries
 from ..storage.os_errors import read_error, writing
@@ -25,7 +23,7 @@ from .locks import PathLock
 class Store(Protocol):
     """What a manager needs of the directory of a run."""
 
-    def make(self, *, sync: bool) -> None:
+    def make(self) -> None:
         """Make the directory."""
 
     def names(self) -> list[str]:
@@ -40,18 +38,29 @@ class Store(Protocol):
     def write(self, name: str, data: bytes, *, sync: bool) -> None:
         """Replace a small file: a reader sees the old or the new one."""
 
-    def remove_step(self, name: str) -> None:
-        """Remove a checkpoint, its manifest first. Files that are not of saves stay."""
+    def tidy(self, name: str) -> None:
+        """Remove what killed writes of a file have left. Nobody else may be writing it."""
+
+    def remove_step(self, name: str) -> bool:
+        """Remove a checkpoint, its manifest first. Returns whether nobody uses it.
+
+        Files that are not of saves stay, and shards that other checkpoints use.
+        """
 
     def exists(self, name: str) -> bool:
         """Whether anything has this name."""
 
-    def lock(self, name: str, *, shared: bool) -> Any:
+    def lock(self, name: str, *, shared: bool) -> PathLock:
         """A context manager that says whether nobody else uses it; ``""`` is the directory."""
 
 
-def store_at(directory: object, storage_options: Mapping[str, Any] | None) -> Store:
+def store_at(
+    directory: object, storage_options: Mapping[str, Any] | None, *, sync: bool = True
+) -> Store:
     """The directory of a run. It need not exist.
+
+    Args:
+        sync: whether changes are made durable.
 
     Raises:
         ArgumentError: it is no path, or a file.
@@ -67,14 +76,15 @@ def store_at(directory: object, storage_options: Mapping[str, Any] | None) -> St
             hint="Give the directory that holds the checkpoints of a run.",
         )
     # A training may change its working directory.
-    return LocalStore(Path(text).absolute())
+    return LocalStore(Path(text).absolute(), sync=sync)
 
 
 class LocalStore:
     """A directory of a local file system."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, sync: bool) -> None:
         self._root = root
+        self._sync = sync
 
     def names(self) -> list[str]:
         try:
@@ -86,6 +96,10 @@ class LocalStore:
 
     def path(self, name: str) -> str:
         return str(self._root / name) if name else str(self._root)
+
+    def tidy(self, name: str) -> None:
+        for left in single_temporaries(self._root / name):
+            commit.unlink(left.path)
 
     def exists(self, name: str) -> bool:
         return os.path.lexists(self._root / name)
@@ -103,8 +117,8 @@ class LocalStore:
         except OSError as error:
             raise read_error(error, str(path), opening=True) from error
 
-    def make(self, *, sync: bool) -> None:
-        commit.make_directory(self._root, [], sync=sync)
+    def make(self) -> None:
+        commit.make_directory(self._root, [], sync=self._sync)
 
     def write(self, name: str, data: bytes, *, sync: bool) -> None:
         temporary = self._root / temporary_name(name, secrets.token_hex(6))
@@ -113,38 +127,28 @@ class LocalStore:
     def lock(self, name: str, *, shared: bool) -> PathLock:
         return PathLock(self.path(name), shared=shared)
 
-    def remove_step(self, name: str) -> None:
+    def remove_step(self, name: str) -> bool:
         path = self._root / name
-        for left in single_temporaries(path):
-            commit.unlink(left.path)
-        with writing(path):
-            try:
-                is_directory = stat.S_ISDIR(os.lstat(path).st_mode)
-            except FileNotFoundError:
-                return
-            if not is_directory:
+        self.tidy(name)
+        if not os.path.lexists(path):
+            return True
+        if os.path.isdir(path):
+            return self._remove_directory(path)
+        with self.lock(name, shared=False) as alone, writing(path):
+            if alone:
                 os.unlink(path)
-                return
-            _remove_directory(path)
+            return alone
 
-
-def _remove_directory(path: Path) -> None:
-    """Remove what saves have written in a directory, and the directory if nothing else is in it."""
-    with suppress(FileNotFoundError):
-        os.unlink(path / MANIFEST_NAME)
-        # After a power failure it must not come back without its shards.
-        commit.fsync_directory(path)
-    for file in orphans(path, set()):
-        os.unlink(file.path)
-    with suppress(JsonckptError):  # a changed copy, which stays
-        if not changes(path):
-            for name in FILES:
-                os.unlink(path / name)
-    try:
-        os.rmdir(path)
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
-            raise
+    def _remove_directory(self, path: Path) -> bool:
+        removal = remove_step(path, sync=self._sync)
+        if removal.busy or not path.is_dir():
+            return not removal.busy
+        left = [file for file in orphans(path, set()) if file.path.name not in removal.kept]
+        if left:
+            raise WriteError(
+                f"{counted(len(left), 'file')} could not be removed", file=left[0].path
+            )
+        return True
 
 
 @contextmanager
