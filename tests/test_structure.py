@@ -15,7 +15,7 @@ SOURCE = Path(jsonckpt.__file__).parent / "_src"
 #: A module imports from its own package and from the layers before its own.
 LAYERS: list[set[str]] = [
     {"errors", "linux", "parallel", "progress", "shown"},
-    {"format"},
+    {"format", "remote"},
     {"state", "shards"},
     {"tensors", "storage"},
     {"standalone"},

@@ -21,7 +21,7 @@ from ..format.model import Codec, Entry
 from ..parallel import run_ordered, threads_for
 from ..shards.record_parser import Record
 from ..shards.shard_parser import RunParser, ShardParser
-from ..storage.protocols import RangeReader, Sink
+from ..storage.protocols import PlannedReader, Sink
 from .options import ReadOptions
 from .record_stream import checksum_error
 from .sinks import PartSink
@@ -149,7 +149,7 @@ class IndexedReader:
         algorithm: of the checksums.
     """
 
-    def __init__(self, file: RangeReader, algorithm: str, options: ReadOptions) -> None:
+    def __init__(self, file: PlannedReader, algorithm: str, options: ReadOptions) -> None:
         self._file = file
         self._algorithm = algorithm
         self._options = options
@@ -210,8 +210,10 @@ class IndexedReader:
                 ]
                 advance(sum(stop - start for start, stop in ranges))
 
+        size = self._file.size if whole else None
+        self._file.expect((piece.start, piece.stop) for piece in tile(entries, size))
         run_ordered(
-            tile(entries, self._file.size if whole else None),
+            tile(entries, size),
             threads=self._threads(entries),
             worker=self._decoder,
             work=lambda decoder, piece: self._read_piece(decoder, piece, entries, sinks),
@@ -277,8 +279,9 @@ class IndexedReader:
         parser = RunParser(self._options.limits, self._algorithm, expected.check)
         parser.begin_run(entry.offset)
         position = entry.offset
+        self._file.expect(_part(entry, wanted))
         for chunk, (offset, length, _) in enumerate(entry.chunks):
-            near = chunk in wanted or (chunk - 1) in wanted or chunk == 0
+            near = _is_near(chunk, wanted)
             parser.text(self._text(position, offset) if near else between_chunks(entry.codec))
             parser.payload(length)
             position = offset + length
@@ -314,6 +317,23 @@ class IndexedReader:
         text = bytearray(stop - start)
         self._file.read_range(start, memoryview(text))
         return bytes(text)
+
+
+def _is_near(chunk: int, wanted: range) -> bool:
+    """Whether the text in front of a chunk is read."""
+    return chunk in wanted or (chunk - 1) in wanted or chunk == 0
+
+
+def _part(entry: Entry, wanted: range) -> Iterator[tuple[int, int]]:
+    """The ranges that :meth:`IndexedReader.read_part` reads, in order."""
+    position = entry.offset
+    for chunk, (offset, length, _) in enumerate(entry.chunks):
+        if _is_near(chunk, wanted):
+            yield position, offset
+        if chunk in wanted:
+            yield offset, offset + length
+        position = offset + length
+    yield position, entry.offset + entry.length
 
 
 def between_chunks(codec: Codec) -> bytes:

@@ -110,7 +110,9 @@ def describe(error: BaseException) -> str:
     text = str(error) or type(error).__name__
     if not isinstance(error, OSError | ImportError | ValueError):
         text = f"{type(error).__name__}: {error}" if str(error) else text
-    return _QUERY.sub("...", text) if "://" in text else text
+    text = _QUERY.sub("...", text) if "://" in text else text
+    attempts = getattr(error, "jsonckpt_attempts", None)  # of remote/requests
+    return text if attempts is None else f"{text} ({attempts})"
 
 
 def is_absent(error: FileNotFoundError) -> bool:
