@@ -20,7 +20,7 @@ LAYERS: list[set[str]] = [
     {"tensors", "storage"},
     {"standalone"},
     {"save", "load", "json_stream", "pickles"},
-    {"load_into", "foreign", "inspect"},
+    {"load_into", "foreign", "inspect", "transfer"},
     {"sources", "diff"},
     {"rescue", "convert", "find", "report", "edit"},
     {"training", "kaggle"},

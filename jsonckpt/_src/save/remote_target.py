@@ -27,7 +27,7 @@ _OBJECT_STORES = frozenset(
     "s3,s3a,gs,gcs,az,abfs,abfss,adl,oss,oci,cos,obs,swift,tos,r2,b2,hf".split(",")  # noqa: SIM905
 )
 #: Protocols whose rename replaces a file in one step.
-_RENAMES = frozenset(["file", "local", "sftp", "ssh"])
+RENAMES = frozenset(["file", "local", "sftp", "ssh"])
 #: Errors by which a server refuses finally. After any other error the request may still succeed.
 _REFUSALS = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError)
 _REFUSAL_NUMBERS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.ENAMETOOLONG}
@@ -178,11 +178,11 @@ class RemoteTarget(Target):
         """Begin a shard, or the single file."""
         directory = self._path.rpartition("/")[0] if self.single else self._path
         with writing(directory or path_arguments.without_query(self.path), remote=True):
-            _make_directory(self._requests, directory)
+            make_directory(self._requests, directory)
         path = f"{self._path}/{shard.name}"
         if self.single:
             path = self._path
-            if self._protocols & (_RENAMES | {"memory"}):
+            if self._protocols & (RENAMES | {"memory"}):
                 parent, slash, last = path.rpartition("/")
                 path = f"{parent}{slash}{filenames.temporary_name(last, self._token)}"
                 self._temporary = path
@@ -229,7 +229,7 @@ class RemoteTarget(Target):
     @property
     def _shows_early(self) -> bool:
         """Whether a single file replaces the old one as soon as it is opened."""
-        return not self._protocols & (_OBJECT_STORES | _RENAMES | {"memory"})
+        return not self._protocols & (_OBJECT_STORES | RENAMES | {"memory"})
 
     def _call(self, method: str, *args: Any, **options: Any) -> Any:
         return self._requests.call(method, *args, **options)
@@ -256,7 +256,7 @@ class RemoteTarget(Target):
     def _write_manifest(self, text: bytes) -> None:
         path = f"{self._path}/{MANIFEST_NAME}"
         temporary = f"{self._path}/.manifest-{self._token}.tmp"
-        renames = bool(self._protocols & _RENAMES)
+        renames = bool(self._protocols & RENAMES)
         try:
             if renames:
                 with writing(temporary, remote=True):
@@ -310,7 +310,7 @@ class RemoteTarget(Target):
                 self._call("rm_file", path)
 
 
-def _make_directory(requests: Requests, directory: str) -> None:
+def make_directory(requests: Requests, directory: str) -> None:
     """Make a directory, but never a bucket. Object stores have no directories."""
     if _protocols_below(requests.fs) & _OBJECT_STORES:
         return

@@ -123,7 +123,7 @@ def listing(
             found = requests.call("glob", whole, detail=True) if found else {}
         fs.invalidate_cache()  # else later changes would not be seen
     return [
-        (url.rstrip("/") + name[len(path) :], facts.get("type") == "directory", _changed(facts))
+        (url.rstrip("/") + name[len(path) :], facts.get("type") == "directory", changed(facts))
         for name, facts in found.items()
         if "/" in pattern or fnmatch.fnmatchcase(name.rpartition("/")[2], pattern)
     ]
@@ -140,7 +140,8 @@ def _check_container(requests: Requests, path: str, url: str) -> None:
         )
 
 
-def _changed(facts: Mapping[str, Any]) -> float:
+def changed(facts: Mapping[str, Any]) -> float:
+    """The time of the last change, in seconds; 0 if the store does not say."""
     for key in ("mtime", "LastModified", "last_modified", "updated", "modified", "created"):
         value = facts.get(key)
         if isinstance(value, int | float):
@@ -467,6 +468,13 @@ class RemoteLocation:
 
     def stream(self, name: str, *, zstd_window: int | None) -> RemoteStream:
         """A file for forward reading, decompressed."""
+        stream = self.raw(name)
+        if name.endswith(".zst"):
+            stream.decompress(zstd_window)
+        return stream
+
+    def raw(self, name: str) -> RemoteStream:
+        """A file for forward reading, as it is."""
         path, where = self.full(name), self.where(name)
         source: Any
         if self.ranged(name):
@@ -477,7 +485,4 @@ class RemoteLocation:
                 size = self.facts(name).size
                 # For fsspec's web files a size of 0 means: one answer, read as it comes.
                 source = self.requests.blocking(lambda: self.fs.open(path, "rb", block_size=0))
-        stream = RemoteStream(source, where, size)
-        if name.endswith(".zst"):
-            stream.decompress(zstd_window)
-        return stream
+        return RemoteStream(source, where, size)
