@@ -14,7 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
@@ -46,7 +46,7 @@ class ObjectServer:
         self.wait = 0.0
         self.most_at_once = 0
         self.etags = True
-        self.fault: Callable[[str, str], Fault] = lambda method, path: None
+        self.fault: Callable[[str, str], Fault] = lambda _method, _path: None
         self._now = 0
         self._lock = threading.Lock()
         server = self
@@ -82,7 +82,6 @@ class ObjectServer:
                 "s3": {"addressing_style": "path"},
                 "read_timeout": 5,
             },
-            "skip_instance_cache": True,
         }
 
     @contextmanager
@@ -105,7 +104,6 @@ class ObjectServer:
 class _Handler(http.server.BaseHTTPRequestHandler):
     owner: ObjectServer
     protocol_version = "HTTP/1.1"
-    wbufsize = 1 << 16
     timeout = 30
 
     def do_GET(self) -> None:
@@ -263,7 +261,5 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _hang_up(self) -> None:
         self.close_connection = True
-        try:
+        with suppress(OSError):
             self.wfile.flush()
-        except OSError:
-            pass

@@ -13,7 +13,7 @@ import torch
 
 import jsonckpt
 from tests.object_server import ObjectServer
-from tests.support import lacking, same
+from tests.support import lacking, same, slow
 
 OLD = {"w": torch.arange(400_000.0), "b": [torch.ones(3)], "epoch": 1}
 NEW = {"w": torch.arange(400_000.0) + 1, "b": [torch.zeros(3)], "epoch": 2}
@@ -50,10 +50,14 @@ def options(**own: Any) -> dict[str, Any]:
     return {"skip_instance_cache": True, "jsonckpt": {**OWN, **own}}
 
 
+def nothing(_method: str, _path: str) -> None:
+    """Spoil nothing."""
+
+
 def at_times(faults: list[str], share: float, seed: int) -> Callable[[str, str], str | None]:
     """Spoil a share of the requests."""
     chance = random.Random(seed)
-    return lambda method, path: chance.choice(faults) if chance.random() < share else None
+    return lambda *_: chance.choice(faults) if chance.random() < share else None
 
 
 @pytest.mark.parametrize("name", ["c", "c.json", "c.json.zst"])
@@ -76,7 +80,7 @@ def test_neighbours_share_requests_and_several_run_at_once(
     server.wait = 0.02
     state = jsonckpt.load(url, storage_options=options())
     assert same(state, OLD)
-    assert 2 <= server.most_at_once <= 4
+    assert 2 <= server.most_at_once <= 6
     server.requests.clear()
     server.sent = 0
     with jsonckpt.open(url, storage_options=options(request_bytes=1 << 20)) as checkpoint:
@@ -96,7 +100,7 @@ def test_one_connection_sends_one_request_at_a_time(server: ObjectServer, tmp_pa
 def test_a_server_that_never_answers_is_given_up(server: ObjectServer, tmp_path: Path) -> None:
     url = put(server, tmp_path, "c", OLD)
     for fault in ("drop", "500"):
-        server.fault = lambda method, path, fault=fault: fault
+        server.fault = lambda *_, fault=fault: fault
         server.requests.clear()
         with pytest.raises(jsonckpt.JsonckptError, match=r"attempts in") as caught:
             jsonckpt.load(url, storage_options=options())
@@ -110,7 +114,7 @@ def test_a_server_that_never_answers_is_given_up(server: ObjectServer, tmp_path:
 
 def test_what_a_server_refuses_is_not_asked_again(server: ObjectServer, tmp_path: Path) -> None:
     url = put(server, tmp_path, "c", OLD)
-    server.fault = lambda method, path: "403" if "shard" in path else None
+    server.fault = lambda _, path: "403" if "shard" in path else None
     with pytest.raises(jsonckpt.JsonckptError, match="403"):
         jsonckpt.load(url, storage_options=options())
     assert len([line for line in server.requests if "shard" in line]) <= 4
@@ -173,11 +177,11 @@ def test_the_size_in_an_answer_differs_from_the_one_before(
     url = put(server, tmp_path, "c.json", OLD)
     with jsonckpt.open(url, storage_options=options()) as checkpoint:
         server.objects["/bucket/c.json"] += b"\n"
-        with pytest.raises(jsonckpt.JsonckptError, match="replaced|overwritten|has .* bytes"):
+        with pytest.raises(jsonckpt.JsonckptError, match=r"replaced|overwritten|has .* bytes"):
             checkpoint["/w"][:]
 
 
-def test_retry_after_is_waited_for(server: ObjectServer, tmp_path: Path) -> None:
+def test_retry_after_is_waited_for() -> None:
     from jsonckpt._src.remote.faults import asked_wait, is_passing
 
     class Answer(Exception):
@@ -230,38 +234,38 @@ def test_a_save_with_spoiled_answers(server: ObjectServer, s3: dict[str, Any], n
     for state in (big, NEW):
         jsonckpt.save(state, url, storage_options=s3, max_shard_size=30_000_000)
         assert same(jsonckpt.load(url, storage_options=s3), state)
-    server.fault = lambda method, path: None
+    server.fault = nothing
     assert not server.uploads
     assert len(server.objects) == (1 if name == "c.json" else 2)
 
 
+@pytest.mark.parametrize("fault", ["lost", slow("drop"), slow("403")])
 @pytest.mark.parametrize("name", ["c", "c.json"])
-def test_every_request_of_a_save_fails_once(
-    server: ObjectServer, s3: dict[str, Any], name: str
+def test_from_one_request_of_a_save_on_all_fail(
+    server: ObjectServer, s3: dict[str, Any], name: str, fault: str
 ) -> None:
-    """Old and new versions take turns; the answer of one request is lost for ever, or refused."""
+    """Old and new versions take turns; the old one or the new one loads."""
     url = f"s3://bucket/run/{name}"
     small = [{"w": torch.full((50,), float(i)), "epoch": i} for i in range(2)]
     jsonckpt.save(small[0], url, storage_options=s3)
     server.requests.clear()
     jsonckpt.save(small[1], url, storage_options=s3)
     count = len(server.requests)
-    for fault in ("drop", "lost", "403"):
-        for at in range(count):
-            server.fault = lambda method, path: None
-            jsonckpt.save(small[0], url, storage_options=s3)
-            server.requests.clear()
-            server.fault = lambda method, path, at=at, fault=fault: (
-                fault if len(server.requests) - 1 >= at else None
+    for at in range(count):
+        server.fault = nothing
+        jsonckpt.save(small[0], url, storage_options=s3)
+        server.requests.clear()
+        server.fault = lambda *_, at=at, fault=fault: (
+            fault if len(server.requests) - 1 >= at else None
+        )
+        saved = False
+        with suppress(jsonckpt.JsonckptError):
+            jsonckpt.save(
+                small[1],
+                url,
+                storage_options={**s3, "jsonckpt": {**OWN, "deadline": 0.02}},
             )
-            saved = False
-            with suppress(jsonckpt.JsonckptError):
-                jsonckpt.save(
-                    small[1],
-                    url,
-                    storage_options={**s3, "jsonckpt": {**OWN, "deadline": 0.02}},
-                )
-                saved = True
-            server.fault = lambda method, path: None
-            found = jsonckpt.load(url, storage_options=s3)
-            assert same(found, small[1]) or (not saved and same(found, small[0])), (fault, at)
+            saved = True
+        server.fault = nothing
+        found = jsonckpt.load(url, storage_options=s3)
+        assert same(found, small[1]) or (not saved and same(found, small[0])), (fault, at)

@@ -31,7 +31,7 @@ from ..shown import ShortRepr
 from ..sources.safetensors_files import unpack_metadata
 from ..storage.new_file import check_replaceable, mode_of, shared_bits
 from ..storage.os_errors import writing
-from ..storage.path_arguments import check_target_name, is_url, path_text
+from ..storage.path_arguments import check_storage_options, check_target_name, is_url, path_text
 from ..tensors.compare import Comparison, compare
 from ..tensors.pieces import memory_of
 from ..transfer.local_copies import LocalCopies
@@ -211,6 +211,7 @@ def _chosen(options: ConvertOptions | None, changes: dict[str, Any]) -> ConvertO
         if isinstance(changes.get(name), str):  # as in load
             changes[name] = (changes[name],)
     chosen = replace(options or ConvertOptions(), **changes)
+    check_storage_options(chosen.storage_options)
     for name, is_right, expected in _TYPES:
         if not is_right(getattr(chosen, name)):
             found = quote(getattr(chosen, name))

@@ -27,6 +27,7 @@ from ..format.limits import Copies
 from ..format.manifest import parse_manifest
 from ..format.model import MANIFEST_NAME, Entry, Header, Manifest
 from ..shards.record_parser import Record
+from ..remote.ranges import ReplacedError
 from ..storage.locate import locate
 from ..storage.path_arguments import without_query
 from ..storage.protocols import Location, PlannedReader, RangeReader, Sink
@@ -388,7 +389,12 @@ def read_consistent(
             the fourth time in a row.
     """
     for left in range(RETRIES, -1, -1):
-        container = open_container(path, options)
+        try:
+            container = open_container(path, options)
+        except IncompleteCheckpointError as error:
+            if not left or not isinstance(error.__cause__, ReplacedError):
+                raise
+            continue
         try:
             return read(container)
         except JsonckptError as error:

@@ -37,20 +37,14 @@ _LIBRARIES = frozenset(
         *("httpcore", "httpx", "requests", "urllib3"),
     ]
 )
+#: Libraries whose errors have the status of the answer as ``code``.
+_WITH_CODES = frozenset(["gcsfs", "google"])
 _LONGEST_WAIT = 3_600.0
 
 
 def status_of(error: BaseException) -> int | None:
     """The status of the answer that an error stands for, if there was an answer."""
-    for one in _causes(error):
-        for name in ("status", "status_code", "code"):
-            value = getattr(one, name, None)
-            if isinstance(value, int) and 100 <= value < 600:
-                return value
-        value = _metadata(one).get("HTTPStatusCode")
-        if isinstance(value, int):
-            return value
-    return None
+    return next((status for one in _causes(error) if (status := _status(one)) is not None), None)
 
 
 def is_passing(error: BaseException) -> bool:
@@ -59,10 +53,12 @@ def is_passing(error: BaseException) -> bool:
     >>> is_passing(ConnectionResetError()), is_passing(PermissionError())
     (True, False)
     """
-    status = status_of(error)
-    if status is not None:
-        return status in _NOT_NOW
-    return any(_is_lost(one) for one in _causes(error))
+    for one in _causes(error):
+        if _is_lost(one):
+            return True
+        if (status := _status(one)) is not None:
+            return status in _NOT_NOW
+    return False
 
 
 def asked_wait(error: BaseException) -> float | None:
@@ -78,12 +74,27 @@ def asked_wait(error: BaseException) -> float | None:
     return None
 
 
+def _status(error: BaseException) -> int | None:
+    """The status in one error."""
+    # Errors of aiohttp about a body that was cut have a ``code``, too, which nobody sent.
+    named = ["status", "status_code"] + ["code"] * (_library(type(error)) in _WITH_CODES)
+    values = [getattr(error, name, None) for name in named]
+    for value in [*values, _metadata(error).get("HTTPStatusCode")]:
+        if isinstance(value, int) and 100 <= value < 600:
+            return value
+    return None
+
+
+def _library(kind: type) -> str:
+    return kind.__module__.partition(".")[0]
+
+
 def _is_lost(error: BaseException) -> bool:
     if isinstance(error, ConnectionError | TimeoutError | EOFError):
         return True
     if isinstance(error, OSError) and error.errno in _PASSING:
         return True
-    kinds = [kind for kind in type(error).__mro__ if kind.__module__.split(".")[0] in _LIBRARIES]
+    kinds = [kind for kind in type(error).__mro__ if _library(kind) in _LIBRARIES]
     return any(word in kind.__name__ for kind in kinds for word in _LOST)
 
 
