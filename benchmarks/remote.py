@@ -1,7 +1,7 @@
 """Checkpoints behind URLs beside fsspec reading and writing the same bytes, in one run.
 
-A web server (aiohttp) and an S3 server (moto) run in processes of their own on this machine. The web
-server can wait before each answer, as a server that is far away does::
+A web server (aiohttp) and an S3 server (moto) run in processes of their own on this machine. The
+web server can wait before each answer, as a server that is far away does::
 
     python -m benchmarks.remote --mib 256 --rounds 3 --wait-ms 20
 """

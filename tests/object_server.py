@@ -41,6 +41,7 @@ class ObjectServer:
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
         self.uploads: dict[str, dict[int, bytes]] = {}
+        self.upload_keys: dict[str, str] = {}
         self.requests: list[str] = []
         self.sent = 0
         self.wait = 0.0
@@ -156,6 +157,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _do(self, path: str, query: dict[str, list[str]], body: bytes, fault: Fault) -> None:
         owner = self.owner
         if self.command in ("GET", "HEAD"):
+            if "uploads" in query:
+                return self._list_uploads(query)
             if "list-type" in query:
                 return self._list(path.strip("/"), query)
             return self._read(path, fault)
@@ -232,6 +235,16 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             f"<IsTruncated>false</IsTruncated>{''.join(lines)}</ListBucketResult>"
         )
         self._send(200, text.encode(), {"Content-Type": "application/xml"})
+
+    def _list_uploads(self, query: dict[str, list[str]]) -> None:
+        prefix = query.get("prefix", [""])[0]
+        text = "".join(
+            f"<Upload><Key>{escape(key)}</Key><UploadId>{name}</UploadId>"
+            "<Initiated>2026-01-01T00:00:00.000Z</Initiated></Upload>"
+            for name, key in self.owner.upload_keys.items()
+            if key.startswith(prefix)
+        )
+        self._send(200, f"<R><Prefix>{escape(prefix)}</Prefix>{text}</R>".encode(), {})
 
     def _send(self, status: int, body: bytes, headers: dict[str, str], fault: Fault = None) -> None:
         if fault == "lost":

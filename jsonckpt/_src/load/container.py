@@ -26,8 +26,8 @@ from ..format.checksums import check_manifest_digest, check_pinned
 from ..format.limits import Copies
 from ..format.manifest import parse_manifest
 from ..format.model import MANIFEST_NAME, Entry, Header, Manifest
-from ..shards.record_parser import Record
 from ..remote.ranges import ReplacedError
+from ..shards.record_parser import Record
 from ..storage.locate import locate
 from ..storage.path_arguments import without_query
 from ..storage.protocols import Location, PlannedReader, RangeReader, Sink

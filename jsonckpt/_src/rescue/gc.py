@@ -58,6 +58,7 @@ class GcReport(ShortRepr):
         kept: leftovers that are not old enough, or that a save may be about to use.
         nbytes: bytes of the removed files.
         dry_run: whether nothing was removed.
+        uploads: unfinished uploads to S3 that were ended.
     """
 
     path: str
@@ -65,12 +66,15 @@ class GcReport(ShortRepr):
     kept: tuple[str, ...]
     nbytes: int
     dry_run: bool
+    uploads: int = 0
 
     def __str__(self) -> str:
         verb = "would remove" if self.dry_run else "removed"
         files, size = counted(len(self.removed), "file"), human(self.nbytes)
         lines = [f"{printable(self.path)}: {verb} {files}, {size}"]
         lines += [f"  {verb}: {printable(name)}" for name in self.removed]
+        if self.uploads:
+            lines.append(f"  {verb}: {counted(self.uploads, 'unfinished upload')}")
         lines += [f"  kept, too new or in use: {printable(name)}" for name in self.kept]
         return "\n".join(lines)
 
@@ -180,9 +184,9 @@ def _gc_remote(
     kept = [entry for entry in found.entries if entry not in old]
     if not dry_run:
         found.files.remove(entry.name for entry in old)
-    abort_uploads(found.files, before, dry_run=dry_run)
+    uploads = abort_uploads(found.files, before, dry_run=dry_run)
     names = tuple(entry.name for entry in old), tuple(entry.name for entry in kept)
-    return GcReport(url, *names, sum(entry.nbytes for entry in old), dry_run)
+    return GcReport(url, *names, sum(entry.nbytes for entry in old), dry_run, uploads)
 
 
 def _removed(file: File) -> bool:

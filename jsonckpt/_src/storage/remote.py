@@ -81,6 +81,8 @@ def remote_location(
             if kind_of(requests, here.full(MANIFEST_NAME)) is not None:
                 return here, None
     except JsonckptError:
+        if requests.gave_up:
+            raise
         # A signed URL allows only this file. Requests for others are forbidden.
         with reading(where):
             if kind_of(requests, path + query) != "file":

@@ -75,7 +75,7 @@ class LocalCopies:
         beside, name = RemoteFiles.beside(text, self.storage_options)
         name, _, query = name.partition("?") if not beside.lists else (name, "", "")
         query = query and f"?{query}"
-        inside = RemoteFiles(f"{beside.url}/{name}", self.storage_options)
+        inside = RemoteFiles(beside.child(name), self.storage_options)
         found = None if query else inside.read(MANIFEST_NAME, DEFAULT_LIMITS.manifest_bytes or 0)
         target = place / (name or "checkpoint")
         self._urls.append((str(target), without_query(text)))
@@ -114,7 +114,7 @@ class LocalCopies:
                 hint="Write to a local path, or to a store such as s3://.",
             )
         taken = self._kind(beside, name)
-        inside = RemoteLocation(beside.requests, f"{beside.path}/{name}")
+        inside = RemoteLocation(beside.requests, beside.full(name))
         if taken == "directory":
             check_is_ours(inside)
         if taken is not None and not overwrite:
@@ -168,7 +168,7 @@ class LocalCopies:
     def _kind(self, files: RemoteFiles, name: str) -> str | None:
         with reading(files.where(name)):
             files.requests.fs.invalidate_cache()
-            return kind_of(files.requests, f"{files.path}/{name}")
+            return kind_of(files.requests, files.full(name))
 
     def _is_directory(self, beside: RemoteFiles, name: str) -> bool:
         return beside.lists and self._kind(beside, name) == "directory"

@@ -36,7 +36,7 @@ class RemoteFiles:
     """
 
     def __init__(self, url: str, storage_options: Mapping[str, Any] | None) -> None:
-        self.url = url.rstrip("/")
+        self.url = url if url.endswith("://") else url.rstrip("/")
         self.requests, path = filesystem(url, storage_options)
         self.path = split_query(path)[0]
         self._protocols = protocols(self.requests.fs)
@@ -44,8 +44,9 @@ class RemoteFiles:
     @classmethod
     def beside(cls, url: str, storage_options: Mapping[str, Any] | None) -> tuple[RemoteFiles, str]:
         """The directory that holds what a URL names, and the name."""
-        parent, _, name = url.rstrip("/").rpartition("/")
-        return cls(parent, storage_options), name
+        scheme, mark, rest = url.rstrip("/").rpartition("://")
+        parent, _, name = rest.rpartition("/")
+        return cls(f"{scheme}{mark}{parent}", storage_options), name
 
     @property
     def lists(self) -> bool:
@@ -54,7 +55,15 @@ class RemoteFiles:
 
     def where(self, name: str) -> str:
         """The URL of a file, for messages."""
-        return without_query(f"{self.url}/{name}")
+        return without_query(self.child(name))
+
+    def child(self, name: str) -> str:
+        """The URL of a file."""
+        return f"{self.url}{'' if self.url.endswith('/') else '/'}{name}"
+
+    def full(self, name: str) -> str:
+        """A file's path in the file system."""
+        return f"{self.path}/{name}" if self.path else name
 
     def entries(self) -> list[RemoteEntry]:
         """What lies directly in it, by name; nothing if it does not exist.
@@ -92,10 +101,10 @@ class RemoteFiles:
         with reading(self.where(name)):
             self.requests.fs.invalidate_cache()
             try:
-                path = f"{self.path}/{name}"
+                path = self.full(name)
                 data: bytes = self.requests.call("cat_file", path, start=0, end=limit + 1)
-            except FileNotFoundError as error:
-                if not is_absent(error):
+            except (FileNotFoundError, NotADirectoryError) as error:
+                if isinstance(error, FileNotFoundError) and not is_absent(error):
                     raise
                 return None
         if len(data) > limit:
@@ -132,7 +141,7 @@ class RemoteFiles:
         for name in names:
             with writing(self.where(name), remote=True):
                 try:
-                    self._call("rm_file", f"{self.path}/{name}")
+                    self._call("rm_file", self.full(name))
                 except FileNotFoundError as error:
                     if not is_absent(error):
                         raise
@@ -141,15 +150,15 @@ class RemoteFiles:
     def remove_if_empty(self, name: str) -> None:
         """Remove a subdirectory if nothing is in it. Object stores have none."""
         with suppress(Exception):  # an empty directory does no harm
-            self._call("rmdir", f"{self.path}/{name}")
+            self._call("rmdir", self.full(name))
 
     def _replace(self, name: str, send: Any) -> None:
-        path = f"{self.path}/{name}"
+        path = self.full(name)
         with writing(self.where(name), remote=True):
             if not self._protocols & RENAMES:
                 send(path)
                 return
-            temporary = f"{self.path}/.{name}.tmp"
+            temporary = self.full(f".{name}.tmp")
             try:
                 send(temporary)
                 self.requests.fs.mv(temporary, path)

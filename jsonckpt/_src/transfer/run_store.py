@@ -39,7 +39,7 @@ class RemoteRun:
 
     def path(self, name: str) -> str:
         """The URL of a child."""
-        return f"{self._files.url}/{name}"
+        return self._files.child(name)
 
     def read(self, name: str, limit: int) -> bytes | None:
         """A small file; ``None`` if it does not exist.
