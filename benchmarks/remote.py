@@ -1,7 +1,7 @@
 """Checkpoints behind URLs beside fsspec reading and writing the same bytes, in one run.
 
-A web server (aiohttp) and an S3 server (moto) run in processes of their own on this machine. The
-web server can wait before each answer, as a server that is far away does::
+A web server (aiohttp) and an S3 server run in processes of their own on this machine. They can wait
+before each answer, as servers that are far away do::
 
     python -m benchmarks.remote --mib 256 --rounds 3 --wait-ms 20
 """
@@ -17,6 +17,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,17 +63,16 @@ def serve_files(root: str, wait: float, ready: Any) -> None:
     asyncio.run(run())
 
 
-def serve_s3(ready: Any) -> None:
-    """An S3 server in memory."""
-    import logging
+def serve_s3(wait: float, ready: Any) -> None:
+    """An S3 server in memory, which sends as fast as a web server."""
+    from tests.object_server import ObjectServer
 
-    from moto.server import ThreadedMotoServer
-
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    ready.send(server.get_host_and_port()[1])
-    time.sleep(3_600)
+    server = ObjectServer()
+    server.etags = False  # a checksum for each request would be what is measured
+    server.wait = wait
+    with server.running():
+        ready.send(int(server.url.rpartition(":")[2]))
+        time.sleep(3_600)
 
 
 def started(target: Callable[..., None], *args: Any) -> tuple[Any, int]:
@@ -141,13 +141,40 @@ def readers(
     calls["fsspec open, read 4 MiB"] = in_blocks
     for count in (1, 2, 4, 8):
         options = options_for(base, count)
-        calls[f"load, {count} connections"] = lambda options=options: jsonckpt.load(
-            url, storage_options=options
-        )
+        calls[f"load, {count} connections"] = partial(jsonckpt.load, url, storage_options=options)
     for count in (1, 8):
         options = options_for(base, count)
-        calls[f"stream, {count} connections"] = lambda options=options: forward(url, options)
+        calls[f"stream, {count} connections"] = partial(forward, url, options)
     return calls
+
+
+def compare_s3(
+    place: str, state: dict[str, torch.Tensor], nbytes: int, port: int, name: str, rounds: int
+) -> None:
+    """Write and read through s3fs."""
+    import fsspec
+
+    base = {
+        "key": "x",
+        "secret": "y",
+        "client_kwargs": {"endpoint_url": f"http://127.0.0.1:{port}"},
+        "config_kwargs": {"s3": {"addressing_style": "path"}},
+    }
+    fs = fsspec.filesystem("s3", **base)
+
+    def put() -> None:
+        for file in sorted(Path(place).iterdir()):
+            fs.put_file(str(file), f"bucket/raw/{file.name}")
+
+    saves: dict[str, Callable[[], object]] = {"fsspec put_file": put}
+    for count in (1, 2, 4, 8):
+        save = partial(
+            jsonckpt.save, state, "s3://bucket/c", storage_options=options_for(base, count)
+        )
+        saves[f"save, {count} connections"] = partial(save, max_shard_size=64_000_000)
+    compare(f"s3 put {name}", nbytes, rounds, saves)
+    names = [name.rpartition("/")[2] for name in fs.ls("bucket/c", refresh=True)]
+    compare(f"s3 get {name}", nbytes, rounds, readers("s3://bucket/c", base, names, base))
 
 
 def main() -> None:
@@ -169,31 +196,10 @@ def main() -> None:
             url = f"http://127.0.0.1:{port}/c"
             calls = readers(url, {}, list(result.files), {})
             compare(f"http {wait * 1e3:.0f} ms", nbytes, args.rounds, calls)
-        process, port = started(serve_s3)
-        processes.append(process)
-        base = {
-            "key": "x",
-            "secret": "y",
-            "client_kwargs": {"endpoint_url": f"http://127.0.0.1:{port}"},
-        }
-        import fsspec
-
-        fs = fsspec.filesystem("s3", **base)
-        fs.mkdir("bucket")
-
-        def put() -> None:
-            for name in result.files:
-                fs.put_file(f"{root}/c/{name}", f"bucket/raw/{name}")
-
-        saves: dict[str, Callable[[], object]] = {"fsspec put_file": put}
-        for count in (1, 2, 4, 8):
-            options = options_for(base, count)
-            saves[f"save, {count} connections"] = lambda options=options: jsonckpt.save(
-                state, "s3://bucket/c", storage_options=options, max_shard_size=64_000_000
-            )
-        compare("s3 write", nbytes, args.rounds, saves)
-        names = [name.rpartition("/")[2] for name in fs.ls("bucket/c", refresh=True)]
-        compare("s3 read", nbytes, args.rounds, readers("s3://bucket/c", base, names, base))
+        for wait in (0.0, args.wait_ms / 1_000):
+            process, port = started(serve_s3, wait)
+            processes.append(process)
+            compare_s3(f"{root}/c", state, nbytes, port, f"{wait * 1e3:.0f} ms", args.rounds)
     finally:
         for process in processes:
             process.kill()

@@ -196,9 +196,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         data = self.owner.objects.get(path)
         if data is None:
             return self._send(404, b"", {})
-        etag = f'"{hashlib.md5(data).hexdigest()}"'
         headers = {"Accept-Ranges": "bytes"}
         if self.owner.etags:
+            etag = f'"{hashlib.md5(data).hexdigest()}"'
             headers["ETag"] = etag
             if self.headers.get("If-Match", etag) != etag:
                 return self._send(412, b"", headers)

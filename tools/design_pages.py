@@ -28,11 +28,11 @@ ROWS = [
     [["terminal"]],
     [["rescue", "edit"], ["convert"], ["kaggle", "training", "find", "load_into"], ["report"]],
     [["sources"], ["diff"]],
-    [["inspect"]],
+    [["inspect"], ["transfer"]],
     [["save"], ["load"], ["foreign", "json_stream"], ["pickles"]],
     [["standalone"]],
     [["tensors", "state"], ["shards"], ["storage"]],
-    [["format"]],
+    [["format"], ["remote"]],
     [["ground"]],
 ]
 PACKAGES = [name for row in ROWS for column in row for name in column]

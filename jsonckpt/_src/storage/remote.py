@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from functools import partial
 from hashlib import sha256
 from typing import Any
 
@@ -392,6 +393,7 @@ class RemoteLocation:
     def version_tag(self, name: str) -> object:
         """Unknown without another request. :meth:`was_replaced` makes it, after an error."""
         del name
+        return None
 
     def was_replaced(self, name: str, tag: object) -> bool:
         """Whether another file has replaced the one that was read. ``False`` if nobody knows."""
@@ -424,8 +426,8 @@ class RemoteLocation:
         waiting: deque[tuple[str, Future[Any]]] = deque()
         try:
             for name in missing:
-                path = self.full(name)
-                waiting.append((name, self.requests.start(lambda path=path: info(path))))
+                future = self.requests.start(partial(info, self.full(name)))
+                waiting.append((name, future))
                 if len(waiting) >= self.requests.policy.connections:
                     self._take_facts(*waiting.popleft())
             while waiting:
@@ -479,6 +481,7 @@ class RemoteLocation:
         """A file for forward reading, as it is."""
         path, where = self.full(name), self.where(name)
         source: Any
+        size: int | None
         if self.ranged(name):
             file = self.file(name)
             source, size = _Forward(file, self.requests.policy.request_bytes), file.size

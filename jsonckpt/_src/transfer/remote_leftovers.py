@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from ..errors import CheckpointNotFoundError
@@ -127,9 +128,6 @@ def abort_uploads(files: RemoteFiles, before: float, *, dry_run: bool) -> int:
         if not dry_run:
             facts = {"Bucket": bucket, "Key": key, "UploadId": upload["UploadId"]}
             with writing(without_query(files.url), remote=True), suppress(FileNotFoundError):
-                result_of(
-                    requests.start(
-                        lambda facts=facts: fs._call_s3("abort_multipart_upload", **facts)
-                    )
-                )
+                abort = partial(fs._call_s3, "abort_multipart_upload", **facts)
+                result_of(requests.start(abort))
     return count
