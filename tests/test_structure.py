@@ -15,13 +15,13 @@ SOURCE = Path(jsonckpt.__file__).parent / "_src"
 #: A module imports from its own package and from the layers before its own.
 LAYERS: list[set[str]] = [
     {"boxes", "errors", "linux", "parallel", "progress", "shown"},
-    {"format"},
+    {"format", "remote"},
     {"state", "shards"},
     {"tensors", "storage"},
     {"standalone"},
     {"sharing"},
     {"save", "load", "json_stream", "pickles"},
-    {"load_into", "foreign", "inspect"},
+    {"load_into", "foreign", "inspect", "transfer"},
     {"sources", "diff"},
     {"rescue", "convert", "find", "report", "edit"},
     {"training", "kaggle", "distributed"},

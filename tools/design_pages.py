@@ -35,12 +35,12 @@ ROWS = [
         ["report"],
     ],
     [["sources"], ["diff"]],
-    [["inspect"]],
+    [["inspect"], ["transfer"]],
     [["save"], ["load"], ["foreign", "json_stream"], ["pickles"]],
     [["sharing"]],
     [["standalone"]],
     [["tensors", "state"], ["shards"], ["storage"]],
-    [["format"]],
+    [["format"], ["remote"]],
     [["ground"]],
 ]
 PACKAGES = [name for row in ROWS for column in row for name in column]

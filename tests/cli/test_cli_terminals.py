@@ -89,9 +89,8 @@ def test_convert_shows_them_too(child: subprocess.Popen[str], saved: Path, tmp_p
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["gc", "s3://x", "--older-than", "24h"],
-        ["recover", "s3://x", "o"],
-        ["recover", "x", "s3://o"],
+        ["set", "s3://x", "/lr", "1"],
+        ["rename", "x", "a=b", "-o", "s3://o"],
     ],
     ids=str,
 )

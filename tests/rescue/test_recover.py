@@ -309,8 +309,6 @@ def test_what_is_already_there_is_not_touched(tmp_path: Path) -> None:
             jsonckpt.recover(path, out)
     with pytest.raises(jsonckpt.CheckpointNotFoundError, match="no leftovers"):
         jsonckpt.recover(tmp_path / "gone.json", tmp_path / "new")
-    with pytest.raises(ValueError, match="local files"):
-        jsonckpt.recover("memory://x", tmp_path / "new")
 
 
 def test_nothing_left_writes_nothing(tmp_path: Path) -> None:

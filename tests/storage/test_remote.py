@@ -110,14 +110,12 @@ def test_a_url_that_pathlib_took_a_slash_from(
         lambda: training.checkpoints(Path("s3://bucket")),
         lambda: convert(url, tmp_path / "new.json"),
         lambda: convert(here, url),
-        lambda: convert("memory://x/c.json", tmp_path / "new.json"),
     ]
     for number, call in enumerate(calls):
-        with pytest.raises(jsonckpt.JsonckptError, match=r"a URL.*(string that|load and save)"):
+        with pytest.raises(jsonckpt.JsonckptError, match=r"a URL.*string that"):
             call()
         assert [path.name for path in tmp_path.iterdir()] == ["c.json"], number
-    for wrong in ("memory:/x/c.json", "memory://x/c.json"):
-        assert main([wrong, "-o", "new.json"]) == 2
+    assert main(["memory:/x/c.json", "-o", "new.json"]) == 2
     jsonckpt.save(OLD, "./s3:/run")  # one that is meant
     assert same(jsonckpt.load(tmp_path / "s3:" / "run"), OLD)
 

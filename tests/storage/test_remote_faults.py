@@ -29,8 +29,9 @@ ERRORS: dict[str, Callable[[], BaseException]] = {
 
 
 @pytest.fixture(autouse=True)
-def _nothing_stored() -> None:
+def _nothing_stored(monkeypatch: pytest.MonkeyPatch) -> None:
     FaultyFiles.store.clear()
+    monkeypatch.setattr("jsonckpt._src.remote.requests.FIRST_WAIT", 0.0)
 
 
 def new_url(kind: type[FaultyFiles], name: str) -> str:
@@ -109,14 +110,16 @@ def test_reading_fails_at_every_call(kind: type[FaultyFiles], name: str) -> None
         with FaultyFiles.failing(-1, None) as fault:
             read()
         for at in range(len(fault.calls)):
-            for error in (ForeignError("something of a library"), ConnectionResetError("gone")):
-                with (
-                    FaultyFiles.failing(at, error),
-                    pytest.raises(jsonckpt.JsonckptError, match=r"something of|gone") as caught,
-                ):
-                    read()
-                assert caught.value.__cause__ is error
-                assert not isinstance(caught.value, jsonckpt.CheckpointNotFoundError)
+            error = ForeignError("something of a library")
+            with (
+                FaultyFiles.failing(at, error),
+                pytest.raises(jsonckpt.JsonckptError, match="something of") as caught,
+            ):
+                read()
+            assert caught.value.__cause__ is error
+            assert not isinstance(caught.value, jsonckpt.CheckpointNotFoundError)
+            with FaultyFiles.failing(at, ConnectionResetError("gone")):
+                read()  # that is tried again
             with FaultyFiles.failing(at, KeyboardInterrupt()), pytest.raises(KeyboardInterrupt):
                 read()
 

@@ -66,6 +66,7 @@ from ..terminal.options import (
     add_limit_option,
     add_selection,
     error_json,
+    file_or_url,
     file_path,
     limits_of,
 )
@@ -150,7 +151,7 @@ def _filled(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     stopped = "interrupted; nothing was left behind"
     parser.set_defaults(run=run, failed=_failed, interrupted=stopped)
     option = parser.add_argument
-    option("input", metavar="INPUT", type=file_path, help="the checkpoint to convert")
+    option("input", metavar="INPUT", type=file_or_url, help="the checkpoint to convert")
     option("--version", action="version", version=f"jsonckpt {__version__}")
     _add_output(parser.add_argument_group("output"))
 
@@ -187,7 +188,9 @@ def _filled(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
 
 def _add_output(output: argparse._ArgumentGroup) -> None:
     option = output.add_argument
-    option("-o", "--output", type=file_path, help="where to write (default: the input's name.json)")
+    option(
+        "-o", "--output", type=file_or_url, help="where to write (default: the input's name.json)"
+    )
     option("--to", choices=list(FORMATS), help="the format (default: by the output's suffix)")
     _flag(output, "--test-load", "read the output back and compare every value")
     _flag(output, "--overwrite", "replace an output that exists")
@@ -235,7 +238,7 @@ def _options(arguments: argparse.Namespace) -> ConvertOptions:
         UsageError: the arguments do not fit together.
     """
     default = "dir" if arguments.for_web else "json"
-    to = arguments.to or (format_of(arguments.output) if arguments.output else default)
+    to = arguments.to or (format_of(Path(arguments.output)) if arguments.output else default)
     for name in _OWN_OPTIONS:
         if getattr(arguments, name) not in (None, False) and to not in OWN_FORMATS:
             raise UsageError(f"--{name.replace('_', '-')} does not apply to {to}")

@@ -8,10 +8,10 @@ from ..terminal.console import EXIT_OK
 from ..terminal.options import (
     Commands,
     add_paths,
+    any_path,
     argument,
     for_each_path,
     limits_of,
-    local_path,
     say_report,
 )
 
@@ -23,7 +23,7 @@ def add_parser(commands: Commands) -> None:
         help="remove what killed saves left behind",
         examples=("jsonckpt gc run/* --dry-run",),
     )
-    add_paths(parser, local_path)
+    add_paths(parser, any_path)
     parser.add_argument(
         "--older-than",
         metavar="AGE",

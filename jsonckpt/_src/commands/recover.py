@@ -8,8 +8,8 @@ from ..terminal.console import EXIT_MISMATCH, EXIT_OK
 from ..terminal.options import (
     Commands,
     add_common,
+    any_path,
     limits_of,
-    local_path,
     say_report,
 )
 
@@ -24,11 +24,11 @@ def add_parser(commands: Commands) -> None:
         "lost, or what is not a tensor could not be checked (OUT holds the rest), 4 the report "
         "could not be printed.",
     )
-    add_common(parser, local_path)
+    add_common(parser, any_path)
     parser.add_argument(
         "out",
         metavar="OUT",
-        type=local_path,
+        type=any_path,
         help="the new checkpoint; nothing may be there yet",
     )
     parser.add_argument(

@@ -19,7 +19,6 @@ from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-def
 from ..errors import (
     ArgumentError,
     CheckpointExistsError,
-    JsonckptError,
     LimitError,
     StateMismatchError,
     counted,
@@ -32,9 +31,10 @@ from ..shown import ShortRepr
 from ..sources.safetensors_files import unpack_metadata
 from ..storage.new_file import check_replaceable, mode_of, shared_bits
 from ..storage.os_errors import writing
-from ..storage.path_arguments import check_target_name, is_url, path_text, without_query
+from ..storage.path_arguments import check_storage_options, check_target_name, is_url, path_text
 from ..tensors.compare import Comparison, compare
 from ..tensors.pieces import memory_of
+from ..transfer.local_copies import LocalCopies
 from .options import (
     FORMATS,
     OWN_FORMATS,
@@ -91,7 +91,7 @@ class ConvertResult(ShortRepr):
     """The result of a conversion.
 
     Attributes:
-        input, output: the paths.
+        input, output: the paths; URLs as text.
         kind: the kind of the input, in words.
         to: the format of the output.
         input_bytes, output_bytes: sizes on disk. After a dry run, the second is an estimate.
@@ -114,8 +114,8 @@ class ConvertResult(ShortRepr):
         dry_run: True if nothing was written.
     """
 
-    input: Path
-    output: Path
+    input: Path | str
+    output: Path | str
     kind: str
     to: Format
     input_bytes: int
@@ -167,8 +167,8 @@ def convert(
     'best.safetensors'
     """
     chosen = _chosen(options, dict(changes))
-    place = _local(source, "source")
-    target = None if output is None else _local(output, "output")
+    place = _given(source, "source")
+    target = None if output is None else _given(output, "output")
     result = run(place, target, chosen)
     if result.comparison is not None and result.comparison.differences:
         raise StateMismatchError(
@@ -211,6 +211,7 @@ def _chosen(options: ConvertOptions | None, changes: dict[str, Any]) -> ConvertO
         if isinstance(changes.get(name), str):  # as in load
             changes[name] = (changes[name],)
     chosen = replace(options or ConvertOptions(), **changes)
+    check_storage_options(chosen.storage_options)
     for name, is_right, expected in _TYPES:
         if not is_right(getattr(chosen, name)):
             found = quote(getattr(chosen, name))
@@ -218,8 +219,26 @@ def _chosen(options: ConvertOptions | None, changes: dict[str, Any]) -> ConvertO
     return chosen
 
 
-def run(source_path: Path, output: Path | None, options: ConvertOptions) -> ConvertResult:
-    """As :func:`convert`, but the result has the differences that ``test_load`` finds."""
+def run(source: Path | str, output: Path | str | None, options: ConvertOptions) -> ConvertResult:
+    """As :func:`convert`, but the result has the differences that ``test_load`` finds.
+
+    Args:
+        source, output: URLs are of type ``str``.
+    """
+    if isinstance(source, Path) and not isinstance(output, str):
+        return _run(source, output, options)
+    if output is None:
+        raise ArgumentError("an output is needed where the input is a URL", file=str(source))
+    near = options.spool if isinstance(output, str) else options.spool or output.absolute().parent
+    with LocalCopies(options.storage_options, near) as copies:
+        target = copies.target(output, overwrite=options.overwrite or options.dry_run)
+        result = _run(copies.source(source), target, options)
+        if not options.dry_run and not (result.comparison and result.comparison.differences):
+            copies.publish()
+    return replace(result, input=source, output=output)
+
+
+def _run(source_path: Path, output: Path | None, options: ConvertOptions) -> ConvertResult:
     began = time.monotonic()
     options = for_the_web(options)
     output, to = _checked(source_path, output, options)
@@ -315,25 +334,10 @@ def _all(values: object, kind: Any) -> bool:
     return is_list and all(isinstance(value, kind) for value in values)  # type: ignore[attr-defined]
 
 
-def _local(path: str | os.PathLike[str], argument: str = "path") -> Path:
-    """Check that a path is local.
-
-    Raises:
-        JsonckptError: it is a URL.
-    """
-    try:
-        remote = is_url(path_text(path, argument))
-    except ArgumentError:
-        raise
-    except JsonckptError:  # a URL that went through pathlib
-        remote = True
-    if remote:
-        raise JsonckptError(
-            "this is a URL, and conversions work on local files",
-            file=without_query(os.fspath(path)),
-            hint="Copy the checkpoint here first, or load and save it.",
-        )
-    return Path(path)
+def _given(path: str | os.PathLike[str], argument: str) -> Path | str:
+    """A path; a URL as text."""
+    text = path_text(path, argument)
+    return text if is_url(text) else Path(text)
 
 
 def _checked(source: Path, output: Path | None, options: ConvertOptions) -> tuple[Path, Format]:
@@ -342,8 +346,6 @@ def _checked(source: Path, output: Path | None, options: ConvertOptions) -> tupl
     Raises:
         JsonckptError: an option or a path is wrong.
     """
-    for path in (source, output or source):
-        _local(path)
     if options.to is not None and options.to not in FORMATS:
         raise ArgumentError(f"to is {quote(options.to)}; it may be {', '.join(FORMATS)}")
     checked_limits(options.limits)

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Final, Literal, TypedDict
+from typing import IO, Any, Final, Literal, TypedDict
 
 from ..errors import ArgumentError, WriteError, quote
 from ..format.limits import DEFAULT_LIMITS, Limits
@@ -64,6 +64,8 @@ class ConvertOptions:
         spool: the directory for temporary files. The default is that of the output.
         progress: where to show progress.
         limits: limits on the size of the input.
+        storage_options: for fsspec. What is at a URL is downloaded first, and an output for a URL
+            is written to a temporary file first.
     """
 
     to: Format | None = None
@@ -93,6 +95,7 @@ class ConvertOptions:
     spool: str | os.PathLike[str] | None = None
     progress: IO[str] | None = None
     limits: Limits = DEFAULT_LIMITS
+    storage_options: Mapping[str, Any] | None = None
 
 
 class ConvertArguments(TypedDict, total=False):
@@ -125,6 +128,7 @@ class ConvertArguments(TypedDict, total=False):
     spool: str | os.PathLike[str] | None
     progress: IO[str] | None
     limits: Limits
+    storage_options: Mapping[str, Any] | None
 
 
 def format_of(path: Path) -> Format:

@@ -28,10 +28,11 @@ from ..format.dtypes import DTYPES
 from ..format.limits import Copies
 from ..format.manifest import parse_manifest
 from ..format.model import MANIFEST_NAME, Entry, Header, Manifest, Stored, Whole
+from ..remote.ranges import ReplacedError
 from ..shards.record_parser import Record
 from ..storage.locate import locate
 from ..storage.path_arguments import without_query
-from ..storage.protocols import Location, RangeReader, Sink
+from ..storage.protocols import Location, PlannedReader, RangeReader, Sink
 from .any_layout import AnyLayoutReader, ForwardRanges, is_ranged, open_again
 from .indexed import ExpectedRecords, IndexedReader
 from .options import ReadOptions
@@ -73,7 +74,7 @@ class Container:
     def was_replaced(self) -> bool:
         """Whether a save has put another checkpoint here since this one was opened."""
         name = self.single if self.single is not None else MANIFEST_NAME
-        return self.version_tag is not None and self.location.version_tag(name) != self.version_tag
+        return self.location.was_replaced(name, self.version_tag)
 
     def check_same(self) -> None:
         """Check that a single file that was just opened is the one that the manifest describes.
@@ -81,7 +82,7 @@ class Container:
         Raises:
             IncompleteCheckpointError: another file has replaced it.
         """
-        if self.single is not None and self.was_replaced():
+        if self.single is not None and self.location.version_tag(self.single) != self.version_tag:
             raise IncompleteCheckpointError("another file has replaced this one", hint=_REPLACED)
 
     @contextmanager
@@ -144,7 +145,9 @@ class Container:
             IncompleteCheckpointError, FormatError, UnsafePathError: a shard fails the check.
         """
         if self.single is None:
-            for number in dict.fromkeys(shards):
+            shards = list(dict.fromkeys(shards))
+            self.location.expect_files(self.manifest.shards[number].file for number in shards)
+            for number in shards:
                 Shard(self, number).check_file(copies)
 
 
@@ -303,7 +306,7 @@ class Shard:
                     container.check_same()
                     yield AnyLayoutReader(file, algorithm, options, forward=False)
 
-    def _indexed(self, file: RangeReader) -> IndexedReader:
+    def _indexed(self, file: PlannedReader) -> IndexedReader:
         self._container.check_same()
         if self._stated is not None:
             self._check_size(file, self._stated.text_bytes)
@@ -434,7 +437,12 @@ def read_consistent(
             the fourth time in a row.
     """
     for left in range(RETRIES, -1, -1):
-        container = open_container(path, options)
+        try:
+            container = open_container(path, options)
+        except IncompleteCheckpointError as error:
+            if not left or not isinstance(error.__cause__, ReplacedError):
+                raise
+            continue
         try:
             return read(container)
         except JsonckptError as error:

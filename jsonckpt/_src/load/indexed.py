@@ -21,7 +21,7 @@ from ..format.model import Codec, Entry
 from ..parallel import run_ordered, threads_for
 from ..shards.record_parser import Record
 from ..shards.shard_parser import RunParser, ShardParser
-from ..storage.protocols import RangeReader, Sink
+from ..storage.protocols import PlannedReader, Sink
 from .options import ReadOptions
 from .record_stream import checksum_error
 
@@ -148,7 +148,7 @@ class IndexedReader:
         algorithm: of the checksums.
     """
 
-    def __init__(self, file: RangeReader, algorithm: str, options: ReadOptions) -> None:
+    def __init__(self, file: PlannedReader, algorithm: str, options: ReadOptions) -> None:
         self._file = file
         self._algorithm = algorithm
         self._options = options
@@ -209,8 +209,10 @@ class IndexedReader:
                 ]
                 advance(sum(stop - start for start, stop in ranges))
 
+        size = self._file.size if whole else None
+        self._file.expect((piece.start, piece.stop) for piece in tile(entries, size))
         run_ordered(
-            tile(entries, self._file.size if whole else None),
+            tile(entries, size),
             threads=self._threads(entries),
             worker=self._decoder,
             work=lambda decoder, piece: self._read_piece(decoder, piece, entries, sinks),
@@ -293,6 +295,7 @@ class IndexedReader:
             at_payload = not (piece.payloads and not texts[-1])
 
         wanted = sum(stop - start for start, stop in map(entry.raw_range, chunks))
+        self._file.expect((piece.start, piece.stop) for piece in _pieces_of(entry, chunks))
         run_ordered(
             _pieces_of(entry, chunks),
             threads=1

@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from ..errors import (
     ArgumentError,
     CheckpointNotFoundError,
+    FormatError,
     IncompleteCheckpointError,
     JsonckptError,
     counted,
@@ -34,7 +36,8 @@ from ..storage.local import LocalLocation
 from ..storage.lock import DirectoryLock
 from ..storage.missing import hint_for_missing
 from ..storage.os_errors import write_error
-from ..storage.path_arguments import is_url, path_text
+from ..storage.path_arguments import check_storage_options, is_url, path_text, without_query
+from ..transfer.remote_leftovers import abort_uploads, remote_leftovers
 
 _AGE = re.compile(r"([0-9]+(?:\.[0-9]+)?)([smhdw])")
 _FOREVER = 1e300
@@ -56,6 +59,7 @@ class GcReport(ShortRepr):
         kept: leftovers that are not old enough, or that a save may be about to use.
         nbytes: bytes of the removed files.
         dry_run: whether nothing was removed.
+        uploads: unfinished uploads to S3 that were ended.
     """
 
     path: str
@@ -63,12 +67,15 @@ class GcReport(ShortRepr):
     kept: tuple[str, ...]
     nbytes: int
     dry_run: bool
+    uploads: int = 0
 
     def __str__(self) -> str:
         verb = "would remove" if self.dry_run else "removed"
         files, size = counted(len(self.removed), "file"), human(self.nbytes)
         lines = [f"{printable(self.path)}: {verb} {files}, {size}"]
         lines += [f"  {verb}: {printable(name)}" for name in self.removed]
+        if self.uploads:
+            lines.append(f"  {verb}: {counted(self.uploads, 'unfinished upload')}")
         lines += [f"  kept, too new or in use: {printable(name)}" for name in self.kept]
         return "\n".join(lines)
 
@@ -80,6 +87,7 @@ def gc(
     dry_run: bool = False,
     abandoned: bool = False,
     limits: Limits | None = None,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> GcReport:
     """Remove what killed saves left in a checkpoint's directory, or beside a single file.
 
@@ -101,6 +109,9 @@ def gc(
             checkpoint. :func:`jsonckpt.recover` might restore from them. A directory without a
             manifest must hold nothing else; the directory itself is kept.
         limits: as for :func:`jsonckpt.load`.
+        storage_options: passed to fsspec for URLs. Behind a URL shards that a checkpoint beside
+            this one names stay, and a file whose age the store does not say. Uploads to S3 that
+            never ended are ended.
 
     Raises:
         CheckpointNotFoundError: there is no checkpoint at ``path``; the message names leftovers
@@ -121,8 +132,9 @@ def gc(
     age = parse_age(older_than)
     limits = checked_limits(limits)
     text = path_text(path)
+    check_storage_options(storage_options)
     if is_url(text):
-        raise ArgumentError("path is a URL; gc works on local files: copy it first")
+        return _gc_remote(text, storage_options, time.time() - age, dry_run, abandoned, limits)
     place = Path(text)
     if place.name == MANIFEST_NAME and not place.is_dir():
         place = place.parent
@@ -145,6 +157,40 @@ def gc(
         sum(file.nbytes for file in removed),
         dry_run,
     )
+
+
+def _gc_remote(
+    url: str,
+    storage_options: Mapping[str, Any] | None,
+    before: float,
+    dry_run: bool,
+    abandoned: bool,
+    limits: Limits,
+) -> GcReport:
+    try:
+        found = remote_leftovers(url, storage_options, limits)
+    except CheckpointNotFoundError:
+        raise
+    except JsonckptError as error:
+        if is_refusal(error) or not isinstance(error, FormatError | IncompleteCheckpointError):
+            raise
+        raise _unreadable(error) from error
+    if not found.named and (found.others or not abandoned):
+        listed = ", ".join(quote(entry.name, 200) for entry in found.entries[:3])
+        other = f", and there are other files: {quote(found.others)}" if found.others else ""
+        raise IncompleteCheckpointError(
+            f"nothing was removed, because there is no {MANIFEST_NAME}: the files are those of a "
+            f"first save that did not finish ({listed}){other}",
+            file=without_query(url),
+            hint=_ABANDONED,
+        )
+    old = [entry for entry in found.entries if 0 < entry.changed <= before]
+    kept = [entry for entry in found.entries if entry not in old]
+    if not dry_run:
+        found.files.remove(entry.name for entry in old)
+    uploads = abort_uploads(found.files, before, dry_run=dry_run)
+    names = tuple(entry.name for entry in old), tuple(entry.name for entry in kept)
+    return GcReport(url, *names, sum(entry.nbytes for entry in old), dry_run, uploads)
 
 
 def _removed(file: File) -> bool:

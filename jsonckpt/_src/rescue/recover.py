@@ -6,8 +6,9 @@ The steps: find the files, scan each, choose what to restore, prune the state, s
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
@@ -36,7 +37,13 @@ from ..shown import ShortRepr
 from ..storage.leftovers import File, files_to_search
 from ..storage.local import LocalFile
 from ..storage.new_file import shared_bits
-from ..storage.path_arguments import check_target_name, is_url, path_text
+from ..storage.path_arguments import (
+    check_storage_options,
+    check_target_name,
+    is_url,
+    path_text,
+)
+from ..transfer.local_copies import LocalCopies
 from .damaged_files import PatchedFile
 from .findings import Findings
 from .scan import LostTensor
@@ -107,6 +114,7 @@ def recover(
     threads: int | None = None,
     limits: Limits | None = None,
     sync: bool = True,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> RecoverReport:
     """Restore every intact tensor of a damaged checkpoint, and nothing else.
 
@@ -126,7 +134,7 @@ def recover(
             holds shards of several. ``None`` takes the newest whose shards are all complete.
         trust_state: use the state (of a directory, its manifest) although the seal contradicts it.
         threads, limits: as for :func:`jsonckpt.load`.
-        sync: as for :func:`jsonckpt.save`.
+        sync, storage_options: as for :func:`jsonckpt.save`. What is at a URL is downloaded first.
 
     It needs the memory of a save: a few chunks and the size of a manifest. The intact payloads of
     compressed or rewritten files are spooled to a temporary file beside ``out``.
@@ -151,16 +159,20 @@ def recover(
     (('/a',), {'a': tensor([1., 1.])})
     """
     limits = checked_limits(limits)
-    given, new = _local(path, "path"), _local(out, "out")
-    source, target = Path(given), Path(new)
+    given, new = path_text(path, "path"), path_text(out, "out")
+    check_storage_options(storage_options)
     if save_id is not None and not isinstance(save_id, str):
         raise ArgumentError(f"save_id must be str or None, not {quote(type(save_id).__name__)}")
-    _check_target(target, new)
-    files = files_to_search(source)
-    # Only those who can read the old checkpoint may read the new one.
-    shared = shared_bits(files.path)
     findings = Findings(limits)
     with ExitStack() as stack:
+        near = None if is_url(new) else os.path.dirname(os.path.abspath(new))
+        copies = stack.enter_context(LocalCopies(storage_options, near))
+        target = copies.target(new, overwrite=False)
+        _check_target(target, new)
+        source = copies.source(given, leftovers=True)
+        files = files_to_search(source)
+        # Only those who can read the old checkpoint may read the new one.
+        shared = shared_bits(files.path)
         scan = partial(scan_file, limits=limits, target=target, stack=stack, notes=findings.notes)
         if files.is_directory:
             search_directory(files, findings, scan, save_id=save_id, trust_state=trust_state)
@@ -181,13 +193,21 @@ def recover(
                 file=source,
                 hint="Nothing was written. Take another copy, or an earlier checkpoint.",
             )
-        lost = tuple(findings.lost_tensors())
+        lost = tuple(replace(one, file=copies.shown(one.file)) for one in findings.lost_tensors())
         if not lost and findings.state_status == "verified":
             findings.restore_storages(state)
-        saved = _save(findings, state, new, shared=shared, threads=thread_count(threads), sync=sync)
+        options = SaveOptions(
+            checksum=findings.checksum or "xxh3_128",
+            overwrite=False,
+            threads=thread_count(threads),
+            sync=sync,
+            shared=shared,
+        )
+        _save(findings, state, target, options)
+        copies.publish()
     return RecoverReport(
         given,
-        saved,
+        new,
         findings.save_id,
         findings.state_status,
         findings.names(),
@@ -195,13 +215,6 @@ def recover(
         sum(record.nbytes for record in findings.records.values()),
         tuple(findings.notes),
     )
-
-
-def _local(path: str | os.PathLike[str], argument: str) -> str:
-    text = path_text(path, argument)
-    if is_url(text):
-        raise ArgumentError(f"{argument} is a URL; recover works on local files: copy it first")
-    return text
 
 
 def _check_target(target: Path, given: str) -> None:
@@ -241,17 +254,8 @@ def _refuse_foreign(file: File, limits: Limits) -> None:
         )
 
 
-def _save(
-    findings: Findings, state: Any, target: str, *, shared: int, threads: int, sync: bool
-) -> str:
-    """Save the new checkpoint; its path."""
-    options = SaveOptions(
-        checksum=findings.checksum or "xxh3_128",
-        overwrite=False,
-        threads=threads,
-        sync=sync,
-        shared=shared,
-    )
+def _save(findings: Findings, state: Any, target: Path, options: SaveOptions) -> None:
+    """Save the new checkpoint."""
     records = list(findings.records.values())
     snapshot = Snapshot(
         new_save_id(),
@@ -262,5 +266,4 @@ def _save(
     )
     plans = [RecordPlan(record, record.found.header.codec, record.nbytes) for record in records]
     plan = SavePlan(snapshot, options, plans)
-    place = local_target(Path(target), options, target)
-    return write_checkpoint(plan, place, CancelToken(), 0.0).path
+    write_checkpoint(plan, local_target(target, options, str(target)), CancelToken(), 0.0)

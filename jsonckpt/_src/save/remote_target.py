@@ -11,6 +11,8 @@ from ..errors import ArgumentError, CheckpointExistsError, WriteError
 from ..format import filenames
 from ..format.model import MANIFEST_NAME
 from ..parallel import CancelToken
+from ..remote.requests import Requests
+from ..remote.upload import PartsUpload, can_upload_in_parts
 from ..storage import path_arguments
 from ..storage.os_errors import is_absent, writing
 from ..storage.protocols import Output
@@ -25,7 +27,7 @@ _OBJECT_STORES = frozenset(
     "s3,s3a,gs,gcs,az,abfs,abfss,adl,oss,oci,cos,obs,swift,tos,r2,b2,hf".split(",")  # noqa: SIM905
 )
 #: Protocols whose rename replaces a file in one step.
-_RENAMES = frozenset(["file", "local", "sftp", "ssh"])
+RENAMES = frozenset(["file", "local", "sftp", "ssh"])
 #: Errors by which a server refuses finally. After any other error the request may still succeed.
 _REFUSALS = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError)
 _REFUSAL_NUMBERS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.ENAMETOOLONG}
@@ -36,13 +38,18 @@ _ENDS = 512
 class _Upload:
     """A file that is being uploaded. It appears when it is closed, unless it is discarded."""
 
-    def __init__(self, fs: Any, path: str) -> None:
+    def __init__(self, requests: Requests, path: str) -> None:
+        self._requests = requests
         self._path = path
         self.written = 0
         self.ended = False
         self._head = self._tail = b""
+        self._stream: Any
         with writing(path, remote=True):
-            self._stream = fs.open(path, "wb")
+            if can_upload_in_parts(requests):
+                self._stream = PartsUpload(requests, path)
+            else:
+                self._stream = requests.blocking(lambda: requests.fs.open(path, "wb"))
 
     def write(self, data: memoryview) -> int:
         """Send more. Returns the number of bytes taken."""
@@ -72,29 +79,39 @@ class _Upload:
             with suppress(Exception):
                 self._stream.close()
 
-    def lies_at(self, fs: Any, path: str) -> bool:
+    def lies_at(self, path: str) -> bool:
         """Whether the file at ``path`` is the one that was uploaded."""
-        fs.invalidate_cache()
-        if int(fs.info(path)["size"]) != self.written:
+        call = self._requests.call
+        self._requests.fs.invalidate_cache()
+        if int(call("info", path)["size"]) != self.written:
             return False
-        head = fs.cat_file(path, start=0, end=min(_ENDS, self.written))
-        tail = fs.cat_file(path, start=max(0, self.written - _ENDS), end=self.written)
+        head = call("cat_file", path, start=0, end=min(_ENDS, self.written))
+        tail = call("cat_file", path, start=max(0, self.written - _ENDS), end=self.written)
         return bool(head == self._head and tail == self._tail)
 
 
 class _UploadOutput(StreamOutput):
     """The text of one file that is being uploaded."""
 
-    def __init__(self, upload: _Upload, *, close: bool) -> None:
+    def __init__(self, upload: _Upload, path: str, *, close: bool) -> None:
         super().__init__(upload)
         self._upload = upload
+        self._path = path
         self._close = close
 
     def end(self, length: int) -> None:
         """Make a shard appear. A single file appears in the commit."""
         super().end(length)
-        if self._close:
+        if not self._close:
+            return
+        try:
             self._upload.close()
+        except WriteError:
+            # The answer may be lost. No other save makes a shard of this name.
+            with suppress(Exception):
+                if self._upload.lies_at(self._path):
+                    return
+            raise
 
 
 class RemoteTarget(Target):
@@ -112,7 +129,7 @@ class RemoteTarget(Target):
             )
         self.path = self.place = url
         self._options = options
-        self._fs: Any = None
+        self._requests: Any = None
         self._path = ""
         self._token = ""
         self._begun: list[str] = []
@@ -133,9 +150,9 @@ class RemoteTarget(Target):
         Raises:
             CheckpointExistsError: there is a checkpoint that must be kept.
         """
-        self._fs, path = filesystem(self.path, self._options.storage_options)
+        self._requests, path = filesystem(self.path, self._options.storage_options)
         self._path = split_query(path)[0]
-        self._protocols = protocols(self._fs)
+        self._protocols = protocols(self._requests.fs)
         self._token = plan.snapshot.token
         self.name = self._path.rpartition("/")[2]
         self.single = self._options.is_single(self.name)
@@ -149,7 +166,7 @@ class RemoteTarget(Target):
         url = path_arguments.without_query(self.path)
         visible = self._path if self.single else f"{self._path}/{MANIFEST_NAME}"
         with writing(url, remote=True):
-            if not self._options.overwrite and kind_of(self._fs, visible) is not None:
+            if not self._options.overwrite and kind_of(self._requests, visible) is not None:
                 raise CheckpointExistsError(
                     "there is a checkpoint", file=url, hint="Pass overwrite=True to replace it."
                 )
@@ -160,19 +177,21 @@ class RemoteTarget(Target):
 
     def open(self, shard: ShardPlan) -> Output:
         """Begin a shard, or the single file."""
-        self._make_directory()
+        directory = self._path.rpartition("/")[0] if self.single else self._path
+        with writing(directory or path_arguments.without_query(self.path), remote=True):
+            make_directory(self._requests, directory)
         path = f"{self._path}/{shard.name}"
         if self.single:
             path = self._path
-            if self._protocols & (_RENAMES | {"memory"}):
+            if self._protocols & (RENAMES | {"memory"}):
                 parent, slash, last = path.rpartition("/")
                 path = f"{parent}{slash}{filenames.temporary_name(last, self._token)}"
                 self._temporary = path
         if not self.single or path == self._temporary or self._shows_early:
             self._begun.append(path)
-        upload = _Upload(self._fs, path)
+        upload = _Upload(self._requests, path)
         self._uploads.append(upload)
-        return _UploadOutput(upload, close=not self.single)
+        return _UploadOutput(upload, path, close=not self.single)
 
     def commit(self, manifest: bytes, cancel: CancelToken) -> str:
         """Make the single file appear, or write the manifest in one piece.
@@ -212,10 +231,13 @@ class RemoteTarget(Target):
     @property
     def _shows_early(self) -> bool:
         """Whether a single file replaces the old one as soon as it is opened."""
-        return not self._protocols & (_OBJECT_STORES | _RENAMES | {"memory"})
+        return not self._protocols & (_OBJECT_STORES | RENAMES | {"memory"})
+
+    def _call(self, method: str, *args: Any, **options: Any) -> Any:
+        return self._requests.call(method, *args, **options)
 
     def _location(self) -> RemoteLocation:
-        return RemoteLocation(self._fs, self._path)
+        return RemoteLocation(self._requests, self._path)
 
     def _publish(self, upload: _Upload) -> None:
         try:
@@ -230,35 +252,35 @@ class RemoteTarget(Target):
         except BaseException as error:
             if self._temporary:
                 self._remove_quietly([self._temporary])
-            if not self._happened(error, lambda: upload.lies_at(self._fs, self._path)):
+            if not self._happened(error, lambda: upload.lies_at(self._path)):
                 raise
 
     def _write_manifest(self, text: bytes) -> None:
         path = f"{self._path}/{MANIFEST_NAME}"
         temporary = f"{self._path}/.manifest-{self._token}.tmp"
-        renames = bool(self._protocols & _RENAMES)
+        renames = bool(self._protocols & RENAMES)
         try:
             if renames:
                 with writing(temporary, remote=True):
-                    self._fs.pipe_file(temporary, text)
+                    self._call("pipe_file", temporary, text, nbytes=len(text))
             self._may_be_there = True
             with writing(path, remote=True):
                 if renames:
-                    self._fs.mv(temporary, path)
+                    self._requests.fs.mv(temporary, path)
                 else:
-                    self._fs.pipe_file(path, text)
+                    self._call("pipe_file", path, text, nbytes=len(text))
         except BaseException as error:
             if renames:
                 self._remove_quietly([temporary])
-            if not self._happened(error, lambda: bool(self._fs.cat_file(path) == text)):
+            if not self._happened(error, lambda: bool(self._call("cat_file", path) == text)):
                 raise
 
     def _move(self, temporary: str) -> None:
         if "memory" in self._protocols:  # its mv treats some names as patterns
-            self._fs.cp_file(temporary, self._path)
-            self._fs.rm_file(temporary)
+            self._call("cp_file", temporary, self._path)
+            self._call("rm_file", temporary)
         else:
-            self._fs.mv(temporary, self._path)
+            self._requests.fs.mv(temporary, self._path)
 
     def _happened(self, error: BaseException, holds: Callable[[], bool]) -> bool:
         """Whether a commit that raised an error has happened.
@@ -284,28 +306,23 @@ class RemoteTarget(Target):
             )
         return False
 
-    def _make_directory(self) -> None:
-        """Make the directory of the target, but never a bucket.
-
-        Raises:
-            WriteError: it cannot be made.
-        """
-        if _protocols_below(self._fs) & _OBJECT_STORES:
-            return
-        directory = self._path.rpartition("/")[0] if self.single else self._path
-        with writing(directory or path_arguments.without_query(self.path), remote=True):
-            if directory.startswith("/"):
-                self._fs.makedirs(directory, exist_ok=True)
-                return
-            parts = directory.split("/")
-            for count in range(2, len(parts) + 1):
-                with suppress(FileExistsError):
-                    self._fs.mkdir("/".join(parts[:count]), create_parents=False)
-
     def _remove_quietly(self, paths: Iterable[str]) -> None:
         for path in paths:
             with suppress(Exception):  # an orphan does no harm
-                self._fs.rm_file(path)
+                self._call("rm_file", path)
+
+
+def make_directory(requests: Requests, directory: str) -> None:
+    """Make a directory, but never a bucket. Object stores have no directories."""
+    if _protocols_below(requests.fs) & _OBJECT_STORES:
+        return
+    if directory.startswith("/"):
+        requests.call("makedirs", directory, exist_ok=True)
+        return
+    parts = directory.split("/")
+    for count in range(2, len(parts) + 1):
+        with suppress(FileExistsError):
+            requests.call("mkdir", "/".join(parts[:count]), create_parents=False)
 
 
 def _check_name(url: str, options: SaveOptions) -> None:
@@ -317,9 +334,9 @@ def _check_name(url: str, options: SaveOptions) -> None:
     try:
         path_arguments.check_target_name(url)
     except ArgumentError:
-        fs, path = filesystem(url, options.storage_options)
+        requests, path = filesystem(url, options.storage_options)
         with writing(url, remote=True):
-            if kind_of(fs, f"{path.rstrip('/')}/{MANIFEST_NAME}") is None:
+            if kind_of(requests, f"{path.rstrip('/')}/{MANIFEST_NAME}") is None:
                 raise
 
 

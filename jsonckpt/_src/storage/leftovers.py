@@ -115,13 +115,31 @@ def single_temporaries(path: Path) -> list[File]:
     """
     if path.name in ("", ".."):  # "." or "..", for example
         path = Path(os.path.abspath(path))
-    stem = temporary_stem(path.name)
     try:
         files = list(regular_files(path.parent))
     except OSError:  # the directory does not exist, or may not be listed
         return []
-    matches = [(file, _SINGLE_TEMPORARY.fullmatch(file.path.name)) for file in files]
-    return [file for file, match in matches if match and match["name"] == stem]
+    return [file for file in files if is_temporary_of(file.path.name, path.name)]
+
+
+def is_temporary_of(name: str, of: str) -> bool:
+    """Whether a name is that of a temporary file that a save, conversion or recovery left.
+
+    Args:
+        of: the name of its output.
+    """
+    match = _SINGLE_TEMPORARY.fullmatch(name)
+    return match is not None and match["name"] == temporary_stem(of)
+
+
+def is_unfinished_manifest(name: str) -> bool:
+    """Whether a name is that of a manifest which was not committed."""
+    return _MANIFEST_TEMPORARY.fullmatch(name) is not None
+
+
+def is_of_save(name: str) -> bool:
+    """Whether a name is one that saves of this package give the files of a directory."""
+    return is_unfinished_manifest(name) or _is_shard_of_ours(name)
 
 
 def orphans(directory: Path, named: set[str]) -> list[File]:
@@ -129,8 +147,7 @@ def orphans(directory: Path, named: set[str]) -> list[File]:
     return [
         file
         for file in regular_files(directory)
-        if _MANIFEST_TEMPORARY.fullmatch(file.path.name)
-        or (_is_shard_of_ours(file.path.name) and file.path.name not in named)
+        if is_of_save(file.path.name) and file.path.name not in named
     ]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -68,6 +69,9 @@ class LocalFile:
         self.path = os.fspath(path)
         self._opened, self.size = _open_regular(self.path, follow=follow)
         self._fd = self._opened.number
+
+    def expect(self, ranges: Iterable[tuple[int, int]]) -> None:
+        """Nothing is fetched ahead: the system does that."""
 
     def read_range(self, offset: int, buffer: memoryview) -> None:
         """Fill ``buffer`` from ``offset`` on.
@@ -317,6 +321,13 @@ class LocalLocation:
         except OSError:
             return None
         return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+    def was_replaced(self, name: str, tag: object) -> bool:
+        """Whether another file has replaced the one that had this tag."""
+        return tag is not None and self.version_tag(name) != tag
+
+    def expect_files(self, names: Iterable[str]) -> None:
+        """Nothing is asked ahead."""
 
     def ranged(self, name: str) -> bool:
         """Whether parts of a file can be read. Always true for local files."""

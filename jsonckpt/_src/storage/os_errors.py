@@ -105,12 +105,14 @@ def read_error(error: OSError, path: str, *, opening: bool = False) -> JsonckptE
 
 def describe(error: BaseException) -> str:
     """The text of a foreign error, without the secrets that the query of a URL may hold."""
+    attempts = getattr(error, "jsonckpt_attempts", None)  # of remote/requests
     if isinstance(error, FileNotFoundError) and error.__cause__ and not is_absent(error):
         error = error.__cause__
     text = str(error) or type(error).__name__
     if not isinstance(error, OSError | ImportError | ValueError):
         text = f"{type(error).__name__}: {error}" if str(error) else text
-    return _QUERY.sub("...", text) if "://" in text else text
+    text = _QUERY.sub("...", text) if "://" in text else text
+    return text if attempts is None else f"{text} ({attempts})"
 
 
 def is_absent(error: FileNotFoundError) -> bool:

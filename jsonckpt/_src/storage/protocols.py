@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -36,6 +36,13 @@ class RangeReader(Protocol):
 
     def read_range(self, offset: int, buffer: memoryview) -> None:
         """Fill ``buffer`` with the bytes from ``offset`` on; raises if the file ends before."""
+
+
+class PlannedReader(RangeReader, Protocol):
+    """A file that may fetch ahead what will be read."""
+
+    def expect(self, ranges: Iterable[tuple[int, int]]) -> None:
+        """These ranges ``(start, stop)`` will be read next, each once, about in this order."""
 
 
 class WritableFile(Protocol):
@@ -75,6 +82,8 @@ class Location(Protocol):
     def manifest(self, limit: int | None) -> bytes: ...
     def where(self, name: str) -> str: ...
     def version_tag(self, name: str) -> object: ...
+    def was_replaced(self, name: str, tag: object) -> bool: ...
+    def expect_files(self, names: Iterable[str]) -> None: ...
     def ranged(self, name: str) -> bool: ...
     def compressed(self, name: str) -> bool: ...
     def file(self, name: str) -> Any: ...

@@ -76,6 +76,11 @@ def file_path(text: str) -> Path:
     return Path(local_path(text))
 
 
+def file_or_url(text: str) -> Path | str:
+    """A path of a conversion; a URL as text."""
+    return any_path(text) if is_url(text) else file_path(text)
+
+
 @argument
 def _limit(text: str) -> str:
     parse_limits([text])

@@ -1,0 +1,1 @@
+"""Requests to remote file systems: retries, deadlines, many at once."""

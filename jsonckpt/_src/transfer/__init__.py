@@ -1,0 +1,1 @@
+"""Whole checkpoints between this machine and remote stores, and the directory of a run there."""
