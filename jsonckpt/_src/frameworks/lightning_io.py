@@ -145,7 +145,8 @@ class JsonCheckpointIO(CheckpointIO):
         if is_url(text):
             from ..storage.remote import filesystem
 
-            fs, inside = filesystem(text, self._storage_options)
+            requests, inside = filesystem(text, self._storage_options)
+            fs = requests.fs
             with writing(text, remote=True):
                 fs.invalidate_cache()
                 if fs.exists(inside):

@@ -200,7 +200,7 @@ class RemoteTarget(Target):
             WriteError: the commit failed, or may have failed. The hint says which.
         """
         if not self.single:
-            self._replaced = own_files(replaced_rows(self._location()))
+            self._replaced = self._unshared(own_files(replaced_rows(self._location())))
         cancel.close()
         if self.single:
             self._publish(self._uploads[0])
@@ -227,6 +227,14 @@ class RemoteTarget(Target):
         self._remove_quietly(
             f"{self._path}/{filenames.check_shard_name(name)}" for name in self._replaced
         )
+
+    def _unshared(self, files: list[str]) -> list[str]:
+        """Files that may be removed: none if checkpoints beside this one may use them."""
+        try:
+            mark = kind_of(self._requests, f"{self._path}/{filenames.SHARED_MARK}")
+        except Exception:  # an orphan does no harm
+            return []
+        return files if mark is None else []
 
     @property
     def _shows_early(self) -> bool:
