@@ -201,7 +201,9 @@ MOMENTS: dict[str, tuple[dict[str, Any], Any, Any, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("plugin", [JsonCheckpointIO, slow(AsyncJsonCheckpointIO)])
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize(
+    "moment", [slow(name) if "steps" in name or name == "bfloat16" else name for name in MOMENTS]
+)
 def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path, moment: str, plugin: Any) -> None:
     when, kind, make, options = MOMENTS[moment]
     options = {"max_epochs": 5, "num_sanity_val_steps": 0, **options}
