@@ -310,6 +310,16 @@ def test_configurations_of_omegaconf(tmp_path: Path) -> None:
     assert isinstance(model.others["config"], omegaconf.DictConfig)
     assert model.others["config"].a[1].b == 5
     assert model.others["config"] == config
+    # All hyper-parameters may be one configuration, of a module and of a data module.
+    both = {
+        "hyper_parameters": config,
+        "hparams_type": type(config),
+        "datamodule_hyper_parameters": config,
+        "datamodule_hparams_type": type(config),
+    }
+    plugin = JsonCheckpointIO()
+    plugin.save_checkpoint(both, tmp_path / "both.ckpt")
+    assert plugin.load_checkpoint(tmp_path / "both.ckpt") == both
 
 
 @pytest.mark.parametrize(
