@@ -79,7 +79,7 @@ class Model(pl.LightningModule):
             torch.nn.Linear(width, 4),
         )
         self.tied = torch.nn.Linear(4, width)
-        self.tied.weight = next(self.net.parameters())  # type: ignore[assignment]
+        self.tied.weight = next(self.net.parameters())
         self.losses: list[float] = []
 
     def training_step(self, batch: torch.Tensor, _: int) -> torch.Tensor:
@@ -502,7 +502,8 @@ def _rank(rank: int, directory: str) -> None:
 
 
 def test_each_rank_has_its_own_random_states(tmp_path: Path) -> None:
-    context = torch.multiprocessing.spawn(_rank, (str(tmp_path),), nprocs=2, join=False)
+    multiprocessing: Any = torch.multiprocessing
+    context = multiprocessing.spawn(_rank, (str(tmp_path),), nprocs=2, join=False)
     try:
         deadline = time.monotonic() + 120
         while not context.join(timeout=5):
