@@ -17,9 +17,11 @@ from ..errors import FormatError, LimitError, UnsupportedTypeError, full_name, q
 from ..format import pointer
 from ..save.snapshot import take_snapshot
 
-#: Where Lightning keeps hyper-parameters, and the class that those of the model had.
-PLACES = ("hyper_parameters", "datamodule_hyper_parameters")
-TYPE = "hparams_type"
+#: Where Lightning keeps hyper-parameters of modules and of data modules, and their class.
+PLACES = {
+    "hyper_parameters": "hparams_type",
+    "datamodule_hyper_parameters": "datamodule_hparams_type",
+}
 #: The note: ``{"not_saved": {place: description}, "omegaconf": {place: class}}``.
 NOTE = "jsonckpt_hyper_parameters"
 _MARK = "not saved: "
@@ -34,11 +36,11 @@ def without_objects(checkpoint: Mapping[str, Any]) -> tuple[dict[str, Any], dict
     """
     result = dict(checkpoint)
     plain = _Plain()
-    for name in PLACES:
+    for name, kind in PLACES.items():
         if name in result and not _is_savable(result[name]):
             result[name] = plain.of(result[name], f"/{name}", ())
-    if isinstance(result.get(TYPE), type):
-        del result[TYPE]  # the note says it
+        if isinstance(result.get(kind), type):
+            del result[kind]  # the note says it
     if plain.lost or plain.configs:
         result[NOTE] = {"not_saved": plain.lost, "omegaconf": plain.configs}
     return result, plain.lost
@@ -66,10 +68,9 @@ def with_objects(checkpoint: Any) -> dict[str, str]:
             isinstance(item, str) for pair in part.items() for item in pair
         ):
             raise FormatError(f"{NOTE} is not a note of this package")
-    assert lost is not None
     for place in configs or ():
         _make_config(checkpoint, place)
-    return lost
+    return dict(lost or {})
 
 
 def lost_names(lost: Mapping[str, str], place: str) -> dict[str, str]:
@@ -135,8 +136,8 @@ def _is_savable(value: Any) -> bool:
 def describe(value: Any) -> str:
     """What an object is, in a few words.
 
-    >>> describe(functools.partial(len)), describe(describe)[-18:]
-    ('functools.partial of the function builtins.len', 'rs.describe')
+    >>> describe(functools.partial(len))
+    'functools.partial of the function builtins.len'
     """
     if isinstance(value, enum.Enum):
         return f"the enum member {full_name(type(value))}.{value.name}"
@@ -175,5 +176,5 @@ def _make_config(checkpoint: dict[str, Any], place: str) -> None:
         raise FormatError(
             f"no configuration of OmegaConf can be made of {quote(place)}: {quote(error, 200)}"
         ) from error
-    if place == f"/{PLACES[0]}":
-        checkpoint[TYPE] = type(at[key])
+    if not parts and last in PLACES:
+        checkpoint[PLACES[last]] = type(at[key])

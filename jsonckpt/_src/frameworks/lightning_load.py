@@ -12,7 +12,7 @@ import torch
 
 from ..errors import ArgumentError, FormatError, StateMismatchError, full_name, quote
 from ..load.api import load
-from .lightning_hparams import TYPE, lost_names, with_objects
+from .lightning_hparams import lost_names, with_objects
 from .lightning_parts import LightningDataModule, LightningModule, part
 
 _Module = TypeVar("_Module")
@@ -101,7 +101,7 @@ def _prepare(
     place = kind.CHECKPOINT_HYPER_PARAMS_KEY
     if hparams_file is not None:
         checkpoint[place] = _from_file(hparams_file)
-        checkpoint.pop(TYPE, None)
+        checkpoint.pop(kind.CHECKPOINT_HYPER_PARAMS_TYPE, None)
         lost = {}
     saved = checkpoint.setdefault(place, {})
     lost = {name: text for name, text in lost.items() if name not in given}
