@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -251,7 +251,7 @@ def test_the_model_of_the_user_stays_that_of_hugging_face(finished: Path, tmp_pa
 
 def test_options_of_save_and_weights_only(tmp_path: Path) -> None:
     class Small(JsonTrainer):
-        jsonckpt_options = {"compression": "zstd", "checksum": "sha256"}
+        jsonckpt_options: ClassVar = {"compression": "zstd", "checksum": "sha256"}
 
     trainer(tmp_path, kind=Small, save_only_model=True, num_train_epochs=1).train()
     state = jsonckpt.load(tmp_path / "checkpoint-2" / "jsonckpt")
@@ -366,7 +366,7 @@ def test_states_that_are_spread_over_ranks_are_refused(attribute: str, tmp_path:
 
 
 def test_the_mixin_goes_before_any_trainer(tmp_path: Path) -> None:
-    class Own(JsonCheckpointTrainerMixin, transformers.Seq2SeqTrainer):  # type: ignore[misc, unused-ignore]
+    class Own(JsonCheckpointTrainerMixin, transformers.Seq2SeqTrainer):
         pass
 
     assert Own.train is JsonCheckpointTrainerMixin.train

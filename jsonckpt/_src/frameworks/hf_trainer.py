@@ -28,21 +28,7 @@ from .hf_checkpoint import (
 from .ranks import gather_values, together
 
 if TYPE_CHECKING:
-
-    class _Trainer:
-        """What the mixin uses of the Trainer below it."""
-
-        args: Any
-        accelerator: Any
-        model: Any
-        optimizer: Any
-        lr_scheduler: Any
-        state: Any
-        processing_class: Any
-        data_collator: Any
-
-        def __getattr__(self, name: str) -> Any: ...
-
+    from transformers import Trainer as _Trainer
 else:
     _Trainer = object
 
