@@ -18,10 +18,9 @@ def test_the_message_names_the_extra(
     module: str, framework: str, extra: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     public = f"jsonckpt.integrations.{module}"
+    gone = (public, framework, f"{framework}.", "jsonckpt._src.frameworks.")
     for name in list(sys.modules):
-        if name == public or name.startswith("jsonckpt._src.frameworks."):
-            monkeypatch.delitem(sys.modules, name)
-        elif name == framework or name.startswith(f"{framework}."):
+        if name in gone or name.startswith(gone[2:]):
             monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, framework, None)
     with pytest.raises(ImportError) as caught:
