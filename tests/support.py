@@ -55,8 +55,9 @@ def framework(name: str) -> Any:
         warnings.simplefilter("ignore")
         try:
             return importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            lacking(name.partition(".")[0], f"{error.name} is not installed")
+        except ImportError as error:
+            missing = (error.name or name).partition(".")[0]
+            lacking(missing, f"{missing} is not installed")
 
 
 def same(one: object, two: object) -> bool:

@@ -9,17 +9,21 @@ import pkgutil
 import pytest
 
 import jsonckpt
+from tests.support import framework
 
 MODULES = [
     found.name
     for found in pkgutil.walk_packages(jsonckpt.__path__, "jsonckpt.")
     if not found.name.endswith("__main__")
 ]
+#: Their modules import what may not be installed.
+ADAPTERS = ("jsonckpt._src.frameworks.", "jsonckpt.integrations.")
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_examples(name: str) -> None:
-    outcome = doctest.testmod(importlib.import_module(name))
+    load = framework if name.startswith(ADAPTERS) else importlib.import_module
+    outcome = doctest.testmod(load(name))
     assert outcome.failed == 0
 
 

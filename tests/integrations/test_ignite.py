@@ -34,7 +34,7 @@ def objects() -> dict[str, Any]:
         loss.backward()
         optimizer.step()
         scheduler.step()
-        return loss.item()
+        return float(loss.detach())
 
     return {
         "trainer": Engine(step), "model": model, "optimizer": optimizer, "scheduler": scheduler,

@@ -7,6 +7,7 @@ import functools
 import random
 import subprocess
 import sys
+import time
 import types
 from collections.abc import Iterator
 from contextlib import nullcontext as nothing
@@ -21,8 +22,9 @@ from torch.utils.data import DataLoader, Dataset
 import jsonckpt
 from tests.support import difference, framework, same, slow
 
-pl = framework("lightning.pytorch")
+framework("lightning.pytorch")
 
+import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.plugins.io import AsyncCheckpointIO
 
@@ -41,7 +43,10 @@ pytestmark = [
         "FutureWarning",
         "DeprecationWarning",
     )
-] + [pytest.mark.filterwarnings("ignore:Checkpoint directory")]
+] + [
+    pytest.mark.filterwarnings(f"ignore:{text}")
+    for text in ("Checkpoint directory", "'set_vital' is deprecated")
+]
 PLUGINS = {
     "sync": JsonCheckpointIO,
     "async": AsyncJsonCheckpointIO,
@@ -74,11 +79,12 @@ class Model(pl.LightningModule):
             torch.nn.Linear(width, 4),
         )
         self.tied = torch.nn.Linear(4, width)
-        self.tied.weight = self.net[0].weight
+        self.tied.weight = next(self.net.parameters())  # type: ignore[assignment]
         self.losses: list[float] = []
 
     def training_step(self, batch: torch.Tensor, _: int) -> torch.Tensor:
-        loss = torch.nn.functional.mse_loss(self.net(batch), batch) + self.tied(batch).mean() ** 2
+        loss: torch.Tensor = torch.nn.functional.mse_loss(self.net(batch), batch)
+        loss = loss + self.tied(batch).mean() ** 2
         self.losses.append(loss.item())
         self.log("loss", loss)
         return loss
@@ -195,7 +201,9 @@ MOMENTS: dict[str, tuple[dict[str, Any], Any, Any, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("plugin", [JsonCheckpointIO, slow(AsyncJsonCheckpointIO)])
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize(
+    "moment", [slow(name) if "steps" in name or name == "bfloat16" else name for name in MOMENTS]
+)
 def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path, moment: str, plugin: Any) -> None:
     when, kind, make, options = MOMENTS[moment]
     options = {"max_epochs": 5, "num_sanity_val_steps": 0, **options}
@@ -461,3 +469,36 @@ def test_without_the_framework() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert 'pip install "jsonckpt[lightning]"' in done.stderr
+
+
+def _rank(rank: int, directory: str) -> None:
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{directory}/store", rank=rank, world_size=2
+    )
+    pl.seed_everything(rank, verbose=False)
+    callback = ExactResume()
+    state = callback.state_dict()
+    expected = random.random(), float(torch.rand(())), float(np.random.rand())
+    plugin = JsonCheckpointIO()
+    if rank == 0:
+        plugin.save_checkpoint({"callbacks": state}, f"{directory}/c.ckpt")
+    torch.distributed.barrier()
+    callback.load_state_dict(plugin.load_checkpoint(f"{directory}/c.ckpt")["callbacks"])
+    run = types.SimpleNamespace(world_size=2, global_rank=rank)
+    callback.on_fit_start(run, None)
+    drawn = random.random(), float(torch.rand(())), float(np.random.rand())
+    assert drawn == expected
+    torch.distributed.destroy_process_group()
+
+
+def test_each_rank_has_its_own_random_states(tmp_path: Path) -> None:
+    context = torch.multiprocessing.spawn(_rank, (str(tmp_path),), nprocs=2, join=False)
+    try:
+        deadline = time.monotonic() + 120
+        while not context.join(timeout=5):
+            assert time.monotonic() < deadline, "a rank hangs"
+    finally:
+        for process in context.processes:
+            process.kill()
+    ranks = jsonckpt.load(tmp_path / "c.ckpt")["callbacks"]["ranks"]
+    assert not torch.equal(ranks[0]["torch"], ranks[1]["torch"])

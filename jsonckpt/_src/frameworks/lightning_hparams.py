@@ -66,10 +66,9 @@ def with_objects(checkpoint: Any) -> dict[str, str]:
             isinstance(item, str) for pair in part.items() for item in pair
         ):
             raise FormatError(f"{NOTE} is not a note of this package")
-    assert lost is not None
     for place in configs or ():
         _make_config(checkpoint, place)
-    return lost
+    return dict(lost or {})
 
 
 def lost_names(lost: Mapping[str, str], place: str) -> dict[str, str]:
