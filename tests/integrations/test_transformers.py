@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import signal
@@ -16,16 +15,11 @@ import pytest
 import torch
 
 import jsonckpt
-from tests.support import difference, lacking, slow
+from tests.support import difference, framework, slow
 
-try:
-    import transformers
-except ModuleNotFoundError:
-    lacking("transformers", "transformers is not installed")
-try:
-    import accelerate  # noqa: F401
-except ModuleNotFoundError:
-    lacking("accelerate", "accelerate is not installed, which the Trainer needs")
+transformers = framework("transformers")
+framework("accelerate")
+framework("jsonckpt.integrations.transformers")
 
 from jsonckpt.integrations.transformers import (
     JsonCheckpointTrainerMixin,
@@ -110,10 +104,7 @@ def test_a_resumed_run_is_exact(options: dict[str, Any], tmp_path: Path) -> None
 
 @pytest.mark.parametrize("best", [False, slow(True)])
 def test_adapters_without_their_base(best: bool, tmp_path: Path) -> None:
-    try:
-        peft = importlib.import_module("peft")
-    except ModuleNotFoundError:
-        lacking("peft", "peft is not installed")
+    peft = framework("peft")
 
     def adapted() -> Any:
         config = peft.LoraConfig(
