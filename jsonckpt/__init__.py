@@ -32,6 +32,7 @@ from jsonckpt._version import __version__
 
 if TYPE_CHECKING:
     from jsonckpt import edit as edit
+    from jsonckpt import torch_compat as torch_compat
     from jsonckpt import training as training
     from jsonckpt._src.diff.api import diff
     from jsonckpt._src.diff.facts import Diff
@@ -155,13 +156,15 @@ _RUN = {
     "SavedStep": ("manager.saved_step", "SavedStep"),
 }
 _LAZY = _TENSORS | _LOOKING | _RUN
+#: Public modules, imported when they are first used.
+_MODULES = ("convert", "edit", "torch_compat", "training")
 
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
         module, original = _LAZY[name]
         value = getattr(importlib.import_module(f"jsonckpt._src.{module}"), original)
-    elif name in {"convert", "edit", "training"}:
+    elif name in _MODULES:
         value = importlib.import_module(f"jsonckpt.{name}")
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -171,7 +174,7 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     # What a notebook completes: the names of Python, and of modules used here, are left out.
-    return sorted({*__all__, "convert", "edit", "training"})
+    return sorted({*__all__, *_MODULES})
 
 
 for _name in __all__:

@@ -16,6 +16,7 @@ import pytest
 import jsonckpt
 import jsonckpt.convert
 import jsonckpt.edit
+import jsonckpt.torch_compat
 import jsonckpt.training
 from tests.support import lacking
 from tools import site_hooks
@@ -39,7 +40,10 @@ CHECK = script("check_docs")
 SITE = script("check_site")
 
 
-@pytest.mark.parametrize("module", [jsonckpt, jsonckpt.training, jsonckpt.edit, jsonckpt.convert])
+@pytest.mark.parametrize(
+    "module",
+    [jsonckpt, jsonckpt.training, jsonckpt.edit, jsonckpt.convert, jsonckpt.torch_compat],
+)
 def test_the_reference_has_every_public_name(module: ModuleType) -> None:
     pages = "".join(page.read_text("utf-8") for page in REFERENCE.glob("*.md"))
     entries = re.findall(r"^::: (\S+)$", pages, re.MULTILINE)

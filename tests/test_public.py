@@ -296,9 +296,10 @@ def test_names_are_imported_when_they_are_used() -> None:
                     found[alias.asname or alias.name] = (module, alias.name)
     assert found.pop("training") == ("jsonckpt", "training")
     assert found.pop("edit") == ("jsonckpt", "edit")
+    assert found.pop("torch_compat") == ("jsonckpt", "torch_compat")
     assert found.pop("convert") == ("jsonckpt.convert", "convert")
     assert found == jsonckpt._LAZY
-    assert set(dir(jsonckpt)) >= {*jsonckpt.__all__, "convert", "training"}
+    assert set(dir(jsonckpt)) >= {*jsonckpt.__all__, "convert", "torch_compat", "training"}
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         jsonckpt.nothing  # noqa: B018
 

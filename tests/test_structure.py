@@ -139,7 +139,7 @@ def test_threads_start_in_three_modules() -> None:
 
 
 def test_extras_are_not_imported_with_the_package() -> None:
-    extras = {"fsspec", "safetensors", "blake3", "aiohttp"}
+    extras = {"fsspec", "safetensors", "blake3", "aiohttp", "transformers", "accelerate"}
     code = f"import sys, jsonckpt; print(sorted({extras!r} & set(sys.modules)))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"

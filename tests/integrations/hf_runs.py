@@ -1,4 +1,4 @@
-"""Small training runs with the Hugging Face Trainer, in a process of its own or in that of a test."""
+"""Small runs of the Hugging Face Trainer, in a process of their own or in that of a test."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Data(torch.utils.data.Dataset[Any]):
         return {"input_ids": self.x[index], "labels": self.x[index]}
 
 
-class Stop(TrainerCallback):  # type: ignore[misc, unused-ignore]
+class Stop(TrainerCallback):
     """Stops, or kills the process, when a step has been done and saved."""
 
     def __init__(self, step: int, kill: bool = False) -> None:

@@ -12,16 +12,11 @@ import pytest
 import torch
 
 import jsonckpt
-from tests.support import difference, lacking, slow
+from tests.support import difference, framework, slow
 
-try:
-    import accelerate
-except ModuleNotFoundError:
-    lacking("accelerate", "accelerate is not installed")
-try:
-    import torchdata.stateful_dataloader  # noqa: F401
-except ModuleNotFoundError:
-    lacking("accelerate", "torchdata is not installed")
+accelerate = framework("accelerate")
+framework("torchdata.stateful_dataloader")
+framework("jsonckpt.integrations.accelerate")
 
 from jsonckpt.integrations import accelerate as integration
 from jsonckpt.integrations.accelerate import load_state, register_hooks, restore_rng, save_state

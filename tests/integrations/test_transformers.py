@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import signal
@@ -10,22 +9,17 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 
 import jsonckpt
-from tests.support import difference, lacking, slow
+from tests.support import difference, framework, slow
 
-try:
-    import transformers
-except ModuleNotFoundError:
-    lacking("transformers", "transformers is not installed")
-try:
-    import accelerate  # noqa: F401
-except ModuleNotFoundError:
-    lacking("accelerate", "accelerate is not installed, which the Trainer needs")
+transformers = framework("transformers")
+framework("accelerate")
+framework("jsonckpt.integrations.transformers")
 
 from jsonckpt.integrations.transformers import (
     JsonCheckpointTrainerMixin,
@@ -110,10 +104,7 @@ def test_a_resumed_run_is_exact(options: dict[str, Any], tmp_path: Path) -> None
 
 @pytest.mark.parametrize("best", [False, slow(True)])
 def test_adapters_without_their_base(best: bool, tmp_path: Path) -> None:
-    try:
-        peft = importlib.import_module("peft")
-    except ModuleNotFoundError:
-        lacking("peft", "peft is not installed")
+    peft = framework("peft")
 
     def adapted() -> Any:
         config = peft.LoraConfig(
@@ -251,7 +242,7 @@ def test_the_model_of_the_user_stays_that_of_hugging_face(finished: Path, tmp_pa
 
 def test_options_of_save_and_weights_only(tmp_path: Path) -> None:
     class Small(JsonTrainer):
-        jsonckpt_options = {"compression": "zstd", "checksum": "sha256"}
+        jsonckpt_options: ClassVar = {"compression": "zstd", "checksum": "sha256"}
 
     trainer(tmp_path, kind=Small, save_only_model=True, num_train_epochs=1).train()
     state = jsonckpt.load(tmp_path / "checkpoint-2" / "jsonckpt")
@@ -366,7 +357,7 @@ def test_states_that_are_spread_over_ranks_are_refused(attribute: str, tmp_path:
 
 
 def test_the_mixin_goes_before_any_trainer(tmp_path: Path) -> None:
-    class Own(JsonCheckpointTrainerMixin, transformers.Seq2SeqTrainer):  # type: ignore[misc, unused-ignore]
+    class Own(JsonCheckpointTrainerMixin, transformers.Seq2SeqTrainer):
         pass
 
     assert Own.train is JsonCheckpointTrainerMixin.train

@@ -220,7 +220,7 @@ def register_hooks(accelerator: Any, **options: Any) -> list[Any]:
     ]
 
 
-class JsonAccelerator(Accelerator):  # type: ignore[misc, unused-ignore]
+class JsonAccelerator(Accelerator):
     """An ``Accelerator`` whose ``save_state`` and ``load_state`` are those of this module.
 
     Also the first epoch of a stateful data loader with workers can be resumed exactly.

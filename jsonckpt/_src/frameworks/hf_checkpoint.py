@@ -64,7 +64,7 @@ def check_checkpoint(checkpoint: str | os.PathLike[str]) -> None:
         )
     if has_json(directory):
         check_text(FoundCheckpoint(state_directory(directory), "directory", True), None)
-    elif not any(_WEIGHTS.fullmatch(name) or "fsdp" in name for name in os.listdir(directory)):
+    elif not any(_WEIGHTS.fullmatch(path.name) for path in directory.rglob("*")):
         raise IncompleteCheckpointError(
             f"neither {SUBDIRECTORY}/ nor weights of Hugging Face are in it",
             file=directory,

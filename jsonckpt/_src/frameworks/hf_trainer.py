@@ -28,21 +28,7 @@ from .hf_checkpoint import (
 from .ranks import gather_values, together
 
 if TYPE_CHECKING:
-
-    class _Trainer:
-        """What the mixin uses of the Trainer below it."""
-
-        args: Any
-        accelerator: Any
-        model: Any
-        optimizer: Any
-        lr_scheduler: Any
-        state: Any
-        processing_class: Any
-        data_collator: Any
-
-        def __getattr__(self, name: str) -> Any: ...
-
+    from transformers import Trainer as _Trainer
 else:
     _Trainer = object
 
@@ -149,7 +135,7 @@ class JsonCheckpointTrainerMixin(_Trainer):
         """Remove old checkpoints as the Trainer does."""
         try:
             from transformers.trainer_utils import rotate_checkpoints
-        except ImportError:  # transformers 4
+        except ImportError:  # transformers 5.0
             self._rotate_checkpoints(use_mtime=True, output_dir=run)
             return
         rotate_checkpoints(
@@ -174,7 +160,7 @@ class JsonCheckpointTrainerMixin(_Trainer):
         model = self._plain_model()
         kept = trained_tensors(model)
         self._json_parts["model"] = kept if kept is not model else model.state_dict()
-        parts = [getattr(model, name, None) for name in ("config", "generation_config")]
+        parts: list[Any] = [getattr(model, name, None) for name in ("config", "generation_config")]
         parts.append(self.processing_class or getattr(self.data_collator, "tokenizer", None))
         places = [(part, output_dir) for part in parts if hasattr(part, "save_pretrained")]
         for name, adapter in dict(getattr(model, "peft_config", None) or {}).items():
@@ -232,8 +218,8 @@ class JsonCheckpointTrainerMixin(_Trainer):
         def to_device(storage: Any, location: str) -> Any:
             return storage if location == "cpu" else storage.to(device)
 
-        optimizer = load_part(checkpoint, "optimizer", to_device)
-        if optimizer is None:
+        saved = load_part(checkpoint, "optimizer", to_device)
+        if saved is None:
             warnings.warn(
                 f"{checkpoint} has weights only (save_only_model=True): the optimizer, the "
                 "schedule and the random numbers begin anew",
@@ -241,7 +227,8 @@ class JsonCheckpointTrainerMixin(_Trainer):
                 stacklevel=2,
             )
             return
-        restore_optimizer(getattr(self.optimizer, "optimizer", self.optimizer), optimizer)
+        wrapper: Any = self.optimizer
+        restore_optimizer(getattr(wrapper, "optimizer", wrapper), saved)
         self.lr_scheduler.load_state_dict(load_part(checkpoint, "lr_scheduler"))
 
     def _load_scaler(self, checkpoint: str | None) -> None:
