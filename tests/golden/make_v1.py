@@ -10,6 +10,7 @@ import hashlib
 import json
 import warnings
 from pathlib import Path
+from typing import Any
 
 import jsonckpt
 from jsonckpt._src.format.filenames import SHARED_MARK
@@ -44,7 +45,9 @@ def main() -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's, about sparse and quantized tensors
             state = case.state()
-        earlier = {"unchanged_from": FOLDER / case.earlier} if case.earlier else {}
+        earlier: dict[str, Any] = {}
+        if case.earlier:
+            earlier = {"unchanged_from": FOLDER / case.earlier}
         jsonckpt.save(state, path, overwrite=False, **case.options, **earlier)
         for mark in FOLDER.rglob(SHARED_MARK):  # it is no part of the format
             mark.unlink()
