@@ -74,15 +74,15 @@ SIGNATURES = {
         "state, path, *, encoding='base64', compression=None, compression_level=None, "
         "filter='auto', chunk_size='1MiB', max_shard_size=None, checksum='xxh3_128', "
         "save_id=None, metadata=None, overwrite=True, delete_first=False, threads=None, "
-        "progress=False, storage_options=None, sync=True, with_reader=False, "
-        "single_file=None"
+        "progress=False, storage_options=None, sync=True, with_reader=False, unchanged_from=None, "
+        "frozen=None, single_file=None"
     ),
     "save_async": (
         "state, path, *, encoding='base64', compression=None, compression_level=None, "
         "filter='auto', chunk_size='1MiB', max_shard_size=None, checksum='xxh3_128', "
         "save_id=None, metadata=None, overwrite=True, delete_first=False, threads=1, "
-        "progress=False, storage_options=None, sync=True, with_reader=False, "
-        "single_file=None, keep_buffers=True"
+        "progress=False, storage_options=None, sync=True, with_reader=False, unchanged_from=None, "
+        "frozen=None, single_file=None, keep_buffers=True"
     ),
     "load": (
         "path, map_location=None, *, include=None, exclude=None, weights_only=True, verify=True, "
@@ -137,6 +137,7 @@ FIELDS = {
         "pin",
         "notes",
         "reader_files",
+        "reused_bytes",
     ],
     "LoadResult": [
         "loaded",

@@ -35,7 +35,9 @@ def save_run(run: Path, steps: int, **options: Any) -> list[jsonckpt.SaveResult]
     """Save steps 1, 2, …, each with what is unchanged from the one before."""
     results = []
     for step in range(1, steps + 1):
-        earlier = {"unchanged_from": step_path(run, step - 1)} if step > 1 else {}
+        earlier: dict[str, Any] = {}
+        if step > 1:
+            earlier = {"unchanged_from": step_path(run, step - 1)}
         results.append(jsonckpt.save(state(step), step_path(run, step), **earlier, **options))
     return results
 

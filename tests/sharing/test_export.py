@@ -66,7 +66,7 @@ def test_edits_of_a_step_leave_the_others_whole(run: Path, tmp_path: Path) -> No
         assert jsonckpt.load(step_path(run, step))["step"] == 99
         assert jsonckpt.verify(step_path(run, step)).ok
         check_step(run, 1)
-    rename(step_path(run, 3), tmp_path / "renamed", [("model", "network")])
+    rename(step_path(run, 3), tmp_path / "renamed", replace=("model", "network"))
     assert "network" in jsonckpt.load(tmp_path / "renamed")
     split(step_path(run, 3), tmp_path / "part", include="/lora")
     assert set(jsonckpt.load(tmp_path / "part")) >= {"lora"}

@@ -43,6 +43,14 @@ def test_every_state_that_a_power_failure_may_leave(most: int, rooms: tuple[Path
     assert set(report.outcomes) == {"save", "remove", "gc"}
 
 
+@pytest.mark.parametrize("seed", [1, slow(2), slow(3)])
+def test_runs_at_random(seed: int, rooms: tuple[Path, Path]) -> None:
+    dice = random.Random(seed)
+    report = sharing.simulate(*rooms, most=2, dice=dice, run=sharing.drawn(dice))
+    assert report.words == []
+    assert report.states > 200
+
+
 def _without_the_first_fsync(move: sharing.Move, log: list[Operation]) -> list[Operation]:
     if move.kind != "remove":
         return log

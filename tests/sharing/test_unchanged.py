@@ -230,6 +230,11 @@ def _flip(path: Path, at: int) -> None:
     path.write_bytes(data)
 
 
+def _instead(path: Path, make: Callable[[Path], object]) -> None:
+    path.unlink()
+    make(path)
+
+
 def _swap_checksum(path: Path) -> None:
     data = path.read_bytes()
     at = data.index(b'"xxh3_128":["') + 13
@@ -248,8 +253,8 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "a flipped bit in the index offset": lambda path: _flip(path, path.stat().st_size - 4),
     "a flipped bit in the last line": lambda path: _flip(path, path.stat().st_size - 1),
     "a flipped bit in the index": lambda path: _flip(path, path.stat().st_size - 110),
-    "a directory in its place": lambda path: (path.unlink(), path.mkdir()),
-    "a fifo in its place": lambda path: (path.unlink(), os.mkfifo(path)),
+    "a directory in its place": lambda path: _instead(path, Path.mkdir),
+    "a fifo in its place": lambda path: _instead(path, os.mkfifo),
 }
 
 

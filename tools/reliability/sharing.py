@@ -74,7 +74,9 @@ class Move:
         """Make the call."""
         path = room / f"s{self.step}"
         if self.kind == "save":
-            earlier = {"unchanged_from": room / f"s{self.earlier}"} if self.earlier else {}
+            earlier: dict[str, Any] = {}
+            if self.earlier:
+                earlier = {"unchanged_from": room / f"s{self.earlier}"}
             jsonckpt.save(state(*self.key), path, **_OPTIONS, **earlier)
         elif self.kind == "remove":
             if path.exists():
@@ -109,6 +111,23 @@ RUN = (
     Move("remove", 7),
 )
 
+
+def drawn(dice: random.Random, moves: int = 16) -> list[Move]:
+    """A run at random: saves, saves over steps, removals and ``gc``, in any order."""
+    run: list[Move] = []
+    there: list[int] = []
+    body = 1
+    for number in range(moves):
+        kind = dice.choices(("save", "remove", "gc"), (6, 3, 1))[0] if there else "save"
+        step = dice.randrange(1, 7) if kind == "save" else dice.choice(there)
+        body += kind == "save" and dice.random() < 0.2
+        others = [other for other in there if other != step]
+        earlier = dice.choice(others) if others and dice.random() < 0.9 else 0
+        run.append(Move(kind, step, body, earlier if kind == "save" else 0, number))
+        there = [*others, step] if kind == "save" else others if kind == "remove" else there
+    return run
+
+
 #: What may be there of a step: a key of :attr:`Move.key`, or ``None`` for no checkpoint.
 Allowed = dict[int, set[tuple[int, int] | None]]
 
@@ -123,6 +142,15 @@ class Report:
     repeated: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
     words: list[str] = field(default_factory=list)
+
+    def add(self, other: Report) -> None:
+        """Sum up."""
+        self.states += other.states
+        self.distinct += other.distinct
+        self.bad += other.bad
+        self.repeated += other.repeated
+        self.outcomes += other.outcomes
+        self.words += other.words[:3]
 
 
 def found(path: Path, allowed: set[tuple[int, int] | None]) -> tuple[int, int] | None:
@@ -234,14 +262,16 @@ def simulate(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Returns 1 if any state is bad."""
-    options = command_line("sharing", "100,000 states and more").parse_args(arguments)
+    options = command_line("sharing", "a hundred runs at random").parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="jsonckpt-sharing-", dir=memory_directory()) as scratch:
         room, recording = Path(scratch) / "room", Path(scratch) / "recording"
         room.mkdir()
         recording.mkdir()
-        report = simulate(
-            room, recording, most=64 if options.full else 3, dice=random.Random(options.seed)
-        )
+        dice = random.Random(options.seed)
+        report = simulate(room, recording, most=64 if options.full else 3, dice=dice)
+        for _ in range(100 if options.full else 1):
+            clear(recording)
+            report.add(simulate(room, recording, most=8, dice=dice, run=drawn(dice)))
     for line in report.words[:20]:
         print(line, file=sys.stderr)
     print(
