@@ -305,10 +305,11 @@ class CheckpointManager:
         return self._first_whole("latest")
 
     def best(self) -> SavedStep | None:
-        """The best checkpoint by the metric of ``keep_best``, ``None`` if none has it.
+        """The best checkpoint by the metric of ``keep_best``, ``None`` if there is none.
 
         Raises:
             ArgumentError: the manager has no ``keep_best``.
+            CheckpointNotFoundError: there are checkpoints, and none has the metric.
         """
         return self._first_whole("best")
 
