@@ -1,6 +1,7 @@
 """What a training loop must keep to go on, after a stop, exactly as if it had not stopped.
 
 - :func:`checkpoints`, :func:`latest`: the checkpoints of a run in their order, and the newest
+- :func:`remove_step`: remove one of them, but not the files that others use
 - :func:`rng_state`, :func:`set_rng_state`, :func:`fork_rng`: the random number generators
 - :class:`SeededOrder`: a shuffled order of the data, and the place in it
 - :func:`restore_optimizer`: an optimizer's state in the dtypes in which it was saved
@@ -14,6 +15,7 @@ the state that :func:`jsonckpt.save` writes.
 Save only between optimizer steps: no state dict holds gradients that are still being accumulated.
 """
 
+from jsonckpt._src.sharing.remove_step import Removal, remove_step
 from jsonckpt._src.training.checkpoints import checkpoints, latest
 from jsonckpt._src.training.deadline import Deadline
 from jsonckpt._src.training.optimizer import restore_optimizer
@@ -22,10 +24,12 @@ from jsonckpt._src.training.rng import fork_rng, rng_state, set_rng_state
 
 __all__ = [
     "Deadline",
+    "Removal",
     "SeededOrder",
     "checkpoints",
     "fork_rng",
     "latest",
+    "remove_step",
     "restore_optimizer",
     "rng_state",
     "set_rng_state",

@@ -32,7 +32,8 @@ def check_head(document: dict[str, Any], kind: str, sealed: bytes) -> None:
     need(document["format"] == kind, "format")
     need(type(document["version"]) is int and document["version"] == 1, "version")
     need(re.fullmatch("[0-9a-f]{32}", document["save_id"]), "save_id")
-    need(not document.get("requires"), "a feature that this reader does not know is required")
+    known = {"shared_shards"} if kind == "jsonckpt.manifest" else set()
+    need(not {*document.get("requires", [])} - known, "a feature that is not known is required")
     if document["seal"] is not None:
         algorithm, _, digest = document["seal"].partition(":")
         need(kind != "jsonckpt.shard" or algorithm == document["checksum"], "the seal's algorithm")
@@ -275,12 +276,19 @@ def read(path: str | pathlib.Path) -> tuple[Any, dict[str, torch.Tensor]]:
     tensors, rows, stored = {}, [], 0
     for number, shard in enumerate(manifest["shards"]):
         need(re.fullmatch(r"shard-[0-9a-z-]{1,100}\.json(\.zst)?", shard["file"]), "a file name")
-        file = path / shard["file"]
+        if "directory" in shard or "save_id" in shard:
+            need("shared_shards" in manifest.get("requires", []), "shared_shards is required")
+        if "directory" in shard:
+            need(shard["directory"].strip("./"), "a name of dots only")
+            unsafe = r"/\\\x00-\x1f\x7f-\x9f"
+            need(re.fullmatch(rf"\.\./[^{unsafe}]{{1,100}}", shard["directory"]), "a directory")
+        file = path / shard.get("directory", ".") / shard["file"]
         content = file_text(file)
         sizes = (file.stat().st_size, len(content))
         need(sizes == (shard["bytes"], shard["text_bytes"]), "the sizes of a shard")
         document, found = read_shard(content)
-        for key, value in (("seal", shard["seal"]), ("save_id", manifest["save_id"])):
+        save_id = shard.get("save_id", manifest["save_id"])
+        for key, value in (("seal", shard["seal"]), ("save_id", save_id)):
             need(document[key] == value, f"{key} of a shard")
         need(document["checksum"] == manifest["checksum"], "checksum of a shard")
         need(not set(tensors) & set(found), "a name stands twice")

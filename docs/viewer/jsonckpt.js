@@ -129,10 +129,11 @@ function checkCodec({ name, encoding, compression, filter, chunkBytes, item }) {
   need(isCount(chunkBytes) && chunkBytes > 0 && chunkBytes % item === 0, `${name}: chunk_bytes is not valid`);
 }
 
-function checkRequires(facts, place) {
+function checkRequires(facts, place, known = []) {
   const required = facts.get("requires") ?? [];
   need(Array.isArray(required) && required.every(isText), `${place}: requires is not valid`);
-  need(required.length === 0, `${place}: needs ${required[0]}, which this reader does not know`);
+  const unknown = required.find((name) => !known.includes(name));
+  need(unknown === undefined, `${place}: needs ${unknown}, which this reader does not know`);
 }
 
 /** The most bytes that a payload may have. */
@@ -181,7 +182,7 @@ function checkHead(document, format, place) {
   const since = document.get("readable_by");
   const way = isText(since) ? `; ${since.slice(0, 80)} reads it` : "";
   need(version === 1, `${place}: version ${stringify(version ?? null).slice(0, 30)} of the format is unknown${way}`);
-  checkRequires(document, place);
+  checkRequires(document, place, format === "jsonckpt.manifest" ? ["shared_shards"] : []);
   need(isText(document.get("save_id")) && /^[0-9a-f]{32}$/.test(document.get("save_id")), `${place}: save_id is not valid`);
 }
 
@@ -690,6 +691,20 @@ async function checkAgainstRecord(entry, checksum) {
 
 // --- manifests (section 5) ---
 
+/** A directory beside that of the manifest (section 5.1). */
+const SIBLING = /^\.\.\/(?!\.*$)[^/\\\u0000-\u001f\u007f-\u009f]{1,100}$/;
+
+/** The path of a shard, seen from the directory of the manifest. */
+const pathOf = (shard) => (shard.has("directory") ? `${shard.get("directory")}/${shard.get("file")}` : shard.get("file"));
+
+function checkShared(shard, document, place) {
+  const [directory, saveId] = [shard.get("directory"), shard.get("save_id")];
+  if (directory === undefined && saveId === undefined) return;
+  need((document.get("requires") ?? []).includes("shared_shards"), `${place}: a shard of another save needs shared_shards in requires`);
+  need(directory === undefined || (isText(directory) && SIBLING.test(directory)), `${place}: a shard has an unsafe directory`);
+  need(saveId === undefined || (isText(saveId) && /^[0-9a-f]{32}$/.test(saveId)), `${place}: save_id of a shard is not valid`);
+}
+
 const SHARD_NAME = /^shard-[0-9a-z-]{1,100}\.json(\.zst)?$/;
 
 function readManifest(bytes, name) {
@@ -713,6 +728,7 @@ function manifestEntries(document, place, shardText) {
   for (const shard of shards) {
     const isValid = shard instanceof Map && SHARD_NAME.test(shard.get("file")) && isCount(shard.get("bytes")) && isCount(shard.get("text_bytes"));
     need(isValid, `${place}: a shard is not valid`);
+    checkShared(shard, document, place);
   }
   const algorithm = algorithmOf(document.get("checksum"), place);
   const ends = new Array(shards.length).fill(0);
@@ -732,7 +748,7 @@ function manifestEntries(document, place, shardText) {
     ends[number] = entry.record[0] + entry.record[1];
     count += entry.chunkCount;
     need(count <= MOST_CHUNKS, `${place}: the manifest has more chunks than a reader takes`);
-    entry.shard = shards[number].get("file");
+    entry.shard = pathOf(shards[number]);
     entry.text = () => shardText(shards[number]);
     return entry;
   });
@@ -789,7 +805,7 @@ async function openDirectory(name, source, progress) {
   const { document, edited } = readManifest(await manifest.read(0, manifest.size), manifest.name);
   const texts = new Map();
   const shardText = (shard) => {
-    const file = shard.get("file");
+    const file = pathOf(shard);
     if (!texts.has(file)) {
       const opened = openShard(shard, source, name);
       texts.set(file, opened);
@@ -800,7 +816,7 @@ async function openDirectory(name, source, progress) {
   const entries = manifestEntries(document, manifest.name, shardText);
   const checkpoint = new Checkpoint({ name, kind: "directory", document, entries, edited });
   checkpoint.missing = [];
-  for (const shard of checkpoint.shards) if (!(await source(shard.get("file")))) checkpoint.missing.push(shard.get("file"));
+  for (const shard of checkpoint.shards) if (!(await source(pathOf(shard)))) checkpoint.missing.push(pathOf(shard));
   checkpoint.textBytes = checkpoint.shards.reduce((sum, shard) => sum + shard.get("text_bytes"), manifest.size);
   checkpoint.diskBytes = checkpoint.shards.reduce((sum, shard) => sum + shard.get("bytes"), manifest.size);
   progress(1);
@@ -808,9 +824,10 @@ async function openDirectory(name, source, progress) {
 }
 
 async function openShard(shard, source, name) {
-  const file = shard.get("file");
+  const file = pathOf(shard);
   const found = await source(file);
-  need(found, `${name}: the shard ${file} was not given. Open the directory as a whole`);
+  const beside = shard.has("directory") ? `. It lies in another directory, ${shard.get("directory")}: give that one, too` : "";
+  need(found, `${name}: the shard ${file} was not given. Open the directory as a whole${beside}`);
   need(found.size === shard.get("bytes"), `${file}: the file has ${found.size} bytes, the manifest says ${shard.get("bytes")}`);
   const text = await textOf(found, () => {});
   need(text.size === shard.get("text_bytes"), `${file}: the text has ${text.size} bytes, the manifest says ${shard.get("text_bytes")}`);

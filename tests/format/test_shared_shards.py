@@ -20,7 +20,7 @@ from jsonckpt._src.format.manifest import dump_manifest, parse_manifest
 from jsonckpt._src.format.model import Manifest
 from tests.schemas import problems
 
-STATE = {"body": torch.arange(1000.0), "head": torch.ones(7), "step": 3}
+STATE: dict[str, Any] = {"body": torch.arange(1000.0), "head": torch.ones(7), "step": 3}
 
 
 def manifest_of(path: Path) -> Manifest:
@@ -58,7 +58,7 @@ def test_every_reader_reads_the_shards_of_another_directory(shared: Path) -> Non
     with jsonckpt.open(shared) as checkpoint:
         assert torch.equal(checkpoint["/body"][10:20], STATE["body"][10:20])
     assert [name for name, _ in jsonckpt.stream(shared)] == ["/body", "/head"]
-    target = {"body": torch.zeros(1000), "head": torch.zeros(7), "step": 0}
+    target: dict[str, Any] = {"body": torch.zeros(1000), "head": torch.zeros(7), "step": 0}
     jsonckpt.load_into(target, shared)
     assert torch.equal(target["body"], STATE["body"])
     assert jsonckpt.verify(shared).ok

@@ -17,6 +17,7 @@ from tests.golden.expected import (
     plain_values,
     random_states,
     shared,
+    steps,
     storages,
     strided,
     tensors,
@@ -36,6 +37,7 @@ class Case:
         options: how it was saved.
         codecs: the ``(encoding, compression, filter)`` that its records have, all of them.
         shards: how many a directory has.
+        earlier: the golden checkpoint whose unchanged tensors it names, beside it.
         needs: what torch must have to hold the state.
         needs_zones: whether the time zones of the system are needed.
         needs_types: whether the reader must know registered types.
@@ -46,6 +48,7 @@ class Case:
     options: dict[str, Any] = field(default_factory=dict)
     codecs: frozenset[str] = frozenset({"base64"})
     shards: int = 1
+    earlier: str = ""
     needs: tuple[str, ...] = ()
     needs_zones: bool = False
     needs_types: bool = False
@@ -116,6 +119,8 @@ CASES = [
     Case("strides", strided, _LIST, frozenset({"list"})),
     Case("storages.json", storages, {**_SHA, "chunk_size": 48}),
     Case("storages", storages, {"max_shard_size": 1500}, shards=4),
+    Case("steps-1", lambda: steps(1), {"frozen": "/body", "chunk_size": 100}, shards=2),
+    Case("steps-2", lambda: steps(2), {"chunk_size": 100}, shards=2, earlier="steps-1"),
     Case("random.json.zst", random_states, _SHA),
     Case(
         "random",

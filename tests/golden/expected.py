@@ -354,6 +354,12 @@ def strided() -> dict[str, Any]:
     }
 
 
+def steps(number: int) -> dict[str, Any]:
+    """A step of a run with a frozen body. Its head has changed since the step before."""
+    body = {"weight": floats(5, 9), "bias": floats(9), "count": torch.arange(4)}
+    return {"body": body, "head": floats(7) + number, "step": number}
+
+
 def storages() -> dict[str, Any]:
     """Tensors that share a storage and no byte of it."""
     buffer = whole_numbers(100, dtype=torch.int32)

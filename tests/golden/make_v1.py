@@ -10,8 +10,10 @@ import hashlib
 import json
 import warnings
 from pathlib import Path
+from typing import Any
 
 import jsonckpt
+from jsonckpt._src.format.filenames import SHARED_MARK
 from tests.golden.cases import CASES
 
 FOLDER = Path(__file__).parent / "v1"
@@ -43,7 +45,12 @@ def main() -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's, about sparse and quantized tensors
             state = case.state()
-        jsonckpt.save(state, path, overwrite=False, **case.options)
+        earlier: dict[str, Any] = {}
+        if case.earlier:
+            earlier = {"unchanged_from": FOLDER / case.earlier}
+        jsonckpt.save(state, path, overwrite=False, **case.options, **earlier)
+        for mark in FOLDER.rglob(SHARED_MARK):  # it is no part of the format
+            mark.unlink()
         print(f"written  {case.path}")
     DIGESTS.write_text(json.dumps(files(), indent=1, sort_keys=True) + "\n")
 

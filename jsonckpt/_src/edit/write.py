@@ -105,6 +105,9 @@ def write_draft(draft: Draft, out: str, options: WriteOptions) -> SaveResult:
     for opened in draft.inputs:
         if not is_url(opened.path):
             shared &= shared_bits(opened.local_path())
+            for shard in opened.container.manifest.shards:
+                if shard.directory:
+                    shared &= shared_bits(opened.local_path() / shard.path)
     compresses = not is_single(out) and all(opened.compresses_files for opened in draft.inputs)
     save_options = SaveOptions(
         encoding="list" if compresses else "base64",

@@ -21,6 +21,7 @@ from ..format.model import MANIFEST_NAME, Entry
 from ..load.allocation import allocate_target
 from ..load.container import Container
 from ..load.selection import TensorSelection
+from ..sharing.holders import files_in_use, is_marked
 from ..state.checks import malformed
 from ..state.references import references_in
 from ..state.torch_types import BUILTIN
@@ -132,6 +133,9 @@ def leftover_notes(container: Container) -> Iterator[str]:
     directory = Path(container.location.directory)
     if container.single is None:
         found = orphans(directory, container.manifest.own_files)
+        if is_marked(directory):
+            used = files_in_use(directory)
+            found = [f for f in found if used is not None and f.path.name not in used]
         found += single_temporaries(directory)
     else:
         found = single_temporaries(directory / container.single)

@@ -6,13 +6,14 @@ import os
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import ArgumentError, quote
 from ..format.json_text import BRIEF, collector_paused
 from ..parallel import CancelToken
-from ..sharing.unchanged import check_beside
+from ..sharing.unchanged import check_beside, earlier_checkpoint
 from ..standalone.export import changes
 from ..state.selector import Selector
 from ..storage.file_objects import is_file_object
@@ -21,10 +22,11 @@ from ..storage.path_arguments import is_url, path_text
 from .background import Background, PendingSave
 from .local_targets import StreamTarget, local_target
 from .options import SaveOptions
-from .snapshot import take_snapshot
+from .plan import plan_save
+from .snapshot import Snapshot, take_snapshot
 from .staging import Buffers, detach
 from .target import Target
-from .write import SaveResult, plan_and_write
+from .write import SaveResult, write_checkpoint
 
 
 def save(
@@ -91,7 +93,7 @@ def save(
         unchanged_from: an earlier checkpoint directory beside the new one, such as the step before.
             Its files in which no tensor has changed are not written again: the new checkpoint names
             them. The tensors' checksums decide. Then keep both directories beside each other, and
-            remove one with :func:`jsonckpt.training.remove`. Local directories only.
+            remove one with :func:`jsonckpt.training.remove_step`. Local directories only.
         frozen: names, globs or a function, as ``include`` of :func:`load`: tensors that are not
             expected to change. They get files of their own from the first save on. Without it, a
             second save with ``unchanged_from`` finds out, and writes them once more.
@@ -176,9 +178,26 @@ def _save(
         snapshot = take_snapshot(state, metadata, by_content=options.by_content)
         if snapshot.nbytes > BRIEF:
             small_state.close()
-        result = plan_and_write(snapshot, options, target, CancelToken(), began)
+        result = _plan_and_write(snapshot, options, target, CancelToken(), began)
         del snapshot  # before the collector is on again
     return result
+
+
+def _plan_and_write(
+    snapshot: Snapshot, options: SaveOptions, target: Target, cancel: CancelToken, began: float
+) -> SaveResult:
+    """Plan a save and write it. What ``unchanged_from`` has already is not written again."""
+    plan = plan_save(snapshot, options)
+    if options.unchanged_from is None:
+        return write_checkpoint(plan, target, cancel, began)
+    place = Path(target.place)
+    with earlier_checkpoint(options.unchanged_from, place, sync=options.sync) as earlier:
+        reuse = earlier.reuse(
+            plan.records, options.checksum, threads=options.threads, cancel=cancel
+        )
+        plan = replace(plan, reuse=reuse)
+        check = earlier.check_still_there
+        return write_checkpoint(plan, target, cancel, began, before_commit=check)
 
 
 def _check(target: Target) -> None:
@@ -313,7 +332,7 @@ def save_async(
         def write(cancel: CancelToken) -> SaveResult:
             try:
                 cancel.check()
-                return plan_and_write(snapshot, options, target, cancel, began)
+                return _plan_and_write(snapshot, options, target, cancel, began)
             finally:
                 # The traceback of an error keeps the sources alive, and they keep the memory.
                 detach(snapshot.sources)

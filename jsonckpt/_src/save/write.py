@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from ..errors import JsonckptError, WriteError, quote
@@ -16,15 +15,12 @@ from ..format.chunk_codec import ChunkCodec
 from ..format.model import MANIFEST_NAME, Entry, ShardFile
 from ..parallel import CancelToken, JobSequence, run_sequences
 from ..progress import progress_bar
-from ..sharing.unchanged import earlier_checkpoint
 from ..shown import ShortRepr
 from ..standalone.export import export_reader
 from . import reader_limits
-from .options import SaveOptions
 from .outputs import ZstdOutput
-from .plan import SavePlan, ShardPlan, plan_save
+from .plan import SavePlan, ShardPlan
 from .shard_writer import ShardWriter, useful_threads
-from .snapshot import Snapshot
 from .target import Target
 
 
@@ -67,25 +63,6 @@ class SaveResult(ShortRepr):
     notes: tuple[str, ...] = ()
     reader_files: tuple[str, ...] = ()
     reused_bytes: int = 0
-
-
-def plan_and_write(
-    snapshot: Snapshot, options: SaveOptions, target: Target, cancel: CancelToken, began: float
-) -> SaveResult:
-    """Plan a save and write it. What ``unchanged_from`` has already is not written again."""
-    plan = plan_save(snapshot, options)
-    if options.unchanged_from is None:
-        return write_checkpoint(plan, target, cancel, began)
-    with earlier_checkpoint(
-        options.unchanged_from, Path(target.place), sync=options.sync
-    ) as earlier:
-        reuse = earlier.reuse(
-            plan.records, options.checksum, threads=options.threads, cancel=cancel
-        )
-        plan = replace(plan, reuse=reuse)
-        return write_checkpoint(
-            plan, target, cancel, began, before_commit=earlier.check_still_there
-        )
 
 
 def write_checkpoint(

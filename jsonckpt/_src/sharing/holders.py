@@ -43,10 +43,10 @@ def mark(directory: Path, *, sync: bool) -> None:
         file.create()
         file.write_at(0, [_TEXT])
         file.finish(sync=sync)
-    except JsonckptError:
-        if is_marked(directory):  # another save was faster
-            return
+    except BaseException as error:
         file.abandon()
+        if isinstance(error, JsonckptError) and is_marked(directory):  # another save was faster
+            return
         raise
     if sync:
         commit.fsync_directory(directory)

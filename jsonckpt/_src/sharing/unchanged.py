@@ -19,6 +19,7 @@ from ..parallel import CancelToken, run_all
 from ..storage import commit
 from ..storage.local import LocalLocation
 from ..storage.lock import DirectoryLock
+from ..storage.os_errors import describe, writing
 from .holders import mark
 from .whole_shard import check_shard
 
@@ -128,8 +129,8 @@ class EarlierCheckpoint:
         """
         try:
             manifest = self._manifest(checksum)
-        except JsonckptError as error:
-            return Reuse(notes=(f"nothing of unchanged_from is used again: {error.message}",))
+        except (JsonckptError, OSError) as error:
+            return Reuse(notes=(f"nothing of unchanged_from is used again: {_reason(error)}",))
         unchanged = unchanged_names(records, manifest, threads=threads, cancel=cancel)
         by_shard: dict[int, list[Entry]] = {}
         for entry in manifest.entries:
@@ -146,8 +147,7 @@ class EarlierCheckpoint:
             try:
                 self._keep(row, entries)
             except (JsonckptError, OSError) as error:
-                reason = error.message if isinstance(error, JsonckptError) else error.strerror
-                notes.append(f"{row.path} is written again, not used: {reason}")
+                notes.append(f"{row.path} is written again, not used: {_reason(error)}")
             else:
                 kept.append((row, entries))
         self._make_durable()
@@ -168,7 +168,9 @@ class EarlierCheckpoint:
             WriteError: somebody has.
         """
         for path in self._kept:
-            if not path.is_file():
+            with writing(path):
+                there = path.is_file()
+            if not there:
                 raise WriteError(
                     "a shard of unchanged_from was removed during the save",
                     file=path,
@@ -218,8 +220,7 @@ class EarlierCheckpoint:
         if not self._sync:
             return
         for path in self._kept:
-            with LocalLocation(path.parent).file(path.name) as file:
-                file.sync()
+            commit.fsync_file(path)
         for directory in {path.parent for path in self._kept}:
             commit.fsync_directory(directory)
 
@@ -264,3 +265,7 @@ def _facts(record: Record) -> tuple[Any, ...]:
 
 def _facts_of(entry: Entry) -> tuple[Any, ...]:
     return entry.dtype, entry.shape, entry.device, entry.layout, entry.codec
+
+
+def _reason(error: JsonckptError | OSError) -> str:
+    return error.message if isinstance(error, JsonckptError) else describe(error)

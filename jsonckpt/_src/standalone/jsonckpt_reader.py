@@ -14,16 +14,16 @@ import argparse, array, base64, collections, contextlib, ctypes, datetime, decim
 import importlib, io, json, math, os, pathlib, re, struct, sys, types, uuid, warnings, zoneinfo
 from typing import Any
 import torch
-
 MODULES = {"sha256": "hashlib", "xxh3_128": "xxhash", "blake3": "blake3"}
 BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.complex128}
 PARTS = {"complex32": "float16", "complex64": "float32", "complex128": "float64"}
 NAN = {"float64": 0x7FF8 << 48, "float32": 0x7FC00000, "float16": 0x7E00, "bfloat16": 0x7FC0,
        "float8_e4m3fn": 0x7F, "float8_e5m2": 0x7E, "float8_e8m0fnu": 0xFF}  # of the others: 0x80
+SHARD = re.compile(r"(\.\./(?!\.*/)[^/\\\x00-\x1f\x7f-\x9f]{1,100}/)?shard-[0-9a-z-]{1,100}\.json(\.zst)?")
 LARGEST = 64 << 20  # bytes of a file without the payloads of its chunks
+KNOWN: Any = ([], ["shared_shards"])  # what a file may require
 OMIT: Any = object()  # stands for a tensor that `include` leaves out
 Registered = collections.namedtuple("Registered", "name value")
-
 class CheckpointError(ValueError):
     """The checkpoint is damaged, or needs something that is missing here."""
 def need(condition: object, message: str) -> bool:
@@ -41,9 +41,8 @@ def parse(text: bytes) -> Any:
 def document(text: Any, kind: str) -> Any:
     found = parse(text)
     need(isinstance(found, dict) and found.get("format") == kind, "this is no jsonckpt checkpoint")
-    need(found["version"] == 1 and not found.get("requires"), "this needs a newer reader")
+    need(found["version"] == 1 and (found.get("requires") or []) in KNOWN, "this needs a newer reader")
     return found
-
 def unzstd(file: Any) -> Any:
     """The content of a file of zstd frames, by whichever module is here."""
     for name in ("compression.zstd", "backports.zstd", "zstandard"):
@@ -53,7 +52,6 @@ def unzstd(file: Any) -> Any:
             frames = module.ZstdDecompressor(max_window_size=LARGEST)
             return io.BufferedReader(frames.stream_reader(file, read_across_frames=True))
     raise CheckpointError("this is compressed, and no zstd is here: pip install zstandard")
-
 def from_numbers(values: list[Any], dtype: str) -> Any:
     """The raw bytes of a list, as a tensor. Numbers that are not finite are strings in it."""
     real, size = PARTS.get(dtype, dtype), size_of(PARTS.get(dtype, dtype))
@@ -205,10 +203,12 @@ class Reader:
         with open(self.place, "rb") as file: manifest = document(text := file.read(LARGEST), "jsonckpt.manifest")
         if manifest["seal"] is not None:
             self.check(manifest["seal"], text[:text.rindex(b',\n"seal":')], "the manifest")
-        for shard in manifest["shards"]:
-            need(re.fullmatch(r"shard-[0-9a-z-]{1,100}\.json(\.zst)?", shard["file"]), "a shard has a wrong name")
-            found = self.read_file(os.path.join(self.path, shard["file"]))
-            need(found["seal"] == shard["seal"] and found["save_id"] == manifest["save_id"], "it is of another save")
+        for row in manifest["shards"]:
+            shard = {"save_id": manifest["save_id"], "directory": "", **row}
+            need({"save_id", "directory"}.isdisjoint(row) or manifest.get("requires"), "this needs a newer reader")
+            need(SHARD.fullmatch(place := os.path.join(shard["directory"], shard["file"])), "a shard has a wrong name")
+            found = self.read_file(os.path.join(self.path, place))
+            need(found["seal"] == shard["seal"] and found["save_id"] == shard["save_id"], "it is of another save")
         need([*self.records] == [entry["name"] for entry in manifest["tensors"]], "the manifest has other tensors")
         return manifest["state"]
 
