@@ -707,6 +707,10 @@ def test_exports_a_step(tmp_path: Path) -> None:
     assert manager.export("latest", tmp_path / "whole.json").step == 3
     with pytest.raises(jsonckpt.CheckpointNotFoundError):
         manager.export(9, tmp_path / "no")
+    with pytest.raises(jsonckpt.CheckpointExistsError):
+        manager.export(1, tmp_path / "whole")
+    manager.export(1, tmp_path / "whole", overwrite=True)
+    assert jsonckpt.load(tmp_path / "whole")["w"][0] == 1
 
 
 def test_repr(tmp_path: Path) -> None:
