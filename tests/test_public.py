@@ -116,7 +116,7 @@ SIGNATURES = {
         "directory, *, keep_last=None, keep_best=None, keep_every=None, every_steps=None, "
         "every_minutes=None, async_save=False, deadline=None, single_file=False, "
         "share_unchanged=False, on_error='raise', metadata=None, process_group=None, "
-        "storage_options=None, **save_options"
+        "storage_options=None, save_options"
     ),
     "gc": "path, *, older_than='24h', dry_run=False, abandoned=False, limits=None",
     "register": "cls, tag=None, to_json=None, from_json=None",

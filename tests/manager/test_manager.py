@@ -559,6 +559,28 @@ def test_a_run_may_go_on_after_a_failed_save(
     assert saved(manager) == [3]
 
 
+def test_a_history_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manager = train(tmp_path, range(1, 3), keep_last=1)
+    real = os.replace
+
+    def replace(source: Any, target: Any) -> None:
+        if str(target).endswith("history.json"):
+            raise OSError(errno.EROFS, "Read-only file system")
+        real(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", replace)
+        with pytest.raises(jsonckpt.WriteError, match=r"history.json: .*Read-only"):
+            manager.step(3, state_of(3))
+    assert names(tmp_path) == ["step-00000002"]
+    manager.step(4, state_of(4))
+    manager.close()
+    assert [(row["step"], row["status"]) for row in history(tmp_path)] == [
+        (1, "removed"), (2, "removed"), (3, "failed"), (4, "kept")
+    ]  # fmt: skip
+    assert history(tmp_path)[-1]["after"] == 2
+
+
 def test_an_error_in_the_background_is_raised_by_the_next_step(
     tmp_path: Path, full_disk: dict[str, bool]
 ) -> None:
@@ -685,6 +707,10 @@ def test_exports_a_step(tmp_path: Path) -> None:
     assert manager.export("latest", tmp_path / "whole.json").step == 3
     with pytest.raises(jsonckpt.CheckpointNotFoundError):
         manager.export(9, tmp_path / "no")
+    with pytest.raises(jsonckpt.CheckpointExistsError):
+        manager.export(1, tmp_path / "whole")
+    manager.export(1, tmp_path / "whole", overwrite=True)
+    assert jsonckpt.load(tmp_path / "whole")["w"][0] == 1
 
 
 def test_repr(tmp_path: Path) -> None:

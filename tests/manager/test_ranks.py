@@ -126,9 +126,9 @@ def test_ranks_go_on_together(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_an_error_of_the_rank_that_writes_is_one_on_all(tmp_path: Path) -> None:
-    assert run(FAILS, tmp_path) == [
-        "UnsupportedTypeError /f: values of type '", "JsonckptError rank 0 could not sav"
-    ]  # fmt: skip
+    found = run(FAILS, tmp_path)
+    assert [text.split()[0] for text in found] == ["UnsupportedTypeError", "JsonckptError"]
+    assert found[1].endswith("rank 0 could not sav")
 
 
 @pytest.mark.slow

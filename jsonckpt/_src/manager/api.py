@@ -305,10 +305,11 @@ class CheckpointManager:
         return self._first_whole("latest")
 
     def best(self) -> SavedStep | None:
-        """The best checkpoint by the metric of ``keep_best``, ``None`` if none has it.
+        """The best checkpoint by the metric of ``keep_best``, ``None`` if there is none.
 
         Raises:
             ArgumentError: the manager has no ``keep_best``.
+            CheckpointNotFoundError: there are checkpoints, and none has the metric.
         """
         return self._first_whole("best")
 
@@ -328,23 +329,27 @@ class CheckpointManager:
         Args:
             which: ``"latest"``, ``"best"`` or a step.
             target: a directory, or a ``.json`` or ``.json.zst`` file.
-            options: more arguments for :func:`jsonckpt.convert`.
+            options: more arguments for :func:`jsonckpt.edit.copy`, such as ``overwrite``; for a run
+                behind a URL those of :func:`jsonckpt.convert`.
 
         Returns:
             what was copied.
 
         Raises:
             CheckpointNotFoundError: there is no such checkpoint.
-            JsonckptError: as :func:`jsonckpt.convert`.
+            CheckpointExistsError: there is something at ``target``.
+            JsonckptError: it cannot be read or written.
         """
         from ..convert.api import convert
+        from ..edit.copy import copy
 
         self.wait()
         saved = self._first_whole("latest" if which is None else which)
         if saved is None:
             raise CheckpointNotFoundError("there is no whole checkpoint", file=self._where)
         with reading(self._store, saved.name):
-            convert(saved.path, target, **options)
+            write: Any = convert if is_url(saved.path) else copy
+            write(saved.path, target, **options)
         return saved
 
     def __repr__(self) -> str:

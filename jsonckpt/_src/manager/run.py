@@ -118,8 +118,12 @@ class Run:
             after=after,
         )
         self._ledger.put(row)
-        # If it is lost, a killed save leaves files that nobody removes. That is all.
-        self._ledger.write(sync=False)
+        try:
+            # If it is lost, a killed save leaves files that nobody removes. That is all.
+            self._ledger.write(sync=False)
+        except BaseException as error:
+            self.failed(row, error)
+            raise
         return row
 
     def newest_path(self) -> str | None:

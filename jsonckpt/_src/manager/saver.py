@@ -140,11 +140,11 @@ class Saver:
         except BaseException as error:
             self._run.failed(row, error)
             raise
-        self.after = step
         return row
 
     def _commit(self, row: SavedStep, result: SaveResult) -> SavedStep:
         self._timing.saved(result.seconds)
+        self.after = row.step
         return self._run.committed(row, result.seconds, result.stored_bytes, self._rotation)
 
     def _after_commit(self, pending: PendingSave[SaveResult], row: SavedStep) -> None:

@@ -143,11 +143,10 @@ class LocalStore:
         removal = remove_step(path, sync=self._sync)
         if removal.busy or not path.is_dir():
             return not removal.busy
-        left = [file for file in orphans(path, set()) if file.path.name not in removal.kept]
-        if left:
-            raise WriteError(
-                f"{counted(len(left), 'file')} could not be removed", file=left[0].path
-            )
+        left = [file.path for file in orphans(path, set()) if file.path.name not in removal.kept]
+        if left or not os.listdir(path):
+            what = counted(len(left), "file") if left else "the empty directory"
+            raise WriteError(f"{what} could not be removed", file=(left or [path])[0])
         return True
 
 
