@@ -21,8 +21,8 @@ from .loader import ResumedLoader, is_stateful_loader
 from .rng import rng_state, set_rng_state
 
 #: When a part is loaded. Others may depend on the parts before them: a scheduler may look at its
-#: optimizer, and the iterator of a loader draws a random number.
-PLAIN, OF_OPTIMIZER, LOADER, GENERATOR = range(4)
+#: optimizer, a loader moves its sampler, and the iterator of a loader draws a random number.
+PLAIN, OF_OPTIMIZER, LOADER, OF_LOADER, GENERATOR = range(5)
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def part_of(value: Any, name: str, optimizers: list[torch.optim.Optimizer]) -> P
         return Part(LOADER, loader.state_dict, loader.load_state_dict)
     held = [*getattr(value, "__dict__", {}).values()]
     of_optimizer = any(item is optimizer for item in held for optimizer in optimizers)
-    kind = OF_OPTIMIZER if of_optimizer else PLAIN
+    kind = OF_OPTIMIZER if of_optimizer else OF_LOADER if hasattr(value, "__iter__") else PLAIN
     return Part(kind, value.state_dict, value.load_state_dict)
 
 
