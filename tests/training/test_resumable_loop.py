@@ -45,7 +45,8 @@ def test_a_killed_example_goes_on_exactly(tmp_path: Path) -> None:
             os.kill(process.pid, signal.SIGKILL)
     assert expected.startswith("".join(first))
     rest = run(killed)
-    assert rest and expected.endswith(rest)
+    assert rest
+    assert expected.endswith(rest)
 
 
 def test_it_is_as_short_as_it_says() -> None:

@@ -392,3 +392,27 @@ def test_arguments_of_a_restore_are_checked(tmp_path: Path) -> None:
         state.restore(tmp_path / "c.json", skip="shedule")
     with pytest.raises(TypeError, match="map_location"):
         state.restore(tmp_path / "c.json", map_location="cpu")
+
+
+def test_generators_of_other_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine that has an MPS device."""
+    from jsonckpt._src.training import rng
+
+    device = torch.Generator().manual_seed(5)
+
+    def put(state: torch.Tensor) -> None:
+        device.set_state(state)
+
+    monkeypatch.setitem(rng._OTHERS, "mps", (lambda: True, device.get_state, put))  # type: ignore[arg-type]
+    state = training.rng_state()
+    first = torch.rand(3, generator=device)
+    training.set_rng_state(state)
+    assert torch.equal(torch.rand(3, generator=device), first)
+
+    moved = training.rng_state()
+    with pytest.raises(StateMismatchError, match="'mps' rejects"):
+        training.set_rng_state({**state, "mps": torch.zeros(3)})
+    assert same(training.rng_state(), moved)
+    monkeypatch.undo()
+    training.set_rng_state(state)  # a machine without one
+    assert "mps" not in training.rng_state()

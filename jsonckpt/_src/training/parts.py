@@ -45,8 +45,8 @@ def part_of(value: Any, name: str, optimizers: list[torch.optim.Optimizer]) -> P
     Raises:
         ArgumentError: it is nothing that has a state.
     """
-    for kind, make in _GENERATORS.items():
-        if isinstance(value, kind):
+    for generator, make in _GENERATORS.items():
+        if isinstance(value, generator):
             return make(value)
     if not hasattr(value, "state_dict") or not hasattr(value, "load_state_dict"):
         raise _no_state(value, name)
@@ -156,7 +156,7 @@ class InnerNames:
         state = self._module.state_dict()
         if not self._inner:
             return state
-        result = type(state)((self.plain(key), item) for key, item in state.items())
+        result: Any = type(state)((self.plain(key), item) for key, item in state.items())
         if hasattr(state, "_metadata"):
             metadata: Any = state._metadata
             items = ((self.plain(path), item) for path, item in metadata.items())

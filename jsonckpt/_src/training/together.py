@@ -49,7 +49,7 @@ def load_together(states: Iterable[tuple[str, Part, Any]]) -> None:
         # To ask a loader for its position starts its workers.
         if part.kind != LOADER and not _is_large(state)
     ]
-    refused = []
+    refused: list[tuple[str, Exception]] = []
     for name, part, state in ordered:
         if refused and _is_large(state):
             break
