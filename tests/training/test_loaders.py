@@ -53,13 +53,21 @@ def with_replacement(_: int) -> dict[str, Any]:
 
 
 def distributed(_: int) -> dict[str, Any]:
-    return {"sampler": data.DistributedSampler(range(COUNT), num_replicas=1, rank=0)}
+    return {"sampler": data.DistributedSampler(Numbers(), num_replicas=1, rank=0)}
 
 
 def stateful_distributed(_: int) -> dict[str, Any]:
     from torchdata.stateful_dataloader.sampler import StatefulDistributedSampler
 
     return {"sampler": StatefulDistributedSampler(range(COUNT), num_replicas=1, rank=0)}
+
+
+class Numbers(data.Dataset[int]):
+    def __len__(self) -> int:
+        return COUNT
+
+    def __getitem__(self, index: int) -> int:
+        return index
 
 
 class Loop:
@@ -71,7 +79,7 @@ class Loop:
         self.loader: Any = loader_module.StatefulDataLoader(
             range(COUNT), batch_size=BATCH, num_workers=workers, **options
         )
-        self.sampler = options.get("sampler")
+        self.sampler: Any = options.get("sampler")
         self.epoch = {"epoch": 0}
         self.state = TrainState(loader=self.loader, extra=self.epoch)
 

@@ -366,7 +366,10 @@ def test_damage_is_an_error(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         ({"model": 3}, "model is '3', which has no state_dict"),
-        ({"loader": torch.utils.data.DataLoader([1])}, "no state_dict"),
+        (
+            {"loader": torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.ones(1)))},
+            "no state_dict",
+        ),
         ({"parts": [Part(), "x"]}, "parts/1 is 'x'"),
         ({"rng": "all"}, "rng must be True or False"),
         ({"extra": [1]}, "extra must be a dictionary or None, not 'list'"),
@@ -403,7 +406,7 @@ def test_generators_of_other_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     def put(state: torch.Tensor) -> None:
         device.set_state(state)
 
-    monkeypatch.setitem(rng._OTHERS, "mps", (lambda: True, device.get_state, put))  # type: ignore[arg-type]
+    monkeypatch.setitem(rng._OTHERS, "mps", (lambda: True, device.get_state, put))
     state = training.rng_state()
     first = torch.rand(3, generator=device)
     training.set_rng_state(state)
