@@ -141,7 +141,8 @@ def channels_last() -> Run:
         torch.nn.BatchNorm2d(8),
         torch.nn.Dropout2d(0.2),
         torch.nn.Conv2d(8, 4, 3),
-    ).to(memory_format=torch.channels_last)
+    )
+    model = model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, fused=True, amsgrad=True)
 
     def loss() -> torch.Tensor:
