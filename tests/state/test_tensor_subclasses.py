@@ -38,7 +38,9 @@ class Halves(torch.Tensor):
         return cls(tensors["first"], tensors["rest"], context)
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         if func is torch.ops.aten.detach.default:
             return cls(args[0].first, args[0].rest, args[0].note)
         raise NotImplementedError(f"{func} of {types} with {kwargs}")

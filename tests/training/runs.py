@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +59,7 @@ class Run:
 
         if isinstance(self.optimizer, torch.optim.LBFGS):
             self.optimizer.zero_grad()
-            loss = self.optimizer.step(closure)
-            value = float(loss)
+            value = float(self.optimizer.step(closure))  # type: ignore[no-untyped-call]
         else:
             value = float(closure())
             self.state.accumulation_step = (self.state.accumulation_step + 1) % self.accumulate
@@ -95,7 +95,7 @@ def net(width: int = 8) -> torch.nn.Module:
 def batch_loss(model: torch.nn.Module) -> torch.Tensor:
     """On a batch drawn from all global generators."""
     batch = torch.randn(4, 6) * (1 + random.random()) + float(np.random.rand())
-    return (model(batch).float() - batch.sum(1, keepdim=True)).square().mean()
+    return torch.nn.functional.mse_loss(model(batch).float(), batch.sum(1, keepdim=True))
 
 
 def with_optimizer(make: Callable[[Any], torch.optim.Optimizer], **options: Any) -> Run:
@@ -136,17 +136,18 @@ def scaled() -> Run:
 
 
 def channels_last() -> Run:
-    model = torch.nn.Sequential(
+    model: Any = torch.nn.Sequential(
         torch.nn.Conv2d(3, 8, 3, padding=1),
         torch.nn.BatchNorm2d(8),
         torch.nn.Dropout2d(0.2),
         torch.nn.Conv2d(8, 4, 3),
-    ).to(memory_format=torch.channels_last)
+    )
+    model = model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, fused=True, amsgrad=True)
 
     def loss() -> torch.Tensor:
         images = torch.randn(2, 3, 6, 6).contiguous(memory_format=torch.channels_last)
-        return model(images).square().mean()
+        return torch.mean(model(images).square())
 
     return Run(model, optimizer, loss)
 
@@ -158,7 +159,7 @@ def bfloat16_weights() -> Run:
     optimizer = torch.optim.AdamW(model.named_parameters(), lr=0.01)
 
     def loss() -> torch.Tensor:
-        return model(torch.randn(4, 6, dtype=torch.bfloat16)).float().square().mean()
+        return torch.mean(model(torch.randn(4, 6, dtype=torch.bfloat16)).float().square())
 
     return Run(model, optimizer, loss)
 
@@ -170,9 +171,8 @@ def averaged() -> Run:
     biases = [item for name, item in model.named_parameters() if not name.endswith("weight")]
     groups = [{"params": weights, "weight_decay": 0.1}, {"params": biases, "lr": 0.02}]
     optimizer = torch.optim.AdamW(groups, lr=0.01)
-    ema = torch.optim.swa_utils.AveragedModel(
-        model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.9), use_buffers=True
-    )
+    moving: Any = torch.optim.swa_utils.get_ema_multi_avg_fn  # it has no types
+    ema = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=moving(0.9), use_buffers=True)
     schedulers = [
         torch.optim.lr_scheduler.LinearLR(optimizer, total_iters=4),
         torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 20),
@@ -189,7 +189,7 @@ def averaged() -> Run:
 
 
 def compiled(backend: str) -> Run:
-    model = torch.compile(torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.Dropout(0.3),
+    model: Any = torch.compile(torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.Dropout(0.3),
                                               torch.nn.Linear(8, 1)), backend=backend)  # fmt: skip
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
     return Run(model, optimizer, lambda: batch_loss(model))
@@ -220,7 +220,7 @@ def loaded(workers: int, accumulate: int = 1, make: Callable[..., Any] | None = 
 
     def loss() -> torch.Tensor:
         batch = next(batches)
-        return (model(batch).float() - batch.sum(1, keepdim=True)).square().mean()
+        return torch.nn.functional.mse_loss(model(batch).float(), batch.sum(1, keepdim=True))
 
     return Run(model, optimizer, loss, {"loader": loader}, accumulate=accumulate, autocast=True)
 
@@ -249,7 +249,7 @@ _OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "SGD": lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9, nesterov=True),
 }
 KINDS: dict[str, Callable[[], Run]] = {
-    **{name: (lambda make=make: with_optimizer(make)) for name, make in _OPTIMIZERS.items()},
+    **{name: partial(with_optimizer, make) for name, make in _OPTIMIZERS.items()},
     "LBFGS": lbfgs,
     "SparseAdam": sparse,
     **({"Muon": muon} if hasattr(torch.optim, "Muon") else {}),

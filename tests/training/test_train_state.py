@@ -22,6 +22,9 @@ def _keep_generators() -> Iterator[None]:
         yield
 
 
+NUMBERS = torch.utils.data.TensorDataset(torch.ones(1))
+
+
 class Part:
     """An object with a state, which takes entries out of what it is given."""
 
@@ -366,7 +369,10 @@ def test_damage_is_an_error(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         ({"model": 3}, "model is '3', which has no state_dict"),
-        ({"loader": torch.utils.data.DataLoader([1])}, "no state_dict"),
+        (
+            {"loader": torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.ones(1)))},
+            "no state_dict",
+        ),
         ({"parts": [Part(), "x"]}, "parts/1 is 'x'"),
         ({"rng": "all"}, "rng must be True or False"),
         ({"extra": [1]}, "extra must be a dictionary or None, not 'list'"),
@@ -392,3 +398,27 @@ def test_arguments_of_a_restore_are_checked(tmp_path: Path) -> None:
         state.restore(tmp_path / "c.json", skip="shedule")
     with pytest.raises(TypeError, match="map_location"):
         state.restore(tmp_path / "c.json", map_location="cpu")
+
+
+def test_generators_of_other_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine that has an MPS device."""
+    from jsonckpt._src.training import rng
+
+    device = torch.Generator().manual_seed(5)
+
+    def put(state: torch.Tensor) -> None:
+        device.set_state(state)
+
+    monkeypatch.setitem(rng._OTHERS, "mps", (lambda: True, device.get_state, put))
+    state = training.rng_state()
+    first = torch.rand(3, generator=device)
+    training.set_rng_state(state)
+    assert torch.equal(torch.rand(3, generator=device), first)
+
+    moved = training.rng_state()
+    with pytest.raises(StateMismatchError, match="'mps' rejects"):
+        training.set_rng_state({**state, "mps": torch.zeros(3)})
+    assert same(training.rng_state(), moved)
+    monkeypatch.undo()
+    training.set_rng_state(state)  # a machine without one
+    assert "mps" not in training.rng_state()

@@ -21,8 +21,8 @@ from .loader import ResumedLoader, is_stateful_loader
 from .rng import rng_state, set_rng_state
 
 #: When a part is loaded. Others may depend on the parts before them: a scheduler may look at its
-#: optimizer, and the iterator of a loader draws a random number.
-PLAIN, OF_OPTIMIZER, LOADER, GENERATOR = range(4)
+#: optimizer, a loader moves its sampler, and the iterator of a loader draws a random number.
+PLAIN, OF_OPTIMIZER, LOADER, OF_LOADER, GENERATOR = range(5)
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ def part_of(value: Any, name: str, optimizers: list[torch.optim.Optimizer]) -> P
     Raises:
         ArgumentError: it is nothing that has a state.
     """
-    for kind, make in _GENERATORS.items():
-        if isinstance(value, kind):
+    for generator, make in _GENERATORS.items():
+        if isinstance(value, generator):
             return make(value)
     if not hasattr(value, "state_dict") or not hasattr(value, "load_state_dict"):
         raise _no_state(value, name)
@@ -55,7 +55,7 @@ def part_of(value: Any, name: str, optimizers: list[torch.optim.Optimizer]) -> P
         return Part(LOADER, loader.state_dict, loader.load_state_dict)
     held = [*getattr(value, "__dict__", {}).values()]
     of_optimizer = any(item is optimizer for item in held for optimizer in optimizers)
-    kind = OF_OPTIMIZER if of_optimizer else PLAIN
+    kind = OF_OPTIMIZER if of_optimizer else OF_LOADER if hasattr(value, "__iter__") else PLAIN
     return Part(kind, value.state_dict, value.load_state_dict)
 
 
@@ -156,7 +156,7 @@ class InnerNames:
         state = self._module.state_dict()
         if not self._inner:
             return state
-        result = type(state)((self.plain(key), item) for key, item in state.items())
+        result: Any = type(state)((self.plain(key), item) for key, item in state.items())
         if hasattr(state, "_metadata"):
             metadata: Any = state._metadata
             items = ((self.plain(path), item) for path, item in metadata.items())

@@ -5,12 +5,28 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
 
 from ..errors import StateMismatchError, quote
+
+#: Generators of other devices: whether there are any, and how to read and set their state.
+_OTHERS: Final[
+    Mapping[str, tuple[Callable[[], bool], Callable[[], Any], Callable[[Any], object]]]
+] = {
+    "mps": (
+        torch.backends.mps.is_available,
+        lambda: torch.mps.get_rng_state(),
+        lambda state: torch.mps.set_rng_state(state.cpu()),
+    ),
+    "xpu": (
+        lambda: torch.xpu.is_available(),
+        lambda: torch.xpu.get_rng_state_all(),
+        lambda states: torch.xpu.set_rng_state_all([one.cpu() for one in states]),
+    ),
+}
 
 
 def rng_state(*, cuda: bool | None = None) -> dict[str, Any]:
@@ -25,7 +41,8 @@ def rng_state(*, cuda: bool | None = None) -> dict[str, Any]:
 
     Returns:
         ``python`` (the tuple of ``random.getstate``), ``numpy`` (a dictionary, any bit generator),
-        ``torch`` (uint8 tensor), ``cuda`` (one uint8 tensor for each device, or ``None``).
+        ``torch`` (uint8 tensor), ``cuda`` (one uint8 tensor for each device, or ``None``); on such
+        machines also ``mps`` (uint8 tensor) and ``xpu`` (as ``cuda``).
 
     >>> state = rng_state()
     >>> first = random.random(), float(np.random.rand()), float(torch.rand(()))
@@ -35,12 +52,13 @@ def rng_state(*, cuda: bool | None = None) -> dict[str, Any]:
     """
     if cuda is None:
         cuda = torch.cuda.is_available()
-    return {
+    state = {
         "python": random.getstate(),
         "numpy": np.random.get_state(legacy=False),
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if cuda else None,
     }
+    return state | {name: get() for name, (is_there, get, _) in _OTHERS.items() if is_there()}
 
 
 def set_rng_state(state: Mapping[str, Any]) -> None:
@@ -53,7 +71,7 @@ def set_rng_state(state: Mapping[str, Any]) -> None:
         StateMismatchError: a part is missing, or its generator rejects it, or the state was saved
             with another number of GPUs than this process sees. Nothing is changed.
     """
-    parts = ("python", "numpy", "torch", "cuda")
+    parts: tuple[str, ...] = ("python", "numpy", "torch", "cuda")
     missing = [name for name in parts if not isinstance(state, Mapping) or name not in state]
     if missing:
         raise StateMismatchError(
@@ -70,6 +88,9 @@ def set_rng_state(state: Mapping[str, Any]) -> None:
         "cuda": lambda value: torch.cuda.set_rng_state_all([one.cpu() for one in value]),
     }
     before = rng_state(cuda=cuda is not None)
+    for name, (is_there, _, put) in _OTHERS.items():
+        if name in state and is_there():  # those of a device that this machine lacks are left out
+            parts, setters = (*parts, name), {**setters, name: put}
     for name in parts:
         if state[name] is None and name == "cuda":
             continue
@@ -77,7 +98,8 @@ def set_rng_state(state: Mapping[str, Any]) -> None:
             setters[name](state[name])
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             for undone in parts[: parts.index(name) + 1]:
-                setters[undone](before[undone])
+                if before[undone] is not None:
+                    setters[undone](before[undone])
             raise StateMismatchError(
                 f"the generator {name!r} rejects the saved state: {quote(error, 200)}",
                 hint="Nothing was changed. Pass the state as rng_state() returned it, tuples "

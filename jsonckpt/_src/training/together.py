@@ -9,7 +9,7 @@ from typing import Any, Final
 import torch
 
 from ..errors import StateMismatchError, quote
-from .parts import GENERATOR, LOADER, OF_OPTIMIZER, Part
+from .parts import GENERATOR, LOADER, OF_LOADER, OF_OPTIMIZER, Part
 
 #: The state of an object that may be copied, so that a failure can be taken back.
 _MOST_COPIED: Final = 64 * 2**20
@@ -42,15 +42,18 @@ def load_together(states: Iterable[tuple[str, Part, Any]]) -> None:
         StateMismatchError: with each object that refused its state. All of them are as before, but
             for one with a large state.
     """
-    before: list[tuple[Part, Any]] = []
-    refused = []
-    for name, part, state in sorted(states, key=lambda one: (_is_large(one[2]), one[1].kind)):
+    ordered = sorted(states, key=lambda one: (_is_large(one[2]), one[1].kind))
+    before = [
+        (part, copy.deepcopy(part.save()))
+        for _, part, state in ordered
+        # To ask a loader for its position starts its workers.
+        if part.kind != LOADER and not _is_large(state)
+    ]
+    refused: list[tuple[str, Exception]] = []
+    for name, part, state in ordered:
         if refused and _is_large(state):
             break
         try:
-            # Reading the position of a loader starts its workers.
-            if part.kind != LOADER and not _is_large(state):
-                before.append((part, copy.deepcopy(part.save())))
             part.load(_copied(state))
         except (MemoryError, torch.OutOfMemoryError):
             _put_back(before)
@@ -69,7 +72,7 @@ def load_together(states: Iterable[tuple[str, Part, Any]]) -> None:
 
 def load_again(states: Iterable[tuple[str, Part, Any]]) -> None:
     """Load once more what depends on the tensors, or on the random numbers of other objects."""
-    for kind in (OF_OPTIMIZER, GENERATOR):
+    for kind in (OF_OPTIMIZER, OF_LOADER, GENERATOR):
         for _, part, state in states:
             if part.kind == kind:
                 part.load(_copied(state))

@@ -83,11 +83,10 @@ class TrainState:
             kind = quote(type(extra).__name__)
             raise ArgumentError(f"extra must be a dictionary or None, not {kind}")
         if type(accumulation_step) is not int or accumulation_step < 0:
-            found = quote(accumulation_step, 60)
-            raise ArgumentError(f"accumulation_step must be an integer from 0, not {found}")
+            shown = quote(accumulation_step, 60)
+            raise ArgumentError(f"accumulation_step must be an integer from 0, not {shown}")
         self.extra: dict[str, Any] = {} if extra is None else extra
         self.accumulation_step = accumulation_step
-        self._rng = rng
         # A part that this run lacks (scaler=None without mixed precision) is no part.
         self._parts = {name: part for name, part in parts.items() if part is not None}
         for name in self._parts:
