@@ -143,7 +143,7 @@ def test_boxes_of_a_row_major_range(shape: list[int], data: st.DataObject) -> No
     first = data.draw(st.integers(0, count))
     last = data.draw(st.integers(first, count))
     cells = list(itertools.product(*map(range, shape)))
-    found = []
+    found: list[tuple[int, ...]] = []
     for ranges, done in row_boxes(shape, first, last):
         assert done == len(found)
         found += itertools.product(*(range(*one) for one in ranges))
@@ -168,7 +168,7 @@ def test_what_two_boxes_share() -> None:
 
 def test_the_json_of_regions_is_checked() -> None:
     whole: list[Box] = [((0, 0), (2, 3))]
-    for name, shape, boxes, match in [
+    cases: list[tuple[str, tuple[int, ...], list[Box], str]] = [
         ("w", (2, 3), whole, "JSON Pointer"),
         ("/w", (2, 4), whole, "leave a gap: 6 of 8"),
         ("/w", (2, 3), whole * 2, "same offset"),
@@ -177,7 +177,8 @@ def test_the_json_of_regions_is_checked() -> None:
         ("/w", (2, 3), [((0, 1), (2, 3))], "leaves the tensor"),
         ("/w", (2, 3), [((0,), (2,))], "expected 2 integers"),
         ("/w", (2, 3), [], "one or more"),
-    ]:
+    ]
+    for name, shape, boxes, match in cases:
         with pytest.raises(jsonckpt.FormatError, match=match):
             regions_json(name, "int8", shape, boxes)
     assert (
