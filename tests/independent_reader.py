@@ -344,6 +344,8 @@ def put_together(
     if name in known:
         need(known[name] == body, "two tensors have one name")
         return tensors
+    device = body.get("device", "cpu")
+    need(re.fullmatch(r"[a-z]{1,20}(:[0-9]{1,5})?", device), "the device of a tensor in regions")
     need(re.match("/|$", name) and name not in tensors, "the name of a tensor in regions")
     known[name] = body
     item = getattr(torch, body["dtype"]).itemsize

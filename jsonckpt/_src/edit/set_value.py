@@ -266,9 +266,9 @@ def _write_file(
     manifest = opened.manifest
     draft = Draft(
         inputs=[opened],
-        state=state,
+        state=state_in_regions(state, manifest.wholes) if manifest.wholes else state,
         metadata=metadata,
-        records=[StoredRecord.of(opened, entry) for entry in opened.records],
+        records=[StoredRecord.of(opened, entry) for entry in manifest.entries],
         plans={},
         save_id=manifest.save_id,
         created_at=manifest.created_at,

@@ -297,6 +297,11 @@ class Manifest:
         """Raw bytes of all tensors."""
         return sum(entry.nbytes for entry in self.entries)
 
+    @property
+    def tensor_count(self) -> int:
+        """The number of tensors: records, and what regions make together."""
+        return len(self.entries) - sum(len(one.parts) - 1 for one in self.wholes.values())
+
     def totals(self) -> dict[str, int]:
         """What a person reads first."""
         return {

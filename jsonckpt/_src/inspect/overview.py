@@ -33,7 +33,7 @@ def headline(facts: Inspection) -> str:
     files = "" if facts.kind == "pipe" else f" in {counted(facts.files, 'file')}"
     ratio = "" if facts.ratio is None else f" ({facts.ratio:.2f}x)"
     return (
-        f"{facts.path}: {counted(len(facts.manifest.entries), 'tensor')}, "
+        f"{facts.path}: {counted(facts.manifest.tensor_count, 'tensor')}, "
         f"{counted(facts.numel, 'element')}, {human(facts.nbytes)}; {on_disk} of text{ratio}{files}"
     )
 

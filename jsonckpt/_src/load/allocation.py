@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import torch
 
 from ..boxes import chunks_of_box, overlap
-from ..errors import LimitError, quote
+from ..errors import LimitError, StateMismatchError, quote
 from ..format.dtypes import DTYPES
 from ..format.model import Header, Part, Stored, Whole, entries_of, parts_of
 from ..storage.protocols import Sink
@@ -237,6 +237,10 @@ def read_box(
         JsonckptError: the bytes are not those that were saved.
     """
     check_box(stored.shape, offset, size)
+    if tuple(tensor.shape) != tuple(size):
+        raise StateMismatchError(
+            f"the box has shape {list(size)}, the target has {list(tensor.shape)}"
+        )
     for part, (low, sizes) in parts_in_box(stored, offset, size):
         entry = part.entry
         inside = [start - origin for start, origin in zip(low, part.offset)]

@@ -59,7 +59,7 @@ def collect(
     grids: dict[str, Grid] = {}
     found: dict[str, Picture] = {}
     left: dict[str, int] = {}
-    side = picture_side(len(container.manifest.tensors))
+    side = picture_side(container.manifest.tensor_count)
 
     def watch(entry: Stored) -> Callable[[int, Numbers], None] | None:
         if not pictures or not entry.nbytes:

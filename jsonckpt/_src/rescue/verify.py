@@ -182,7 +182,7 @@ def _report(name: str, container: Container, deep: bool) -> VerifyReport:
     return VerifyReport(
         name,
         tuple(problems),
-        len(manifest.entries),
+        manifest.tensor_count,
         manifest.nbytes,
         files,
         tuple(notes),
@@ -213,7 +213,7 @@ def _report_pipe(source: FileSource, options: ReadOptions) -> VerifyReport:
     return VerifyReport(
         "-",
         (),
-        len(manifest.entries),
+        manifest.tensor_count,
         manifest.nbytes,
         1,
         notes,

@@ -268,7 +268,8 @@ class Reader:
         name, dtype, shape = (node["$regions"][key] for key in ("name", "dtype", "shape"))
         self.place, size, parts = f"{self.path}: tensor {name}", size_of(dtype), node["$regions"]["parts"]
         if self.records.get(name, {}).get("said") == node: return node
-        offsets, numbers = [part["offset"] for part in parts], collections.defaultdict(lambda: random.getrandbits(120))
+        offsets = [part["offset"] for part in parts]
+        numbers: Any = collections.defaultdict(lambda: random.getrandbits(120))
         names = [f"$region/{','.join(map(str, offset))}{name}" for offset in offsets]
         need([part["of"] for part in parts] == names, "a region has another name")
         found, nbytes = [self.records.pop(region) for region in names], math.prod(shape) * size
