@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import JsonckptError, LimitError
+from ..format.limits import Limits
+from ..format.model import MANIFEST_NAME
 from ..save.remote_target import RENAMES, make_directory
 from ..storage.os_errors import is_absent, reading, writing
 from ..storage.path_arguments import without_query
@@ -188,6 +190,31 @@ def _own_part(url: str) -> tuple[str, str, str]:
         return "", first, mark + rest
     before, own, after = _own_part(rest)
     return first + mark + before, own, after
+
+
+def not_named_beside(
+    inside: RemoteFiles,
+    names: Iterable[str],
+    storage_options: Mapping[str, Any] | None,
+    limits: Limits,
+) -> list[str]:
+    """Those files of a directory that no manifest in a directory beside it names.
+
+    A name that occurs anywhere in such a manifest counts as used.
+
+    Raises:
+        JsonckptError: a manifest cannot be read.
+    """
+    left = list(names)
+    if not left:
+        return []
+    around, own = RemoteFiles.beside(inside.url, storage_options)
+    for entry in around.entries():
+        if entry.is_directory and entry.name != own:
+            beside = RemoteFiles(around.child(entry.name), storage_options)
+            text = beside.read(MANIFEST_NAME, limits.manifest_bytes or (1 << 62)) or b""
+            left = [name for name in left if name.encode() not in text]
+    return left
 
 
 def refuse_web(files: RemoteFiles, purpose: str) -> None:

@@ -10,7 +10,7 @@ from ..format.filenames import is_shard_name, is_single
 from ..format.limits import DEFAULT_LIMITS
 from ..format.manifest import shard_files
 from ..format.model import MANIFEST_NAME
-from .remote_files import RemoteEntry, RemoteFiles, refuse_web
+from .remote_files import RemoteEntry, RemoteFiles, not_named_beside, refuse_web
 
 
 class RemoteRun:
@@ -62,8 +62,8 @@ class RemoteRun:
     def remove_step(self, name: str) -> None:
         """Remove a checkpoint: its manifest first, then the shards that it names.
 
-        What else lies in its directory stays. If the removal stops halfway, the rest are leftovers
-        for :func:`jsonckpt.gc`.
+        What else lies in its directory stays, and so do shards that a step beside it names. If the
+        removal stops halfway, the rest are leftovers for :func:`jsonckpt.gc`.
 
         Raises:
             ArgumentError: ``name`` is not the name of a child.
@@ -82,5 +82,6 @@ class RemoteRun:
         except JsonckptError:  # damaged: what looks like its shards
             shards = [entry.name for entry in inside.entries() if is_shard_name(entry.name)]
         inside.remove([MANIFEST_NAME])
-        inside.remove(shard for shard in shards if is_shard_name(shard))
+        own = [shard for shard in shards if is_shard_name(shard)]
+        inside.remove(not_named_beside(inside, own, self._options, DEFAULT_LIMITS))
         self._files.remove_if_empty(name)
