@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from jsonckpt._src.load.checkpoint import Checkpoint, TensorEntry
     from jsonckpt._src.load.checkpoint import open_checkpoint as open
     from jsonckpt._src.load_into.api import LoadResult, load_into
+    from jsonckpt._src.manager.api import CheckpointManager
+    from jsonckpt._src.manager.saved_step import SavedStep
     from jsonckpt._src.report.api import Report, report
     from jsonckpt._src.rescue.gc import GcReport, gc
     from jsonckpt._src.rescue.recover import RecoverReport, recover
@@ -54,12 +56,14 @@ if TYPE_CHECKING:
     from jsonckpt._src.save.write import SaveResult
     from jsonckpt._src.standalone.export import export_reader
     from jsonckpt._src.state.registry import register
+    from jsonckpt._src.training.train_state import TrainState
     from jsonckpt.convert import convert as convert
 
 __all__ = [
     "ArgumentError",
     "Checkpoint",
     "CheckpointExistsError",
+    "CheckpointManager",
     "CheckpointNotFoundError",
     "Diff",
     "DurabilityUncertainError",
@@ -80,8 +84,10 @@ __all__ = [
     "Report",
     "SaveCancelledError",
     "SaveResult",
+    "SavedStep",
     "StateMismatchError",
     "TensorEntry",
+    "TrainState",
     "UnsafePathError",
     "UnsupportedTypeError",
     "UnsupportedVersionError",
@@ -117,6 +123,7 @@ _TENSORS = {
     "RecoverReport": ("rescue.recover", "RecoverReport"),
     "SaveResult": ("save.write", "SaveResult"),
     "TensorEntry": ("load.checkpoint", "TensorEntry"),
+    "TrainState": ("training.train_state", "TrainState"),
     "VerifyReport": ("rescue.verify", "VerifyReport"),
     "gc": ("rescue.gc", "gc"),
     "load": ("load.api", "load"),
@@ -142,7 +149,12 @@ _LOOKING = {
     "inspect": ("inspect.api", "inspect"),
     "report": ("report.api", "report"),
 }
-_LAZY = _TENSORS | _LOOKING
+#: What a run needs beside them: it can wait for that, too.
+_RUN = {
+    "CheckpointManager": ("manager.api", "CheckpointManager"),
+    "SavedStep": ("manager.saved_step", "SavedStep"),
+}
+_LAZY = _TENSORS | _LOOKING | _RUN
 
 
 def __getattr__(name: str) -> Any:

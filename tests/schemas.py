@@ -75,7 +75,7 @@ def checkpoint_files(path: Path) -> Iterator[Path]:
         return
     yield path / "manifest.json"
     for shard in json.loads((path / "manifest.json").read_bytes())["shards"]:
-        yield path / shard["file"]
+        yield path / shard.get("directory", "") / shard["file"]
 
 
 def _text(file: Path) -> bytes:

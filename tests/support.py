@@ -8,9 +8,11 @@ import ctypes
 import dataclasses
 import datetime
 import decimal
+import importlib
 import os
 import struct
 import types
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
@@ -44,7 +46,17 @@ def lacking(tool: str, reason: str) -> NoReturn:
     """
     if tool in os.environ.get("JSONCKPT_REQUIRE", "").split():
         pytest.fail(f"{tool} is required here: {reason}")
-    pytest.skip(reason)
+    pytest.skip(reason, allow_module_level=True)
+
+
+def framework(name: str) -> Any:
+    """Import a framework without the warnings of its own imports, or leave the tests out."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            lacking(name.partition(".")[0], f"{error.name} is not installed")
 
 
 def same(one: object, two: object) -> bool:

@@ -20,6 +20,7 @@ NAMES = [
     "ArgumentError",
     "Checkpoint",
     "CheckpointExistsError",
+    "CheckpointManager",
     "CheckpointNotFoundError",
     "Diff",
     "DurabilityUncertainError",
@@ -40,8 +41,10 @@ NAMES = [
     "Report",
     "SaveCancelledError",
     "SaveResult",
+    "SavedStep",
     "StateMismatchError",
     "TensorEntry",
+    "TrainState",
     "UnsafePathError",
     "UnsupportedTypeError",
     "UnsupportedVersionError",
@@ -71,13 +74,15 @@ SIGNATURES = {
         "state, path, *, encoding='base64', compression=None, compression_level=None, "
         "filter='auto', chunk_size='1MiB', max_shard_size=None, checksum='xxh3_128', "
         "save_id=None, metadata=None, overwrite=True, delete_first=False, threads=None, "
-        "progress=False, storage_options=None, sync=True, with_reader=False"
+        "progress=False, storage_options=None, sync=True, with_reader=False, "
+        "single_file=None"
     ),
     "save_async": (
         "state, path, *, encoding='base64', compression=None, compression_level=None, "
         "filter='auto', chunk_size='1MiB', max_shard_size=None, checksum='xxh3_128', "
         "save_id=None, metadata=None, overwrite=True, delete_first=False, threads=1, "
-        "progress=False, storage_options=None, sync=True, with_reader=False, keep_buffers=True"
+        "progress=False, storage_options=None, sync=True, with_reader=False, "
+        "single_file=None, keep_buffers=True"
     ),
     "load": (
         "path, map_location=None, *, include=None, exclude=None, weights_only=True, verify=True, "
@@ -108,6 +113,12 @@ SIGNATURES = {
         "storage_options=None"
     ),
     "find": "root, pattern=None, *, limits=None, storage_options=None",
+    "CheckpointManager": (
+        "directory, *, keep_last=None, keep_best=None, keep_every=None, every_steps=None, "
+        "every_minutes=None, async_save=False, deadline=None, single_file=False, "
+        "share_unchanged=False, on_error='raise', metadata=None, process_group=None, "
+        "storage_options=None, **save_options"
+    ),
     "gc": (
         "path, *, older_than='24h', dry_run=False, abandoned=False, limits=None, "
         "storage_options=None"
@@ -139,6 +150,19 @@ FIELDS = {
         "renamed",
         "kept",
         "hint",
+    ],
+    "SavedStep": [
+        "step",
+        "path",
+        "save",
+        "run",
+        "status",
+        "metrics",
+        "time",
+        "seconds",
+        "bytes",
+        "after",
+        "problem",
     ],
     "GcReport": ["path", "removed", "kept", "nbytes", "dry_run", "uploads"],
     "LostTensor": ["name", "reason", "file", "chunk"],

@@ -26,10 +26,18 @@ ROWS = [
     [["cli"]],
     [["commands"]],
     [["terminal"]],
-    [["rescue", "edit"], ["convert"], ["kaggle", "training", "find", "load_into"], ["report"]],
+    [["frameworks"]],
+    [["manager"]],
+    [
+        ["rescue", "edit"],
+        ["convert"],
+        ["kaggle", "training", "distributed", "find", "load_into"],
+        ["report"],
+    ],
     [["sources"], ["diff"]],
     [["inspect"], ["transfer"]],
     [["save"], ["load"], ["foreign", "json_stream"], ["pickles"]],
+    [["sharing"]],
     [["standalone"]],
     [["tensors", "state"], ["shards"], ["storage"]],
     [["format"], ["remote"]],
@@ -37,7 +45,7 @@ ROWS = [
 ]
 PACKAGES = [name for row in ROWS for column in row for name in column]
 #: Modules that every package may use.
-GROUND = {"errors", "linux", "parallel", "progress", "shown"}
+GROUND = {"boxes", "errors", "linux", "parallel", "progress", "shown"}
 WIDTH, MARGIN, GAP, LINE = 1120, 24, 56, 17
 SANS = 'font-family="Helvetica, Arial, sans-serif"'
 Edge = tuple[str, str]

@@ -1,4 +1,5 @@
-"""Runs jobs on several threads. Only ``save/background.py`` starts other threads.
+"""Runs jobs on several threads. Two other modules start threads of their own: ``save/background.py``
+and ``manager/saver.py``.
 
 A sequence is a list of jobs in order, such as the chunks of one file. A job has up to three steps:
 *work* runs in parallel, *turn* runs one job at a time in the order of the sequence, and *land* runs

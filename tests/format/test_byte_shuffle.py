@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jsonckpt._src.format import byte_shuffle
+from jsonckpt._src.format import zstd
 from jsonckpt._src.format.chunk_codec import ChunkCodec
 from jsonckpt._src.format.model import Codec
 from tests.support import examples
 
 #: Beside the length of a block, too: one more element makes a second one.
-COUNTS = [0, 1, 3, 1000, byte_shuffle._BLOCK - 1, byte_shuffle._BLOCK, byte_shuffle._BLOCK + 5]
+COUNTS = [0, 1, 3, 1000, zstd._BLOCK - 1, zstd._BLOCK, zstd._BLOCK + 5]
 
 
 @pytest.mark.parametrize("itemsize", [1, 2, 4, 8, 16])
@@ -26,7 +26,7 @@ def test_planes(itemsize: int, count: int, start: int) -> None:
     """At any address: memory of the user's need not be aligned."""
     memory = np.random.default_rng(count).integers(0, 256, start + count * itemsize, dtype=np.uint8)
     raw = memory[start:]
-    shuffler = byte_shuffle.Shuffler()
+    shuffler = zstd.Shuffler()
     planes = shuffler.apart(raw, itemsize, np.empty(len(raw), np.uint8))
     assert (planes.reshape(itemsize, -1) == raw.reshape(-1, itemsize).T).all()
     back = np.empty(start + len(raw), np.uint8)[start:]
@@ -42,7 +42,7 @@ def test_some_planes_in_blocks_that_lie_apart(itemsize: int, count: int, blocks:
     for first in range(itemsize):
         for last in range(first + 1, itemsize + 1):
             memory = np.full((last - first, blocks, count + 5), 7, np.uint8)
-            byte_shuffle.take_planes(raw, itemsize, first, memory[:, :, 3:-2])
+            zstd.take_planes(raw, itemsize, first, memory[:, :, 3:-2])
             assert (memory[:, :, 3:-2] == expected[first:last]).all()
             assert (memory[:, :, :3] == 7).all()
             assert (memory[:, :, -2:] == 7).all()
@@ -58,14 +58,14 @@ def test_nothing_is_read_beyond_the_last_element() -> None:
     try:
         for itemsize in (2, 4, 8, 16):
             out = np.empty((itemsize, 1, mmap.PAGESIZE // itemsize), np.uint8)
-            byte_shuffle.take_planes(data[: mmap.PAGESIZE], itemsize, 0, out)
+            zstd.take_planes(data[: mmap.PAGESIZE], itemsize, 0, out)
             assert not out.any()
     finally:
         assert libc.mprotect(ctypes.c_void_p(address), mmap.PAGESIZE, 3) == 0
 
 
 def test_one_shuffler_takes_one_size_after_the_other() -> None:
-    shuffler = byte_shuffle.Shuffler()
+    shuffler = zstd.Shuffler()
     for size in (16, 64, 8, 9 << 20, 32):
         for itemsize in (4, 2, 8):
             raw = np.random.default_rng(size).integers(0, 256, size, dtype=np.uint8)

@@ -11,10 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jsonckpt._src.errors import FormatError
-from jsonckpt._src.format.byte_shuffle import Bytes, Shuffler
 from jsonckpt._src.format.chunk_codec import payload_bound
 from jsonckpt._src.format.model import Codec
-from jsonckpt._src.format.zstd import Compressor, Decompressor, entropy_coder
+from jsonckpt._src.format.zstd import (
+    Bytes,
+    Compressor,
+    Decompressor,
+    Shuffler,
+    entropy_coder,
+)
 
 MIB = 1 << 20
 RNG = np.random.default_rng(7)

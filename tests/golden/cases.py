@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 
+import jsonckpt
 from tests.golden.elements import DTYPES, NEWER_DTYPES, every_dtype, floats
 from tests.golden.expected import (
     chunked,
+    cut_in_regions,
     gpt2,
+    in_regions,
     names,
     numpy_values,
     plain_values,
     random_states,
     shared,
+    steps,
     storages,
     strided,
     tensors,
@@ -24,6 +29,7 @@ from tests.golden.expected import (
     zones,
 )
 from tests.golden.registered import registered
+from tests.regions import Cut, save_in_regions
 
 
 @dataclass(frozen=True)
@@ -36,9 +42,11 @@ class Case:
         options: how it was saved.
         codecs: the ``(encoding, compression, filter)`` that its records have, all of them.
         shards: how many a directory has.
+        earlier: the golden checkpoint whose unchanged tensors it names, beside it.
         needs: what torch must have to hold the state.
         needs_zones: whether the time zones of the system are needed.
         needs_types: whether the reader must know registered types.
+        cut: how its tensors are cut into regions.
     """
 
     path: str
@@ -46,9 +54,20 @@ class Case:
     options: dict[str, Any] = field(default_factory=dict)
     codecs: frozenset[str] = frozenset({"base64"})
     shards: int = 1
+    earlier: str = ""
     needs: tuple[str, ...] = ()
     needs_zones: bool = False
     needs_types: bool = False
+    cut: Cut | None = None
+
+    def save(self, path: Path, **options: Any) -> None:
+        """Save the state, some tensors in regions if the case says so."""
+        if self.cut is None:
+            if self.earlier:
+                options["unchanged_from"] = path.with_name(self.earlier)
+            jsonckpt.save(self.state(), path, **self.options, **options)
+        else:
+            save_in_regions(self.state(), path, self.cut, shuffle=3, **self.options, **options)
 
 
 _METADATA = {"note": 'é " \\ \n $', "nested": {"$tensor": "/x", "list": [1, 2.5, None, True, {}]}}
@@ -116,6 +135,8 @@ CASES = [
     Case("strides", strided, _LIST, frozenset({"list"})),
     Case("storages.json", storages, {**_SHA, "chunk_size": 48}),
     Case("storages", storages, {"max_shard_size": 1500}, shards=4),
+    Case("steps-1", lambda: steps(1), {"frozen": "/body", "chunk_size": 100}, shards=2),
+    Case("steps-2", lambda: steps(2), {"chunk_size": 100}, shards=2, earlier="steps-1"),
     Case("random.json.zst", random_states, _SHA),
     Case(
         "random",
@@ -126,6 +147,15 @@ CASES = [
     Case("gpt2-adamw", gpt2, {**_ZSTD, **_SHA}, frozenset({"base64", "base64 zstd shuffle"})),
     Case("gpt2-adamw.json", gpt2, {"metadata": {"step": 12}}),
     Case("registered.json", registered, needs_types=True),
+    Case("regions.json", in_regions, {**_SHA, "chunk_size": 64}, cut=cut_in_regions),
+    Case(
+        "regions",
+        in_regions,
+        {**_LIST, "chunk_size": 64, "max_shard_size": 6000},
+        frozenset({"list"}),
+        shards=6,
+        cut=cut_in_regions,
+    ),
     Case("root-tensor.json", lambda: floats(2, 3)),
     Case("root-tensor", lambda: torch.nn.Parameter(floats(5)), _LIST, frozenset({"list"})),
     Case("root-none.json", lambda: None, {}, frozenset()),

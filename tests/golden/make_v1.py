@@ -11,7 +11,7 @@ import json
 import warnings
 from pathlib import Path
 
-import jsonckpt
+from jsonckpt._src.format.filenames import SHARED_MARK
 from tests.golden.cases import CASES
 
 FOLDER = Path(__file__).parent / "v1"
@@ -42,8 +42,9 @@ def main() -> None:
             continue
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's, about sparse and quantized tensors
-            state = case.state()
-        jsonckpt.save(state, path, overwrite=False, **case.options)
+            case.save(path, overwrite=False)
+        for mark in FOLDER.rglob(SHARED_MARK):  # it is no part of the format
+            mark.unlink()
         print(f"written  {case.path}")
     DIGESTS.write_text(json.dumps(files(), indent=1, sort_keys=True) + "\n")
 

@@ -210,20 +210,17 @@ def test_the_directory_of_a_run(base: str) -> None:
     for name in ("step-1", "step-2", "step-3.json"):
         jsonckpt.save(STATE, run.path(name))
     put(f"{base}/run/step-1/notes.txt")
-    (used,) = [name for name in names(f"{base}/run/step-2") if name.startswith("shard")]
-    put(f"{base}/run/step-5/manifest.json", f'{{"shards":[{{"file":"{used}"}}]}}'.encode())
     listed = {entry.name: entry.is_directory for entry in run.entries()}
     assert listed == {
         "history.json": False,
         "step-1": True,
         "step-2": True,
         "step-3.json": False,
-        "step-5": True,
     }
     assert all(entry.changed > 0 for entry in run.entries() if not entry.is_directory)
     for name in ("step-1", "step-2", "step-3.json", "step-4"):
         run.remove_step(name)
-    assert names(f"{base}/run") == ["history.json", "manifest.json", "notes.txt", used]
+    assert names(f"{base}/run") == ["history.json", "notes.txt"]
     for wrong in ("", "..", "a/b"):
         with pytest.raises(jsonckpt.ArgumentError):
             run.remove_step(wrong)

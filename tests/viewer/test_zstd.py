@@ -12,7 +12,7 @@ from jsonckpt._src.format.zstd import FrameEncoder
 from tests.viewer.node import packed, run, unpacked
 
 SIZES = [0, 1, 2, 5, 6, 63, 255, 256, 1000, 65_535, 131_072, 131_073, 300_000]
-LEVELS = [-50, -5, 1, 2, 3, 5, 7, 9, 12, 15, 19, 22]
+LEVELS = [-5, 1, 3, 5, 9, 15, 22]
 
 
 def decode(cases: list[tuple[int, bytes]]) -> list[bytes]:

@@ -5,6 +5,7 @@ Each tool is a command. Without ``--full`` it takes a sample; with ``--full`` it
 
     python -m tools.reliability.kills            --full --seed 1
     python -m tools.reliability.power            --full --seed 1
+    python -m tools.reliability.sharing          --full --seed 1
     python -m tools.reliability.faults           --full
     python -m tools.reliability.interrupts       --most 300 --seed 1
     python -m tools.reliability.flips            --full
@@ -16,6 +17,7 @@ Each tool is a command. Without ``--full`` it takes a sample; with ``--full`` it
 
 ``kills``            SIGKILL at every system call of a save, and at random moments
 ``power``            a simulated power failure after every file operation of a save
+``sharing``          the same in a run whose steps share files: saves, removals and ``gc``
 ``faults``           an error of the system at every call of a save
 ``interrupts``       Ctrl-C and a lack of memory at every place in the library
 ``flips``            every bit flipped, every length cut, every line lost or doubled

@@ -20,9 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import jsonckpt
+from jsonckpt._src.format.filenames import SHARED_MARK
 from tools.reliability.calls import Call, watched
 from tools.reliability.common import command_line, memory_directory, open_descriptors
 from tools.reliability.scenes import (
+    EARLIER,
     SCENES,
     Files,
     Scene,
@@ -32,6 +34,9 @@ from tools.reliability.scenes import (
     prepared,
     unexpected,
 )
+
+#: What says that others use the files of a directory. It may stay.
+_MARK = f"{EARLIER}/{SHARED_MARK}"
 
 
 @dataclass(frozen=True)
@@ -181,6 +186,10 @@ def try_fault(
             scene.run(room)
         except (Exception, KeyboardInterrupt) as error:
             raised = error
+    marks = injector.call is not None and injector.call.path.endswith((f"/{EARLIER}", SHARED_MARK))
+    if injector.fault is not None and marks and raised is None:
+        # A directory that cannot be marked is not used: everything is written.
+        return injector, "" if outcome(scene, room) == "new" else "not saved"
     if injector.fault is None:
         return injector, "" if raised is None else f"raised {raised!r}"
     wrong = _wrong(scene, room, before, injector, raised)
@@ -211,7 +220,7 @@ def _wrong(
         left = [name for name in left if name not in before]
         if left:
             return f"left behind: {left}"
-    elif not fault.dead and inside(room) != sorted(before):
+    elif not fault.dead and set(inside(room)) - {_MARK} != set(before) - {_MARK}:
         return f"not what was there before: {inside(room)}, and before {sorted(before)}"
     uncertain = isinstance(raised, jsonckpt.DurabilityUncertainError)
     if uncertain and not scene.gives_up and not set(before) <= set(inside(room)):

@@ -13,12 +13,15 @@ from typing import Any, Literal
 import torch
 
 import jsonckpt
+from jsonckpt._src.format.filenames import SHARED_MARK
 from jsonckpt._src.sources.safetensors_files import load_safetensors
 from jsonckpt.convert import convert
 from tests.support import difference
 
 Outcome = Literal["old", "new", "none"]
 
+#: The name of an earlier checkpoint, whose files a save may use again.
+EARLIER = "b"
 #: Whether this release has background saves.
 ASYNC = hasattr(jsonckpt, "save_async")
 
@@ -47,7 +50,7 @@ class Scene:
         target: the name of the checkpoint.
         how: the function that is called.
         overwrite: whether an old checkpoint exists.
-        options: of the call.
+        options: of the call. ``unchanged_from`` is the name of an earlier checkpoint beside it.
     """
 
     target: str
@@ -85,6 +88,8 @@ class Scene:
             if not (source / "new.pt").exists():
                 torch.save(NEW, source / "new.pt")
                 torch.save(OLD, source / "old.pt")
+        if EARLIER in self.options.values():
+            jsonckpt.save(_state(3), room / EARLIER, **SHARDS, threads=1)
         if self.overwrite:
             self._write(room, OLD)
 
@@ -94,15 +99,18 @@ class Scene:
 
     def _write(self, room: Path, state: dict[str, Any]) -> None:
         path = room / self.target
+        options = self.options
+        if EARLIER in options.values():
+            options = {**options, "unchanged_from": room / EARLIER}
         if self.how == "convert":
             source = room.with_name(room.name + "-source")
             name = "old.pt" if state is OLD else "new.pt"
             convert(source / name, path, spool=source, **{"overwrite": True, **self.options})
         elif self.how == "async":
-            pending: Any = getattr(jsonckpt, "save_async")(state, path, **self.options)  # noqa: B009
+            pending: Any = getattr(jsonckpt, "save_async")(state, path, **options)  # noqa: B009
             pending.result()
         else:
-            jsonckpt.save(state, path, **self.options)
+            jsonckpt.save(state, path, **options)
 
     def run_again(self, room: Path) -> None:
         """Save the new checkpoint over whatever exists."""
@@ -150,6 +158,15 @@ def _scenes() -> list[Scene]:
         ]
         if ASYNC:
             scenes.append(Scene("c", "async", overwrite, {**content, **one}))
+    # Files of an earlier checkpoint beside it, which must stay whole.
+    earlier: dict[str, Any] = {**SHARDS, **one, "unchanged_from": EARLIER}
+    for overwrite in (True, False):
+        scenes += [
+            Scene("c", "save", overwrite, earlier),
+            Scene("c", "save", overwrite, {**earlier, **two}),
+        ]
+        if ASYNC:
+            scenes.append(Scene("c", "async", overwrite, earlier))
     # Nothing may be replaced, not even what appears during the save. This uses another commit.
     only: dict[str, Any] = {"overwrite": False}
     scenes += [
@@ -181,6 +198,9 @@ def outcome(scene: Scene, room: Path) -> Outcome:
         Exception: none, or one that is neither old nor new.
     """
     path = scene.path(room)
+    if EARLIER in scene.options.values():
+        wrong = difference(jsonckpt.load(room / EARLIER), _state(3))
+        assert wrong is None, f"the earlier checkpoint: {wrong}"
     if path.suffix == ".pt":
         return _which(path, lambda: torch.load(path, weights_only=True))
     if path.suffix == ".safetensors":
@@ -226,8 +246,9 @@ def files_of(path: Path) -> set[Path]:
     if not (path / "manifest.json").exists():
         return {path}
     with jsonckpt.open(path) as checkpoint:
-        shards = [shard.file for shard in checkpoint.manifest.shards]
-    return {path, path / "manifest.json", *(path / name for name in shards)}
+        shards = [shard.path for shard in checkpoint.manifest.shards]
+    named = {path / name for name in shards}
+    return {path, path / "manifest.json", *(path.parent / p.parent.name / p.name for p in named)}
 
 
 def inside(room: Path) -> list[str]:
@@ -247,6 +268,8 @@ def unexpected(scene: Scene, room: Path, *, killed: bool) -> list[str]:
     """
     path = scene.path(room)
     kept = {*files_of(path), *path.parents}
+    if EARLIER in scene.options.values():
+        kept |= {*files_of(room / EARLIER), room / EARLIER / SHARED_MARK}
     allowed = re.compile(f"{_SHARD}|{_TEMPORARY}")
     return [
         str(found.relative_to(room))

@@ -37,7 +37,8 @@ async function take(files) {
   if (!files.length) return;
   const { checkpoints, shards } = checkpointsAmong(files);
   if (!checkpoints.length && shards.length && current?.checkpoint.missing?.length) {
-    for (const { input } of shards) current.input.set(input.name, input);
+    const pathOf = (name) => current.checkpoint.missing.find((path) => path.split("/").pop() === name) ?? name;
+    for (const { input } of shards) current.input.set(pathOf(input.name), input);
     await start(current.input, current.checkpoint.name);
     return;
   }

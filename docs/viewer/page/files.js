@@ -27,6 +27,18 @@ export async function droppedFiles(transfer) {
   return found;
 }
 
+/** The files of a directory by name; and those of directories beside it, which steps of a run share, as `../NAME/FILE`. */
+class Files extends Map {
+  get(name) {
+    const found = super.get(name);
+    return found || !name.startsWith("../") ? found : this.beside(name.slice(3).split("/"));
+  }
+
+  has(name) {
+    return this.get(name) !== undefined;
+  }
+}
+
 /**
  * The checkpoints among files: `{name, input, bytes, changed}`, the newest first; and shards that belong to none.
  * `input` is what `open` takes.
@@ -43,8 +55,10 @@ export function checkpointsAmong(files) {
   const shards = [];
   for (const [folder, members] of folders) {
     if (members.has("manifest.json")) {
+      const input = new Files(members);
+      input.beside = (path) => folders.get(folder.slice(0, folder.lastIndexOf("/") + 1) + path[0])?.get(path[1]);
       const bytes = [...members.values()].reduce((sum, file) => sum + file.size, 0);
-      found.push({ name: folder || "manifest.json", input: members, bytes, changed: members.get("manifest.json").lastModified });
+      found.push({ name: folder || "manifest.json", input, bytes, changed: members.get("manifest.json").lastModified });
       continue;
     }
     for (const [name, file] of members) {

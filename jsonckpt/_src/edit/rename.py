@@ -96,14 +96,19 @@ def rename(
     change = _change(strip_prefix, add_prefix, replace, regex=regex)
     text = local(path, "path") if out is None else os.fspath(path)
     target = text if out is None else local(out, "out")
-    options = WriteOptions(overwrite=overwrite or out is None, threads=threads, sync=sync)
+    options = WriteOptions(
+        overwrite=overwrite or out is None,
+        threads=threads,
+        sync=sync,
+        single_file=True if out is None and os.path.isfile(text) else None,
+    )
     if not dry_run:
         check_out(target, options)
     with ExitStack() as stack:
         opened = Opened(text, ReadOptions.of(limits=limits), stack)
         with opened.container.errors():
             manifest = opened.manifest
-            state = manifest.state
+            state = opened.state
             list(references_in(state))  # refuses a malformed one
             below = _below(state, at, add_prefix)
             rebuild = Rebuild(_renamer(change, below, direct=add_prefix is not None))
@@ -114,7 +119,7 @@ def rename(
             new_names = rebuild.names
             records = [
                 StoredRecord(opened, entry, new_names.get(entry.name, entry.name), entry.layout)
-                for entry in manifest.entries
+                for entry in opened.records
             ]
             unique_names([(record.name, record.entry.name) for record in records])
             result = RenameResult(target, tuple(names.items()), not dry_run)

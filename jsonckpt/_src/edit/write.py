@@ -32,11 +32,13 @@ class WriteOptions:
 
     Attributes:
         overwrite: whether a checkpoint at the path is replaced.
+        single_file: one file, whatever the name; ``None``: its ending decides.
     """
 
     overwrite: bool = False
     threads: int | None = None
     sync: bool = True
+    single_file: bool | None = None
 
 
 def local(path: str | os.PathLike[str], argument: str) -> str:
@@ -86,7 +88,8 @@ def check_out(out: str, options: WriteOptions) -> None:
         CheckpointExistsError: something is there.
         ArgumentError: it is no name for a checkpoint.
     """
-    local_target(Path(out), SaveOptions(overwrite=options.overwrite), out).check()
+    given = SaveOptions(overwrite=options.overwrite, single_file=options.single_file)
+    local_target(Path(out), given, out).check()
 
 
 def write_draft(draft: Draft, out: str, options: WriteOptions) -> SaveResult:
@@ -105,6 +108,9 @@ def write_draft(draft: Draft, out: str, options: WriteOptions) -> SaveResult:
     for opened in draft.inputs:
         if not is_url(opened.path):
             shared &= shared_bits(opened.local_path())
+            for shard in opened.container.manifest.shards:
+                if shard.directory:
+                    shared &= shared_bits(opened.local_path() / shard.path)
     compresses = not is_single(out) and all(opened.compresses_files for opened in draft.inputs)
     save_options = SaveOptions(
         encoding="list" if compresses else "base64",
@@ -114,6 +120,7 @@ def write_draft(draft: Draft, out: str, options: WriteOptions) -> SaveResult:
         threads=thread_count(options.threads),
         sync=options.sync,
         shared=shared,
+        single_file=options.single_file,
     )
     planned = [
         draft.plans.get(record.name) or record.plan(save_options.checksum)
@@ -148,7 +155,7 @@ def whole_storages(records: Sequence[StoredRecord], inputs: Sequence[Opened]) ->
     """
     sizes: dict[tuple[int, int], int] = {}
     for position, opened in enumerate(inputs):
-        for entry in opened.manifest.entries:
+        for entry in opened.records:
             if entry.layout.storage is not None:
                 key = position, entry.layout.storage[0]
                 sizes[key] = sizes.get(key, 0) + 1

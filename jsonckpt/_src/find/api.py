@@ -173,5 +173,7 @@ def _remote(url: str, pattern: str | None, options: Mapping[str, Any] | None) ->
         yield Place(url, url.rstrip("/").rpartition("/")[2], True, 0.0)
     for found, is_directory, changed in entries:
         name = found.rstrip("/").rpartition("/")[2]
-        if (is_directory or is_single(name)) and not is_ignored(name):
+        # Lightning's names stand for files of others, too. Each costs a request.
+        may_be = is_directory or is_single(name) or name.endswith(".ckpt") or pattern is not None
+        if may_be and not is_ignored(name):
             yield Place(found, name, is_directory, changed)

@@ -203,7 +203,7 @@ def _check_end(location: Location, name: str, options: ReadOptions) -> int:
         with location.stream(name, zstd_window=options.limits.zstd_window) as stream:
             return stream.size or 0
     with location.file(name) as file:
-        if name.endswith(".zst"):
+        if location.compressed(name):
             check_frames(file)
         else:
             read_index(file, options.limits)
@@ -240,6 +240,8 @@ def _is_ours(beginning: bytes) -> bool:
 
 def _of_others(place: Place, beginning: bytes, size: int) -> FoundCheckpoint | None:
     """A file that does not name this package: convertible, damaged, or of no interest."""
+    if is_url(str(place.path)) and not is_single(place.name):
+        return None  # a file of another program, which is not looked into over a network
     kind = convertible_kind(Look(Path(place.name), beginning, size)) if beginning else None
     if kind is not None:
         return _convertible(place, kind, size)

@@ -13,10 +13,9 @@ import pybase64
 
 from ..errors import FormatError
 from . import number_list
-from .byte_shuffle import Bytes, Shuffler
 from .dtypes import DTYPES
 from .model import Codec
-from .zstd import Compressor, Decompressor
+from .zstd import Bytes, Compressor, Decompressor, Shuffler
 
 #: A frame that leaves a larger share of a chunk is not worth its time on loading.
 _WORTHWHILE = 0.98

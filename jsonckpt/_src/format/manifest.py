@@ -22,13 +22,14 @@ from ..errors import (
     seal_differs,
     seal_missing,
 )
-from . import filenames, json_text
+from . import filenames, json_text, regions
 from .checksums import ALGORITHMS, seal_of
 from .json_text import Json
 from .limits import Limits, exceeds, way_over
 from .model import (
     FORMAT_VERSION,
     MANIFEST_FORMAT,
+    SHARED_SHARDS,
     Codec,
     Entry,
     Manifest,
@@ -69,9 +70,12 @@ def dump_manifest(manifest: Manifest) -> bytes:
     codecs = list(dict.fromkeys(entry.codec for entry in manifest.entries))
     number = {codec: position for position, codec in enumerate(codecs)}
     text = json_text.dump
+    needed = [*manifest.features, *regions.required_features(e.name for e in manifest.entries)]
+    features: dict[str, Json] = {"requires": [*needed]} if needed else {}
     first: dict[str, Json] = {
         "format": MANIFEST_FORMAT,
         "version": FORMAT_VERSION,
+        **features,
         "save_id": manifest.save_id,
         "created_at": manifest.created_at,
         "created_by": manifest.created_by,
@@ -84,7 +88,7 @@ def dump_manifest(manifest: Manifest) -> bytes:
         b'"metadata":' + json_text.dump_pretty(manifest.metadata),
         b'"state":' + json_text.dump_pretty(manifest.state),
     ]
-    _add_rows(parts, b'"shards":', [text(asdict(shard)) for shard in manifest.shards])
+    _add_rows(parts, b'"shards":', [text(shard.row()) for shard in manifest.shards])
     _add_rows(parts, b'"codecs":', [text(asdict(codec)) for codec in codecs])
     _add_rows(parts, b'"tensors":', [_entry_text(e, number[e.codec]) for e in manifest.entries])
     body = b",\n".join(parts)
@@ -278,6 +282,9 @@ def _checked(
     )
     if len(manifest.by_name) != len(entries):
         problems.add("tensors", f"the name {quote(_first_double(entries))} occurs twice")
+    for name in regions.required_features(manifest.by_name):
+        if name not in header.get("requires", ()):
+            problems.add("requires", f"{quote(name)} is missing, and a record is a region")
     found, said = manifest.totals(), header.get("totals")
     expected = {key: found[key] for key in totals}
     if not isinstance(said, dict) or any(
@@ -285,6 +292,8 @@ def _checked(
     ):
         problems.add("totals", f"{quote(said)} does not agree with the rest: {expected}")
     problems.raise_if_any()
+    if regions.FEATURE in header.get("requires", ()):
+        manifest = replace(manifest, wholes=regions.wholes(state, manifest.by_name))
     return manifest
 
 
@@ -310,7 +319,7 @@ def _check_totals(
         )
 
 
-def shard_files(text: bytes, limits: Limits) -> list[str]:
+def shard_files(text: bytes, limits: Limits) -> list[ShardFile]:
     """The shards that a manifest names. Its tensors are not checked.
 
     Raises:
@@ -332,7 +341,7 @@ def shard_files(text: bytes, limits: Limits) -> list[str]:
     problems = Problems()
     shards = _parse_shards(header, checksum_name(header.get("checksum")), limits, problems)
     problems.raise_if_any()
-    return [shard.file for shard in shards]
+    return shards
 
 
 def parse_misread(text: bytes, limits: Limits) -> tuple[Manifest, bytes]:
@@ -411,24 +420,13 @@ def _parse_rows(
 def _parse_shards(
     header: dict[str, Any], checksum: str, limits: Limits, problems: Problems
 ) -> list[ShardFile]:
+    shared = SHARED_SHARDS in header.get("requires", [])
+
     def parse(item: object) -> ShardFile:
-        if not isinstance(item, dict):
-            raise FormatError(f"expected an object, found {kind(item)}")
-        file, size, text_size = item.get("file"), item.get("bytes"), item.get("text_bytes")
-        if not isinstance(file, str):
-            raise FormatError(f"file: expected a string, found {kind(file)}")
-        filenames.check_shard_name(file)
-        if not is_size(size) or not is_size(text_size):
-            raise FormatError("bytes and text_bytes must be integers from 0 to 2^63-1")
-        if not file.endswith(".zst") and size != text_size:
-            raise FormatError(f"bytes is {size} but text_bytes is {text_size}")
-        seal = item.get("seal")
-        if not isinstance(seal, str) or not seal.startswith(f"{checksum}:") or len(seal) > 200:
-            raise FormatError(f"seal: expected {checksum}:HEX, found {quote(seal)}")
-        return ShardFile(file, size, text_size, seal)
+        return filenames.parse_shard_row(item, checksum, shared=shared)
 
     shards = _parse_rows(header, "shards", limits.shards, parse, problems)
-    if len({shard.file for shard in shards}) != len(shards):
+    if len({shard.path for shard in shards}) != len(shards):
         problems.add("shards", "a file occurs twice")
     return shards
 

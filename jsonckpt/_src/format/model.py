@@ -17,6 +17,8 @@ ENCODINGS = ("base64", "list")
 COMPRESSIONS = ("none", "zstd")
 FILTERS = ("none", "shuffle")
 MAX_SIZE = (1 << 63) - 1
+#: The feature that a manifest requires if shards of another save are among its own.
+SHARED_SHARDS: Final = "shared_shards"
 #: The ``save_id`` and the ``created_at`` of a save whose bytes depend on the state only.
 CONTENT_ID: Final = "0" * 32
 NO_TIME: Final = "1970-01-01T00:00:00Z"
@@ -166,6 +168,40 @@ class Entry(Header):
     chunks: tuple[tuple[int, int, str], ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A region of a tensor: its record, and where the first element of that lies in the tensor."""
+
+    entry: Entry
+    offset: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Whole(Header):
+    """A tensor in regions, put together from its records. ``codec`` is that of the first one."""
+
+    parts: tuple[Part, ...]
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """The records of its parts."""
+        return tuple([part.entry for part in self.parts])
+
+
+#: What holds a tensor: one record, or several.
+Stored = Entry | Whole
+
+
+def entries_of(stored: Stored) -> tuple[Entry, ...]:
+    """The records that hold a tensor."""
+    return stored.entries if isinstance(stored, Whole) else (stored,)
+
+
+def parts_of(stored: Stored) -> tuple[Part, ...]:
+    """The records that hold a tensor, each with its place."""
+    return stored.parts if isinstance(stored, Whole) else (Part(stored, (0,) * len(stored.shape)),)
+
+
 def entry_of(
     header: Header, shard: int, offset: int, length: int, chunks: tuple[tuple[int, int, str], ...]
 ) -> Entry:
@@ -187,12 +223,31 @@ def entry_of(
 
 @dataclass(frozen=True, slots=True)
 class ShardFile:
-    """One file of records: its name, its size on disk, the size of its text, its seal."""
+    """One file of records: its name, its size on disk, the size of its text, its seal.
+
+    Attributes:
+        save_id: of the save that wrote it, if that is not the one of the manifest; else ``""``.
+        directory: where it lies, if that is not the directory of the manifest: ``"../NAME"``, a
+            directory beside it; else ``""``.
+    """
 
     file: str
     bytes: int
     text_bytes: int
     seal: str
+    save_id: str = ""
+    directory: str = ""
+
+    @property
+    def path(self) -> str:
+        """Its path, seen from the directory of the manifest."""
+        return f"{self.directory}/{self.file}" if self.directory else self.file
+
+    def row(self) -> dict[str, Any]:
+        """The members of its row in a manifest."""
+        row = {"file": self.file, "bytes": self.bytes, "text_bytes": self.text_bytes}
+        others = {"seal": self.seal, "save_id": self.save_id, "directory": self.directory}
+        return row | {member: value for member, value in others.items() if value}
 
 
 @dataclass(frozen=True)
@@ -214,10 +269,28 @@ class Manifest:
     #: As ``SaveResult.digest``: of the text of a manifest, or the seal of a single file. Empty if
     #: that is null.
     digest: str = field(default="", repr=False, compare=False)
+    #: The tensors that several records hold, by name.
+    wholes: Mapping[str, Whole] = field(default_factory=dict, repr=False, compare=False)
+    #: The records.
     by_name: Mapping[str, Entry] = field(init=False, repr=False, compare=False)
+    #: The records and the tensors that several of them hold: what the state may refer to.
+    tensors: Mapping[str, Stored] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "by_name", {entry.name: entry for entry in self.entries})
+        by_name = {entry.name: entry for entry in self.entries}
+        object.__setattr__(self, "by_name", by_name)
+        object.__setattr__(self, "tensors", {**by_name, **self.wholes} if self.wholes else by_name)
+
+    @property
+    def features(self) -> list[str]:
+        """The features that its text requires of a reader."""
+        shared = any(shard.save_id or shard.directory for shard in self.shards)
+        return [SHARED_SHARDS] if shared else []
+
+    @property
+    def own_files(self) -> set[str]:
+        """The names of its shards that lie in its own directory."""
+        return {shard.file for shard in self.shards if not shard.directory}
 
     @property
     def nbytes(self) -> int:

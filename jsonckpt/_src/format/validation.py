@@ -17,6 +17,7 @@ from ..errors import (
     UnsupportedVersionError,
     quote,
 )
+from . import regions
 from .checksums import ALGORITHMS
 from .chunk_codec import longest_payload
 from .dtypes import DTYPES
@@ -29,6 +30,7 @@ from .model import (
     MAX_SIZE,
     PLAIN,
     SHARD_FORMAT,
+    SHARED_SHARDS,
     Codec,
     Entry,
     Layout,
@@ -38,8 +40,10 @@ from .model import (
     parse_layout,
 )
 
-#: Features that ``requires`` may name. Version 1 defines none.
-KNOWN_FEATURES: frozenset[str] = frozenset()
+#: Features that ``requires`` may name.
+KNOWN_FEATURES: Final = frozenset({SHARED_SHARDS, regions.FEATURE})
+#: What names of records that are not places begin with.
+_OTHER: Final = ("$storage/", regions.PREFIX)
 _SAVE_ID = re.compile(r"[0-9a-f]{32}")
 _BAD_NAME = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 #: Problems that one message shows.
@@ -119,10 +123,15 @@ def check_header(value: object, expected_format: str) -> dict[str, Any]:
             hint="This is not a jsonckpt file; python -m jsonckpt.convert reads other programs'.",
         )
     check_version(value)
-    save_id = value.get("save_id")
+    check_save_id(value.get("save_id"))
+    return value
+
+
+def check_save_id(save_id: object) -> str:
+    """``save_id`` itself, if it is one. Raises :class:`FormatError`."""
     if not isinstance(save_id, str) or not _SAVE_ID.fullmatch(save_id):
         raise FormatError(f"save_id is {quote(save_id)}, expected 32 hexadecimal digits")
-    return value
+    return save_id
 
 
 def check_version(header: dict[str, Any]) -> None:
@@ -274,9 +283,7 @@ def parse_identity(
         FormatError, LimitError: a member is wrong or over a limit; the message names it.
     """
     name, dtype, shape = item.get("name"), item.get("dtype"), item.get("shape")
-    if not isinstance(name, str) or not (
-        not name or name[0] == "/" or name.startswith("$storage/")
-    ):
+    if not isinstance(name, str) or (name and name[0] != "/" and not name.startswith(_OTHER)):
         raise FormatError(f"name is {quote(name)}, expected a JSON Pointer")
     try:
         check_name(name, limits)
@@ -309,6 +316,8 @@ def parse_identity(
             layout = parse_layout(item, shape, DTYPES[dtype].itemsize)
         except FormatError as error:
             raise error.at(tensor=name)  # noqa: B904, the same error with its place
+    if name.startswith(regions.PREFIX):
+        regions.check_region_record(name, shape, is_plain=layout is PLAIN)
     return name, dtype, tuple(shape), device, layout
 
 

@@ -1,16 +1,21 @@
-"""Memory for the records that are read."""
+"""Memory for the tensors that are read, and how the bytes of their records get there."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 
+from ..boxes import chunks_of_box, overlap
 from ..errors import LimitError, quote
-from ..format.model import Entry, Header
+from ..format.dtypes import DTYPES
+from ..format.model import Header, Part, Stored, Whole, entries_of, parts_of
+from ..storage.protocols import Sink
+from ..tensors.box_sink import BoxSink, check_box
 from ..tensors.buffers import Target
-from ..tensors.memory import fresh_storage, strided
+from ..tensors.memory import fresh_storage, narrowed, strided
 from ..tensors.storages import ALIGNMENT, MAX_SPREAD
+from .container import Container, Shard
 from .selection import Allocate, TensorSelection
 
 #: A storage, and the byte in it where a tensor begins.
@@ -63,14 +68,14 @@ class SharedStorage:
 
 
 def shared_storages(
-    selection: TensorSelection, entries: Sequence[Entry]
+    selection: TensorSelection, entries: Sequence[Header]
 ) -> dict[str, StorageOffset]:
     """The memory of records that share a storage, by name. Takes only the wanted part of a storage.
 
     Raises:
         LimitError: there is not enough memory.
     """
-    storages: dict[int, list[tuple[int, Entry]]] = {}
+    storages: dict[int, list[tuple[int, Header]]] = {}
     for entry in entries:
         if entry.layout.storage is not None:
             number, offset, _ = entry.layout.storage
@@ -93,7 +98,7 @@ def shared_storages(
     return found
 
 
-def allocate_targets(selection: TensorSelection, entries: Sequence[Entry]) -> dict[str, Target]:
+def allocate_targets(selection: TensorSelection, entries: Sequence[Header]) -> dict[str, Target]:
     """Memory for records, by name.
 
     Raises:
@@ -106,7 +111,7 @@ def allocate_targets(selection: TensorSelection, entries: Sequence[Entry]) -> di
 
 
 def allocate_target(
-    selection: TensorSelection, record: Entry | Header, memory: StorageOffset | None = None
+    selection: TensorSelection, record: Header, memory: StorageOffset | None = None
 ) -> Target:
     """Memory for a record on the device from the selection.
 
@@ -118,7 +123,7 @@ def allocate_target(
 
 
 def new_target(
-    record: Entry | Header,
+    record: Header,
     device: torch.device,
     allocate: Allocate | None = None,
     memory: StorageOffset | None = None,
@@ -146,3 +151,98 @@ def _no_memory(error: MemoryError | RuntimeError, what: str, name: str | None) -
     if isinstance(error, RuntimeError) and "alloc" not in str(error):
         return error  # another error of torch, such as a missing device
     return LimitError(f"no memory for {what}: {quote(str(error))}", tensor=name)
+
+
+def record_sinks(stored: Stored, target: Target) -> dict[str, Sink]:
+    """The sink of each record that a tensor is put together from."""
+    if not isinstance(stored, Whole):
+        return {stored.name: target}
+    return {part.entry.name: target.part(part.offset, part.entry.shape) for part in stored.parts}
+
+
+class Filling:
+    """Tensors that are filled, each from one record or from several.
+
+    Args:
+        tensors: what holds them.
+        targets: their memory, by name.
+
+    Attributes:
+        sinks: of each record that has data, by its name.
+        records: the names of all their records.
+    """
+
+    def __init__(self, tensors: Iterable[Stored], targets: Mapping[str, Target]) -> None:
+        self.sinks: dict[str, Sink | None] = {}
+        self.records: dict[str, Stored] = {}
+        self._targets = dict(targets)
+        self._left: dict[str, int] = {}
+        for stored in tensors:
+            entries = entries_of(stored)
+            self.records.update(dict.fromkeys([entry.name for entry in entries], stored))
+            self._left[stored.name] = len(entries)
+            target = targets[stored.name]
+            if target.needs_data:
+                self.sinks |= record_sinks(stored, target)
+
+    def done(self, record: str) -> tuple[Stored, Target] | None:
+        """Say that a record has been read. Returns the tensor that this completes, if any."""
+        stored = self.records.get(record)
+        if stored is None:
+            return None
+        self._left[stored.name] -= 1
+        return None if self._left[stored.name] else (stored, self._targets.pop(stored.name))
+
+
+def read_tensor(container: Container, stored: Stored, target: Target) -> None:
+    """Read a whole tensor, from one record or from all that it is put together from."""
+    sinks = record_sinks(stored, target)
+    for number in dict.fromkeys(entry.shard for entry in entries_of(stored)):
+        Shard(container, number).read(sinks)
+
+
+def parts_in_box(
+    stored: Stored, offset: Sequence[int], size: Sequence[int]
+) -> Iterator[tuple[Part, tuple[tuple[int, ...], tuple[int, ...]]]]:
+    """The parts of a tensor that share elements with a box, each with what they share."""
+    for part in parts_of(stored):
+        common = overlap(part.offset, part.entry.shape, offset, size)
+        if common is not None:
+            yield part, common
+
+
+def read_box(
+    container: Container,
+    stored: Stored,
+    offset: Sequence[int],
+    size: Sequence[int],
+    tensor: torch.Tensor,
+    *,
+    cast: bool = False,
+) -> None:
+    """Fill a tensor with a box of a stored tensor. Only the chunks that hold the box are read.
+
+    Takes the memory of a few chunks beside the tensor. A file that can only be read forward is read
+    to its end.
+
+    Args:
+        stored: what holds the tensor: a value of ``container.manifest.tensors``.
+        offset, size: of the box, in elements, one for each dimension.
+        tensor: of shape ``size``, of any device and strides.
+        cast: convert the values if it has another dtype.
+
+    Raises:
+        ArgumentError: the box leaves the stored tensor.
+        StateMismatchError: another shape, or another dtype without (possible) ``cast``.
+        JsonckptError: the bytes are not those that were saved.
+    """
+    check_box(stored.shape, offset, size)
+    for part, (low, sizes) in parts_in_box(stored, offset, size):
+        entry = part.entry
+        inside = [start - origin for start, origin in zip(low, part.offset)]
+        place = narrowed(tensor.detach(), [a - b for a, b in zip(low, offset)], sizes)
+        sink = BoxSink(place, entry.dtype, entry.shape, inside, sizes, cast=cast)
+        elements = entry.codec.chunk_bytes // DTYPES[entry.dtype].itemsize
+        chunks = chunks_of_box(entry.shape, elements, inside, sizes)
+        container.shard_of(entry).read_chunks(entry, chunks, sink)
+        sink.finish()

@@ -23,6 +23,7 @@ from ..errors import (
 )
 from ..format.checksums import check_seal, hexdigest
 from ..format.chunk_codec import ChunkCodec
+from ..format.filenames import zstd_by_name
 from ..format.limits import Limits, exceeds, way_over
 from ..format.manifest import manifest_of_head
 from ..format.model import Entry, Header, Manifest
@@ -34,7 +35,6 @@ from ..storage.protocols import ByteSource, Location, RangeReader, Sink
 from .options import ReadOptions
 from .record_stream import checksum_error
 from .single_file import entry_of, gather
-from .sinks import PartSink
 
 _PIECE = 1 << 20
 #: Chunks of small tensors that one job decodes.
@@ -62,7 +62,7 @@ def open_again(
         limits = limits.for_text(source.size)
         scanner = AnyLayoutScanner(limits, limits.most_chunks(source.size))
         try:
-            scan_text(scanner, source, limits, compressed=name.endswith(".zst"))
+            scan_text(scanner, source, limits, compressed=source.compressed)
             members = scanner.finish()
         except IncompleteCheckpointError:
             raise error from None
@@ -90,6 +90,13 @@ def open_again(
         return manifest, source.size or 0
 
 
+def is_ranged(location: Location, name: str) -> bool:
+    """Whether ranges of a file's text can be read: its server allows it, and it is no zstd."""
+    return (
+        zstd_by_name(name) is not True and location.ranged(name) and not location.compressed(name)
+    )
+
+
 def _of_a_sealed_file(
     location: Location, name: str, options: ReadOptions, error: JsonckptError, *, laid_out: bool
 ) -> JsonckptError:
@@ -106,7 +113,7 @@ def _of_a_sealed_file(
         return rewritten()
     if isinstance(error, LimitError):
         return error
-    if not name.endswith(".zst") and location.ranged(name):
+    if is_ranged(location, name):
         try:  # by the text, not by its index
             with location.stream(name, zstd_window=options.limits.zstd_window) as source:
                 gather(source, options)
@@ -146,7 +153,7 @@ def _may_be_rewritten(error: JsonckptError) -> bool:
 
 def _may_be_whole(location: Location, name: str) -> bool:
     """Whether a file ends as JSON does. A compressed one may."""
-    if name.endswith(".zst") or not location.ranged(name):
+    if not is_ranged(location, name):
         return True
     with location.file(name) as file:
         end = bytearray(min(_END, file.size))
@@ -225,11 +232,11 @@ class AnyLayoutReader:
             ahead=16,
         )
 
-    def read_part(self, entry: Entry, start: int, stop: int, sink: Sink) -> None:
-        """As :meth:`IndexedReader.read_part`."""
-        size, part, coder = entry.codec.chunk_bytes, PartSink(sink, start, stop), self._coder()
-        for chunk in range(start // size, -(-stop // size)):
-            self._decode(coder, entry, chunk, part)
+    def read_chunks(self, entry: Entry, chunks: Sequence[int], sink: Sink) -> None:
+        """As :meth:`IndexedReader.read_chunks`."""
+        coder = self._coder()
+        for chunk in chunks:
+            self._decode(coder, entry, chunk, sink)
 
     def check_chunk(self, entry: Entry, chunk: int) -> None:
         """As :meth:`IndexedReader.check_chunk`."""

@@ -18,9 +18,8 @@ from ..storage.file_objects import is_file_object
 from ..storage.file_source import FileSource
 from ..storage.locate import locate
 from ..storage.path_arguments import path_text
-from ..tensors.buffers import Target
 from ..tensors.map_location import MapLocation
-from .allocation import allocate_targets
+from .allocation import Filling, allocate_targets
 from .container import Container, open_container, read_consistent
 from .forward import ForwardReader
 from .options import ReadOptions
@@ -111,27 +110,27 @@ def load_container(
     is_small = container.manifest.nbytes < BRIEF
     with container.errors(), collector_paused() if is_small else nullcontext():
         by_name = container.manifest.by_name
+        tensors = container.manifest.tensors
         builder = StateBuilder.of(container, selection)
         builder.check_selectors()
         builder.check_files(container)
-        wanted = [entry for name, entry in by_name.items() if builder.wants(name)]
-        targets = allocate_targets(selection, wanted)
-        sinks: dict[str, Target | None] = {
-            name: target for name, target in targets.items() if target.needs_data
-        }
+        wanted = [stored for name, stored in tensors.items() if builder.wants(name)]
+        filling = Filling(wanted, allocate_targets(selection, wanted))
+        sinks = filling.sinks
         if builder.wants_all:
             # The whole file is read. The text of records that the state does not use is checked,
             # too, as in the forward reader.
-            sinks |= dict.fromkeys(name for name in by_name if not builder.wants(name))
+            sinks |= dict.fromkeys(name for name in by_name if name not in filling.records)
         total = sum(by_name[name].nbytes for name in sinks)
         with progress_bar("load", total, show=show) as advance:
             for shard in container.shards():
                 shard.read(sinks, advance)
                 for entry in shard.entries:
-                    target = targets.pop(entry.name, None)
-                    if target is not None:
-                        tensor = selection.placement.relocate(target.finish(), entry.device)
-                        builder.keep(entry.name, tensor)
+                    filled = filling.done(entry.name)
+                    if filled is not None:
+                        stored, target = filled
+                        tensor = selection.placement.relocate(target.finish(), stored.device)
+                        builder.keep(stored.name, tensor)
         return builder.finish()
 
 

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
+from ..boxes import box_of_index
 from ..errors import ArgumentError, FormatError, JsonckptError, printable, quote
 from ..format.dtypes import DTYPES
 from ..format.json_text import collector_paused
 from ..format.limits import Copies, Limits
-from ..format.model import PLAIN, Codec, Entry, Manifest, element_count
+from ..format.model import (
+    PLAIN,
+    Codec,
+    Header,
+    Manifest,
+    Stored,
+    element_count,
+    entries_of,
+    parts_of,
+)
 from ..state.references import references_in
 from ..state.registry import default_rules
 from ..state.selector import Selector, near_names
@@ -24,7 +33,7 @@ from ..tensors.aliasing import StateReader
 from ..tensors.map_location import MapLocation
 from ..tensors.memory import torch_dtype
 from ..tensors.pieces import same_bits
-from .allocation import allocate_target, new_target
+from .allocation import allocate_target, new_target, parts_in_box, read_box, read_tensor
 from .api import load_container
 from .container import Container, open_container
 from .notebook import children, html, overview
@@ -49,7 +58,7 @@ class TensorEntry:
         device: the device that it was saved from.
     """
 
-    def __init__(self, checkpoint: Checkpoint, name: str, entry: Entry, view: Any) -> None:
+    def __init__(self, checkpoint: Checkpoint, name: str, entry: Stored, view: Any) -> None:
         self._checkpoint = checkpoint
         self._entry = entry
         self._view = view
@@ -66,7 +75,7 @@ class TensorEntry:
 
     @property
     def codec(self) -> Codec:
-        """How its chunks are encoded."""
+        """How its chunks are encoded: those of its first record, if it is in several."""
         return self._entry.codec
 
     @property
@@ -80,9 +89,10 @@ class TensorEntry:
 
     @property
     def checksums(self) -> tuple[str, ...]:
-        """The checksum of each chunk of its record: ``"xxh3_128:…"``, of the raw bytes."""
+        """The checksum of each chunk of its records: ``"xxh3_128:…"``, of the raw bytes."""
         algorithm = self._checkpoint.manifest.checksum
-        return tuple(f"{algorithm}:{checksum}" for _, _, checksum in self._entry.chunks)
+        chunks = (chunk for entry in entries_of(self._entry) for chunk in entry.chunks)
+        return tuple(f"{algorithm}:{checksum}" for _, _, checksum in chunks)
 
     def numpy(self) -> np.ndarray[Any, Any]:
         """Read the whole tensor as an array.
@@ -131,13 +141,15 @@ class TensorEntry:
     def __hash__(self) -> int:
         return hash((self._dtype_name, self.shape))
 
-    def _identity(self) -> tuple[str, int, tuple[str, ...]] | None:
+    def _identity(self) -> tuple[str, list[object], tuple[str, ...]] | None:
         """What its checksums are of, and the checksums. ``None`` for a view of a record."""
         if self._view is not None:
             return None
-        chunks = self._entry.codec.chunk_bytes
-        # One chunk holds everything, however large chunks may be.
-        pieces = chunks if self.nbytes > chunks else 0
+        pieces: list[object] = []
+        for part in parts_of(self._entry):
+            chunks = part.entry.codec.chunk_bytes
+            # One chunk holds everything, however large chunks may be.
+            pieces.append((part.offset, chunks if part.entry.nbytes > chunks else 0))
         return self._checkpoint.manifest.checksum, pieces, self.checksums
 
     def load(self, map_location: MapLocation = None) -> torch.Tensor:
@@ -151,8 +163,8 @@ class TensorEntry:
     def __getitem__(self, key: Any) -> torch.Tensor:
         """A part of the tensor, indexed like a tensor.
 
-        For a slice or an integer in the first dimension, only the chunks of those rows are read.
-        Anything else is applied afterwards.
+        For slices and integers, only the chunks that hold the part are read. Whatever follows
+        another kind of index is applied afterwards.
 
         Raises:
             ArgumentError: there is no such part. It is an ``IndexError``, too.
@@ -165,28 +177,15 @@ class TensorEntry:
             raise self._no_part(str(error)) from error
 
     def _read_for(self, key: Any) -> tuple[torch.Tensor, Any]:
-        """The rows that an index needs, and the index into them."""
-        first = key[0] if isinstance(key, tuple) and key else key
-        rest = key[1:] if isinstance(key, tuple) else ()
-        by_rows = isinstance(first, int | slice) and not isinstance(first, bool)
-        if self._view is not None or not self.shape or not by_rows:
-            return self.load(), key
-        rows = self.shape[0]
-        if isinstance(first, int):
-            if not -rows <= first < rows:
-                raise self._no_part(
-                    f"index {quote(first)} is out of bounds for dimension 0 with size {rows}"
-                )
-            at = first % rows
-            return self._checkpoint._load_rows(self._entry, at, at + 1), (0, *rest)
+        """The box that an index needs, and the index into it."""
         try:
-            start, stop, step = first.indices(rows)
-        except (TypeError, ValueError) as error:
+            needed = None if self._view is not None else box_of_index(key, self.shape)
+        except (IndexError, TypeError, ValueError) as error:
             raise self._no_part(str(error)) from error
-        if step < 1:
-            raise self._no_part("the step of a slice must be greater than zero")
-        part = self._checkpoint._load_rows(self._entry, start, max(start, stop))
-        return part, (slice(None, None, step), *rest)
+        if needed is None:
+            return self.load(), key
+        offset, size, inside = needed
+        return self._checkpoint._load_box(self._entry, offset, size), inside
 
     def _no_part(self, message: str) -> NoPartError:
         return NoPartError(message, file=self._checkpoint.path, tensor=self.name)
@@ -229,10 +228,10 @@ class Checkpoint(Mapping[str, TensorEntry]):
         with container.errors():
             builder = StateBuilder.of(container, TensorSelection.of())
         self._state: Any = None
-        self._entries: dict[str, tuple[Entry, Any]] = {}
+        self._entries: dict[str, tuple[Stored, Any]] = {}
         for reference in builder.references:
             view = reference.body if reference.tag == "$view" else None
-            entry = self.manifest.by_name[reference.record]
+            entry = self.manifest.tensors[reference.record]
             self._entries.setdefault(reference.name, (entry, view))
 
     @property
@@ -369,7 +368,7 @@ class Checkpoint(Mapping[str, TensorEntry]):
 
     def _load(
         self,
-        entry: Entry,
+        entry: Stored,
         name: str,
         view: Any,
         map_location: MapLocation,
@@ -377,12 +376,11 @@ class Checkpoint(Mapping[str, TensorEntry]):
     ) -> torch.Tensor:
         selection = TensorSelection.of(map_location=map_location)
         copies = copies or self._container.copies()
-        shard = self._container.shard_of(entry)
         with self._container.errors(name):
-            shard.check_file(copies)
+            self._container.check_files((each.shard for each in entries_of(entry)), copies)
             target = allocate_target(selection, entry)
             if target.needs_data:
-                shard.read({entry.name: target})
+                read_tensor(self._container, entry, target)
             tensor = selection.placement.relocate(target.finish(), entry.device)
             if view is None:
                 return tensor
@@ -390,16 +388,16 @@ class Checkpoint(Mapping[str, TensorEntry]):
             viewed: torch.Tensor = reader.get("$view", view, name)
             return viewed
 
-    def _load_rows(self, entry: Entry, start: int, stop: int) -> torch.Tensor:
-        row = entry.nbytes // entry.shape[0] if entry.shape[0] else 0
-        rows = replace(entry, shape=(stop - start, *entry.shape[1:]), layout=PLAIN)
-        shard = self._container.shard_of(entry)
+    def _load_box(self, entry: Stored, offset: Sequence[int], size: Sequence[int]) -> torch.Tensor:
+        box = Header(
+            entry.name, entry.dtype, tuple(size), "cpu", entry.codec, entry.nbytes, layout=PLAIN
+        )
         with self._container.errors(entry.name):
-            shard.check_file()
-            target = new_target(rows, torch.device("cpu"))
-            if row and stop > start:
-                shard.read_part(entry, start * row, stop * row, target)
-            return target.finish()
+            parts = parts_in_box(entry, offset, size)
+            self._container.check_files(part.entry.shard for part, _ in parts)
+            tensor = new_target(box, torch.device("cpu")).finish()
+            read_box(self._container, entry, offset, size, tensor)
+            return tensor
 
 
 class _LazyReader:
@@ -447,7 +445,7 @@ class _Records(dict[str, torch.Tensor]):
         self._copies = copies
 
     def __missing__(self, record: str) -> torch.Tensor:
-        entry = self._checkpoint.manifest.by_name[record]
+        entry = self._checkpoint.manifest.tensors[record]
         self[record] = self._checkpoint._load(entry, record, None, "cpu", self._copies)
         return self[record]
 

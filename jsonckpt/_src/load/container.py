@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
 
+from ..boxes import chunks_of_box, common_box, row_boxes, with_a_dimension
 from ..errors import (
     CUT_OFF,
     FormatError,
@@ -23,20 +24,21 @@ from ..errors import (
     quote,
 )
 from ..format.checksums import check_manifest_digest, check_pinned
+from ..format.dtypes import DTYPES
 from ..format.limits import Copies
 from ..format.manifest import parse_manifest
-from ..format.model import MANIFEST_NAME, Entry, Header, Manifest
+from ..format.model import MANIFEST_NAME, Entry, Header, Manifest, Stored, Whole
 from ..remote.ranges import ReplacedError
 from ..shards.record_parser import Record
 from ..storage.locate import locate
 from ..storage.path_arguments import without_query
 from ..storage.protocols import Location, PlannedReader, RangeReader, Sink
-from .any_layout import AnyLayoutReader, ForwardRanges, open_again
+from .any_layout import AnyLayoutReader, ForwardRanges, is_ranged, open_again
 from .indexed import ExpectedRecords, IndexedReader
 from .options import ReadOptions
 from .record_stream import RecordStream
 from .single_file import check_text_is_unchanged, from_index, gather
-from .sinks import PartSink
+from .sinks import PartSink, RegionSink
 
 _Result = TypeVar("_Result")
 #: How often a checkpoint is read again if a save replaced it during the read.
@@ -107,6 +109,30 @@ class Container:
         for number in range(count):
             yield Shard(self, number, by_shard.get(number, []))
 
+    def read_range(self, stored: Stored, start: int, stop: int, sink: Sink) -> None:
+        """Read the row-major bytes ``[start, stop)`` of a tensor into ``sink``, which begins there.
+
+        Only the chunks that hold them are read, where the file has ranges.
+        """
+        if not isinstance(stored, Whole):
+            self.shard_of(stored).read_part(stored, start, stop, sink)
+            return
+        itemsize = DTYPES[stored.dtype].itemsize
+        shape = with_a_dimension(stored.shape, (), ())[0]
+        boxes = [ranges for ranges, _ in row_boxes(shape, start // itemsize, stop // itemsize)]
+        for part in stored.parts:
+            entry = part.entry
+            _, offset, size = with_a_dimension(stored.shape, part.offset, entry.shape)
+            elements = entry.codec.chunk_bytes // itemsize
+            chunks: set[int] = set()
+            for ranges in boxes:
+                if (common := common_box(ranges, offset, size)) is not None:
+                    inside = [low - begin for low, begin in zip(common[0], offset)]
+                    chunks.update(chunks_of_box(size, elements, inside, common[1]))
+            if chunks:
+                region = RegionSink(PartSink(sink, start, stop), stored, part)
+                self.shard_of(entry).read_chunks(entry, sorted(chunks), region)
+
     def check_files(self, shards: Iterable[int], copies: Copies | None = None) -> None:
         """Check that shards exist and have the sizes from the manifest.
 
@@ -143,7 +169,7 @@ class Shard:
             self._stated, self.name = None, container.single
         else:
             self._stated = container.manifest.shards[number]
-            self.name = self._stated.file
+            self.name = self._stated.path
         self.path = container.location.where(self.name)
         if entries is not None:
             self.entries = entries
@@ -156,7 +182,7 @@ class Shard:
     @property
     def is_ranged(self) -> bool:
         """Whether ranges of its text can be read: not compressed, and allowed by its server."""
-        return not self.name.endswith(".zst") and self._container.location.ranged(self.name)
+        return is_ranged(self._container.location, self.name)
 
     def check_file(self, copies: Copies | None = None) -> None:
         """As :meth:`Container.check_files`."""
@@ -209,15 +235,23 @@ class Shard:
 
     def read_part(self, entry: Entry, start: int, stop: int, sink: Sink) -> None:
         """Read the raw bytes ``[start, stop)`` of one tensor into ``sink``, which begins there."""
+        size = entry.codec.chunk_bytes
+        self.read_chunks(entry, range(start // size, -(-stop // size)), PartSink(sink, start, stop))
+
+    def read_chunks(self, entry: Entry, chunks: Sequence[int], sink: Sink) -> None:
+        """Read some chunks of one tensor, whose numbers ascend. ``sink`` is that of the tensor.
+
+        It may get others, too, where the file can only be read forward.
+        """
         if not self.is_ranged:
-            self.read({entry.name: PartSink(sink, start, stop)})
+            self.read({entry.name: sink})
             return
         if self._container.any_layout:
             with self._any_layout() as reader:
-                reader.read_part(entry, start, stop, sink)
+                reader.read_chunks(entry, chunks, sink)
             return
         with self._errors(), self._container.location.file(self.name) as file:
-            self._indexed(file).read_part(entry, start, stop, sink)
+            self._indexed(file).read_chunks(entry, chunks, sink)
 
     def check_chunk(self, entry: Entry, chunk: int) -> None:
         """Check one payload of a plain file, without the text around it.
@@ -285,6 +319,8 @@ class Shard:
         except JsonckptError as error:
             if self._stated is not None:
                 error = as_shard(error)
+                if self._stated.directory:
+                    error = _of_another_directory(error, self._stated.directory)
             raise error.at(file=self.path) from error.__cause__
 
     def _check_size(self, file: RangeReader, expected: int) -> None:
@@ -307,12 +343,24 @@ class Shard:
 
     def _check_head(self, head: Mapping[str, Any]) -> None:
         save_id = self._container.manifest.save_id
+        if self._stated is not None and self._stated.save_id:
+            save_id = self._stated.save_id
         if head.get("save_id") != save_id:
             raise FormatError(
                 f"the file belongs to the save {quote(head.get('save_id'))}, "
                 f"the manifest to {quote(save_id)}",
                 hint="Files of two checkpoints were mixed; take another copy.",
             )
+
+
+def _of_another_directory(error: JsonckptError, directory: str) -> JsonckptError:
+    """An error with a shard that lies in another directory. If it is missing, say which one."""
+    if isinstance(error, IncompleteCheckpointError):
+        error.hint = (
+            f"This checkpoint shares this file with {quote(directory)}, which must lie beside it: "
+            "put that directory back, or take another copy."
+        )
+    return error
 
 
 def _check_size(what: str, found: int, expected: int) -> None:
@@ -362,7 +410,7 @@ def open_container(path: str | os.PathLike[str], options: ReadOptions) -> Contai
 
 def _open_single(location: Location, name: str, options: ReadOptions) -> tuple[Manifest, int]:
     """The manifest of a single file, and its size on disk."""
-    if name.endswith(".zst") or not location.ranged(name):
+    if not is_ranged(location, name):
         with location.stream(name, zstd_window=options.limits.zstd_window) as stream:
             return gather(stream, options), stream.size or 0
     with location.file(name) as file:

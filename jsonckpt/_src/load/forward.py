@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
+from ..boxes import Box
 from ..errors import LimitError
 from ..format.checksums import check_seal
-from ..format.limits import Copies, exceeds, way_over
+from ..format.limits import Copies, Limits, exceeds, way_over
 from ..format.manifest import manifest_of_head, parse_head
 from ..format.model import Header
+from ..format.regions import PREFIX, Regions, parse_region_name
 from ..progress import progress_bar
 from ..shards.record_parser import Record
 from ..storage.protocols import ByteSource, Sink
-from ..tensors.buffers import Target
-from .allocation import SharedStorage, StorageOffset, allocate_target
+from ..tensors.buffers import Target, byte_count
+from .allocation import SharedStorage, StorageOffset, allocate_target, read_tensor
 from .container import Container
 from .options import ReadOptions
 from .record_stream import RecordStream
@@ -34,11 +37,15 @@ class ForwardReader:
         self._copies = Copies(options.limits)
         self._builder: StateBuilder | None = None
         self._targets: dict[str, Target] = {}
+        #: Tensors in regions whose records have not all come, by name.
+        self._open: dict[str, _OpenRegions] = {}
+        #: Records whose tensor is read by other means.
+        self._elsewhere: Collection[str] = ()
         #: Whether the caller keeps all tensors to the end. Only then may they share storages.
         self._keeps_all = False
         self._storages: dict[int, SharedStorage] = {}
         self._storage_sizes: dict[int, int] = {}
-        self._claimed = 0
+        self._claimed = self._claimed_whole = 0
         #: Bytes on disk, if they are known.
         self._size: int | None = None
 
@@ -52,9 +59,8 @@ class ForwardReader:
         with progress_bar("load", None, show=self._options.progress) as advance:
             for record in self._records(source, alone=False):
                 assert self._builder is not None
-                tensor = self._tensor_of(record)
-                if tensor is not None:
-                    self._builder.keep(record.header.name, tensor)
+                for name, tensor in self._finished(record):
+                    self._builder.keep(name, tensor)
                 if advance is not None:
                     advance(record.header.nbytes)
         assert self._builder is not None
@@ -73,10 +79,24 @@ class ForwardReader:
             self._size = sum(shard.bytes for shard in container.manifest.shards)
         self._builder = StateBuilder.of(container, self._selection)
         self._builder.check_selectors()
+        # Their parts are spread over files: read forward, all of them would be in memory at once.
+        later = [
+            whole
+            for name, whole in container.manifest.wholes.items()
+            if self._builder.wants(name) and all(shard.is_ranged for shard in container.shards())
+        ]
+        self._elsewhere = {entry.name for whole in later for entry in whole.entries}
         for shard in container.shards():
             shard.check_file(self._builder.copies)
             for record in shard.records(self._open_sink):
                 yield from self._named_tensors(record)
+        for whole in later:
+            target = allocate_target(self._selection, whole)
+            if target.needs_data:
+                read_tensor(container, whole, target)
+            tensor = self._selection.placement.relocate(target.finish(), whole.device)
+            del target
+            yield from self._builder.tensors_of(whole.name, tensor)
 
     def _records(self, source: ByteSource, *, alone: bool) -> Iterator[Record]:
         """The records of a single file; also those of a lone shard, if ``alone``.
@@ -101,7 +121,7 @@ class ForwardReader:
             return
         size = stream.parser.position
         manifest = manifest_of_head(head, entries, size, self._options.limits, on_disk=source.size)
-        self._builder.check(manifest.by_name)
+        self._builder.check(manifest.tensors)
         for storage in self._storages.values():
             storage.clear_gaps()
 
@@ -112,12 +132,35 @@ class ForwardReader:
             LimitError: the records so far claim more than a file of this size may hold.
         """
         self._count(header)
+        if header.name in self._elsewhere:
+            return None
+        if self._builder is not None and header.name.startswith(PREFIX):
+            return self._region_sink(header, self._builder)
         wants = self._selection.chosen if self._builder is None else self._builder.wants
         if not wants(header.name):
             return None
         target = allocate_target(self._selection, header, self._shared_memory(header))
         self._targets[header.name] = target
         return target if target.needs_data else None
+
+    def _region_sink(self, header: Header, builder: StateBuilder) -> Sink | None:
+        """Memory for the next record, a region of a tensor."""
+        regions = builder.regions_of(header.name)
+        if regions is None:
+            return None
+        offset, name = parse_region_name(header.name)
+        regions.check_part(offset, header)
+        if name not in self._open:
+            nbytes = byte_count(regions.dtype, regions.shape)
+            self._claimed_whole += nbytes
+            if self._size is not None:
+                check_claim(self._claimed_whole, self._size, self._options.limits, name)
+            whole = Header(name, regions.dtype, regions.shape, regions.device, header.codec, nbytes)
+            target = allocate_target(self._selection, whole)
+            self._open[name] = _OpenRegions(regions, target)
+        opened = self._open[name]
+        opened.boxes.append((offset, header.shape))
+        return opened.target.part(offset, header.shape) if opened.target.needs_data else None
 
     def _count(self, header: Header) -> None:
         storage = header.layout.storage
@@ -128,13 +171,8 @@ class ForwardReader:
             self._storage_sizes[storage[0]] = storage[2]
         # The size of a pipe is unknown. The system provides memory only when it is written to, so a
         # false claim costs no more than the data that really comes. The sum is checked at the end.
-        size = self._size
-        if size is not None and exceeds(self._claimed, self._options.limits.total_bytes(size)):
-            raise LimitError(
-                f"{self._claimed} bytes of tensors in a file of {size} bytes",
-                tensor=header.name,
-                hint=way_over("total_floor"),
-            )
+        if self._size is not None:
+            check_claim(self._claimed, self._size, self._options.limits, header.name)
 
     def _shared_memory(self, header: Header) -> StorageOffset | None:
         """Memory in a storage that the record shares with others, if it can share."""
@@ -150,17 +188,46 @@ class ForwardReader:
         storage = self._storages[number]
         return storage.take(offset, header.nbytes) if storage.device == device else None
 
-    def _tensor_of(self, record: Record) -> torch.Tensor | None:
-        target = self._targets.pop(record.header.name, None)
-        if target is None:
-            return None
-        return self._selection.placement.relocate(target.finish(), record.header.device)
+    def _finished(self, record: Record) -> Iterator[tuple[str, torch.Tensor]]:
+        """The tensor that a record completes, under its name."""
+        name, device = record.header.name, record.header.device
+        target = self._targets.pop(name, None)
+        if target is None and self._open and name.startswith(PREFIX):
+            name = parse_region_name(name)[1]
+            opened = self._open.get(name)
+            if opened is not None and len(opened.boxes) == len(opened.regions.offsets):
+                opened.regions.check_tiled(opened.boxes)
+                del self._open[name]
+                target, device = opened.target, opened.regions.device
+        if target is not None:
+            yield name, self._selection.placement.relocate(target.finish(), device)
 
     def _named_tensors(self, record: Record) -> Iterator[tuple[str, torch.Tensor]]:
-        tensor = self._tensor_of(record)
-        if tensor is None:
-            return
-        if self._builder is None:
-            yield record.header.name, tensor
-        else:
-            yield from self._builder.tensors_of(record.header.name, tensor)
+        for name, tensor in self._finished(record):
+            if self._builder is None:
+                yield name, tensor
+            else:
+                yield from self._builder.tensors_of(name, tensor)
+
+
+@dataclass
+class _OpenRegions:
+    """A tensor some of whose regions have been read: their offsets and shapes."""
+
+    regions: Regions
+    target: Target
+    boxes: list[Box] = field(default_factory=list)
+
+
+def check_claim(nbytes: int, size: int, limits: Limits, tensor: str) -> None:
+    """Check that a file may hold so many bytes of tensors.
+
+    Raises:
+        LimitError: no file of ``size`` bytes may.
+    """
+    if exceeds(nbytes, limits.total_bytes(size)):
+        raise LimitError(
+            f"{nbytes} bytes of tensors in a file of {size} bytes",
+            tensor=tensor,
+            hint=way_over("total_floor"),
+        )

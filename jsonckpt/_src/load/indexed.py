@@ -24,7 +24,6 @@ from ..shards.shard_parser import RunParser, ShardParser
 from ..storage.protocols import PlannedReader, Sink
 from .options import ReadOptions
 from .record_stream import checksum_error
-from .sinks import PartSink
 
 #: A piece ends when it has this many bytes of text. Small records share one piece.
 _PIECE_BYTES = 1 << 20
@@ -262,32 +261,51 @@ class IndexedReader:
         nbytes = sum(entry.nbytes for entry in entries)
         return threads_for(self._options.threads, nbytes, len(entries))
 
-    def read_part(self, entry: Entry, start: int, stop: int, sink: Sink) -> None:
-        """Read the raw bytes ``[start, stop)`` of one tensor: the chunks that hold them.
+    def read_chunks(self, entry: Entry, chunks: Sequence[int], sink: Sink) -> None:
+        """Read some chunks of one tensor: neighbours with one request, several at once.
 
-        The cost grows with the part, not with the tensor (except about 40 bytes of checksum for
+        The cost grows with the chunks, not with the tensor (except about 40 bytes of checksum for
         each chunk).
+
+        Args:
+            chunks: their numbers, ascending.
 
         Raises:
             JsonckptError: the record differs from the manifest.
         """
-        decoder = self._decoder()
-        part = PartSink(sink, start, stop)
-        size = entry.codec.chunk_bytes
-        wanted = range(start // size, -(-stop // size))
         expected = ExpectedRecords([entry])
         parser = RunParser(self._options.limits, self._algorithm, expected.check)
         parser.begin_run(entry.offset)
-        position = entry.offset
-        self._file.expect(_part(entry, wanted))
-        for chunk, (offset, length, _) in enumerate(entry.chunks):
-            near = _is_near(chunk, wanted)
-            parser.text(self._text(position, offset) if near else between_chunks(entry.codec))
-            parser.payload(length)
-            position = offset + length
-            if chunk in wanted:
-                decoder.decode(self._payload(decoder, entry, chunk), entry, chunk, part)
-        parser.text(self._text(position, entry.offset + entry.length))
+        lengths = iter([length for _, length, _ in entry.chunks])
+        between = between_chunks(entry.codec)
+        at_payload = True
+
+        def turn(piece: Piece, texts: list[bytes]) -> None:
+            nonlocal at_payload
+            while parser.position < piece.start:  # chunks that nobody wants
+                if at_payload:
+                    parser.payload(next(lengths))
+                else:
+                    parser.text(between)
+                at_payload = not at_payload
+            for text, _ in zip(texts, piece.payloads):
+                parser.text(text)
+                parser.payload(next(lengths))
+            parser.text(texts[-1])
+            at_payload = not (piece.payloads and not texts[-1])
+
+        wanted = sum(stop - start for start, stop in map(entry.raw_range, chunks))
+        self._file.expect((piece.start, piece.stop) for piece in _pieces_of(entry, chunks))
+        run_ordered(
+            _pieces_of(entry, chunks),
+            threads=1
+            if entry.codec.encoding == "list"
+            else threads_for(self._options.threads, wanted, len(chunks)),
+            worker=self._decoder,
+            work=lambda decoder, piece: self._read_piece(decoder, piece, [entry], [sink]),
+            turn=turn,
+            ahead=_AHEAD,
+        )
         parser.end_run()
         expected.check_end()
 
@@ -313,27 +331,33 @@ class IndexedReader:
         self._file.read_range(offset, payload)
         return payload
 
-    def _text(self, start: int, stop: int) -> bytes:
-        text = bytearray(stop - start)
-        self._file.read_range(start, memoryview(text))
-        return bytes(text)
 
+def _pieces_of(entry: Entry, chunks: Sequence[int]) -> Iterator[Piece]:
+    """The pieces that hold some chunks of a record, and its head and tail, in order.
 
-def _is_near(chunk: int, wanted: range) -> bool:
-    """Whether the text in front of a chunk is read."""
-    return chunk in wanted or (chunk - 1) in wanted or chunk == 0
-
-
-def _part(entry: Entry, wanted: range) -> Iterator[tuple[int, int]]:
-    """The ranges that :meth:`IndexedReader.read_part` reads, in order."""
-    position = entry.offset
-    for chunk, (offset, length, _) in enumerate(entry.chunks):
-        if _is_near(chunk, wanted):
-            yield position, offset
-        if chunk in wanted:
-            yield offset, offset + length
-        position = offset + length
-    yield position, entry.offset + entry.length
+    The text before and after each chunk is in its piece.
+    """
+    end = entry.offset + entry.length
+    stops = [offset + length for offset, length, _ in entry.chunks]
+    head = entry.chunks[0][0] if entry.chunks else end
+    payloads: list[tuple[int, int, int, int]] = []
+    start = stop = entry.offset
+    if not chunks or chunks[0]:
+        yield Piece(start, head, (), False, False)
+        start = stop = head
+    for number, chunk in enumerate(chunks):
+        if chunk and (not number or chunks[number - 1] != chunk - 1):
+            start = stops[chunk - 1]
+        offset, length, _ = entry.chunks[chunk]
+        payloads.append((offset, length, 0, chunk))
+        last = chunk == len(stops) - 1
+        alone = number + 1 == len(chunks) or chunks[number + 1] != chunk + 1
+        stop = end if last else entry.chunks[chunk + 1][0] if alone else stops[chunk]
+        if alone or stop - start >= _PIECE_BYTES or len(payloads) >= _PIECE_CHUNKS:
+            yield Piece(start, stop, tuple(payloads), False, False)
+            payloads, start = [], stop
+    if stop < end and entry.chunks:
+        yield Piece(stops[-1], end, (), False, False)
 
 
 def between_chunks(codec: Codec) -> bytes:

@@ -10,9 +10,10 @@ import torch
 from ..errors import FormatError, quote
 from ..format.dtypes import DTYPES
 from ..format.limits import Copies, exceeds
-from ..format.model import Entry, claimed_bytes
+from ..format.model import Stored, claimed_bytes, entries_of
 from ..format.pointer import join
-from ..state.references import references_in
+from ..format.regions import TAG, Regions, parse_region_name
+from ..state.references import OWN_TAGS, references_in
 from ..state.registry import default_rules
 from ..state.tree import OMIT, decode_state
 from ..tensors.aliasing import StateReader
@@ -43,6 +44,8 @@ class StateBuilder:
         self._tensors: dict[str, torch.Tensor] = {}
         self._chosen: set[str] = set()
         self._bounds: dict[str, View] = {}
+        #: The tensors in regions that are needed, by name.
+        self._regions: dict[str, Regions] = {}
         seen: dict[str, Any] = {}
         for reference in self.references:
             name, tag, body = reference
@@ -54,7 +57,9 @@ class StateBuilder:
             if selection.chosen(name):
                 self._chosen.add(name)
                 self._records[record] = None
-                if tag != "$tensor":
+                if tag == TAG and record not in self._regions:
+                    self._regions[record] = Regions.from_json(body)
+                if tag not in OWN_TAGS:
                     self._views.setdefault(record, []).append((name, tag, body))
         #: Whether no tensor of the state is left out.
         self.wants_all = len(self._chosen) == len(seen)
@@ -67,14 +72,26 @@ class StateBuilder:
             FormatError: as :meth:`check`.
         """
         builder = cls(container.manifest.state, selection, container.copies())
-        builder.check(container.manifest.by_name)
+        builder.check(container.manifest.tensors)
         return builder
 
     def wants(self, record: str) -> bool:
         """Whether a record is needed."""
         return record in self._records
 
-    def check(self, records: Mapping[str, Entry]) -> None:
+    def regions_of(self, region: str) -> Regions | None:
+        """The needed tensor that a record with the name of a region is a part of.
+
+        Raises:
+            FormatError: the tensor has no such part.
+        """
+        offset, name = parse_region_name(region)
+        regions = self._regions.get(name)
+        if regions is not None and offset not in regions.offsets:
+            raise FormatError(f"$regions does not list the region {quote(region)}", tensor=name)
+        return regions
+
+    def check(self, records: Mapping[str, Stored]) -> None:
         """Check that each needed record exists.
 
         Raises:
@@ -118,8 +135,10 @@ class StateBuilder:
         if self.wants_all:
             container.check_files(every, self.copies)
             return
-        needed = [entry for entry in container.manifest.entries if self.wants(entry.name)]
-        container.check_files((entry.shard for entry in needed), self.copies)
+        tensors = container.manifest.tensors
+        needed = [tensors[name] for name in self._records]
+        shards = (entry.shard for stored in needed for entry in entries_of(stored))
+        container.check_files(shards, self.copies)
         nbytes = claimed_bytes((entry.nbytes, entry.layout) for entry in needed)
         if exceeds(nbytes, self.copies.limits.total_bytes(self.copies.on_disk)):
             container.check_files(every, self.copies)
@@ -143,7 +162,7 @@ class StateBuilder:
         return None if state is OMIT else state
 
 
-def _check_viewed(entry: Entry, view: View) -> None:
+def _check_viewed(entry: Stored, view: View) -> None:
     """Check that a record's memory is laid out as a view of it needs."""
     stride, storage = entry.layout.stride, entry.layout.storage
     flat = not stride or not entry.nbytes or collapse(entry.shape, stride)[1] == [1]

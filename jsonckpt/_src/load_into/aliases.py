@@ -12,7 +12,7 @@ from typing import Any, Final
 import torch
 
 from ..format.dtypes import DTYPES
-from ..format.model import Entry, contiguous_stride
+from ..format.model import Stored, Whole, contiguous_stride
 from ..tensors.memory import dtype_name
 from ..tensors.overlap import Region, overlaps_itself, sharing_groups
 from .placeholders import Placeholder, placeholders_in
@@ -35,8 +35,10 @@ class InPlaceCopy:
     tensor: torch.Tensor
     aliases: tuple[tuple[str, torch.Tensor], ...] = ()
 
-    def start_in(self, entry: Entry) -> int | None:
+    def start_in(self, entry: Stored) -> int | None:
         """Where the source's bytes begin in its record; ``None`` if they are not contiguous."""
+        if isinstance(entry, Whole):
+            return None if self.source.view is not None else 0
         if DTYPES[entry.dtype].itemsize % DTYPES[self.source.dtype].itemsize:
             return None  # a chunk may end within an element
         return contiguous_start(self.source)

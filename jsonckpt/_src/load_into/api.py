@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import StateMismatchError
@@ -24,7 +24,7 @@ from .diagnosis import why_names_differ
 from .matching import check_target, match
 from .names import Prefixes
 from .placeholders import LEFT_OUT, PlaceholderReader, leaves_in, names_in
-from .plan import Plan
+from .plan import CHOOSE, Plan
 from .reader import IntoReader
 
 
@@ -124,8 +124,6 @@ def load_into(
     ...     jsonckpt.load_into(model, directory, strip_prefix="module.").renamed
     (('/module.weight', '/weight'), ('/module.bias', '/bias'))
     """
-    prefixes = Prefixes.of(strip_prefix)
-    check_target(target)
     options = ReadOptions.of(
         verify=verify,
         threads=threads,
@@ -134,18 +132,62 @@ def load_into(
         storage_options=storage_options,
         expected_digest=expected_digest,
     )
+    selection = TensorSelection.of(include, exclude)
+    settings = Settings(strict=strict, cast=cast, prefixes=Prefixes.of(strip_prefix).given)
+    return fill(target, path, selection, settings, options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How a target is filled.
+
+    Attributes:
+        strict, cast, prefixes: as for :func:`load_into`.
+        names: by the id of a module, what each of its names is in the checkpoint.
+        ways_out: what to do about names that differ.
+        check: is given the state of the checkpoint, with placeholders for its tensors, and the
+            plan, to which it adds what else does not fit.
+        before_filling: is called once each ``load_state_dict`` was called, and before any tensor
+            is filled. It may raise.
+    """
+
+    strict: bool = True
+    cast: bool = False
+    prefixes: tuple[str, ...] = ()
+    names: Mapping[int, Callable[[str], str]] = field(default_factory=dict)
+    ways_out: str = CHOOSE
+    check: Callable[[Any, Plan], None] | None = None
+    before_filling: Callable[[], None] | None = None
+
+    def plan(self) -> Plan:
+        """A plan with nothing in it."""
+        prefixes = Prefixes(self.prefixes)
+        return Plan(self.cast, self.strict, self.ways_out, prefixes, self.names)
+
+
+def fill(
+    target: Any,
+    path: str | os.PathLike[str],
+    selection: TensorSelection,
+    settings: Settings,
+    options: ReadOptions,
+) -> LoadResult:
+    """:func:`load_into` with checked arguments.
+
+    Raises:
+        JsonckptError: as there.
+    """
+    check_target(target)
     began = False
 
     def note_change() -> None:
         nonlocal began
         began = True
 
-    selection = TensorSelection.of(include, exclude)
-
     def read(container: Container) -> LoadResult:
-        plan = Plan(cast, strict, Prefixes(prefixes.given))
+        plan = settings.plan()
         with container.errors():
-            return _load_into(target, container, selection, plan, note_change)
+            return _load_into(target, container, selection, plan, settings, note_change)
 
     # Tensors of two checkpoints must not end up in one target.
     return read_consistent(path, options, read, may_retry=lambda: not began)
@@ -156,6 +198,7 @@ def _load_into(
     container: Container,
     selection: TensorSelection,
     plan: Plan,
+    settings: Settings,
     on_write: Callable[[], None],
 ) -> LoadResult:
     """Match the whole state first, then load it."""
@@ -164,12 +207,14 @@ def _load_into(
     builder.check_files(container)
     reader = IntoReader(container, builder.copies, on_write)
     placeholders = PlaceholderReader(
-        container.manifest.by_name, selection.chosen, reader.read_records, reader.copies
+        container.manifest.tensors, selection.chosen, reader.read_records, reader.copies
     )
     value = decode_state(container.manifest.state, placeholders, rules=default_rules())
     with collector_paused():
         match(value, target, "", plan, None)
         plan.prefixes.require_used()
+        if settings.check is not None:
+            settings.check(value, plan)
         # A pattern may also select what only the target has.
         builder.check_selectors(plan.missing)
         plan.missing = {n: tensor for n, tensor in plan.missing.items() if selection.chosen(n)}
@@ -199,6 +244,8 @@ def _load_into(
     except StateMismatchError as error:
         error.hint = " ".join(filter(None, (why_names_differ(value, target, plan), error.hint)))
         raise
+    if settings.before_filling is not None:
+        settings.before_filling()
     reader.load_tensors(plan, targets)
     return LoadResult(
         loaded=tuple(dict.fromkeys([*names, *tied])),

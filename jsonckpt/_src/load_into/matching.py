@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections import OrderedDict
 from collections.abc import (
     Callable,
     ItemsView,
+    Iterable,
     Iterator,
     KeysView,
     Mapping,
@@ -156,6 +158,9 @@ def _match_module(value: Any, module: torch.nn.Module, pointer: str, plan: Plan)
         plan.differ(pointer, what)
         return
     own = module.state_dict()
+    saved_name = plan.saved_names.get(id(module))
+    if saved_name is not None:
+        value = renamed(value, {saved_name(key): key for key in own}, saved_name)
     value = plan.prefixes.align(value, own, pointer)
     if loads_itself(module):
         _match_own_loader(value, module, pointer, plan)
@@ -172,6 +177,30 @@ def _match_module(value: Any, module: torch.nn.Module, pointer: str, plan: Plan)
     for key, item in value.items():
         if key not in own:
             plan.add_unexpected(item, join(pointer, key))
+
+
+def renamed(value: Any, keys: Mapping[str, str], saved_name: Callable[[str], str]) -> Any:
+    """A saved state dict under a module's own names.
+
+    Args:
+        keys: the module's names, by those in the checkpoint.
+        saved_name: the name in the checkpoint of one of the module's.
+    """
+    result: Any = OrderedDict((keys.get(key, key), item) for key, item in value.items())
+    metadata = getattr(value, "_metadata", None)
+    if isinstance(metadata, Mapping):
+        paths = {saved_name(path): path for path in parents(keys.values())}
+        result._metadata = OrderedDict(
+            (paths.get(path, path), item) for path, item in metadata.items()
+        )
+    return result
+
+
+def parents(keys: Iterable[str]) -> Iterator[str]:
+    """The paths of the modules that hold these tensors. Inner ones come last."""
+    for key in keys:
+        parts = key.split(".")[:-1]
+        yield from (".".join(parts[:count]) for count in range(len(parts) + 1))
 
 
 def _want_extra_state(value: Any, owner: torch.nn.Module, pointer: str, plan: Plan) -> None:

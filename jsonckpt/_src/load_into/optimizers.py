@@ -93,7 +93,8 @@ def _match_entry(
         ):
             plan.copy(item, old)
         else:
-            new[key] = item
+            # What is no dense tensor was read at once, on the host.
+            new[key] = item.to(device) if isinstance(item, torch.Tensor) else item
             plan.allocate(item, device)
     gone = [key for key in own if key not in entry]
     for key in gone:

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from ..format.limits import Copies
-from ..format.model import Entry
-from ..state.references import TENSOR_TAGS, Reference, references_in
+from ..format.model import Stored
+from ..state.references import REFERENCE_TAGS, TENSOR_TAGS, Reference, references_in
 from ..state.tree import OMIT
 from ..tensors.aliasing import StateReader
 from ..tensors.view import View
@@ -127,7 +127,7 @@ class PlaceholderReader:
 
     def __init__(
         self,
-        entries: Mapping[str, Entry],
+        entries: Mapping[str, Stored],
         chosen: Callable[[str], bool],
         read: Callable[[Iterable[str]], dict[str, torch.Tensor]],
         copies: Copies,
@@ -146,7 +146,7 @@ class PlaceholderReader:
         inside = {part for part in place.split("/") if part.startswith("$")} - _TRANSPARENT
         if not all(self._chosen(name) for name, _, _ in found):
             return OMIT if inside else LEFT_OUT
-        is_plain = tag in ("$tensor", "$tied", "$view") or (len(found) == 1 and tag in _WRAPPERS)
+        is_plain = tag in REFERENCE_TAGS or (len(found) == 1 and tag in _WRAPPERS)
         if inside or not is_plain:
             return self._reader(found).get(tag, body, place)
         name, kind, inner = found[0]

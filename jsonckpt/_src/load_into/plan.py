@@ -34,6 +34,8 @@ _WAYS: Final = {
     "key": "Give the target the keys of the checkpoint: 0 and '0' are two.",
     "empty": "",
 }
+#: What to do about names that differ.
+CHOOSE: Final = "Pass strict=False to copy what fits, include= or exclude= to choose."
 
 
 @dataclass
@@ -43,7 +45,9 @@ class Plan:
     Attributes:
         cast: whether a target may have another dtype.
         strict: whether all must fit.
+        choose: what to do about names that differ.
         prefixes: names are compared without them.
+        saved_names: by the id of a module, what each of its names is in the checkpoint.
         in_place: tensors of the checkpoint, with the existing tensors that they are copied into.
         own_loaders: objects that are loaded by their own ``load_state_dict``.
         allocated: by name, tensors that are read into new memory, and its device.
@@ -56,7 +60,9 @@ class Plan:
 
     cast: bool
     strict: bool
+    choose: str = CHOOSE
     prefixes: Prefixes = field(default_factory=Prefixes)
+    saved_names: Mapping[int, Callable[[str], str]] = field(default_factory=dict)
     in_place: list[tuple[Placeholder, torch.Tensor]] = field(default_factory=list)
     own_loaders: list[OwnLoader] = field(default_factory=list)
     allocated: dict[str, tuple[Placeholder, torch.device]] = field(default_factory=dict)
@@ -148,9 +154,8 @@ class Plan:
         Args:
             why: what explains the names that differ.
         """
-        choose = "Pass strict=False to copy what fits, include= or exclude= to choose."
         kinds = (_WAYS[kind] for kind in self._kinds if not (why and kind == "kind"))
-        return " ".join(filter(None, (why or choose, *kinds)))
+        return " ".join(filter(None, (why or self.choose, *kinds)))
 
     def check_dtype(self, source: Placeholder, tensor: torch.Tensor) -> bool:
         """Whether a tensor may take the source's dtype."""

@@ -9,7 +9,7 @@ import torch
 
 from ..format.json_text import collector_paused
 from ..format.limits import Copies
-from ..format.model import Entry
+from ..format.model import Entry, Part, Stored, Whole, entries_of, parts_of
 from ..load.allocation import new_target
 from ..load.container import Container
 from ..load.sinks import PartSink, TeeSink
@@ -37,7 +37,7 @@ class IntoReader:
         self.copies = copies
         self._container = container
         self._on_write = on_write
-        self._by_name = container.manifest.by_name
+        self._by_name = container.manifest.tensors
 
     def read(
         self,
@@ -45,9 +45,17 @@ class IntoReader:
         advance: Callable[[int], None] | None = None,
     ) -> None:
         """Read records into their parts."""
+        by_record: dict[str, list[PartSink]] = {}
+        for name, found in parts.items():
+            stored = self._by_name[name]
+            if isinstance(stored, Whole):
+                for part in stored.parts:
+                    by_record[part.entry.name] = [_region(part, sink) for sink in found]
+            else:
+                by_record[name] = found
         sinks = {
             record: found[0] if len(found) == 1 else TeeSink(found)
-            for record, found in parts.items()
+            for record, found in by_record.items()
         }
         for shard in self._container.shards():
             shard.read(sinks, advance)
@@ -120,12 +128,13 @@ class IntoReader:
         first, second = self._by_name[one.record], self._by_name[two.record]
         alike = one.dtype == two.dtype
         whole = one.view is None and two.view is None
-        if alike and whole and first.codec.chunk_bytes == second.codec.chunk_bytes:
-            return [chunk[2] for chunk in first.chunks] == [chunk[2] for chunk in second.chunks]
-        starts = contiguous_start(one), contiguous_start(two)
-        if alike and starts[0] is not None and starts[1] is not None:
-            nbytes = byte_count(one.dtype, one.shape)
-            return self._same_bytes((first, starts[0]), (second, starts[1]), nbytes)
+        if alike and whole and _pieces(first) == _pieces(second):
+            return _checksums(first) == _checksums(second)
+        if alike and isinstance(first, Entry) and isinstance(second, Entry):
+            starts = contiguous_start(one), contiguous_start(two)
+            if starts[0] is not None and starts[1] is not None:
+                nbytes = byte_count(one.dtype, one.shape)
+                return self._same_bytes((first, starts[0]), (second, starts[1]), nbytes)
         tensors = []
         for source in (one, two):
             records = self.read_records([source.record])
@@ -160,6 +169,22 @@ class IntoReader:
         show = self._container.options.progress
         with progress_bar("load", total, show=show) as advance:
             self.read(parts, advance)
+
+
+def _pieces(stored: Stored) -> list[object]:
+    """What the checksums of a tensor are of."""
+    return [(p.offset, p.entry.shape, p.entry.codec.chunk_bytes) for p in parts_of(stored)]
+
+
+def _checksums(stored: Stored) -> list[str]:
+    return [chunk[2] for entry in entries_of(stored) for chunk in entry.chunks]
+
+
+def _region(part: Part, sink: PartSink) -> PartSink:
+    """The part of a whole tensor's sink that a region's record fills."""
+    assert isinstance(sink.sink, Target)
+    target = sink.sink.part(part.offset, part.entry.shape)
+    return PartSink(target, 0, target.nbytes, sink.on_write)
 
 
 def _whole(target: Target) -> PartSink:

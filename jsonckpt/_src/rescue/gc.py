@@ -22,13 +22,14 @@ from ..errors import (
     printable,
     quote,
 )
-from ..format.filenames import is_content_name, is_single
+from ..format.filenames import SHARED_MARK, is_content_name, is_single
 from ..format.limits import Limits, checked_limits
 from ..format.manifest import parse_manifest
 from ..format.model import MANIFEST_NAME
 from ..load.container import open_container
 from ..load.options import ReadOptions
 from ..progress import human
+from ..sharing.holders import files_in_use, is_marked
 from ..shown import ShortRepr
 from ..storage.leftovers import File, orphans, single_temporaries
 from ..storage.local import LocalLocation
@@ -93,9 +94,10 @@ def gc(
     In a directory these are shards (``shard-<id>-<number>.json``, and those named by their content)
     that the manifest does not name, and unfinished manifests. Beside a single file these are its
     temporary files. Beside either, the temporary files of a killed :func:`jsonckpt.recover` or
-    conversion to it. Other files, links and subdirectories are never touched. Only the age of its
-    files tells a save in progress from a killed one: ``older_than`` must be longer than any save
-    may take.
+    conversion to it. Shards that checkpoints in the directories beside it use
+    (``save(unchanged_from=…)``) stay. Other files, links and subdirectories are never touched. Only
+    the age of its files tells a save in progress from a killed one: ``older_than`` must be longer
+    than any save may take.
 
     Args:
         path: a checkpoint directory, or a ``.json`` or ``.json.zst`` file; also the output of a
@@ -141,8 +143,10 @@ def gc(
     kept: list[File] = []
     with DirectoryLock(place) as alone:
         for file in _leftovers(place, limits, abandoned):
-            # A save by content may take a shard of any age. It holds the lock.
-            if file.changed > before or (is_content_name(file.path.name) and not alone):
+            # A save may be about to use a shard of any age, if it is named by its content or if
+            # checkpoints share it. It holds the lock.
+            usable = is_content_name(file.path.name) or is_marked(place)
+            if file.changed > before or (usable and not alone):
                 kept.append(file)
             elif dry_run or _removed(file):
                 removed.append(file)
@@ -232,15 +236,20 @@ def _in_directory(
 ) -> Sequence[File]:
     """What may be removed in a directory.
 
-    The files are listed before the manifest is read. So the manifest includes shards that a save
-    commits in between.
+    The files are listed before the manifests are read. So the manifests include shards that a save
+    commits in between. Shards that checkpoints in the directories beside it use stay.
 
     Args:
         beside: leftovers beside it.
     """
     found = orphans(place, set())
-    if not os.path.lexists(place / MANIFEST_NAME) and (found or beside):
-        if found:
+    used = files_in_use(place) if found else frozenset[str]()
+    if used is None:
+        return []  # a manifest that cannot be read may name any of them
+    names = {file.path.name for file in found}
+    found = [file for file in found if file.path.name not in used]
+    if not os.path.lexists(place / MANIFEST_NAME) and (names or beside):
+        if found and not names & used:
             _check_abandoned(place, found, abandoned)
         return found
     try:
@@ -253,7 +262,7 @@ def _in_directory(
         if is_refusal(error.at(file=place / MANIFEST_NAME)):
             raise
         raise _unreadable(error) from error
-    named = {shard.file for shard in manifest.shards}
+    named = manifest.own_files
     return [file for file in found if file.path.name not in named]
 
 
@@ -271,7 +280,7 @@ def _check_abandoned(place: Path, found: Sequence[File], abandoned: bool) -> Non
             hint=_ABANDONED,
         )
     # If a save has committed in between, its manifest is one of the others.
-    others = set(os.listdir(place)) - {file.path.name for file in found}
+    others = set(os.listdir(place)) - {file.path.name for file in found} - {SHARED_MARK}
     if others:
         raise IncompleteCheckpointError(
             f"nothing was removed: there is no {MANIFEST_NAME}, and the directory has other files "

@@ -47,7 +47,7 @@ from ..transfer.local_copies import LocalCopies
 from .damaged_files import PatchedFile
 from .findings import Findings
 from .scan import LostTensor
-from .scan_files import scan_file
+from .scan_files import is_compressed, scan_file
 from .search import search_directory, search_file
 
 _STATE_STATUS = {
@@ -210,7 +210,7 @@ def recover(
         new,
         findings.save_id,
         findings.state_status,
-        tuple(findings.records),
+        findings.names(),
         lost,
         sum(record.nbytes for record in findings.records.values()),
         tuple(findings.notes),
@@ -236,10 +236,10 @@ def _refuse_foreign(file: File, limits: Limits) -> None:
     Raises:
         FormatError: another program wrote it.
     """
-    if file.compressed:
-        return  # what comes out of damaged frames says too little
     with LocalFile(file.path, follow=limits.follow) as opened:
         whole = PatchedFile(opened)
+        if is_compressed(file, whole):
+            return  # what comes out of damaged frames says too little
         size = min(whole.size, LONGEST_BEGINNING)
         begins, ends = bytearray(size), bytearray(size)
         whole.read_range(0, memoryview(begins))

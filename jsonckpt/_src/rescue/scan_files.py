@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import JsonckptError, counted, line_endings, rewritten
+from ..format.filenames import ZSTD_MAGIC
 from ..format.limits import Limits
 from ..shards.shard_text import is_laid_out
 from ..storage.leftovers import File
@@ -65,7 +66,8 @@ def _scan_opened(
     file: File, opened: LocalFile, limits: Limits, target: Path, stack: ExitStack, notes: list[str]
 ) -> ScannedFile:
     name, patched, spool = file.path.name, PatchedFile(opened), None
-    if file.compressed:
+    compressed = is_compressed(file, patched)
+    if compressed:
         spool = spool_beside(target, stack)
         zstd = DamagedZstd(patched, window=limits.zstd_window)
         result = scan(zstd, limits, spool=spool, fault_in=zstd.fault_in)
@@ -77,23 +79,29 @@ def _scan_opened(
         notes.append(f"{name}: {line_endings().message}; that was undone")
     else:
         result = scan(patched, limits, fault_in=patched.fault_in)
-    if _may_be_rewritten(result) and (file.compressed or _may_be_whole(patched)):
+    if _may_be_rewritten(result) and (compressed or _may_be_whole(patched)):
         other = spool_beside(target, stack)
         again = scan_any_layout(
             lambda: (
                 DamagedZstd(patched, window=limits.zstd_window)
-                if file.compressed
+                if compressed
                 else PatchedFile(opened)
             ),
             limits,
             other,
-            compressed=file.compressed,
+            compressed=compressed,
         )
         if again is not None:
             return ScannedFile(file, again, other)
     if patched.holes:
         notes.append(f"{name}: {patched.note()}")
     return ScannedFile(file, result, spool)
+
+
+def is_compressed(file: File, text: PatchedFile) -> bool:
+    """Whether a file is compressed as a whole, by its name or else by its first bytes."""
+    named = file.zstd_by_name
+    return named if named is not None else _bytes(text, 0, len(ZSTD_MAGIC)) == ZSTD_MAGIC
 
 
 def _has_crlf(file: PatchedFile) -> bool:

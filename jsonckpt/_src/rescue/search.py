@@ -22,7 +22,7 @@ from ..format.filenames import is_content_name
 from ..format.limits import Limits, exceeds, way_over
 from ..format.manifest import parse_head, parse_manifest, parse_misread
 from ..format.model import CONTENT_ID, Entry, Manifest
-from ..storage.leftovers import CheckpointFiles, File, single_temporaries
+from ..storage.leftovers import CheckpointFiles, File, shared_shard, single_temporaries
 from ..storage.local import LocalFile
 from .findings import Findings
 from .scan import LostTensor
@@ -100,7 +100,7 @@ def search_directory(
     """
     manifest = _read_manifest(files.manifests, findings, save_id, trust_state=trust_state)
     if manifest is not None:
-        _search_listed(manifest, files.shards, findings, scan)
+        _search_listed(manifest, files, findings, scan)
         return
     if not files.manifests:
         findings.notes.append("there is no manifest.json, so the state is lost")
@@ -141,19 +141,25 @@ def _take_newest_first(shards: list[ScannedFile], findings: Findings) -> None:
 
 
 def _search_listed(
-    manifest: Manifest, files: Sequence[File], findings: Findings, scan: ScanFile
+    manifest: Manifest, files: CheckpointFiles, findings: Findings, scan: ScanFile
 ) -> None:
-    """Scan the shards that the manifest lists."""
-    entries: dict[str, list[Entry]] = {shard.file: [] for shard in manifest.shards}
+    """Scan the shards that the manifest lists, those in other directories, too."""
+    entries: dict[str, list[Entry]] = {shard.path: [] for shard in manifest.shards}
     for entry in manifest.entries:
-        entries[manifest.shards[entry.shard].file].append(entry)
-    listed = [file for file in files if file.path.name in entries]
-    for file in listed:
-        scanned = _scan_shard(file, entries[file.path.name], findings, scan)
+        entries[manifest.shards[entry.shard].path].append(entry)
+    found = {file.path.name: file for file in files.shards}
+    for path in [shard.path for shard in manifest.shards if shard.directory]:
+        file = shared_shard(files.path, path, follow=findings.limits.follow)
+        if file is not None:
+            found[path] = file
+    for path in sorted(entries.keys() & found.keys()):
+        scanned = _scan_shard(found[path], entries[path], findings, scan)
         if scanned is not None:
             findings.take_records(scanned)
-    missing = entries.keys() - {file.path.name for file in listed}
-    findings.notes += [f"{quote(name, 200)} is missing" for name in sorted(missing)]
+    for path in sorted(entries.keys() - found.keys()):
+        gone = not (files.path / path).parent.is_dir()
+        where = f": there is no directory {quote(path.rpartition('/')[0], 200)}" if gone else ""
+        findings.notes.append(f"{quote(path, 200)} is missing{where}")
 
 
 def _read_manifest(

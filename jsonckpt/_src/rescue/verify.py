@@ -203,7 +203,7 @@ def _report_pipe(source: FileSource, options: ReadOptions) -> VerifyReport:
         try:
             manifest = gather(source, options, open_sink)
             builder = StateBuilder(manifest.state, TensorSelection.of())
-            builder.check(manifest.by_name)
+            builder.check(manifest.tensors)
         except ArgumentError:
             raise
         except JsonckptError as error:
@@ -239,7 +239,7 @@ def _in_shard(
             return [error]
         if container.any_layout and not shard.is_ranged:
             return [error]
-        if not shard.name.endswith(".zst"):
+        if shard.is_ranged:
             found = [problem for entry in shard.entries for problem in _in_tensor(shard, entry)]
             return _once([*found, *_in_text(shard)]) or [error]
         if is_refusal(error):

@@ -21,6 +21,7 @@ from ..format.model import MANIFEST_NAME, Entry
 from ..load.allocation import allocate_target
 from ..load.container import Container
 from ..load.selection import TensorSelection
+from ..sharing.holders import files_in_use, is_marked
 from ..state.checks import malformed
 from ..state.references import references_in
 from ..state.torch_types import BUILTIN
@@ -47,7 +48,7 @@ def check_state(container: Container) -> None:
     without_data = TensorSelection.of(map_location="meta")
     shapes = {
         name: allocate_target(without_data, entry).finish()
-        for name, entry in manifest.by_name.items()
+        for name, entry in manifest.tensors.items()
     }
     rules = Rules({}, _RulesOrUnknown(BUILTIN.by_tag))
     copies = container.copies()
@@ -110,6 +111,7 @@ def state_notes(container: Container) -> Iterator[str]:
     """A note on tensors that the state does not use."""
     manifest = container.manifest
     needed = {reference.record for reference in references_in(manifest.state)}
+    needed |= {entry.name for whole in manifest.wholes.values() for entry in whole.entries}
     unneeded = [name for name in manifest.by_name if name not in needed]
     if unneeded:
         yield f"{counted(len(unneeded), 'tensor')} not used by the state, e.g. {quote(unneeded[0])}"
@@ -131,7 +133,10 @@ def leftover_notes(container: Container) -> Iterator[str]:
         return
     directory = Path(container.location.directory)
     if container.single is None:
-        found = orphans(directory, {shard.file for shard in container.manifest.shards})
+        found = orphans(directory, container.manifest.own_files)
+        if is_marked(directory):
+            used = files_in_use(directory)
+            found = [f for f in found if used is not None and f.path.name not in used]
         found += single_temporaries(directory)
     else:
         found = single_temporaries(directory / container.single)
@@ -142,13 +147,13 @@ def leftover_notes(container: Container) -> Iterator[str]:
 
 def spelling_notes(container: Container, entry: Entry, limits: Limits) -> Iterator[str]:
     """A note on number lists that are not written as this package writes them."""
-    name = container.shard_of(entry).name
-    if entry.codec.encoding != "list" or name.endswith(".zst") or container.any_layout:
+    shard = container.shard_of(entry)
+    if entry.codec.encoding != "list" or not shard.is_ranged or container.any_layout:
         return
     coder = ChunkCodec(zstd_window=limits.zstd_window)
     other = 0
     try:
-        with container.location.file(name) as file:
+        with container.location.file(shard.name) as file:
             for chunk, (offset, length, _) in enumerate(entry.chunks):
                 payload = bytearray(length)
                 file.read_range(offset, memoryview(payload))

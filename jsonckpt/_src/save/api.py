@@ -6,13 +6,16 @@ import os
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import ArgumentError, quote
 from ..format.json_text import BRIEF, collector_paused
 from ..parallel import CancelToken
+from ..sharing.unchanged import check_beside, earlier_checkpoint
 from ..standalone.export import changes
+from ..state.selector import Selector
 from ..storage.file_objects import is_file_object
 from ..storage.os_errors import writing
 from ..storage.path_arguments import is_url, path_text
@@ -20,7 +23,7 @@ from .background import Background, PendingSave
 from .local_targets import StreamTarget, local_target
 from .options import SaveOptions
 from .plan import plan_save
-from .snapshot import take_snapshot
+from .snapshot import Snapshot, take_snapshot
 from .staging import Buffers, detach
 from .target import Target
 from .write import SaveResult, write_checkpoint
@@ -46,6 +49,9 @@ def save(
     storage_options: Mapping[str, Any] | None = None,
     sync: bool = True,
     with_reader: bool = False,
+    unchanged_from: str | os.PathLike[str] | None = None,
+    frozen: Selector | None = None,
+    single_file: bool | None = None,
 ) -> SaveResult:
     """Write ``state`` as a JSON checkpoint, atomically.
 
@@ -85,6 +91,16 @@ def save(
         with_reader: also write ``jsonckpt_reader.py`` and ``checkpoint_to_json.py``, which read the
             checkpoint where jsonckpt is not installed: into a directory, or beside a file. Local
             paths only. See :func:`export_reader`.
+        unchanged_from: an earlier checkpoint directory beside the new one, such as the step before.
+            Its files in which no tensor has changed are not written again: the new checkpoint names
+            them. The tensors' checksums decide. Then keep both directories beside each other, and
+            remove one with :func:`jsonckpt.training.remove_step`. Local directories only.
+        frozen: names, globs or a function, as ``include`` of :func:`load`: tensors that are not
+            expected to change. They get files of their own from the first save on. Without it, a
+            second save with ``unchanged_from`` finds out, and writes them once more.
+        single_file: ``True`` writes one file under any name, such as ``last.ckpt``; it is
+            compressed as a whole only if the name ends in ``.zst``. ``False`` writes a directory
+            under any name. Readers look at what is there, not at its name.
 
     Returns:
         a :class:`SaveResult`. Its ``notes`` say what was not done as asked.
@@ -124,6 +140,9 @@ def save(
         storage_options=storage_options,
         sync=sync,
         with_reader=with_reader,
+        unchanged_from=unchanged_from,
+        frozen=frozen,
+        single_file=single_file,
     )
     return _save(state, path, metadata, options, began)
 
@@ -154,7 +173,7 @@ def _save(
     began: float,
 ) -> SaveResult:
     _check_order(state, path)
-    target = _target_of(path, options)
+    target = target_of(path, options)
     # An earlier background save is finished first: it must not replace this one later.
     _background.wait_for(target.place)
     _check(target)
@@ -162,12 +181,28 @@ def _save(
         # This code makes no garbage, and the collector would visit all tensors of the state.
         small_state.enter_context(collector_paused())
         snapshot = take_snapshot(state, metadata, by_content=options.by_content)
-        plan = plan_save(snapshot, options)
-        if plan.snapshot.nbytes > BRIEF:
+        if snapshot.nbytes > BRIEF:
             small_state.close()
-        result = write_checkpoint(plan, target, CancelToken(), began)
-        del plan, snapshot  # before the collector is on again
+        result = _plan_and_write(snapshot, options, target, CancelToken(), began)
+        del snapshot  # before the collector is on again
     return result
+
+
+def _plan_and_write(
+    snapshot: Snapshot, options: SaveOptions, target: Target, cancel: CancelToken, began: float
+) -> SaveResult:
+    """Plan a save and write it. What ``unchanged_from`` has already is not written again."""
+    plan = plan_save(snapshot, options)
+    if options.unchanged_from is None:
+        return write_checkpoint(plan, target, cancel, began)
+    place = Path(target.place)
+    with earlier_checkpoint(options.unchanged_from, place, sync=options.sync) as earlier:
+        reuse = earlier.reuse(
+            plan.records, options.checksum, threads=options.threads, cancel=cancel
+        )
+        plan = replace(plan, reuse=reuse)
+        check = earlier.check_still_there
+        return write_checkpoint(plan, target, cancel, began, before_commit=check)
 
 
 def _check(target: Target) -> None:
@@ -214,6 +249,9 @@ def save_async(
     storage_options: Mapping[str, Any] | None = None,
     sync: bool = True,
     with_reader: bool = False,
+    unchanged_from: str | os.PathLike[str] | None = None,
+    frozen: Selector | None = None,
+    single_file: bool | None = None,
     keep_buffers: bool = True,
 ) -> PendingSave[SaveResult]:
     """Copy ``state``, return, and write the copy in the background as :func:`save` writes it.
@@ -232,7 +270,7 @@ def save_async(
     Args:
         state, encoding, compression, compression_level, filter, chunk_size, max_shard_size,
         checksum, save_id, metadata, overwrite, delete_first, progress, storage_options, sync,
-        with_reader: as for :func:`save`.
+        with_reader, unchanged_from, frozen, single_file: as for :func:`save`.
         path: as for :func:`save`, but not a file object.
         threads: threads of the background. One thread, at a low priority on Linux, leaves the other
             processors to the training. ``None`` takes as many as :func:`save`. All processors make
@@ -285,10 +323,13 @@ def save_async(
         storage_options=storage_options,
         sync=sync,
         with_reader=with_reader,
+        unchanged_from=unchanged_from,
+        frozen=frozen,
+        single_file=single_file,
     )
     _check_order(state, path)
     # The training may change the working directory during the save.
-    target = _target_of(path, options, absolute=True)
+    target = target_of(path, options, absolute=True)
 
     def prepare() -> PendingSave[SaveResult]:
         _check(target)
@@ -298,7 +339,7 @@ def save_async(
         def write(cancel: CancelToken) -> SaveResult:
             try:
                 cancel.check()
-                return write_checkpoint(plan_save(snapshot, options), target, cancel, began)
+                return _plan_and_write(snapshot, options, target, cancel, began)
             finally:
                 # The traceback of an error keeps the sources alive, and they keep the memory.
                 detach(snapshot.sources)
@@ -310,7 +351,7 @@ def save_async(
     return _background.run_next(prepare)
 
 
-def _target_of(path: Any, options: SaveOptions, *, absolute: bool = False) -> Target:
+def target_of(path: Any, options: SaveOptions, *, absolute: bool = False) -> Target:
     """The target for a path, a URL or a file object.
 
     Args:
@@ -321,16 +362,19 @@ def _target_of(path: Any, options: SaveOptions, *, absolute: bool = False) -> Ta
     """
     if is_file_object(path, "write"):
         _refuse_reader(options, "a file object")
+        _refuse_unchanged(options, "a file object")
+        if options.single_file is False:
+            raise ArgumentError("path is a file object, which cannot be a directory")
         return StreamTarget(path, options)
     if options.delete_first and not options.overwrite:
         raise ArgumentError(
             "delete_first=True removes what overwrite=False keeps: pass only one of them"
         )
     text = path_text(path, also=", or a binary file object")
-    if options.compresses_files and text.endswith(".json"):
+    if options.compresses_files and options.is_single(text) and not text.endswith(".zst"):
         raise ArgumentError(
             "encoding='list' with compression='zstd' compresses whole files: "
-            "write to a directory or to a path ending in .json.zst"
+            "write to a directory or to a path ending in .zst"
         )
     if is_url(text):
         if text.startswith(("http://", "https://")):
@@ -339,12 +383,17 @@ def _target_of(path: Any, options: SaveOptions, *, absolute: bool = False) -> Ta
                 hint="Save to a local path, or to a store such as s3://bucket/run.",
             )
         _refuse_reader(options, "a URL")
+        _refuse_unchanged(options, "a URL")
         from .remote_target import RemoteTarget
 
         return RemoteTarget(text, options)
     with writing(text):
         place = Path(text).absolute() if absolute else Path(text)
         target = local_target(place, options, text)
+        if options.unchanged_from is not None:
+            if target.single:
+                _refuse_unchanged(options, "a single file")
+            check_beside(options.unchanged_from, place)
     if options.with_reader:
         target.reader = place.parent if target.single else place
     return target
@@ -355,4 +404,12 @@ def _refuse_reader(options: SaveOptions, kind: str) -> None:
         raise ArgumentError(
             f"path is {kind}, and with_reader=True writes the reader to local paths only",
             hint="jsonckpt.export_reader(DIRECTORY) writes it; copy its files to the checkpoint.",
+        )
+
+
+def _refuse_unchanged(options: SaveOptions, kind: str) -> None:
+    if options.unchanged_from is not None:
+        raise ArgumentError(
+            f"path is {kind}, and only directories on local paths share files: leave out "
+            "unchanged_from",
         )

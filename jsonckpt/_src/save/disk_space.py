@@ -70,7 +70,7 @@ class DiskSpace:
         """
         with suppress(OSError):
             self._free = shutil.disk_usage(directory).free
-        least = sum(record.least_text for record in self._plan.records) if self._size_known else 0
+        least = sum(record.least_text for record in self._plan.written) if self._size_known else 0
         if self._free is not None and least > self._free:
             warnings.warn(
                 f"{printable(directory)}: this save takes {least:,} bytes or more and "
@@ -87,7 +87,7 @@ class DiskSpace:
             return
         if isinstance(error, WriteError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             free = "" if self._free is None else f", and {self._free:,} were free"
-            most = sum(record.most_text for record in self._plan.records)
+            most = sum(record.most_text for record in self._plan.written)
             error.hint = f"It takes up to {most:,} bytes{free}. {self._advice()}"
             if self._was_there and not self._gone:
                 error.hint += f" {_UNTOUCHED}"
@@ -103,7 +103,7 @@ class DiskSpace:
 
     def _about_size(self) -> str:
         """The way out where each file is limited. A tensor lies in one file."""
-        largest = max(self._plan.records, key=lambda record: record.most_text, default=None)
+        largest = max(self._plan.written, key=lambda record: record.most_text, default=None)
         if largest is None:
             return TOO_LARGE
         limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ..errors import ArgumentError, CheckpointExistsError, JsonckptError, quote
+from ..errors import ArgumentError, CheckpointExistsError, JsonckptError, WriteError, quote
 from ..format import filenames
 from ..format.limits import DEFAULT_LIMITS
 from ..format.manifest import parse_manifest
-from ..format.model import MANIFEST_NAME
+from ..format.model import MANIFEST_NAME, ShardFile
 from ..parallel import CancelToken
+from ..sharing.holders import files_in_use, is_marked, remove_unused, shards_of_others
 from ..standalone.export import FILES
 from ..storage import commit
 from ..storage.file_objects import check_file_object
@@ -35,7 +37,13 @@ from .disk_space import DiskSpace
 from .options import SaveOptions
 from .outputs import ComparedOutput, FileOutput, ObjectOutput
 from .plan import SavePlan, ShardPlan
-from .target import Target, check_is_ours, named_shards, present_shards
+from .target import Target, check_is_ours, own_files, present_rows, replaced_rows
+
+#: Seconds until a file that another machine wrote must be seen here.
+_SHOWN_AFTER = 10.0
+
+#: The way out for a name that is refused.
+ANY_NAME = "single_file=True writes one file under any name. "
 
 
 def local_target(path: Path, options: SaveOptions, given: str) -> Target:
@@ -44,7 +52,7 @@ def local_target(path: Path, options: SaveOptions, given: str) -> Target:
     Args:
         given: the path as the caller gave it, for the result.
     """
-    if filenames.is_single(path.name):
+    if options.is_single(path.name):
         return FileTarget(path, options, given)
     if options.by_content:
         return ContentTarget(path, options, given)
@@ -74,7 +82,7 @@ class StreamTarget(Target):
         del manifest, cancel
         return "none"
 
-    def abandon(self, error: BaseException) -> None:
+    def abandon(self, error: BaseException, others: Sequence[str] = ()) -> None:
         """What was written cannot be taken back."""
 
 
@@ -118,7 +126,8 @@ class FileTarget(_LocalTarget):
     def check(self) -> None:
         """Refuse a name that a file must not have, and what must not be replaced."""
         path = self._path
-        check_target_name(self.path)
+        if self._options.single_file is None:
+            check_target_name(self.path, also=ANY_NAME)
         with writing(path):
             filenames.check_single_name(str(path))
             mode = check_replaceable(path)
@@ -158,8 +167,9 @@ class FileTarget(_LocalTarget):
         )
         return self._durability()
 
-    def abandon(self, error: BaseException) -> None:
+    def abandon(self, error: BaseException, others: Sequence[str] = ()) -> None:
         """After the commit no file has the temporary name, and no directory is empty."""
+        del others
         if self._space is not None:
             self._space.explain(error)
         self._remove_new()
@@ -174,15 +184,15 @@ class DirectoryTarget(_LocalTarget):
         super().__init__(path, options, given)
         self._manifest = path / MANIFEST_NAME
         self._text = b""
-        self._replaced: list[str] = []
+        self._replaced: list[ShardFile] = []
 
     def check(self) -> None:
         """Refuse a file, a directory with other files, and a checkpoint that must be kept."""
         path = self._path
         with writing(path):
             mode = mode_of(path)
-            if mode is None or not stat.S_ISDIR(mode):
-                check_target_name(self.path)
+            if self._options.single_file is None and not (mode and stat.S_ISDIR(mode)):
+                check_target_name(self.path, also=ANY_NAME)
             if mode is None:
                 return
             if not stat.S_ISDIR(mode):
@@ -190,7 +200,8 @@ class DirectoryTarget(_LocalTarget):
                 raise CheckpointExistsError(
                     f"there is {kind} at this path, but a path without .json means a directory",
                     file=path,
-                    hint="Choose another name, or one ending in .json for a single file."
+                    hint="Choose another name, or one ending in .json for a single file, or pass "
+                    "single_file=True."
                     if kind == "a file"
                     else 'save can write into it as a single file: pass open(PATH, "wb").',
                 )
@@ -226,12 +237,35 @@ class DirectoryTarget(_LocalTarget):
         )
         self._durable = commit.make_directory(self._path, self._made, sync=options.sync)
         cancel.check()
-        old = named_shards(LocalLocation(self._path)) if options.delete_first else []
+        old = replaced_rows(LocalLocation(self._path)) if options.delete_first else []
         self._space.delete_first(self._manifest, lambda: self._unlink(old))
         self._space.warn(self._path)
 
     def open(self, shard: ShardPlan) -> Output:
         return self._open(self._path / shard.name)
+
+    def flush(self) -> None:
+        """Make the names of the shards durable."""
+        self._durable &= self._options.sync and commit.fsync_directory(self._path)
+
+    def check_written(self, shards: Sequence[ShardFile]) -> None:
+        """Check that each shard is here and has its size.
+
+        A network file system may show a file of another machine a little later.
+        """
+        end = time.monotonic() + _SHOWN_AFTER
+        for shard in shards:
+            path = self._path / shard.file
+            while (found := _size_of(path)) != shard.bytes and time.monotonic() < end:
+                time.sleep(0.05)
+            if found != shard.bytes:
+                what = "is not in" if found is None else f"has {found} instead of {shard.bytes}"
+                place = "the directory" if found is None else "bytes in the directory"
+                raise WriteError(
+                    f"a shard that another process wrote {what} {place} that this process sees",
+                    file=path,
+                    hint="All ranks must write to one file system that all of them see.",
+                )
 
     def commit(self, manifest: bytes, cancel: CancelToken) -> str:
         """Write the manifest under another name, and rename it."""
@@ -239,7 +273,7 @@ class DirectoryTarget(_LocalTarget):
         self._text = manifest
         self._durable &= options.sync and commit.fsync_directory(self._path)
         if options.overwrite:
-            self._replaced = named_shards(LocalLocation(self._path))
+            self._replaced = replaced_rows(LocalLocation(self._path))
         cancel.close()
         self._durable &= commit.commit(
             self._path / f".manifest-{self._token}.tmp",
@@ -251,7 +285,7 @@ class DirectoryTarget(_LocalTarget):
         )
         return self._durability()
 
-    def abandon(self, error: BaseException) -> None:
+    def abandon(self, error: BaseException, others: Sequence[str] = ()) -> None:
         """Remove the shards, unless they have been committed.
 
         The commit may have happened before the error (a failed last fsync, a Ctrl-C).
@@ -259,24 +293,40 @@ class DirectoryTarget(_LocalTarget):
         if self._space is not None:
             self._space.explain(error)
         if not (self._text and commit.may_hold(self._manifest, self._text)):
+            paths = [self._path / filenames.check_shard_name(name) for name in others]
+            commit.unlink_all(paths, threads=1)
             self._remove_new()
+
+    def leave(self) -> None:
+        """Remove what was made and is empty."""
+        commit.remove_directories(self._made)
 
     def clean_up(self) -> None:
         """Remove the shards of the checkpoint that was replaced."""
         self._unlink(self._replaced)
 
-    def _unlink(self, shards: Sequence[str]) -> None:
+    def _unlink(self, rows: Sequence[ShardFile]) -> None:
         """Remove shards that no manifest names any more.
 
-        Another save may be about to use those that are named by their content. It holds the lock.
+        Another save may be about to use those that are named by their content, and those that
+        checkpoints beside this one use. It holds the lock.
         """
+        for other, files in shards_of_others(rows).items():
+            remove_unused(self._path / other, files)
+        shards = own_files(rows)
         ours = [name for name in shards if not filenames.is_content_name(name)]
-        if len(ours) < len(shards):
-            with DirectoryLock(self._path) as alone:
-                if alone:
-                    self._unlink_unnamed(shards)
-                    return
-        commit.unlink_all([self._path / name for name in ours], threads=self._options.threads)
+        with DirectoryLock(self._path) as alone:
+            if is_marked(self._path):
+                shards = ours = self._not_shared(shards) if alone else []
+            if alone and len(ours) < len(shards):
+                self._unlink_unnamed(shards)
+                return
+            commit.unlink_all([self._path / name for name in ours], threads=self._options.threads)
+
+    def _not_shared(self, shards: Sequence[str]) -> list[str]:
+        """Those that no checkpoint beside this one uses. The caller holds the lock."""
+        used = files_in_use(self._path)
+        return [] if used is None else [name for name in shards if name not in used]
 
     def _unlink_unnamed(self, shards: Sequence[str]) -> None:
         """Remove those that the present manifest does not name. The caller holds the lock.
@@ -286,7 +336,7 @@ class DirectoryTarget(_LocalTarget):
         present: set[str] = set()
         try:
             if mode_of(self._manifest) is not None:
-                present.update(present_shards(LocalLocation(self._path)))
+                present.update(own_files(present_rows(LocalLocation(self._path))))
         except (JsonckptError, OSError):
             return
         paths = [self._path / name for name in shards if name not in present]
@@ -330,8 +380,10 @@ class ContentTarget(DirectoryTarget):
             manifest = parse_manifest(text, DEFAULT_LIMITS)
         except (JsonckptError, OSError):  # none, or a damaged one: then every shard is written
             return
-        self._named = {shard.file: (shard.bytes, shard.seal) for shard in manifest.shards}
-        self._holders = {e.name: manifest.shards[e.shard].file for e in manifest.entries}
+        shards = manifest.shards
+        self._named = {s.file: (s.bytes, s.seal) for s in shards if not s.directory}
+        own = [entry for entry in manifest.entries if not shards[entry.shard].directory]
+        self._holders = {entry.name: shards[entry.shard].file for entry in own}
 
     def open(self, shard: ShardPlan) -> Output:
         """Begin a shard. Its name is not known yet."""
@@ -396,12 +448,12 @@ class ContentTarget(DirectoryTarget):
             with suppress(OSError):  # nothing was written to it
                 old.close()
 
-    def abandon(self, error: BaseException) -> None:
+    def abandon(self, error: BaseException, others: Sequence[str] = ()) -> None:
         """Remove what is new, unless it has been committed."""
         for number in list(self._outputs):
             self._close(number)
         try:
-            super().abandon(error)
+            super().abandon(error, others)
         finally:
             self._lock.release()
 
@@ -414,9 +466,12 @@ class ContentTarget(DirectoryTarget):
         """Remove the shards of the checkpoint that was replaced, but those that both name."""
         try:
             own = {*self._taken, *(file.path.name for file in self._files)}
-            self._replaced = [name for name in self._replaced if name not in own]
+            self._replaced = [row for row in self._replaced if row.file not in own]
             if self._alone:
-                paths = [self._path / name for name in self._replaced]
+                names = own_files(self._replaced)
+                if is_marked(self._path):
+                    names = self._not_shared(names)
+                paths = [self._path / name for name in names]
                 commit.unlink_all(paths, threads=self._options.threads)
             else:
                 super().clean_up()
@@ -430,8 +485,14 @@ class ContentTarget(DirectoryTarget):
         return ("another save was writing here: the shards of this one have random names",)
 
 
+def _size_of(path: Path) -> int | None:
+    """The size of a file, or ``None`` if there is none."""
+    with suppress(OSError):
+        return os.stat(path).st_size
+    return None
+
+
 def _may_be_ours(name: str) -> bool:
     """Whether a file may be a leftover of a killed save."""
-    return filenames.is_shard_name(name) or (
-        name.startswith(".manifest-") and name.endswith(".tmp")
-    )
+    unfinished = name.startswith(".manifest-") and name.endswith(".tmp")
+    return filenames.is_shard_name(name) or name == filenames.SHARED_MARK or unfinished

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 from ..errors import ArgumentError, quote
 from ..format.checksums import ALGORITHMS, hasher
-from ..format.model import COMPRESSIONS, ENCODINGS
+from ..format.filenames import is_single
+from ..format.model import COMPRESSIONS, ENCODINGS, MANIFEST_NAME
 from ..parallel import thread_count
-from ..storage.path_arguments import check_storage_options
+from ..state.selector import Selector
+from ..storage.path_arguments import check_storage_options, is_url, path_text
 from . import reader_limits
 
 _LARGEST_FILE = (1 << 63) - 1
@@ -31,6 +35,10 @@ class SaveOptions:
         save_id: ``"content"``: the bytes depend on the state only. ``None``: a random id.
         shared: the most that group and others may do with the files (mode bits).
         sized: whether the caller has named ``max_shard_size``.
+        unchanged_from: an earlier checkpoint directory beside the new one. Shards without changed
+            tensors are used again.
+        frozen: selects the tensors that are expected not to change; they get shards of their own.
+        single_file: one file or a directory, whatever the name; ``None``: its ending decides.
     """
 
     encoding: str = "base64"
@@ -50,6 +58,13 @@ class SaveOptions:
     save_id: str | None = None
     shared: int = 0o077
     sized: bool = False
+    unchanged_from: Path | None = None
+    frozen: Selector | None = None
+    single_file: bool | None = None
+
+    def is_single(self, name: str) -> bool:
+        """Whether a checkpoint of this name is one file: as asked, else by its ending."""
+        return is_single(name) if self.single_file is None else self.single_file
 
     @property
     def by_content(self) -> bool:
@@ -71,6 +86,7 @@ class SaveOptions:
         max_shard_size: int | str | None = None,
         save_id: str | None = None,
         threads: int | None = None,
+        unchanged_from: str | os.PathLike[str] | None = None,
         **others: Any,
     ) -> SaveOptions:
         """The options from the public arguments of :func:`jsonckpt.save`.
@@ -92,6 +108,7 @@ class SaveOptions:
             sized=max_shard_size is not None,
             save_id=save_id,
             threads=thread_count(threads),
+            unchanged_from=None if unchanged_from is None else _earlier(unchanged_from),
             **others,
         )
         options._check()
@@ -116,6 +133,17 @@ class SaveOptions:
             raise ArgumentError(
                 f"save_id={quote(self.save_id)}; it may be None (a random id) or 'content'"
             )
+        for argument, other in (
+            ("delete_first=True", self.delete_first),
+            ("save_id='content'", self.by_content),
+        ):
+            if other and self.unchanged_from is not None:
+                raise ArgumentError(f"unchanged_from cannot be combined with {argument}")
+        if self.single_file not in (None, True, False):
+            raise ArgumentError(
+                f"single_file={quote(self.single_file)}; it may be None (the name decides), True "
+                "or False"
+            )
         reader_limits.check_chunk_size(self.chunk_bytes)
         if not isinstance(self.checksum, str) or self.checksum not in ALGORITHMS:
             raise ArgumentError(
@@ -128,6 +156,18 @@ class SaveOptions:
                 f"compression_level must be a zstd level from -100 to 22, not {quote(level)}"
             )
         check_storage_options(self.storage_options)
+
+
+def _earlier(path: str | os.PathLike[str]) -> Path:
+    """The directory that ``unchanged_from`` names. Raises :class:`ArgumentError`."""
+    text = path_text(path, "unchanged_from")
+    if is_url(text):
+        raise ArgumentError(
+            "unchanged_from is a URL, and shards are shared on local paths only",
+            hint="Leave it out: then the save writes everything.",
+        )
+    place = Path(text).absolute()  # the training may change the working directory meanwhile
+    return place.parent if place.name == MANIFEST_NAME and not place.is_dir() else place
 
 
 def parse_size(value: int | str, what: str) -> int:

@@ -17,6 +17,8 @@ from ..format import filenames
 from ..format.chunk_codec import ChunkCodec, payload_bound
 from ..format.dtypes import DTYPES
 from ..format.model import Codec, Layout, chunk_count, claimed_bytes
+from ..sharing.unchanged import NOTHING, Reuse
+from ..state.selector import selector
 from . import reader_limits
 from .options import SaveOptions
 from .snapshot import Snapshot
@@ -138,11 +140,22 @@ class Part:
 
 @dataclass(frozen=True)
 class SavePlan:
-    """A snapshot, and how it is written."""
+    """A snapshot, and how it is written.
+
+    Attributes:
+        reuse: what an earlier checkpoint has already.
+    """
 
     snapshot: Snapshot
     options: SaveOptions
     records: Sequence[RecordPlan]
+    reuse: Reuse = NOTHING
+
+    @property
+    def written(self) -> Sequence[RecordPlan]:
+        """The records that are not in shards that are used again."""
+        names = self.reuse.names
+        return [r for r in self.records if r.source.name not in names] if names else self.records
 
     @property
     def chunks(self) -> int:
@@ -159,26 +172,45 @@ class SavePlan:
             LimitError: too many.
         """
         options = self.options
-        if options.by_content:
-            names = [record.source.name for record in self.records]
-            sizes = [record.plain_text for record in self.records]
-            assigned = assign_by_name(names, sizes, options.max_shard_size)
-        else:
-            sizes = [record.most_text for record in self.records]
-            most = parallel_shard_size(sizes, options.threads, options.max_shard_size)
-            assigned = assign_shards(sizes, most)
-        reader_limits.check_shard_count(len(assigned))
         # A shard that is named by its content has another name until it is complete.
         zst = options.compresses_files
         save_id = self.snapshot.token if options.by_content else self.snapshot.save_id
+        groups = [members for records in self._groups() for members in self._assigned(records)]
+        reader_limits.check_shard_count(len(self.reuse.rows) + len(groups))
         return [
             ShardPlan(
-                number,
-                filenames.shard_name(save_id, number + 1, compressed=zst),
-                self.records[members.start : members.stop],
+                len(self.reuse.rows) + number,
+                filenames.shard_name(save_id, number + 1, compressed=zst, rank=self.snapshot.rank),
+                members,
             )
-            for number, members in enumerate(assigned)
+            for number, members in enumerate(groups)
         ]
+
+    def _groups(self) -> list[Sequence[RecordPlan]]:
+        """The records that are written; those that may be used again later, apart from others."""
+        written, apart = self.written, self.reuse.apart
+        frozen, _ = selector(self.options.frozen, None)
+        if self.options.frozen is not None:
+            apart |= {r.source.name for r in written if frozen(r.source.name)}
+        if not apart:
+            return [written]
+        return [
+            [record for record in written if (record.source.name in apart) is wanted]
+            for wanted in (True, False)
+        ]
+
+    def _assigned(self, records: Sequence[RecordPlan]) -> list[Sequence[RecordPlan]]:
+        """The records of each shard."""
+        options = self.options
+        if options.by_content:
+            names = [record.source.name for record in records]
+            sizes = [record.plain_text for record in records]
+            assigned = assign_by_name(names, sizes, options.max_shard_size)
+        else:
+            sizes = [record.most_text for record in records]
+            most = parallel_shard_size(sizes, options.threads, options.max_shard_size)
+            assigned = assign_shards(sizes, most)
+        return [records[members.start : members.stop] for members in assigned]
 
     def check_index(self, text: bytes) -> None:
         """Check that a reader accepts the index of a single file. Raises :class:`LimitError`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -20,7 +20,7 @@ from ..storage.remote import RemoteLocation, filesystem, kind_of, protocols, spl
 from .options import SaveOptions
 from .outputs import StreamOutput
 from .plan import SavePlan, ShardPlan
-from .target import Target, check_is_ours, named_shards
+from .target import Target, check_is_ours, own_files, replaced_rows
 
 #: Protocols of stores without directories, whose files appear as a whole when they are closed.
 _OBJECT_STORES = frozenset(
@@ -141,7 +141,8 @@ class RemoteTarget(Target):
 
     def check(self) -> None:
         """Refuse a name that looks like another kind of file, unless a checkpoint is there."""
-        _check_name(self.path, self._options)
+        if self._options.single_file is None:
+            _check_name(self.path, self._options)
 
     def begin(self, plan: SavePlan, cancel: CancelToken) -> None:
         """Connect, and refuse to overwrite what must not be overwritten.
@@ -154,7 +155,7 @@ class RemoteTarget(Target):
         self._protocols = protocols(self._requests.fs)
         self._token = plan.snapshot.token
         self.name = self._path.rpartition("/")[2]
-        self.single = filenames.is_single(self.name)
+        self.single = self._options.is_single(self.name)
         if self.single:
             filenames.check_single_name(self.path)
         elif self._options.by_content:
@@ -199,7 +200,7 @@ class RemoteTarget(Target):
             WriteError: the commit failed, or may have failed. The hint says which.
         """
         if not self.single:
-            self._replaced = named_shards(self._location())
+            self._replaced = self._unshared(own_files(replaced_rows(self._location())))
         cancel.close()
         if self.single:
             self._publish(self._uploads[0])
@@ -207,7 +208,7 @@ class RemoteTarget(Target):
             self._write_manifest(manifest)
         return "best-effort"
 
-    def abandon(self, error: BaseException) -> None:
+    def abandon(self, error: BaseException, others: Sequence[str] = ()) -> None:
         """Remove the files of a save that failed, unless a manifest may name them."""
         for upload in self._uploads:
             if self.single or not upload.ended:
@@ -218,13 +219,22 @@ class RemoteTarget(Target):
                 "checkpoint is lost. Save to a directory, which is safe there, too."
             )
         if not self._may_be_there:
-            self._remove_quietly(self._begun)
+            written = [f"{self._path}/{filenames.check_shard_name(name)}" for name in others]
+            self._remove_quietly(dict.fromkeys([*self._begun, *written]))
 
     def clean_up(self) -> None:
         """Remove the shards of the checkpoint that was replaced."""
         self._remove_quietly(
             f"{self._path}/{filenames.check_shard_name(name)}" for name in self._replaced
         )
+
+    def _unshared(self, files: list[str]) -> list[str]:
+        """Files that may be removed: none if checkpoints beside this one may use them."""
+        try:
+            mark = kind_of(self._requests, f"{self._path}/{filenames.SHARED_MARK}")
+        except Exception:  # an orphan does no harm
+            return []
+        return files if mark is None else []
 
     @property
     def _shows_early(self) -> bool:

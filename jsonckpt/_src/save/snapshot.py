@@ -14,6 +14,7 @@ from ..errors import ArgumentError, JsonckptError, quote
 from ..format import json_text
 from ..format.manifest import dump_manifest
 from ..format.model import CONTENT_ID, NO_TIME, Entry, Manifest, ShardFile
+from ..format.regions import requires
 from ..shards.shard_text import shard_head
 from ..state.tree import encode_state
 from . import reader_limits
@@ -29,6 +30,7 @@ class Snapshot:
     Attributes:
         sources: one for each record.
         token: 12 random hexadecimal digits for the names of temporary files.
+        rank: of this process, where several processes write one checkpoint.
     """
 
     save_id: str
@@ -37,6 +39,7 @@ class Snapshot:
     metadata: dict[str, Any]
     sources: list[Source]
     token: str = field(default_factory=lambda: secrets.token_hex(6))
+    rank: int | None = None
 
     @property
     def nbytes(self) -> int:
@@ -61,6 +64,7 @@ class Snapshot:
                 "metadata": json_text.dump_pretty(self.metadata),
                 "state": json_text.dump_pretty(self.state),
             },
+            requires=requires(source.name for source in self.sources),
         )
         reader_limits.check_head(head, [source.name for source in self.sources])
         return head
@@ -113,11 +117,12 @@ def take_snapshot(
     save_id, created_at = CONTENT_ID, NO_TIME
     if not by_content:
         save_id = new_save_id()
-        created_at = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-    return Snapshot(save_id, created_at, tree, _plain(metadata), sources)
+        created_at = now()
+    return Snapshot(save_id, created_at, tree, plain_metadata(metadata), sources)
 
 
-def _plain(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
+def plain_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A copy of the metadata, if it is plain JSON. Raises :class:`ArgumentError`."""
     if metadata is not None and not isinstance(metadata, Mapping):
         raise ArgumentError(
             f"metadata must be a dictionary, not {quote(type(metadata).__name__)}",
@@ -129,6 +134,11 @@ def _plain(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
     except JsonckptError as error:
         raise ArgumentError(str(error)) from error
     return copy.deepcopy(value)
+
+
+def now() -> str:
+    """The time of a save."""
+    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def new_save_id() -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ..errors import CheckpointExistsError, JsonckptError
 from ..format.limits import DEFAULT_LIMITS
 from ..format.manifest import shard_files
-from ..format.model import MANIFEST_FORMAT, MANIFEST_NAME
+from ..format.model import MANIFEST_FORMAT, MANIFEST_NAME, ShardFile
 from ..parallel import CancelToken
 from ..storage.protocols import Location, Output
 from .plan import SavePlan, ShardPlan
@@ -60,6 +61,16 @@ class Target(ABC):
         """What was not done as asked."""
         return ()
 
+    def flush(self) -> None:  # noqa: B027 - files may be durable as soon as they are written
+        """Make the files that are written durable, for another process that commits them."""
+
+    def check_written(self, shards: Sequence[ShardFile]) -> None:  # noqa: B027 - as above
+        """Check that the shards that other processes wrote are in this place.
+
+        Raises:
+            WriteError: one is not.
+        """
+
     @abstractmethod
     def commit(self, manifest: bytes, cancel: CancelToken) -> str:
         """Make the checkpoint visible. Returns how durable it is, see :class:`SaveResult`.
@@ -70,8 +81,15 @@ class Target(ABC):
         """
 
     @abstractmethod
-    def abandon(self, error: BaseException) -> None:
-        """Remove what was written, unless it may be committed. May add a hint to the error."""
+    def abandon(self, error: BaseException, others: Sequence[str] = ()) -> None:
+        """Remove what was written, unless it may be committed. May add a hint to the error.
+
+        Args:
+            others: shards that other processes wrote.
+        """
+
+    def leave(self) -> None:  # noqa: B027 - a place may have no directories
+        """Remove directories that were made for a save and are empty: another process gave up."""
 
     def clean_up(self) -> None:  # noqa: B027 - a target may have nothing to clean up
         """Remove what was replaced, after the commit."""
@@ -97,7 +115,7 @@ def check_is_ours(location: Location) -> None:
         )
 
 
-def present_shards(location: Location) -> list[str]:
+def present_rows(location: Location) -> list[ShardFile]:
     """The shards of the present manifest.
 
     Raises:
@@ -106,13 +124,18 @@ def present_shards(location: Location) -> list[str]:
     return shard_files(location.manifest(DEFAULT_LIMITS.manifest_bytes), DEFAULT_LIMITS)
 
 
-def named_shards(location: Location) -> list[str]:
+def replaced_rows(location: Location) -> list[ShardFile]:
     """The shards of the present manifest. An overwrite removes them at its end.
 
     For a damaged or unreadable manifest there are none. Its shards stay, so that ``recover`` can
     use them.
     """
     try:
-        return present_shards(location)
+        return present_rows(location)
     except (JsonckptError, OSError):
         return []
+
+
+def own_files(rows: Iterable[ShardFile]) -> list[str]:
+    """The names of those that lie in the directory of the manifest."""
+    return [row.file for row in rows if not row.directory]

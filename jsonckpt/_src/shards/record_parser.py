@@ -17,6 +17,7 @@ from ..format.checksums import ALGORITHMS, hexdigest
 from ..format.dtypes import DTYPES
 from ..format.limits import Limits, exceeds, way_over
 from ..format.model import Entry, Header, chunk_count, element_count, identity_lines
+from ..format.regions import required_features
 from ..format.validation import check_chunking, check_requires, is_hex, parse_codec, parse_identity
 from .incremental import IncrementalReader
 from .shard_text import record_head, record_tail
@@ -41,6 +42,9 @@ def parse_header(found: dict[str, Any], limits: Limits) -> Header:
     """
     check_requires(found.get("requires", []))
     name, dtype, shape, device, layout = parse_identity(found, limits)
+    for feature in required_features([name]):
+        if feature not in found.get("requires", []):
+            raise FormatError(f"requires must name {quote(feature)} in a region", tensor=name)
     try:
         codec = parse_codec(found, limits)
     except JsonckptError as error:

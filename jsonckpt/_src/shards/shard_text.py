@@ -19,6 +19,7 @@ from ..format.model import (
     identity_lines,
     optional_members,
 )
+from ..format.regions import FEATURE, PREFIX
 
 #: No seal and index offset take more bytes at the end of a file than this.
 TRAILER_MAX = 256
@@ -69,15 +70,22 @@ def has_crlf(tail: bytes) -> bool:
     return tail.endswith(b"\r\n") and index_offset(tail[:-2] + b"\n") is not None
 
 
-def shard_head(save_id: str, checksum: str, members: Mapping[str, bytes] | None = None) -> bytes:
+def shard_head(
+    save_id: str,
+    checksum: str,
+    members: Mapping[str, bytes] | None = None,
+    requires: Mapping[str, json_text.Json] | None = None,
+) -> bytes:
     """Everything before the first record.
 
     Args:
         members: further members as JSON text, by name: those of a single-file checkpoint.
+        requires: the member of that name, if it needs one.
     """
     first: dict[str, json_text.Json] = {
         "format": SHARD_FORMAT,
         "version": FORMAT_VERSION,
+        **(requires or {}),
         "save_id": save_id,
         "checksum": checksum,
     }
@@ -91,9 +99,10 @@ def record_head(header: Header) -> bytes:
     """A record up to its first payload's line."""
     codec = header.codec
     sizes = ",".join(map(str, header.shape))
+    requires = f',"requires":["{FEATURE}"]' if header.name.startswith(PREFIX) else ""
     return (
         f'{{"name":{json_text.quoted(header.name)},"dtype":"{header.dtype}","shape":[{sizes}]'
-        f"{optional_members(header)},"
+        f"{optional_members(header)}{requires},"
         f'"encoding":"{codec.encoding}","compression":"{codec.compression}",'
         f'"filter":"{codec.filter}","chunk_bytes":{codec.chunk_bytes},"chunks":[\n'
     ).encode()

@@ -6,16 +6,19 @@ from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 from ..format.json_text import Json
+from ..format.regions import PREFIX
 from .checks import refuse
 
-#: Tags that refer to the record of a tensor.
-REFERENCE_TAGS: Final = frozenset({"$tensor", "$tied", "$view"})
+#: Tags that refer to the record of a tensor, or to its records.
+REFERENCE_TAGS: Final = frozenset({"$tensor", "$tied", "$view", "$regions"})
+#: The name of such a tensor is that of its record, or of what its regions make together.
+OWN_TAGS: Final = frozenset({"$tensor", "$regions"})
 #: Tags of tensors of any kind. A :class:`TensorReader` reads them.
 TENSOR_TAGS: Final = REFERENCE_TAGS | {"$parameter", "$requires_grad", "$sparse", "$quantized"}
 
 
 class Reference(NamedTuple):
-    """A ``$tensor``, ``$tied`` or ``$view``: the name of a tensor, the tag and what it holds."""
+    """A ``$tensor``, ``$regions``, ``$tied`` or ``$view``: a tensor's name, the tag, its value."""
 
     name: str
     tag: str
@@ -23,12 +26,12 @@ class Reference(NamedTuple):
 
     @property
     def record(self) -> str:
-        """The record that holds the tensor.
+        """The record that holds the tensor, or the name of what its regions make together.
 
         >>> Reference("/v", "$tied", {"name": "/v", "of": "/w"}).record
         '/w'
         """
-        return self.name if self.tag == "$tensor" else str(self.body["of"])
+        return self.name if self.tag in OWN_TAGS else str(self.body["of"])
 
 
 def references_in(value: Json) -> Iterator[Reference]:
@@ -54,9 +57,13 @@ def references_in(value: Json) -> Iterator[Reference]:
                 continue
             name, record = body, body
             if tag != "$tensor":
-                name, record = (body.get("name"), body.get("of")) if type(body) is dict else (0, 0)
+                found = body if type(body) is dict else {}
+                name = found.get("name")
+                record = name if tag == "$regions" else found.get("of")
             if type(name) is not str or type(record) is not str:
                 refuse("", "the name of a tensor, and of the record that holds it", body)
+            if record.startswith(PREFIX):
+                refuse("", "the name of a whole tensor, not that of a region", body)
             yield Reference(name, tag, body)
 
 

@@ -10,6 +10,7 @@ import dataclasses
 import enum
 import inspect
 import re
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias, TypeVar
@@ -18,8 +19,10 @@ import torch
 
 from ..errors import ArgumentError, FormatError, JsonckptError, full_name, quote
 from ..format.json_text import Json
+from .known_types import KNOWN_TYPES
 from .paths import shown
 from .references import TENSOR_TAGS
+from .tensor_subclasses import can_be_taken_apart, subclass_rule
 from .torch_types import BUILTIN
 from .tree import OMIT, Decoder, Encoder, Reader, Rule, Rules, Writer
 
@@ -49,8 +52,10 @@ def register(
     """Let states hold objects of a class. Call it before saving and before loading.
 
     Enums, dataclasses and namedtuples need nothing but the class: they are written as the member's
-    name, and as a dictionary of the fields. A dataclass is built by its constructor from the fields
-    that the constructor takes; then every field gets exactly the value that was saved.
+    name, and as a dictionary of the fields. So do tensor subclasses with ``__tensor_flatten__`` and
+    ``__tensor_unflatten__``: the tensors in them are written. A dataclass is built by its
+    constructor from the fields that the constructor takes; then every field gets exactly the value
+    that was saved.
 
     Args:
         cls: the class; objects of its subclasses are not covered.
@@ -113,7 +118,14 @@ def _with_rule(known: Rules, rule: Rule) -> Rules:
 
 
 def default_rules() -> Rules:
-    """The rules that saving and loading use: the built-in ones, and those registered so far."""
+    """The rules that saving and loading use: the built-in ones, and those registered so far.
+
+    Known types of other libraries are registered once the program has imported their library.
+    """
+    for tag, known in KNOWN_TYPES.items():
+        cls = getattr(sys.modules.get(known.module), known.name, None)
+        if cls is not None and cls not in _registered.by_type and can_be_taken_apart(cls):
+            register(cls, tag)
     return BUILTIN + _registered
 
 
@@ -177,9 +189,12 @@ def _default_rule(cls: type) -> _Functions:
         return _dataclass_rule(cls)
     if issubclass(cls, tuple) and hasattr(cls, "_fields") and hasattr(cls, "_make"):
         return _namedtuple_rule(cls)
+    if can_be_taken_apart(cls):
+        return subclass_rule(cls)
     raise ArgumentError(
-        f"register() needs to_json= and from_json= for {full_name(cls)}: only enums, dataclasses"
-        " and namedtuples have rules by default"
+        f"register() needs to_json= and from_json= for {full_name(cls)}: only enums,"
+        " dataclasses, namedtuples and tensor subclasses with __tensor_flatten__ have rules by"
+        " default"
     )
 
 

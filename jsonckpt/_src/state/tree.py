@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol, TypeAlias, cas
 from ..errors import FormatError, LimitError, UnsupportedTypeError, full_name, quote
 from ..format.json_text import Json, collector_paused, dump, is_text
 from .checks import array, malformed, refuse, unique
+from .known_types import KNOWN_TYPES
 from .paths import DistinctPaths, check_name, child, label, shown
 from .references import TENSOR_TAGS, has_references
 
@@ -411,9 +412,12 @@ class Decoder:
         elif (rule := self._rules.get(tag)) is not None:
             result = rule.read(body, self, child(path, tag))
         else:
+            known = KNOWN_TYPES.get(tag)
             raise FormatError(
                 f"{shown(path)}: unknown tag {quote(tag)}",
-                hint="If it is a type of your own, call"
+                hint=f"It is the {known.name} of {known.package}: import that before loading."
+                if known is not None
+                else "If it is a type of your own, call"
                 f" jsonckpt.register(cls, {quote(tag[1:])}, ...) before loading.",
             )
         if result is OMIT:

@@ -97,6 +97,20 @@ def fsync_directory(path: Path) -> bool:
     return True
 
 
+def fsync_file(path: Path) -> None:
+    """Make a file durable that an earlier save may have written without that.
+
+    Raises:
+        WriteError: the fsync failed.
+    """
+    with writing(path):
+        opened = Descriptor(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(opened.number)
+        finally:
+            opened.close()
+
+
 def replace(source: Path, target: Path, *, is_ours: Callable[[], bool]) -> None:
     """Rename ``source`` over ``target``: the commit.
 

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import CheckpointNotFoundError, UnsafePathError
-from ..format.filenames import is_content_name, is_shard_name, is_single, temporary_stem
+from ..format.filenames import is_content_name, is_shard_name, temporary_stem, zstd_by_name
 from ..format.model import MANIFEST_NAME
 from .missing import hint_for_missing
 from .new_file import special_kind
 
 #: Files that saves of this package make.
-_SHARD = re.compile(r"shard-([0-9a-f]{12})-([0-9]{5,})\.json(\.zst)?")
+_SHARD = re.compile(r"shard-([0-9a-f]{12})(?:-r[0-9]{5,})?-([0-9]{5,})\.json(\.zst)?")
 _MANIFEST_TEMPORARY = re.compile(r"\.manifest-[0-9a-f]{12}\.tmp")
 _SINGLE_TEMPORARY = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{12}\.tmp")
 
@@ -30,10 +30,10 @@ class File:
     changed: float
 
     @property
-    def compressed(self) -> bool:
-        """Whether its name ends like that of a zstd file."""
+    def zstd_by_name(self) -> bool | None:
+        """Whether its name says that it is compressed; ``None`` if its content says it."""
         match = _SINGLE_TEMPORARY.fullmatch(self.path.name)
-        return (match["name"] if match else self.path.name).endswith(".zst")
+        return zstd_by_name(match["name"] if match else self.path.name)
 
 
 @dataclass(frozen=True)
@@ -75,17 +75,13 @@ def files_to_search(path: Path) -> CheckpointFiles:
         path = path.parent
     if path.is_dir():
         shards = [_followed(path, name) for name in sorted(os.listdir(path)) if is_shard_name(name)]
-        unfinished = [
-            file for file in regular_files(path) if _MANIFEST_TEMPORARY.fullmatch(file.path.name)
-        ]
-        unfinished.sort(key=lambda file: file.changed, reverse=True)
-        manifests = [_followed(path, MANIFEST_NAME), *unfinished]
+        manifests = [_followed(path, MANIFEST_NAME), *unfinished_manifests(path)]
         return CheckpointFiles(
             path, list(filter(None, shards)), list(filter(None, manifests)), is_directory=True
         )
     single = _followed(path.parent, path.name)
     if single is None:
-        left = single_temporaries(path) if is_single(path.name) else []
+        left = single_temporaries(path)
         if not left:
             if path.exists():
                 kind = special_kind(os.stat(path).st_mode)
@@ -101,6 +97,14 @@ def files_to_search(path: Path) -> CheckpointFiles:
             )
         single = max(left, key=lambda file: file.changed)
     return CheckpointFiles(single.path, [single], [], is_directory=False)
+
+
+def unfinished_manifests(directory: Path) -> list[File]:
+    """The manifests that killed saves and removals left, the newest first."""
+    found = [
+        file for file in regular_files(directory) if _MANIFEST_TEMPORARY.fullmatch(file.path.name)
+    ]
+    return sorted(found, key=lambda file: file.changed, reverse=True)
 
 
 def single_temporaries(path: Path) -> list[File]:
@@ -149,6 +153,18 @@ def orphans(directory: Path, named: set[str]) -> list[File]:
 
 def _is_shard_of_ours(name: str) -> bool:
     return _SHARD.fullmatch(name) is not None or is_content_name(name)
+
+
+def shared_shard(directory: Path, path: str, *, follow: bool) -> File | None:
+    """A shard in ``../NAME``, another directory beside that of the manifest; ``None`` if not there.
+
+    Args:
+        follow: whether that directory may be a symbolic link.
+    """
+    place, _, name = path.rpartition("/")
+    if not follow and (directory / place).is_symlink():
+        return None
+    return _followed(directory / place, name)
 
 
 def _followed(directory: Path, name: str) -> File | None:

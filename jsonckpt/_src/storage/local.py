@@ -110,7 +110,7 @@ class LocalFile:
 
 
 class LocalStream:
-    """A local file read forward. It is decompressed if its name ends in ``.zst``."""
+    """A local file read forward. It is decompressed if its name or else its content says so."""
 
     def __init__(
         self,
@@ -123,7 +123,8 @@ class LocalStream:
         self._opened, self.size = _open_regular(self.path, follow=follow)
         self._file = open(self._opened.number, "rb", buffering=0, closefd=False)  # noqa: SIM115
         self._source: Any = self._file
-        if self.path.endswith(".zst"):
+        self.compressed = _is_compressed(self.path, self._opened)
+        if self.compressed:
             self._source = ZstdStream(self._file, zstd_window=zstd_window)
 
     def readinto(self, buffer: memoryview, /) -> int:
@@ -226,12 +227,7 @@ def _open_regular(path: str, *, follow: bool) -> tuple[Descriptor, int]:
     except OSError as error:
         # For a link that is not followed, Linux says ELOOP, FreeBSD EMLINK.
         if not follow and error.errno in (errno.ELOOP, errno.EMLINK):
-            raise UnsafePathError(
-                "the file is a symbolic link, the limit is 0 links",
-                file=path,
-                hint="Pass limits=jsonckpt.Limits(links=None) if that is intended, or copy what "
-                "the link leads to.",
-            ) from error
+            raise _link_refused(path) from error
         raise read_error(error, path, opening=True) from error
     try:
         facts = os.fstat(opened.number)
@@ -246,6 +242,26 @@ def _open_regular(path: str, *, follow: bool) -> tuple[Descriptor, int]:
         opened.close()
         raise
     return opened, facts.st_size
+
+
+def _link_refused(path: str | os.PathLike[str], what: str = "file") -> UnsafePathError:
+    return UnsafePathError(
+        f"the {what} is a symbolic link, the limit is 0 links",
+        file=path,
+        hint="Pass limits=jsonckpt.Limits(links=None) if that is intended, or copy what the link "
+        "leads to.",
+    )
+
+
+def _is_compressed(path: str, opened: Descriptor) -> bool:
+    """Whether a file is compressed, by its name or else by its first bytes."""
+    named = filenames.zstd_by_name(path)
+    if named is not None:
+        return named
+    try:
+        return os.pread(opened.number, 4, 0) == filenames.ZSTD_MAGIC
+    except OSError as error:
+        raise read_error(error, path) from error
 
 
 class LocalLocation:
@@ -267,7 +283,14 @@ class LocalLocation:
         if not (path.exists() or path.is_symlink()):
             if not directory.is_dir():
                 raise CheckpointNotFoundError("there is no such directory", file=directory)
-            if any(filenames.is_shard_name(name) for name in os.listdir(directory)):
+            inside = os.listdir(directory)
+            if filenames.SHARED_MARK in inside:
+                raise CheckpointNotFoundError(
+                    "the checkpoint was removed; what is left are files that others beside it use",
+                    file=directory,
+                    hint=newest_hint(directory.parent),
+                )
+            if any(filenames.is_shard_name(name) for name in inside):
                 raise IncompleteCheckpointError(
                     f"there are shards but no {MANIFEST_NAME}: a first save that did not finish",
                     file=directory,
@@ -311,10 +334,25 @@ class LocalLocation:
         del name
         return True
 
+    def compressed(self, name: str) -> bool:
+        """Whether a file is compressed as a whole, by its name or else by its content."""
+        named = filenames.zstd_by_name(name)
+        if named is not None:
+            return named
+        with self.stream(name, zstd_window=None) as stream:
+            return stream.compressed
+
     def file(self, name: str) -> LocalFile:
         """A file for ranged reads."""
-        return LocalFile(self.directory / name, follow=self.follow)
+        return LocalFile(self._path(name), follow=self.follow)
 
     def stream(self, name: str, *, zstd_window: int | None) -> LocalStream:
         """A file for forward reading, decompressed."""
-        return LocalStream(self.directory / name, zstd_window=zstd_window, follow=self.follow)
+        return LocalStream(self._path(name), zstd_window=zstd_window, follow=self.follow)
+
+    def _path(self, name: str) -> Path:
+        """The path of a file. The directory of ``../NAME/FILE`` is as a file: maybe no link."""
+        path = self.directory / name
+        if "/" in name and not self.follow and path.parent.is_symlink():
+            raise _link_refused(path.parent, "directory")
+        return path

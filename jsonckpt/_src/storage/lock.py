@@ -21,20 +21,26 @@ class DirectoryLock:
     Several saves may share a file that is named by its content. Whoever adds, adopts or removes
     such a file holds the lock of the directory. It is never waited for, because a signal handler
     may save while its own thread holds the lock.
+
+    Args:
+        shared: several may hold it at once, as long as nobody holds it alone: who only needs that
+            nothing is removed.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, shared: bool = False) -> None:
         self._directory = directory
+        self._shared = shared
         self._opened: Descriptor | None = None
 
     def take(self) -> bool:
-        """Whether nobody else holds it. A file system without locks has one user, too."""
+        """Whether it is taken. A file system without locks has one user, so there it always is."""
         if fcntl is None:
             return True
         try:
             flags = os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY
             self._opened = Descriptor(self._directory, flags)
-            fcntl.flock(self._opened.number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            how = fcntl.LOCK_SH if self._shared else fcntl.LOCK_EX
+            fcntl.flock(self._opened.number, how | fcntl.LOCK_NB)
         except BlockingIOError:
             self.release()
             return False

@@ -126,11 +126,14 @@ def _mistake_in(text: str) -> tuple[str, str] | None:
     return None
 
 
-def check_target_name(path: str, argument: str = "path") -> None:
+def check_target_name(path: str, argument: str = "path", *, also: str = "") -> None:
     """Check that the name of a new checkpoint is not that of another kind of file.
 
     Call it unless there is a directory at ``path``. A name without a known ending is fine:
     it becomes a directory.
+
+    Args:
+        also: a further way out, for the hint.
 
     Raises:
         ArgumentError: it looks like another kind of file.
@@ -152,7 +155,7 @@ def check_target_name(path: str, argument: str = "path") -> None:
     raise ArgumentError(
         f"{argument} {quote(path)} {wrong}",
         hint="End the name in .json or .json.zst for one file, or give a name without such an "
-        "ending for a directory. jsonckpt convert writes .pt and .safetensors.",
+        f"ending for a directory. {also}jsonckpt convert writes .pt and .safetensors.",
     )
 
 

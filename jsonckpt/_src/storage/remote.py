@@ -7,6 +7,7 @@ on a local disk. Files are read by ranges if the store allows that, else forward
 from __future__ import annotations
 
 import fnmatch
+import urllib.parse
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
@@ -20,6 +21,7 @@ from ..errors import CheckpointNotFoundError, IncompleteCheckpointError, Jsonckp
 from ..format import filenames
 from ..format.model import MANIFEST_NAME
 from ..remote.faults import status_of
+from ..remote.forward import SMALL, Forward
 from ..remote.policy import split_options
 from ..remote.ranges import NoRangesError, RemoteFacts, ReplacedError, facts_of, fetcher
 from ..remote.read_ahead import ReadAhead
@@ -30,8 +32,6 @@ from .os_errors import describe, is_absent, reading
 
 _DOWNLOAD = "Download the checkpoint and load the copy."
 _REPLACED = "The checkpoint was overwritten since it was opened; open it again."
-#: Bytes that a small read fetches.
-_NEAR = 64 << 10
 
 
 def filesystem(url: str, storage_options: Mapping[str, Any] | None) -> tuple[Requests, str]:
@@ -192,9 +192,7 @@ class RemoteFile:
         self._near: tuple[int, memoryview] = 0, memoryview(b"")
         if facts.size is None:
             raise JsonckptError(
-                "the server does not say how long the file is",
-                file=where,
-                hint=_DOWNLOAD,
+                "the server does not say how long the file is", file=where, hint=_DOWNLOAD
             )
         self.size = facts.size
 
@@ -229,9 +227,9 @@ class RemoteFile:
             first, near = self._near
             if not (first <= start and stop <= first + len(near)):
                 # Small reads are often followed by others close by.
-                ends = max(stop, min(start + _NEAR, self.size))
+                ends = max(stop, min(start + SMALL, self.size))
                 first, near = start, memoryview(self._request(start, ends))
-                self._near = start, near if len(near) <= _NEAR else near[:0]
+                self._near = start, near if len(near) <= SMALL else near[:0]
         yield near[start - first : stop - first]
 
     def close(self) -> None:
@@ -280,58 +278,25 @@ class RemoteFile:
         self.close()
 
 
-class _Forward:
-    """The bytes of a file that is read by ranges, in order."""
-
-    def __init__(self, file: RemoteFile, largest: int) -> None:
-        self._file = file
-        self._position = 0
-        self._steps = _steps(file.size, largest)
-        self._left = memoryview(b"")
-        file.expect(_steps(file.size, largest), slow_start=True)
-
-    def read(self, count: int) -> bytes:
-        """At most ``count`` bytes, none at the end."""
-        data = bytearray(count)
-        return bytes(data[: self.readinto(memoryview(data))])
-
-    def readinto(self, buffer: memoryview) -> int:
-        """The next bytes, none at the end."""
-        if not self._left:
-            step = next(self._steps, None)
-            if step is None:
-                return 0
-            # A step is not longer than a request, so it has one part.
-            (self._left,) = self._file.parts(*step)
-        count = min(len(buffer), len(self._left))
-        buffer[:count] = self._left[:count]
-        self._left = self._left[count:]
-        return count
-
-    def close(self) -> None:
-        """End the requests that are under way."""
-        self._file.close()
-
-
-def _steps(size: int, largest: int) -> Iterator[tuple[int, int]]:
-    """Ranges that cover a file. The first are small: often only a beginning is read."""
-    start, step = 0, min(_NEAR, largest)
-    while start < size:
-        yield start, min(start + step, size)
-        start, step = start + step, min(step * 4, largest)
-
-
 class RemoteStream:
-    """A remote file read forward. It is decompressed if its name ends in ``.zst``."""
+    """A remote file read forward. It is decompressed if its name or else its content says so."""
 
     def __init__(self, source: Any, where: str, size: int | None) -> None:
         self._opened = self._source = source
         self._where = where
+        self.compressed = False
         self.size = size
 
-    def decompress(self, zstd_window: int | None) -> None:
-        """Decompress what is read from now on."""
-        self._source = ZstdStream(self._opened, zstd_window=zstd_window)
+    def decompress_if(self, named: bool | None, zstd_window: int | None) -> None:
+        """Decompress what is read, if its name or else its first bytes say so."""
+        if named is None:
+            with reading(self._where):
+                start = self._opened.read(len(filenames.ZSTD_MAGIC))
+            self._source = _After(start, self._opened)
+            named = start == filenames.ZSTD_MAGIC
+        self.compressed = named
+        if named:
+            self._source = ZstdStream(self._source, zstd_window=zstd_window)
 
     def readinto(self, buffer: memoryview, /) -> int:
         """The next bytes of the text."""
@@ -346,6 +311,28 @@ class RemoteStream:
             self._opened.close()
 
 
+class _After:
+    """A file whose first bytes have been read already."""
+
+    def __init__(self, start: bytes, file: Any) -> None:
+        self._start = start
+        self._file = file
+
+    def read(self, count: int) -> bytes:
+        """Some of the next bytes."""
+        start, self._start = self._start, b""
+        return start or self._file.read(count) or b""
+
+    def readinto(self, buffer: memoryview) -> int:
+        """The next bytes."""
+        if not self._start:
+            return self._file.readinto(buffer) or 0
+        count = min(len(buffer), len(self._start))
+        buffer[:count] = self._start[:count]
+        self._start = self._start[count:]
+        return count
+
+
 class RemoteLocation:
     """A directory of a remote file system.
 
@@ -358,17 +345,27 @@ class RemoteLocation:
         self.fs = requests.fs
         self.path = path
         self._query = query
-        self._ranges: bool | None = None if protocols(self.fs) & {"http", "https"} else True
+        self._web = bool(protocols(self.fs) & {"http", "https"})
+        self._ranges: bool | None = None if self._web else True
+        self._compressed: dict[str, bool] = {}
         self._facts: dict[str, RemoteFacts] = {}
         self._manifest_digest = b""
 
     def full(self, name: str) -> str:
         """A file's path in the file system."""
-        return f"{self.path}/{name}{self._query}"
+        return self._joined(name) + self._query
+
+    def _joined(self, name: str) -> str:
+        """The path of a file of the directory, or of ``../NAME/FILE``. Stores know no ``..``."""
+        if not name.startswith("../"):
+            return f"{self.path}/{name}"
+        above, slash, _ = self.path.rpartition("/")
+        name = name.removeprefix("../")
+        return above + slash + (urllib.parse.quote(name) if self._web else name)
 
     def where(self, name: str) -> str:
         """The name of a file in messages."""
-        return str(self.fs.unstrip_protocol(f"{self.path}/{name}"))
+        return str(self.fs.unstrip_protocol(self._joined(name)))
 
     def manifest(self, limit: int | None) -> bytes:
         """The bytes of ``manifest.json``, up to one more than ``limit``."""
@@ -452,6 +449,16 @@ class RemoteLocation:
                 self._ranges = self._answers_ranges(name)
         return self._ranges
 
+    def compressed(self, name: str) -> bool:
+        """Whether a file is compressed as a whole. One request, if its name does not say it."""
+        named = filenames.zstd_by_name(name)
+        if named is not None:
+            return named
+        if name not in self._compressed:
+            with self.stream(name, zstd_window=None) as stream:
+                self._compressed[name] = stream.compressed
+        return self._compressed[name]
+
     def _answers_ranges(self, name: str) -> bool:
         """Whether a web server sends only the last byte of a file. Some claim to and do not."""
         facts = self.facts(name)
@@ -473,8 +480,7 @@ class RemoteLocation:
     def stream(self, name: str, *, zstd_window: int | None) -> RemoteStream:
         """A file for forward reading, decompressed."""
         stream = self.raw(name)
-        if name.endswith(".zst"):
-            stream.decompress(zstd_window)
+        stream.decompress_if(filenames.zstd_by_name(name), zstd_window)
         return stream
 
     def raw(self, name: str) -> RemoteStream:
@@ -484,7 +490,7 @@ class RemoteLocation:
         size: int | None
         if self.ranged(name):
             file = self.file(name)
-            source, size = _Forward(file, self.requests.policy.request_bytes), file.size
+            source, size = Forward(file, self.requests.policy.request_bytes), file.size
         else:
             with reading(where):
                 size = self.facts(name).size

@@ -285,6 +285,8 @@ class StateReader:
         if tag == "$tied":
             parts = members(body, at, "name", "of")
             name, record = string(*parts.at("name")), string(*parts.at("of"))
+        elif tag == "$regions":
+            name = record = string(*members(body, at, "name").at("name"))
         elif type(body) is str:
             name = record = body
         else:
@@ -318,4 +320,6 @@ def _untied(value: Json) -> Json:
         return value
     if list(value) == ["$tied"] and type(value["$tied"]) is dict:
         return {"$tensor": value["$tied"].get("of")}
+    if list(value) == ["$regions"] and type(value["$regions"]) is dict:
+        return {"$tensor": value["$regions"].get("name")}
     return {key: _untied(item) for key, item in value.items()}

@@ -28,6 +28,7 @@ from .memory import (
     fresh_storage,
     is_flat,
     layout_of,
+    narrowed,
     paired_slices,
     require_little_endian,
     strided,
@@ -231,6 +232,7 @@ class Target:
         self._flat: torch.Tensor | None = None
         self._view: torch.Tensor | None = None
         self._memory: memoryview | None = None
+        self._parts: list[Target] = []
         if not self.needs_data:
             return
         same = tensor.dtype == self._dtype
@@ -309,6 +311,20 @@ class Target:
         target._watched = True
         return target
 
+    def part(self, offset: Sequence[int], shape: Sequence[int]) -> Target:
+        """A box of the tensor, to be filled with the raw bytes of a record of its own.
+
+        :meth:`finish` of the tensor finishes its parts, too.
+
+        Args:
+            offset, shape: of the box, which lies in the tensor.
+        """
+        view = narrowed(self._tensor.detach(), offset, shape)
+        part = Target(view, self.dtype, shape, byte_count(self.dtype, shape))
+        part._watched, part._fresh = self._watched, self._fresh
+        self._parts.append(part)
+        return part
+
     @property
     def address(self) -> int:
         """The address of the tensor's memory."""
@@ -366,6 +382,8 @@ class Target:
         """
         if self.dtype == "bool" and self._windowed and self._flat is not None:
             _require_bool(self._flat)
+        for part in self._parts:
+            part.finish()
         return self._tensor
 
     def _announce(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -44,6 +45,7 @@ class Deadline:
         self._end = float("inf") if seconds is None else clock() + seconds
         self._signals = tuple(signals)
         self._previous: dict[int, Any] = {}
+        self._process = os.getpid()
         #: Why :meth:`reached` is true; ``None`` while it is not.
         self.reason: str | None = None
 
@@ -79,6 +81,12 @@ class Deadline:
             self._restore(number)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        if os.getpid() != self._process:
+            # A forked worker. A Ctrl-C comes to it, too, and the run needs it until it stops.
+            if number != signal.SIGINT:
+                self._restore(number)
+                os.kill(os.getpid(), number)
+            return
         self.reason = f"{signal.Signals(number).name} was received"
         self._restore(number)
 

@@ -29,7 +29,8 @@ class SeededOrder:
 
     ``position`` counts the samples whose effect is in the weights. Only :meth:`advance` moves it,
     never iteration: a loader that reads ahead does not move it, and neither does an interrupted
-    accumulation. The object can be the ``sampler`` of a ``DataLoader``.
+    accumulation. The object can be the ``sampler`` of a ``DataLoader``. A ``StatefulDataLoader``
+    counts for itself, also with workers: with it, call only :meth:`next_epoch`.
 
     Args:
         n: the number of samples.
@@ -101,7 +102,7 @@ class SeededOrder:
         self.position = 0
 
     def __iter__(self) -> Iterator[int]:
-        yield from self.remaining().tolist()
+        return _OrderIterator(self)
 
     def __len__(self) -> int:
         return self.n - self.position
@@ -116,6 +117,10 @@ class SeededOrder:
         Raises:
             StateMismatchError: not such a state, or one for another number of samples.
         """
+        self.seed, self.epoch, self.position = self._place(state)
+
+    def _place(self, state: Mapping[str, int]) -> tuple[int, int, int]:
+        """The seed, epoch and position of a saved place."""
         found = state if isinstance(state, Mapping) else {}
         numbers = [found.get(key) for key in self.state_dict()]
         if not all(type(number) is int and 0 <= number <= _WORD for number in numbers):
@@ -128,4 +133,37 @@ class SeededOrder:
                 f"the saved order is at {position} of {n} samples, and there are {self.n} now",
                 hint="Resume with the data of the original run, or begin with a new order.",
             )
-        self.seed, self.epoch, self.position = seed, epoch, position
+        return seed, epoch, position
+
+
+class _OrderIterator(Iterator[int]):
+    """The samples of an epoch from a position on, with its own place for ``StatefulDataLoader``.
+
+    Its place is the sample that comes next. That of the order is what was trained with.
+    """
+
+    def __init__(self, order: SeededOrder) -> None:
+        self._order = order
+        self._start(order.seed, order.epoch, order.position)
+
+    def _start(self, seed: int, epoch: int, position: int) -> None:
+        self._seed, self._epoch, self._position = seed, epoch, position
+        self._samples = iter(
+            SeededOrder(self._order.n, seed, epoch=epoch).order()[position:].tolist()
+        )
+
+    def __next__(self) -> int:
+        sample = next(self._samples)
+        self._position += 1
+        return int(sample)
+
+    def state_dict(self) -> dict[str, int]:
+        return {
+            "n": self._order.n,
+            "seed": self._seed,
+            "epoch": self._epoch,
+            "position": self._position,
+        }
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        self._start(*self._order._place(state))

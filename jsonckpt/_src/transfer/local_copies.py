@@ -19,11 +19,12 @@ from ..errors import (
     WriteError,
     quote,
 )
-from ..format.filenames import is_shard_name
+from ..format.filenames import SHARED_MARK, is_shard_name
 from ..format.limits import DEFAULT_LIMITS
 from ..format.manifest import shard_files
 from ..format.model import MANIFEST_NAME
-from ..save.target import check_is_ours, named_shards
+from ..save.target import check_is_ours, own_files, replaced_rows
+from ..sharing.holders import shards_of_others
 from ..storage.leftovers import is_temporary_of, is_unfinished_manifest
 from ..storage.os_errors import reading, writing
 from ..storage.path_arguments import is_url, without_query
@@ -139,7 +140,9 @@ class LocalCopies:
                 beside.put(str(place), name, place.stat().st_size)
                 continue
             inside = RemoteFiles(url, self.storage_options)
-            old = named_shards(RemoteLocation(inside.requests, inside.path))
+            old = own_files(replaced_rows(RemoteLocation(inside.requests, inside.path)))
+            # Checkpoints beside it may use what it replaces.
+            old = [] if inside.read(SHARED_MARK, 1 << 16) is not None else old
             inside.make()
             names = sorted(one for one in os.listdir(place) if one != MANIFEST_NAME)
             for one in names:
@@ -178,24 +181,36 @@ class LocalCopies:
     ) -> None:
         """Download the files of a directory: what a manifest names, or all of them."""
         location = RemoteLocation(inside.requests, inside.path)
+        rows = [] if manifest is None else shard_files(manifest, DEFAULT_LIMITS)
         if inside.lists:
             files = [entry for entry in inside.entries() if not entry.is_directory]
             wanted = [(entry.name, entry.changed) for entry in files]
             if manifest is not None:
                 wanted = [one for one in wanted if _is_of_checkpoint(one[0], leftovers)]
         else:
-            names = [] if manifest is None else shard_files(manifest, DEFAULT_LIMITS)
-            wanted = [(name, 0.0) for name in [MANIFEST_NAME, *names]]
+            wanted = [(name, 0.0) for name in [MANIFEST_NAME, *own_files(rows)]]
         self._download(location, wanted, target)
+        for other, names in shards_of_others(rows).items():
+            beside = target.parent / other.removeprefix("../")
+            beside.mkdir(exist_ok=True)
+            self._download(location, [(name, 0.0) for name in sorted(names)], beside, f"{other}/")
 
     def _download(
-        self, location: RemoteLocation, names: Iterable[tuple[str, float]], into: Path
+        self,
+        location: RemoteLocation,
+        names: Iterable[tuple[str, float]],
+        into: Path,
+        where: str = "",
     ) -> None:
         for name, changed in names:
             if "/" in name or name in ("", ".", ".."):
                 raise UnsafePathError(f"{quote(name)} is not the name of a file")
             block = bytearray(_STEP)
-            with location.raw(name) as source, writing(into), open(into / name, "wb") as file:
+            with (
+                location.raw(where + name) as source,
+                writing(into),
+                open(into / name, "wb") as file,
+            ):
                 while count := source.readinto(memoryview(block)):
                     file.write(memoryview(block)[:count])
             if changed:

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import ArgumentError, JsonckptError, quote
-from ..format.filenames import is_shard_name, is_single
+from ..format.filenames import SHARED_MARK, is_shard_name, is_single
 from ..format.limits import DEFAULT_LIMITS
 from ..format.manifest import shard_files
 from ..format.model import MANIFEST_NAME
-from .remote_files import RemoteEntry, RemoteFiles, not_named_beside, refuse_web
+from ..save.target import own_files
+from ..sharing.holders import shards_of_others
+from .remote_files import RemoteEntry, RemoteFiles, refuse_web
 
 
 class RemoteRun:
@@ -62,7 +64,7 @@ class RemoteRun:
     def remove_step(self, name: str) -> None:
         """Remove a checkpoint: its manifest first, then the shards that it names.
 
-        What else lies in its directory stays, and so do shards that a step beside it names. If the
+        What else lies in its directory stays, and so do shards that steps beside it use. If the
         removal stops halfway, the rest are leftovers for :func:`jsonckpt.gc`.
 
         Raises:
@@ -78,10 +80,28 @@ class RemoteRun:
                 self._files.remove([name])
             return
         try:
-            shards = shard_files(manifest, DEFAULT_LIMITS)
+            shards = own_files(shard_files(manifest, DEFAULT_LIMITS))
         except JsonckptError:  # damaged: what looks like its shards
             shards = [entry.name for entry in inside.entries() if is_shard_name(entry.name)]
+        shared = inside.read(SHARED_MARK, 1 << 16) is not None
+        used = self._used_by_others(name) if shared else set()
         inside.remove([MANIFEST_NAME])
-        own = [shard for shard in shards if is_shard_name(shard)]
-        inside.remove(not_named_beside(inside, own, self._options, DEFAULT_LIMITS))
+        inside.remove(shard for shard in shards if shard not in used)
+        if shared and not used:
+            inside.remove([SHARED_MARK])
         self._files.remove_if_empty(name)
+
+    def _used_by_others(self, name: str) -> set[str]:
+        """The shards of a step that steps beside it name.
+
+        Raises:
+            JsonckptError: a manifest beside it cannot be read, so that nobody knows.
+        """
+        found: set[str] = set()
+        for entry in self._files.entries():
+            if entry.is_directory and entry.name != name:
+                beside = RemoteFiles(self.path(entry.name), self._options)
+                text = beside.read(MANIFEST_NAME, DEFAULT_LIMITS.manifest_bytes or 1 << 26)
+                rows = [] if text is None else shard_files(text, DEFAULT_LIMITS)
+                found |= shards_of_others(rows).get(f"../{name}", set())
+        return found

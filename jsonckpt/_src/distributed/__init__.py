@@ -1,0 +1,1 @@
+"""Storage and planners for torch's distributed checkpoints: many ranks write one checkpoint."""

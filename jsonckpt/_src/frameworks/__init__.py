@@ -1,0 +1,1 @@
+"""Adapters that put checkpoints of jsonckpt where frameworks save theirs."""

@@ -1,0 +1,137 @@
+"""``JsonSaver``: what Ignite's ``Checkpoint`` writes, as plain JSON; and its way back."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+from ignite.handlers import Checkpoint
+from ignite.handlers.checkpoint import BaseSaveHandler
+
+from ..errors import ArgumentError, CheckpointExistsError, quote
+from ..load.api import load
+from ..save.api import save
+from ..save.options import SaveOptions
+from ..storage.os_errors import writing
+from ..storage.path_arguments import is_url, path_text
+
+#: Arguments of ``save`` that the saver decides.
+_OWN = {"single_file", "metadata", "overwrite", "delete_first", "storage_options"}
+_Base: Any = BaseSaveHandler
+_Checkpoint: Any = Checkpoint
+
+
+class JsonSaver(_Base):
+    """``Checkpoint(to_save, JsonSaver("run"), …)``: each checkpoint is one file ``NAME.json``.
+
+    Ignite names its files ``checkpoint_300.pt``; the ending becomes ``.json``. The text that Ignite
+    gives with a checkpoint (name of the score, priority) is its metadata. Ignite removes the oldest
+    checkpoint before it saves the next: here it is removed when the new one is written.
+
+    Args:
+        dirname: the directory, which is made if it does not exist; a local path.
+        require_empty: refuse a directory with ``.json`` files in it, as ``DiskSaver`` does.
+        save_on_rank: the rank that writes.
+        options: as for :func:`jsonckpt.save`.
+
+    Raises:
+        CheckpointExistsError: there are checkpoints already.
+        ArgumentError: an argument is not valid.
+    """
+
+    def __init__(
+        self,
+        dirname: str | os.PathLike[str],
+        *,
+        require_empty: bool = True,
+        save_on_rank: int = 0,
+        **options: Any,
+    ) -> None:
+        text = path_text(dirname, "dirname")
+        if is_url(text):
+            raise ArgumentError("dirname is a URL, and JsonSaver writes to local paths only")
+        if own := _OWN & options.keys():
+            raise ArgumentError(f"JsonSaver does not take {min(own)}: it decides that itself")
+        SaveOptions.of(**options)
+        self.dirname = Path(text).expanduser()
+        self.save_on_rank = save_on_rank
+        self.last_checkpoint: Path | None = None
+        self._options = options
+        self._to_remove: list[Path] = []
+        if require_empty and self._writes and self.dirname.is_dir():
+            there = sorted(self.dirname.glob("*.json"))
+            if there:
+                raise CheckpointExistsError(
+                    f"there are files already, such as {quote(there[0].name)}",
+                    file=self.dirname,
+                    hint="Choose another directory, or pass require_empty=False.",
+                )
+
+    @property
+    def _writes(self) -> bool:
+        return bool(idist.get_rank() == self.save_on_rank)
+
+    def path(self, filename: str) -> Path:
+        """Where the checkpoint is that Ignite calls ``filename``."""
+        return self.dirname / (filename.removesuffix(".pt").removesuffix(".json") + ".json")
+
+    def __call__(
+        self,
+        checkpoint: Mapping[str, Any],
+        filename: str,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Save a checkpoint, then remove what it replaces. Called by Ignite.
+
+        Raises:
+            JsonckptError: as for :func:`jsonckpt.save`. Nothing was removed.
+        """
+        if not self._writes:
+            return
+        path = self.path(filename)
+        about = {name: _plain(value) for name, value in (metadata or {}).items()}
+        save(checkpoint, path, metadata=about, **self._options)
+        self.last_checkpoint = path
+        old, self._to_remove = self._to_remove, []
+        for one in old:
+            if one != path:
+                with writing(one), suppress(FileNotFoundError):
+                    one.unlink()
+
+    def remove(self, filename: str) -> None:
+        """Remove a checkpoint when the next one is written. Called by Ignite."""
+        if self._writes:
+            self._to_remove.append(self.path(filename))
+
+
+def _plain(value: Any) -> Any:
+    """A number of any library as a plain one: a score may be NumPy's."""
+    return value.item() if hasattr(value, "item") else value
+
+
+def load_objects(
+    to_load: Mapping[str, Any],
+    path: str | os.PathLike[str],
+    map_location: Any = "cpu",
+    *,
+    storage_options: Mapping[str, Any] | None = None,
+    **arguments: Any,
+) -> None:
+    """``Checkpoint.load_objects`` from a checkpoint of plain JSON.
+
+    Args:
+        to_load: the objects, by the names that they had in ``to_save``.
+        path: such as ``saver.last_checkpoint``, or ``jsonckpt.training.latest("run")``.
+        map_location: as for :func:`jsonckpt.load`.
+        storage_options: for fsspec, for URLs.
+        arguments: for ``load_state_dict`` of modules, such as ``strict=False``.
+
+    Raises:
+        JsonckptError: as for :func:`jsonckpt.load`.
+    """
+    state = load(path, map_location, storage_options=storage_options)
+    _Checkpoint.load_objects(to_load, state, **arguments)
