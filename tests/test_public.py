@@ -109,7 +109,8 @@ SIGNATURES = {
         "expected_digest=None"
     ),
     "recover": (
-        "path, out, *, save_id=None, trust_state=False, threads=None, limits=None, sync=True"
+        "path, out, *, save_id=None, trust_state=False, threads=None, limits=None, sync=True, "
+        "storage_options=None"
     ),
     "find": "root, pattern=None, *, limits=None, storage_options=None",
     "CheckpointManager": (
@@ -118,7 +119,10 @@ SIGNATURES = {
         "share_unchanged=False, on_error='raise', metadata=None, process_group=None, "
         "storage_options=None, save_options"
     ),
-    "gc": "path, *, older_than='24h', dry_run=False, abandoned=False, limits=None",
+    "gc": (
+        "path, *, older_than='24h', dry_run=False, abandoned=False, limits=None, "
+        "storage_options=None"
+    ),
     "register": "cls, tag=None, to_json=None, from_json=None",
 }
 
@@ -161,7 +165,7 @@ FIELDS = {
         "after",
         "problem",
     ],
-    "GcReport": ["path", "removed", "kept", "nbytes", "dry_run"],
+    "GcReport": ["path", "removed", "kept", "nbytes", "dry_run", "uploads"],
     "LostTensor": ["name", "reason", "file", "chunk"],
     "RecoverReport": [
         "path",

@@ -112,6 +112,14 @@ def test_a_server_that_never_answers_is_given_up(server: ObjectServer, tmp_path:
         jsonckpt.load(url, storage_options=options(deadline=0.5))
 
 
+def test_a_server_that_says_nothing_is_given_up(server: ObjectServer, tmp_path: Path) -> None:
+    url = put(server, tmp_path, "c", OLD)
+    server.wait = 3
+    with pytest.raises(jsonckpt.JsonckptError, match=r"no answer within|Timeout"):
+        jsonckpt.load(url, storage_options=options(deadline=0.3))
+    server.wait = 0
+
+
 def test_what_a_server_refuses_is_not_asked_again(server: ObjectServer, tmp_path: Path) -> None:
     url = put(server, tmp_path, "c", OLD)
     server.fault = lambda _, path: "403" if "shard" in path else None
@@ -236,6 +244,15 @@ def test_a_save_with_spoiled_answers(server: ObjectServer, s3: dict[str, Any], n
     server.fault = nothing
     assert not server.uploads
     assert len(server.objects) == (1 if name == "c.json" else 2)
+
+
+def test_parts_of_an_upload_are_sent_at_once(server: ObjectServer, s3: dict[str, Any]) -> None:
+    big = {"w": torch.arange(6_000_000.0)}
+    server.wait, server.etags = 0.05, False
+    jsonckpt.save(big, "s3://bucket/c", storage_options=s3)
+    assert 2 <= server.most_at_once <= 6
+    server.wait = 0
+    assert same(jsonckpt.load("s3://bucket/c", storage_options=s3), big)
 
 
 @pytest.mark.parametrize("fault", ["lost", slow("drop"), slow("403")])

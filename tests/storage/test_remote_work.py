@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -250,3 +251,20 @@ def test_a_run_on_s3() -> None:
             assert report.uploads == 1
             assert bool(server.uploads) == dry
         assert "1 unfinished upload" in str(report)
+
+
+def test_chained_urls(tmp_path: Path) -> None:
+    jsonckpt.save(STATE, tmp_path / "c.json")
+    jsonckpt.save(STATE, tmp_path / "d")
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        for file in [tmp_path / "c.json", *(tmp_path / "d").iterdir()]:
+            archive.write(file, file.relative_to(tmp_path))
+    urls = [f"zip://{name}::file://{tmp_path}/x.zip" for name in ("c.json", "d")]
+    urls += [f"simplecache::file://{tmp_path}/{name}" for name in ("c.json", "d")]
+    for number, url in enumerate(urls):
+        assert same(jsonckpt.load(url), STATE)
+        assert jsonckpt.verify(url).ok
+        convert(url, tmp_path / f"{number}.json")
+        assert same(jsonckpt.load(tmp_path / f"{number}.json"), STATE)
+    with pytest.raises(jsonckpt.WriteError, match="only be open for reading"):
+        jsonckpt.save(STATE, urls[1])

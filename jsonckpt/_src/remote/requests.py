@@ -38,7 +38,7 @@ class Requests:
         self.policy = policy
         self.answered = False
         self.gave_up = False
-        self.is_async = bool(getattr(fs, "async_impl", False)) and not fs.asynchronous
+        self.is_async = _runs_on_a_loop(fs)
 
     def call(self, method: str, *args: Any, nbytes: int = 0, **options: Any) -> Any:
         """Call a method of the file system.
@@ -82,6 +82,15 @@ class Requests:
             else:
                 self.answered = True
                 return found
+
+
+def _runs_on_a_loop(fs: Any) -> bool:
+    """Whether a file system, and those that it is built on, have coroutines to call from here."""
+    while hasattr(fs, "protocol"):
+        if not getattr(fs, "async_impl", False) or getattr(fs, "asynchronous", False):
+            return False
+        fs = getattr(fs, "fs", None)
+    return True
 
 
 class _Attempts:

@@ -21,6 +21,7 @@ from ..errors import CheckpointNotFoundError, IncompleteCheckpointError, Jsonckp
 from ..format import filenames
 from ..format.model import MANIFEST_NAME
 from ..remote.faults import status_of
+from ..remote.forward import SMALL, Forward
 from ..remote.policy import split_options
 from ..remote.ranges import NoRangesError, RemoteFacts, ReplacedError, facts_of, fetcher
 from ..remote.read_ahead import ReadAhead
@@ -31,8 +32,6 @@ from .os_errors import describe, is_absent, reading
 
 _DOWNLOAD = "Download the checkpoint and load the copy."
 _REPLACED = "The checkpoint was overwritten since it was opened; open it again."
-#: Bytes that a small read fetches.
-_NEAR = 64 << 10
 
 
 def filesystem(url: str, storage_options: Mapping[str, Any] | None) -> tuple[Requests, str]:
@@ -193,9 +192,7 @@ class RemoteFile:
         self._near: tuple[int, memoryview] = 0, memoryview(b"")
         if facts.size is None:
             raise JsonckptError(
-                "the server does not say how long the file is",
-                file=where,
-                hint=_DOWNLOAD,
+                "the server does not say how long the file is", file=where, hint=_DOWNLOAD
             )
         self.size = facts.size
 
@@ -230,9 +227,9 @@ class RemoteFile:
             first, near = self._near
             if not (first <= start and stop <= first + len(near)):
                 # Small reads are often followed by others close by.
-                ends = max(stop, min(start + _NEAR, self.size))
+                ends = max(stop, min(start + SMALL, self.size))
                 first, near = start, memoryview(self._request(start, ends))
-                self._near = start, near if len(near) <= _NEAR else near[:0]
+                self._near = start, near if len(near) <= SMALL else near[:0]
         yield near[start - first : stop - first]
 
     def close(self) -> None:
@@ -279,47 +276,6 @@ class RemoteFile:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-class _Forward:
-    """The bytes of a file that is read by ranges, in order."""
-
-    def __init__(self, file: RemoteFile, largest: int) -> None:
-        self._file = file
-        self._position = 0
-        self._steps = _steps(file.size, largest)
-        self._left = memoryview(b"")
-        file.expect(_steps(file.size, largest), slow_start=True)
-
-    def read(self, count: int) -> bytes:
-        """At most ``count`` bytes, none at the end."""
-        data = bytearray(count)
-        return bytes(data[: self.readinto(memoryview(data))])
-
-    def readinto(self, buffer: memoryview) -> int:
-        """The next bytes, none at the end."""
-        if not self._left:
-            step = next(self._steps, None)
-            if step is None:
-                return 0
-            # A step is not longer than a request, so it has one part.
-            (self._left,) = self._file.parts(*step)
-        count = min(len(buffer), len(self._left))
-        buffer[:count] = self._left[:count]
-        self._left = self._left[count:]
-        return count
-
-    def close(self) -> None:
-        """End the requests that are under way."""
-        self._file.close()
-
-
-def _steps(size: int, largest: int) -> Iterator[tuple[int, int]]:
-    """Ranges that cover a file. The first are small: often only a beginning is read."""
-    start, step = 0, min(_NEAR, largest)
-    while start < size:
-        yield start, min(start + step, size)
-        start, step = start + step, min(step * 4, largest)
 
 
 class RemoteStream:
@@ -534,7 +490,7 @@ class RemoteLocation:
         size: int | None
         if self.ranged(name):
             file = self.file(name)
-            source, size = _Forward(file, self.requests.policy.request_bytes), file.size
+            source, size = Forward(file, self.requests.policy.request_bytes), file.size
         else:
             with reading(where):
                 size = self.facts(name).size

@@ -24,10 +24,10 @@ from ..format.limits import DEFAULT_LIMITS
 from ..format.manifest import shard_files
 from ..format.model import MANIFEST_NAME
 from ..save.target import check_is_ours, own_files, replaced_rows
+from ..sharing.holders import shards_of_others
 from ..storage.leftovers import is_temporary_of, is_unfinished_manifest
 from ..storage.os_errors import reading, writing
 from ..storage.path_arguments import is_url, without_query
-from ..sharing.holders import shards_of_others
 from ..storage.remote import RemoteLocation, kind_of
 from .remote_files import RemoteFiles
 
@@ -206,7 +206,11 @@ class LocalCopies:
             if "/" in name or name in ("", ".", ".."):
                 raise UnsafePathError(f"{quote(name)} is not the name of a file")
             block = bytearray(_STEP)
-            with location.raw(where + name) as source, writing(into), open(into / name, "wb") as file:
+            with (
+                location.raw(where + name) as source,
+                writing(into),
+                open(into / name, "wb") as file,
+            ):
                 while count := source.readinto(memoryview(block)):
                     file.write(memoryview(block)[:count])
             if changed:

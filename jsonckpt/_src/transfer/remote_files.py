@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import JsonckptError, LimitError
+from ..format.limits import Limits
+from ..format.model import MANIFEST_NAME
 from ..save.remote_target import RENAMES, make_directory
 from ..storage.os_errors import is_absent, reading, writing
 from ..storage.path_arguments import without_query
@@ -44,9 +46,10 @@ class RemoteFiles:
     @classmethod
     def beside(cls, url: str, storage_options: Mapping[str, Any] | None) -> tuple[RemoteFiles, str]:
         """The directory that holds what a URL names, and the name."""
-        scheme, mark, rest = url.rstrip("/").rpartition("://")
+        before, own, after = _own_part(url)
+        scheme, mark, rest = own.rstrip("/").rpartition("://")
         parent, _, name = rest.rpartition("/")
-        return cls(f"{scheme}{mark}{parent}", storage_options), name
+        return cls(f"{before}{scheme}{mark}{parent}{after}", storage_options), name
 
     @property
     def lists(self) -> bool:
@@ -59,7 +62,8 @@ class RemoteFiles:
 
     def child(self, name: str) -> str:
         """The URL of a file."""
-        return f"{self.url}{'' if self.url.endswith('/') else '/'}{name}"
+        before, own, after = _own_part(self.url)
+        return f"{before}{own}{'' if own.endswith('/') else '/'}{name}{after}"
 
     def full(self, name: str) -> str:
         """A file's path in the file system."""
@@ -169,6 +173,48 @@ class RemoteFiles:
 
     def _call(self, method: str, *args: Any, **options: Any) -> Any:
         return self.requests.call(method, *args, **options)
+
+
+def _own_part(url: str) -> tuple[str, str, str]:
+    """The part of a chained URL (``zip://c::file:///x.zip``) that names the file, and the rest.
+
+    >>> _own_part("simplecache::s3://b/c")
+    ('simplecache::', 's3://b/c', '')
+    >>> _own_part("zip://c::file:///x.zip")
+    ('', 'zip://c', '::file:///x.zip')
+    """
+    first, mark, rest = url.partition("::")
+    if not mark:
+        return "", url, ""
+    if "://" in first:
+        return "", first, mark + rest
+    before, own, after = _own_part(rest)
+    return first + mark + before, own, after
+
+
+def not_named_beside(
+    inside: RemoteFiles,
+    names: Iterable[str],
+    storage_options: Mapping[str, Any] | None,
+    limits: Limits,
+) -> list[str]:
+    """Those files of a directory that no manifest in a directory beside it names.
+
+    A name that occurs anywhere in such a manifest counts as used.
+
+    Raises:
+        JsonckptError: a manifest cannot be read.
+    """
+    left = list(names)
+    if not left:
+        return []
+    around, own = RemoteFiles.beside(inside.url, storage_options)
+    for entry in around.entries():
+        if entry.is_directory and entry.name != own:
+            beside = RemoteFiles(around.child(entry.name), storage_options)
+            text = beside.read(MANIFEST_NAME, limits.manifest_bytes or (1 << 62)) or b""
+            left = [name for name in left if name.encode() not in text]
+    return left
 
 
 def refuse_web(files: RemoteFiles, purpose: str) -> None:

@@ -19,7 +19,7 @@ from ..remote.upload import can_upload_in_parts
 from ..storage.leftovers import is_of_save, is_temporary_of
 from ..storage.os_errors import reading, writing
 from ..storage.path_arguments import without_query
-from .remote_files import RemoteEntry, RemoteFiles, refuse_web
+from .remote_files import RemoteEntry, RemoteFiles, not_named_beside, refuse_web
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,13 @@ def remote_leftovers(
     if manifest is not None:
         named = {shard.file for shard in parse_manifest(manifest, limits).shards}
         found = [e for e in present if is_of_save(e.name) and e.name not in named]
-        return RemoteLeftovers(inside, _unused(inside, found, storage_options, limits), True)
+        left = _unused(inside, found, storage_options, limits)
+        return RemoteLeftovers(inside, left, True)
     found = [entry for entry in present if is_of_save(entry.name)]
     if found:
         others = sorted(entry.name for entry in present if entry not in found)
-        return RemoteLeftovers(inside, found, False, (others or [""])[0])
+        left = _unused(inside, found, storage_options, limits)
+        return RemoteLeftovers(inside, left, False, (others or [""])[0])
     beside, name = RemoteFiles.beside(url, storage_options)
     around = beside.entries()
     temporaries = [entry for entry in around if is_temporary_of(entry.name, name)]
@@ -76,22 +78,9 @@ def _unused(
     storage_options: Mapping[str, Any] | None,
     limits: Limits,
 ) -> list[RemoteEntry]:
-    """Those files that no checkpoint beside this one names.
-
-    Raises:
-        JsonckptError: a manifest beside it cannot be read.
-    """
-    if not found:
-        return []
-    around, own = RemoteFiles.beside(inside.url, storage_options)
-    left = list(found)
-    for entry in around.entries():
-        if entry.is_directory and entry.name != own:
-            beside = RemoteFiles(around.child(entry.name), storage_options)
-            text = beside.read(MANIFEST_NAME, limits.manifest_bytes or (1 << 62)) or b""
-            # A name that occurs anywhere in it counts as used.
-            left = [file for file in left if file.name.encode() not in text]
-    return left
+    """Those files that no checkpoint beside this one names."""
+    left = not_named_beside(inside, [entry.name for entry in found], storage_options, limits)
+    return [entry for entry in found if entry.name in left]
 
 
 def abort_uploads(files: RemoteFiles, before: float, *, dry_run: bool) -> int:

@@ -64,8 +64,8 @@ class RemoteRun:
     def remove_step(self, name: str) -> None:
         """Remove a checkpoint: its manifest first, then the shards that it names.
 
-        What else lies in its directory stays, and so do shards that steps beside it use. If the removal stops halfway, the rest are leftovers
-        for :func:`jsonckpt.gc`.
+        What else lies in its directory stays, and so do shards that steps beside it use. If the
+        removal stops halfway, the rest are leftovers for :func:`jsonckpt.gc`.
 
         Raises:
             ArgumentError: ``name`` is not the name of a child.
