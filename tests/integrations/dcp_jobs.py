@@ -434,3 +434,32 @@ def failing_background_save(path: str) -> str:
     finally:
         _mend()
     return ""
+
+
+class Tied(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = torch.nn.Embedding(3, 4)  # fewer rows than four ranks
+        self.head = torch.nn.Linear(4, 3, bias=False)
+        self.head.weight = self.embedding.weight
+
+
+def tied_weights(path: str) -> Any:
+    torch.manual_seed(0)
+    net = fully_shard(Tied(), mesh=init_device_mesh("cpu", (dist.get_world_size(),)))
+    state = {"model": net.state_dict(), "separate": sharded([3, 4], "0", [dist.get_world_size()])}
+    dcp.save(state, path)
+    expected = whole(state)
+    for tensor in [*state["model"].values(), state["separate"]]:
+        tensor.to_local().zero_()
+    dcp.load(state, path)
+    return expected, whole(state)
+
+
+def meta_model(path: str) -> Any:
+    """A state on the meta device is given memory by the load."""
+    with torch.device("meta"):
+        net = fully_shard(Net(), mesh=init_device_mesh("cpu", (dist.get_world_size(),)))
+    state = {"model": net.state_dict()}
+    dcp.load(state, path, strict=False)
+    return whole(state["model"])

@@ -12,6 +12,7 @@ import torch
 
 import jsonckpt
 from jsonckpt import StateMismatchError
+from jsonckpt.convert import convert
 from tests.integrations import dcp_jobs as jobs
 from tests.integrations.ranks import RankError, Ranks
 from tests.support import difference, slow
@@ -202,6 +203,34 @@ def test_planners_that_pickle_are_refused_where_they_would(ranks: Ranks, tmp_pat
 def test_a_save_without_collectives_is_refused(ranks: Ranks, tmp_path: Path) -> None:
     for text in ranks.run(2, jobs.without_collectives, str(tmp_path / "c")):
         assert "use_collectives" in text
+
+
+def test_tied_weights_are_stored_once_on_all_ranks(ranks: Ranks, tmp_path: Path) -> None:
+    for expected, found in ranks.run(4, jobs.tied_weights, str(tmp_path / "c")):
+        assert difference(found, expected) is None
+    state = jsonckpt.load(tmp_path / "c")
+    assert state["model"]["head.weight"] is state["model"]["embedding.weight"]
+    with jsonckpt.open(tmp_path / "c") as checkpoint:
+        assert checkpoint.manifest.nbytes == 2 * 3 * 4 * 4
+
+
+def test_a_model_on_the_meta_device_is_filled(ranks: Ranks, tmp_path: Path) -> None:
+    expected = ranks.run(2, jobs.save_trained, "fsdp", str(tmp_path / "c"), {})[0]["model"]
+    for found in ranks.run(2, jobs.meta_model, str(tmp_path / "c")):
+        assert difference(dict(found), dict(expected)) is None
+
+
+def test_every_way_to_read_sees_one_checkpoint(ranks: Ranks, tmp_path: Path) -> None:
+    expected = ranks.run(3, jobs.save_trained, "fsdp", str(tmp_path / "c"), {})[0]
+    tensors = dict(jsonckpt.stream(tmp_path / "c"))
+    for name, tensor in expected["model"].items():
+        assert torch.equal(tensors[f"/model/{name}"], tensor)
+        assert torch.equal(jsonckpt.open(tmp_path / "c")[f"/model/{name}"].load(), tensor)
+    convert(tmp_path / "c", tmp_path / "whole.json")
+    assert difference(jsonckpt.load(tmp_path / "whole.json"), expected) is None
+    net = jobs.Net()
+    jsonckpt.load_into({"model": net}, tmp_path / "c", include="/model/*")
+    assert difference(dict(net.state_dict()), dict(expected["model"])) is None
 
 
 def test_sharded_tensors_of_the_older_kind(ranks: Ranks, tmp_path: Path) -> None:

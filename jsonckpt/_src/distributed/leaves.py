@@ -203,7 +203,7 @@ def build(leaves: Iterable[tuple[Path, Json]]) -> Json:
 
     >>> build([(("a", "b"), 1), (("a", Tag("$dict"), Pair("0")), 2)])
     Traceback (most recent call last):
-    jsonckpt._src.errors.StateMismatchError: the ranks have different kinds of values at '/a'
+    jsonckpt.StateMismatchError: the ranks have different kinds of values at '/a'
     """
     return _build(list(leaves), ())
 
