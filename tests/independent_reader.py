@@ -32,11 +32,21 @@ def check_head(document: dict[str, Any], kind: str, sealed: bytes) -> None:
     need(document["format"] == kind, "format")
     need(type(document["version"]) is int and document["version"] == 1, "version")
     need(re.fullmatch("[0-9a-f]{32}", document["save_id"]), "save_id")
-    need(not document.get("requires"), "a feature that this reader does not know is required")
+    check_requires(document)
+    names = [record["name"] for record in document["tensors"]]
+    listed = any(name.startswith("$region/") for name in names) and "shards" in document
+    needed = listed or (any(name.startswith("$region/") for name in names) and "state" in document)
+    need(not needed or "regions" in document.get("requires", []), "requires names regions")
     if document["seal"] is not None:
         algorithm, _, digest = document["seal"].partition(":")
         need(kind != "jsonckpt.shard" or algorithm == document["checksum"], "the seal's algorithm")
         check_sum(algorithm, sealed, digest)
+
+
+def check_requires(document: dict[str, Any]) -> None:
+    required = document.get("requires", [])
+    need(type(required) is list and all(type(one) is str for one in required), "requires")
+    need(set(required) <= {"regions"}, "a feature that this reader does not know is required")
 
 
 def file_text(path: pathlib.Path) -> bytes:
@@ -120,7 +130,12 @@ def read_record(record: dict[str, Any], chunks: list[bytes], algorithm: str) -> 
     codec = [record[key] for key in ("encoding", "compression", "filter")]
     item = getattr(torch, name).itemsize
     nbytes, sums, raw = math.prod(shape) * item, record[algorithm], bytearray()
-    need(not record.get("requires"), "a feature that this reader does not know is required")
+    check_requires(record)
+    if record["name"].startswith("$region/"):
+        need("regions" in record.get("requires", []), "requires names regions")
+        need(not {"stride", "storage"} & set(record), "a region is row-major, in its own memory")
+        offset = re.match(r"\$region/([0-9,]*)(/|$)", record["name"])
+        need(offset and len(offset[1].split(",")) == max(len(shape), 1), "the name of a region")
     need(step > 0 and step % item == 0, "chunk_bytes")
     need(len(chunks) == len(sums) == -(-nbytes // step), "the number of chunks")
     for payload, checksum in zip(chunks, sums, strict=True):
@@ -236,8 +251,8 @@ def resolve(node: Any, tensors: dict[str, torch.Tensor]) -> Any:
     if others != [""] or not tag.startswith("$"):
         return value
     body = value[tag]
-    if tag == "$tensor":
-        return tensors[body]
+    if tag in ("$tensor", "$regions"):
+        return tensors[body if tag == "$tensor" else body["name"]]
     if tag == "$tied":
         return tensors[body["of"]]
     if tag == "$view":
@@ -266,7 +281,8 @@ def read(path: str | pathlib.Path) -> tuple[Any, dict[str, torch.Tensor]]:
         document, tensors = read_shard(file_text(path))
         nbytes = sum(tensor.untyped_storage().nbytes() for tensor in tensors.values())
         need(document["totals"] == {"tensors": len(tensors), "bytes": nbytes}, "totals")
-        return document["state"], share_storages(document["tensors"], tensors)
+        tensors = share_storages(document["tensors"], tensors)
+        return document["state"], put_together(document["state"], tensors, {})
     text = (path / "manifest.json").read_bytes()
     manifest, end = parse(text), text.rfind(b',\n"seal":')
     last = list(manifest)[-1] == "seal" and b"\n" not in text[end + 2 :].rstrip()
@@ -297,7 +313,51 @@ def read(path: str | pathlib.Path) -> tuple[Any, dict[str, torch.Tensor]]:
     nbytes = sum(tensor.untyped_storage().nbytes() for tensor in tensors.values())
     totals = {"tensors": len(rows), "bytes": nbytes, "stored_bytes": stored}
     need(manifest["totals"] == {**totals, "shards": len(manifest["shards"])}, "totals")
-    return manifest["state"], share_storages(rows, tensors)
+    tensors = share_storages(rows, tensors)
+    return manifest["state"], put_together(manifest["state"], tensors, {})
+
+
+# --- regions (section 6.5) ---
+
+
+def put_together(
+    state: Any, tensors: dict[str, torch.Tensor], known: dict[str, Any]
+) -> dict[str, torch.Tensor]:
+    """The tensors, and those of the state that several records hold."""
+    for member in state if isinstance(state, list) else []:
+        put_together(member, tensors, known)
+    if not isinstance(state, dict):
+        return tensors
+    if list(state) != ["$regions"]:
+        put_together(list(state.values()), tensors, known)
+        return tensors
+    body = state["$regions"]
+    name, shape, parts = body["name"], body["shape"], body["parts"]
+    if name in known:
+        need(known[name] == body, "two tensors have one name")
+        return tensors
+    need(re.match("/|$", name) and name not in tensors, "the name of a tensor in regions")
+    known[name] = body
+    item = getattr(torch, body["dtype"]).itemsize
+    memory = torch.zeros(math.prod(shape) * item, dtype=torch.uint8)
+    grid, seen = memory.view(*shape, item), torch.zeros(shape, dtype=torch.int32)
+    need(parts and len({str(part["offset"]) for part in parts}) == len(parts), "the parts")
+    for part in parts:
+        offset = part["offset"]
+        need(all(type(at) is int and at >= 0 for at in offset), "an offset")
+        need(part["of"] == f"$region/{','.join(map(str, offset))}{name}", "the name of a part")
+        piece = tensors.pop(part["of"])
+        need(piece.dtype == getattr(torch, body["dtype"]), "the dtype of a part")
+        stops = [at + size for at, size in zip(offset, piece.shape, strict=True)]
+        need(all(map(int.__le__, stops, shape)), "a part lies in its tensor")
+        box = tuple(map(slice, offset, stops))
+        raw = torch.empty(0, dtype=torch.uint8).set_(piece.untyped_storage())
+        grid[box].copy_(raw.view(*piece.shape, item))
+        seen[box] += 1
+    need((seen == 1).all(), "the parts cover each element once")
+    rows = [math.prod(max(size, 1) for size in shape[i + 1 :]) for i in range(len(shape))]
+    tensors[name] = strided(memory, body["dtype"], shape, rows, 0)
+    return tensors
 
 
 OPTIONAL = ("device", "stride", "storage")

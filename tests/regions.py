@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
+from jsonckpt._src.boxes import Box
 from jsonckpt._src.format.model import PLAIN
-from jsonckpt._src.format.regions import Box, region_name, regions_json
+from jsonckpt._src.format.regions import region_name, regions_json
 from jsonckpt._src.parallel import CancelToken
 from jsonckpt._src.save.api import target_of
 from jsonckpt._src.save.options import SaveOptions

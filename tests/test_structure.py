@@ -14,7 +14,7 @@ import jsonckpt
 SOURCE = Path(jsonckpt.__file__).parent / "_src"
 #: A module imports from its own package and from the layers before its own.
 LAYERS: list[set[str]] = [
-    {"errors", "linux", "parallel", "progress", "shown"},
+    {"boxes", "errors", "linux", "parallel", "progress", "shown"},
     {"format"},
     {"state", "shards"},
     {"tensors", "storage"},

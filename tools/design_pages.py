@@ -42,7 +42,7 @@ ROWS = [
 ]
 PACKAGES = [name for row in ROWS for column in row for name in column]
 #: Modules that every package may use.
-GROUND = {"errors", "linux", "parallel", "progress", "shown"}
+GROUND = {"boxes", "errors", "linux", "parallel", "progress", "shown"}
 WIDTH, MARGIN, GAP, LINE = 1120, 24, 56, 17
 SANS = 'font-family="Helvetica, Arial, sans-serif"'
 Edge = tuple[str, str]

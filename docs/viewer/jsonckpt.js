@@ -50,7 +50,7 @@ const joined = (parts) => {
 class Entry {
   constructor(facts, codec, place) {
     const [name, dtype, shape] = ["name", "dtype", "shape"].map((key) => facts.get(key));
-    need(isText(name) && /^(\/.*|\$storage\/.*|)$/su.test(name) && !/[\0-\x1f\x7f]/.test(name), `${place}: a name is not valid`);
+    need(isText(name) && /^(\/.*|\$storage\/.*|\$region\/((0|[1-9]\d*)(,(0|[1-9]\d*))*)?(\/.*)?|)$/su.test(name) && !/[\0-\x1f\x7f]/.test(name), `${place}: a name is not valid`);
     need(new TextEncoder().encode(name).length <= 1024, `${place}: a name has more than 1024 bytes`);
     need(DTYPES.has(dtype), `${place}: ${name} has the dtype ${dtype}, which this reader does not know`);
     this.name = name;
@@ -72,6 +72,7 @@ class Entry {
     this.chunkBytes = codec.get("chunk_bytes");
     checkCodec(this);
     checkRequires(facts, name);
+    if (name.startsWith(REGION)) checkRegion(this, facts);
     this.chunkCount = Math.ceil(this.nbytes / this.chunkBytes);
     this.chunks = []; // [offset, length] of each payload
     this.checksums = [];
@@ -88,6 +89,81 @@ class Entry {
   get storedBytes() {
     return this.chunks.reduce((sum, [, length]) => sum + length, 0);
   }
+}
+
+/** A tensor in regions, put together from several records (section 6.5). */
+class Whole {
+  constructor(body, records, place) {
+    need(body instanceof Map, `${place}: a $regions is no object`);
+    const [name, dtype, shape, parts] = ["name", "dtype", "shape", "parts"].map((key) => body.get(key));
+    need(isText(name) && /^(\/.*|)$/su.test(name), `${place}: a name is not valid`);
+    need(!records.has(name), `${name}: two tensors have this name`);
+    need(DTYPES.has(dtype), `${place}: ${name} has the dtype ${dtype}, which this reader does not know`);
+    need(Array.isArray(parts) && parts.length > 0, `${name}: parts is not valid`);
+    this.name = name;
+    this.dtype = dtype;
+    this.item = DTYPES.get(dtype).item;
+    this.shape = checkedShape(shape, name);
+    this.numel = Number(this.shape.reduce((product, size) => product * BigInt(size), 1n));
+    this.nbytes = this.numel * this.item;
+    this.device = body.get("device") ?? "cpu";
+    need(isText(this.device) && /^[a-z]{1,20}(:[0-9]{1,5})?$/.test(this.device), `${name}: the device is not valid`);
+    this.stride = null;
+    this.storage = null;
+    this.parts = parts.map((part) => partOf(part, this, records));
+    need(new Set(this.parts.map(({ entry }) => entry.name)).size === parts.length, `${name}: two parts have one offset`);
+    need(tiles(this.shape, this.parts), `${name}: its parts do not cover each element once`);
+    need(Number.isSafeInteger(this.nbytes), `${name}: the tensor is too large`);
+    const [{ entry: first }] = this.parts;
+    for (const key of ["encoding", "compression", "filter", "chunkBytes"]) this[key] = first[key];
+    this.chunkCount = Math.ceil(this.nbytes / this.chunkBytes);
+    this.checksums = this.parts.flatMap(({ entry }) => entry.checksums);
+    this.said = stringify(body);
+  }
+
+  chunkSize(number) {
+    return Math.min(this.chunkBytes, this.nbytes - number * this.chunkBytes);
+  }
+
+  get storedBytes() {
+    return this.parts.reduce((sum, { entry }) => sum + entry.storedBytes, 0);
+  }
+}
+
+const REGION = "$region/";
+
+function checkRegion({ name, shape, stride, storage }, facts) {
+  const offsets = name.slice(REGION.length).split("/")[0];
+  need((offsets ? offsets.split(",").length : 0) === shape.length, `${name}: the name has not as many offsets as the shape has sizes`);
+  need(stride === null && storage === null, `${name}: a region has neither stride nor storage`);
+  if (facts.has("chunks") && facts.has("encoding")) need(facts.get("requires")?.includes("regions"), `${name}: requires must name regions`);
+}
+
+function partOf(part, { name, dtype, shape }, records) {
+  const offset = part instanceof Map ? part.get("offset") : null;
+  const isValid = Array.isArray(offset) && offset.length === shape.length && offset.every(isCount);
+  need(isValid && part.get("of") === `${REGION}${offset.join(",")}${name}`, `${name}: a part is not valid`);
+  const entry = records.get(part.get("of"));
+  need(entry, `${name}: there is no record ${part.get("of")}`);
+  need(entry.dtype === dtype, `${name}: ${entry.name} has another dtype`);
+  need(offset.every((start, i) => BigInt(start) + BigInt(entry.shape[i]) <= BigInt(shape[i])), `${name}: ${entry.name} leaves the tensor`);
+  return { entry, offset };
+}
+
+/** Whether boxes cover each element once: both polynomials have one value at a random point (section 6.5). */
+function tiles(shape, parts) {
+  const prime = (1n << 127n) - 1n;
+  const known = shape.map(() => new Map());
+  const random = () => globalThis.crypto.getRandomValues(new BigUint64Array(2)).reduce((sum, word) => (sum << 64n) + word, 0n) % prime;
+  const at = (dimension, place) => {
+    const values = known[dimension];
+    if (!values.has(place)) values.set(place, random());
+    return values.get(place);
+  };
+  const value = (offset, size) =>
+    size.reduce((product, length, i) => (product * (at(i, BigInt(offset[i])) - at(i, BigInt(offset[i]) + BigInt(length)))) % prime, 1n);
+  const sum = parts.reduce((total, { offset, entry }) => total + value(offset, entry.shape), 0n);
+  return (sum - value(shape.map(() => 0), shape)) % prime === 0n;
 }
 
 function checkedShape(shape, name) {
@@ -132,7 +208,8 @@ function checkCodec({ name, encoding, compression, filter, chunkBytes, item }) {
 function checkRequires(facts, place) {
   const required = facts.get("requires") ?? [];
   need(Array.isArray(required) && required.every(isText), `${place}: requires is not valid`);
-  need(required.length === 0, `${place}: needs ${required[0]}, which this reader does not know`);
+  const unknown = required.find((name) => name !== "regions");
+  need(unknown === undefined, `${place}: needs ${unknown}, which this reader does not know`);
 }
 
 /** The most bytes that a payload may have. */
@@ -468,6 +545,7 @@ export class Checkpoint {
     this.state = document.get("state") ?? null;
     this.totals = document.get("totals") ?? null;
     this.shards = document.get("shards") ?? null;
+    /** The tensors: records, and what regions make together. */
     this.entries = new Map();
     for (const entry of entries) {
       need(!this.entries.has(entry.name), `${name}: the name ${entry.name} stands twice`);
@@ -475,6 +553,10 @@ export class Checkpoint {
     }
     checkStorages(entries);
     this.checkTotals(entries);
+    if (this.hasState && entries.some((entry) => entry.name.startsWith(REGION))) {
+      need(document.get("requires")?.includes("regions"), `${name}: requires must name regions`);
+      this.entries = withWholes(this.state, this.entries, name);
+    }
     /** Tied tensors and views: name to what the state says of them. */
     this.references = new Map();
     if (this.hasState) walkReferences(this.state, this);
@@ -505,6 +587,8 @@ export class Checkpoint {
   async chunk(name, number) {
     const entry = this.entry(name);
     need(Number.isInteger(number) && number >= 0 && number < entry.chunkCount, `${name}: no chunk ${number}`);
+    const start = number * entry.chunkBytes;
+    if (entry instanceof Whole) return this.bytes(name, start, start + entry.chunkSize(number));
     await this.checkRecord(entry);
     return readChunk(entry, number, this.algorithm);
   }
@@ -513,14 +597,50 @@ export class Checkpoint {
   async bytes(name, start = 0, end = this.entry(name).nbytes) {
     const entry = this.entry(name);
     need(start >= 0 && start <= end && end <= entry.nbytes, `${name}: no bytes ${start} to ${end}`);
-    await this.checkRecord(entry);
     const out = new Uint8Array(end - start);
+    if (entry instanceof Whole) {
+      for (const part of entry.parts) await this.gather(entry, part, start, end, out);
+      return out;
+    }
+    await this.checkRecord(entry);
     for (let number = Math.floor(start / entry.chunkBytes); number * entry.chunkBytes < end && number < entry.chunkCount; number++) {
       const from = number * entry.chunkBytes;
       const chunk = await readChunk(entry, number, this.algorithm);
       out.set(chunk.subarray(Math.max(0, start - from), Math.min(chunk.length, end - from)), Math.max(0, from - start));
     }
     return out;
+  }
+
+  /** Copy what a part has of the bytes of a whole tensor from `start` to `end`, run by run. */
+  async gather(whole, { entry, offset }, start, end, out) {
+    if (!entry.nbytes) return;
+    await this.checkRecord(entry);
+    const [steps, sizes] = [rowMajor(whole.shape), entry.shape.map(Number)];
+    let inner = Math.max(0, sizes.length - 1); // a run has a range of this dimension, and all of those after it
+    while (inner > 0 && sizes[inner] === Number(whole.shape[inner])) inner -= 1;
+    const run = sizes.slice(inner).reduce((product, size) => product * size, 1) * entry.item;
+    const base = offset.reduce((sum, first, i) => sum + first * steps[i], 0);
+    const place = new Array(inner).fill(0);
+    let [held, number] = [null, -1];
+    for (let from = 0; from < entry.nbytes; from += run) {
+      const to = (base + place.reduce((sum, index, i) => sum + index * steps[i], 0)) * entry.item;
+      for (let at = Math.max(to, start); at < Math.min(to + run, end); ) {
+        const inside = from + at - to;
+        if (Math.floor(inside / entry.chunkBytes) !== number) {
+          number = Math.floor(inside / entry.chunkBytes);
+          held = await readChunk(entry, number, this.algorithm);
+        }
+        const first = inside - number * entry.chunkBytes;
+        const piece = held.subarray(first, Math.min(held.length, first + Math.min(to + run, end) - at));
+        out.set(piece, at - start);
+        at += piece.length;
+      }
+      for (let dimension = inner - 1; dimension >= 0; dimension--) {
+        place[dimension] += 1;
+        if (place[dimension] < sizes[dimension]) break;
+        place[dimension] = 0;
+      }
+    }
   }
 
   /** What a name stands for: `{of, dtype, shape, stride, offset}`; of a record the strides are row-major. */
@@ -554,10 +674,15 @@ export class Checkpoint {
   /** Check all chunks and the digest of a record. `progress` gets numbers up to 1. */
   async verify(name, progress = () => {}) {
     const entry = this.entry(name);
-    await this.checkRecord(entry);
-    for (let number = 0; number < entry.chunkCount; number++) {
-      await readChunk(entry, number, this.algorithm);
-      progress((number + 1) / entry.chunkCount);
+    const records = entry instanceof Whole ? entry.parts.map((part) => part.entry) : [entry];
+    const count = records.reduce((sum, { chunkCount }) => sum + chunkCount, 0);
+    let done = 0;
+    for (const record of records) {
+      await this.checkRecord(record);
+      for (let number = 0; number < record.chunkCount; number++) {
+        await readChunk(record, number, this.algorithm);
+        progress(++done / count);
+      }
     }
   }
 
@@ -625,7 +750,31 @@ export function tagOf(node) {
   return name.startsWith("$") ? name : null;
 }
 
-/** Find `$tensor`, `$tied` and `$view` in a state, and check that they have records. */
+/** The tensors of a state by name: those in regions in the place of their first record. */
+function withWholes(state, records, place) {
+  const wholes = new Map();
+  const todo = [state];
+  while (todo.length) {
+    const node = todo.pop();
+    if (Array.isArray(node)) for (const element of node) todo.push(element);
+    if (!(node instanceof Map)) continue;
+    const body = tagOf(node) === "$regions" ? node.get("$regions") : null;
+    if (body === null) {
+      for (const member of node.values()) todo.push(member);
+      continue;
+    }
+    const known = body instanceof Map ? wholes.get(body.get("name")) : null;
+    need(!known || known.said === stringify(body), `${place}: two tensors have one name`);
+    if (known) continue;
+    const whole = new Whole(body, records, place);
+    wholes.set(whole.name, whole);
+  }
+  const owner = new Map();
+  for (const whole of wholes.values()) for (const { entry } of whole.parts) owner.set(entry.name, whole);
+  return new Map([...records].map(([name, entry]) => [owner.get(name)?.name ?? name, owner.get(name) ?? entry]));
+}
+
+/** Find `$tensor`, `$regions`, `$tied` and `$view` in a state, and check that they have records. */
 function walkReferences(state, checkpoint) {
   const { entries, references, name: place } = checkpoint;
   const todo = [state];
@@ -635,8 +784,9 @@ function walkReferences(state, checkpoint) {
     if (!(node instanceof Map)) continue;
     const tag = tagOf(node);
     const body = tag && node.get(tag);
-    if (tag === "$tensor") {
-      need(entries.has(body), `${place}: the state has a tensor ${stringify(body).slice(0, 200)}, which has no record`);
+    if (tag === "$tensor" || tag === "$regions") {
+      const name = tag === "$tensor" ? body : body instanceof Map ? body.get("name") : null;
+      need(entries.has(name), `${place}: the state has a tensor ${stringify(name ?? null).slice(0, 200)}, which has no record`);
     } else if (tag === "$tied" || tag === "$view") {
       addReference(tag, body, entries, references, place);
     } else {

@@ -81,8 +81,8 @@ def test_members_that_nobody_knows_are_ignored(checkpoint: Path) -> None:
 
 def test_features_that_nobody_knows_are_refused_by_name(checkpoint: Path) -> None:
     unseal(checkpoint)
-    edited(checkpoint, '"created_by"', '"requires":["regions"],\n"created_by"')
-    with pytest.raises(jsonckpt.UnsupportedVersionError, match="regions"):
+    edited(checkpoint, '"created_by"', '"requires":["deltas"],\n"created_by"')
+    with pytest.raises(jsonckpt.UnsupportedVersionError, match="deltas"):
         jsonckpt.load(checkpoint)
 
 

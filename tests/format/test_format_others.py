@@ -55,10 +55,10 @@ def test_any_bits_of_any_dtype(
 def test_a_feature_that_a_record_requires_is_refused_by_name(place: str, tmp_path: Path) -> None:
     known = crafted(["1"], "uint8", [1], [b"\1"], **{place: '"requires":[],'})
     assert both_load(known, tmp_path).tolist() == [1]
-    text = crafted(["1"], "uint8", [1], [b"\1"], **{place: '"requires":["regions"],'})
+    text = crafted(["1"], "uint8", [1], [b"\1"], **{place: '"requires":["deltas"],'})
     (tmp_path / "r.json").write_bytes(text)
     for source in (tmp_path / "r.json", io.BytesIO(text)):
-        with pytest.raises(jsonckpt.UnsupportedVersionError, match="regions"):
+        with pytest.raises(jsonckpt.UnsupportedVersionError, match="deltas"):
             jsonckpt.load(source)
     with pytest.raises(ValueError, match="required"):
         independent_reader.load(tmp_path / "r.json")

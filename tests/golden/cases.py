@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 
+import jsonckpt
 from tests.golden.elements import DTYPES, NEWER_DTYPES, every_dtype, floats
 from tests.golden.expected import (
     chunked,
+    cut_in_regions,
     gpt2,
+    in_regions,
     names,
     numpy_values,
     plain_values,
@@ -24,6 +28,7 @@ from tests.golden.expected import (
     zones,
 )
 from tests.golden.registered import registered
+from tests.regions import Cut, save_in_regions
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,7 @@ class Case:
         needs: what torch must have to hold the state.
         needs_zones: whether the time zones of the system are needed.
         needs_types: whether the reader must know registered types.
+        cut: how its tensors are cut into regions.
     """
 
     path: str
@@ -49,6 +55,14 @@ class Case:
     needs: tuple[str, ...] = ()
     needs_zones: bool = False
     needs_types: bool = False
+    cut: Cut | None = None
+
+    def save(self, path: Path, **options: Any) -> None:
+        """Save the state, some tensors in regions if the case says so."""
+        if self.cut is None:
+            jsonckpt.save(self.state(), path, **self.options, **options)
+        else:
+            save_in_regions(self.state(), path, self.cut, shuffle=3, **self.options, **options)
 
 
 _METADATA = {"note": 'é " \\ \n $', "nested": {"$tensor": "/x", "list": [1, 2.5, None, True, {}]}}
@@ -126,6 +140,15 @@ CASES = [
     Case("gpt2-adamw", gpt2, {**_ZSTD, **_SHA}, frozenset({"base64", "base64 zstd shuffle"})),
     Case("gpt2-adamw.json", gpt2, {"metadata": {"step": 12}}),
     Case("registered.json", registered, needs_types=True),
+    Case("regions.json", in_regions, {**_SHA, "chunk_size": 64}, cut=cut_in_regions),
+    Case(
+        "regions",
+        in_regions,
+        {**_LIST, "chunk_size": 64, "max_shard_size": 6000},
+        frozenset({"list"}),
+        shards=6,
+        cut=cut_in_regions,
+    ),
     Case("root-tensor.json", lambda: floats(2, 3)),
     Case("root-tensor", lambda: torch.nn.Parameter(floats(5)), _LIST, frozenset({"list"})),
     Case("root-none.json", lambda: None, {}, frozenset()),

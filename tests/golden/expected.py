@@ -16,13 +16,16 @@ import pathlib
 import types
 import uuid
 import zoneinfo
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch.torch_version import TorchVersion
 
+from jsonckpt._src.boxes import Box
 from tests.golden.elements import SPECIAL, floats, nan, of_bits, patterns, whole_numbers
+from tests.regions import grid
 
 
 def chunked() -> dict[str, Any]:
@@ -39,6 +42,43 @@ def chunked() -> dict[str, Any]:
         "none": torch.zeros(4, 0, 5, dtype=torch.float16),
         "wide": (whole_numbers(50).to(torch.float64) / 8).to(torch.complex128),
     }
+
+
+def in_regions() -> dict[str, Any]:
+    """Tensors that :func:`cut_in_regions` cuts: tied, viewed, wrapped, empty, of one element."""
+    w = floats(12, 10)
+    return {
+        "w": w,
+        "tied": w,
+        "row": w[3],
+        "column": w[2:9, 4],
+        "whole": floats(3, 5),
+        "pinwheel": whole_numbers(5, 5, dtype=torch.int16),
+        "model": {
+            "a~b/c": torch.nn.Parameter(floats(6, 4)),
+            "half": floats(7, 3, 2).to(torch.bfloat16),
+            "mask": whole_numbers(9) % 3 == 0,
+        },
+        "complex": (whole_numbers(4, 5).to(torch.float64) / 8).to(torch.complex128),
+        "bytes": torch.tensor([i * i % 251 for i in range(101)], dtype=torch.uint8),
+        "number": torch.tensor(1.5, dtype=torch.float64),
+        "none": torch.zeros(3, 0, 2),
+        "array": whole_numbers(6, 4).numpy(),
+        "deep": whole_numbers(3, 4, 2, 3),
+        "step": 7,
+    }
+
+
+def cut_in_regions(name: str, shape: Sequence[int]) -> list[Box] | None:
+    """How the tensors of :func:`in_regions` are cut."""
+    if name == "/whole":
+        return None
+    if name == "/pinwheel":  # no straight cut divides it
+        offsets = [(0, 0), (0, 3), (3, 2), (2, 0), (2, 2)]
+        return list(zip(offsets, [(2, 3), (3, 2), (2, 3), (3, 2), (1, 1)]))
+    return grid(*{"/w": (3, 2), "/bytes": (4,), "/deep": (2, 1, 2, 2)}.get(name, (2, 2)))(
+        name, shape
+    )
 
 
 def plain_values() -> dict[str, Any]:

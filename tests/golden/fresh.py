@@ -21,7 +21,6 @@ from unittest import mock
 import torch
 import zstandard
 
-import jsonckpt
 from jsonckpt._src.format.zstd import ZSTD_VERSION
 from jsonckpt._src.save import snapshot
 from tests.golden.cases import CASES, Case
@@ -68,7 +67,7 @@ def write(case: Case, folder: Path) -> dict[str, str]:
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")  # torch's, about sparse and quantized tensors
         path = folder / case.path
-        jsonckpt.save(case.state(), path, sync=False, **case.options)
+        case.save(path, sync=False)
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     return {
         file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()

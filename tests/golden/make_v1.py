@@ -11,7 +11,6 @@ import json
 import warnings
 from pathlib import Path
 
-import jsonckpt
 from tests.golden.cases import CASES
 
 FOLDER = Path(__file__).parent / "v1"
@@ -42,8 +41,7 @@ def main() -> None:
             continue
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's, about sparse and quantized tensors
-            state = case.state()
-        jsonckpt.save(state, path, overwrite=False, **case.options)
+            case.save(path, overwrite=False)
         print(f"written  {case.path}")
     DIGESTS.write_text(json.dumps(files(), indent=1, sort_keys=True) + "\n")
 

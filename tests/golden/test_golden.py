@@ -223,7 +223,7 @@ def _by_name(node: Any) -> Any:
         return [_by_name(element) for element in node]
     if not isinstance(node, dict):
         return node
-    if list(node) in (["$view"], ["$tied"]):
+    if list(node) in (["$view"], ["$tied"], ["$regions"]):
         [body] = node.values()
         return {"$tensor": body["name"]}
     return {key: _by_name(member) for key, member in node.items()}

@@ -101,7 +101,7 @@ _tensors("other_name_than_the_shard", lambda e: _set(e[-1], "name", "/other"), "
 _tensors("other_device_than_the_shard", lambda e: _set(e[0], "device", "cpu:0"), "device")
 _tensors("other_checksum_than_the_shard", lambda e: _set(e[1]["chunks"][0], 2, "ab" * 16),
          "chunks|checksum", (FormatError, IntegrityError))  # fmt: skip
-_tensors("entry_requires", lambda e: _set(e[0], "requires", ["regions"]), "regions")
+_tensors("entry_requires", lambda e: _set(e[0], "requires", ["deltas"]), "deltas")
 
 
 @CASES.add(FormatError, "the manifest lacks", forms=DIRECTORY)

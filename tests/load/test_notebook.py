@@ -198,7 +198,7 @@ def test_what_an_entry_refuses_is_short_too(path: Path) -> None:
     step = checkpoint["/optimizer/state/0/step"]
     cases: list[tuple[Callable[[], object], type[Exception], str]] = [
         (lambda: weight[3], IndexError, "index '3' is out of bounds for dimension 0 with size 3"),
-        (lambda: weight[0, 9], IndexError, "index 9 is out of bounds for dimension 1"),
+        (lambda: weight[0, 9], IndexError, "index '9' is out of bounds for dimension 1"),
         (lambda: weight[None, 9], IndexError, "index 9 is out of bounds for dimension 1"),
         (lambda: weight["a"], IndexError, "."),
         (lambda: weight["a":], IndexError, "slice indices must be integers"),

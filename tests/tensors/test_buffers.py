@@ -14,6 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jsonckpt._src.boxes import flat_slices
 from jsonckpt._src.errors import FormatError, JsonckptError, UnsupportedTypeError
 from jsonckpt._src.format.dtypes import DTYPES
 from jsonckpt._src.format.model import contiguous_stride
@@ -22,7 +23,6 @@ from jsonckpt._src.tensors.buffers import Source, Target, byte_count
 from jsonckpt._src.tensors.memory import (
     collapse,
     dtype_name,
-    flat_slices,
     raw_dtype,
     strided,
     torch_dtype,

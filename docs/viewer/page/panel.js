@@ -66,6 +66,7 @@ export class Panel {
     rows.push(["Encoding", [entry.encoding, entry.compression, entry.filter].filter((word) => word !== "none").join(" + ")]);
     if (entry.device !== "cpu") rows.push(["Saved from", entry.device]);
     if (entry.stride) rows.push(["Strides", `[${entry.stride.join(", ")}]`]);
+    if (entry.parts) rows.push(["Regions", count(entry.parts.length)]);
     if (entry.shard) rows.push(["Shard", entry.shard]);
     return element("dl", { class: "pairs" }, rows.map(([key, value]) => element("div", {}, element("dt", {}, key), element("dd", {}, value))));
   }

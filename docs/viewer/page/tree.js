@@ -4,7 +4,7 @@ import { Float, children, stringify, tagOf } from "../jsonckpt.js";
 import { count, element, plural, shortened, visible } from "./dom.js";
 
 const AT_ONCE = 200;
-const isTensor = (tag) => tag === "$tensor" || tag === "$tied" || tag === "$view";
+const isTensor = (tag) => tag === "$tensor" || tag === "$regions" || tag === "$tied" || tag === "$view";
 const WORDS = { $ordered_dict: "OrderedDict", $defaultdict: "defaultdict", $counter: "Counter", $namespace: "Namespace", $simple_namespace: "SimpleNamespace", $dict: "dict" };
 
 /** The name of the tensor that a node stands for, or null. */

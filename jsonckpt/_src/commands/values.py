@@ -238,7 +238,7 @@ def _print_value(args: argparse.Namespace, opened: Opened, value: Any) -> None:
 
     def described(reference: Any) -> str:
         found = next(references_in(reference))
-        entry = opened.manifest.by_name.get(found.record)
+        entry = opened.manifest.tensors.get(found.record)
         if entry is None:
             return f"<missing tensor {found.record}>"
         body = found.body if found.tag == "$view" else {}

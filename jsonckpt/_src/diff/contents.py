@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from ..errors import FormatError
 from ..format.dtypes import DTYPES
-from ..format.model import Entry
+from ..format.model import Stored, Whole, entries_of, parts_of
 from ..inspect.facts import TensorFacts
-from ..load.container import Container
+from ..load.container import Container, Shard
+from ..load.sinks import MemorySink, RegionSink
 from ..storage.os_errors import writing
 from ..storage.protocols import Sink
 
@@ -40,24 +41,24 @@ def same_checksums(
     one, two = before.entry, after.entry
     if one.nbytes != two.nbytes or one.dtype != two.dtype:
         return None
-    if max(len(one.chunks), len(two.chunks)) > 1 and one.codec.chunk_bytes != two.codec.chunk_bytes:
+    if _pieces(one) != _pieces(two):
         return None
-    same = [chunk[2] for chunk in one.chunks] == [chunk[2] for chunk in two.chunks]
+    sums = [[c[2] for each in entries_of(stored) for c in each.chunks] for stored in (one, two)]
+    same = sums[0] == sums[1]
     # Another record says nothing of the part that a view takes of it.
     return None if not same and before.kind == "view" else same
 
 
-class _Memory:
-    """A sink over existing memory."""
-
-    def __init__(self, memory: Bytes) -> None:
-        self._memory = memory
-
-    def window(self, start: int, stop: int) -> memoryview:
-        return self._memory[start:stop].data
-
-    def write(self, start: int, data: memoryview) -> None:
-        self._memory[start : start + len(data)] = np.frombuffer(data, np.uint8)
+def _pieces(stored: Stored) -> list[object]:
+    """What the checksums of a tensor are of. One chunk holds all, however large chunks may be."""
+    return [
+        (
+            part.offset,
+            part.entry.shape if isinstance(stored, Whole) else None,
+            part.entry.codec.chunk_bytes if len(part.entry.chunks) > 1 else len(part.entry.chunks),
+        )
+        for part in parts_of(stored)
+    ]
 
 
 class Contents:
@@ -74,11 +75,12 @@ class Contents:
         self._filled: set[str] = set()
         by_shard: dict[int, list[TensorFacts]] = {}
         for tensor in tensors:
-            by_shard.setdefault(tensor.entry.shard, []).append(tensor)
-        forward: list[list[Entry]] = []
-        entries: dict[str, Entry] = {}
-        for wanted in by_shard.values():
-            shard = container.shard_of(wanted[0].entry)
+            for number in {entry.shard for entry in entries_of(tensor.entry)}:
+                by_shard.setdefault(number, []).append(tensor)
+        forward: list[list[Stored]] = []
+        entries: dict[str, Stored] = {}
+        for number, wanted in by_shard.items():
+            shard = Shard(container, number)
             shard.check_file()
             if not shard.is_ranged:
                 forward.append([tensor.entry for tensor in wanted])
@@ -93,13 +95,19 @@ class Contents:
         for each in forward:
             self._fill(each)
 
-    def _fill(self, entries: Iterable[Entry]) -> None:
-        """Read records of one shard into the temporary file, in one pass."""
-        new = {entry.name: entry for entry in entries if entry.name not in self._filled}
-        if new:
-            sinks: dict[str, Sink | None] = {name: _Memory(self._spooled[name]) for name in new}
-            self._container.shard_of(next(iter(new.values()))).read(sinks)
-            self._filled |= new.keys()
+    def _fill(self, tensors: Iterable[Stored]) -> None:
+        """Read tensors into the temporary file, each file in one pass."""
+        by_shard: dict[int, dict[str, Sink | None]] = {}
+        for stored in tensors:
+            if stored.name in self._filled:
+                continue
+            self._filled.add(stored.name)
+            memory = MemorySink(self._spooled[stored.name])
+            for part in parts_of(stored):
+                sink = RegionSink(memory, stored, part) if isinstance(stored, Whole) else memory
+                by_shard.setdefault(part.entry.shard, {})[part.entry.name] = sink
+        for number, sinks in by_shard.items():
+            Shard(self._container, number).read(sinks)
 
     def __enter__(self) -> Contents:
         return self
@@ -129,12 +137,11 @@ class Contents:
         if entry.name in self._filled:
             yield from _cut(self._spooled[entry.name][start : start + tensor.nbytes], step)
             return
-        shard = self._container.shard_of(entry)
         memory = np.empty(min(step, tensor.nbytes), np.uint8)
         for begin in range(0, tensor.nbytes, step):
             length = min(step, tensor.nbytes - begin)
             first = start + begin
-            shard.read_part(entry, first, first + length, _Memory(memory[:length]))
+            self._container.read_range(entry, first, first + length, MemorySink(memory[:length]))
             yield memory[:length]
 
     def _gather(self, tensor: TensorFacts, into: Bytes) -> None:

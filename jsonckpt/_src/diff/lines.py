@@ -8,7 +8,7 @@ from ..format.checksums import hexdigest
 from ..format.json_text import Json, collector_paused, dump
 from ..format.limits import DEFAULT_LIMITS
 from ..format.manifest import parse_manifest
-from ..format.model import Manifest
+from ..format.model import Manifest, entries_of
 from ..inspect.facts import TensorFacts, tensors_of
 from ..inspect.plain_values import (
     is_tensor,
@@ -89,7 +89,7 @@ def _lines(manifest: Manifest) -> Iterator[str]:
 
 
 def _tensor_line(tensor: TensorFacts, algorithm: str) -> str:
-    sums = [chunk[2] for chunk in tensor.entry.chunks]
+    sums = [chunk[2] for entry in entries_of(tensor.entry) for chunk in entry.chunks]
     if len(sums) == 1:
         text = sums[0]
     else:  # a checksum of the checksums

@@ -214,7 +214,7 @@ def _wrappers(value: Json) -> str:
     kinds: list[str] = []
     while tag_of(value) and len(kinds) < _ONE_BY_ONE:
         tag = tag_of(value)
-        if tag in {"$tensor", "$tied", "$view"}:
+        if tag in REFERENCE_TAGS:
             break
         kinds.append(tag[1:])
         body = cast("dict[str, Json]", value)[tag]

@@ -14,7 +14,7 @@ import numpy as np
 from ..errors import ArgumentError, StateMismatchError, counted, printable, quote
 from ..format.json_text import Json
 from ..format.limits import Limits
-from ..format.model import Entry
+from ..format.model import Stored, entries_of, parts_of
 from ..inspect.plain_values import tag_of
 from ..load.options import ReadOptions
 from ..save.plan import RecordPlan
@@ -127,14 +127,14 @@ def average(
                 plans[name] = RecordPlan(mean, entries[-1].codec, entries[-1].nbytes)
         draft = Draft(
             inputs=opened,
-            state=last.manifest.state,
+            state=last.state,
             metadata=last.manifest.metadata,
-            records=[StoredRecord.of(last, entry) for entry in last.manifest.entries],
+            records=[StoredRecord.of(last, entry) for entry in last.records],
             plans=plans,
         )
         saved = write_draft(draft, target, options)
     chosen = set(averaged)
-    copied = [entry.name for entry in last.manifest.entries if entry.name not in chosen]
+    copied = [entry.name for entry in last.records if entry.name not in chosen]
     return AverageResult(
         target,
         tuple(one.path for one in opened),
@@ -176,7 +176,7 @@ def _averaged_names(
     refuse_unmatched(unmatched(known), known)
     names = [
         entry.name
-        for entry in last.manifest.entries
+        for entry in last.records
         if is_float(entry.dtype)
         and entry.name not in unusual
         and any(map(chosen, places.get(entry.name, [entry.name])))
@@ -185,7 +185,7 @@ def _averaged_names(
         for name in names:
             _check_alike(last, one, name)
         strange = _references(one)[1]
-        for entry in one.manifest.entries:
+        for entry in one.records:
             if is_float(entry.dtype) and chosen(entry.name) and _entry_of(last, entry.name) is None:
                 raise _missing(last, one, entry.name)
             if entry.name in strange and entry.name in names:
@@ -201,15 +201,15 @@ def _references(opened: Opened) -> tuple[dict[str, list[str]], set[str]]:
     places: dict[str, list[str]] = {}
     unusual: set[str] = set()
     with opened.container.errors():
-        references = list(references_in(opened.manifest.state))
+        references = list(references_in(opened.state))
     for reference in references:
-        record = opened.manifest.by_name.get(reference.record)
+        record = opened.by_name.get(reference.record)
         if record is None:
             continue
         places.setdefault(record.name, []).append(reference.name)
         if reference.tag == "$view" and reference.body.get("dtype") != record.dtype:
             unusual.add(record.name)
-    pending: list[Json] = [opened.manifest.state]
+    pending: list[Json] = [opened.state]
     while pending:
         value = pending.pop()
         if tag_of(value) in ("$sparse", "$quantized"):
@@ -222,7 +222,7 @@ def _references(opened: Opened) -> tuple[dict[str, list[str]], set[str]]:
 
 
 def _check_alike(last: Opened, one: Opened, name: str) -> None:
-    expected, found = last.manifest.by_name[name], _entry_of(one, name)
+    expected, found = last.by_name[name], _entry_of(one, name)
     if found is None:
         raise _missing(one, last, name)
     for what, mine, theirs in (
@@ -237,9 +237,9 @@ def _check_alike(last: Opened, one: Opened, name: str) -> None:
             )
 
 
-def _entry_of(opened: Opened, name: str) -> Entry | None:
+def _entry_of(opened: Opened, name: str) -> Stored | None:
     """The record of a tensor, also if another place of the tensor comes first and names it."""
-    by_name = opened.manifest.by_name
+    by_name = opened.by_name
     if name in by_name:
         return by_name[name]
     return by_name.get(opened.ties.get(name, ""))
@@ -249,17 +249,17 @@ def _missing(where: Opened, there: Opened, name: str) -> StateMismatchError:
     return StateMismatchError(
         f"{printable(where.path)} has no tensor {quote(name, 200)}, which is in "
         f"{printable(there.path)}",
-        hint=near_names(name, where.manifest.by_name),
+        hint=near_names(name, where.by_name),
     )
 
 
-def _equal(opened: Sequence[Opened], entries: Sequence[Entry]) -> bool:
+def _equal(opened: Sequence[Opened], entries: Sequence[Stored]) -> bool:
     """Whether a tensor is the same in all checkpoints, by its checksums."""
     facts = {
         (
             one.manifest.checksum,
-            entry.codec.chunk_bytes,
-            tuple(checksum for _, _, checksum in entry.chunks),
+            tuple((part.offset, part.entry.codec.chunk_bytes) for part in parts_of(entry)),
+            tuple(checksum for each in entries_of(entry) for _, _, checksum in each.chunks),
         )
         for one, entry in zip(opened, entries)
     }
@@ -272,7 +272,7 @@ class _Mean:
 
     record: StoredRecord
     opened: Sequence[Opened]
-    entries: Sequence[Entry]
+    entries: Sequence[Stored]
     shares: Sequence[float]
 
     @property

@@ -28,7 +28,7 @@ from ..format.dtypes import DTYPES
 from ..format.filenames import temporary_name
 from ..format.json_text import Json, dump, dump_pretty
 from ..format.limits import Limits, exceeds, way_over
-from ..format.model import Entry, contiguous_stride, is_size
+from ..format.model import Stored, contiguous_stride, is_size
 from ..inspect.plain_values import NoTensors, tag_of
 from ..load.options import ReadOptions
 from ..state.references import Reference, has_references, references_in
@@ -62,7 +62,7 @@ class TensorPlace:
     """
 
     name: str
-    entry: Entry
+    entry: Stored
     dtype: str
     shape: tuple[int, ...]
     view: tuple[tuple[int, ...], int] | None = None
@@ -75,9 +75,9 @@ def find_tensor(opened: Opened, name: str) -> TensorPlace | None:
     Raises:
         FormatError: the state refers to a record that is missing.
     """
-    by_name = opened.manifest.by_name
+    by_name = opened.by_name
     wanted = {name, f"/{name}"}
-    found = next((r for r in references_in(opened.manifest.state) if r.name in wanted), None)
+    found = next((r for r in references_in(opened.state) if r.name in wanted), None)
     if found is None:
         entry = by_name.get(name)
         return None if entry is None else TensorPlace(name, entry, entry.dtype, entry.shape)
@@ -85,7 +85,7 @@ def find_tensor(opened: Opened, name: str) -> TensorPlace | None:
 
 
 def _place_of(reference: Reference, opened: Opened) -> TensorPlace:
-    entry = opened.manifest.by_name.get(reference.record)
+    entry = opened.by_name.get(reference.record)
     if entry is None:
         raise StateMismatchError(
             f"{quote(reference.name, 200)} is in the record {quote(reference.record, 200)}, "
@@ -219,7 +219,7 @@ def _parts(view: NDArray[Any]) -> Iterator[NDArray[Any]]:
 def _array_dtype(opened: Opened, name: str) -> str | None:
     """NumPy's dtype of an array of the state, where the record has another: dates."""
     try:
-        value = value_at(opened.manifest.state, name)
+        value = value_at(opened.state, name)
     except StateMismatchError:
         return None
     if tag_of(value) != "$ndarray":
@@ -277,7 +277,7 @@ def look_up(opened: Opened, name: str) -> Json:
     Raises:
         StateMismatchError: nothing is there.
     """
-    state = opened.manifest.state
+    state = opened.state
     try:
         return value_at(state, name)
     except StateMismatchError as error:

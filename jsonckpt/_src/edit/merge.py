@@ -155,7 +155,7 @@ class _Merger:
 
     def add(self, name: str | None, opened: Opened) -> None:
         """Add a checkpoint, under a name or beside what there is."""
-        state = opened.manifest.state
+        state = opened.state
         list(references_in(state))  # refuses a malformed one
         if name is None and not is_divisible(state):
             raise StateMismatchError(
@@ -165,7 +165,7 @@ class _Merger:
         rebuild = Rebuild(below="" if name is None else child("", name))
         made = rebuild.state(state)
         names = dict(rebuild.names)
-        for entry in opened.manifest.entries:
+        for entry in opened.records:
             # A record without a place of its own gets a number that nobody else has.
             if entry.name not in names or _STORAGE.fullmatch(entry.name):
                 names[entry.name] = f"$storage/{self._storages}"

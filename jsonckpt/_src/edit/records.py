@@ -12,6 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..errors import (
     CUT_OFF,
     DAMAGED,
@@ -21,11 +23,14 @@ from ..errors import (
 )
 from ..format.checksums import hexdigest
 from ..format.chunk_codec import ChunkCodec
-from ..format.model import Entry, Layout, Manifest
+from ..format.json_text import Json
+from ..format.model import Entry, Layout, Manifest, Stored, Whole
+from ..format.regions import plain_state
 from ..load.any_layout import ForwardRanges, pieces
 from ..load.container import Container, Shard, open_container
 from ..load.options import ReadOptions
 from ..load.record_stream import checksum_error
+from ..load.sinks import MemorySink
 from ..save.plan import RecordPlan
 from ..shards.any_layout import plain_payload
 from ..state.references import references_in
@@ -71,6 +76,26 @@ class Opened:
         return self.container.single is not None
 
     @cached_property
+    def state(self) -> Json:
+        """The state, with each tensor in regions as if it were one record."""
+        manifest = self.manifest
+        return plain_state(manifest.state) if manifest.wholes else manifest.state
+
+    @cached_property
+    def records(self) -> tuple[Stored, ...]:
+        """What holds the tensors: the records, those of one tensor put together."""
+        owner = {
+            entry.name: whole for whole in self.manifest.wholes.values() for entry in whole.entries
+        }
+        records = (owner.get(entry.name, entry) for entry in self.manifest.entries)
+        return tuple({record.name: record for record in records}.values())
+
+    @cached_property
+    def by_name(self) -> dict[str, Stored]:
+        """The records by name."""
+        return {record.name: record for record in self.records}
+
+    @cached_property
     def ties(self) -> dict[str, str]:
         """The record of each tensor that is tied to another place's."""
         state = self.manifest.state
@@ -106,8 +131,13 @@ class Opened:
             except JsonckptError as error:
                 raise error.at(chunk=chunk) from error.__cause__
 
-    def read(self, entry: Entry, start: int, stop: int) -> memoryview:
+    def read(self, entry: Stored, start: int, stop: int) -> memoryview:
         """The raw bytes ``[start, stop)`` of a record, checked chunk by chunk."""
+        if isinstance(entry, Whole):
+            memory = np.empty(stop - start, np.uint8)
+            with self.container.errors(entry.name):
+                self.container.read_range(entry, start, stop, MemorySink(memory))
+            return memory.data
         size = entry.codec.chunk_bytes
         first, last = start // size, -(-stop // size)
         if last - first == 1:
@@ -259,12 +289,12 @@ class StoredRecord:
     """
 
     opened: Opened
-    entry: Entry
+    entry: Stored
     name: str
     layout: Layout
 
     @classmethod
-    def of(cls, opened: Opened, entry: Entry) -> StoredRecord:
+    def of(cls, opened: Opened, entry: Stored) -> StoredRecord:
         """The record as it is."""
         return cls(opened, entry, entry.name, entry.layout)
 
@@ -289,12 +319,16 @@ class StoredRecord:
         return self.opened.read(self.entry, start, stop)
 
     def plan(self, algorithm: str) -> RecordPlan:
-        """How it is written: copied, unless a JSON tool may have changed the spelling."""
+        """How it is written: copied, unless a JSON tool may have changed the spelling.
+
+        A tensor in regions becomes one record.
+        """
         stored: Callable[[int], Any] | None = None
-        if not self.opened.container.any_layout:
+        entry = self.entry
+        if not (self.opened.container.any_layout or isinstance(entry, Whole)):
 
             def stored(chunk: int) -> tuple[list[bytes | memoryview], str]:
-                payload, checksum = self.opened.stored(self.entry, chunk, algorithm)
+                payload, checksum = self.opened.stored(entry, chunk, algorithm)
                 return [memoryview(payload)], checksum
 
         return RecordPlan(self, self.entry.codec, self.entry.nbytes, stored)

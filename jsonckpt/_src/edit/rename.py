@@ -103,7 +103,7 @@ def rename(
         opened = Opened(text, ReadOptions.of(limits=limits), stack)
         with opened.container.errors():
             manifest = opened.manifest
-            state = manifest.state
+            state = opened.state
             list(references_in(state))  # refuses a malformed one
             below = _below(state, at, add_prefix)
             rebuild = Rebuild(_renamer(change, below, direct=add_prefix is not None))
@@ -114,7 +114,7 @@ def rename(
             new_names = rebuild.names
             records = [
                 StoredRecord(opened, entry, new_names.get(entry.name, entry.name), entry.layout)
-                for entry in manifest.entries
+                for entry in opened.records
             ]
             unique_names([(record.name, record.entry.name) for record in records])
             result = RenameResult(target, tuple(names.items()), not dry_run)

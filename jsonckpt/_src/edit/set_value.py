@@ -28,6 +28,7 @@ from ..format.json_text import Json, dump
 from ..format.limits import DEFAULT_LIMITS, Limits
 from ..format.manifest import dump_manifest
 from ..format.model import MANIFEST_NAME
+from ..format.regions import state_in_regions
 from ..inspect.plain_values import RULES, contents, is_pairs, tag_of
 from ..load.options import ReadOptions
 from ..save import reader_limits
@@ -224,7 +225,7 @@ def apply_edits(
         opened = Opened(text, ReadOptions.of(limits=limits), stack)
         with opened.container.errors():
             manifest = opened.manifest
-            state, about = manifest.state, dict(manifest.metadata)
+            state, about = opened.state, dict(manifest.metadata)
             changes: list[Change] = []
             for edit in edits:
                 state, change = _apply(state, edit, create=create, force=force)
@@ -267,7 +268,7 @@ def _write_file(
         inputs=[opened],
         state=state,
         metadata=metadata,
-        records=[StoredRecord.of(opened, entry) for entry in manifest.entries],
+        records=[StoredRecord.of(opened, entry) for entry in opened.records],
         plans={},
         save_id=manifest.save_id,
         created_at=manifest.created_at,
@@ -276,7 +277,9 @@ def _write_file(
 
 
 def _write_manifest(opened: Opened, state: Json, metadata: dict[str, Any], *, sync: bool) -> str:
-    manifest = replace(opened.manifest, state=state, metadata=metadata, created_by=created_by())
+    manifest = opened.manifest
+    state = state_in_regions(state, manifest.wholes) if manifest.wholes else state
+    manifest = replace(manifest, state=state, metadata=metadata, created_by=created_by())
     text = dump_manifest(manifest)
     reader_limits.check_manifest(text, manifest)
     target = opened.local_path() / MANIFEST_NAME

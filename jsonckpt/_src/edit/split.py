@@ -179,8 +179,8 @@ def split(
 
 def _units(opened: Opened) -> Iterator[_Unit]:
     """What stays together, in the order of the state."""
-    by_name = opened.manifest.by_name
-    pending: list[tuple[str, Json]] = [("", opened.manifest.state)]
+    by_name = opened.by_name
+    pending: list[tuple[str, Json]] = [("", opened.state)]
     while pending:
         path, value = pending.pop()
         places = list(places_in(value, path)) if is_divisible(value) else []
@@ -313,12 +313,12 @@ def _parts(opened: Opened, units: Sequence[_Unit]) -> tuple[list[_Part], list[st
             f"{len(of_part)} parts; split writes at most {_MOST_PARTS}", hint="Ask for larger ones."
         )
     for name in of_part:
-        state = _pruned(opened.manifest.state, "", parts_at, name)
+        state = _pruned(opened.state, "", parts_at, name)
         mine = of_part[name]
         state, names = _adopt(state, mine)
         records = [
             StoredRecord(opened, entry, names[entry.name], entry.layout)
-            for entry in opened.manifest.entries
+            for entry in opened.records
             if entry.name in names
         ]
         parts.append(_Part(name, state, records))

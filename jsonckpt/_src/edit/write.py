@@ -148,7 +148,7 @@ def whole_storages(records: Sequence[StoredRecord], inputs: Sequence[Opened]) ->
     """
     sizes: dict[tuple[int, int], int] = {}
     for position, opened in enumerate(inputs):
-        for entry in opened.manifest.entries:
+        for entry in opened.records:
             if entry.layout.storage is not None:
                 key = position, entry.layout.storage[0]
                 sizes[key] = sizes.get(key, 0) + 1

@@ -8,8 +8,9 @@ import re
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
+from ..boxes import Box
 from ..errors import FormatError, quote
 from .dtypes import DTYPES
 from .json_text import Json
@@ -36,8 +37,6 @@ _DEVICE = re.compile(r"[a-z]{1,20}(:[0-9]{1,5})?")
 _MOST_DIMENSIONS = 64
 #: A prime above all sizes and counts, so large that no chance hits a root of a polynomial.
 _PRIME: Final = (1 << 127) - 1
-#: Offset and shape of a part of a tensor.
-Box = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 def region_name(offset: Sequence[int], name: str) -> str:
@@ -307,6 +306,35 @@ def find_regions(state: Any) -> Iterator[Regions]:
                 yield regions
 
 
+class Region(Protocol):
+    """A record of a region."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    device: str
+
+
+def regions_by_names(records: Iterable[Region]) -> Iterator[Regions]:
+    """What the ``$regions`` of a lost state may have said, by the names of the regions."""
+    groups: dict[str, list[tuple[tuple[int, ...], Region]]] = {}
+    for record in records:
+        if record.name.startswith(PREFIX):
+            offset, name = parse_region_name(record.name)
+            groups.setdefault(name, []).append((offset, record))
+    for name, parts in groups.items():
+        stops = [[a + b for a, b in zip(offset, record.shape)] for offset, record in parts]
+        shape = tuple(max(stop) for stop in zip(*stops))
+        first = parts[0][1]
+        offsets = tuple(sorted(offset for offset, _ in parts))
+        try:
+            yield Regions.from_json(
+                Regions(name, first.dtype, shape, first.device, offsets).to_json()[TAG]
+            )
+        except FormatError:
+            continue  # regions of different numbers of dimensions: not of one tensor
+
+
 def wholes(state: Any, records: Mapping[str, Entry]) -> dict[str, Whole]:
     """The tensors in regions of a state, by name.
 
@@ -338,3 +366,33 @@ def _parse_part(part: Any, name: str, dimensions: int) -> tuple[int, ...]:
     if found.get("of") != expected:
         raise _malformed(name, f"of is {quote(found.get('of'))}, expected {quote(expected)}")
     return tuple(offset)
+
+
+def plain_state(value: Json) -> Json:
+    """The state with the tensors in regions as if each were one record.
+
+    >>> plain_state([{"$regions": {"name": "/0"}}])
+    [{'$tensor': '/0'}]
+    """
+    if type(value) is list:
+        return [plain_state(item) for item in value]
+    if type(value) is not dict:
+        return value
+    body = value.get(TAG) if len(value) == 1 else None
+    if type(body) is dict:
+        return {"$tensor": body.get("name")}
+    return {key: plain_state(item) for key, item in value.items()}
+
+
+def state_in_regions(value: Json, wholes: Mapping[str, Whole]) -> Json:
+    """The inverse of :func:`plain_state`: these tensors are in regions again."""
+    if type(value) is list:
+        return [state_in_regions(item, wholes) for item in value]
+    if type(value) is not dict:
+        return value
+    name = value.get("$tensor") if len(value) == 1 else None
+    if type(name) is str and name in wholes:
+        whole = wholes[name]
+        offsets = tuple([part.offset for part in whole.parts])
+        return Regions(name, whole.dtype, whole.shape, whole.device, offsets).to_json()
+    return {key: state_in_regions(item, wholes) for key, item in value.items()}

@@ -25,10 +25,10 @@ from typing import Any
 
 from ..errors import FormatError, counted, quote
 from ..format.dtypes import DTYPES
-from ..format.model import Entry, Manifest, contiguous_stride, element_count
+from ..format.model import Manifest, Stored, contiguous_stride, element_count, entries_of
 from ..progress import human
 from ..state.checks import integer_between, members, one_of, sizes
-from ..state.references import Reference, references_in
+from ..state.references import OWN_TAGS, Reference, references_in
 from .state_facts import StateFact, facts_of_state
 
 _SEGMENT = re.compile(r"[/.][^/.]+")
@@ -45,7 +45,7 @@ class TensorFacts:
         nbytes: raw bytes.
         stored_bytes: of its text; 0 if another place has it.
         kind: ``"tensor"``, ``"tied"`` (the same memory as another one) or ``"view"``.
-        entry: the record that holds its bytes.
+        entry: the record that holds its bytes, or several that are put together.
         owns: whether it is the first place with this record: sums count it once.
         stride, offset: of a view in the record, in elements of ``dtype``.
     """
@@ -57,7 +57,7 @@ class TensorFacts:
     nbytes: int
     stored_bytes: int
     kind: str
-    entry: Entry = field(repr=False)
+    entry: Stored = field(repr=False)
     owns: bool = True
     stride: tuple[int, ...] | None = None
     offset: int = 0
@@ -219,7 +219,7 @@ def tensors_of(manifest: Manifest) -> tuple[TensorFacts, ...]:
         if bodies.setdefault(reference.name, reference.body) != reference.body:
             raise FormatError(f"the state contradicts itself on the tensor {quote(reference.name)}")
         record = reference.record
-        entry = manifest.by_name.get(record)
+        entry = manifest.tensors.get(record)
         if entry is None:
             raise FormatError(
                 f"the state refers to the tensor {quote(record)}, which does not exist"
@@ -230,9 +230,9 @@ def tensors_of(manifest: Manifest) -> tuple[TensorFacts, ...]:
     return tuple(found.values())
 
 
-def _facts(reference: Reference, entry: Entry, owns: bool) -> TensorFacts:
+def _facts(reference: Reference, entry: Stored, owns: bool) -> TensorFacts:
     name, tag, body = reference
-    dtype, shape, kind = entry.dtype, entry.shape, "tensor" if tag == "$tensor" else tag[1:]
+    dtype, shape, kind = entry.dtype, entry.shape, "tensor" if tag in OWN_TAGS else tag[1:]
     stride, offset = None, 0
     if tag == "$view":
         parts = members(body, f"{name}/$view", "dtype", "shape", "stride", "offset")
@@ -243,7 +243,8 @@ def _facts(reference: Reference, entry: Entry, owns: bool) -> TensorFacts:
             raise FormatError("a view has as many strides as sizes", tensor=name)
     numel = element_count(shape)
     nbytes = numel * DTYPES[dtype].itemsize
-    stored = sum(chunk[1] for chunk in entry.chunks) if owns else 0
+    chunks = (chunk for each in entries_of(entry) for chunk in each.chunks) if owns else ()
+    stored = sum(chunk[1] for chunk in chunks)
     return TensorFacts(name, dtype, shape, numel, nbytes, stored, kind, entry, owns, stride, offset)
 
 
@@ -281,7 +282,7 @@ def _sums(pairs: Iterable[tuple[str, TensorFacts]]) -> list[Group]:
     return [Group(name, *row) for name, row in sums.items()]
 
 
-def _codec_text(entry: Entry) -> str:
+def _codec_text(entry: Stored) -> str:
     codec = entry.codec
     parts = [codec.encoding, codec.compression, codec.filter]
     return ", ".join(part for part in parts if part != "none")

@@ -11,13 +11,15 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from operator import mul
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..format.dtypes import DTYPES
-from ..format.model import Entry
+from ..format.model import Entry, Part, Stored, Whole, contiguous_stride
 from ..load.container import Container
+from ..load.sinks import MovedSink, RegionSink
 from ..storage.protocols import Sink
 from .element_values import (
     Numbers,
@@ -270,7 +272,7 @@ def read_statistics(
     container: Container,
     chosen: Callable[[str], bool] = lambda _: True,
     advance: Callable[[int], None] | None = None,
-    also: Callable[[Entry], Callable[[int, Numbers], None] | None] = lambda _: None,
+    also: Callable[[Stored], Callable[[int, Numbers], None] | None] = lambda _: None,
 ) -> dict[str, TensorStatistics]:
     """Read records of a container, each file once, and say what their elements are like.
 
@@ -287,14 +289,43 @@ def read_statistics(
         JsonckptError: a record cannot be read, or its bytes are not those that were saved.
     """
     found: dict[str, TensorStatistics] = {}
+    parts = {
+        part.entry.name: (part, whole)
+        for whole in container.manifest.wholes.values()
+        if chosen(whole.name)
+        for part in whole.parts
+    }
+    made: dict[str, tuple[Sink, bool]] = {}
+
+    def sink_of(entry: Entry) -> Sink:
+        part, whole = parts.get(entry.name, (None, None))
+        stored = whole or entry
+        if stored.name not in made:
+            watch, done = also(stored), partial(found.__setitem__, stored.name)
+            made[stored.name] = (
+                StatisticsSink(stored.dtype, stored.nbytes, done, watch),
+                watch is not None,
+            )
+        sink, is_watched = made[stored.name] if whole else made.pop(stored.name)
+        if part is None or whole is None:
+            return sink
+        # Only who takes the numbers, too, needs their true places.
+        return RegionSink(sink, whole, part) if is_watched else MovedSink(sink, _begin(part, whole))
+
     for shard in container.shards():
         sinks: dict[str, Sink | None] = {
-            entry.name: StatisticsSink(
-                entry.dtype, entry.nbytes, partial(found.__setitem__, entry.name), also(entry)
-            )
+            entry.name: sink_of(entry)
             for entry in shard.entries
-            if chosen(entry.name)
+            if entry.name in parts or chosen(entry.name)
         }
         shard.read(sinks, advance)
     names = [entry.name for entry in container.manifest.entries]
+    names += container.manifest.wholes
     return {name: found[name] for name in names if name in found}
+
+
+def _begin(part: Part, whole: Whole) -> int:
+    """The place of a region's first element, in raw bytes of the tensor."""
+    steps = contiguous_stride(whole.shape)
+    elements: int = sum(map(mul, part.offset, steps))
+    return elements * DTYPES[whole.dtype].itemsize

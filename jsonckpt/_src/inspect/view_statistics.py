@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from ..errors import FormatError
 from ..format.dtypes import DTYPES
+from ..format.model import entries_of
 from ..load.container import Container
 from .facts import TensorFacts
 from .statistics import StatisticsSink, TensorStatistics
@@ -26,13 +27,14 @@ def statistics_of_views(
         start = tensor.offset * itemsize
         if tensor.kind != "view" or not tensor.is_row_major:
             continue
-        if entry.codec.chunk_bytes % itemsize or start % itemsize:
+        chunks = [each.codec.chunk_bytes for each in entries_of(entry)]
+        if any(size % itemsize for size in chunks) or start % itemsize:
             continue  # an element of the view may lie in two chunks
         if start + tensor.nbytes > entry.nbytes:
             raise FormatError("the view leaves its record", tensor=tensor.name)
         results: list[TensorStatistics] = []
         sink = StatisticsSink(tensor.dtype, tensor.nbytes, results.append)
         if tensor.nbytes:
-            container.shard_of(entry).read_part(entry, start, start + tensor.nbytes, sink)
+            container.read_range(entry, start, start + tensor.nbytes, sink)
         found[tensor.name] = results[0]
     return found

@@ -6,11 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 
+from ..boxes import chunks_of_box, overlap
 from ..errors import LimitError, quote
 from ..format.dtypes import DTYPES
 from ..format.model import Header, Part, Stored, Whole, entries_of, parts_of
 from ..storage.protocols import Sink
-from ..tensors.boxes import BoxSink, check_box, chunks_of_box, overlap
+from ..tensors.box_sink import BoxSink, check_box
 from ..tensors.buffers import Target
 from ..tensors.memory import fresh_storage, narrowed, strided
 from ..tensors.storages import ALIGNMENT, MAX_SPREAD

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..boxes import box_of_index
 from ..errors import ArgumentError, FormatError, JsonckptError, printable, quote
 from ..format.dtypes import DTYPES
 from ..format.json_text import collector_paused
@@ -177,40 +178,14 @@ class TensorEntry:
 
     def _read_for(self, key: Any) -> tuple[torch.Tensor, Any]:
         """The box that an index needs, and the index into it."""
-        items = list(key) if isinstance(key, tuple) else [key]
-        if any(item is Ellipsis for item in items):
-            at = next(number for number, item in enumerate(items) if item is Ellipsis)
-            if all(map(_is_plain, [*items[:at], *items[at + 1 :]])):
-                left = self.ndim - len(items) + 1
-                items[at : at + 1] = [slice(None)] * left
-        count = next((n for n, item in enumerate(items) if not _is_plain(item)), len(items))
-        if self._view is not None or not count or not self.shape:
-            return self.load(), key
-        if count > self.ndim:
-            raise self._no_part(f"too many indices for a tensor of {self.ndim} dimensions")
-        box = [self._range(item, dimension) for dimension, item in enumerate(items[:count])]
-        offset = [start for start, _, _ in box] + [0] * (self.ndim - count)
-        size = [stop - start for start, stop, _ in box] + list(self.shape[count:])
-        part = self._checkpoint._load_box(self._entry, offset, size)
-        return part, (*[inside for _, _, inside in box], *items[count:])
-
-    def _range(self, item: Any, dimension: int) -> tuple[int, int, Any]:
-        """Begin and end of what an index needs of a dimension, and the index into that."""
-        rows = self.shape[dimension]
-        if isinstance(item, int):
-            if not -rows <= item < rows:
-                raise self._no_part(
-                    f"index {quote(item)} is out of bounds for dimension {dimension} with size "
-                    f"{rows}"
-                )
-            return item % rows, item % rows + 1, 0
         try:
-            start, stop, step = item.indices(rows)
-        except (TypeError, ValueError) as error:
+            needed = None if self._view is not None else box_of_index(key, self.shape)
+        except (IndexError, TypeError, ValueError) as error:
             raise self._no_part(str(error)) from error
-        if step < 1:
-            raise self._no_part("the step of a slice must be greater than zero")
-        return start, max(start, stop), slice(None, None, step)
+        if needed is None:
+            return self.load(), key
+        offset, size, inside = needed
+        return self._checkpoint._load_box(self._entry, offset, size), inside
 
     def _no_part(self, message: str) -> NoPartError:
         return NoPartError(message, file=self._checkpoint.path, tensor=self.name)
@@ -423,11 +398,6 @@ class Checkpoint(Mapping[str, TensorEntry]):
             tensor = new_target(box, torch.device("cpu")).finish()
             read_box(self._container, entry, offset, size, tensor)
             return tensor
-
-
-def _is_plain(item: Any) -> bool:
-    """Whether an index takes a range of one dimension."""
-    return isinstance(item, int | slice) and not isinstance(item, bool)
 
 
 class _LazyReader:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
 
+from ..boxes import chunks_of_box, common_box, row_boxes, with_a_dimension
 from ..errors import (
     CUT_OFF,
     FormatError,
@@ -23,9 +24,10 @@ from ..errors import (
     quote,
 )
 from ..format.checksums import check_manifest_digest, check_pinned
+from ..format.dtypes import DTYPES
 from ..format.limits import Copies
 from ..format.manifest import parse_manifest
-from ..format.model import MANIFEST_NAME, Entry, Header, Manifest
+from ..format.model import MANIFEST_NAME, Entry, Header, Manifest, Stored, Whole
 from ..shards.record_parser import Record
 from ..storage.locate import locate
 from ..storage.path_arguments import without_query
@@ -35,7 +37,7 @@ from .indexed import ExpectedRecords, IndexedReader
 from .options import ReadOptions
 from .record_stream import RecordStream
 from .single_file import check_text_is_unchanged, from_index, gather
-from .sinks import PartSink
+from .sinks import PartSink, RegionSink
 
 _Result = TypeVar("_Result")
 #: How often a checkpoint is read again if a save replaced it during the read.
@@ -105,6 +107,30 @@ class Container:
         count = 1 if self.single is not None else len(self.manifest.shards)
         for number in range(count):
             yield Shard(self, number, by_shard.get(number, []))
+
+    def read_range(self, stored: Stored, start: int, stop: int, sink: Sink) -> None:
+        """Read the row-major bytes ``[start, stop)`` of a tensor into ``sink``, which begins there.
+
+        Only the chunks that hold them are read, where the file has ranges.
+        """
+        if not isinstance(stored, Whole):
+            self.shard_of(stored).read_part(stored, start, stop, sink)
+            return
+        itemsize = DTYPES[stored.dtype].itemsize
+        shape = with_a_dimension(stored.shape, (), ())[0]
+        boxes = [ranges for ranges, _ in row_boxes(shape, start // itemsize, stop // itemsize)]
+        for part in stored.parts:
+            entry = part.entry
+            _, offset, size = with_a_dimension(stored.shape, part.offset, entry.shape)
+            elements = entry.codec.chunk_bytes // itemsize
+            chunks: set[int] = set()
+            for ranges in boxes:
+                if (common := common_box(ranges, offset, size)) is not None:
+                    inside = [low - begin for low, begin in zip(common[0], offset)]
+                    chunks.update(chunks_of_box(size, elements, inside, common[1]))
+            if chunks:
+                region = RegionSink(PartSink(sink, start, stop), stored, part)
+                self.shard_of(entry).read_chunks(entry, sorted(chunks), region)
 
     def check_files(self, shards: Iterable[int], copies: Copies | None = None) -> None:
         """Check that shards exist and have the sizes from the manifest.

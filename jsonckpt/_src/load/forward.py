@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 
+from ..boxes import Box
 from ..errors import LimitError
 from ..format.checksums import check_seal
 from ..format.limits import Copies, Limits, exceeds, way_over
 from ..format.manifest import manifest_of_head, parse_head
 from ..format.model import Header
-from ..format.regions import PREFIX, Box, Regions, parse_region_name
+from ..format.regions import PREFIX, Regions, parse_region_name
 from ..progress import progress_bar
 from ..shards.record_parser import Record
 from ..storage.protocols import ByteSource, Sink

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from ..format.dtypes import DTYPES
-from ..format.model import Entry
+from ..format.model import Stored
 from ..inspect.element_values import Numbers
 from ..inspect.facts import Inspection
 from ..inspect.histogram import Histogram
@@ -59,9 +59,9 @@ def collect(
     grids: dict[str, Grid] = {}
     found: dict[str, Picture] = {}
     left: dict[str, int] = {}
-    side = picture_side(len(container.manifest.entries))
+    side = picture_side(len(container.manifest.tensors))
 
-    def watch(entry: Entry) -> Callable[[int, Numbers], None] | None:
+    def watch(entry: Stored) -> Callable[[int, Numbers], None] | None:
         if not pictures or not entry.nbytes:
             return None
         row = DTYPES[entry.dtype]

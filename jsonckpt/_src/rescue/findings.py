@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..errors import JsonckptError, quote
+from ..errors import FormatError, JsonckptError, quote
 from ..format.limits import Limits
-from ..format.model import Entry, Layout, Manifest, claimed_bytes
+from ..format.model import Entry, Layout, Manifest, Whole, claimed_bytes
+from ..format.regions import (
+    PREFIX,
+    Regions,
+    find_regions,
+    put_together,
+    regions_by_names,
+    state_in_regions,
+)
 from ..format.validation import Problems, check_storages
 from ..load.restore import StateBuilder
 from ..load.selection import TensorSelection
@@ -36,6 +44,7 @@ class Findings:
         notes: other findings.
         manifest: the manifest, if it is whole. Then only its records are restored.
         save_id, created_at, metadata, checksum: of the save; empty if they are not known.
+        wholes: the tensors all of whose regions are intact, by name.
         state: as it was found, before it is pruned.
         state_status: ``"verified"``, ``"unverified"`` or ``"lost"``.
         rejected_state: a state that is not used. It shows which tensors existed.
@@ -52,6 +61,7 @@ class Findings:
     created_at: str = ""
     metadata: dict[str, Any] = field(default_factory=dict)
     checksum: str = ""
+    wholes: dict[str, Whole] = field(default_factory=dict)
     state: Any = None
     state_status: str = "lost"
     rejected_state: Any = None
@@ -102,13 +112,48 @@ class Findings:
         if self.state_status != "lost":
             try:
                 list(references_in(self.state))  # an error if a reference is malformed
-                pruned = prune(self.state, self.records.__contains__)
+                self._put_together(find_regions(self.state))
+                pruned = prune(self.state, self.tensors.__contains__)
                 self._check(pruned)
+                self._leave_out_parts()
                 return pruned
             except (JsonckptError, RecursionError) as error:
                 self.notes.append(f"the state cannot be used: {error}")
                 self.state_status = "lost"
-        return named_state(self.records)
+        self._put_together(regions_by_names(self.records.values()))
+        self._leave_out_parts()
+        return state_in_regions(named_state(self.tensors), self.wholes)
+
+    @property
+    def tensors(self) -> dict[str, Any]:
+        """What the state may refer to, by name: records, and what regions make together."""
+        records = {name: one for name, one in self.records.items() if not name.startswith(PREFIX)}
+        return {**records, **self.wholes}
+
+    def names(self) -> tuple[str, ...]:
+        """The names of the records, and of the tensors that regions make, in their place."""
+        whole = {e.name: name for name, one in self.wholes.items() for e in one.entries}
+        return tuple(dict.fromkeys(whole.get(name, name) for name in self.records))
+
+    def _put_together(self, said: Iterable[Regions]) -> None:
+        """Find the tensors all of whose regions are intact. The others are lost."""
+        self.wholes.clear()
+        records: Mapping[str, Any] = self.records
+        for regions in said:
+            missing = [name for name in regions.records if name not in records]
+            try:
+                if missing:
+                    raise FormatError(f"its region {quote(missing[0])} is lost")
+                self.wholes[regions.name] = put_together(regions, records)
+            except FormatError as error:
+                self.lost.append(LostTensor(regions.name, error.message))
+
+    def _leave_out_parts(self) -> None:
+        """Leave out regions of tensors that are not whole."""
+        kept = {entry.name for whole in self.wholes.values() for entry in whole.entries}
+        for name in list(self.records):
+            if name.startswith(PREFIX) and name not in kept:
+                del self.records[name]
 
     def restore_storages(self, state: Any) -> None:
         """Let records share their storages again. Call it if the checkpoint is complete.
@@ -136,7 +181,7 @@ class Findings:
 
     def _check(self, state: Any) -> None:
         """Whether each tensor of a state fits the record that it refers to."""
-        StateBuilder(state, TensorSelection.of()).check(self.records)  # type: ignore[arg-type]
+        StateBuilder(state, TensorSelection.of()).check(self.tensors)
 
     def lost_tensors(self) -> Iterator[LostTensor]:
         """What is lost: each name once, with the best known reason."""
@@ -145,12 +190,13 @@ class Findings:
             reasons.setdefault(item.name, item)
         # Which record each tensor of the state needs.
         needed = _needed_records(self.state)
-        known = dict.fromkeys([*self.entries, *needed.values()])
+        names = [name for name in self.entries if not name.startswith(PREFIX)]
+        known = dict.fromkeys([*names, *needed.values()])
         for name in known:
-            if name not in self.records:
+            if name not in self.records and name not in self.wholes:
                 yield reasons.get(name) or LostTensor(name, _NOWHERE)
         for name, record in needed.items():
-            if name != record and record not in self.records:
+            if name != record and record not in self.records and record not in self.wholes:
                 yield LostTensor(name, f"its data is that of {quote(record)}, which is lost")
         for item in self.lost:
             # A record without a name is already listed under the name that it should have.
@@ -158,7 +204,7 @@ class Findings:
             if not listed and item.name not in self.records:
                 yield item
         for name in dict.fromkeys(_needed_records(self.rejected_state).values()):
-            if name not in self.records and name not in reasons:
+            if name not in self.records and name not in self.wholes and name not in reasons:
                 yield LostTensor(name, _NOWHERE)
         yield from self.duplicates
 

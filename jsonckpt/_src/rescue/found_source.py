@@ -9,7 +9,7 @@ from ..errors import IntegrityError, JsonckptError
 from ..format.checksums import hexdigest
 from ..format.chunk_codec import ChunkCodec
 from ..format.limits import Limits
-from ..format.model import Layout
+from ..format.model import Codec, Layout
 from ..storage import commit
 from ..storage.local import LocalFile
 from ..storage.spool import SpoolFile
@@ -34,6 +34,11 @@ class FoundSource:
         # Without its place in a storage: other records there may be lost.
         self.layout = Layout(header.layout.stride)
         self._limits, self._spool = limits, spool
+
+    @property
+    def codec(self) -> Codec:
+        """How its chunks are encoded."""
+        return self.found.header.codec
 
     def read(self, start: int, stop: int) -> memoryview:
         """The raw bytes ``[start, stop)``, which are one chunk.

@@ -190,7 +190,7 @@ def recover(
         saved,
         findings.save_id,
         findings.state_status,
-        tuple(findings.records),
+        findings.names(),
         lost,
         sum(record.nbytes for record in findings.records.values()),
         tuple(findings.notes),

@@ -47,7 +47,7 @@ def check_state(container: Container) -> None:
     without_data = TensorSelection.of(map_location="meta")
     shapes = {
         name: allocate_target(without_data, entry).finish()
-        for name, entry in manifest.by_name.items()
+        for name, entry in manifest.tensors.items()
     }
     rules = Rules({}, _RulesOrUnknown(BUILTIN.by_tag))
     copies = container.copies()
@@ -110,6 +110,7 @@ def state_notes(container: Container) -> Iterator[str]:
     """A note on tensors that the state does not use."""
     manifest = container.manifest
     needed = {reference.record for reference in references_in(manifest.state)}
+    needed |= {entry.name for whole in manifest.wholes.values() for entry in whole.entries}
     unneeded = [name for name in manifest.by_name if name not in needed]
     if unneeded:
         yield f"{counted(len(unneeded), 'tensor')} not used by the state, e.g. {quote(unneeded[0])}"

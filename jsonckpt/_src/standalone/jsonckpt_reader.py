@@ -11,7 +11,7 @@ Python 3.14 or the package zstandard, NumPy values NumPy. A registered type come
 """
 from __future__ import annotations
 import argparse, array, base64, collections, contextlib, ctypes, datetime, decimal, fnmatch, fractions, functools
-import importlib, io, json, math, os, pathlib, re, struct, sys, types, uuid, warnings, zoneinfo
+import importlib, io, json, math, os, pathlib, random, re, struct, sys, types, uuid, warnings, zoneinfo
 from typing import Any
 import torch
 
@@ -38,10 +38,12 @@ def parse(text: bytes) -> Any:
         return need(math.isfinite(float(token)), f"{token} is not a number") and float(token)
     hooks: Any = {"object_pairs_hook": unique, "parse_float": real, "parse_constant": real}
     return json.loads(text.decode("utf-8"), parse_int=lambda s: -0.0 if s == "-0" else int(s), **hooks)
+def known(found: Any) -> bool:
+    return {*found.get("requires", ())} <= {"regions"}
 def document(text: Any, kind: str) -> Any:
     found = parse(text)
     need(isinstance(found, dict) and found.get("format") == kind, "this is no jsonckpt checkpoint")
-    need(found["version"] == 1 and not found.get("requires"), "this needs a newer reader")
+    need(found["version"] == 1 and known(found), "this needs a newer reader")
     return found
 
 def unzstd(file: Any) -> Any:
@@ -234,11 +236,12 @@ class Reader:
         """Reads a tensor: its payloads, then its checksums."""
         name, dtype, shape, step = (record[key] for key in ("name", "dtype", "shape", "chunk_bytes"))
         self.place, nbytes = f"{path}: tensor {name}", math.prod(shape) * size_of(dtype)
-        need(name not in self.records and not record.get("requires"), "it is there twice, or newer")
+        need(name not in self.records and known(record), "it is there twice, or newer")
         key, at, whole = record.get("storage") or (name, 0, nbytes)
         self.room -= 0 if key in self.memory else whole
         need(0 <= at <= at + nbytes <= whole and self.room >= 0, "it claims more bytes than there can be")
-        wanted = self.wanted is None or name.startswith("$storage/") or self.wanted(name)
+        place = re.sub(r"^\$region/[\d,]*", "", name)
+        wanted = self.wanted is None or name.startswith("$storage/") or self.wanted(place)
         rows = [*torch.empty(shape, device="meta").stride()]
         self.records[name] = {"stride": rows, **record, "key": key, "at": at, "end": at + nbytes, "wanted": wanted}
         if wanted and key not in self.memory: self.memory[key] = torch.zeros(whole, dtype=torch.uint8)
@@ -259,6 +262,31 @@ class Reader:
             plain = strided(memory.clone(), BITS[size_of(dtype)], shape, rows, 0, nbytes)
             strided(memory, plain.dtype, shape, stride, at, at + nbytes).copy_(plain)
 
+    def join(self, node: Any) -> Any:
+        """Puts together each tensor of the state that is in several records. Returns the state."""
+        for part in node.values() if isinstance(node, dict) else node if isinstance(node, list) else (): self.join(part)
+        if not isinstance(node, dict) or [*node] != ["$regions"]: return node
+        name, dtype, shape = (node["$regions"][key] for key in ("name", "dtype", "shape"))
+        self.place, size, parts = f"{self.path}: tensor {name}", size_of(dtype), node["$regions"]["parts"]
+        if self.records.get(name, {}).get("said") == node: return node
+        offsets, numbers = [part["offset"] for part in parts], collections.defaultdict(lambda: random.getrandbits(120))
+        names = [f"$region/{','.join(map(str, offset))}{name}" for offset in offsets]
+        need([part["of"] for part in parts] == names, "a region has another name")
+        found, nbytes = [self.records.pop(region) for region in names], math.prod(shape) * size
+        boxes = [*zip(offsets, (one["shape"] for one in found)), ([0] * len(shape), shape)]
+        sums = [math.prod(numbers[i, a] - numbers[i, a + n] for i, (a, n) in enumerate(zip(*box))) for box in boxes]
+        fits = all(one["dtype"] == dtype and len(one["shape"]) == len(shape) for one in found)
+        need(fits and sum(sums[:-1]) == sums[-1] and name not in self.records, "its regions do not fit together")
+        wanted, rows = self.wanted is None or self.wanted(name), [*torch.empty(shape, device="meta").stride()]
+        memory = torch.empty(nbytes if wanted else 0, dtype=torch.uint8)
+        for (offset, lengths), one in zip(boxes, found) if wanted else ():
+            whole, raw = memory.view(*shape, size), self.memory.pop(one["key"])
+            for i, (start, length) in enumerate(zip(offset, lengths)): whole = whole.narrow(i, start, length)
+            whole.copy_(raw.view(*lengths, size))
+        facts = {"name": name, "dtype": dtype, "shape": shape, "stride": rows, "key": name, "at": 0, "end": nbytes}
+        self.records[name], self.memory[name] = {**facts, "wanted": wanted, "said": node}, memory
+        return node
+
     def value(self, node: Any) -> Any:
         """The Python value of a part of the state."""
         if isinstance(node, list): return [value for value in map(self.value, node) if value is not OMIT]
@@ -266,8 +294,8 @@ class Reader:
         tag, body = next(iter(node.items()), ("", OMIT))
         if len(node) != 1 or tag[:1] != "$":
             return {key: value for key, member in node.items() if (value := self.value(member)) is not OMIT}
-        if tag in ("$tensor", "$tied", "$view"):
-            record = self.records[body if tag == "$tensor" else body["of"]]
+        if tag in ("$tensor", "$tied", "$view", "$regions"):
+            record = self.records[body if tag == "$tensor" else body["name" if tag == "$regions" else "of"]]
             wanted = record["wanted"] and (tag != "$view" or self.wanted is None or self.wanted(body["name"]))
             self.lost += not wanted
             said, at = (body, size_of(body["dtype"]) * body["offset"]) if tag == "$view" else (record, 0)
@@ -284,7 +312,7 @@ def load(path: Any, map_location: Any = "cpu", verify: bool = True, include: Any
         return any(fnmatch.fnmatchcase(name.lstrip("/"), glob.lstrip("/")) for glob in globs)
     reader = Reader(path, verify, include if include is None or callable(include) else wanted)
     try:
-        state = reader.read()
+        state = reader.join(reader.read())
         for key, memory in reader.memory.items(): reader.memory[key] = memory.to(map_location)
         return (reader.value([state]) or [None])[0]
     except (OSError, MemoryError): raise
@@ -295,5 +323,5 @@ def load(path: Any, map_location: Any = "cpu", verify: bool = True, include: Any
 if __name__ == "__main__":
     for argument in sys.argv[1:]:
         listed = Reader(argument, True, lambda _: False)
-        listed.read()
+        listed.join(listed.read())
         for name, r in listed.records.items(): print(name, r["dtype"], r["shape"], f"{r['end'] - r['at']:,} bytes")

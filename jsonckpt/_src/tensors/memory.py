@@ -6,7 +6,6 @@ Everything here works for dtypes that torch can store but not compute with (``in
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..boxes import flat_slices
 from ..errors import FormatError, JsonckptError, UnsupportedTypeError, quote
 from ..format.dtypes import DTYPES
 from ..format.model import MAX_SIZE, PLAIN, Layout, contiguous_stride, is_dense
@@ -31,8 +31,6 @@ _TORCH_DTYPES: dict[str, torch.dtype] = {
     name: found for name in DTYPES if isinstance(found := getattr(torch, name, None), torch.dtype)
 }
 _NAMES = {dtype: name for name, dtype in _TORCH_DTYPES.items()}
-#: ``(prefix, low, high)`` stands for ``t[prefix][low:high]``.
-Slice = tuple[tuple[int, ...], int, int]
 
 
 def dtype_name(tensor: torch.Tensor) -> str:
@@ -193,38 +191,6 @@ def collapse(shape: Sequence[int], stride: Sequence[int]) -> tuple[list[int], li
     if not sizes:
         return [1], [1]
     return sizes[::-1], steps[::-1]
-
-
-def flat_slices(shape: Sequence[int], start: int, stop: int) -> Iterator[Slice]:
-    """A row-major range of elements as slices of the tensor, in order, at most ``2 × rank - 1``.
-
-    Args:
-        shape: of the tensor, at least one dimension, none of size 0.
-        start, stop: the range of elements.
-
-    >>> list(flat_slices((4, 3), 2, 10))
-    [((0,), 2, 3), ((), 1, 3), ((3,), 0, 1)]
-    """
-    if start >= stop:
-        return
-    inner = math.prod(shape[1:])
-    first, head = divmod(start, inner)
-    last, tail = divmod(stop, inner)
-    if first == last:
-        yield from _inner_slices(first, shape, head, tail)
-        return
-    if head:
-        yield from _inner_slices(first, shape, head, inner)
-        first += 1
-    if first < last:
-        yield (), first, last
-    if tail:
-        yield from _inner_slices(last, shape, 0, tail)
-
-
-def _inner_slices(index: int, shape: Sequence[int], start: int, stop: int) -> Iterator[Slice]:
-    for prefix, low, high in flat_slices(shape[1:], start, stop):
-        yield (index, *prefix), low, high
 
 
 def narrowed(tensor: torch.Tensor, offset: Sequence[int], shape: Sequence[int]) -> torch.Tensor:

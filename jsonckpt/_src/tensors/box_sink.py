@@ -1,37 +1,20 @@
-"""Boxes of tensors: which chunks hold one, and how their elements get into memory."""
+"""How the elements of a box of a record get into memory."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
+from ..boxes import common_box, row_boxes, with_a_dimension
 from ..errors import ArgumentError, FormatError
 from ..format.dtypes import DTYPES
 from .buffers import Target
-from .memory import borrow, empty, flat_slices, narrowed, raw_dtype, torch_dtype
+from .memory import borrow, empty, narrowed, raw_dtype, torch_dtype
 
 _CPU = torch.device("cpu")
-#: ``(start, stop)`` of each dimension.
-Ranges = list[tuple[int, int]]
-
-
-def overlap(
-    offset: Sequence[int], shape: Sequence[int], other: Sequence[int], size: Sequence[int]
-) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
-    """Offset and shape of what two boxes have in common; ``None`` if they share no element.
-
-    >>> overlap((0, 4), (2, 4), (1, 0), (9, 6)), overlap((0,), (2,), (2,), (2,))
-    (((1, 4), (1, 2)), None)
-    """
-    low = tuple(map(max, offset, other))
-    sizes = tuple(
-        min(one + length, two + width) - start
-        for one, length, two, width, start in zip(offset, shape, other, size, low)
-    )
-    return (low, sizes) if all(length > 0 for length in sizes) else None
 
 
 def check_box(shape: Sequence[int], offset: Sequence[int], size: Sequence[int]) -> None:
@@ -48,40 +31,6 @@ def check_box(shape: Sequence[int], offset: Sequence[int], size: Sequence[int]) 
             f"a box of shape {list(size)} at {list(offset)} is not in a tensor of shape "
             f"{list(shape)}"
         )
-
-
-def chunks_of_box(
-    shape: Sequence[int],
-    elements: int,
-    offset: Sequence[int],
-    size: Sequence[int],
-) -> list[int]:
-    """The chunks that hold an element of a box, in order.
-
-    Args:
-        shape: of the record.
-        elements: in each chunk.
-        offset, size: of the box, which lies in the record.
-
-    >>> chunks_of_box((4, 6), 3, (1, 0), (2, 2))
-    [2, 4]
-    """
-    if not math.prod(size):
-        return []
-    shape, offset, size = _with_a_dimension(shape, offset, size)
-    first, last = 0, 0
-    for length, start, width in zip(shape, offset, size):
-        first, last = first * length + start, last * length + start + width - 1
-    count = math.prod(shape)
-    return [
-        chunk
-        for chunk in range(first // elements, last // elements + 1)
-        if any(
-            True
-            for ranges, _ in _ranges(shape, chunk * elements, min((chunk + 1) * elements, count))
-            if _common(ranges, offset, size)
-        )
-    ]
 
 
 class BoxSink:
@@ -112,7 +61,7 @@ class BoxSink:
     ) -> None:
         target = Target.into(tensor, dtype, size, cast=cast)
         self._target = target
-        self._shape, self._offset, self._size = _with_a_dimension(shape, offset, size)
+        self._shape, self._offset, self._size = with_a_dimension(shape, offset, size)
         inner = math.prod(self._shape[1:])
         # Rows are one range of bytes.
         self._rows = list(self._size[1:]) == list(self._shape[1:])
@@ -148,8 +97,8 @@ class BoxSink:
         first = start // self._itemsize
         count = raw.numel() // self._itemsize
         piece: torch.Tensor | None = None
-        for ranges, done in _ranges(self._shape, first, first + count):
-            common = _common(ranges, self._offset, self._size)
+        for ranges, done in row_boxes(self._shape, first, first + count):
+            common = common_box(ranges, self._offset, self._size)
             if common is None:
                 continue
             if piece is None:
@@ -170,31 +119,3 @@ class BoxSink:
             FormatError: a ``bool`` byte that is neither 0 nor 1.
         """
         self._target.finish()
-
-
-def _with_a_dimension(
-    shape: Sequence[int], offset: Sequence[int], size: Sequence[int]
-) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-    """A scalar as one row."""
-    if not shape:
-        return (1,), (0,), (1,)
-    return tuple(shape), tuple(offset), tuple(size)
-
-
-def _ranges(shape: Sequence[int], first: int, last: int) -> Iterator[tuple[Ranges, int]]:
-    """A row-major range of elements as boxes, each with the number of elements before it."""
-    done = 0
-    for prefix, low, high in flat_slices(shape, first, last):
-        ranges = [(index, index + 1) for index in prefix]
-        ranges.append((low, high))
-        ranges += [(0, size) for size in shape[len(ranges) :]]
-        yield ranges, done
-        done += math.prod(stop - start for start, stop in ranges)
-
-
-def _common(
-    ranges: Ranges, offset: Sequence[int], size: Sequence[int]
-) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
-    return overlap(
-        [start for start, _ in ranges], [stop - start for start, stop in ranges], offset, size
-    )
