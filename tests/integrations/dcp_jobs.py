@@ -6,6 +6,7 @@ import copy
 import inspect
 import os
 import signal
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -425,11 +426,15 @@ def background_process(path: str) -> Any:
 
 
 def failing_background_save(path: str) -> str:
+    """The error, when what was written is removed: the future is ready a moment before that."""
     if dist.get_rank() == 1:
         _break("write")
     try:
         dcp.async_save({"w": sharded([8, 2], "0", [2])}, path).result(60)
     except BaseException as error:
+        end = time.monotonic() + 20
+        while os.path.exists(path) and time.monotonic() < end:
+            time.sleep(0.01)
         return str(error)
     finally:
         _mend()
@@ -463,3 +468,37 @@ def meta_model(path: str) -> Any:
     state = {"model": net.state_dict()}
     dcp.load(state, path, strict=False)
     return whole(state["model"])
+
+
+def ranks_see_different_checkpoints(path: str) -> str:
+    """The last rank opens what has replaced the checkpoint of the others."""
+    last = dist.get_rank() == dist.get_world_size() - 1
+    try:
+        dcp.load({"w": torch.zeros(2)}, f"{path}/{'new' if last else 'old'}")
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def late_message(path: str) -> str:
+    """Rank 1 sends the result of the save before once more."""
+    from jsonckpt._src.distributed.writer import JsonStorageWriter
+
+    state = {"w": sharded([4, 2], "0", [2])}
+    original, kept = JsonStorageWriter.write_data, []
+
+    def write_data(self: Any, *args: Any) -> Any:
+        result = original(self, *args)
+        kept.append(result)
+        return kept[0] if dist.get_rank() == 1 else result
+
+    JsonStorageWriter.write_data = write_data  # type: ignore[method-assign]
+    try:
+        dcp.save(state, path)
+        state["w"].to_local().add_(1)
+        dcp.save(state, path)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    finally:
+        JsonStorageWriter.write_data = original  # type: ignore[method-assign]
+    return ""

@@ -163,23 +163,6 @@ def test_a_write_error_on_one_rank_fails_the_save_on_all(
     assert sorted(file.name for file in path.iterdir()) == before
 
 
-@pytest.mark.parametrize(
-    ("failing", "step"), [(1, "die after"), slow(0, "die in commit"), slow(1, "die before")]
-)
-def test_a_rank_that_dies_leaves_the_old_checkpoint(
-    ranks: Ranks, failing: int, step: str, tmp_path: Path
-) -> None:
-    path = tmp_path / "c"
-    jsonckpt.save({"old": torch.ones(1)}, path)
-    with pytest.raises(RankError):
-        ranks.run(2, jobs.save_with_failing_rank, str(path), failing, step)
-    assert jsonckpt.load(path)["old"].tolist() == [1]
-    jsonckpt.gc(path, older_than=0, dry_run=False)
-    assert len(shards_of(path)) == 1
-    dcp.save({"new": torch.zeros(1)}, path)
-    assert list(jsonckpt.load(path)) == ["new"]
-
-
 def test_a_plan_that_is_used_again_writes_the_present_values(ranks: Ranks, tmp_path: Path) -> None:
     expected = ranks.run(2, jobs.three_saves_with_one_plan, str(tmp_path))[0]
     for number in range(3):
@@ -231,6 +214,9 @@ def test_every_way_to_read_sees_one_checkpoint(ranks: Ranks, tmp_path: Path) -> 
     net = jobs.Net()
     jsonckpt.load_into({"model": net}, tmp_path / "c", include="/model/*")
     assert difference(dict(net.state_dict()), dict(expected["model"])) is None
+    for name in ("recovered", "recovered.json"):
+        jsonckpt.recover(tmp_path / "c", tmp_path / name)
+        assert difference(jsonckpt.load(tmp_path / name), expected) is None
 
 
 def test_sharded_tensors_of_the_older_kind(ranks: Ranks, tmp_path: Path) -> None:
@@ -281,3 +267,35 @@ def test_a_save_in_another_process(ranks: Ranks, tmp_path: Path) -> None:
     ranks.run(2, jobs.background_process, str(tmp_path / "c"))
     state = jsonckpt.load(tmp_path / "c")
     assert difference(state, {"w": torch.arange(12.0).reshape(6, 2), "n": {1: (2,)}}) is None
+
+
+def test_ranks_that_opened_different_checkpoints_say_so(ranks: Ranks, tmp_path: Path) -> None:
+    for number, name in enumerate(("old", "new")):
+        jsonckpt.save({"w": torch.full((2,), float(number))}, tmp_path / name)
+    for text in ranks.run(2, jobs.ranks_see_different_checkpoints, str(tmp_path)):
+        assert text.startswith("IncompleteCheckpointError")
+        assert "different checkpoints" in text
+
+
+def test_a_result_of_the_save_before_is_refused(ranks: Ranks, tmp_path: Path) -> None:
+    for text in ranks.run(2, jobs.late_message, str(tmp_path / "c")):
+        assert text.startswith("WriteError")
+        assert "rank 1 sent the result of another save" in text
+    assert torch.equal(jsonckpt.load(tmp_path / "c")["w"], torch.arange(8.0).reshape(4, 2))
+
+
+@pytest.mark.parametrize(
+    ("failing", "step"), [(1, "die after"), slow(0, "die in commit"), slow(1, "die before")]
+)
+def test_a_rank_that_dies_leaves_the_old_checkpoint(
+    ranks: Ranks, failing: int, step: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "c"
+    jsonckpt.save({"old": torch.ones(1)}, path)
+    with pytest.raises(RankError):
+        ranks.run(2, jobs.save_with_failing_rank, str(path), failing, step)
+    assert jsonckpt.load(path)["old"].tolist() == [1]
+    jsonckpt.gc(path, older_than=0, dry_run=False)
+    assert len(shards_of(path)) == 1
+    dcp.save({"new": torch.zeros(1)}, path)
+    assert list(jsonckpt.load(path)) == ["new"]

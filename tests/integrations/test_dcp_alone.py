@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import io
 import os
 import pickle
@@ -25,7 +26,7 @@ from jsonckpt import (
     UnsupportedTypeError,
 )
 from jsonckpt._src.distributed.leaves import build, leaves_of
-from jsonckpt._src.distributed.merge import RankResult, merged_state
+from jsonckpt._src.distributed.merge import RankResult, check_messages, merged_state
 from jsonckpt._src.distributed.state import Place
 from jsonckpt._src.format.model import Codec, Entry
 from jsonckpt._src.save.write import WrittenPart
@@ -300,6 +301,16 @@ def test_a_background_save_without_a_group(tmp_path: Path) -> None:
     for number in range(2):
         found = jsonckpt.load(tmp_path / str(number))
         assert difference(found, {"w": torch.full((2,), float(number)), "n": number}) is None
+
+
+@pytest.mark.parametrize(
+    ("ranks", "tokens"), [([0], "a"), ([0, 0], "aa"), ([0, 1, 1], "aaa"), ([1, 0], "ab")]
+)
+def test_messages_of_other_saves_and_of_no_rank_are_refused(ranks: list[int], tokens: str) -> None:
+    sent = [dataclasses.replace(_rank(rank), token=one) for rank, one in zip(ranks, tokens)]
+    with pytest.raises(jsonckpt.WriteError, match="save"):
+        check_messages(sent, "a", 2)
+    check_messages([dataclasses.replace(_rank(rank), token="a") for rank in (1, 0)], "a", 2)
 
 
 def test_threads_are_shared_by_the_ranks_of_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:

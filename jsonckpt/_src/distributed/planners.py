@@ -115,6 +115,12 @@ class JsonSavePlanner(DefaultSavePlanner):
         self.metadata = metadata
         return plans, metadata
 
+    def finish_plan(self, new_plan: SavePlan) -> SavePlan:
+        """The plan that this rank follows. One that is used again gets the token of this save."""
+        plan = super().finish_plan(new_plan)
+        self.plan = dataclasses.replace(plan, storage_data=new_plan.storage_data)
+        return self.plan
+
     def transform_object(self, write_item: WriteItem, object: Any) -> Any:
         """The data of an item. A value is JSON already."""
         if write_item.type == WriteItemType.BYTE_IO:
