@@ -21,10 +21,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard
+from torch.multiprocessing.spawn import spawn
 
 from jsonckpt.integrations import dcp
 
@@ -63,9 +63,7 @@ def main() -> None:
     options = parser.parse_args()
     directory = tempfile.mkdtemp(dir=options.directory)
     try:
-        torch.multiprocessing.spawn(  # type: ignore[no-untyped-call]
-            _rank, (options, directory), nprocs=options.ranks
-        )
+        spawn(_rank, (options, directory), nprocs=options.ranks)  # type: ignore[no-untyped-call]
         found = json.loads(Path(directory, "figures.json").read_text())
     finally:
         shutil.rmtree(directory, ignore_errors=True)
@@ -200,7 +198,8 @@ class _Successor:
     """
 
     def __init__(self) -> None:
-        from torch_checkpointing import CheckpointManager, SyncCheckpointSaverConfig
+        from torch_checkpointing.checkpoint_manager import CheckpointManager
+        from torch_checkpointing.config import SyncCheckpointSaverConfig
         from torch_checkpointing.storage.filesystem import LocalFileSystemStorageConfig
 
         self._manager = CheckpointManager(

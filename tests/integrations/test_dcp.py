@@ -15,6 +15,7 @@ from jsonckpt import StateMismatchError
 from jsonckpt.convert import convert
 from tests.integrations import dcp_jobs as jobs
 from tests.integrations.ranks import RankError, Ranks
+from tests.schemas import validate_checkpoint
 from tests.support import difference, slow
 
 dcp = pytest.importorskip("jsonckpt.integrations.dcp")
@@ -49,6 +50,7 @@ def test_fully_sharded_states_load_on_any_number_of_ranks(
     path = tmp_path / "c"
     expected = ranks.run(saved_on, jobs.save_trained, kind, str(path), {})[0]
     assert only_json_in(path)
+    validate_checkpoint(path)
     assert difference(jsonckpt.load(path), expected) is None
     assert jsonckpt.verify(path)
     for count in loaded_on:
