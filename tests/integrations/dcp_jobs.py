@@ -453,7 +453,8 @@ def tied_weights(path: str) -> Any:
     torch.manual_seed(0)
     net = Tied()
     fully_shard(net, mesh=init_device_mesh("cpu", (dist.get_world_size(),)))
-    state = {"model": net.state_dict(), "separate": sharded([3, 4], "0", [dist.get_world_size()])}
+    state: dict[str, Any] = {"model": net.state_dict()}
+    state |= {"separate": sharded([3, 4], "0", [dist.get_world_size()])}
     dcp.save(state, path)
     expected = whole(state)
     for tensor in [*state["model"].values(), state["separate"]]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -301,3 +303,47 @@ def test_a_rank_that_dies_leaves_the_old_checkpoint(
     assert len(shards_of(path)) == 1
     dcp.save({"new": torch.zeros(1)}, path)
     assert list(jsonckpt.load(path)) == ["new"]
+
+
+SCRIPT = """
+import os, sys
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from jsonckpt.integrations import dcp
+
+dist.init_process_group("gloo")
+torch.manual_seed(0)
+model = torch.nn.Linear(8, 4)
+fully_shard(model, mesh=init_device_mesh("cpu", (dist.get_world_size(),)))
+optimizer = torch.optim.AdamW(model.parameters(), foreach=False)
+if sys.argv[1] == "save":
+    model(torch.ones(1, 8)).sum().backward()
+    optimizer.step()
+    weights, moments = get_state_dict(model, optimizer)
+    dcp.save({"model": weights, "optimizer": moments, "step": 1}, sys.argv[2])
+else:
+    weights, moments = get_state_dict(model, optimizer)
+    state = {"model": weights, "optimizer": moments, "step": None}
+    dcp.load(state, sys.argv[2])
+    set_state_dict(
+        model, optimizer, model_state_dict=weights, optim_state_dict=state["optimizer"]
+    )
+    weights, moments = get_state_dict(model, optimizer)
+    dcp.save({"model": weights, "optimizer": moments, "step": state["step"]}, sys.argv[3])
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_scripts_that_torchrun_starts(tmp_path: Path) -> None:
+    script, first, second = tmp_path / "train.py", tmp_path / "first", tmp_path / "second"
+    script.write_text(SCRIPT)
+    for count, arguments in ((3, ["save", first]), (2, ["load", first, second])):
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone",
+                   f"--nproc-per-node={count}", script, *arguments]  # fmt: skip
+        subprocess.run(list(map(str, command)), check=True, timeout=300, capture_output=True)
+    assert difference(jsonckpt.load(first), jsonckpt.load(second)) is None
+    assert jsonckpt.load(second)["step"] == 1

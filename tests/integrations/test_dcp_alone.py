@@ -5,8 +5,10 @@ from __future__ import annotations
 import collections
 import dataclasses
 import io
+import json
 import os
 import pickle
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from jsonckpt import (
     CheckpointExistsError,
     CheckpointNotFoundError,
     IntegrityError,
+    JsonckptError,
     StateMismatchError,
     UnsupportedTypeError,
 )
@@ -98,7 +101,7 @@ def test_placeholders_take_what_is_there(tmp_path: Path) -> None:
 def test_what_does_not_fit_is_listed_and_nothing_is_changed(tmp_path: Path) -> None:
     saved = {"a": torch.ones(2), "b": torch.ones(3), "c": 1, "d": torch.ones(1), "e": 2}
     dcp.save(saved, tmp_path / "c")
-    target = {
+    target: dict[str, Any] = {
         "a": torch.zeros(2, 1),
         "b": torch.zeros(3, dtype=torch.float64),
         "c": torch.zeros(1),
@@ -248,6 +251,39 @@ def test_a_save_of_nothing(tmp_path: Path) -> None:
 def test_leaves_build_the_state_they_were_taken_from(value: Any) -> None:
     leaves = [(leaf.path, leaf.json) for leaf in leaves_of(value)]
     assert difference(build(leaves), value) is None
+
+
+W = {"$tensor": "/w"}
+DEEP: Any = W
+for _ in range(150):
+    DEEP = [DEEP, 1]
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [[1], "text", None, W, {"w": {"$tensor": 5}}, {"w": {"$tensor": "/none"}}, {"w": {"$tied": W}},
+     {"w": {"$tied": {"name": "/v", "of": "/none"}}}, {"w": {"$ordered_dict": {}}},
+     {"w": {"$ordered_dict": {"items": [1]}}}, {"w": {"$dict": [1]}}, {"w": {"$dict": [[W, 1]]}},
+     {"w": {"$dict": [[[], 1]]}}, {"w": {"$parameter": {"data": W}}}, {"w": {"$parameter": 5}},
+     {"w": {"$parameter": {"data": {"$parameter": {"data": W}}}}}, {"w": {"$regions": {}}},
+     {"w": {"$regions": {"name": "/w", "dtype": "float32", "shape": [2], "parts": []}}},
+     {"w": {"$view": {"name": "/v", "of": "/w", "dtype": "float32", "shape": [9], "stride": [1],
+                      "offset": 0}}},
+     {"w": {"$unknown": 1}}, {"w": {"$tuple": W}}, {"w": {"$defaultdict": {"items": {}}}},
+     {"w": {"$defaultdict": {"factory": "exec", "items": {"a": W}}}}, {"w": DEEP},
+     {"w": {"$ndarray": W}}, {"w": {"$dict": [["x", W], ["x", W]]}}],
+    ids=str,
+)  # fmt: skip
+def test_forged_states_are_refused_with_an_error_of_ours(forged: Any, tmp_path: Path) -> None:
+    jsonckpt.save({"w": torch.ones(2)}, tmp_path / "c")
+    manifest = tmp_path / "c" / "manifest.json"
+    text = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**text, "state": forged, "seal": None}))
+    for target in ({"w": torch.zeros(2)}, {"w": None}, {"w": {"a": 1}}, {"w": [torch.zeros(2)]}):
+        before = repr(target)
+        with suppress(JsonckptError):  # anything else fails this test
+            dcp.load(target, tmp_path / "c")
+            assert repr(target) != before
 
 
 @pytest.mark.parametrize(
