@@ -1,14 +1,14 @@
 """JSON checkpoints for ``torch.distributed.checkpoint``: FSDP, tensor parallelism, any rank count.
 
->>> import tempfile, torch, jsonckpt
+>>> import tempfile, torch
 >>> from jsonckpt.integrations import dcp
 >>> state = {"w": torch.ones(2), "step": 3}
 >>> with tempfile.TemporaryDirectory() as directory:
 ...     dcp.save(state, directory + "/step-3")
 ...     target = {"w": torch.zeros(2), "step": 0}
 ...     dcp.load(target, directory + "/step-3")
-...     target == jsonckpt.load(directory + "/step-3") or target["step"]
-3
+...     target
+{'w': tensor([1., 1.]), 'step': 3}
 """
 
 from torch import distributed

@@ -6,6 +6,7 @@ import copy
 import inspect
 import os
 import signal
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -425,12 +426,82 @@ def background_process(path: str) -> Any:
 
 
 def failing_background_save(path: str) -> str:
+    """The error, when what was written is removed: the future is ready a moment before that."""
     if dist.get_rank() == 1:
         _break("write")
     try:
         dcp.async_save({"w": sharded([8, 2], "0", [2])}, path).result(60)
     except BaseException as error:
+        end = time.monotonic() + 20
+        while os.path.exists(path) and time.monotonic() < end:
+            time.sleep(0.01)
         return str(error)
     finally:
         _mend()
+    return ""
+
+
+class Tied(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = torch.nn.Embedding(3, 4)  # fewer rows than four ranks
+        self.head = torch.nn.Linear(4, 3, bias=False)
+        self.head.weight = self.embedding.weight
+
+
+def tied_weights(path: str) -> Any:
+    torch.manual_seed(0)
+    net = Tied()
+    fully_shard(net, mesh=init_device_mesh("cpu", (dist.get_world_size(),)))
+    state: dict[str, Any] = {"model": net.state_dict()}
+    state |= {"separate": sharded([3, 4], "0", [dist.get_world_size()])}
+    dcp.save(state, path)
+    expected = whole(state)
+    for tensor in [*state["model"].values(), state["separate"]]:
+        tensor.to_local().zero_()
+    dcp.load(state, path)
+    return expected, whole(state)
+
+
+def meta_model(path: str) -> Any:
+    """A state on the meta device is given memory by the load."""
+    with torch.device("meta"):
+        net = Net()
+        fully_shard(net, mesh=init_device_mesh("cpu", (dist.get_world_size(),)))
+    state = {"model": net.state_dict()}
+    dcp.load(state, path, strict=False)
+    return whole(state["model"])
+
+
+def ranks_see_different_checkpoints(path: str) -> str:
+    """The last rank opens what has replaced the checkpoint of the others."""
+    last = dist.get_rank() == dist.get_world_size() - 1
+    try:
+        dcp.load({"w": torch.zeros(2)}, f"{path}/{'new' if last else 'old'}")
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def late_message(path: str) -> str:
+    """Rank 1 sends the result of the save before once more."""
+    from jsonckpt._src.distributed.writer import JsonStorageWriter
+
+    state = {"w": sharded([4, 2], "0", [2])}
+    original, kept = JsonStorageWriter.write_data, []
+
+    def write_data(self: Any, *args: Any) -> Any:
+        result = original(self, *args)
+        kept.append(result)
+        return kept[0] if dist.get_rank() == 1 else result
+
+    setattr(JsonStorageWriter, "write_data", write_data)  # noqa: B010
+    try:
+        dcp.save(state, path)
+        state["w"].to_local().add_(1)
+        dcp.save(state, path)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    finally:
+        setattr(JsonStorageWriter, "write_data", original)  # noqa: B010
     return ""

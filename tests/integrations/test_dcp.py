@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,10 @@ import torch
 
 import jsonckpt
 from jsonckpt import StateMismatchError
+from jsonckpt.convert import convert
 from tests.integrations import dcp_jobs as jobs
 from tests.integrations.ranks import RankError, Ranks
+from tests.schemas import validate_checkpoint
 from tests.support import difference, slow
 
 dcp = pytest.importorskip("jsonckpt.integrations.dcp")
@@ -48,6 +52,7 @@ def test_fully_sharded_states_load_on_any_number_of_ranks(
     path = tmp_path / "c"
     expected = ranks.run(saved_on, jobs.save_trained, kind, str(path), {})[0]
     assert only_json_in(path)
+    validate_checkpoint(path)
     assert difference(jsonckpt.load(path), expected) is None
     assert jsonckpt.verify(path)
     for count in loaded_on:
@@ -162,23 +167,6 @@ def test_a_write_error_on_one_rank_fails_the_save_on_all(
     assert sorted(file.name for file in path.iterdir()) == before
 
 
-@pytest.mark.parametrize(
-    ("failing", "step"), [(1, "die after"), slow(0, "die in commit"), slow(1, "die before")]
-)
-def test_a_rank_that_dies_leaves_the_old_checkpoint(
-    ranks: Ranks, failing: int, step: str, tmp_path: Path
-) -> None:
-    path = tmp_path / "c"
-    jsonckpt.save({"old": torch.ones(1)}, path)
-    with pytest.raises(RankError):
-        ranks.run(2, jobs.save_with_failing_rank, str(path), failing, step)
-    assert jsonckpt.load(path)["old"].tolist() == [1]
-    jsonckpt.gc(path, older_than=0, dry_run=False)
-    assert len(shards_of(path)) == 1
-    dcp.save({"new": torch.zeros(1)}, path)
-    assert list(jsonckpt.load(path)) == ["new"]
-
-
 def test_a_plan_that_is_used_again_writes_the_present_values(ranks: Ranks, tmp_path: Path) -> None:
     expected = ranks.run(2, jobs.three_saves_with_one_plan, str(tmp_path))[0]
     for number in range(3):
@@ -202,6 +190,37 @@ def test_planners_that_pickle_are_refused_where_they_would(ranks: Ranks, tmp_pat
 def test_a_save_without_collectives_is_refused(ranks: Ranks, tmp_path: Path) -> None:
     for text in ranks.run(2, jobs.without_collectives, str(tmp_path / "c")):
         assert "use_collectives" in text
+
+
+def test_tied_weights_are_stored_once_on_all_ranks(ranks: Ranks, tmp_path: Path) -> None:
+    for expected, found in ranks.run(4, jobs.tied_weights, str(tmp_path / "c")):
+        assert difference(found, expected) is None
+    state = jsonckpt.load(tmp_path / "c")
+    assert state["model"]["head.weight"] is state["model"]["embedding.weight"]
+    with jsonckpt.open(tmp_path / "c") as checkpoint:
+        assert checkpoint.manifest.nbytes == 2 * 3 * 4 * 4
+
+
+def test_a_model_on_the_meta_device_is_filled(ranks: Ranks, tmp_path: Path) -> None:
+    expected = ranks.run(2, jobs.save_trained, "fsdp", str(tmp_path / "c"), {})[0]["model"]
+    for found in ranks.run(2, jobs.meta_model, str(tmp_path / "c")):
+        assert difference(dict(found), dict(expected)) is None
+
+
+def test_every_way_to_read_sees_one_checkpoint(ranks: Ranks, tmp_path: Path) -> None:
+    expected = ranks.run(3, jobs.save_trained, "fsdp", str(tmp_path / "c"), {})[0]
+    tensors = dict(jsonckpt.stream(tmp_path / "c"))
+    for name, tensor in expected["model"].items():
+        assert torch.equal(tensors[f"/model/{name}"], tensor)
+        assert torch.equal(jsonckpt.open(tmp_path / "c")[f"/model/{name}"].load(), tensor)
+    convert(tmp_path / "c", tmp_path / "whole.json")
+    assert difference(jsonckpt.load(tmp_path / "whole.json"), expected) is None
+    net = jobs.Net()
+    jsonckpt.load_into({"model": net}, tmp_path / "c", include="/model/*")
+    assert difference(dict(net.state_dict()), dict(expected["model"])) is None
+    for name in ("recovered", "recovered.json"):
+        jsonckpt.recover(tmp_path / "c", tmp_path / name)
+        assert difference(jsonckpt.load(tmp_path / name), expected) is None
 
 
 def test_sharded_tensors_of_the_older_kind(ranks: Ranks, tmp_path: Path) -> None:
@@ -252,3 +271,79 @@ def test_a_save_in_another_process(ranks: Ranks, tmp_path: Path) -> None:
     ranks.run(2, jobs.background_process, str(tmp_path / "c"))
     state = jsonckpt.load(tmp_path / "c")
     assert difference(state, {"w": torch.arange(12.0).reshape(6, 2), "n": {1: (2,)}}) is None
+
+
+def test_ranks_that_opened_different_checkpoints_say_so(ranks: Ranks, tmp_path: Path) -> None:
+    for number, name in enumerate(("old", "new")):
+        jsonckpt.save({"w": torch.full((2,), float(number))}, tmp_path / name)
+    for text in ranks.run(2, jobs.ranks_see_different_checkpoints, str(tmp_path)):
+        assert text.startswith("IncompleteCheckpointError")
+        assert "different checkpoints" in text
+
+
+def test_a_result_of_the_save_before_is_refused(ranks: Ranks, tmp_path: Path) -> None:
+    for text in ranks.run(2, jobs.late_message, str(tmp_path / "c")):
+        assert text.startswith("WriteError")
+        assert "rank 1 sent the result of another save" in text
+    assert torch.equal(jsonckpt.load(tmp_path / "c")["w"], torch.arange(8.0).reshape(4, 2))
+
+
+@pytest.mark.parametrize(
+    ("failing", "step"), [(1, "die after"), slow(0, "die in commit"), slow(1, "die before")]
+)
+def test_a_rank_that_dies_leaves_the_old_checkpoint(
+    ranks: Ranks, failing: int, step: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "c"
+    jsonckpt.save({"old": torch.ones(1)}, path)
+    with pytest.raises(RankError):
+        ranks.run(2, jobs.save_with_failing_rank, str(path), failing, step)
+    assert jsonckpt.load(path)["old"].tolist() == [1]
+    jsonckpt.gc(path, older_than=0, dry_run=False)
+    assert len(shards_of(path)) == 1
+    dcp.save({"new": torch.zeros(1)}, path)
+    assert list(jsonckpt.load(path)) == ["new"]
+
+
+SCRIPT = """
+import os, sys
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from jsonckpt.integrations import dcp
+
+dist.init_process_group("gloo")
+torch.manual_seed(0)
+model = torch.nn.Linear(8, 4)
+fully_shard(model, mesh=init_device_mesh("cpu", (dist.get_world_size(),)))
+optimizer = torch.optim.AdamW(model.parameters(), foreach=False)
+if sys.argv[1] == "save":
+    model(torch.ones(1, 8)).sum().backward()
+    optimizer.step()
+    weights, moments = get_state_dict(model, optimizer)
+    dcp.save({"model": weights, "optimizer": moments, "step": 1}, sys.argv[2])
+else:
+    weights, moments = get_state_dict(model, optimizer)
+    state = {"model": weights, "optimizer": moments, "step": None}
+    dcp.load(state, sys.argv[2])
+    set_state_dict(
+        model, optimizer, model_state_dict=weights, optim_state_dict=state["optimizer"]
+    )
+    weights, moments = get_state_dict(model, optimizer)
+    dcp.save({"model": weights, "optimizer": moments, "step": state["step"]}, sys.argv[3])
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_scripts_that_torchrun_starts(tmp_path: Path) -> None:
+    script, first, second = tmp_path / "train.py", tmp_path / "first", tmp_path / "second"
+    script.write_text(SCRIPT)
+    for count, arguments in ((3, ["save", first]), (2, ["load", first, second])):
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone",
+                   f"--nproc-per-node={count}", script, *arguments]  # fmt: skip
+        subprocess.run(list(map(str, command)), check=True, timeout=300, capture_output=True)
+    assert difference(jsonckpt.load(first), jsonckpt.load(second)) is None
+    assert jsonckpt.load(second)["step"] == 1

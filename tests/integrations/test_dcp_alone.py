@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import io
+import json
 import os
 import pickle
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +24,12 @@ from jsonckpt import (
     CheckpointExistsError,
     CheckpointNotFoundError,
     IntegrityError,
+    JsonckptError,
     StateMismatchError,
     UnsupportedTypeError,
 )
 from jsonckpt._src.distributed.leaves import build, leaves_of
-from jsonckpt._src.distributed.merge import RankResult, merged_state
+from jsonckpt._src.distributed.merge import RankResult, check_messages, merged_state
 from jsonckpt._src.distributed.state import Place
 from jsonckpt._src.format.model import Codec, Entry
 from jsonckpt._src.save.write import WrittenPart
@@ -97,7 +101,7 @@ def test_placeholders_take_what_is_there(tmp_path: Path) -> None:
 def test_what_does_not_fit_is_listed_and_nothing_is_changed(tmp_path: Path) -> None:
     saved = {"a": torch.ones(2), "b": torch.ones(3), "c": 1, "d": torch.ones(1), "e": 2}
     dcp.save(saved, tmp_path / "c")
-    target = {
+    target: dict[str, Any] = {
         "a": torch.zeros(2, 1),
         "b": torch.zeros(3, dtype=torch.float64),
         "c": torch.zeros(1),
@@ -193,14 +197,14 @@ def test_nothing_is_ever_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_a_planner_takes_json_of_another_storage_and_no_pickle() -> None:
     class Item:
-        class dest_index:  # noqa: N801
+        class dest_index:
             fqn = "a"
 
     planner = dcp.JsonLoadPlanner()
     planner.original_state_dict, planner._places = {"a": 0}, {"a": Place(("a",))}
     planner.load_bytes(Item, io.BytesIO(b'{"$tuple":[1,2]}'))
     assert planner.original_state_dict == {"a": (1, 2)}
-    with pytest.raises(ValueError, match="Expecting value|utf"):
+    with pytest.raises(ValueError, match=r"Expecting value|utf"):
         planner.load_bytes(Item, io.BytesIO(pickle.dumps(3)))
 
 
@@ -249,6 +253,39 @@ def test_leaves_build_the_state_they_were_taken_from(value: Any) -> None:
     assert difference(build(leaves), value) is None
 
 
+W = {"$tensor": "/w"}
+DEEP: Any = W
+for _ in range(150):
+    DEEP = [DEEP, 1]
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [[1], "text", None, W, {"w": {"$tensor": 5}}, {"w": {"$tensor": "/none"}}, {"w": {"$tied": W}},
+     {"w": {"$tied": {"name": "/v", "of": "/none"}}}, {"w": {"$ordered_dict": {}}},
+     {"w": {"$ordered_dict": {"items": [1]}}}, {"w": {"$dict": [1]}}, {"w": {"$dict": [[W, 1]]}},
+     {"w": {"$dict": [[[], 1]]}}, {"w": {"$parameter": {"data": W}}}, {"w": {"$parameter": 5}},
+     {"w": {"$parameter": {"data": {"$parameter": {"data": W}}}}}, {"w": {"$regions": {}}},
+     {"w": {"$regions": {"name": "/w", "dtype": "float32", "shape": [2], "parts": []}}},
+     {"w": {"$view": {"name": "/v", "of": "/w", "dtype": "float32", "shape": [9], "stride": [1],
+                      "offset": 0}}},
+     {"w": {"$unknown": 1}}, {"w": {"$tuple": W}}, {"w": {"$defaultdict": {"items": {}}}},
+     {"w": {"$defaultdict": {"factory": "exec", "items": {"a": W}}}}, {"w": DEEP},
+     {"w": {"$ndarray": W}}, {"w": {"$dict": [["x", W], ["x", W]]}}],
+    ids=str,
+)  # fmt: skip
+def test_forged_states_are_refused_with_an_error_of_ours(forged: Any, tmp_path: Path) -> None:
+    jsonckpt.save({"w": torch.ones(2)}, tmp_path / "c")
+    manifest = tmp_path / "c" / "manifest.json"
+    text = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**text, "state": forged, "seal": None}))
+    for target in ({"w": torch.zeros(2)}, {"w": None}, {"w": {"a": 1}}, {"w": [torch.zeros(2)]}):
+        before = repr(target)
+        with suppress(JsonckptError):  # anything else fails this test
+            dcp.load(target, tmp_path / "c")
+            assert repr(target) != before
+
+
 @pytest.mark.parametrize(
     "leaves",
     [[(("a",), 1), (("a", "b"), 2)], [(("a", 0), 1), (("a", "b"), 2)], [(("a", 1), 1)],
@@ -289,6 +326,27 @@ def test_a_message_that_is_lost_or_comes_twice_is_noticed(
     place = Place(("w",), '{"$tensor":"/w"}')
     with pytest.raises(jsonckpt.WriteError, match=words):
         merged_state({"w": place}, {"w": Facts}, ranks)
+
+
+def test_a_background_save_without_a_group(tmp_path: Path) -> None:
+    for number in range(2):
+        w = torch.full((2,), float(number))
+        future = dcp.async_save({"w": w, "n": number}, tmp_path / str(number))
+        w.fill_(9)
+    future.result()
+    for number in range(2):
+        found = jsonckpt.load(tmp_path / str(number))
+        assert difference(found, {"w": torch.full((2,), float(number)), "n": number}) is None
+
+
+@pytest.mark.parametrize(
+    ("ranks", "tokens"), [([0], "a"), ([0, 0], "aa"), ([0, 1, 1], "aaa"), ([1, 0], "ab")]
+)
+def test_messages_of_other_saves_and_of_no_rank_are_refused(ranks: list[int], tokens: str) -> None:
+    sent = [dataclasses.replace(_rank(rank), token=one) for rank, one in zip(ranks, tokens)]
+    with pytest.raises(jsonckpt.WriteError, match="save"):
+        check_messages(sent, "a", 2)
+    check_messages([dataclasses.replace(_rank(rank), token="a") for rank in (1, 0)], "a", 2)
 
 
 def test_threads_are_shared_by_the_ranks_of_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from .writer import JsonStorageWriter
 
 #: torch's own background save of this process, and the group of its messages.
 _pending: Future[Any] | None = None
+_ALONE = "torch.distributed is disabled"
 _groups: dict[int, dist.ProcessGroup] = {}
 
 
@@ -121,8 +122,8 @@ def async_save(
 
     Returns:
         what torch returns: a future whose ``result()`` waits and raises the error of the save
-        (torch's ``CheckpointException``, with the error of each rank in ``failures``). With a stager of
-        your own it may be an ``AsyncSaveResponse``.
+        (torch's ``CheckpointException``, with the error of each rank in ``failures``). With a
+        stager of your own it may be an ``AsyncSaveResponse``.
     """
     global _pending
     if _pending is not None:
@@ -134,15 +135,17 @@ def async_save(
     if async_stager is not None:
         others["async_stager"] = async_stager
     writer = JsonStorageWriter(path, **options)
-    with _alone(no_dist) as alone:
-        response = state_dict_saver.async_save(
-            dict(state_dict),
-            storage_writer=writer,
-            planner=JsonSavePlanner(),
-            process_group=None if alone else process_group or _own_group(),
-            no_dist=alone,
-            **others,
-        )
+    alone = _is_alone(no_dist)
+    if alone:  # the warning comes from a thread, later
+        warnings.filterwarnings("ignore", _ALONE, UserWarning)
+    response = state_dict_saver.async_save(
+        dict(state_dict),
+        storage_writer=writer,
+        planner=JsonSavePlanner(),
+        process_group=None if alone else process_group or _own_group(),
+        no_dist=alone,
+        **others,
+    )
     pending: Future[Any] = getattr(response, "upload_completion", response)  # type: ignore[arg-type]
     pending.add_done_callback(lambda future: _clean_up(writer, future.exception()))
     _pending = pending
@@ -164,14 +167,18 @@ def _own_group() -> dist.ProcessGroup:
     return _groups[default]
 
 
+def _is_alone(no_dist: bool) -> bool:
+    return no_dist or not dist.is_initialized()
+
+
 @contextmanager
 def _alone(no_dist: bool) -> Iterator[bool]:
     """Whether this process is alone. torch warns of that, here it is meant."""
-    if not no_dist and dist.is_available() and dist.is_initialized():
+    if not _is_alone(no_dist):
         yield False
         return
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
+        warnings.filterwarnings("ignore", _ALONE, UserWarning)
         yield True
 
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import MutableMapping
 from typing import Any
 
+from ..errors import FormatError, quote
 from ..format.json_text import Json
 from ..state.registry import default_rules
 from ..state.tree import decode_state
@@ -46,10 +47,19 @@ def _put(container: Any, path: Path, value: Any, tag: Tag | None = None) -> Any:
             return container
         items = [*container[:step], item, *container[step + 1 :]]
         return type(container)(*items) if hasattr(container, "_fields") else tuple(items)
-    key = plain_value(json.loads(step.key)) if isinstance(step, Pair) else step
+    key = _key(step) if isinstance(step, Pair) else step
     mapping = container if isinstance(container, MutableMapping) else _new_mapping(tag)
     mapping[key] = _put(mapping.get(key), rest, value)
     return mapping
+
+
+def _key(step: Pair) -> Any:
+    key = plain_value(json.loads(step.key))
+    try:
+        hash(key)
+    except TypeError as error:
+        raise FormatError(f"{quote(step.key)} cannot be the key of a dictionary") from error
+    return key
 
 
 def _new_mapping(tag: Tag | None) -> MutableMapping[Any, Any]:

@@ -8,7 +8,7 @@ can build the state of all ranks from their leaves, with the type of each contai
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -77,13 +77,14 @@ def leaves_of(state: Json) -> Iterator[Leaf]:
     >>> [(keys_of(leaf.path), leaf.json) for leaf in leaves_of({"a": {"b": 1, "c": [1, 2]}})]
     [(('a', 'b'), 1), (('a', 'c'), [1, 2])]
     """
+    holders = _tensor_holders(state)
     pending: list[tuple[Path, Json]] = [((), state)]
     while pending:
         path, value = pending.pop()
         below = None
         if type(value) is dict:
-            below = list(_below_object(path, value))
-        elif type(value) is list and _holds_tensor(value):
+            below = list(_below_object(path, value, holders))
+        elif type(value) is list and id(value) in holders:
             below = [((*path, position), item) for position, item in enumerate(value)]
         if below:
             pending += reversed(below)
@@ -91,11 +92,13 @@ def leaves_of(state: Json) -> Iterator[Leaf]:
             yield Leaf(path, value, _reference(value))
 
 
-def _below_object(path: Path, value: dict[str, Json]) -> Iterator[tuple[Path, Json]]:
+def _below_object(
+    path: Path, value: dict[str, Json], holders: Collection[int]
+) -> Iterator[tuple[Path, Json]]:
     tag, body = next(iter(value.items())) if len(value) == 1 else ("", None)
     if tag[:1] != "$":
         yield from (((*path, key), item) for key, item in value.items())
-    elif tag == "$tuple" and type(body) is list and _holds_tensor(body):
+    elif tag == "$tuple" and type(body) is list and id(body) in holders:
         inside = (*path, Tag(tag))
         yield from (((*inside, position), item) for position, item in enumerate(body))
     elif tag == "$dict":
@@ -116,22 +119,36 @@ def _below_items(path: Path, items: Json) -> Iterator[tuple[Path, Json]]:
             yield (*path, Pair(dump(pair[0]).decode())), pair[1]
 
 
-def _holds_tensor(values: list[Json]) -> bool:
-    """Whether a dense tensor is among the values, or in a container among them."""
-    pending: list[Json] = list(values)
+def _tensor_holders(state: Json) -> set[int]:
+    """The ids of the containers in which a dense tensor is, however deep. Linear in the state."""
+    holders: set[int] = set()
+    parents: dict[int, int] = {}
+    pending = [state]
     while pending:
         value = pending.pop()
-        if type(value) is list:
-            pending += value
-        elif type(value) is dict:
-            if _reference(value) is not None:
-                return True
-            tag = next(iter(value)) if len(value) == 1 else ""
-            if tag == "$tuple" or tag[:1] != "$":
-                pending += value.values()
-            elif tag == "$dict" or tag in _WITH_ITEMS:
-                pending += [item for _, item in _below_object((), value)]
-    return False
+        if _reference(value) is not None:
+            above = parents.get(id(value))
+            while above is not None and above not in holders:
+                holders.add(above)
+                above = parents.get(above)
+            continue
+        for inside in _inside(value):
+            if type(inside) is dict or type(inside) is list:
+                parents[id(inside)] = id(value)
+                pending.append(inside)
+    return holders
+
+
+def _inside(value: Json) -> list[Json]:
+    """What a container holds that may be taken apart."""
+    if type(value) is list:
+        return value
+    if type(value) is not dict:
+        return []
+    tag = next(iter(value)) if len(value) == 1 else ""
+    if tag == "$tuple" or tag[:1] != "$":
+        return list(value.values())
+    return [item for _, item in _below_object((), value, frozenset())]
 
 
 def _reference(value: Json) -> dict[str, Any] | None:
@@ -203,7 +220,7 @@ def build(leaves: Iterable[tuple[Path, Json]]) -> Json:
 
     >>> build([(("a", "b"), 1), (("a", Tag("$dict"), Pair("0")), 2)])
     Traceback (most recent call last):
-    jsonckpt._src.errors.StateMismatchError: the ranks have different kinds of values at '/a'
+    jsonckpt.StateMismatchError: the ranks have different kinds of values at '/a'
     """
     return _build(list(leaves), ())
 

@@ -17,6 +17,8 @@ from ..save.write import WrittenPart
 from .leaves import build, with_reference
 from .state import Place, places_of
 
+_SAVE_AGAIN = "The previous checkpoint, if any, is untouched. Save again."
+
 
 @dataclass(frozen=True)
 class RankResult:
@@ -26,11 +28,13 @@ class RankResult:
         part: its shards.
         regions: record -> the leaf that it belongs to, and where it begins in that tensor.
         values: leaf -> JSON text, of the values that this rank writes.
+        token: of the save; ``None`` if its planner keeps none.
     """
 
     part: WrittenPart
     regions: dict[str, tuple[str, tuple[int, ...]]] = field(default_factory=dict)
     values: dict[str, str] = field(default_factory=dict)
+    token: str | None = None
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,24 @@ class _Region:
     offset: tuple[int, ...]
     entry: Entry
     rank: int
+
+
+def check_messages(ranks: Sequence[RankResult], token: str, count: int) -> None:
+    """Check that each rank has sent one result, and of this save.
+
+    Raises:
+        WriteError: a message was lost, came twice, or is of another save.
+    """
+    found = [rank.part.rank for rank in ranks]
+    if sorted(found) != list(range(count)):
+        raise WriteError(
+            f"the results of ranks {sorted(found)} came, {count} ranks save", hint=_SAVE_AGAIN
+        )
+    for rank in ranks:
+        if rank.token not in (None, token):
+            raise WriteError(
+                f"rank {rank.part.rank} sent the result of another save", hint=_SAVE_AGAIN
+            )
 
 
 def merged_state(

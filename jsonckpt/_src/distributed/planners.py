@@ -30,8 +30,9 @@ from torch.distributed.checkpoint.planner import (
 )
 
 from ..errors import StateMismatchError, quote
+from ..format.json_text import dump
 from .assign import assign, plain_value
-from .leaves import Keys, keys_of, pointer
+from .leaves import Keys, keys_of, pointer, with_reference
 from .state import JsonBytes, Place, flatten_for_load, flatten_for_save
 
 
@@ -39,8 +40,8 @@ class JsonSavePlanner(DefaultSavePlanner):
     """Plans a distributed save whose values are JSON, and never pickled.
 
     The keys and the types of all containers come back as they were, integer keys and empty
-    dictionaries, too. Two tensors that are the same memory are written once, unless they are
-    sharded.
+    dictionaries, too. Two tensors that are the same memory are written once. (Sharded ones twice
+    with ``enable_plan_caching``.)
 
     Args:
         dedup_save_to_lowest_rank: the lowest rank writes what all have; else it is shared out.
@@ -93,9 +94,11 @@ class JsonSavePlanner(DefaultSavePlanner):
             StateMismatchError: two ranks have one name for different places.
         """
         places: dict[str, Place] = {}
+        twins: dict[str, set[str]] = {}
         for rank, plan in enumerate(all_plans):
             for name, place in (plan.planner_data or {}).items():
                 first = places.setdefault(name, place)
+                twins.setdefault(name, set()).add(place.twin)
                 if first.path != place.path and keys_of(first.path) != keys_of(place.path):
                     raise StateMismatchError(
                         f"rank {rank} has {quote(name)} at another place than a rank before it: "
@@ -103,6 +106,8 @@ class JsonSavePlanner(DefaultSavePlanner):
                         f"{quote(pointer(keys_of(first.path)))}",
                         hint="Give the keys other names: names join all keys with dots.",
                     )
+        if not getattr(self, "_enable_plan_caching", False):
+            all_plans = _tie(all_plans, places, twins)
         plans, metadata = super().create_global_plan(all_plans)
         metadata = dataclasses.replace(
             metadata, planner_data={**places, **(metadata.planner_data or {}), **places}
@@ -110,12 +115,39 @@ class JsonSavePlanner(DefaultSavePlanner):
         self.metadata = metadata
         return plans, metadata
 
+    def finish_plan(self, new_plan: SavePlan) -> SavePlan:
+        """The plan that this rank follows. One that is used again gets the token of this save."""
+        plan = super().finish_plan(new_plan)
+        self.plan = dataclasses.replace(plan, storage_data=new_plan.storage_data)
+        return self.plan
+
     def transform_object(self, write_item: WriteItem, object: Any) -> Any:
         """The data of an item. A value is JSON already."""
         if write_item.type == WriteItemType.BYTE_IO:
             assert isinstance(object, JsonBytes)
             return object
         return super().transform_object(write_item, object)
+
+
+def _tie(
+    plans: list[SavePlan], places: dict[str, Place], twins: Mapping[str, set[str]]
+) -> list[SavePlan]:
+    """The plans without sharded tensors that are another one on all ranks. Changes their places."""
+    tied = set()
+    for name, said in twins.items():
+        others = said - {"*"}
+        if len(others) == 1 and (owner := others.pop()):
+            tied.add(name)
+            place = places[name]
+            reference = {"$tied": {"name": place.name, "of": owner}}
+            leaf = with_reference(json.loads(place.tensor), reference)
+            places[name] = dataclasses.replace(place, tensor=dump(leaf).decode())
+    if not tied:
+        return plans
+    return [
+        dataclasses.replace(plan, items=[item for item in plan.items if item.index.fqn not in tied])
+        for plan in plans
+    ]
 
 
 class JsonLoadPlanner(DefaultLoadPlanner):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,7 +20,7 @@ from torch.distributed.checkpoint.planner import LoadItemType, LoadPlan, LoadPla
 from torch.distributed.checkpoint.storage import StorageReader
 from torch.futures import Future
 
-from ..errors import ArgumentError, JsonckptError, quote
+from ..errors import ArgumentError, IncompleteCheckpointError, JsonckptError, quote
 from ..format.json_text import Json, collector_paused
 from ..format.limits import Limits
 from ..format.model import Entry
@@ -116,11 +117,23 @@ class JsonStorageReader(StorageReader):
             raise self._error
 
     def prepare_local_plan(self, plan: LoadPlan) -> LoadPlan:
-        """The plan as it is."""
-        return plan
+        """The plan, with the digest of what this rank has opened."""
+        stored = self._stored
+        digest = "" if stored is None else stored.container.manifest.digest
+        return dataclasses.replace(plan, storage_data=digest)
 
     def prepare_global_plan(self, plans: list[LoadPlan]) -> list[LoadPlan]:
-        """The plans as they are."""
+        """The plans as they are.
+
+        Raises:
+            IncompleteCheckpointError: a save has replaced the checkpoint while the ranks opened it.
+        """
+        if len({plan.storage_data for plan in plans}) > 1:
+            raise IncompleteCheckpointError(
+                "the ranks have opened different checkpoints: it was overwritten meanwhile",
+                file=self._path,
+                hint="Load again. All ranks must see one file system.",
+            )
         return plans
 
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:

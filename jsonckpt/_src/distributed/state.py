@@ -33,10 +33,13 @@ class Place:
     Attributes:
         path: to it, in the JSON of the state.
         tensor: the JSON text of a tensor, which refers to it by its name; empty for a value.
+        twin: the record of an earlier sharded tensor that is the same memory on this rank;
+            ``"*"`` if this rank has no element of it, so that it cannot tell.
     """
 
     path: Path
     tensor: str = ""
+    twin: str = ""
 
     @property
     def name(self) -> str:
@@ -89,7 +92,7 @@ def _flatten(state: Mapping[str, Any], taken: _Taken) -> Flat:
                 f"two places of the state have the name {quote(name)}",
                 hint="Rename one of their keys: names join all keys with dots.",
             )
-        flat.places[name] = place_of(leaf)
+        flat.places[name] = place_of(leaf, taken.twins)
         if leaf.reference is None:
             flat.values[name] = JsonBytes(leaf.json, taken.sources)
         elif (record := leaf.reference.get("$tensor")) is not None:
@@ -97,9 +100,12 @@ def _flatten(state: Mapping[str, Any], taken: _Taken) -> Flat:
     return flat
 
 
-def place_of(leaf: Leaf) -> Place:
+def place_of(leaf: Leaf, twins: Mapping[str, str] | None = None) -> Place:
     """Where a leaf belongs."""
-    return Place(leaf.path, dump(leaf.json).decode() if leaf.is_tensor else "")
+    if leaf.reference is None:
+        return Place(leaf.path)
+    twin = (twins or {}).get(leaf.reference.get("$tensor", ""), "")
+    return Place(leaf.path, dump(leaf.json).decode(), twin)
 
 
 class _Taken:
@@ -108,11 +114,13 @@ class _Taken:
     Attributes:
         tensors: dense and sharded ones, by the names of their records.
         sources: the records of arrays, and of the parts of sparse and quantized tensors.
+        twins: of sharded tensors, as :class:`Place` has them.
     """
 
     def __init__(self) -> None:
         self.tensors: dict[str, torch.Tensor] = {}
         self.sources: dict[str, Source] = {}
+        self.twins: dict[str, str] = {}
         self._known: dict[tuple[object, ...], str] = {}
 
     def is_tensor(self, value: object) -> bool:
@@ -129,6 +137,8 @@ class _Taken:
                 return self._keep(StateWriter(), value, name)
         data: Json = {"$tensor": name}
         owner = name if sharded else self._owner(value, name)
+        if sharded:
+            self._note_twin(value, name)
         if owner == name:
             self.tensors[name] = value
         else:
@@ -148,6 +158,17 @@ class _Taken:
         result = writer.put(value.clone() if not value.requires_grad else value, name)
         self.sources |= {source.name: source for source in writer.sources()}
         return result
+
+    def _note_twin(self, value: torch.Tensor, name: str) -> None:
+        local = getattr(value, "_local_tensor", None)
+        if type(local) is not torch.Tensor:
+            return
+        spec = (tuple(value.shape), str(getattr(value, "placements", "")))
+        key = (local.data_ptr(), local.dtype, tuple(local.shape), local.stride(), spec)
+        if not local.numel():
+            self.twins[name] = "*"
+        elif (first := self._known.setdefault(key, name)) != name:
+            self.twins[name] = first
 
     def _owner(self, value: torch.Tensor, name: str) -> str:
         """The name of the tensor that is the same memory and came first."""

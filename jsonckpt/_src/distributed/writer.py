@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import secrets
 import time
 from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex, StorageMeta
 from torch.distributed.checkpoint.planner import SavePlan, SavePlanner, WriteItem, WriteItemType
 from torch.distributed.checkpoint.storage import StorageWriter, WriteResult
@@ -26,7 +29,8 @@ from ..save.target import Target
 from ..save.write import SaveResult, WrittenPart, commit_parts, write_part
 from ..storage.path_arguments import path_text
 from ..tensors.buffers import Source
-from .merge import RankResult, merged_state
+from .merge import RankResult, check_messages, merged_state
+from .planners import JsonSavePlanner
 from .state import JsonBytes, Place, places_of
 
 #: The index of a rank's result among the results of a save.
@@ -95,6 +99,8 @@ class JsonStorageWriter(StorageWriter):
         self.result: SaveResult | None = None
         self._path = _directory(path)
         self._rank = 0
+        #: Of the present save, and the number of its ranks: what the coordinator compares.
+        self._token, self._ranks = "", 0
         self._began = 0.0
         self._target: Target | None = None
 
@@ -134,7 +140,11 @@ class JsonStorageWriter(StorageWriter):
                 "use_collectives=False makes a checkpoint of each rank, which no reader can join",
                 hint="Leave it out. Or save each rank's own state with jsonckpt.save.",
             )
-        self._rank = kwargs.get("rank", 0)
+        rank = kwargs.get("rank")
+        if rank is None:  # of torch before 2.7
+            rank = dist.get_rank() if dist.is_initialized() else 0
+        self._rank = rank
+        self._token = ""
         self._began = time.perf_counter()
         self.result = None
         self._target = target_of(self._path, self._options, absolute=True)
@@ -158,8 +168,13 @@ class JsonStorageWriter(StorageWriter):
         return plan
 
     def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
-        """The plans as they are. No id of the save is in them: torch may use a plan again."""
-        return plans
+        """The plans, each with the token of this save, which comes back with each result.
+
+        torch may use a plan of an earlier save again. So nothing is named by it, and only
+        :class:`JsonSavePlanner` gives the token of the present save to such a plan.
+        """
+        self._token, self._ranks = secrets.token_hex(8), len(plans)
+        return [dataclasses.replace(plan, storage_data=self._token) for plan in plans]
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
         """Write the shards of this rank, and make them durable.
@@ -172,7 +187,8 @@ class JsonStorageWriter(StorageWriter):
         snapshot = Snapshot(new_save_id(), now(), None, {}, found.sources, rank=self._rank)
         saved = plan_save(snapshot, self._options)
         part = write_part(saved, self._own_target(), CancelToken())
-        result = RankResult(part, found.regions, found.values)
+        token = plan.storage_data if isinstance(planner, JsonSavePlanner) else None
+        result = RankResult(part, found.regions, found.values, token)
         size = sum(shard.bytes for shard in part.shards)
         done: Future[list[WriteResult]] = Future()
         done.set_result([WriteResult(_RESULT, size, result)])
@@ -193,9 +209,9 @@ class JsonStorageWriter(StorageWriter):
     def _finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
         target = self._own_target()
         ranks = [one.storage_data for rank in results for one in rank if one.index == _RESULT]
-        ranks.sort(key=lambda one: one.part.rank)
         parts: list[WrittenPart] = [one.part for one in ranks]
         try:
+            check_messages(ranks, self._token, self._ranks)
             state = merged_state(metadata.planner_data, metadata.state_dict_metadata, ranks)
         except BaseException as error:
             target.abandon(error, [shard.file for part in parts for shard in part.shards])

@@ -293,8 +293,8 @@ class DirectoryTarget(_LocalTarget):
         if self._space is not None:
             self._space.explain(error)
         if not (self._text and commit.may_hold(self._manifest, self._text)):
-            paths = [self._path / filenames.check_shard_name(name) for name in others]
-            commit.unlink_all(paths, threads=1)
+            # What a process says that it wrote may be of the old checkpoint.
+            self._unlink_unnamed([filenames.check_shard_name(name) for name in others])
             self._remove_new()
 
     def leave(self) -> None:

@@ -85,7 +85,7 @@ class Target(ABC):
         """Remove what was written, unless it may be committed. May add a hint to the error.
 
         Args:
-            others: shards that other processes wrote.
+            others: shards that other processes wrote. Those of the present manifest stay.
         """
 
     def leave(self) -> None:  # noqa: B027 - a place may have no directories

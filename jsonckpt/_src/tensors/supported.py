@@ -76,7 +76,8 @@ def _require_whole(value: torch.Tensor) -> None:
         what = "flat parameter of FSDP" if not parts else f"{kind.__module__}.{kind.__qualname__}"
         raise UnsupportedTypeError(
             f"cannot write a {what}: each process holds a part of it",
-            hint="A part is not a checkpoint. Gather the whole on every rank "
+            hint="A part is not a checkpoint. Save the parts of all ranks with "
+            "jsonckpt.integrations.dcp.save. Or gather the whole on every rank "
             "(value.full_tensor(), or get_model_state_dict with full_state_dict=True), then save "
             "it on one rank.",
         )
