@@ -47,7 +47,9 @@ def check_head(document: dict[str, Any], kind: str, sealed: bytes) -> None:
 def check_requires(document: dict[str, Any], also: Collection[str] = ()) -> None:
     required = document.get("requires", [])
     need(type(required) is list and all(type(one) is str for one in required), "requires")
-    need(set(required) <= {"regions", *also}, "a feature that this reader does not know is required")
+    need(
+        set(required) <= {"regions", *also}, "a feature that this reader does not know is required"
+    )
 
 
 def file_text(path: pathlib.Path) -> bytes:
