@@ -205,7 +205,7 @@ class RemoteTarget(Target):
             WriteError: the commit failed, or may have failed. The hint says which.
         """
         if not self.single:
-            self._replaced = self._unshared(own_files(replaced_rows(self._location())))
+            self._replaced = _replaced(self._requests, self._location())
         cancel.close()
         if self.single:
             self._publish(self._uploads[0])
@@ -224,32 +224,14 @@ class RemoteTarget(Target):
                 "checkpoint is lost. Save to a directory, which is safe there, too."
             )
         if not self._may_be_there:
-            written = [f"{self._path}/{name}" for name in self._unnamed(others)]
+            written = [f"{self._path}/{name}" for name in _unnamed(self._location(), others)]
             self._remove_quietly(dict.fromkeys([*self._begun, *written]))
-
-    def _unnamed(self, shards: Sequence[str]) -> list[str]:
-        """Those that the present manifest does not name. If it cannot be read, none."""
-        try:
-            present = set(own_files(present_rows(self._location()))) if shards else set()
-        except CheckpointNotFoundError:
-            present = set()
-        except Exception:  # all of them may be in use
-            return []
-        return [filenames.check_shard_name(name) for name in shards if name not in present]
 
     def clean_up(self) -> None:
         """Remove the shards of the checkpoint that was replaced."""
         self._remove_quietly(
             f"{self._path}/{filenames.check_shard_name(name)}" for name in self._replaced
         )
-
-    def _unshared(self, files: list[str]) -> list[str]:
-        """Files that may be removed: none if checkpoints beside this one may use them."""
-        try:
-            mark = kind_of(self._requests, f"{self._path}/{filenames.SHARED_MARK}")
-        except Exception:  # an orphan does no harm
-            return []
-        return files if mark is None else []
 
     @property
     def _shows_early(self) -> bool:
@@ -346,6 +328,27 @@ def make_directory(requests: Requests, directory: str) -> None:
     for count in range(2, len(parts) + 1):
         with suppress(FileExistsError):
             requests.call("mkdir", "/".join(parts[:count]), create_parents=False)
+
+
+def _unnamed(location: RemoteLocation, shards: Sequence[str]) -> list[str]:
+    """Those that the present manifest does not name. If it cannot be read, none."""
+    try:
+        present = set(own_files(present_rows(location))) if shards else set()
+    except CheckpointNotFoundError:
+        present = set()
+    except Exception:  # all of them may be in use
+        return []
+    return [filenames.check_shard_name(name) for name in shards if name not in present]
+
+
+def _replaced(requests: Requests, location: RemoteLocation) -> list[str]:
+    """The shards that an overwrite removes: none if checkpoints beside it may use them."""
+    files = own_files(replaced_rows(location))
+    try:
+        mark = kind_of(requests, location.full(filenames.SHARED_MARK))
+    except Exception:  # an orphan does no harm
+        return []
+    return files if mark is None else []
 
 
 def _check_name(url: str, options: SaveOptions) -> None:
