@@ -7,12 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from ..errors import (
-    ArgumentError,
-    CheckpointExistsError,
-    CheckpointNotFoundError,
-    WriteError,
-)
+from ..errors import ArgumentError, CheckpointExistsError, WriteError
 from ..format import filenames
 from ..format.model import MANIFEST_NAME
 from ..parallel import CancelToken
@@ -23,7 +18,7 @@ from ..storage.remote import RemoteLocation, filesystem, kind_of, protocols, spl
 from .options import SaveOptions
 from .outputs import StreamOutput
 from .plan import SavePlan, ShardPlan
-from .target import Target, check_is_ours, named_shards, present_shards
+from .target import Target, check_is_ours, named_shards, unnamed_shards
 
 #: Protocols of stores without directories, whose files appear as a whole when they are closed.
 _OBJECT_STORES = frozenset(
@@ -204,18 +199,9 @@ class RemoteTarget(Target):
                 "checkpoint is lost. Save to a directory, which is safe there, too."
             )
         if not self._may_be_there:
-            written = [f"{self._path}/{name}" for name in self._unnamed(others)]
+            unnamed = unnamed_shards(self._location(), others) if others else []
+            written = [f"{self._path}/{name}" for name in unnamed]
             self._remove_quietly(dict.fromkeys([*self._begun, *written]))
-
-    def _unnamed(self, shards: Sequence[str]) -> list[str]:
-        """Those that the present manifest does not name. If it cannot be read, none."""
-        try:
-            present = set(present_shards(self._location())) if shards else set()
-        except CheckpointNotFoundError:
-            present = set()
-        except Exception:  # all of them may be in use
-            return []
-        return [filenames.check_shard_name(name) for name in shards if name not in present]
 
     def clean_up(self) -> None:
         """Remove the shards of the checkpoint that was replaced."""
