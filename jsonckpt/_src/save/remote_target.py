@@ -200,8 +200,7 @@ class RemoteTarget(Target):
             )
         if not self._may_be_there:
             unnamed = unnamed_shards(self._location(), others) if others else []
-            written = [f"{self._path}/{name}" for name in unnamed]
-            self._remove_quietly(dict.fromkeys([*self._begun, *written]))
+            self._remove_quietly({*self._begun, *(f"{self._path}/{name}" for name in unnamed)})
 
     def clean_up(self) -> None:
         """Remove the shards of the checkpoint that was replaced."""
