@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -433,7 +434,7 @@ def failing_background_save(path: str) -> str:
         dcp.async_save({"w": sharded([8, 2], "0", [2])}, path).result(60)
     except BaseException as error:
         end = time.monotonic() + 20
-        while os.path.exists(path) and time.monotonic() < end:
+        while any(Path(path).glob("*")) and time.monotonic() < end:
             time.sleep(0.01)
         return str(error)
     finally:

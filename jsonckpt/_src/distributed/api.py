@@ -118,7 +118,8 @@ def async_save(
         process_group: of the messages in the background. Nothing else may use it meanwhile.
             ``None`` makes a group with gloo for them, once.
         async_checkpointer_type, async_stager: as torch has them.
-        options: of :class:`JsonStorageWriter`.
+        options: of :class:`JsonStorageWriter`. ``threads`` is 1, which leaves the other processors
+            to the training.
 
     Returns:
         what torch returns: a future whose ``result()`` waits and raises the error of the save
@@ -134,7 +135,7 @@ def async_save(
         others["async_checkpointer_type"] = async_checkpointer_type
     if async_stager is not None:
         others["async_stager"] = async_stager
-    writer = JsonStorageWriter(path, **options)
+    writer = JsonStorageWriter(path, **{"threads": 1, **options})
     alone = _is_alone(no_dist)
     if alone:  # the warning comes from a thread, later
         warnings.filterwarnings("ignore", _ALONE, UserWarning)

@@ -30,7 +30,7 @@ from torch.distributed.checkpoint.planner import (
 )
 
 from ..errors import StateMismatchError, quote
-from ..format.json_text import dump
+from ..format.json_text import Json, dump
 from .assign import assign, plain_value
 from .leaves import Keys, keys_of, pointer, with_reference
 from .state import JsonBytes, Place, flatten_for_load, flatten_for_save
@@ -139,7 +139,7 @@ def _tie(
         if len(others) == 1 and (owner := others.pop()):
             tied.add(name)
             place = places[name]
-            reference = {"$tied": {"name": place.name, "of": owner}}
+            reference: Json = {"$tied": {"name": place.name, "of": owner}}
             leaf = with_reference(json.loads(place.tensor), reference)
             places[name] = dataclasses.replace(place, tensor=dump(leaf).decode())
     if not tied:

@@ -7,12 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from ..errors import (
-    ArgumentError,
-    CheckpointExistsError,
-    CheckpointNotFoundError,
-    WriteError,
-)
+from ..errors import ArgumentError, CheckpointExistsError, WriteError
 from ..format import filenames
 from ..format.model import MANIFEST_NAME
 from ..parallel import CancelToken
@@ -25,7 +20,7 @@ from ..storage.remote import RemoteLocation, filesystem, kind_of, protocols, spl
 from .options import SaveOptions
 from .outputs import StreamOutput
 from .plan import SavePlan, ShardPlan
-from .target import Target, check_is_ours, own_files, present_rows, replaced_rows
+from .target import Target, check_is_ours, own_files, replaced_rows, unnamed_shards
 
 #: Protocols of stores without directories, whose files appear as a whole when they are closed.
 _OBJECT_STORES = frozenset(
@@ -224,8 +219,8 @@ class RemoteTarget(Target):
                 "checkpoint is lost. Save to a directory, which is safe there, too."
             )
         if not self._may_be_there:
-            written = [f"{self._path}/{name}" for name in _unnamed(self._location(), others)]
-            self._remove_quietly(dict.fromkeys([*self._begun, *written]))
+            unnamed = unnamed_shards(self._location(), others) if others else []
+            self._remove_quietly({*self._begun, *(f"{self._path}/{name}" for name in unnamed)})
 
     def clean_up(self) -> None:
         """Remove the shards of the checkpoint that was replaced."""
@@ -328,17 +323,6 @@ def make_directory(requests: Requests, directory: str) -> None:
     for count in range(2, len(parts) + 1):
         with suppress(FileExistsError):
             requests.call("mkdir", "/".join(parts[:count]), create_parents=False)
-
-
-def _unnamed(location: RemoteLocation, shards: Sequence[str]) -> list[str]:
-    """Those that the present manifest does not name. If it cannot be read, none."""
-    try:
-        present = set(own_files(present_rows(location))) if shards else set()
-    except CheckpointNotFoundError:
-        present = set()
-    except Exception:  # all of them may be in use
-        return []
-    return [filenames.check_shard_name(name) for name in shards if name not in present]
 
 
 def _replaced(requests: Requests, location: RemoteLocation) -> list[str]:

@@ -6,7 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from ..errors import CheckpointExistsError, JsonckptError
+from ..errors import CheckpointExistsError, CheckpointNotFoundError, JsonckptError
+from ..format.filenames import check_shard_name
 from ..format.limits import DEFAULT_LIMITS
 from ..format.manifest import shard_files
 from ..format.model import MANIFEST_FORMAT, MANIFEST_NAME, ShardFile
@@ -139,3 +140,14 @@ def replaced_rows(location: Location) -> list[ShardFile]:
 def own_files(rows: Iterable[ShardFile]) -> list[str]:
     """The names of those that lie in the directory of the manifest."""
     return [row.file for row in rows if not row.directory]
+
+
+def unnamed_shards(location: Location, shards: Sequence[str]) -> list[str]:
+    """Those shards that the present manifest does not name. If it cannot be read, none."""
+    try:
+        present = set(own_files(present_rows(location)))
+    except CheckpointNotFoundError:
+        present = set()
+    except (JsonckptError, OSError):  # all of them may be in use
+        return []
+    return [check_shard_name(name) for name in shards if name not in present]
