@@ -467,6 +467,15 @@ def test_a_save_before_slurm_restarts_the_job_is_written_when_it_returns(tmp_pat
     plugin.teardown()
 
 
+def test_a_wrapped_plug_in_that_nobody_ends_has_written(tmp_path: Path) -> None:
+    plugin = SlowDisk()
+    wrapper = AsyncCheckpointIO(plugin)
+    wrapper.save_checkpoint({"w": 1}, tmp_path / "last.ckpt")
+    wrapper.teardown()
+    assert plugin.waits == 1
+    assert jsonckpt.load(tmp_path / "last.ckpt") == {"w": 1}
+
+
 def test_removal_and_remote_paths(tmp_path: Path) -> None:
     plugin = JsonCheckpointIO()
     plugin.remove_checkpoint(tmp_path / "none.ckpt")

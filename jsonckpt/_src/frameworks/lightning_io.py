@@ -27,6 +27,9 @@ _OPTIONS = (
 )  # fmt: skip
 #: Strategies that write shards themselves, or read what the plug-in wrote with ``torch.load``.
 _UNFIT = {"ModelParallelStrategy", "FSDPStrategy", "DeepSpeedStrategy", "XLAFSDPStrategy"}
+#: Callers that cannot wait for a save later: SLURM restarts the job, or the plug-in is wrapped and
+#: Lightning does not end it.
+_AT_ONCE = {"_SignalConnector", "AsyncCheckpointIO"}
 _OTHER_WAY = (
     "Save with torch.distributed.checkpoint and jsonckpt.integrations.dcp, or use "
     "DDPStrategy or SingleDeviceStrategy."
@@ -292,10 +295,10 @@ def _unfit_caller() -> str | None:
 
 
 def _is_wanted_now() -> bool:
-    """Whether the caller needs the file at once: no training runs, or SLURM restarts the job."""
+    """Whether the caller needs the file at once, or is in the background itself."""
     for names in _callers():
         owner = names.get("self")
-        if type(owner).__name__ == "_SignalConnector":
+        if type(owner).__name__ in _AT_ONCE:
             return True
         for one in (owner, names.get("trainer")):
             if any(base.__name__ == "Trainer" for base in type(one).__mro__):
