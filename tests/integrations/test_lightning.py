@@ -420,7 +420,7 @@ class SlowDisk(AsyncJsonCheckpointIO):
 
 
 def test_a_save_outside_of_training_is_written_when_it_returns(tmp_path: Path) -> None:
-    class Waits(Callback):  # type: ignore[misc]
+    class Waits(Callback):
         def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
             if trainer.global_step == 1:
                 trainer.save_checkpoint(tmp_path / "inside.ckpt")
@@ -445,7 +445,7 @@ def test_a_save_outside_of_training_is_written_when_it_returns(tmp_path: Path) -
     assert jsonckpt.load(tmp_path / "after.ckpt")["global_step"] == run.global_step
 
     class Fails(Model):
-        def training_step(self, batch: Any, index: int) -> Any:
+        def training_step(self, *_: Any) -> Any:
             raise RuntimeError("no")
 
     run = trainer(tmp_path, plugin, Waits(), max_epochs=1, enable_checkpointing=False)
