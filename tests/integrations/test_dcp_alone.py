@@ -121,6 +121,24 @@ def test_what_does_not_fit_is_listed_and_nothing_is_changed(tmp_path: Path) -> N
     assert difference(part, {"a": torch.ones(2, dtype=torch.float64), "new": 7}) is None
 
 
+@pytest.mark.filterwarnings("ignore:torch.distributed is")
+def test_torch_builds_a_state_of_tensors_from_the_names(tmp_path: Path) -> None:
+    _load_from_keys = getattr(state_dict_loader, "_load_state_dict_from_keys", None)
+    if _load_from_keys is None:
+        pytest.skip("this torch does not have it")
+    model = torch.nn.Linear(2, 3)
+    moments = {"a.b": [torch.ones(2), torch.zeros(1)], 0: {"m": torch.ones(3)}}
+    jsonckpt.save({"model": model.state_dict(), "optimizer": moments, "n": 1}, tmp_path / "c")
+    path = tmp_path / "c"
+    found = _load_from_keys("model", storage_reader=dcp.JsonStorageReader(path))
+    assert difference(found, {"model": dict(model.state_dict())}) is None
+    found = _load_from_keys("optimizer", storage_reader=dcp.JsonStorageReader(path))
+    expected = {"a.b": moments["a.b"], "0": moments[0]}  # as torch has keys that are numbers
+    assert difference(found, {"optimizer": expected}) is None
+    with pytest.raises(CheckpointException, match="unpickles such values"):
+        _load_from_keys(storage_reader=dcp.JsonStorageReader(path))
+
+
 def test_views_of_a_checkpoint_of_one_process(tmp_path: Path) -> None:
     base = torch.arange(12.0).reshape(3, 4)
     saved = {"base": base, "row": base[1], "columns": base[:, 1:3], "flat": base.view(-1)}

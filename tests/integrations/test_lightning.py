@@ -407,6 +407,75 @@ def test_the_old_checkpoint_stays_until_the_new_one_is_written(tmp_path: Path) -
     assert not three.exists()
 
 
+class SlowDisk(AsyncJsonCheckpointIO):
+    """Its saves end when someone waits for them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits = 0
+
+    def finish(self) -> None:
+        self.waits += self._pending is not None
+        super().finish()
+
+
+def test_a_save_outside_of_training_is_written_when_it_returns(tmp_path: Path) -> None:
+    class Waits(Callback):
+        def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+            if trainer.global_step == 1:
+                trainer.save_checkpoint(tmp_path / "inside.ckpt")
+                waits.append(plugin.waits)
+
+        def on_exception(self, trainer: Any, *_: Any) -> None:
+            trainer.save_checkpoint(tmp_path / "error.ckpt")
+            waits.append(plugin.waits)
+
+    waits: list[int] = []
+    plugin = SlowDisk()
+    run = trainer(tmp_path, plugin, Waits(), max_epochs=1, enable_checkpointing=False)
+    model = Model()
+    run.strategy.connect(model)
+    run.save_checkpoint(tmp_path / "before.ckpt")
+    assert plugin.waits == 1
+    run.fit(model, loader())
+    assert waits == [1]
+    assert plugin.waits == 2  # at the end of the run
+    run.save_checkpoint(tmp_path / "after.ckpt")
+    assert plugin.waits == 3
+    assert jsonckpt.load(tmp_path / "after.ckpt")["global_step"] == run.global_step
+
+    class Fails(Model):
+        def training_step(self, *_: Any) -> Any:
+            raise RuntimeError("no")
+
+    run = trainer(tmp_path, plugin, Waits(), max_epochs=1, enable_checkpointing=False)
+    with pytest.raises(RuntimeError, match="no"):
+        run.fit(Fails(), loader())
+    assert waits == [1, 4]
+
+
+def test_a_save_before_slurm_restarts_the_job_is_written_when_it_returns(tmp_path: Path) -> None:
+    class _SignalConnector:
+        def handler(self) -> None:
+            plugin.save_checkpoint({"w": 1}, tmp_path / "hpc_ckpt_1.ckpt")
+
+    plugin = SlowDisk()
+    _SignalConnector().handler()
+    assert plugin.waits == 1
+    plugin.save_checkpoint({"w": 1}, tmp_path / "other.ckpt")
+    assert plugin.waits == 1
+    plugin.teardown()
+
+
+def test_a_wrapped_plug_in_that_nobody_ends_has_written(tmp_path: Path) -> None:
+    plugin = SlowDisk()
+    wrapper = AsyncCheckpointIO(plugin)
+    wrapper.save_checkpoint({"w": 1}, tmp_path / "last.ckpt")
+    wrapper.teardown()
+    assert plugin.waits == 1
+    assert jsonckpt.load(tmp_path / "last.ckpt") == {"w": 1}
+
+
 def test_removal_and_remote_paths(tmp_path: Path) -> None:
     plugin = JsonCheckpointIO()
     plugin.remove_checkpoint(tmp_path / "none.ckpt")

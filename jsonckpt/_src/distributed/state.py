@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,12 +23,15 @@ from ..tensors.aliasing import StateWriter
 from ..tensors.buffers import Source
 from ..tensors.composite import is_composite
 from ..tensors.supported import require_plain
-from .leaves import Leaf, Path, dotted, keys_of, leaves_of
+from .leaves import Leaf, Pair, Path, dotted, keys_of, leaves_of
 
 
 @dataclass(frozen=True)
-class Place:
+class Place(Sequence[Any]):
     """Where a leaf belongs, in a plan's ``planner_data``.
+
+    torch's own planners take it for what they keep there: a sequence of keys, which are strings for
+    mappings and numbers for lists.
 
     Attributes:
         path: to it, in the JSON of the state.
@@ -45,6 +48,13 @@ class Place:
     def name(self) -> str:
         """The name of the tensor's record."""
         return next(references_in(json.loads(self.tensor))).name
+
+    def __len__(self) -> int:
+        return len(keys_of(self.path))
+
+    def __getitem__(self, index: Any) -> Any:
+        keys = [key.key if isinstance(key, Pair) else key for key in keys_of(self.path)]
+        return keys[index]
 
 
 class JsonBytes(io.BytesIO):

@@ -27,6 +27,9 @@ _OPTIONS = (
 )  # fmt: skip
 #: Strategies that write shards themselves, or read what the plug-in wrote with ``torch.load``.
 _UNFIT = {"ModelParallelStrategy", "FSDPStrategy", "DeepSpeedStrategy", "XLAFSDPStrategy"}
+#: Callers that cannot wait for a save later: SLURM restarts the job, or the plug-in is wrapped and
+#: Lightning does not end it.
+_AT_ONCE = {"_SignalConnector", "AsyncCheckpointIO"}
 _OTHER_WAY = (
     "Save with torch.distributed.checkpoint and jsonckpt.integrations.dcp, or use "
     "DDPStrategy or SingleDeviceStrategy."
@@ -193,6 +196,9 @@ class AsyncJsonCheckpointIO(JsonCheckpointIO):
     when the next save begins, and at the end of the run. The error of a save is raised by the next
     one, or at the end of the run; what should have been removed then stays.
 
+    Only a run that trains is not held up. What is saved before or after ``fit``, after an error, or
+    when SLURM is about to restart the job, is on the disk when ``trainer.save_checkpoint`` returns.
+
     Args:
         hparams, storage_options, options: as for :class:`JsonCheckpointIO`; ``threads`` is 1.
     """
@@ -219,6 +225,8 @@ class AsyncJsonCheckpointIO(JsonCheckpointIO):
         """
         self.finish()
         self._pending = self._write(save_async, checkpoint, path, storage_options)
+        if _is_wanted_now():
+            self.finish()
 
     def load_checkpoint(
         self,
@@ -282,11 +290,29 @@ def _unfit_caller() -> str | None:
 
     Lightning does not tell a plug-in its strategy, and does not check it either.
     """
-    frame = sys._getframe(1)
-    for _ in range(5):
-        if frame.f_back is None:
-            return None
+    found = (unfit(names.get("self")) for names in _callers())
+    return next((name for name in found if name), None)
+
+
+def _is_wanted_now() -> bool:
+    """Whether the caller needs the file at once, or is in the background itself."""
+    for names in _callers():
+        owner = names.get("self")
+        if type(owner).__name__ in _AT_ONCE:
+            return True
+        for one in (owner, names.get("trainer")):
+            if any(base.__name__ == "Trainer" for base in type(one).__mro__):
+                state = one.state  # type: ignore[union-attr]
+                if state.fn != "fit" or state.status != "running":
+                    return True
+    return False
+
+
+def _callers() -> list[Mapping[str, Any]]:
+    """The variables of the functions that called the plug-in, the nearest first."""
+    found: list[Mapping[str, Any]] = []
+    frame = sys._getframe(2).f_back
+    while frame is not None and len(found) < 6:
+        found.append(frame.f_locals)
         frame = frame.f_back
-        if name := unfit(frame.f_locals.get("self")):
-            return name
-    return None
+    return found
