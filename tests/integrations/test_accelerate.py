@@ -323,7 +323,7 @@ def test_the_public_names() -> None:
 # --- checkpoints of others, and damaged ones ------------------------------------------------------
 
 _FORGED: dict[str, Any] = {
-    "no object": lambda state: [1],
+    "no object": lambda state: [*state],
     "other names": lambda state: {"model": state["models"][0]},
     "ranks are none": lambda state: {**state, "ranks": []},
     "a rank is a number": lambda state: {**state, "ranks": [5]},

@@ -765,9 +765,10 @@ def test_what_cannot_be_in_a_history_is_refused_before_it_is_in_one(tmp_path: Pa
 def test_a_state_that_contains_itself(tmp_path: Path) -> None:
     state: dict[str, Any] = {}
     state["again"] = [state]
-    with CheckpointManager(tmp_path) as manager:
-        with pytest.raises(jsonckpt.ArgumentError, match="contains itself"):
-            manager.save(1, state)
+    manager = CheckpointManager(tmp_path)
+    with pytest.raises(jsonckpt.ArgumentError, match="contains itself"):
+        manager.save(1, state)
+    manager.close()
     assert saved(manager) == []
 
 
