@@ -127,3 +127,19 @@ def test_arguments(tmp_path: Path) -> None:
         JsonSaver(tmp_path)
     JsonSaver(tmp_path, save_on_rank=1)({"w": 1}, "checkpoint_2.pt")
     assert not (tmp_path / "checkpoint_2.json").exists()
+
+
+@pytest.mark.parametrize("state", [[1], 5, {}, {"model": 5}, {"model": {"weight": torch.ones(3)}}])
+def test_what_does_not_fit_is_an_error_of_ours(tmp_path: Path, state: Any) -> None:
+    jsonckpt.save(state, tmp_path / "c.json")
+    with pytest.raises((jsonckpt.FormatError, jsonckpt.StateMismatchError)):
+        load_objects({"model": torch.nn.Linear(1, 1)}, tmp_path / "c.json")
+    with pytest.raises(jsonckpt.ArgumentError, match="to_load"):
+        load_objects({"model": 5}, tmp_path / "c.json")
+
+
+@pytest.mark.parametrize("name", ["../x", "/x", "a/../../x", "a\0b"])
+def test_no_name_leads_out_of_the_directory(tmp_path: Path, name: str) -> None:
+    with pytest.raises(jsonckpt.ArgumentError, match="filename"):
+        JsonSaver(tmp_path / "run")({"a": 1}, name)
+    assert not list(tmp_path.glob("*.json"))

@@ -22,6 +22,7 @@ from ..find.look import FoundCheckpoint, check_text, problem_of
 from ..load.api import load
 from ..load_into.api import load_into
 from ..storage.os_errors import read_error
+from ..storage.path_arguments import path_text
 
 #: The subdirectory that holds the training state.
 SUBDIRECTORY = "jsonckpt"
@@ -94,6 +95,7 @@ def get_last_checkpoint(folder: str | os.PathLike[str]) -> str | None:
     ...     print(get_last_checkpoint(run))
     None
     """
+    folder = path_text(folder, "folder")
     try:
         names = os.listdir(folder)
     except (FileNotFoundError, NotADirectoryError):
@@ -156,7 +158,7 @@ def load_weights(
         StateMismatchError: the names or shapes of model and checkpoint differ. Nothing is changed.
         JsonckptError: there is no checkpoint, or it is damaged.
     """
-    if not has_json(checkpoint):
+    if not has_json(path_text(checkpoint, "checkpoint")):
         raise CheckpointNotFoundError(
             f"there is no {SUBDIRECTORY}/ in it",
             file=os.fspath(checkpoint),

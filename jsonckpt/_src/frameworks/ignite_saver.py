@@ -12,7 +12,7 @@ import ignite.distributed as idist
 from ignite.handlers import Checkpoint
 from ignite.handlers.checkpoint import BaseSaveHandler
 
-from ..errors import ArgumentError, CheckpointExistsError, quote
+from ..errors import ArgumentError, CheckpointExistsError, FormatError, StateMismatchError, quote
 from ..load.api import load
 from ..save.api import save
 from ..save.options import SaveOptions
@@ -76,7 +76,14 @@ class JsonSaver(_Base):
         return bool(idist.get_rank() == self.save_on_rank)
 
     def path(self, filename: str) -> Path:
-        """Where the checkpoint is that Ignite calls ``filename``."""
+        """Where the checkpoint is that Ignite calls ``filename``.
+
+        Raises:
+            ArgumentError: that is outside of the directory.
+        """
+        text = path_text(filename, "filename")
+        if os.path.isabs(text) or ".." in Path(text).parts:
+            raise ArgumentError(f"filename {quote(text, 200)} leads out of {self.dirname}")
         return self.dirname / (filename.removesuffix(".pt").removesuffix(".json") + ".json")
 
     def __call__(
@@ -131,7 +138,20 @@ def load_objects(
         arguments: for ``load_state_dict`` of modules, such as ``strict=False``.
 
     Raises:
+        ArgumentError: ``to_load`` is no dictionary of objects with ``load_state_dict``.
+        StateMismatchError: an object refused its state. Those before it have theirs.
         JsonckptError: as for :func:`jsonckpt.load`.
     """
+    if not isinstance(to_load, Mapping) or not all(
+        hasattr(one, "load_state_dict") for one in to_load.values()
+    ):
+        raise ArgumentError("to_load must be a dictionary of objects that have load_state_dict")
     state = load(path, map_location, storage_options=storage_options)
-    _Checkpoint.load_objects(to_load, state, **arguments)
+    if not isinstance(state, dict):
+        raise FormatError("not a checkpoint of Ignite: it is no object", file=path)
+    try:
+        _Checkpoint.load_objects(to_load, state, **arguments)
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise StateMismatchError(
+            f"the checkpoint does not fit the objects: {type(error).__name__}: {error}", file=path
+        ) from error

@@ -188,7 +188,7 @@ def parse(text: bytes, root: str) -> list[SavedStep]:
     for number, item in enumerate(value):
         try:
             rows.append(_row(item, root + str(item["path"] if isinstance(item, dict) else "")))
-            if "check" in item and item["check"] != _check(item):
+            if isinstance(item, dict) and item.get("check", None) not in (None, _check(item)):
                 raise FormatError("its content does not match its member check")
         except (FormatError, KeyError) as error:
             raise FormatError(f"{HISTORY}: row {number}: {_reason(error)}") from error

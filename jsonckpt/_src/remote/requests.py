@@ -19,7 +19,11 @@ _LONGEST_WAIT = 5.0
 _FIRST_ATTEMPTS = 4
 
 #: The types of answers, where they are used without another check.
-_ANSWERS = {"cat_file": (bytes, bytearray, memoryview), "info": Mapping, "ls": (list, tuple)}
+_ANSWERS: Mapping[str, Any] = {
+    "cat_file": (bytes, bytearray, memoryview),
+    "info": Mapping,
+    "ls": (list, tuple),
+}
 
 
 class OddAnswerError(ValueError):
