@@ -21,10 +21,13 @@ except ImportError:
     lacking("fsspec", "the store that lies is one of its file systems")
 
 STATE = {"w": torch.arange(5_000.0), "b": torch.ones(3)}
+SIZES: list[Any] = [0, 7, 1 << 62, 1 << 70, -5, None, "x", "12", []]
+TYPES: list[Any] = ["directory", "other", None]
+PATHS: list[Any] = ["", "../x", None, 5]
 INFO: list[tuple[str, Any]] = [
-    *(("size", value) for value in (0, 7, 1 << 62, 1 << 70, -5, None, "x", "12", [])),
-    *(("type", value) for value in ("directory", "other", None)),
-    *(("name", value) for value in ("", "../x", None, 5)),
+    (key, value)
+    for key, values in (("size", SIZES), ("type", TYPES), ("name", PATHS))
+    for value in values
 ]
 NAMES: list[Any] = ["..", "", ".", "a\0b", "/etc/passwd", "step-00000009", "\ud800", "x" * 5_000,
                     "shard-0.json", None, 5]  # fmt: skip
