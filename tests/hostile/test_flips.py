@@ -84,7 +84,12 @@ TARGETS = {
     "shard_zst": ("directory_zst", 0),
 }
 #: Read by the same code as the others.
-LIKE_OTHERS = ("single_streaming", "second_shard", "second_shard_streaming")
+LIKE_OTHERS = (
+    "single_streaming",
+    "second_shard",
+    "first_shard_streaming",
+    "second_shard_streaming",
+)
 #: Each bit of these is flipped in the slow test; of the others one bit of each byte.
 THOROUGH = ("piped", "manifest")
 

@@ -299,6 +299,8 @@ def test_missing_arguments_and_directories(tmp_path: Path) -> None:
     run = Run()
     with pytest.raises(jsonckpt.ArgumentError, match="output_dir is missing"):
         save_state(run.accelerator)
+    with pytest.raises(jsonckpt.ArgumentError, match="does not take 'compresion'"):
+        save_state(run.accelerator, tmp_path, compresion="zstd")
     with pytest.raises(jsonckpt.ArgumentError, match="input_dir is missing"):
         load_state(run.accelerator)
     with pytest.raises(jsonckpt.CheckpointNotFoundError):

@@ -120,6 +120,8 @@ def test_arguments(tmp_path: Path) -> None:
         JsonSaver(tmp_path, encoding="xml")
     with pytest.raises(jsonckpt.ArgumentError, match="does not take metadata"):
         JsonSaver(tmp_path, metadata={})
+    with pytest.raises(jsonckpt.ArgumentError, match="does not take 'compresion'"):
+        JsonSaver(tmp_path, compresion="zstd")
     with pytest.raises(jsonckpt.ArgumentError, match="local paths only"):
         JsonSaver("s3://bucket/run")
     JsonSaver(tmp_path)({"w": 1}, "checkpoint_1.pt")
@@ -143,3 +145,17 @@ def test_no_name_leads_out_of_the_directory(tmp_path: Path, name: str) -> None:
     with pytest.raises(jsonckpt.ArgumentError, match="filename"):
         JsonSaver(tmp_path / "run")({"a": 1}, name)
     assert not list(tmp_path.glob("*.json"))
+
+
+def test_optimizers_keep_their_dtypes_and_others_are_refused(tmp_path: Path) -> None:
+    model = torch.nn.Linear(2, 2, dtype=torch.bfloat16)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    momentum = torch.rand(2, 2)
+    optimizer.state[model.weight]["momentum_buffer"] = momentum
+    JsonSaver(tmp_path)({"optimizer": optimizer.state_dict()}, "checkpoint_1.pt")
+    path = tmp_path / "checkpoint_1.json"
+    fresh = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    load_objects({"optimizer": fresh}, path)
+    assert torch.equal(fresh.state[model.weight]["momentum_buffer"], momentum)
+    with pytest.raises(jsonckpt.StateMismatchError, match="another kind of optimizer"):
+        load_objects({"optimizer": torch.optim.AdamW(model.parameters())}, path)

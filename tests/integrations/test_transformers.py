@@ -240,6 +240,14 @@ def test_the_model_of_the_user_stays_that_of_hugging_face(finished: Path, tmp_pa
     assert difference(dict(read.state_dict()), dict(run.model.state_dict())) is None
 
 
+def test_a_mistyped_option_is_an_error_before_the_training(tmp_path: Path) -> None:
+    class Mistyped(JsonTrainer):
+        jsonckpt_options: ClassVar = {"compresion": "zstd"}
+
+    with pytest.raises(jsonckpt.ArgumentError, match="does not take 'compresion'"):
+        trainer(tmp_path, kind=Mistyped).train()
+
+
 def test_options_of_save_and_weights_only(tmp_path: Path) -> None:
     class Small(JsonTrainer):
         jsonckpt_options: ClassVar = {"compression": "zstd", "checksum": "sha256"}
@@ -357,10 +365,10 @@ def test_states_that_are_spread_over_ranks_are_refused(attribute: str, tmp_path:
 
 
 def test_the_mixin_goes_before_any_trainer(tmp_path: Path) -> None:
-    class Own(JsonCheckpointTrainerMixin, transformers.Seq2SeqTrainer):
-        pass
+    both = (JsonCheckpointTrainerMixin, transformers.Seq2SeqTrainer)
+    own: Any = type("Own", both, {})
 
-    assert Own.train is JsonCheckpointTrainerMixin.train
+    assert own.train is JsonCheckpointTrainerMixin.train
     assert tmp_path.exists()
 
 

@@ -322,6 +322,30 @@ def test_when_all_are_damaged_nothing_begins_again_silently(tmp_path: Path) -> N
         CheckpointManager(tmp_path).restore(state_of(0), 2)
 
 
+def test_nothing_begins_again_where_no_checkpoint_and_no_history_can_be_read(
+    tmp_path: Path,
+) -> None:
+    train(tmp_path, range(1, 3))
+    for name in names(tmp_path):
+        (tmp_path / name / "manifest.json").write_text("damaged")
+    (tmp_path / "history.json").unlink()
+    with (
+        pytest.warns(RuntimeWarning, match="is left out"),
+        pytest.raises(jsonckpt.IncompleteCheckpointError, match="no checkpoint of this run"),
+    ):
+        CheckpointManager(tmp_path).restore(state_of(0))
+
+
+def test_a_damaged_newest_is_told_if_its_save_was_killed_after_the_commit(tmp_path: Path) -> None:
+    train(tmp_path, range(1, 3))
+    rows = history(tmp_path)
+    rows[-1]["status"] = "saving"
+    (tmp_path / "history.json").write_text(json.dumps(rows))
+    (tmp_path / names(tmp_path)[-1] / "manifest.json").write_text("damaged")
+    with pytest.warns(RuntimeWarning, match="step-00000002 is left out"):
+        assert CheckpointManager(tmp_path).restore(state_of(0)) == 2
+
+
 def test_steps_that_go_back(tmp_path: Path) -> None:
     losses = {1: 9.0, 2: 8.0, 3: 1.0, 4: 7.0}
     train(tmp_path, range(1, 5), losses=losses, keep_best=("loss", "min"))

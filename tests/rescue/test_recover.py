@@ -276,6 +276,9 @@ def test_several_saves_in_one_directory(tmp_path: Path) -> None:
         assert float(jsonckpt.load(out)["w"][0]) == number
     with pytest.raises(jsonckpt.IncompleteCheckpointError, match="no shards of this save"):
         jsonckpt.recover(path, tmp_path / "none", save_id="ffff" * 8)
+    with pytest.raises(jsonckpt.IncompleteCheckpointError, match="It holds checkpoints") as caught:
+        jsonckpt.recover(tmp_path, tmp_path / "none")
+    assert path.name in str(caught.value)
 
 
 def test_frames_behind_a_broken_one_are_read(tmp_path: Path) -> None:

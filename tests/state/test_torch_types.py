@@ -129,3 +129,15 @@ def test_all_tables_are_in_the_default_rules() -> None:
     rules = default_rules()
     assert rules.by_type.items() >= BUILTIN.by_type.items()
     assert {"$dtype", "$ndarray", "$datetime", "$set"} <= set(rules.by_tag)
+
+
+def test_whatever_has_a_state_dict_gets_a_hint() -> None:
+    class Averager:
+        def state_dict(self) -> dict[str, Any]:
+            return {}
+
+        def load_state_dict(self, state: dict[str, Any]) -> None:
+            pass
+
+    with pytest.raises(UnsupportedTypeError, match=r"Save its state_dict\(\)"):
+        encode_state({"x": Averager()}, FakeTensors(), rules=BUILTIN)

@@ -34,6 +34,7 @@ from ..training.optimizer import restore_optimizer
 from ..training.rng import rng_state, set_rng_state
 from .accelerate_loaders import draw_order_later, loader_state, restore_loader
 from .ranks import gather_values, together
+from .save_options import check_options
 
 #: The subdirectory of the directory that a script names.
 SUBDIRECTORY = "jsonckpt"
@@ -73,6 +74,7 @@ def save_state(
         JsonckptError: as for :func:`jsonckpt.save`, on all ranks.
     """
     _refuse_sharded(accelerator)
+    check_options(options, "save_state")
     directory = _directory_to_save(accelerator, output_dir)
     if not accelerator.sync_gradients:
         warnings.warn(
@@ -215,6 +217,7 @@ def register_hooks(accelerator: Any, **options: Any) -> list[Any]:
         the handles of both hooks, with ``remove()``.
     """
     _refuse_sharded(accelerator)
+    check_options(options, "register_hooks")
 
     def save_models(models: list[Any], weights: list[Any], output_dir: str) -> None:
         state = {"models": [_plain(accelerator, model).state_dict() for model in models]}

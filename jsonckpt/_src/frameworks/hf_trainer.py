@@ -26,6 +26,7 @@ from .hf_checkpoint import (
     trained_tensors,
 )
 from .ranks import gather_values, together
+from .save_options import check_options
 
 if TYPE_CHECKING:
     from transformers import Trainer as _Trainer
@@ -74,10 +75,11 @@ class JsonCheckpointTrainerMixin(_Trainer):
 
         Raises:
             ArgumentError: ``resume_from_checkpoint=True`` and no checkpoint is whole, or a way of
-                training whose state is spread over ranks.
+                training whose state is spread over ranks, or ``jsonckpt_options`` are not valid.
             JsonckptError: the checkpoint to resume from is not whole.
         """
         self._refuse_sharded()
+        check_options(self.jsonckpt_options, "jsonckpt_options")
         if resume_from_checkpoint is True:
             resume_from_checkpoint = get_last_checkpoint(self.args.output_dir)
             if resume_from_checkpoint is None:

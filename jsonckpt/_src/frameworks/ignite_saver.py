@@ -9,18 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import ignite.distributed as idist
+import torch
 from ignite.handlers import Checkpoint
 from ignite.handlers.checkpoint import BaseSaveHandler
 
 from ..errors import ArgumentError, CheckpointExistsError, FormatError, StateMismatchError, quote
 from ..load.api import load
 from ..save.api import save
-from ..save.options import SaveOptions
 from ..storage.os_errors import writing
 from ..storage.path_arguments import is_url, path_text
+from ..training.optimizer import restore_optimizer
+from .save_options import check_options
 
 #: Arguments of ``save`` that the saver decides.
-_OWN = {"single_file", "metadata", "overwrite", "delete_first", "storage_options"}
+_OWN = ("single_file", "metadata", "overwrite", "delete_first", "storage_options")
 _Base: Any = BaseSaveHandler
 _Checkpoint: Any = Checkpoint
 
@@ -54,9 +56,7 @@ class JsonSaver(_Base):
         text = path_text(dirname, "dirname")
         if is_url(text):
             raise ArgumentError("dirname is a URL, and JsonSaver writes to local paths only")
-        if own := _OWN & options.keys():
-            raise ArgumentError(f"JsonSaver does not take {min(own)}: it decides that itself")
-        SaveOptions.of(**options)
+        check_options(options, "JsonSaver", own=_OWN)
         self.dirname = Path(text).expanduser()
         self.save_on_rank = save_on_rank
         self.last_checkpoint: Path | None = None
@@ -130,6 +130,9 @@ def load_objects(
 ) -> None:
     """``Checkpoint.load_objects`` from a checkpoint of plain JSON.
 
+    Optimizers are restored as by :func:`jsonckpt.training.restore_optimizer`: their state keeps
+    the dtype with which it was saved, and that of another kind of optimizer is refused.
+
     Args:
         to_load: the objects, by the names that they had in ``to_save``.
         path: such as ``saver.last_checkpoint``, or ``jsonckpt.training.latest("run")``.
@@ -139,7 +142,8 @@ def load_objects(
 
     Raises:
         ArgumentError: ``to_load`` is no dictionary of objects with ``load_state_dict``.
-        StateMismatchError: an object refused its state. Those before it have theirs.
+        StateMismatchError: an optimizer does not fit: nothing but other optimizers was changed. Or
+            another object refused its state: those before it have theirs.
         JsonckptError: as for :func:`jsonckpt.load`.
     """
     if not isinstance(to_load, Mapping) or not all(
@@ -149,8 +153,18 @@ def load_objects(
     state = load(path, map_location, storage_options=storage_options)
     if not isinstance(state, dict):
         raise FormatError("not a checkpoint of Ignite: it is no object", file=path)
+    optimizers = {
+        name: one
+        for name, one in to_load.items()
+        if isinstance(one, torch.optim.Optimizer) and name in state
+    }
+    for name, one in optimizers.items():
+        restore_optimizer(one, state[name])
+    rest = {name: one for name, one in to_load.items() if name not in optimizers}
+    if not rest:
+        return
     try:
-        _Checkpoint.load_objects(to_load, state, **arguments)
+        _Checkpoint.load_objects(rest, state, **arguments)
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise StateMismatchError(
             f"the checkpoint does not fit the objects: {type(error).__name__}: {error}", file=path

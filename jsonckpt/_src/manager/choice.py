@@ -138,6 +138,7 @@ class Choice:
             problems.append(f"{row.path} is skipped: {problem}")
             self._notes(problems[-1])
             self._run.damaged(row, problem)
+        problems += self._run.unreadable()
         if problems:
             raise IncompleteCheckpointError(
                 f"no checkpoint of this run could be restored: {'; '.join(problems[:3])}",

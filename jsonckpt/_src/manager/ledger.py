@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from ..errors import JsonckptError, is_refusal
+from ..errors import JsonckptError
 from ..format.model import MANIFEST_NAME
 from ..load.container import open_container
 from ..load.options import ReadOptions
@@ -39,6 +39,7 @@ class Ledger:
         id: of the run; empty if there is none yet.
         is_live: this process writes the run, so that its rows are the ones that count.
         is_damaged: the history could not be read.
+        unreadable: a sentence for each checkpoint that is there and of which nothing can be read.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Ledger:
         self.id = ""
         self.is_live = False
         self.is_damaged = False
+        self.unreadable: list[str] = []
 
     def rows(self) -> tuple[SavedStep, ...]:
         """All saves, the oldest first. They are read again unless this manager writes them."""
@@ -62,6 +64,7 @@ class Ledger:
 
     def read(self) -> None:
         """Read the history, and compare it with what is there."""
+        self.unreadable = []
         names = [name for name in self._store.names() if step_in(name) is not None]
         rows = {row.save: self._settled(row, names) for row in self._history()}
         known = {row.name for row in rows.values() if row.status not in GONE}
@@ -102,12 +105,12 @@ class Ledger:
         if row.status != SAVING:
             return row if row.name in names else row.now(status=REMOVED)
         if row.name in names:
-            found = self.look(row.name, tell=False)
+            found = self.look(row.name)
             if found is not None and (found.run, found.save) == (row.run, row.save):
                 return found
         return row
 
-    def look(self, name: str, *, tell: bool = True) -> SavedStep | None:
+    def look(self, name: str) -> SavedStep | None:
         """The save at a path, if a manager wrote it. A damaged one is named."""
         path = self._store.path(name)
         if not self.has_text(name):  # what a killed save left, or only shards for other steps
@@ -115,8 +118,9 @@ class Ledger:
         try:
             row = read_step(path, name, self._options)
         except JsonckptError as error:
-            if is_refusal(error) or tell:
-                self.tell(f"{path} is left out: {error.message}")
+            sentence = f"{path} is left out: {error.message}"
+            self.unreadable.append(sentence)
+            self.tell(sentence)
             return None
         return row
 

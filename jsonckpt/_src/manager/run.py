@@ -47,6 +47,10 @@ class Run:
         """All saves, the oldest first."""
         return self._ledger.rows()
 
+    def unreadable(self) -> list[str]:
+        """A sentence for each checkpoint of which not even its step can be read."""
+        return self._ledger.unreadable
+
     def begin_writing(self) -> None:
         """Make sure that nobody else writes to this run, and tidy up what a killed one left.
 

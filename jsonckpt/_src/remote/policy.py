@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from ..errors import ArgumentError, quote
@@ -12,6 +12,7 @@ from ..errors import ArgumentError, quote
 #: The key of ``storage_options`` that is not passed to fsspec.
 OPTIONS_KEY = "jsonckpt"
 _MOST = {"connections": 256, "request_bytes": 1 << 30, "deadline": 86_400}
+_IN_MEMORY = 32 << 20
 #: Bytes a second below which a store counts as one that does not answer.
 _SLOWEST = 32 << 10
 
@@ -22,7 +23,8 @@ class RemotePolicy:
 
     Attributes:
         connections: how many requests run at once.
-        request_bytes: the largest range of one request. ``connections`` of them are in memory.
+        request_bytes: the largest range of one request. ``connections`` of them are in memory. With
+            fewer than 8 connections the default is larger: 32 MiB in all.
         deadline: seconds in which a request must succeed, with its retries. A request for many
             bytes may take longer, as long as 32 KiB arrive each second.
     """
@@ -51,6 +53,8 @@ def split_options(
 
     >>> split_options({"anon": True, "jsonckpt": {"connections": 2}})[1]
     {'anon': True}
+    >>> split_options({"jsonckpt": {"connections": 2}})[0].request_bytes >> 20
+    16
     """
     others = dict(storage_options or {})
     own = others.pop(OPTIONS_KEY, {})
@@ -72,4 +76,9 @@ def split_options(
                 f"storage_options[{OPTIONS_KEY!r}][{name!r}] must be a number above 0 and at most "
                 f"{_MOST[name]}, not {quote(value)}"
             )
-    return RemotePolicy(**own), others
+    policy = RemotePolicy(**own)
+    if "request_bytes" not in own:
+        # The same bytes are in memory whether they come by few connections or by many.
+        share = _IN_MEMORY // policy.connections
+        policy = replace(policy, request_bytes=max(policy.request_bytes, share))
+    return policy, others

@@ -24,6 +24,7 @@ from ..format.manifest import parse_head, parse_manifest, parse_misread
 from ..format.model import CONTENT_ID, Entry, Manifest
 from ..storage.leftovers import CheckpointFiles, File, shared_shard, single_temporaries
 from ..storage.local import LocalFile
+from ..storage.missing import newest_hint
 from .findings import Findings
 from .scan import LostTensor
 from .scan_files import WRONG_VERSION, ScannedFile
@@ -115,6 +116,7 @@ def search_directory(
         raise IncompleteCheckpointError(
             f"no shards of {'this' if save_id else 'any'} save are left (there are: {known})",
             file=files.path,
+            hint=None if saves else newest_hint(files.path),
         )
     findings.save_id = chosen
     if chosen == CONTENT_ID:

@@ -71,6 +71,8 @@ def _hint(value: object) -> str | None:
         return "Save its state_dict(), and call load_state_dict() after loading."
     if isinstance(value, torch.Generator):
         return "Save its get_state(), a tensor, and call set_state() after loading."
+    if callable(getattr(type(value), "load_state_dict", None)):
+        return "Save its state_dict(), and call load_state_dict() after loading."
     return None
 
 

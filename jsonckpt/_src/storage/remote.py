@@ -30,6 +30,7 @@ from . import path_arguments
 from .local import ZstdStream
 from .os_errors import describe, is_absent, reading
 
+_EXTRA = "pip install 'jsonckpt[remote]'."
 _DOWNLOAD = "Download the checkpoint and load the copy."
 _REPLACED = "The checkpoint was overwritten since it was opened; open it again."
 
@@ -45,14 +46,14 @@ def filesystem(url: str, storage_options: Mapping[str, Any] | None) -> tuple[Req
     try:
         from fsspec.core import url_to_fs
     except ImportError as error:
-        raise JsonckptError(
-            "paths with :// need fsspec", file=url, hint="pip install 'jsonckpt[remote]'."
-        ) from error
+        raise JsonckptError("paths with :// need fsspec", file=url, hint=_EXTRA) from error
     try:
         fs, path = url_to_fs(url, **options)
     except Exception as error:  # each file system has errors of its own
         raise JsonckptError(
-            f"cannot open this URL: {describe(error)}", file=path_arguments.without_query(url)
+            f"cannot open this URL: {describe(error)}",
+            file=path_arguments.without_query(url),
+            hint=_EXTRA if isinstance(error, ImportError) else None,
         ) from error
     return Requests(fs, policy), str(path)
 
