@@ -320,3 +320,70 @@ def test_the_public_names() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert issubclass(integration.JsonAccelerator, accelerate.Accelerator)
+
+
+# --- checkpoints of others, and damaged ones ------------------------------------------------------
+
+_FORGED: dict[str, Any] = {
+    "no object": lambda state: [*state],
+    "other names": lambda state: {"model": state["models"][0]},
+    "ranks are none": lambda state: {**state, "ranks": []},
+    "a rank is a number": lambda state: {**state, "ranks": [5]},
+    "a loader is empty": lambda state: {**state, "ranks": [{"rng": {}, "loaders": [{}]}]},
+    "a negative place": lambda state: {**state, "accumulation_step": -1},
+    "a place that is none": lambda state: {**state, "accumulation_step": True},
+    "extra is a text": lambda state: {**state, "extra": "x"},
+    **{
+        f"without {name}": lambda state, name=name: {
+            key: item for key, item in state.items() if key != name
+        }
+        for name in ("models", "optimizers", "schedulers", "scaler", "ranks", "extra")
+    },
+}
+
+
+@pytest.mark.parametrize("kind", _FORGED)
+def test_what_is_no_checkpoint_of_save_state_is_refused_first(tmp_path: Path, kind: str) -> None:
+    one = accelerate.Accelerator(cpu=True)
+    model = one.prepare(torch.nn.Linear(2, 1))
+    save_state(one, tmp_path / "one")
+    state = jsonckpt.load(tmp_path / "one" / "jsonckpt")
+    jsonckpt.save(_FORGED[kind](state), tmp_path / "two" / "jsonckpt")
+    with torch.no_grad():
+        model.weight.fill_(7)
+    with pytest.raises(jsonckpt.FormatError, match="not a checkpoint of save_state"):
+        load_state(one, tmp_path / "two")
+    assert model.weight.tolist() == [[7, 7]]
+
+
+def test_a_scheduler_that_refuses_its_state_is_named(tmp_path: Path) -> None:
+    one = accelerate.Accelerator(cpu=True)
+    optimizer = torch.optim.SGD(torch.nn.Linear(1, 1).parameters(), lr=0.1)
+    one.prepare(torch.optim.lr_scheduler.StepLR(optimizer, 2))
+    save_state(one, tmp_path / "one")
+    state = jsonckpt.load(tmp_path / "one" / "jsonckpt")
+    jsonckpt.save({**state, "schedulers": [5]}, tmp_path / "two" / "jsonckpt")
+    with pytest.raises(jsonckpt.StateMismatchError, match="AcceleratedScheduler"):
+        load_state(one, tmp_path / "two")
+
+
+def test_old_states_behind_links_and_with_odd_names_are_not_followed(tmp_path: Path) -> None:
+    one = accelerate.Accelerator(cpu=True, project_config=named(tmp_path, total_limit=1))
+    one.prepare(torch.nn.Linear(1, 1))
+    folder, kept = tmp_path / "checkpoints", tmp_path / "kept"
+    (kept / "jsonckpt").mkdir(parents=True)
+    folder.mkdir()
+    (folder / "checkpoint_000").symlink_to(kept)
+    (folder / "checkpoint_00" / "jsonckpt").mkdir(parents=True)
+    save_state(one)
+    save_state(one)
+    assert sorted(os.listdir(folder)) == ["checkpoint_000", "checkpoint_1"]
+    assert (kept / "jsonckpt").is_dir()
+
+
+@pytest.mark.parametrize("path", [5, b"x", "a\0b"])
+def test_what_is_no_path_is_said(path: Any) -> None:
+    one = accelerate.Accelerator(cpu=True)
+    for call in (save_state, load_state):
+        with pytest.raises(jsonckpt.ArgumentError, match="put_dir"):
+            call(one, path)

@@ -131,6 +131,22 @@ def test_arguments(tmp_path: Path) -> None:
     assert not (tmp_path / "checkpoint_2.json").exists()
 
 
+@pytest.mark.parametrize("state", [[1], 5, {}, {"model": 5}, {"model": {"weight": torch.ones(3)}}])
+def test_what_does_not_fit_is_an_error_of_ours(tmp_path: Path, state: Any) -> None:
+    jsonckpt.save(state, tmp_path / "c.json")
+    with pytest.raises((jsonckpt.FormatError, jsonckpt.StateMismatchError)):
+        load_objects({"model": torch.nn.Linear(1, 1)}, tmp_path / "c.json")
+    with pytest.raises(jsonckpt.ArgumentError, match="to_load"):
+        load_objects({"model": 5}, tmp_path / "c.json")
+
+
+@pytest.mark.parametrize("name", ["../x", "/x", "a/../../x", "a\0b"])
+def test_no_name_leads_out_of_the_directory(tmp_path: Path, name: str) -> None:
+    with pytest.raises(jsonckpt.ArgumentError, match="filename"):
+        JsonSaver(tmp_path / "run")({"a": 1}, name)
+    assert not list(tmp_path.glob("*.json"))
+
+
 def test_optimizers_keep_their_dtypes_and_others_are_refused(tmp_path: Path) -> None:
     model = torch.nn.Linear(2, 2, dtype=torch.bfloat16)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)

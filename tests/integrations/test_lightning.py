@@ -582,3 +582,21 @@ def test_each_rank_has_its_own_random_states(tmp_path: Path) -> None:
             process.kill()
     ranks = jsonckpt.load(tmp_path / "c.ckpt")["callbacks"]["ranks"]
     assert not torch.equal(ranks[0]["torch"], ranks[1]["torch"])
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        [1],
+        5,
+        {"state_dict": 5},
+        {"state_dict": [1]},
+        {"state_dict": {}, "hyper_parameters": 5},
+        {"state_dict": {}, "hyper_parameters": [1]},
+        {"state_dict": {}, "jsonckpt_hyper_parameters": {"not_saved": {"x": "y"}, "omegaconf": {}}},
+    ],
+)
+def test_what_is_no_checkpoint_of_lightning_is_refused(tmp_path: Path, state: Any) -> None:
+    jsonckpt.save(state, tmp_path / "x.ckpt", single_file=True)
+    with pytest.raises(jsonckpt.FormatError):
+        load_from_checkpoint(pl.LightningModule, tmp_path / "x.ckpt")

@@ -370,3 +370,17 @@ def test_the_mixin_goes_before_any_trainer(tmp_path: Path) -> None:
 
     assert own.train is JsonCheckpointTrainerMixin.train
     assert tmp_path.exists()
+
+
+def test_counters_that_are_no_file_are_not_waited_for(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "checkpoint-3"
+    checkpoint.mkdir()
+    os.mkfifo(checkpoint / "trainer_state.json")
+    with pytest.warns(RuntimeWarning, match=r"trainer_state\.json is missing or not whole"):
+        assert get_last_checkpoint(tmp_path) is None
+    assert get_last_checkpoint(checkpoint / "trainer_state.json") is None
+    (checkpoint / "trainer_state.json").unlink()
+    (checkpoint / "trainer_state.json").touch()
+    os.truncate(checkpoint / "trainer_state.json", 1 << 40)
+    with pytest.warns(RuntimeWarning, match=r"trainer_state\.json is missing or not whole"):
+        assert get_last_checkpoint(tmp_path) is None

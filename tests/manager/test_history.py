@@ -181,3 +181,32 @@ def test_rotation_keeps_what_it_promises(
         assert whole[-1].save not in gone
     left = [one.now(status=REMOVED) if one.save in gone else one for one in rows]
     assert Rotation(last, rule, every).victims(left) == []
+
+
+def test_any_changed_character_of_a_row_is_found() -> None:
+    """A digit that became another one would be another order, or another best step."""
+    text = dump([ROWS[0], row(2, metrics={"loss": 0.25}, seconds=1.0, bytes=12, after=1)])
+    whole = repr(parse(text, "run/"))
+    for place in range(len(text)):
+        for bit in (1, 2, 4, 16):
+            changed = bytearray(text)
+            changed[place] ^= bit
+            try:
+                rows = parse(bytes(changed), "run/")
+            except JsonckptError:
+                continue
+            assert repr(rows) == whole
+
+
+def test_a_row_that_somebody_edits_needs_no_checksum() -> None:
+    rows = json.loads(dump([row(1, metrics={"loss": 0.5})]))
+    rows[0]["metrics"]["loss"] = 0.75
+    with pytest.raises(FormatError, match="does not match its member check"):
+        parse(json.dumps(rows).encode(), "run/")
+    del rows[0]["check"]
+    assert parse(json.dumps(rows, indent=4).encode(), "run/")[0].metrics == {"loss": 0.75}
+
+
+def test_a_number_of_a_save_that_none_can_follow_is_refused() -> None:
+    with pytest.raises(FormatError, match="more than any run counts"):
+        parse(dump([row(2**53, step=1)]), "run/")

@@ -752,3 +752,60 @@ def test_a_manager_without_a_directory_has_nothing(tmp_path: Path) -> None:
     assert (manager.latest(), manager.best(), manager.steps()) == (None, None, [])
     assert not (tmp_path / "no").exists()
     manager.close()
+
+
+# --- careless and hostile ------------------------------------------------------------------------
+
+
+def test_a_link_in_the_place_of_a_step_is_not_followed_by_the_rotation(tmp_path: Path) -> None:
+    """What it leads to is somebody's: moved to another disk, or no step at all."""
+    run, kept = tmp_path / "run", tmp_path / "kept"
+    train(run, range(1, 4))
+    (run / "step-00000001").rename(kept)
+    (kept / "manifest.json").rename(kept / "manifest.bak")
+    (run / "step-00000001").symlink_to(kept)
+    before = sorted(os.listdir(kept))
+    manager = CheckpointManager(run, every_steps=1, keep_last=1)
+    with pytest.warns(RuntimeWarning, match="00000001 is not removed"):
+        manager.step(4, state_of(4))
+    manager.close()
+    assert sorted(os.listdir(kept)) == before
+    assert (run / "step-00000001").is_symlink()
+    assert saved(manager) == [4]
+
+
+def test_what_cannot_be_in_a_history_is_refused_before_it_is_in_one(tmp_path: Path) -> None:
+    manager = CheckpointManager(tmp_path)
+    wrongs: list[Any] = [{"\ud800": 1}, {5: 1}, {"loss": 10**400}]
+    for wrong in wrongs:
+        with pytest.raises(jsonckpt.ArgumentError, match="metrics"):
+            manager.save(1, state_of(1), metrics=wrong)
+    manager.save(2, state_of(2), metrics={"loss": 2**63, "n": 2**63 - 1})
+    manager.close()
+    assert manager.history[0].metrics == {"loss": 2.0**63, "n": 2**63 - 1}
+    assert [row["step"] for row in history(tmp_path)] == [2]
+
+
+def test_a_state_that_contains_itself(tmp_path: Path) -> None:
+    state: dict[str, Any] = {}
+    state["again"] = [state]
+    manager = CheckpointManager(tmp_path)
+    with pytest.raises(jsonckpt.ArgumentError, match="contains itself"):
+        manager.save(1, state)
+    manager.close()
+    assert saved(manager) == []
+
+
+def test_a_run_that_cannot_be_listed_can_be_shown(tmp_path: Path) -> None:
+    assert "File name too long" in repr(CheckpointManager(tmp_path / ("x" * 300)))
+
+
+def test_no_save_follows_the_last_possible_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_module, "MOST_SAVES", 1)
+    with CheckpointManager(tmp_path) as manager:
+        manager.save(1, state_of(1))
+        with pytest.raises(jsonckpt.JsonckptError, match="number 1, which none can follow"):
+            manager.save(2, state_of(2))
+    assert saved(manager) == [1]

@@ -5,9 +5,11 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import tracemalloc
 from pathlib import Path
 
 import pytest
+import torch
 
 import jsonckpt
 from jsonckpt import CheckpointNotFoundError, IncompleteCheckpointError, training
@@ -189,3 +191,20 @@ def test_recover_brings_back_a_step_whose_removal_was_killed(tmp_path: Path) -> 
     report = jsonckpt.recover(step_path(tmp_path, 3), tmp_path / "back")
     assert report.complete
     assert jsonckpt.load(tmp_path / "back")["step"] == 3
+
+
+def test_a_huge_manifest_is_not_read(tmp_path: Path) -> None:
+    """Of a directory beside the step, and of the step itself."""
+    state = {"w": torch.ones(3)}
+    for name in ("a", "b", "c"):
+        jsonckpt.save(state, tmp_path / name)
+    os.truncate(tmp_path / "b" / "manifest.json", 1 << 36)
+    tracemalloc.start()
+    removal = remove_step(tmp_path / "a")
+    assert removal.unknown
+    assert len(removal.kept) == 1
+    remove_step(tmp_path / "b")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 200 << 20
+    assert jsonckpt.load(tmp_path / "c")["w"].tolist() == [1, 1, 1]

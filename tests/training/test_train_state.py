@@ -422,3 +422,104 @@ def test_generators_of_other_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     training.set_rng_state(state)  # a machine without one
     assert "mps" not in training.rng_state()
+
+
+class _Stubborn(Part):
+    """Refuses every state, also that of before."""
+
+    def load_state_dict(self, _: dict[str, Any]) -> None:
+        raise ValueError("never")
+
+
+def test_an_object_that_cannot_be_taken_back_is_named_and_the_others_are(put: Restore) -> None:
+    one = trained(1, first=Part(1), second=Part(1), third=Part(1))
+    two = trained(2, first=Part(2), second=_Stubborn(2), third=Part(2))
+    with pytest.raises(StateMismatchError, match="all is as before but for '/second'") as caught:
+        put(one, two)
+    assert "/second: ValueError: 'never'" in str(caught.value)
+    assert [two[name].value for name in ("first", "third")] == [2, 2]
+
+
+class _Interrupted(Part):
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if state["value"] == 1:
+            raise KeyboardInterrupt
+        super().load_state_dict(state)
+
+
+def test_ctrl_c_while_objects_are_loaded_takes_them_back(put: Restore) -> None:
+    one = trained(1, first=Part(1), second=Part(1))
+    two = trained(2, first=Part(2), second=_Interrupted(2))
+    with pytest.raises(KeyboardInterrupt):
+        put(one, two)
+    assert two["first"].value == 2
+
+
+class _Once(Dependent):
+    """Takes a state, and not once more."""
+
+    taken = False
+
+    def load_state_dict(self, _: dict[str, Any]) -> None:
+        if self.taken:
+            raise ValueError("twice")
+        self.taken = True
+
+
+def test_a_refusal_after_the_tensors_is_an_error_of_ours(put: Restore) -> None:
+    one, two = trained(1), trained(2)
+    parts = {"model": one["model"], "optimizer": one["optimizer"]}
+    saved = TrainState(**parts, s=Dependent(one["optimizer"]))
+    parts = {"model": two["model"], "optimizer": two["optimizer"]}
+    with pytest.raises(StateMismatchError, match="partly overwritten"):
+        put(saved, TrainState(**parts, s=_Once(two["optimizer"])))
+
+
+@pytest.mark.parametrize("step", ["x", -1, 1.5, None, True, [1], {"a": 1}, torch.ones(1), 2**63])
+def test_a_saved_accumulation_step_is_checked(put: Restore, step: Any) -> None:
+    one, two = trained(1), trained(2)
+    state = {**one.state_dict(), "accumulation_step": step}
+    before = {name: item.clone() for name, item in two["model"].state_dict().items()}
+    with pytest.raises(StateMismatchError, match="accumulation_step"):
+        put(_Saved(state), two)
+    assert two.accumulation_step == 0
+    assert same(dict(two["model"].state_dict()), before)
+
+
+@pytest.mark.parametrize(
+    "gradients",
+    [
+        5,
+        [],
+        torch.ones(2),
+        {"/model/0.bias": 5},
+        {"/model/0.bias": [torch.ones(3)]},
+        {"/model/0.bias": torch.ones(4)},
+        {"/model/0.bias": torch.ones(3, dtype=torch.float64)},
+        {"/model/0.bias": torch.ones(3, dtype=torch.int64)},
+        {"/model/nothing": torch.ones(3)},
+    ],
+)
+def test_saved_gradients_are_checked(put: Restore, gradients: Any) -> None:
+    one, two = trained(1), trained(2)
+    before = {name: item.clone() for name, item in two["model"].state_dict().items()}
+    with pytest.raises(StateMismatchError, match="/gradients"):
+        put(_Saved({**one.state_dict(), "gradients": gradients}), two)
+    assert same(dict(two["model"].state_dict()), before)
+
+
+class _Saved:
+    """A state that somebody has changed."""
+
+    def __init__(self, state: dict[str, Any]) -> None:
+        self._state = state
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._state
+
+
+def test_parts_that_contain_themselves() -> None:
+    parts: dict[str, Any] = {}
+    parts["again"] = parts
+    with pytest.raises(ArgumentError, match="contain themselves"):
+        TrainState(parts=parts)

@@ -8,16 +8,27 @@ import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 
-from ..errors import ArgumentError, CheckpointNotFoundError, StateMismatchError, counted
+from ..errors import (
+    ArgumentError,
+    CheckpointNotFoundError,
+    FormatError,
+    StateMismatchError,
+    counted,
+    quote,
+)
 from ..format.limits import Limits
 from ..load.api import load
 from ..load_into.api import load_into
 from ..save.api import save
+from ..storage.os_errors import writing
+from ..storage.path_arguments import path_text
 from ..training.checkpoints import latest
 from ..training.optimizer import restore_optimizer
 from ..training.rng import rng_state, set_rng_state
@@ -75,7 +86,8 @@ def save_state(
     models = list(accelerator._models)
     weights = [_plain(accelerator, model).state_dict() for model in models]
     with together(accelerator):
-        directory.mkdir(parents=True, exist_ok=True)
+        with writing(directory):
+            directory.mkdir(parents=True, exist_ok=True)
         for hook in accelerator._save_model_state_pre_hook.values():
             hook(models, weights, str(directory))
     own = {
@@ -132,6 +144,7 @@ def load_state(
     Raises:
         StateMismatchError: the checkpoint has another number of models, optimizers, …, or their
             tensors differ. If the numbers or the models differ, nothing has been changed.
+        FormatError: it is no checkpoint of :func:`save_state`.
         JsonckptError: there is no checkpoint, or it is damaged.
     """
     _refuse_sharded(accelerator)
@@ -148,6 +161,7 @@ def load_state(
         limits=limits,
         threads=threads,
     )
+    _check_members(state, directory)
     models = list(accelerator._models)
     for hook in accelerator._load_model_state_pre_hook.values():
         hook(models, str(directory))
@@ -170,7 +184,7 @@ def load_state(
     if accelerator.scaler is not None:
         parts.append((accelerator.scaler, state["scaler"]))
     for part, saved in parts:
-        part.load_state_dict(saved)
+        _load_part(part, saved, directory)
     accelerator.step = state["accumulation_step"]
     if accelerator.project_configuration.automatic_checkpoint_naming:
         accelerator.project_configuration.iteration = state["iteration"] + 1
@@ -281,7 +295,7 @@ def _directory_to_save(accelerator: Any, given: str | os.PathLike[str] | None) -
     if not project.automatic_checkpoint_naming:
         if given is None:
             raise ArgumentError("output_dir is missing, and automatic_checkpoint_naming is off")
-        return Path(given).expanduser()
+        return Path(path_text(given, "output_dir")).expanduser()
     directory = _automatic(accelerator) / f"checkpoint_{accelerator.save_iteration}"
     if (directory / SUBDIRECTORY / "manifest.json").exists():
         raise ArgumentError(
@@ -294,7 +308,7 @@ def _directory_to_save(accelerator: Any, given: str | os.PathLike[str] | None) -
 
 def _directory_to_load(accelerator: Any, given: str | os.PathLike[str] | None) -> Path:
     if given is not None:
-        return Path(given).expanduser()
+        return Path(path_text(given, "input_dir")).expanduser()
     if not accelerator.project_configuration.automatic_checkpoint_naming:
         raise ArgumentError("input_dir is missing, and automatic_checkpoint_naming is off")
     folder = _automatic(accelerator)
@@ -310,12 +324,74 @@ def _automatic(accelerator: Any) -> Path:
 
 def _remove_old(folder: Path, most: int) -> None:
     """Remove the oldest checkpoints of automatic names, those with a JSON state only."""
-    names = (re.fullmatch(r"checkpoint_(\d{1,18})", name) for name in os.listdir(folder))
-    steps = sorted(
-        int(name[1]) for name in names if name and (folder / name[0] / SUBDIRECTORY).is_dir()
-    )
-    for step in steps[: len(steps) - max(most, 1)]:
-        shutil.rmtree(folder / f"checkpoint_{step}")
+    found = {
+        name: int(match[1])
+        for name in os.listdir(folder)
+        if (match := re.fullmatch(r"checkpoint_(\d{1,18})", name))
+        and (folder / name / SUBDIRECTORY).is_dir()
+        and not (folder / name).is_symlink()  # what it leads to is somebody's
+    }
+    names = sorted(found, key=found.__getitem__)
+    for name in names[: len(names) - max(most, 1)]:
+        with writing(folder / name):
+            shutil.rmtree(folder / name)
+
+
+#: What :func:`save_state` writes.
+_MEMBERS: Any = {
+    "models": list, "optimizers": list, "schedulers": list, "scaler": (dict, NoneType),
+    "custom_objects": list, "ranks": list, "accumulation_step": int, "iteration": int,
+    "extra": dict,
+}  # fmt: skip
+_ABSENT = object()
+_OF_RANK: Any = {"rng": dict, "loaders": list}
+_OF_LOADER: Any = {
+    "epoch": int, "place": (dict, NoneType), "inside_epoch": bool,
+    "generator": (torch.Tensor, NoneType), "seed": (int, NoneType),
+}  # fmt: skip
+
+
+def _check_members(state: Any, directory: Path) -> None:
+    """Check that a checkpoint is one of :func:`save_state`.
+
+    Raises:
+        FormatError: it is another one.
+    """
+
+    def faults(value: Any, members: Any, place: str) -> Iterator[str]:
+        if not isinstance(value, dict):
+            yield f"{place or 'the state'} is no object"
+            return
+        for name, kinds in members.items():
+            found = value.get(name, _ABSENT)
+            if not isinstance(found, kinds) or (kinds is int and (found is True or found < 0)):
+                kind = "missing" if found is _ABSENT else quote(type(found).__name__)
+                yield f"{place}/{name} is {kind}"
+
+    found = list(faults(state, _MEMBERS, ""))
+    if not found and not state["ranks"]:
+        found = ["/ranks is empty"]
+    for number, rank in enumerate([] if found else state["ranks"]):
+        found += faults(rank, _OF_RANK, f"/ranks/{number}")
+        for at, loader in enumerate([] if found else rank["loaders"]):
+            found += faults(loader, _OF_LOADER, f"/ranks/{number}/loaders/{at}")
+    if found:
+        raise FormatError(
+            f"not a checkpoint of save_state: {'; '.join(found[:3])}",
+            file=directory / SUBDIRECTORY,
+            hint="jsonckpt.load reads other checkpoints.",
+        )
+
+
+def _load_part(part: Any, saved: Any, directory: Path) -> None:
+    try:
+        part.load_state_dict(saved)
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as e:
+        raise StateMismatchError(
+            "the state was refused; it is restored in part",
+            mismatched=[f"{type(part).__name__}: {type(e).__name__}: {quote(e, 200)}"],
+            file=directory,
+        ) from e
 
 
 def _check_counts(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import stat
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,10 +17,12 @@ from typing import Any
 
 import torch
 
-from ..errors import CheckpointNotFoundError, IncompleteCheckpointError, JsonckptError
+from ..errors import CheckpointNotFoundError, FormatError, IncompleteCheckpointError, JsonckptError
 from ..find.look import FoundCheckpoint, check_text, problem_of
 from ..load.api import load
 from ..load_into.api import load_into
+from ..storage.os_errors import read_error
+from ..storage.path_arguments import path_text
 
 #: The subdirectory that holds the training state.
 SUBDIRECTORY = "jsonckpt"
@@ -29,6 +32,8 @@ TRAINER_STATE = "trainer_state.json"
 _WEIGHTS = re.compile(
     r"(model|adapter_model|pytorch_model)[\w.-]*\.(safetensors|bin)(\.index\.json)?"
 )
+#: A longer text of counters and logs is none.
+_MOST_BYTES = 256 << 20
 _NAME = re.compile(r"checkpoint-(\d{1,18})")
 
 
@@ -51,12 +56,7 @@ def check_checkpoint(checkpoint: str | os.PathLike[str]) -> None:
     directory = Path(checkpoint)
     if not directory.is_dir():
         raise CheckpointNotFoundError("there is no such checkpoint", file=directory)
-    counters = directory / TRAINER_STATE
-    try:
-        whole = isinstance(json.loads(counters.read_bytes()), dict)
-    except (OSError, ValueError, RecursionError):
-        whole = False
-    if not whole:
+    if not _is_object(directory / TRAINER_STATE):
         raise IncompleteCheckpointError(
             f"{TRAINER_STATE} is missing or not whole",
             file=directory,
@@ -72,6 +72,17 @@ def check_checkpoint(checkpoint: str | os.PathLike[str]) -> None:
         )
 
 
+def _is_object(path: Path) -> bool:
+    """Whether a file is a whole JSON object. A pipe or a device is never read."""
+    try:
+        facts = path.stat()
+        if not stat.S_ISREG(facts.st_mode) or facts.st_size > _MOST_BYTES:
+            return False
+        return isinstance(json.loads(path.read_bytes()), dict)
+    except (OSError, ValueError, RecursionError):
+        return False
+
+
 def get_last_checkpoint(folder: str | os.PathLike[str]) -> str | None:
     """The ``checkpoint-N`` with the highest N that is whole, or ``None``.
 
@@ -84,10 +95,13 @@ def get_last_checkpoint(folder: str | os.PathLike[str]) -> str | None:
     ...     print(get_last_checkpoint(run))
     None
     """
+    folder = path_text(folder, "folder")
     try:
         names = os.listdir(folder)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise read_error(error, os.fspath(folder), opening=True) from error
     steps = {int(match[1]): name for name in names if (match := _NAME.fullmatch(name))}
     for step in sorted(steps, reverse=True):
         path = os.path.join(folder, steps[step])
@@ -144,7 +158,7 @@ def load_weights(
         StateMismatchError: the names or shapes of model and checkpoint differ. Nothing is changed.
         JsonckptError: there is no checkpoint, or it is damaged.
     """
-    if not has_json(checkpoint):
+    if not has_json(path_text(checkpoint, "checkpoint")):
         raise CheckpointNotFoundError(
             f"there is no {SUBDIRECTORY}/ in it",
             file=os.fspath(checkpoint),
@@ -164,10 +178,16 @@ def load_part(
 
     Args:
         place: the ``map_location``.
+
+    Raises:
+        JsonckptError: it cannot be read, or is none.
     """
     prefix = f"/{part}/"
     directory = state_directory(checkpoint)
-    return load(directory, place, include=lambda name: name.startswith(prefix)).get(part)
+    state = load(directory, place, include=lambda name: name.startswith(prefix))
+    if not isinstance(state, dict):
+        raise FormatError("not the training state of a Trainer: it is no object", file=directory)
+    return state.get(part)
 
 
 def fsync_files(directory: str | os.PathLike[str]) -> None:

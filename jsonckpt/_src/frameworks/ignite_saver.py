@@ -13,7 +13,7 @@ import torch
 from ignite.handlers import Checkpoint
 from ignite.handlers.checkpoint import BaseSaveHandler
 
-from ..errors import ArgumentError, CheckpointExistsError, quote
+from ..errors import ArgumentError, CheckpointExistsError, FormatError, StateMismatchError, quote
 from ..load.api import load
 from ..save.api import save
 from ..storage.os_errors import writing
@@ -76,7 +76,14 @@ class JsonSaver(_Base):
         return bool(idist.get_rank() == self.save_on_rank)
 
     def path(self, filename: str) -> Path:
-        """Where the checkpoint is that Ignite calls ``filename``."""
+        """Where the checkpoint is that Ignite calls ``filename``.
+
+        Raises:
+            ArgumentError: that is outside of the directory.
+        """
+        text = path_text(filename, "filename")
+        if os.path.isabs(text) or ".." in Path(text).parts:
+            raise ArgumentError(f"filename {quote(text, 200)} leads out of {self.dirname}")
         return self.dirname / (filename.removesuffix(".pt").removesuffix(".json") + ".json")
 
     def __call__(
@@ -134,10 +141,18 @@ def load_objects(
         arguments: for ``load_state_dict`` of modules, such as ``strict=False``.
 
     Raises:
+        ArgumentError: ``to_load`` is no dictionary of objects with ``load_state_dict``.
+        StateMismatchError: an optimizer does not fit: nothing but other optimizers was changed. Or
+            another object refused its state: those before it have theirs.
         JsonckptError: as for :func:`jsonckpt.load`.
-        StateMismatchError: an optimizer does not fit. Nothing but other optimizers was changed.
     """
+    if not isinstance(to_load, Mapping) or not all(
+        hasattr(one, "load_state_dict") for one in to_load.values()
+    ):
+        raise ArgumentError("to_load must be a dictionary of objects that have load_state_dict")
     state = load(path, map_location, storage_options=storage_options)
+    if not isinstance(state, dict):
+        raise FormatError("not a checkpoint of Ignite: it is no object", file=path)
     optimizers = {
         name: one
         for name, one in to_load.items()
@@ -146,5 +161,11 @@ def load_objects(
     for name, one in optimizers.items():
         restore_optimizer(one, state[name])
     rest = {name: one for name, one in to_load.items() if name not in optimizers}
-    if rest:
+    if not rest:
+        return
+    try:
         _Checkpoint.load_objects(rest, state, **arguments)
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise StateMismatchError(
+            f"the checkpoint does not fit the objects: {type(error).__name__}: {error}", file=path
+        ) from error

@@ -64,8 +64,10 @@ def with_objects(checkpoint: Any) -> dict[str, str]:
         note.get(part) if isinstance(note, dict) else None for part in ("not_saved", "omegaconf")
     )
     for part in (lost, configs):
-        if not isinstance(part, dict) or not all(
-            isinstance(item, str) for pair in part.items() for item in pair
+        if (
+            not isinstance(part, dict)
+            or not all(isinstance(item, str) for pair in part.items() for item in pair)
+            or not all(place.startswith("/") for place in part)
         ):
             raise FormatError(f"{NOTE} is not a note of this package")
     for place in configs or ():

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from ..errors import ArgumentError, JsonckptError, quote
+from ..errors import ArgumentError, FormatError, JsonckptError, quote
 from ..load.api import load
 from ..save.api import save, save_async
 from ..save.background import PendingSave
@@ -135,6 +135,8 @@ class JsonCheckpointIO(CheckpointIO):
         del weights_only
         where = "cpu" if map_location is None else map_location
         state: dict[str, Any] = load(path, where, storage_options=self._storage_options)
+        if not isinstance(state, dict):
+            raise FormatError("not a checkpoint of Lightning: it is no object", file=path)
         with_objects(state)
         return state
 

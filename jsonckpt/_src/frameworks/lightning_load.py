@@ -66,6 +66,9 @@ def load_from_checkpoint(
             file=path,
             hint="jsonckpt.load_into(model, path) fills a module from other checkpoints.",
         )
+    for place, expected in (("state_dict", is_module), (kind.CHECKPOINT_HYPER_PARAMS_KEY, True)):
+        if expected and not isinstance(checkpoint.get(place, {}), Mapping):
+            raise FormatError(f"not a checkpoint of Lightning: {place} is no object", file=path)
     lost = lost_names(with_objects(checkpoint), kind.CHECKPOINT_HYPER_PARAMS_KEY)
     _prepare(kind, checkpoint, lost, hparams_file, hparams, path)
     try:

@@ -353,7 +353,10 @@ class CheckpointManager:
         return saved
 
     def __repr__(self) -> str:
-        kept = self.steps()
+        try:
+            kept = self.steps()
+        except JsonckptError as error:
+            return f"<CheckpointManager {self._where}: {error.message}>"
         newest = max(kept, key=lambda row: row.save, default=None)
         parts = [counted(len(kept), "checkpoint")]
         parts += [f"newest step {newest.step}"] if newest is not None else []

@@ -25,7 +25,7 @@ from .saved_step import (
 from .store import Store
 
 #: A longer history is not read.
-MOST_BYTES = 256 << 20
+MOST_BYTES = 64 << 20
 
 
 class Ledger:

@@ -44,6 +44,10 @@ class RemoteStore:
         except LimitError:
             return True
 
+    def is_link(self, name: str) -> bool:
+        del name
+        return False
+
     def tidy(self, name: str) -> None:
         """A write that was killed has left nothing that can be told from one in progress."""
 

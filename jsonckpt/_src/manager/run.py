@@ -18,6 +18,7 @@ from .saved_step import (
     GONE,
     HISTORY,
     KEPT,
+    MOST_SAVES,
     REMOVED,
     REMOVING,
     SAVING,
@@ -110,12 +111,19 @@ class Run:
         self, step: int, metrics: dict[str, float], after: int | None, suffix: str
     ) -> SavedStep:
         """A new row, in the history before its checkpoint is there."""
+        save = max((row.save for row in self._ledger.rows()), default=0) + 1
+        if save > MOST_SAVES:
+            raise JsonckptError(
+                f"the last save of this run has number {save - 1}, which none can follow",
+                file=self._store.path(HISTORY),
+                hint="Use another directory for the next saves.",
+            )
         taken = {name for name in self._store.names() if step_in(name) is not None}
         taken |= {row.name for row in self._ledger.rows() if row.status not in GONE}
         row = SavedStep(
             step=step,
             path=self._store.path(name_of(step, taken, suffix)),
-            save=max((row.save for row in self._ledger.rows()), default=0) + 1,
+            save=save,
             run=self._ledger.id,
             status=SAVING,
             metrics=metrics,
@@ -169,7 +177,9 @@ class Run:
             its row. If it could not be removed, the next save tries again.
         """
         try:
-            if self._store.exists(row.name) and not self._is_ours(row):
+            if self._store.is_link(row.name) or (
+                self._store.exists(row.name) and not self._is_ours(row)
+            ):
                 self._ledger.tell(
                     f"{row.path} is not removed: this run did not write what is there"
                 )

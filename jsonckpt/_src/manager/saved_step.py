@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -25,6 +26,8 @@ GONE = {FAILED, REMOVED}
 _NAME = re.compile(r"step-([0-9]{8,19})(?:-([0-9]{1,9}))?(?:\.json(?:\.zst)?)?")
 _RUN = re.compile(r"[0-9a-f]{12}")
 _LARGEST = (1 << 63) - 1
+#: Of the numbers of saves. No run counts so far.
+MOST_SAVES = (1 << 53) - 1
 _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
@@ -122,7 +125,7 @@ def dump(rows: Sequence[SavedStep]) -> bytes:
     >>> print(dump([SavedStep(step=5, path="r/step-00000005", save=1, run="0" * 12)]).decode())
     [
     {"step": 5, "path": "step-00000005", "status": "kept", "metrics": {}, "save": 1, \
-"run": "000000000000"}
+"run": "000000000000", "check": "1f2f8f3d"}
     ]
     <BLANKLINE>
     """
@@ -142,9 +145,21 @@ def _json(row: SavedStep) -> dict[str, Any]:
         "after": row.after,
         "save": row.save,
         "run": row.run,
-        "problem": row.problem,
+        "problem": None if row.problem is None else _encodable(row.problem),
     }
-    return {member: value for member, value in members.items() if value is not None}
+    found = {member: value for member, value in members.items() if value is not None}
+    return {**found, "check": _check(found)}
+
+
+def _check(members: Mapping[str, Any]) -> str:
+    """A checksum of a row: a changed digit is a number, too, and only this tells."""
+    known = {member: value for member, value in sorted(members.items()) if member != "check"}
+    return f"{zlib.crc32(json_text.dump(known)):08x}"
+
+
+def _encodable(text: str) -> str:
+    """A text of the system in UTF-8: names of files need not be text."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _metrics_json(metrics: Mapping[str, float]) -> dict[str, Any]:
@@ -173,6 +188,8 @@ def parse(text: bytes, root: str) -> list[SavedStep]:
     for number, item in enumerate(value):
         try:
             rows.append(_row(item, root + str(item["path"] if isinstance(item, dict) else "")))
+            if isinstance(item, dict) and item.get("check", None) not in (None, _check(item)):
+                raise FormatError("its content does not match its member check")
         except (FormatError, KeyError) as error:
             raise FormatError(f"{HISTORY}: row {number}: {_reason(error)}") from error
     if len({row.save for row in rows}) != len(rows):
@@ -208,13 +225,16 @@ def _row(item: object, path: str) -> SavedStep:
     texts = {member: item.get(member) or "" for member in ("time", "problem")}
     if not all(isinstance(text, str) for text in texts.values()):
         raise FormatError("time and problem must be strings")
+    save = _number(item, "save")
+    if save > MOST_SAVES:
+        raise FormatError(f"save: {save} is more than any run counts")
     seconds = item.get("seconds")
     if seconds is not None and (type(seconds) not in (int, float) or not 0 <= seconds < 1e12):
         raise FormatError("seconds: expected a number")
     return SavedStep(
         step=step,
         path=path,
-        save=_number(item, "save"),
+        save=save,
         run=run,
         status=status,
         metrics=_metrics(item.get("metrics", {})),

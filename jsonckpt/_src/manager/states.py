@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..errors import ArgumentError, quote
+from ..format.json_text import is_text
 from ..load_into.api import load_into
+
+#: More than any checkpoint may be nested.
+_MOST_DEEP = 300
 
 
 def tree_of(state: Any) -> Any:
     """What is saved: each object with a ``state_dict`` by what that returns.
 
+    Raises:
+        ArgumentError: it contains itself.
+
     >>> import torch
     >>> sorted(tree_of({"model": torch.nn.Linear(1, 1), "epoch": 3})["model"])
     ['bias', 'weight']
     """
+    return _tree_of(state, 0)
+
+
+def _tree_of(state: Any, depth: int) -> Any:
+    if depth > _MOST_DEEP:
+        raise ArgumentError("the state is nested too deeply, or contains itself")
     if not isinstance(state, type) and callable(getattr(state, "state_dict", None)):
         return state.state_dict()
     if type(state) is dict:
-        return {key: tree_of(item) for key, item in state.items()}
+        return {key: _tree_of(item, depth + 1) for key, item in state.items()}
     if type(state) in (list, tuple):
-        return type(state)(tree_of(item) for item in state)
+        return type(state)(_tree_of(item, depth + 1) for item in state)
     return state
 
 
@@ -76,17 +88,19 @@ def numbers(metrics: Mapping[str, Any] | None) -> dict[str, float]:
         raise ArgumentError(f"metrics must be a dictionary, not {quote(type(metrics).__name__)}")
     found: dict[str, float] = {}
     for name, value in metrics.items():
-        if not isinstance(name, str):
-            raise ArgumentError(f"metrics: the name {quote(name)} is not a string")
+        if not isinstance(name, str) or not is_text(name):
+            raise ArgumentError(f"metrics: the name {quote(name)} is not a text")
         try:
             if callable(detach := getattr(value, "detach", None)):
                 value = detach()  # torch warns of a loss that is still part of a graph
             if isinstance(value, (str, bytes)):
                 raise TypeError("a text")
-            number: float = int(value) if type(value) is int else float(value)
+            number: float = float(value)
+            if type(value) is int and abs(value) < 1 << 63:
+                number = value
         except (TypeError, ValueError, OverflowError, RuntimeError) as error:
             raise ArgumentError(
                 f"metrics: {quote(name)} is {quote(value)}, which is not a number"
             ) from error
-        found[name] = number if abs(number) < 1 << 63 or math.isnan(number) else float(number)
+        found[name] = number
     return found

@@ -50,6 +50,9 @@ class Store(Protocol):
     def exists(self, name: str) -> bool:
         """Whether anything has this name."""
 
+    def is_link(self, name: str) -> bool:
+        """Whether it is a symbolic link: what it leads to is not of this run alone."""
+
     def lock(self, name: str, *, shared: bool) -> PathLock:
         """A context manager that says whether nobody else uses it; ``""`` is the directory."""
 
@@ -103,6 +106,9 @@ class LocalStore:
 
     def exists(self, name: str) -> bool:
         return os.path.lexists(self._root / name)
+
+    def is_link(self, name: str) -> bool:
+        return os.path.islink(self._root / name)
 
     def read(self, name: str, limit: int) -> bytes | None:
         path = self._root / name

@@ -8,7 +8,7 @@ what was asked for.
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -43,14 +43,27 @@ class RemoteFacts:
     partial: bool
 
 
-def facts_of(info: dict[str, Any]) -> RemoteFacts:
+def size_of(value: Any) -> int | None:
+    """A size that a store says; ``None`` if it is none.
+
+    >>> size_of(5), size_of("5"), size_of(-5), size_of("x")
+    (5, 5, None, None)
+    """
+    try:
+        size = int(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return size if 0 <= size < 1 << 63 else None
+
+
+def facts_of(info: Mapping[str, Any]) -> RemoteFacts:
     """The facts in what ``fs.info`` returns."""
     etag = str(info.get("ETag") or info.get("etag") or "")
     times = [info.get(key) for key in ("LastModified", "Last-Modified", "mtime", "updated")]
     size = info.get("size")
     tag = etag or str(next((time for time in [*times, info.get("created")] if time), ""))
     return RemoteFacts(
-        size=None if size is None else int(size),
+        size=size_of(size),
         is_directory=info.get("type") == "directory",
         tag=f"{tag} {size}" if tag else "",
         etag="" if etag.startswith("W/") else etag,

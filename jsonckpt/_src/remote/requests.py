@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Future
 from typing import Any
 
@@ -17,6 +17,17 @@ FIRST_WAIT = 0.1
 _LONGEST_WAIT = 5.0
 #: Attempts as long as the store has not answered once. Then the address may be wrong.
 _FIRST_ATTEMPTS = 4
+
+#: The types of answers, where they are used without another check.
+_ANSWERS: Mapping[str, Any] = {
+    "cat_file": (bytes, bytearray, memoryview),
+    "info": Mapping,
+    "ls": (list, tuple),
+}
+
+
+class OddAnswerError(ValueError):
+    """A file system answered with what is no answer."""
 
 
 class Requests:
@@ -47,12 +58,18 @@ class Requests:
             nbytes: how many bytes it moves, for the deadline.
 
         Raises:
+            OddAnswerError: the answer is of a type that is none.
             Exception: whatever the file system raises, at the last attempt.
         """
         inner = getattr(self.fs, f"_{method}", None) if self.is_async else None
         if asyncio.iscoroutinefunction(inner):
-            return result_of(self.start(lambda: inner(*args, **options), nbytes))
-        return self.blocking(lambda: getattr(self.fs, method)(*args, **options), nbytes)
+            found = result_of(self.start(lambda: inner(*args, **options), nbytes))
+        else:
+            found = self.blocking(lambda: getattr(self.fs, method)(*args, **options), nbytes)
+        if not isinstance(found, _ANSWERS.get(method, object)):
+            kind = type(found).__name__
+            raise OddAnswerError(f"the file system answered {method} with a value of type {kind}")
+        return found
 
     def start(self, request: Callable[[], Awaitable[Any]], nbytes: int = 0) -> Future[Any]:
         """Begin a request on the event loop of the file system."""

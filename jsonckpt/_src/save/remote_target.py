@@ -11,6 +11,7 @@ from ..errors import ArgumentError, CheckpointExistsError, WriteError
 from ..format import filenames
 from ..format.model import MANIFEST_NAME
 from ..parallel import CancelToken
+from ..remote.ranges import size_of
 from ..remote.requests import Requests
 from ..remote.upload import PartsUpload, can_upload_in_parts
 from ..storage import path_arguments
@@ -83,7 +84,7 @@ class _Upload:
         """Whether the file at ``path`` is the one that was uploaded."""
         call = self._requests.call
         self._requests.fs.invalidate_cache()
-        if int(call("info", path)["size"]) != self.written:
+        if size_of(call("info", path).get("size")) != self.written:
             return False
         head = call("cat_file", path, start=0, end=min(_ENDS, self.written))
         tail = call("cat_file", path, start=max(0, self.written - _ENDS), end=self.written)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from ..errors import JsonckptError
+from ..errors import JsonckptError, LimitError
 from ..format.filenames import SHARED_MARK
 from ..format.limits import DEFAULT_LIMITS
 from ..format.manifest import shard_files
@@ -85,7 +85,20 @@ def _manifests_beside(real: Path) -> Iterator[bytes]:
         ]
     for path in sorted(beside):
         if os.path.lexists(os.path.join(path, MANIFEST_NAME)):
-            yield LocalLocation(path).manifest(None)
+            yield _manifest(path)
+
+
+def _manifest(directory: str | Path) -> bytes:
+    """The manifest of a directory.
+
+    Raises:
+        JsonckptError: it cannot be read, or it is longer than any.
+    """
+    limit = DEFAULT_LIMITS.manifest_bytes or 0
+    text = LocalLocation(directory).manifest(limit)
+    if len(text) > limit:
+        raise LimitError(f"the manifest has over {limit} bytes", file=directory)
+    return text
 
 
 def _leads_to(row: ShardFile, real: Path) -> bool:
@@ -111,7 +124,7 @@ def remove_unused(directory: Path, files: Iterable[str]) -> list[str]:
         own: set[str] = set()
         if os.path.lexists(directory / MANIFEST_NAME):
             try:
-                text = LocalLocation(directory).manifest(None)
+                text = _manifest(directory)
                 own = {row.file for row in shard_files(text, DEFAULT_LIMITS) if not row.directory}
             except (JsonckptError, OSError):
                 return []

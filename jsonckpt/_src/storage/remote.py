@@ -158,7 +158,7 @@ def changed(facts: Mapping[str, Any]) -> float:
 def kind_of(requests: Requests, path: str) -> str | None:
     """``"file"``, ``"directory"``, or ``None`` for nothing; in :func:`reading` or ``writing``."""
     try:
-        return str(requests.call("info", path)["type"])
+        return str(requests.call("info", path).get("type"))
     except FileNotFoundError as error:
         if is_absent(error):
             return None
@@ -350,7 +350,7 @@ class RemoteLocation:
         self._ranges: bool | None = None if self._web else True
         self._compressed: dict[str, bool] = {}
         self._facts: dict[str, RemoteFacts] = {}
-        self._manifest_digest = b""
+        self._manifest_read: tuple[int | None, bytes] = None, b""  # the limit, and the digest
 
     def full(self, name: str) -> str:
         """A file's path in the file system."""
@@ -371,7 +371,7 @@ class RemoteLocation:
     def manifest(self, limit: int | None) -> bytes:
         """The bytes of ``manifest.json``, up to one more than ``limit``."""
         text = self._manifest(limit)
-        self._manifest_digest = sha256(text).digest()
+        self._manifest_read = limit, sha256(text).digest()
         return text
 
     def _manifest(self, limit: int | None) -> bytes:
@@ -401,8 +401,8 @@ class RemoteLocation:
             return False
         try:
             if name == MANIFEST_NAME:
-                digest = sha256(self._manifest(None)).digest()
-                return bool(self._manifest_digest) and digest != self._manifest_digest
+                limit, digest = self._manifest_read
+                return bool(digest) and sha256(self._manifest(limit)).digest() != digest
             found = self._ask(name)
         except JsonckptError:
             return False

@@ -24,6 +24,9 @@ from .rng import rng_state, set_rng_state
 #: optimizer, a loader moves its sampler, and the iterator of a loader draws a random number.
 PLAIN, OF_OPTIMIZER, LOADER, OF_LOADER, GENERATOR = range(5)
 
+#: Of a pointer to a part.
+_LONGEST: Final = 512
+
 
 @dataclass(frozen=True)
 class Part:
@@ -174,7 +177,13 @@ class InnerNames:
 
 
 def leaves(value: Any, pointer: str = "") -> Iterator[tuple[str, Any]]:
-    """The objects in nested dicts and lists, with their pointers."""
+    """The objects in nested dicts and lists, with their pointers.
+
+    Raises:
+        ArgumentError: one contains itself.
+    """
+    if len(pointer) > _LONGEST:
+        raise ArgumentError(f"parts are nested too deeply, or contain themselves: {quote(pointer)}")
     if isinstance(value, (Mapping, list, tuple)):
         pairs = value.items() if isinstance(value, Mapping) else enumerate(value)
         for key, item in pairs:

@@ -8,12 +8,14 @@ from typing import Any, Final
 
 import torch
 
-from ..errors import StateMismatchError, quote
+from ..errors import StateMismatchError, listed, quote
 from .parts import GENERATOR, LOADER, OF_LOADER, OF_OPTIMIZER, Part
 
 #: The state of an object that may be copied, so that a failure can be taken back.
 _MOST_COPIED: Final = 64 * 2**20
 _NOTHING: Final = object()
+_NO_MEMORY: Final = (MemoryError, torch.OutOfMemoryError)
+_WAY_OUT: Final = "Build the objects as in the run that saved them, or leave them out with skip=."
 
 
 class Collector:
@@ -44,8 +46,8 @@ def load_together(states: Iterable[tuple[str, Part, Any]]) -> None:
     """
     ordered = sorted(states, key=lambda one: (_is_large(one[2]), one[1].kind))
     before = [
-        (part, copy.deepcopy(part.save()))
-        for _, part, state in ordered
+        (name, part, copy.deepcopy(part.save()))
+        for name, part, state in ordered
         # To ask a loader for its position starts its workers.
         if part.kind != LOADER and not _is_large(state)
     ]
@@ -55,27 +57,46 @@ def load_together(states: Iterable[tuple[str, Part, Any]]) -> None:
             break
         try:
             part.load(_copied(state))
-        except (MemoryError, torch.OutOfMemoryError):
+        except Exception as error:
+            if isinstance(error, _NO_MEMORY):
+                _put_back(before)
+                raise
+            refused.append((name, error))
+        except BaseException:  # Ctrl-C
             _put_back(before)
             raise
-        except Exception as error:
-            refused.append((name, error))
     if not refused:
         return
-    _put_back(before)
+    left = _put_back(before)
+    changed = f"all is as before but for {listed(left, 8)}" if left else "nothing has been changed"
     raise StateMismatchError(
-        "what was saved was refused; nothing has been changed",
+        f"what was saved was refused; {changed}",
         mismatched=[f"{name}: {_said(error)}" for name, error in refused],
-        hint="Build the objects as in the run that saved them, or leave them out with skip=.",
+        hint=_WAY_OUT,
     ) from refused[0][1]
 
 
 def load_again(states: Iterable[tuple[str, Part, Any]]) -> None:
-    """Load once more what depends on the tensors, or on the random numbers of other objects."""
+    """Load once more what depends on the tensors, or on the random numbers of other objects.
+
+    Raises:
+        StateMismatchError: an object refuses now what it took before.
+    """
     for kind in (OF_OPTIMIZER, OF_LOADER, GENERATOR):
-        for _, part, state in states:
-            if part.kind == kind:
+        for name, part, state in states:
+            if part.kind != kind:
+                continue
+            try:
                 part.load(_copied(state))
+            except _NO_MEMORY:
+                raise
+            except Exception as error:
+                raise StateMismatchError(
+                    "a state was refused when it was loaded again, after the tensors were filled;"
+                    " the training state is partly overwritten",
+                    mismatched=[f"{name}: {_said(error)}"],
+                    hint=_WAY_OUT,
+                ) from error
 
 
 def _said(error: Exception) -> str:
@@ -84,21 +105,28 @@ def _said(error: Exception) -> str:
     return f"{type(error).__name__}: {quote(str(error), 400)}"
 
 
-def _put_back(before: list[tuple[Part, Any]]) -> None:
-    for part, state in reversed(before):
-        part.load(state)
+def _put_back(before: list[tuple[str, Part, Any]]) -> list[str]:
+    """Load the states of before. Returns the names of objects that refuse even those."""
+    left = []
+    for name, part, state in reversed(before):
+        try:
+            part.load(state)
+        except Exception:
+            left.append(name)
+    return left
 
 
 def _is_large(state: Any) -> bool:
-    return _tensor_bytes(state) > _MOST_COPIED
-
-
-def _tensor_bytes(value: Any) -> int:
-    if isinstance(value, torch.Tensor):
-        return value.nbytes
-    if isinstance(value, Mapping):
-        return sum(map(_tensor_bytes, value.values()))
-    return sum(map(_tensor_bytes, value)) if isinstance(value, (list, tuple)) else 0
+    count, pending = 0, [state]
+    while pending and count <= _MOST_COPIED:
+        item = pending.pop()
+        if isinstance(item, torch.Tensor):
+            count += item.nbytes
+        elif isinstance(item, Mapping):
+            pending.extend(item.values())
+        elif isinstance(item, (list, tuple)):
+            pending.extend(item)
+    return count > _MOST_COPIED
 
 
 def _copied(value: Any) -> Any:

@@ -239,18 +239,31 @@ class TrainState:
             saved = gradients.get(name)
             tensor.grad = None if saved is None else saved.to(tensor.device)
 
-    def _check_gradients(self, gradients: Mapping[str, torch.Tensor]) -> None:
+    def _check_gradients(self, gradients: Any) -> None:
         parameters = dict(self._parameters())
+        found = gradients if isinstance(gradients, Mapping) else {}
         wrong = [
             f"/gradients: {quote(name)}"
-            for name, saved in gradients.items()
-            if name not in parameters or parameters[name].shape != saved.shape
+            for name, saved in found.items()
+            if name not in parameters or not _fits(saved, parameters[name])
         ]
+        if found is not gradients:
+            wrong = [f"/gradients: expected a dictionary, found {quote(type(gradients).__name__)}"]
         if wrong:
             raise StateMismatchError(
                 "gradients that no parameter of this run has; nothing has been changed",
                 mismatched=wrong,
             )
+
+
+def _fits(gradient: Any, parameter: torch.Tensor) -> bool:
+    """Whether a value may be the gradient of a parameter."""
+    dtype = getattr(parameter, "grad_dtype", parameter.dtype)  # None: any
+    return (
+        isinstance(gradient, torch.Tensor)
+        and gradient.shape == parameter.shape
+        and (dtype is None or gradient.dtype == dtype)
+    )
 
 
 class _Restoring:
@@ -339,6 +352,9 @@ class _Restoring:
         gradients = self._collected.get("/gradients")
         if gradients is not None and gradients.is_filled:
             self._state._check_gradients(gradients.value)
+        step = self._collected.get("/accumulation_step")
+        if step is not None and step.is_filled:
+            _check_step(step.value)
         load_together(self._states())
 
     def finish(self) -> None:
@@ -351,6 +367,20 @@ class _Restoring:
             step = collected["/accumulation_step"]
             self._state.accumulation_step = step.value if step.is_filled else 0
         load_again(self._states())
+
+
+def _check_step(value: Any) -> None:
+    """Check a saved ``accumulation_step``.
+
+    Raises:
+        StateMismatchError: it is none.
+    """
+    if type(value) is not int or not 0 <= value < 1 << 63:
+        raise StateMismatchError(
+            "the saved accumulation_step is none; nothing has been changed",
+            mismatched=[f"/accumulation_step: {quote(value, 60)}"],
+            hint='Pass skip="accumulation_step" to leave it as it is.',
+        )
 
 
 def _compare_parts(

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import JsonckptError, LimitError
+from ..format.json_text import is_text
 from ..format.limits import Limits
 from ..format.model import MANIFEST_NAME
+from ..remote.ranges import size_of
 from ..save.remote_target import RENAMES, make_directory
 from ..storage.os_errors import is_absent, reading, writing
 from ..storage.path_arguments import without_query
@@ -83,16 +85,17 @@ class RemoteFiles:
                 if isinstance(error, FileNotFoundError) and not is_absent(error):
                     raise
                 return []
-        listed = [
-            RemoteEntry(
-                str(facts["name"]).rstrip("/").rpartition("/")[2],
-                facts.get("type") == "directory",
-                changed(facts),
-                int(facts.get("size") or 0),
-            )
-            for facts in found
-            if str(facts["name"]).strip("/") != self.path.strip("/")
-        ]
+        listed = []
+        for facts in found:
+            path = facts.get("name") if isinstance(facts, Mapping) else None
+            if not isinstance(path, str) or path.strip("/") == self.path.strip("/"):
+                continue
+            name = path.rstrip("/").rpartition("/")[2]
+            if name in ("", ".", "..") or not is_text(name):  # no store has such names
+                continue
+            is_directory = facts.get("type") == "directory"
+            nbytes = size_of(facts.get("size")) or 0
+            listed.append(RemoteEntry(name, is_directory, changed(facts), nbytes))
         return sorted(listed, key=lambda entry: entry.name)
 
     def read(self, name: str, limit: int) -> bytes | None:
