@@ -67,6 +67,8 @@ def watched(root: Path, hook: Hook, *, turn: Turn = _at_once) -> Iterator[None]:
     inside = os.path.realpath(root)
     opened: dict[int, str] = {}
     lock = threading.RLock()
+    #: The thread whose hook runs: a call in it has no turn of its own.
+    hooked: list[int] = []
     real = {name: getattr(os, name) for name in WATCHED}
 
     def concerns(path: Any) -> str | None:
@@ -85,9 +87,14 @@ def watched(root: Path, hook: Hook, *, turn: Turn = _at_once) -> Iterator[None]:
                 return function(*arguments, **named)
             creates = name == "open" and bool(arguments[1] & os.O_CREAT)
             made = Call(name, path, arguments, creates)
-            turn(made)
+            if threading.get_ident() not in hooked:
+                turn(made)
             with lock:
-                result = hook(made, lambda: function(*arguments, **named))
+                hooked.append(threading.get_ident())
+                try:
+                    result = hook(made, lambda: function(*arguments, **named))
+                finally:
+                    hooked.pop()
                 if name == "open":
                     opened[result] = path
                 elif name == "close":
