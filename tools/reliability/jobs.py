@@ -30,11 +30,11 @@ class Dead(BaseException):
     """This rank was killed: nothing of it runs any more."""
 
 
-class Lost(Exception):  # noqa: N818 - it is news, and no error of the library
+class Lost(Exception):
     """A message does not come any more: its sender is dead."""
 
 
-class Failed(Exception):  # noqa: N818 - as above
+class Failed(Exception):
     """A step failed on some ranks. ``failures`` are the errors, by rank."""
 
     def __init__(self, failures: dict[int, BaseException]) -> None:
@@ -179,7 +179,6 @@ def save_on_ranks(state: Mapping[str, Any], path: Path, *, count: int = 3, **opt
     """
     mail: dict[Letter, bytes] = {}
     ranks = [Rank(number, count, path, state, **options) for number in range(count)]
-
 
     def send(letter: Letter, message: Any) -> None:
         mail[letter] = sent(message)

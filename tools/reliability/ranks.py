@@ -12,6 +12,7 @@ In each of them the old checkpoint or a new one must load whole, and nothing els
 
 from __future__ import annotations
 
+import logging
 import pickle
 import random
 import sys
@@ -351,7 +352,9 @@ class Simulation:
             stops = {(0, rank): self._dice.randint(1, 45)}
             kills = {}
             if self._dice.random() < 0.5:
-                kills = {(self._dice.randrange(2), self._dice.randrange(2)): self._dice.randint(1, 45)}
+                kills = {
+                    (self._dice.randrange(2), self._dice.randrange(2)): self._dice.randint(1, 45)
+                }
             run = Run(kills, stops, jobs=2, count=2)
             self._run("two jobs at once", f"stops {stops}, kills {kills}", run)
 
@@ -372,9 +375,7 @@ class Simulation:
             returned = {old if version == 1 else version for version in run.allowed}
             self._cut(before, run, {old, *range(2, 2 + jobs)}, returned, most)
 
-    def _cut(
-        self, before: Files, run: Run, during: set[int], after: set[int], most: int
-    ) -> None:
+    def _cut(self, before: Files, run: Run, during: set[int], after: set[int], most: int) -> None:
         disk = Disk.of(before)
         seen: dict[tuple[tuple[str, bytes | None], ...], tuple[int, str]] = {}
         for at in range(len(run.log) + 1):
@@ -413,15 +414,19 @@ def _tampered(earlier: Mapping[Letter, Any]) -> Iterator[tuple[str, Letter, Tamp
             continue
         yield "of another save", letter, only(letter, lambda _, old=old: old)
         if twin != letter:
-            yield "of another rank of another save", letter, only(
-                letter, lambda _, twin=twin: earlier[twin]
+            yield (
+                "of another rank of another save",
+                letter,
+                only(letter, lambda _, twin=twin: earlier[twin]),
             )
         if letter.step == "results":
             yield "empty", letter, only(letter, lambda _: [])
             yield "twice", letter, only(letter, lambda message: message + message)
             yield "with another save's", letter, only(letter, lambda new, old=old: [*new, *old])
-            yield "with another save's before", letter, only(
-                letter, lambda new, old=old: [*old, *new]
+            yield (
+                "with another save's before",
+                letter,
+                only(letter, lambda new, old=old: [*old, *new]),
             )
             if twin != letter:
                 yield "exchanged", letter, _Exchanged(letter, twin)
@@ -454,6 +459,7 @@ def simulate(room: Path, dice: random.Random, *, full: bool) -> Report:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Returns 1 if any run is bad."""
     options = command_line("ranks", "every file call, thousands of runs").parse_args(arguments)
+    logging.getLogger("torch").setLevel(logging.ERROR)  # it tells of plans that are no whole
     with tempfile.TemporaryDirectory(prefix="jsonckpt-ranks-", dir=memory_directory()) as scratch:
         report = simulate(Path(scratch), random.Random(options.seed), full=options.full)
     for line in report.words[:20]:
