@@ -35,6 +35,6 @@ A fuzzer keeps each failure as a JSON file in ``fuzz-failures/``. ``--replay FIL
 The tools share these modules: ``scenes`` (the kinds of save, and checks of the result), ``jobs``
 (a distributed save in one process), ``calls`` (watches, records and fails system calls),
 ``mutations`` and ``mutants`` (forged checkpoints), ``drawn`` (checkpoints from Hypothesis),
-``forked`` and ``processes`` (child processes for code that may crash), and ``common``. The tests run
-a short part of each: ``tests/reliability``.
+``forked`` and ``processes`` (child processes for code that may crash), and ``common``. The tests
+run a short part of each: ``tests/reliability``.
 """
