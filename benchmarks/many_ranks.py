@@ -72,7 +72,8 @@ def main(arguments: list[str] | None = None) -> None:
 def _result(rank: int, tensors: int) -> RankResult:
     """What a rank says that it wrote: its part of each tensor."""
     codec = Codec("base64", "none", "none", 4 << 20)
-    entries, regions = [], {}
+    entries: list[Entry] = []
+    regions: dict[str, tuple[str, tuple[int, ...]]] = {}
     shape = (_COLUMNS, _COLUMNS)
     for number in range(tensors):
         leaf = f"model.layers.{number}.feed_forward.w1.weight"

@@ -510,8 +510,7 @@ def late_message(path: str) -> str:
 def save_and_die(path: str, version: int, failing: list[int], seconds: float) -> Any:
     """Save a version; some ranks die after some time."""
     count = dist.get_world_size()
-    state = {"w": sharded([64, 2048], "0", [count]), "version": version}
-    state["w"] = state["w"] + version
+    state = {"w": sharded([64, 2048], "0", [count]) + version, "version": version}
     dist.barrier()
     if dist.get_rank() in failing:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the kernel ends the process

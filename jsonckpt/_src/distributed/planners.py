@@ -146,7 +146,7 @@ def _tie(
         if len(others) == 1 and (owner := others.pop()):
             tied.add(name)
             place = places[name]
-            reference = {"$tied": {"name": place.name, "of": owner}}
+            reference: dict[str, Any] = {"$tied": {"name": place.name, "of": owner}}
             leaf = with_reference(json.loads(place.tensor), reference)
             places[name] = dataclasses.replace(place, tensor=dump(leaf).decode())
     if not tied:
