@@ -140,11 +140,11 @@ def _measure(program: Any, state: dict[str, Any], path: Path) -> dict[str, Any]:
 def _timed(do: Callable[[], object]) -> tuple[float, int]:
     """Seconds and bytes of the slowest and of the largest rank."""
     dist.barrier()
-    before = _reset_peak()
+    before = reset_peak()
     began = time.perf_counter()
     do()
     seconds = time.perf_counter() - began
-    return _slowest(seconds), int(_slowest(float(_status("VmHWM") - before)))
+    return _slowest(seconds), int(_slowest(float(status("VmHWM") - before)))
 
 
 def _slowest(value: float) -> float:
@@ -153,13 +153,13 @@ def _slowest(value: float) -> float:
     return tensor.item()
 
 
-def _reset_peak() -> int:
+def reset_peak() -> int:
     """Forget the peak so far (Linux); return the memory that this process has."""
     Path("/proc/self/clear_refs").write_text("5")
-    return _status("VmRSS")
+    return status("VmRSS")
 
 
-def _status(name: str) -> int:
+def status(name: str) -> int:
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{name}:"):
             return int(line.split()[1]) * 1024

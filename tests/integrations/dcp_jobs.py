@@ -506,3 +506,18 @@ def late_message(path: str) -> str:
     finally:
         setattr(JsonStorageWriter, "write_data", original)  # noqa: B010
     return ""
+
+
+def save_and_die(path: str, version: int, failing: list[int], seconds: float) -> Any:
+    """Save a version; some ranks die after some time."""
+    count = dist.get_world_size()
+    state = {"w": sharded([64, 2048], "0", [count]) + version, "version": version}
+    dist.barrier()
+    if dist.get_rank() in failing:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the kernel ends the process
+        signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-6))
+    began = time.perf_counter()
+    dcp.save(state, path, chunk_size="16KiB", max_shard_size="64KiB")
+    took = time.perf_counter() - began
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    return took

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -308,6 +310,27 @@ def test_a_rank_that_dies_leaves_the_old_checkpoint(
     assert len(shards_of(path)) == 1
     dcp.save({"new": torch.zeros(1)}, path)
     assert list(jsonckpt.load(path)) == ["new"]
+
+
+@pytest.mark.parametrize("kills", [1, slow(40)])
+def test_ranks_that_die_at_random_moments(ranks: Ranks, kills: int, tmp_path: Path) -> None:
+    path, dice = tmp_path / "c", random.Random(1)
+    took = min(max(ranks.run(2, jobs.save_and_die, str(path), 1, [], 0.0)) for _ in range(3))
+    there, found = 1, set()
+    for number in range(kills):
+        failing = dice.choice(([0], [1], [0, 1]))
+        version, moment = 2 + number, dice.random() * took
+        returned = False
+        with suppress(RankError):
+            ranks.run(2, jobs.save_and_die, str(path), version, failing, moment)
+            returned = True
+        state = jsonckpt.load(path)
+        assert state["version"] in ({version} if returned else {there, version})
+        expected = torch.arange(64.0 * 2048).reshape(64, 2048) + state["version"]
+        assert torch.equal(state["w"], expected)
+        found.add(state["version"] == version)
+        there = state["version"]
+    assert found
 
 
 SCRIPT = """

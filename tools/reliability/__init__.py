@@ -6,6 +6,7 @@ Each tool is a command. Without ``--full`` it takes a sample; with ``--full`` it
     python -m tools.reliability.kills            --full --seed 1
     python -m tools.reliability.power            --full --seed 1
     python -m tools.reliability.sharing          --full --seed 1
+    python -m tools.reliability.ranks            --full --seed 1
     python -m tools.reliability.faults           --full
     python -m tools.reliability.interrupts       --most 300 --seed 1
     python -m tools.reliability.flips            --full
@@ -18,6 +19,7 @@ Each tool is a command. Without ``--full`` it takes a sample; with ``--full`` it
 ``kills``            SIGKILL at every system call of a save, and at random moments
 ``power``            a simulated power failure after every file operation of a save
 ``sharing``          the same in a run whose steps share files: saves, removals and ``gc``
+``ranks``            distributed saves: ranks die or are late, messages are lost or wrong
 ``faults``           an error of the system at every call of a save
 ``interrupts``       Ctrl-C and a lack of memory at every place in the library
 ``flips``            every bit flipped, every length cut, every line lost or doubled
@@ -30,8 +32,9 @@ Each tool is a command. Without ``--full`` it takes a sample; with ``--full`` it
 A fuzzer keeps each failure as a JSON file in ``fuzz-failures/``. ``--replay FILE`` runs it again.
 ``--help`` shows the other options.
 
-The tools share these modules: ``scenes`` (the kinds of save, and checks of the result), ``calls``
-(watches, records and fails system calls), ``mutations`` and ``mutants`` (forged checkpoints),
-``drawn`` (checkpoints from Hypothesis), ``forked`` and ``processes`` (child processes for code that
-may crash), and ``common``. The tests run a short part of each: ``tests/reliability``.
+The tools share these modules: ``scenes`` (the kinds of save, and checks of the result), ``jobs``
+(a distributed save in one process), ``calls`` (watches, records and fails system calls),
+``mutations`` and ``mutants`` (forged checkpoints), ``drawn`` (checkpoints from Hypothesis),
+``forked`` and ``processes`` (child processes for code that may crash), and ``common``. The tests
+run a short part of each: ``tests/reliability``.
 """

@@ -47,19 +47,28 @@ class Call:
 
 
 Hook = Callable[[Call, Callable[[], Any]], Any]
+#: Is told of a call before it happens.
+Turn = Callable[[Call], None]
+
+
+def _at_once(call: Call) -> None:
+    del call
 
 
 @contextmanager
-def watched(root: Path, hook: Hook) -> Iterator[None]:
+def watched(root: Path, hook: Hook, *, turn: Turn = _at_once) -> Iterator[None]:
     """Send every call on ``root``, and on anything below it, through ``hook``.
 
     Args:
         hook: gets the call and a function that does it. Its result is the result of the call. One
             at a time.
+        turn: is called before that. It may wait for other threads.
     """
     inside = os.path.realpath(root)
     opened: dict[int, str] = {}
     lock = threading.RLock()
+    #: The thread whose hook runs: a call in it has no turn of its own.
+    hooked: list[int] = []
     real = {name: getattr(os, name) for name in WATCHED}
 
     def concerns(path: Any) -> str | None:
@@ -77,10 +86,15 @@ def watched(root: Path, hook: Hook) -> Iterator[None]:
             if path is None:
                 return function(*arguments, **named)
             creates = name == "open" and bool(arguments[1] & os.O_CREAT)
+            made = Call(name, path, arguments, creates)
+            if threading.get_ident() not in hooked:
+                turn(made)
             with lock:
-                result = hook(
-                    Call(name, path, arguments, creates), lambda: function(*arguments, **named)
-                )
+                hooked.append(threading.get_ident())
+                try:
+                    result = hook(made, lambda: function(*arguments, **named))
+                finally:
+                    hooked.pop()
                 if name == "open":
                     opened[result] = path
                 elif name == "close":
@@ -119,8 +133,12 @@ _CHANGES = {"mkdir": "mkdir", "rmdir": "rmdir", "unlink": "unlink"}
 
 
 @contextmanager
-def recorded(root: Path) -> Iterator[list[Operation]]:
-    """The operations below ``root``, in order, each only after it happened."""
+def recorded(root: Path, *, turn: Turn = _at_once) -> Iterator[list[Operation]]:
+    """The operations below ``root``, in order, each only after it happened.
+
+    Args:
+        turn: see :func:`watched`.
+    """
     log: list[Operation] = []
     base = os.path.realpath(root)
 
@@ -143,5 +161,5 @@ def recorded(root: Path) -> Iterator[list[Operation]]:
             log.append(Operation(kind, path))
         return result
 
-    with watched(root, hook):
+    with watched(root, hook, turn=turn):
         yield log

@@ -17,6 +17,7 @@ from jsonckpt._src.format.filenames import SHARED_MARK
 from jsonckpt._src.sources.safetensors_files import load_safetensors
 from jsonckpt.convert import convert
 from tests.support import difference
+from tools.reliability import jobs
 
 Outcome = Literal["old", "new", "none"]
 
@@ -54,7 +55,7 @@ class Scene:
     """
 
     target: str
-    how: Literal["save", "async", "convert"] = "save"
+    how: Literal["save", "async", "convert", "ranks"] = "save"
     overwrite: bool = True
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -109,6 +110,8 @@ class Scene:
         elif self.how == "async":
             pending: Any = getattr(jsonckpt, "save_async")(state, path, **options)  # noqa: B009
             pending.result()
+        elif self.how == "ranks":
+            jobs.save_on_ranks(state, path, **options)
         else:
             jsonckpt.save(state, path, **options)
 
@@ -167,6 +170,13 @@ def _scenes() -> list[Scene]:
         ]
         if ASYNC:
             scenes.append(Scene("c", "async", overwrite, earlier))
+    if jobs.WORKS:  # ranks that take turns, and die together
+        ranks: dict[str, Any] = {"chunk_size": 64, "max_shard_size": 4_000}
+        scenes += [
+            Scene("c", "ranks", True, ranks),
+            Scene("c", "ranks", False, ranks),
+            Scene("c", "ranks", False, {**ranks, "overwrite": False}),
+        ]
     # Nothing may be replaced, not even what appears during the save. This uses another commit.
     only: dict[str, Any] = {"overwrite": False}
     scenes += [

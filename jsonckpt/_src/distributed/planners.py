@@ -91,7 +91,8 @@ class JsonSavePlanner(DefaultSavePlanner):
         """The plans of all ranks, and the places of all leaves, in the order of the first rank.
 
         Raises:
-            StateMismatchError: two ranks have one name for different places.
+            StateMismatchError: two ranks have one name for different places, or parts of a tensor
+                are missing or overlap.
         """
         places: dict[str, Place] = {}
         twins: dict[str, set[str]] = {}
@@ -108,7 +109,13 @@ class JsonSavePlanner(DefaultSavePlanner):
                     )
         if not getattr(self, "_enable_plan_caching", False):
             all_plans = _tie(all_plans, places, twins)
-        plans, metadata = super().create_global_plan(all_plans)
+        try:
+            plans, metadata = super().create_global_plan(all_plans)
+        except ValueError as error:
+            raise StateMismatchError(
+                f"the ranks' parts of the state do not make a whole: {error}",
+                hint="All ranks must save the same tensors, each its own part.",
+            ) from error
         metadata = dataclasses.replace(
             metadata, planner_data={**places, **(metadata.planner_data or {}), **places}
         )

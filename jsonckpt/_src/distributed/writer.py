@@ -204,6 +204,7 @@ class JsonStorageWriter(StorageWriter):
             self._finish(metadata, results)
         except BaseException as error:
             vars(error)[_IN_COMMIT] = True
+            self._own_target().leave()
             raise
 
     def _finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
@@ -229,10 +230,10 @@ class JsonStorageWriter(StorageWriter):
         """
         if self._target is None:
             return
-        if any(_IN_COMMIT in vars(error) for error in failures.values()):
-            self._target.leave()  # the coordinator has removed what it may
-        else:
+        # The coordinator of a commit has removed what it may.
+        if not any(_IN_COMMIT in vars(error) for error in failures.values()):
             self._target.abandon(next(iter(failures.values())))
+        self._target.leave()
 
     def _own_target(self) -> Target:
         if self._target is None:

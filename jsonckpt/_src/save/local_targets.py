@@ -185,6 +185,7 @@ class DirectoryTarget(_LocalTarget):
         self._manifest = path / MANIFEST_NAME
         self._text = b""
         self._replaced: list[ShardFile] = []
+        self._missing: list[Path] = []
 
     def check(self) -> None:
         """Refuse a file, a directory with other files, and a checkpoint that must be kept."""
@@ -194,6 +195,7 @@ class DirectoryTarget(_LocalTarget):
             if self._options.single_file is None and not (mode and stat.S_ISDIR(mode)):
                 check_target_name(self.path, also=ANY_NAME)
             if mode is None:
+                self._missing = commit.missing_directories(path)
                 return
             if not stat.S_ISDIR(mode):
                 kind = special_kind(mode) or "a file"
@@ -230,12 +232,12 @@ class DirectoryTarget(_LocalTarget):
         self._token = plan.snapshot.token
         # The new files get the permissions of the manifest that is replaced.
         self._mode = mode_for(self._manifest, options.shared)
-        self._space = DiskSpace(
-            # A save by content may keep most of the files.
-            plan,
-            size_known=not (options.compresses_files or options.by_content),
-        )
-        self._durable = commit.make_directory(self._path, self._made, sync=options.sync)
+        # A save by content may keep most of the files.
+        known = not (options.compresses_files or options.by_content)
+        self._space = DiskSpace(plan, size_known=known)
+        # Other ranks may be about to write into what this one has made.
+        made = self._made if plan.snapshot.rank is None else []
+        self._durable = commit.make_directory(self._path, made, sync=options.sync)
         cancel.check()
         old = replaced_rows(LocalLocation(self._path)) if options.delete_first else []
         self._space.delete_first(self._manifest, lambda: self._unlink(old))
@@ -298,8 +300,8 @@ class DirectoryTarget(_LocalTarget):
             self._remove_new()
 
     def leave(self) -> None:
-        """Remove what was made and is empty."""
-        commit.remove_directories(self._made)
+        """Remove what was not there before and is empty."""
+        commit.remove_directories(self._missing)
 
     def clean_up(self) -> None:
         """Remove the shards of the checkpoint that was replaced."""

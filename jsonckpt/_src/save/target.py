@@ -90,7 +90,7 @@ class Target(ABC):
         """
 
     def leave(self) -> None:  # noqa: B027 - a place may have no directories
-        """Remove directories that were made for a save and are empty: another process gave up."""
+        """Remove directories that are empty and were missing: all processes of a save gave up."""
 
     def clean_up(self) -> None:  # noqa: B027 - a target may have nothing to clean up
         """Remove what was replaced, after the commit."""

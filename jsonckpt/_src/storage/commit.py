@@ -40,12 +40,9 @@ def make_directory(path: Path, made: list[Path], *, sync: bool) -> bool:
     Returns:
         whether the new names are durable.
     """
-    missing = []
     with writing(path):
-        at = path
-        while not at.exists():
-            missing.append(at)
-            at = at.parent
+        missing = missing_directories(path)
+        at = missing[0].parent if missing else path
         if not at.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
     durable = sync
@@ -54,7 +51,7 @@ def make_directory(path: Path, made: list[Path], *, sync: bool) -> bool:
             there = at.resolve()
         if there.parent != there:
             durable = fsync_directory(there.parent)
-    for directory in reversed(missing):
+    for directory in missing:
         made.append(directory)
         with writing(directory):
             try:
@@ -68,8 +65,17 @@ def make_directory(path: Path, made: list[Path], *, sync: bool) -> bool:
     return durable
 
 
+def missing_directories(path: Path) -> list[Path]:
+    """The directory and its parents, as far as they do not exist. The outermost is the first."""
+    missing = []
+    while not path.exists():
+        missing.append(path)
+        path = path.parent
+    return missing[::-1]
+
+
 def remove_directories(made: list[Path]) -> None:
-    """Remove those directories that :func:`make_directory` made and that are empty."""
+    """Remove directories that were made for a save and are empty. The outermost is the first."""
     while made:
         with suppress(OSError):
             os.rmdir(made.pop())
