@@ -114,7 +114,7 @@ def test_the_same_for_commands(
             continue  # they read standard input
         assert main(COMMANDS[command](path)) == 2
         printed = capsys.readouterr()
-        local = "://" in path and command not in ("show", "verify")
+        local = "://" in path and command in ("convert spool", "convert shapes")
         assert ("local path" if local else said) in printed.err
         assert names_in(room) == before
 

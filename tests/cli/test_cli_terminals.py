@@ -90,7 +90,7 @@ def test_convert_shows_them_too(child: subprocess.Popen[str], saved: Path, tmp_p
     "arguments",
     [
         ["set", "s3://x", "/lr", "1"],
-        ["rename", "x", "a=b", "-o", "s3://o"],
+        ["convert", "x", "-o", "y.json", "--spool", "s3://o"],
     ],
     ids=str,
 )

@@ -41,6 +41,8 @@ def test_golden_files(case: Case, tmp_path: Path) -> None:
     source = FOLDER / case.path
     ending = "".join(source.suffixes)
     path, extra = tmp_path / f"in{ending}", tmp_path / "extra.json"
+    if case.earlier:
+        shutil.copytree(FOLDER / case.earlier, tmp_path / case.earlier)
     if source.is_dir():
         shutil.copytree(source, path)
     else:

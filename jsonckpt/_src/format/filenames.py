@@ -8,7 +8,6 @@ import re
 
 from ..errors import ArgumentError, FormatError, UnsafePathError, quote
 from .model import MANIFEST_NAME, SHARED_SHARDS, ShardFile, is_size
-from .validation import check_save_id, kind
 
 #: A file that says that checkpoints in other directories use shards of this one.
 SHARED_MARK = ".shared-shards"
@@ -107,6 +106,9 @@ def parse_shard_row(item: object, checksum: str, *, shared: bool) -> ShardFile:
     Raises:
         FormatError, UnsafePathError: a member is wrong; the message names it.
     """
+    # Who only looks at names, such as ``jsonckpt --help``, need not wait for NumPy.
+    from .validation import check_save_id, kind
+
     if not isinstance(item, dict):
         raise FormatError(f"expected an object, found {kind(item)}")
     file, size, text_size = item.get("file"), item.get("bytes"), item.get("text_bytes")

@@ -165,7 +165,7 @@ def recover(
         raise ArgumentError(f"save_id must be str or None, not {quote(type(save_id).__name__)}")
     findings = Findings(limits)
     with ExitStack() as stack:
-        near = None if is_url(new) else os.path.dirname(os.path.abspath(new))
+        near = None if is_url(new) else os.path.dirname(os.fspath(new).rstrip("/")) or os.curdir
         copies = stack.enter_context(LocalCopies(storage_options, near))
         target = copies.target(new, overwrite=False)
         _check_target(target, new)
