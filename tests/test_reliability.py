@@ -374,6 +374,7 @@ def test_signals_all_the_time(tmp_path: Path) -> None:
         for _ in range(5):
             for scene in SCENES:
                 if scene.how == "save":
+                    scene.prepare(tmp_path)
                     scene.run_again(tmp_path)
                     assert outcome(scene, tmp_path) == "new"
     finally:
