@@ -403,33 +403,40 @@ def _tampered(earlier: Mapping[Letter, Any]) -> Iterator[tuple[str, Letter, Tamp
         earlier: the messages of another save.
     """
 
-    def only(letter: Letter, change: Callable[[Any], Any]) -> Tamper:
-        return lambda at, message: change(message) if at == letter else message
-
     for letter, old in earlier.items():
         twin = Letter(letter.step, *(1 if n == 2 else 2 if n == 1 else 0
                                      for n in (letter.sender, letter.receiver)))  # fmt: skip
-        yield "lost", letter, only(letter, lambda _: None)
+        yield "lost", letter, _instead(letter, None)
         if letter.step == "answer to results":
             continue
-        yield "of another save", letter, only(letter, lambda _, old=old: old)
+        yield "of another save", letter, _instead(letter, old)
         if twin != letter:
-            yield (
-                "of another rank of another save",
-                letter,
-                only(letter, lambda _, twin=twin: earlier[twin]),
-            )
+            yield "of another rank of another save", letter, _instead(letter, earlier[twin])
         if letter.step == "results":
-            yield "empty", letter, only(letter, lambda _: [])
-            yield "twice", letter, only(letter, lambda message: message + message)
-            yield "with another save's", letter, only(letter, lambda new, old=old: [*new, *old])
-            yield (
-                "with another save's before",
-                letter,
-                only(letter, lambda new, old=old: [*old, *new]),
-            )
+            yield "empty", letter, _instead(letter, [])
+            yield "twice", letter, _among(letter, lambda new: [*new, *new])
+            yield "with another save's", letter, _among(letter, _after(old))
+            yield "with another save's before", letter, _among(letter, _before(old))
             if twin != letter:
                 yield "exchanged", letter, _Exchanged(letter, twin)
+
+
+def _instead(letter: Letter, other: Any) -> Tamper:
+    return lambda at, message: other if at == letter else message
+
+
+def _among(letter: Letter, change: Callable[[list[Any]], list[Any]]) -> Tamper:
+    return lambda at, message: (
+        change(message) if at == letter and isinstance(message, list) else message
+    )
+
+
+def _after(old: list[Any]) -> Callable[[list[Any]], list[Any]]:
+    return lambda new: [*new, *old]
+
+
+def _before(old: list[Any]) -> Callable[[list[Any]], list[Any]]:
+    return lambda new: [*old, *new]
 
 
 class _Exchanged:
