@@ -10,6 +10,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -295,6 +296,7 @@ def main(kind: str, folder: str, steps: int) -> None:
             done = run.state.extra["done"]
             losses.write(f"{done} {loss}\n")
             losses.flush()
+            time.sleep(0.01)  # so that there is a moment to be killed at
             if done % SAVE_EVERY == 0 or done == steps:
                 jsonckpt.save(run.state.state_dict(), f"{folder}/checkpoint_step{done:04}")
     Path(folder, "finished").touch()
