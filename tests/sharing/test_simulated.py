@@ -87,4 +87,5 @@ def test_a_removal_that_does_not_look_beside_itself_is_found(
 
 
 def test_the_names_of_others_are_known(tmp_path: Path) -> None:
-    assert holders.files_in_use(tmp_path) == frozenset()
+    (tmp_path / "step").mkdir()
+    assert holders.files_in_use(tmp_path / "step") == frozenset()
