@@ -274,6 +274,7 @@ def test_a_failed_save_in_the_background_leaves_nothing(ranks: Ranks, tmp_path: 
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_a_save_in_another_process(ranks: Ranks, tmp_path: Path) -> None:
     ranks.run(2, jobs.background_process, str(tmp_path / "c"))
     state = jsonckpt.load(tmp_path / "c")

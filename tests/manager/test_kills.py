@@ -166,6 +166,7 @@ def test_kills_at_random_moments(tmp_path: Path, kind: str, kills: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_kills_of_a_process_of_its_own(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", CHILD, str(tmp_path), "background"],

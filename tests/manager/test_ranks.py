@@ -118,6 +118,7 @@ def test_ranks_stop_together(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_ranks_go_on_together(tmp_path: Path) -> None:
     steps = [int(text.split()[0]) for text in run(LOOP, tmp_path)]
     again = [int(text.split()[0]) for text in run(LOOP, tmp_path)]
@@ -125,6 +126,7 @@ def test_ranks_go_on_together(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_an_error_of_the_rank_that_writes_is_one_on_all(tmp_path: Path) -> None:
     found = run(FAILS, tmp_path)
     assert [text.split()[0] for text in found] == ["UnsupportedTypeError", "JsonckptError"]
@@ -132,11 +134,13 @@ def test_an_error_of_the_rank_that_writes_is_one_on_all(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_ranks_that_see_different_directories(tmp_path: Path) -> None:
     said = "the ranks have restored different steps: from 6 to 7"
     assert run(DIFFERENT, tmp_path) == [said, said]
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_without_a_group_rank_0_writes(tmp_path: Path) -> None:
     assert run(EACH_FOR_ITSELF, tmp_path) == ["5 0.0", "5 0.0"]
