@@ -38,7 +38,7 @@ class Run:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.schedule.step()
-        return loss.item()
+        return float(loss.item())
 
 
 def final(run: Run) -> dict[str, Any]:
