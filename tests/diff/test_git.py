@@ -215,7 +215,9 @@ def test_what_is_no_file_is_an_error_of_ours(tmp_path: Path) -> None:
 
 
 def test_a_manifest_alone_has_its_limit(tmp_path: Path) -> None:
-    path = tmp_path / "manifest.json"
+    # Not in the folder of the test itself: ``gc`` looks into manifests beside a directory.
+    path = tmp_path / "alone" / "manifest.json"
+    path.parent.mkdir()
     with path.open("wb") as file:
         file.write(b'{"format":"jsonckpt.manifest",')
         file.truncate(1 << 40)
