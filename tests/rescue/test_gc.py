@@ -170,3 +170,21 @@ def test_a_refused_removal_is_a_write_error(
         jsonckpt.gc(tmp_path)
     assert caught.value.errno == 13
     assert isinstance(caught.value.__cause__, PermissionError)
+
+
+def test_what_a_manifest_that_cannot_be_read_may_name_is_kept_and_told(tmp_path: Path) -> None:
+    run, beside = tmp_path / "run", tmp_path / "beside"
+    jsonckpt.save(STATE, run)
+    orphan = run / "shard-0123456789ab-00001.json"
+    _put(orphan)
+    os.utime(orphan, (1, 1))
+    beside.mkdir()
+    with (beside / "manifest.json").open("wb") as file:
+        file.write(b'{"format":"jsonckpt.manifest",')
+        file.truncate(1 << 40)
+    report = jsonckpt.gc(run)
+    assert (report.removed, report.kept) == ((), (orphan.name,))
+    assert "maybe in use" in str(report)
+    assert jsonckpt.verify(run)
+    (beside / "manifest.json").unlink()
+    assert jsonckpt.gc(run).removed == (orphan.name,)

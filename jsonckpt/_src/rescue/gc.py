@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,8 @@ class GcReport(ShortRepr):
     Attributes:
         path: the checkpoint.
         removed: the names of the files; with ``dry_run``, of those that would be removed.
-        kept: leftovers that are not old enough, or that a save may be about to use.
+        kept: leftovers that are not old enough, that a save may be about to use, or that a manifest
+            beside the directory may name that cannot be read.
         nbytes: bytes of the removed files.
         dry_run: whether nothing was removed.
         uploads: unfinished uploads to S3 that were ended.
@@ -76,7 +78,7 @@ class GcReport(ShortRepr):
         lines += [f"  {verb}: {printable(name)}" for name in self.removed]
         if self.uploads:
             lines.append(f"  {verb}: {counted(self.uploads, 'unfinished upload')}")
-        lines += [f"  kept, too new or in use: {printable(name)}" for name in self.kept]
+        lines += [f"  kept, too new or maybe in use: {printable(name)}" for name in self.kept]
         return "\n".join(lines)
 
 
@@ -245,7 +247,11 @@ def _in_directory(
     found = orphans(place, set())
     used = files_in_use(place) if found else frozenset[str]()
     if used is None:
-        return []  # a manifest that cannot be read may name any of them
+        # A manifest that cannot be read may name any of them: none is old enough.
+        found = [replace(file, changed=math.inf) for file in found]
+        if not os.path.lexists(place / MANIFEST_NAME):
+            return found
+        used = frozenset()
     names = {file.path.name for file in found}
     found = [file for file in found if file.path.name not in used]
     if not os.path.lexists(place / MANIFEST_NAME) and (names or beside):
