@@ -17,7 +17,7 @@ import torch
 import jsonckpt
 from jsonckpt import CheckpointManager
 from jsonckpt._src.manager import run as run_module
-from jsonckpt._src.manager.locks import PathLock
+from jsonckpt._src.storage.lock import PathLock
 from tests.support import lacking
 
 

@@ -18,11 +18,12 @@ from ..parallel import CancelToken, thread_count
 from ..save import reader_limits
 from ..save.local_targets import local_target
 from ..save.options import SaveOptions
-from ..save.plan import RawSource, RecordPlan, SavePlan
+from ..save.plan import RecordPlan, SavePlan
 from ..save.snapshot import Snapshot, new_save_id
 from ..save.write import SaveResult, write_checkpoint
 from ..storage.new_file import shared_bits
 from ..storage.path_arguments import is_url, path_text
+from ..storage.protocols import RawSource
 from .records import Opened, StoredRecord
 
 

@@ -18,9 +18,9 @@ from ..errors import (
 from ..find.api import find
 from ..find.look import problem_of
 from ..load.options import ReadOptions
+from ..storage.lock import PathLock
 from ..storage.path_arguments import is_url, path_text
 from .ledger import read_step
-from .locks import PathLock
 from .rotation import Best, newest_of_each
 from .run import Run
 from .saved_step import DAMAGED, KEPT, SavedStep

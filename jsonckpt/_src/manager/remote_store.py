@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import LimitError
+from ..storage.lock import NoLock
 from ..transfer.run_store import RemoteRun
-from .locks import NoLock
 
 
 class RemoteStore:

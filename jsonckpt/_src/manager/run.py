@@ -9,8 +9,8 @@ from datetime import datetime, timezone
 
 from ..errors import JsonckptError, WriteError
 from ..load.options import ReadOptions
+from ..storage.lock import PathLock
 from .ledger import MOST_BYTES, Ledger, read_step
-from .locks import PathLock
 from .rotation import Rotation
 from .saved_step import (
     DAMAGED,

@@ -15,9 +15,9 @@ from ..format.filenames import temporary_name
 from ..sharing.remove_step import remove_step
 from ..storage import commit
 from ..storage.leftovers import orphans, single_temporaries
+from ..storage.lock import PathLock
 from ..storage.os_errors import read_error, writing
 from ..storage.path_arguments import is_url, path_text
-from .locks import PathLock
 
 
 class Store(Protocol):

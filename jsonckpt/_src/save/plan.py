@@ -11,14 +11,15 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 from ..format import filenames
 from ..format.chunk_codec import ChunkCodec, payload_bound
 from ..format.dtypes import DTYPES
-from ..format.model import Codec, Layout, chunk_count, claimed_bytes
+from ..format.model import Codec, chunk_count, claimed_bytes
 from ..sharing.unchanged import NOTHING, Reuse
 from ..state.selector import selector
+from ..storage.protocols import RawSource
 from . import reader_limits
 from .options import SaveOptions
 from .snapshot import Snapshot
@@ -42,26 +43,6 @@ _SAMPLE_BYTES = 1 << 14
 #: Text of a record around its payloads: head and tail, and what each chunk adds.
 _RECORD_OVERHEAD = 400
 _CHUNK_OVERHEAD = 110
-
-
-class RawSource(Protocol):
-    """A tensor to be written."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def dtype(self) -> str: ...
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-    @property
-    def nbytes(self) -> int: ...
-    @property
-    def device(self) -> str: ...
-    @property
-    def layout(self) -> Layout: ...
-
-    def read(self, start: int, stop: int) -> memoryview:
-        """The raw bytes ``[start, stop)``."""
 
 
 #: Gives the pieces of a chunk's payload and the checksum of its raw bytes.

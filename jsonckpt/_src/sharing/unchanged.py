@@ -14,38 +14,22 @@ from ..format.checksums import hexdigest
 from ..format.filenames import is_sibling
 from ..format.limits import DEFAULT_LIMITS
 from ..format.manifest import parse_manifest
-from ..format.model import Codec, Entry, Layout, Manifest, ShardFile
+from ..format.model import Codec, Entry, Manifest, ShardFile
 from ..parallel import CancelToken, run_all
 from ..storage import commit
 from ..storage.local import LocalLocation
 from ..storage.lock import DirectoryLock
 from ..storage.os_errors import describe, writing
+from ..storage.protocols import RawSource
 from .holders import mark
 from .whole_shard import check_shard
-
-
-class Source(Protocol):
-    """A tensor to be saved."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def dtype(self) -> str: ...
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-    @property
-    def device(self) -> str: ...
-    @property
-    def layout(self) -> Layout: ...
-
-    def read(self, start: int, stop: int) -> memoryview: ...
 
 
 class Record(Protocol):
     """A tensor to be saved, and its codec."""
 
     @property
-    def source(self) -> Source: ...
+    def source(self) -> RawSource: ...
     @property
     def codec(self) -> Codec: ...
 

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
+from ..format.model import Layout
+
 
 class ByteSource(Protocol):
     """Bytes that come in order. ``size`` is the size of the file on disk, if it is known."""
@@ -15,6 +17,26 @@ class ByteSource(Protocol):
 
     def readinto(self, buffer: memoryview, /) -> int:
         """Fill the front of ``buffer``; returns the number of bytes, 0 at the end."""
+
+
+class RawSource(Protocol):
+    """A tensor to be written."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def nbytes(self) -> int: ...
+    @property
+    def device(self) -> str: ...
+    @property
+    def layout(self) -> Layout: ...
+
+    def read(self, start: int, stop: int) -> memoryview:
+        """The raw bytes ``[start, stop)``."""
 
 
 class Sink(Protocol):

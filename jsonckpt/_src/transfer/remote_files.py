@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -211,13 +211,26 @@ def not_named_beside(
     left = list(names)
     if not left:
         return []
+    for text in manifests_beside(inside, storage_options, limits):
+        left = [name for name in left if name.encode() not in text]
+    return left
+
+
+def manifests_beside(
+    inside: RemoteFiles, storage_options: Mapping[str, Any] | None, limits: Limits
+) -> Iterator[bytes]:
+    """The manifests in the directories beside a directory.
+
+    Raises:
+        JsonckptError: one cannot be read.
+    """
     around, own = RemoteFiles.beside(inside.url, storage_options)
     for entry in around.entries():
         if entry.is_directory and entry.name != own:
             beside = RemoteFiles(around.child(entry.name), storage_options)
-            text = beside.read(MANIFEST_NAME, limits.manifest_bytes or (1 << 62)) or b""
-            left = [name for name in left if name.encode() not in text]
-    return left
+            text = beside.read(MANIFEST_NAME, limits.manifest_bytes or (1 << 62))
+            if text is not None:
+                yield text
 
 
 def refuse_web(files: RemoteFiles, purpose: str) -> None:

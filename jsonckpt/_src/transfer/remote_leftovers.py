@@ -53,7 +53,7 @@ def remote_leftovers(
     present = [entry for entry in inside.entries() if not entry.is_directory]
     manifest = inside.read(MANIFEST_NAME, limits.manifest_bytes or (1 << 62))
     if manifest is not None:
-        named = {shard.file for shard in parse_manifest(manifest, limits).shards}
+        named = parse_manifest(manifest, limits).own_files
         found = [e for e in present if is_of_save(e.name) and e.name not in named]
         left = _unused(inside, found, storage_options, limits)
         return RemoteLeftovers(inside, left, True)

@@ -12,7 +12,7 @@ from ..format.manifest import shard_files
 from ..format.model import MANIFEST_NAME
 from ..save.target import own_files
 from ..sharing.holders import shards_of_others
-from .remote_files import RemoteEntry, RemoteFiles, refuse_web
+from .remote_files import RemoteEntry, RemoteFiles, manifests_beside, refuse_web
 
 
 class RemoteRun:
@@ -70,6 +70,7 @@ class RemoteRun:
         Raises:
             ArgumentError: ``name`` is not the name of a child.
             WriteError: the store refuses.
+            JsonckptError: it shares shards, and a manifest beside it cannot be read.
         """
         if not name or "/" in name or name in (".", ".."):
             raise ArgumentError(f"{quote(name)} is not the name of a step")
@@ -84,24 +85,12 @@ class RemoteRun:
         except JsonckptError:  # damaged: what looks like its shards
             shards = [entry.name for entry in inside.entries() if is_shard_name(entry.name)]
         shared = inside.read(SHARED_MARK, 1 << 16) is not None
-        used = self._used_by_others(name) if shared else set()
+        used: set[str] = set()
+        if shared:
+            for text in manifests_beside(inside, self._options, DEFAULT_LIMITS):
+                used |= shards_of_others(shard_files(text, DEFAULT_LIMITS)).get(f"../{name}", set())
         inside.remove([MANIFEST_NAME])
         inside.remove(shard for shard in shards if shard not in used)
         if shared and not used:
             inside.remove([SHARED_MARK])
         self._files.remove_if_empty(name)
-
-    def _used_by_others(self, name: str) -> set[str]:
-        """The shards of a step that steps beside it name.
-
-        Raises:
-            JsonckptError: a manifest beside it cannot be read, so that nobody knows.
-        """
-        found: set[str] = set()
-        for entry in self._files.entries():
-            if entry.is_directory and entry.name != name:
-                beside = RemoteFiles(self.path(entry.name), self._options)
-                text = beside.read(MANIFEST_NAME, DEFAULT_LIMITS.manifest_bytes or 1 << 26)
-                rows = [] if text is None else shard_files(text, DEFAULT_LIMITS)
-                found |= shards_of_others(rows).get(f"../{name}", set())
-        return found
